@@ -1,0 +1,100 @@
+//! The index seam: an ordered map with atomic batches and explicit durability.
+//!
+//! Invariant: the index is never the truth. It is derivable from the segments of its disk.
+//! Invariant: after a crash it holds an exact prefix of the applied batches, at least all of those applied
+//! before the last [`Index::checkpoint`] that returned `Ok` was called.
+//! Invariant: one thread applies; any thread reads.
+
+mod conformance;
+mod memory;
+mod rocks;
+
+pub use memory::MemoryIndex;
+pub use rocks::{RocksIndex, RocksOptions};
+
+/// The tables of an index. Keys are compared as bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Table {
+    /// Newest version of each object, by path hash; point reads only.
+    Objects,
+    /// Chunks of large objects, by data id and number.
+    Chunks,
+    /// Live rows of index groups (accounts, containers, listings), in listing order.
+    Rows,
+    /// Tombstones of objects and rows that must outlive older records in the log.
+    Graves,
+    /// What the disk engine keeps for itself: applied position, segment states, expiry queue.
+    System,
+}
+
+impl Table {
+    /// Every table, in the order of their numbers.
+    pub const ALL: [Self; 5] = [Self::Objects, Self::Chunks, Self::Rows, Self::Graves, Self::System];
+}
+
+/// One change of a [`WriteSet`]: `None` deletes.
+pub type Change = (Table, Vec<u8>, Option<Vec<u8>>);
+
+/// Changes that become visible and durable together or not at all. A key appears at most once.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct WriteSet {
+    /// In no particular order.
+    pub changes: Vec<Change>,
+}
+
+/// A key and its value.
+pub type Pair = (Box<[u8]>, Box<[u8]>);
+
+/// Where a scan begins, where it ends and which way it goes. Bounds: `from` inclusive, `to` exclusive, both in
+/// ascending sense whatever the direction; `None` is unbounded.
+#[derive(Debug, Clone, Default)]
+pub struct Range {
+    /// Smallest key, inclusive.
+    pub from: Option<Vec<u8>>,
+    /// Smallest key that is too large.
+    pub to: Option<Vec<u8>>,
+    /// Largest first.
+    pub reverse: bool,
+}
+
+/// What went wrong in the index. The disk is taken out on any of these during `apply`.
+#[derive(Debug, thiserror::Error)]
+pub enum IndexError {
+    /// The store below failed.
+    #[error("{verb} index: {reason}")]
+    Store {
+        /// What was tried: "open", "read", "apply", "checkpoint".
+        verb: &'static str,
+        /// The store's own words.
+        reason: String,
+    },
+}
+
+/// Sizes for operators and for the bench.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct IndexStats {
+    /// Bytes on disk.
+    pub disk_bytes: u64,
+    /// Bytes of memory held (caches, memtables, filters).
+    pub memory_bytes: u64,
+    /// Estimated number of keys in all tables.
+    pub keys: u64,
+}
+
+/// An ordered map per [`Table`].
+pub trait Index: Send + Sync {
+    /// The value of a key.
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError>;
+    /// Keys of a range, lazily, on a consistent snapshot taken now.
+    fn scan<'a>(
+        &'a self,
+        table: Table,
+        range: Range,
+    ) -> Box<dyn Iterator<Item = Result<Pair, IndexError>> + Send + 'a>;
+    /// Make a batch visible; not yet durable.
+    fn apply(&self, set: WriteSet) -> Result<(), IndexError>;
+    /// When this returns, every batch applied before the call is durable. Blocks; other calls go on.
+    fn checkpoint(&self) -> Result<(), IndexError>;
+    /// Sizes.
+    fn stats(&self) -> IndexStats;
+}

@@ -1,0 +1,110 @@
+//! The disk seam: reads, writes and flushes of one device, submitted and reaped without blocking.
+//!
+//! Invariant: offsets, lengths and buffers are multiples of [`BLOCK`]; a body asserts this.
+//! Invariant: one thread owns a [`Disk`]; only its [`Waker`] may be used from elsewhere.
+//! Invariant: a write is durable only when a [`Op::Flush`] submitted after its completion has succeeded.
+//! Invariant: this folder holds all `unsafe` of Quarry.
+
+mod buffer;
+mod conformance;
+mod device;
+mod pool;
+mod sim;
+mod uring;
+
+use std::sync::Arc;
+
+pub use buffer::AlignedBuf;
+pub use device::{Backend, DeviceError, DeviceInfo, open_device, preallocate};
+pub use sim::{CrashPlan, SimDisk, SimFaults};
+
+/// Bytes of the smallest unit that a disk reads or writes.
+pub const BLOCK: usize = 4096;
+
+/// Chosen by the submitter and handed back with the [`Completion`].
+pub type Token = u64;
+
+/// One request to a disk. Buffers travel with the request and come back with the completion.
+#[derive(Debug)]
+pub enum Op {
+    /// Fill `buf` from byte `offset`.
+    Read {
+        /// Handed back.
+        token: Token,
+        /// Bytes from the start of the device.
+        offset: u64,
+        /// Its length is the length of the read.
+        buf: AlignedBuf,
+    },
+    /// Write `buf` at byte `offset`.
+    Write {
+        /// Handed back.
+        token: Token,
+        /// Bytes from the start of the device.
+        offset: u64,
+        /// Its length is the length of the write.
+        buf: AlignedBuf,
+    },
+    /// Make every write that completed before this submission durable.
+    Flush {
+        /// Handed back.
+        token: Token,
+    },
+}
+
+/// The answer to one [`Op`]. A short read or write is an error of kind `UnexpectedEof` / `WriteZero`, never a success.
+#[derive(Debug)]
+pub struct Completion {
+    /// As submitted.
+    pub token: Token,
+    /// What the device said.
+    pub result: std::io::Result<()>,
+    /// The buffer of a read or write.
+    pub buf: Option<AlignedBuf>,
+}
+
+/// How long [`Disk::reap`] may sleep when nothing has completed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// Not at all.
+    Never,
+    /// Until a completion or a wake-up, at most this long.
+    AtMost(std::time::Duration),
+}
+
+/// Size and habits of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Geometry {
+    /// Usable bytes, a multiple of [`BLOCK`].
+    pub capacity: u64,
+    /// The drive's cache is write-through: a flush adds nothing and is left out.
+    pub write_through: bool,
+}
+
+/// Interrupts a sleeping [`Disk::reap`] from any thread. A wake-up before the sleep is not lost.
+pub trait Wake: Send + Sync {
+    /// Wake the owner; cheap when it is awake.
+    fn wake(&self);
+}
+
+/// Shared handle to a [`Wake`].
+pub type Waker = Arc<dyn Wake>;
+
+/// One open device.
+///
+/// Contract (checked by the conformance suite over every body): requests may complete in any order;
+/// each completes exactly once; writes in flight to overlapping ranges are the submitter's bug; a read
+/// sees every write that completed before it was submitted; `submit` never blocks for long and never
+/// fails (errors arrive as completions); dropping the disk waits for what is in flight.
+pub trait Disk: Send {
+    /// Size and habits.
+    fn geometry(&self) -> Geometry;
+    /// Queue one request.
+    fn submit(&mut self, op: Op);
+    /// Push queued requests to the device and append what has completed to `out`.
+    fn reap(&mut self, wait: Wait, out: &mut Vec<Completion>);
+    /// A handle that interrupts `reap`.
+    fn waker(&self) -> Waker;
+    /// Name of the body, for logs: `io_uring`, `pread`, `sim`.
+    fn name(&self) -> &'static str;
+}

@@ -1,0 +1,10 @@
+//! The disk engine and the object layer of Quarry.
+//!
+//! Knows no HTTP, no NBD, no QUIC.
+
+pub mod clock;
+#[cfg(any())]
+pub mod index;
+#[cfg(any())]
+pub mod io;
+pub mod object;

@@ -1,0 +1,1 @@
+//! Placement: partitions to devices. Pure; knows nobody.
