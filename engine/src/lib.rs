@@ -7,4 +7,5 @@ pub mod clock;
 pub mod index;
 #[cfg(any())]
 pub mod io;
+pub mod disk;
 pub mod object;

@@ -98,3 +98,20 @@ pub trait Index: Send + Sync {
     /// Sizes.
     fn stats(&self) -> IndexStats;
 }
+
+impl Range {
+    /// All keys that begin with `prefix`.
+    #[must_use]
+    pub fn prefix(prefix: &[u8]) -> Self {
+        Self { from: Some(prefix.to_vec()), to: after_prefix(prefix), reverse: false }
+    }
+}
+
+/// The smallest key greater than every key that begins with `prefix`; `None` when there is none.
+#[must_use]
+pub fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
+    let keep = prefix.iter().rposition(|byte| *byte != 0xff)?;
+    let mut next = prefix.get(..=keep)?.to_vec();
+    *next.last_mut()? += 1;
+    Some(next)
+}

@@ -1,0 +1,4 @@
+//! On-disk structures (engine/FORMAT.md): encoded and decoded here, by hand, little-endian, each with a version.
+
+pub mod bytes;
+pub mod record;
