@@ -3,7 +3,6 @@
 //! Knows no HTTP, no NBD, no QUIC.
 
 pub mod clock;
-#[cfg(any())]
 pub mod index;
 #[cfg(any())]
 pub mod io;

@@ -5,6 +5,7 @@
 //! before the last [`Index::checkpoint`] that returned `Ok` was called.
 //! Invariant: one thread applies; any thread reads.
 
+#[cfg(test)]
 mod conformance;
 mod memory;
 mod rocks;
@@ -63,7 +64,7 @@ pub enum IndexError {
     /// The store below failed.
     #[error("{verb} index: {reason}")]
     Store {
-        /// What was tried: "open", "read", "apply", "checkpoint".
+        /// What was tried: "open", "destroy", "read", "apply", "checkpoint".
         verb: &'static str,
         /// The store's own words.
         reason: String,
