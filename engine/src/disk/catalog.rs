@@ -35,6 +35,12 @@ pub trait Catalog: Send + Sync {
 
     /// A record that was not live has left the log for good (its segment is being freed).
     fn forget(&self, tx: &mut Tx<'_>, record: &RecordView<'_>) -> Result<(), IndexError>;
+
+    /// Every record of the log was applied, in whatever order: drop what only order could have told. Called once, at the
+    /// end of an index rebuild, in a transaction of its own.
+    fn rebuilt(&self, _tx: &mut Tx<'_>) -> Result<(), IndexError> {
+        Ok(())
+    }
 }
 
 /// Index changes of one batch, seen by the batch's later records, and the live bytes they move.
