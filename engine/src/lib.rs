@@ -5,6 +5,5 @@
 pub mod clock;
 #[cfg(any())]
 pub mod index;
-#[cfg(any())]
 pub mod io;
 pub mod object;
