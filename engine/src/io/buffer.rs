@@ -8,7 +8,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::BLOCK;
 
@@ -155,8 +155,20 @@ pub(crate) const SMALL_CLASSES: [SizeClass; 2] =
 struct Class {
     size: usize,
     limit: usize,
+    stock: Mutex<Stock>,
+}
+
+/// Buffers of one size that exist, and those of them that nobody uses.
+#[derive(Default)]
+struct Stock {
     made: usize,
     free: Vec<Memory>,
+}
+
+impl Class {
+    fn lock(&self) -> MutexGuard<'_, Stock> {
+        self.stock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A bounded stock of buffers in a few sizes, shared by a disk and whoever holds its buffers.
@@ -164,7 +176,7 @@ struct Class {
 /// What a class cannot give comes from the heap and goes back there. Contents are not zeroed between users.
 pub struct BufferPool {
     identity: u64,
-    classes: Vec<Mutex<Class>>,
+    classes: Vec<Class>,
 }
 
 impl std::fmt::Debug for BufferPool {
@@ -183,11 +195,9 @@ impl BufferPool {
     fn with_classes(sizes: &[SizeClass]) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         assert!(sizes.is_sorted_by_key(|class| class.size));
-        let classes = sizes
-            .iter()
-            .map(|class| Class { size: class.size, limit: class.count, made: 0, free: Vec::new() })
-            .map(Mutex::new)
-            .collect();
+        let class =
+            |class: &SizeClass| Class { size: class.size, limit: class.count, stock: Mutex::default() };
+        let classes = sizes.iter().map(class).collect();
         Self { identity: NEXT.fetch_add(1, Ordering::Relaxed), classes }
     }
 
@@ -196,15 +206,15 @@ impl BufferPool {
         let pool = Self::with_classes(sizes);
         let mut regions = Vec::new();
         for class in &pool.classes {
-            let mut class = lock(class);
+            let mut stock = class.lock();
             for _ in 0..class.limit {
                 let mut memory = Memory::zeroed(class.size);
                 memory.index = u16::try_from(regions.len()).ok();
                 regions
                     .push(libc::iovec { iov_base: memory.start.as_ptr().cast(), iov_len: memory.capacity });
-                class.free.push(memory);
+                stock.free.push(memory);
             }
-            class.made = class.limit;
+            stock.made = class.limit;
         }
         (Arc::new(pool), regions)
     }
@@ -213,14 +223,14 @@ impl BufferPool {
     #[must_use]
     pub fn take(self: &Arc<Self>, len: usize) -> AlignedBuf {
         assert_len(len);
-        let Some(class) = self.classes.iter().find(|class| lock(class).size >= len) else {
+        let Some(class) = self.classes.iter().find(|class| class.size >= len) else {
             return AlignedBuf::zeroed(len);
         };
-        let mut class = lock(class);
-        let memory = match class.free.pop() {
+        let mut stock = class.lock();
+        let memory = match stock.free.pop() {
             Some(memory) => memory,
-            None if class.made < class.limit => {
-                class.made += 1;
+            None if stock.made < class.limit => {
+                stock.made += 1;
                 Memory::zeroed(class.size)
             }
             None => return AlignedBuf::zeroed(len),
@@ -229,26 +239,24 @@ impl BufferPool {
     }
 
     fn put(&self, memory: Memory) {
-        let home = self.classes.iter().map(lock).find(|class| class.size == memory.capacity);
-        let Some(mut class) = home else { unreachable!("every pooled buffer has the size of a class") };
-        assert!(class.free.len() < class.made, "a buffer came back twice");
-        class.free.push(memory);
+        let Some(class) = self.classes.iter().find(|class| class.size == memory.capacity) else {
+            unreachable!("every pooled buffer has the size of a class")
+        };
+        let mut stock = class.lock();
+        assert!(stock.free.len() < stock.made, "a buffer came back twice");
+        stock.free.push(memory);
     }
 }
 
 impl Drop for BufferPool {
     fn drop(&mut self) {
         for class in &self.classes {
-            for memory in lock(class).free.drain(..) {
+            for memory in class.lock().free.drain(..) {
                 // SAFETY: buffers in use hold an `Arc` of the pool, so all that exists is in these lists, unused.
                 unsafe { memory.free() }
             }
         }
     }
-}
-
-fn lock(class: &Mutex<Class>) -> std::sync::MutexGuard<'_, Class> {
-    class.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ pub(crate) fn check_disk(disk: &mut dyn Disk, sleeps: bool) {
 /// Bytes that tell where they belong.
 pub(crate) fn pattern(buf: &mut [u8], offset: u64, salt: u64) {
     for (index, word) in buf.chunks_exact_mut(8).enumerate() {
-        let value = (offset + index as u64 * 8).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ salt;
+        let value = offset.wrapping_add(index as u64 * 8).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ salt;
         word.copy_from_slice(&value.to_le_bytes());
     }
 }

@@ -182,6 +182,7 @@ fn both_bodies_keep_the_contract_on_a_block_device() {
     let path = Path::new(&device.0);
     let info = inspect_device(path).unwrap();
     assert_eq!((info.kind, info.capacity), (DeviceKind::Block, CAPACITY));
+    assert!(info.direct && info.rotational.is_some(), "{info:?}");
     for backend in BACKENDS {
         for _ in 0..5 {
             let Some(mut disk) = open(path, backend) else { break };

@@ -62,6 +62,8 @@ const MD: [u8; 4] = 0xa92b_4efc_u32.to_le_bytes();
 const ZFS_UBERBLOCK: u64 = 0x00ba_b10c;
 
 /// What the first and last [`SIGNATURE_SPAN`] bytes of a device show, if anything. `tail` ends where the device ends.
+///
+/// Meant for a device without a superblock of ours: what clients store can look like anything, at the tail above all.
 #[must_use]
 pub fn foreign_signature(head: &[u8], tail: &[u8]) -> Option<&'static str> {
     ext(head)

@@ -54,3 +54,22 @@ fn a_wake_up_is_used_once() {
     wake.wake();
     assert!(wake.get_up());
 }
+
+#[test]
+fn a_ring_registers_the_buffers_it_hands_out() {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(1 << 20).unwrap();
+    let geometry = Geometry { capacity: 1 << 20, write_through: false };
+    let mut disk = match UringDisk::new(file, geometry) {
+        Ok(disk) => disk,
+        Err(error) => return println!("skipped: io_uring: {error}"),
+    };
+    let (small, large) = (disk.buffer(4096), disk.buffer(1 << 20));
+    if small.registered(&disk.pool).is_none() {
+        return println!("skipped: the limit on locked memory allows no registered buffers");
+    }
+    assert_ne!(small.registered(&disk.pool), large.registered(&disk.pool));
+    // Another ring would move other memory under the same index.
+    let other = BufferPool::new();
+    assert_eq!(large.registered(&other), None);
+}
