@@ -4,7 +4,6 @@
 
 pub mod clock;
 pub mod index;
-#[cfg(any())]
 pub mod io;
 pub mod disk;
 pub mod object;
