@@ -5,7 +5,6 @@
 pub mod catalog;
 pub mod clock;
 pub mod index;
-#[cfg(any())]
 pub mod io;
 pub mod disk;
 pub mod object;

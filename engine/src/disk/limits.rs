@@ -24,6 +24,14 @@ pub const MAX_GROUP_RECORDS: usize = 8;
 pub const MAX_GROUP: usize = 4 << 20;
 /// Bytes that may wait or be in flight per disk before submitters wait.
 pub const QUEUE_BYTES: usize = 32 << 20;
+/// The same for deletes alone.
+pub const DELETE_QUEUE_BYTES: usize = 8 << 20;
+/// The same for the cleaner alone.
+pub const CLEANER_QUEUE_BYTES: usize = 8 << 20;
+/// Free segments that only deletes and the cleaner may take.
+pub const CLIENT_RESERVE: usize = 4;
+/// Free segments that only the cleaner may take.
+pub const DELETE_RESERVE: usize = 2;
 /// Bytes of reads in flight per disk before readers wait.
 pub const READ_BYTES: usize = 64 << 20;
 /// Bytes written without a flush before one is forced.
@@ -51,6 +59,8 @@ const _: () = assert!(MAX_GROUP >= MAX_RECORD + 3 * (MAX_META + MAX_KEY + 4096))
 const _: () = assert!(MAX_BATCH >= MAX_GROUP + MAX_BATCH_RECORDS * 32 + 2 * BLOCK);
 const _: () = assert!(MAX_BATCH as u64 * 2 <= MIN_SEGMENT);
 const _: () = assert!(MAX_BATCH_RECORDS >= MAX_GROUP_RECORDS);
-const _: () = assert!(QUEUE_BYTES >= MAX_GROUP);
+const _: () = assert!(QUEUE_BYTES >= MAX_GROUP && DELETE_QUEUE_BYTES >= MAX_GROUP && CLEANER_QUEUE_BYTES >= MAX_GROUP);
+const _: () = assert!(CLIENT_RESERVE > DELETE_RESERVE && DELETE_RESERVE >= 1);
+const _: () = assert!(MIN_SEGMENTS as usize > 2 * CLIENT_RESERVE);
 const _: () = assert!(CRC_SPAN.is_multiple_of(BLOCK) && MAX_DATA.is_multiple_of(CRC_SPAN));
 const _: () = assert!(VOLUME_HIGH_WATER < CLIENT_HIGH_WATER && CLIENT_HIGH_WATER < 100);

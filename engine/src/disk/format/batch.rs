@@ -142,6 +142,12 @@ impl BatchHeader {
         header_len(self.records.len(), self.records.iter().filter(|r| r.from.is_some()).count())
     }
 
+    /// Whether it was written into this use of this segment.
+    #[must_use]
+    pub fn belongs_to(&self, device: DeviceId, segment: u32, seq: u64) -> bool {
+        (self.device, self.segment, self.segment_seq) == (device, segment, seq)
+    }
+
     /// LSN after the last record.
     #[must_use]
     pub fn end_lsn(&self) -> Lsn {

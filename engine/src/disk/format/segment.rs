@@ -12,7 +12,7 @@
 //!  38   2  zero                            48   4  offset of the entries in the segment
 //!  40   8  segment sequence                52   4  CRC-32 of the entries
 //!  48   8  first_lsn                       56   4  end of the last batch
-//!  56   8  epoch                           60   …  zero
+//!  56   8  epoch                           60   8  LSN after the last record
 //!
 //! footer entry: offset u32 | len u32 | head_len u32 | kind u8 | flags u8 | zero u16      16 bytes
 //! ```
@@ -173,6 +173,8 @@ pub struct Footer {
     pub seq: u64,
     /// End of the last batch, in bytes from the start of the segment.
     pub end: u32,
+    /// LSN after the last record when it was sealed.
+    pub end_lsn: Lsn,
     /// In order of their places.
     pub entries: Vec<FooterEntry>,
 }
@@ -196,6 +198,7 @@ pub struct Trailer {
     pub count: u32,
     crc: u32,
     end: u32,
+    end_lsn: Lsn,
 }
 
 impl Footer {
@@ -226,6 +229,7 @@ impl Footer {
         trailer.put_u32(offset);
         trailer.put_u32(entries_crc);
         trailer.put_u32(self.end);
+        trailer.put_u64(self.end_lsn);
         out.extend_from_slice(&finish_block(trailer));
         out
     }
@@ -239,12 +243,12 @@ impl Trailer {
         let segment = r.u32()?;
         let count = r.u32()?;
         let seq = r.u64()?;
-        let (offset, crc, end) = (r.u32()?, r.u32()?, r.u32()?);
+        let (offset, crc, end, end_lsn) = (r.u32()?, r.u32()?, r.u32()?, r.u64()?);
         let len = footer_len(count as usize) as u64;
         if u64::from(offset).checked_add(len) != Some(segment_size) || end > offset {
             return Err(BadBlock::Field("offset"));
         }
-        Ok(Self { device, segment, seq, offset, count, crc, end })
+        Ok(Self { device, segment, seq, offset, count, crc, end, end_lsn })
     }
 
     /// Decodes and checks the entries (bytes from `offset`, at least `count` entries long).
@@ -266,7 +270,8 @@ impl Trailer {
             }
             entries.push(FooterEntry { offset, len, head_len, kind });
         }
-        Ok(Footer { device: self.device, segment: self.segment, seq: self.seq, end: self.end, entries })
+        let Self { device, segment, seq, end, end_lsn, .. } = *self;
+        Ok(Footer { device, segment, seq, end, end_lsn, entries })
     }
 
     /// Whether it belongs to this use of this segment.
