@@ -32,8 +32,8 @@ use crate::index::{Index, IndexError, Table};
 use keys::{RowKey, chunk_key, expiry, open_upload};
 use newest::{Outcome, damaged, enter};
 
-/// Index changes that one [`Catalog::rebuilt`] may gather; uploads left over are given up when the store opens.
-const MAX_REBUILT_CHANGES: usize = 1 << 18;
+/// Uploads that one [`Catalog::rebuilt`] gives up; what is left over is given up when the store opens.
+const MAX_REBUILT: usize = 1 << 14;
 
 /// The catalog of a disk that holds objects and rows.
 #[derive(Debug, Clone, Copy, Default)]
@@ -92,12 +92,9 @@ impl Catalog for ObjectCatalog {
 
     /// Gives up every upload that no object entry claims: those that were open, and the bodies of superseded versions.
     fn rebuilt(&self, tx: &mut Tx<'_>) -> Result<(), IndexError> {
-        for (key, _) in tx.scan_stored(Table::System, &keys::OPEN_UPLOADS)? {
+        for (key, _) in tx.scan_stored(Table::System, &keys::OPEN_UPLOADS)?.into_iter().take(MAX_REBUILT) {
             if let Some(id) = key.get(keys::OPEN_UPLOADS.len()..).and_then(|id| id.try_into().ok()) {
                 give_up(tx, &id)?;
-            }
-            if tx.changes() > MAX_REBUILT_CHANGES {
-                break;
             }
         }
         Ok(())

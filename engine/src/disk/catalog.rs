@@ -36,9 +36,9 @@ pub trait Catalog: Send + Sync {
     /// A record that was not live has left the log for good (its segment is being freed).
     fn forget(&self, tx: &mut Tx<'_>, record: &RecordView<'_>) -> Result<(), IndexError>;
 
-    /// Every record of the log was applied, in whatever order: drop what only order could have told. Called once, at the
-    /// end of an index rebuild, in a transaction of its own.
-    fn rebuilt(&self, _tx: &mut Tx<'_>) -> Result<(), IndexError> {
+    /// A rebuild has applied every record of the log: drop what nothing refers to.
+    fn rebuilt(&self, tx: &mut Tx<'_>) -> Result<(), IndexError> {
+        let _ = tx;
         Ok(())
     }
 }
@@ -98,10 +98,5 @@ impl<'a> Tx<'a> {
     pub(crate) fn finish(self) -> (WriteSet, HashMap<u32, i64>) {
         let changes = self.pending.into_iter().map(|((table, key), value)| (table, key, value)).collect();
         (WriteSet { changes }, self.live)
-    }
-
-    /// How many keys have changed so far.
-    pub(crate) fn changes(&self) -> usize {
-        self.pending.len()
     }
 }

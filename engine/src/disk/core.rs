@@ -90,11 +90,13 @@ impl Core {
         let connected = self.take_requests();
         self.start(now);
         let mut done = std::mem::take(&mut self.completions);
+        let busy = !done.is_empty() || self.checkpoint.waits_for_driver();
+        let wait = if busy { Wait::Never } else { wait };
         self.disk.reap(wait, &mut done);
         for completion in done.drain(..) {
             self.complete(completion);
         }
-        self.completions = done;
+        self.completions.append(&mut done);
         self.start(now);
         if self.finished() { self.finish() } else if connected { Turn::Continue } else { self.orphaned() }
     }
@@ -184,7 +186,10 @@ impl Core {
         // The next batch goes out before the last one is applied: the device works while we do.
         if self.must_flush() {
             self.start_flush();
-        } else if !self.start_batch() && self.unflushed > 0 && now >= self.flush_at {
+            self.disk.reap(Wait::Never, &mut self.completions);
+        } else if self.start_batch() {
+            self.disk.reap(Wait::Never, &mut self.completions);
+        } else if self.unflushed > 0 && now >= self.flush_at {
             self.start_flush();
         }
         self.apply_durable();

@@ -85,6 +85,11 @@ impl CheckpointState {
         self.running.is_some()
     }
 
+    /// The driver has a checkpoint to fetch.
+    pub(crate) fn waits_for_driver(&self) -> bool {
+        self.running.is_some() && !self.handed_out
+    }
+
     fn due(&self, now: Duration) -> bool {
         let dirty = self.changes > self.durable_changes;
         let timed = dirty && (self.bytes >= CHECKPOINT_BYTES || now >= self.next_at);
@@ -163,7 +168,7 @@ impl Core {
     /// A checkpoint that waits to be carried out by the driver: it calls `Index::checkpoint` and sends
     /// `Request::Checkpointed`.
     pub(crate) fn take_checkpoint(&mut self) -> bool {
-        let waits = self.checkpoint.running.is_some() && !self.checkpoint.handed_out;
+        let waits = self.checkpoint.waits_for_driver();
         self.checkpoint.handed_out |= waits;
         waits
     }

@@ -6,7 +6,7 @@
 
 use super::batching::Placed;
 use super::format::batch::{BatchHeader, hash};
-use super::format::record::DeviceId;
+use super::format::record::{DeviceId, RecordView};
 use super::format::segment::{BadBlock, FooterEntry, SegmentHeader};
 use super::format::superblock::Layout;
 use super::limits::MAX_BATCH;
@@ -160,17 +160,9 @@ pub(crate) struct Walked {
     pub(crate) end_lsn: u64,
 }
 
-/// The footer entries of records.
-pub(crate) fn entries(records: &[Placed], kinds: &BatchHeader) -> Vec<FooterEntry> {
-    let kind_of = |at: Location, base: u32| {
-        kinds.records.iter().find(|d| base + d.offset == at.offset).map(|d| d.kind)
-    };
-    let base = records.first().zip(kinds.records.first()).map_or(0, |(p, d)| p.at.offset - d.offset);
-    records
-        .iter()
-        .filter_map(|p| {
-            let head_len = u32::try_from(p.head.len()).ok()?;
-            Some(FooterEntry { offset: p.at.offset, len: p.at.len, head_len, kind: kind_of(p.at, base)? })
-        })
-        .collect()
+/// The footer entry of a record.
+pub(crate) fn entry(placed: &Placed) -> Option<FooterEntry> {
+    let kind = RecordView::parse(&placed.head).ok()?.kind;
+    let head_len = u32::try_from(placed.head.len()).ok()?;
+    Some(FooterEntry { offset: placed.at.offset, len: placed.at.len, head_len, kind })
 }
