@@ -18,11 +18,11 @@ mod recovery;
 mod segments;
 mod shared;
 mod simulate;
+#[cfg(test)]
+mod tests;
 mod thread;
 mod upkeep;
 mod window;
-#[cfg(test)]
-mod tests;
 
 pub use cleaner::{Cleaned, benefit};
 pub use handle::{DiskHandle, Pins, Usage};

@@ -324,7 +324,16 @@ fn replay(
         return Err(OpenError::StaleIndex("it is ahead of the log"));
     }
     let mut segments = load_segments(index, layout, &position)?;
-    let mut replay = Replay { disk, layout, device, index, catalog, segments: &mut segments, position };
+    let mut replay = Replay {
+        disk,
+        layout,
+        device,
+        index,
+        catalog,
+        segments: &mut segments,
+        position,
+        held: HashMap::new(),
+    };
     let report = replay.run()?;
     let heads = replay.heads()?;
     let position = replay.position;

@@ -3,6 +3,7 @@
 //! Invariant: the result does not depend on what was in the old index.
 //! Invariant: a record that does not verify is left out and counted; a rebuild never stops for one.
 
+use super::Location;
 use super::apply::commit;
 use super::batching::Placed;
 use super::catalog::{Catalog, Tx};
@@ -13,7 +14,6 @@ use super::limits::MAX_RECORD;
 use super::recovery::{RecoveryError, max_sequence};
 use super::segments::{Position, Segment, SegmentMap, State};
 use super::window::{At, Window};
-use super::Location;
 use crate::index::Index;
 use crate::io::{BLOCK, Disk};
 
@@ -159,7 +159,8 @@ impl Rebuild<'_> {
         head_len: u32,
     ) -> Result<Option<Vec<u8>>, RecoveryError> {
         let (from, to) = (u64::from(at.offset), u64::from(at.offset) + u64::from(head_len));
-        let inside = |held: &(u64, crate::io::AlignedBuf)| from >= held.0 && to <= held.0 + held.1.len() as u64;
+        let inside =
+            |held: &(u64, crate::io::AlignedBuf)| from >= held.0 && to <= held.0 + held.1.len() as u64;
         if !held.as_ref().is_some_and(inside) {
             let start = from / BLOCK as u64 * BLOCK as u64;
             let len = (self.layout.segment_size - start).min(READ_AHEAD as u64);
