@@ -1,3 +1,5 @@
 //! The node: HTTP APIs and the command line over the engine. Thin: no storage rule lives here.
 
+mod auth;
 pub mod config;
+mod durable_file;
