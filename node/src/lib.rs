@@ -3,3 +3,7 @@
 mod auth;
 pub mod config;
 mod durable_file;
+mod http;
+mod logging;
+mod metrics;
+pub mod status;
