@@ -13,7 +13,8 @@ const FILE: &str = "users.toml";
 
 /// v1 account, user, key and groups of the users that Swift's test suites expect, by convention of its sample
 /// configuration. For loopback only.
-const TEST_USERS: [(&str, &str, &str, &[&str]); 6] = [
+const TEST_USERS: [(&str, &str, &str, &[&str]); 7] = [
+    ("test", "tester", "testing", &[".admin"]),
     ("test", "tester2", "testing2", &[".admin"]),
     ("test", "tester3", "testing3", &[]),
     ("test2", "tester2", "testing2", &[".admin"]),
@@ -53,18 +54,16 @@ pub(crate) fn load_or_generate(data: &Path) -> Result<Auth, UsersError> {
     Ok(Auth::load(&file)?)
 }
 
-/// The users of Swift's test suites with their well-known keys; `test:tester` among them only when `with_tester`.
-pub(crate) fn test_users(with_tester: bool) -> Auth {
-    let tester: (&str, &str, &str, &[&str]) = ("test", "tester", "testing", &[".admin"]);
-    let listed = with_tester.then_some(tester).into_iter().chain(TEST_USERS);
+/// The users of Swift's test suites with their well-known keys.
+pub(crate) fn test_users() -> Auth {
     let text: String =
-        listed.map(|(account, user, key, groups)| v1_user("v1_user", account, user, key, groups)).collect();
+        TEST_USERS.iter().map(|(account, user, key, groups)| v1_user(account, user, key, groups)).collect();
     Auth::parse(Source { file: Path::new("test users"), text: &text }).expect("the table above is valid")
 }
 
 fn generated() -> String {
     let heading = "# Made by quarry at its first start. Keep it private; edit it as you like.\n";
-    let tester = v1_user("v1_user", "test", "tester", &secret(), &[".admin"]);
+    let tester = v1_user("test", "tester", &secret(), &[".admin"]);
     let demo = format!(
         "\n[[project]]\nname = \"demo\"\n\n[[user]]\nname = \"demo\"\npassword = \"{}\"\ndefault_project = \"demo\"\n\
          roles = {{ demo = [\"admin\", \"member\"] }}\n",
@@ -73,10 +72,10 @@ fn generated() -> String {
     format!("{heading}{tester}{demo}")
 }
 
-fn v1_user(table: &str, account: &str, user: &str, key: &str, groups: &[&str]) -> String {
+fn v1_user(account: &str, user: &str, key: &str, groups: &[&str]) -> String {
     let groups: Vec<_> = groups.iter().map(|group| format!("{group:?}")).collect();
     format!(
-        "\n[[{table}]]\naccount = \"{account}\"\nuser = \"{user}\"\nkey = \"{key}\"\ngroups = [{}]\n",
+        "\n[[v1_user]]\naccount = \"{account}\"\nuser = \"{user}\"\nkey = \"{key}\"\ngroups = [{}]\n",
         groups.join(", ")
     )
 }
@@ -114,7 +113,6 @@ mod tests {
 
     #[test]
     fn the_test_users_are_the_reference_suites() {
-        assert_eq!(test_users(true).v1_users.len(), 7);
-        assert_eq!(test_users(false).v1_users.len(), 6);
+        assert_eq!(test_users().v1_users.len(), 7);
     }
 }
