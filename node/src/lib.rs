@@ -1,1 +1,3 @@
 //! Part of Quarry.
+
+pub mod swift;
