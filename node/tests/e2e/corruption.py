@@ -50,7 +50,7 @@ def read_of(account, name):
 
 def audit(it):
     """Returns (exit status, output) of the offline audit."""
-    command = [binary_argument(), "disk", "audit", "--data", str(it.data)]
+    command = [binary_argument(), "disk", "audit", str(it.data / "disk0"), "--index", str(it.data / "index0")]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
 

@@ -46,7 +46,7 @@ class Node:
         with open(self.log, "ab", buffering=0) as log:
             for line in process.stdout:
                 log.write(line)
-                if process is self.process and b"ready" in line.lower():
+                if process is self.process and line.strip() == b"ready":
                     self._ready.set()
 
     def start(self, limit=FIRST_START_LIMIT):
@@ -88,6 +88,7 @@ class Node:
         env.update(self.env)
         env["PYTHONUNBUFFERED"] = "1"  # a client's line must not be lost in a buffer when its server dies
         env["PYTHONWARNINGS"] = "ignore"
+        env["ST_AUTH_VERSION"] = "1.0"  # `swift` would choose Keystone, and with it another account than the ST_ user's
         return env
 
 

@@ -38,6 +38,7 @@ def containers(it):
     assert "green" not in openstack(it, "container", "show", "first")
     openstack(it, "container", "delete", "second")
     assert [row["Name"] for row in openstack(it, "container", "list", parsed=True)] == ["first"]
+    assert run_client(it, ["swift", "--auth-version", "3", "list"]).split() == ["first"], "`swift` by Keystone sees another account"
     print("container: create, list, set, show, unset, delete", flush=True)
 
 
