@@ -3,7 +3,7 @@
 //! Knows no HTTP, no NBD, no QUIC.
 
 pub mod clock;
+pub mod disk;
 pub mod index;
 pub mod io;
-pub mod disk;
 pub mod object;

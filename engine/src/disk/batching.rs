@@ -179,10 +179,9 @@ impl Core {
         }
         self.checkpoint.wanted |= self.freeing.waits_for_checkpoint(self.checkpoint.durable_changes());
         if !self.can_make_room() {
-            let (refused, kept) =
-                std::mem::take(&mut self.clients).into_iter().partition(|a: &Append| a.class == Class::Client);
-            self.clients = kept;
-            let refused: Vec<Append> = refused;
+            let (refused, kept): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut self.clients).into_iter().partition(|a| a.class == Class::Client);
+            self.clients = kept.into();
             for append in refused {
                 append.answer(Err(DiskError::NoSpace));
             }
@@ -228,6 +227,7 @@ impl Core {
         assert!(s.state == State::Free && s.live == 0, "segment {segment} is opened while in use");
         *s = super::segments::Segment { state: State::Open, class: Some(class), seq, ..Default::default() };
         drop(segments);
+        self.shared.seqs[segment as usize].store(seq, std::sync::atomic::Ordering::Release);
         self.heads[class as usize] = Some(Head { segment, seq, offset: BLOCK as u64, entries: Vec::new() });
     }
 

@@ -35,6 +35,12 @@ pub trait Catalog: Send + Sync {
 
     /// A record that was not live has left the log for good (its segment is being freed).
     fn forget(&self, tx: &mut Tx<'_>, record: &RecordView<'_>) -> Result<(), IndexError>;
+
+    /// A rebuild has applied every record of the log: drop what nothing refers to.
+    fn rebuilt(&self, tx: &mut Tx<'_>) -> Result<(), IndexError> {
+        let _ = tx;
+        Ok(())
+    }
 }
 
 /// Index changes of one batch, seen by the batch's later records, and the live bytes they move.
@@ -92,10 +98,5 @@ impl<'a> Tx<'a> {
     pub(crate) fn finish(self) -> (WriteSet, HashMap<u32, i64>) {
         let changes = self.pending.into_iter().map(|((table, key), value)| (table, key, value)).collect();
         (WriteSet { changes }, self.live)
-    }
-
-    /// How many keys have changed so far.
-    pub(crate) fn changes(&self) -> usize {
-        self.pending.len()
     }
 }

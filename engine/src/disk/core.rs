@@ -42,9 +42,15 @@ pub(crate) enum Purpose {
 pub(crate) enum Writer {
     Idle,
     /// Writes still out.
-    Writing { batch: Written, left: usize },
+    Writing {
+        batch: Written,
+        left: usize,
+    },
     /// Everything up to `upto` will be durable; `with_upkeep`: freed headers too.
-    Flushing { upto: Lsn, with_upkeep: bool },
+    Flushing {
+        upto: Lsn,
+        with_upkeep: bool,
+    },
 }
 
 /// The core of one disk.
@@ -90,13 +96,21 @@ impl Core {
         let connected = self.take_requests();
         self.start(now);
         let mut done = std::mem::take(&mut self.completions);
+        let busy = !done.is_empty() || self.checkpoint.waits_for_driver();
+        let wait = if busy { Wait::Never } else { wait };
         self.disk.reap(wait, &mut done);
         for completion in done.drain(..) {
             self.complete(completion);
         }
-        self.completions = done;
+        self.completions.append(&mut done);
         self.start(now);
-        if self.finished() { self.finish() } else if connected { Turn::Continue } else { self.orphaned() }
+        if self.finished() {
+            self.finish()
+        } else if connected {
+            Turn::Continue
+        } else {
+            self.orphaned()
+        }
     }
 
     /// Nothing to do until a request, a completion or a timer comes.
@@ -184,7 +198,10 @@ impl Core {
         // The next batch goes out before the last one is applied: the device works while we do.
         if self.must_flush() {
             self.start_flush();
-        } else if !self.start_batch() && self.unflushed > 0 && now >= self.flush_at {
+            self.disk.reap(Wait::Never, &mut self.completions);
+        } else if self.start_batch() {
+            self.disk.reap(Wait::Never, &mut self.completions);
+        } else if self.unflushed > 0 && now >= self.flush_at {
             self.start_flush();
         }
         self.apply_durable();

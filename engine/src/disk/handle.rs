@@ -205,7 +205,7 @@ impl DiskHandle {
 
     /// The record at a place that [`DiskHandle::lookup`] found, verified. Keep its pins until this returns.
     pub async fn read(&self, at: Location) -> Result<StoredRecord, DiskError> {
-        let seq = self.shared.segments().get(at.segment).seq;
+        let seq = self.shared.seqs[at.segment as usize].load(Ordering::Acquire);
         if let Some(hit) = self.cache.get(seq, at) {
             Counters::add(&self.shared.counters.cache_hits, 1);
             return Ok(hit);

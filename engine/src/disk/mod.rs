@@ -3,9 +3,36 @@
 //! Invariant: the log is the truth; the index is derived from it.
 //! Invariant: what [`DiskHandle::append`] acknowledged as [`Durability::Durable`] survives any crash.
 
+mod apply;
+mod batching;
+mod cache;
 pub mod catalog;
+mod cleaner;
+mod core;
 pub mod format;
+mod handle;
 pub mod limits;
+mod open;
+mod rebuild;
+mod recovery;
+mod segments;
+mod shared;
+mod simulate;
+#[cfg(test)]
+mod tests;
+mod thread;
+mod upkeep;
+mod window;
+
+pub use cleaner::{Cleaned, benefit};
+pub use handle::{DiskHandle, Pins, Usage};
+pub use open::{Format, Open, OpenError, format, read_superblock};
+pub use rebuild::Rebuilt;
+pub use recovery::{Gap, RecoveryError, Report, judge_gap};
+pub use segments::{Segment, State};
+pub use shared::{Class, Counters, DiskError};
+pub use simulate::SimulatedDisk;
+pub use thread::{DiskConfig, StartError, start, start_on};
 
 /// Position in the order of all records of a disk. The first record has 1.
 pub type Lsn = u64;

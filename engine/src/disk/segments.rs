@@ -50,7 +50,7 @@ pub struct Segment {
 
 /// Key of a segment's row.
 #[must_use]
-pub fn segment_key(segment: u32) -> Vec<u8> {
+pub(crate) fn segment_key(segment: u32) -> Vec<u8> {
     let mut key = vec![b's'];
     key.extend_from_slice(&segment.to_be_bytes());
     key
@@ -90,57 +90,56 @@ impl Segment {
 
 /// All segments of a disk.
 #[derive(Debug, Clone, Default)]
-pub struct SegmentMap {
+pub(crate) struct SegmentMap {
     all: Vec<Segment>,
 }
 
 impl SegmentMap {
     /// Every segment free.
     #[must_use]
-    pub fn new(layout: Layout) -> Self {
+    pub(crate) fn new(layout: Layout) -> Self {
         Self { all: vec![Segment::default(); layout.segments as usize] }
     }
 
     /// One segment. Panics when there is none of that number.
     #[must_use]
-    pub fn get(&self, segment: u32) -> Segment {
+    pub(crate) fn get(&self, segment: u32) -> Segment {
         self.all[segment as usize]
     }
 
     /// One segment, to change.
-    pub fn get_mut(&mut self, segment: u32) -> &mut Segment {
+    pub(crate) fn get_mut(&mut self, segment: u32) -> &mut Segment {
         &mut self.all[segment as usize]
     }
 
     /// Every segment with its number.
-    pub fn iter(&self) -> impl Iterator<Item = (u32, Segment)> + '_ {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, Segment)> + '_ {
         (0u32..).zip(self.all.iter().copied())
     }
 
     /// How many are in a state.
     #[must_use]
-    pub fn count(&self, state: State) -> usize {
+    pub(crate) fn count(&self, state: State) -> usize {
         self.all.iter().filter(|s| s.state == state).count()
     }
 
     /// Bytes of needed records on the whole disk.
     #[must_use]
-    pub fn live(&self) -> u64 {
+    pub(crate) fn live(&self) -> u64 {
         self.all.iter().map(|s| s.live).sum()
     }
 
     /// Adds the live bytes that a batch moved. Panics when a count would fall below zero: that is our bug.
-    pub fn shift_live(&mut self, segment: u32, delta: i64) {
+    pub(crate) fn shift_live(&mut self, segment: u32, delta: i64) {
         let s = self.get_mut(segment);
-        s.live = s
-            .live
-            .checked_add_signed(delta)
-            .unwrap_or_else(|| panic!("live bytes of segment {segment} would fall below zero: {} {delta}", s.live));
+        s.live = s.live.checked_add_signed(delta).unwrap_or_else(|| {
+            panic!("live bytes of segment {segment} would fall below zero: {} {delta}", s.live)
+        });
     }
 
     /// Segments to name as reserved: those of `first` that are still free, then other free ones.
     #[must_use]
-    pub fn reserve(&self, first: &[u32]) -> Vec<u32> {
+    pub(crate) fn reserve(&self, first: &[u32]) -> Vec<u32> {
         let free = |segment: &u32| self.get(*segment).state == State::Free;
         let mut out: Vec<u32> = first.iter().copied().filter(free).collect();
         let more = self.iter().map(|(segment, _)| segment).filter(free).filter(|s| !first.contains(s));
@@ -151,13 +150,13 @@ impl SegmentMap {
 
 /// Where a head stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HeadPosition {
+pub(crate) struct HeadPosition {
     /// Its open segment.
-    pub segment: u32,
+    pub(crate) segment: u32,
     /// That segment's sequence.
-    pub seq: u64,
+    pub(crate) seq: u64,
     /// Where the next batch goes, in bytes from the start of the segment.
-    pub offset: u32,
+    pub(crate) offset: u32,
 }
 
 /// The exact place in the log up to which the index is applied. Written with every applied batch.
@@ -169,32 +168,32 @@ pub struct HeadPosition {
 /// reserved: count u16, segment u32 each
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Position {
+pub(crate) struct Position {
     /// LSN of the last applied record.
-    pub applied: Lsn,
+    pub(crate) applied: Lsn,
     /// Chain hash of the last applied batch.
-    pub prev_hash: u64,
+    pub(crate) prev_hash: u64,
     /// Sequence that the next opened segment gets.
-    pub next_seq: u64,
+    pub(crate) next_seq: u64,
     /// Largest record sequence (version time) seen.
-    pub max_sequence: u64,
+    pub(crate) max_sequence: u64,
     /// Header of the last applied batch (`len` of the header), to see whether log and index belong together.
-    pub last: Option<Location>,
+    pub(crate) last: Option<Location>,
     /// The heads, hot and cold.
-    pub heads: [Option<HeadPosition>; 2],
+    pub(crate) heads: [Option<HeadPosition>; 2],
     /// Segments that may be opened after this position.
-    pub reserved: Vec<u32>,
+    pub(crate) reserved: Vec<u32>,
 }
 
 /// Key of the position row.
-pub const POSITION_KEY: &[u8] = b"p";
+pub(crate) const POSITION_KEY: &[u8] = b"p";
 /// Key of the row that binds an index to a device.
-pub const IDENTITY_KEY: &[u8] = b"i";
+pub(crate) const IDENTITY_KEY: &[u8] = b"i";
 
 impl Position {
     /// The row's value.
     #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(96 + self.reserved.len() * 4);
         out.put_u64(self.applied);
         out.put_u64(self.prev_hash);
@@ -219,7 +218,7 @@ impl Position {
     }
 
     /// Decodes the row's value.
-    pub fn decode(bytes: &[u8]) -> Result<Self, Truncated> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Truncated> {
         let mut r = Reader::new(bytes);
         let (applied, prev_hash, next_seq, max_sequence) = (r.u64()?, r.u64()?, r.u64()?, r.u64()?);
         let last = Location { segment: r.u32()?, offset: r.u32()?, len: r.u32()? };

@@ -178,6 +178,8 @@ pub(crate) struct Shared {
     pub(crate) waker: Waker,
     pub(crate) admission: Admission,
     pub(crate) segments: Mutex<SegmentMap>,
+    /// Sequence of each segment's present use.
+    pub(crate) seqs: Box<[AtomicU64]>,
     pub(crate) pins: Box<[AtomicU64]>,
     /// Counted up before a segment's pins are looked at for freeing.
     pub(crate) frees: AtomicU64,

@@ -85,6 +85,11 @@ impl CheckpointState {
         self.running.is_some()
     }
 
+    /// The driver has a checkpoint to fetch.
+    pub(crate) fn waits_for_driver(&self) -> bool {
+        self.running.is_some() && !self.handed_out
+    }
+
     fn due(&self, now: Duration) -> bool {
         let dirty = self.changes > self.durable_changes;
         let timed = dirty && (self.bytes >= CHECKPOINT_BYTES || now >= self.next_at);
@@ -156,14 +161,16 @@ impl Core {
                 self.checkpoint.changes += 1;
                 self.checkpoint.reserved.clone_from(&self.position.reserved);
             }
-            Err(e) => self.fail(&format!("the index refused a change ({e}); check its directory, then restart")),
+            Err(e) => {
+                self.fail(&format!("the index refused a change ({e}); check its directory, then restart"))
+            }
         }
     }
 
     /// A checkpoint that waits to be carried out by the driver: it calls `Index::checkpoint` and sends
     /// `Request::Checkpointed`.
     pub(crate) fn take_checkpoint(&mut self) -> bool {
-        let waits = self.checkpoint.running.is_some() && !self.checkpoint.handed_out;
+        let waits = self.checkpoint.waits_for_driver();
         self.checkpoint.handed_out |= waits;
         waits
     }
@@ -192,7 +199,9 @@ impl Core {
 
     fn start_freeing(&mut self) {
         let durable = self.checkpoint.durable_changes;
-        if !self.freeing.round.is_empty() || !self.freeing.retired.iter().any(|(_, change)| *change <= durable) {
+        if !self.freeing.round.is_empty()
+            || !self.freeing.retired.iter().any(|(_, change)| *change <= durable)
+        {
             return;
         }
         // Readers look at this count around their look-ups: first count, then look at the pins.
@@ -243,7 +252,8 @@ impl Core {
         drop(segments);
         Counters::add(&self.shared.counters.freed, round.len() as u64);
         if let Err(e) = self.shared.index.apply(set) {
-            return self.fail(&format!("the index refused a change ({e}); check its directory, then restart"));
+            return self
+                .fail(&format!("the index refused a change ({e}); check its directory, then restart"));
         }
         self.checkpoint.touched();
         // Whoever waits for space needs these named by a checkpoint.
@@ -301,7 +311,11 @@ pub(crate) fn flush_now(disk: &mut dyn Disk) -> std::io::Result<()> {
 }
 
 /// Reads at once.
-pub(crate) fn read_now(disk: &mut dyn Disk, offset: u64, len: usize) -> std::io::Result<crate::io::AlignedBuf> {
+pub(crate) fn read_now(
+    disk: &mut dyn Disk,
+    offset: u64,
+    len: usize,
+) -> std::io::Result<crate::io::AlignedBuf> {
     let buf = disk.buffer(len);
     run_now(disk, Op::Read { token: 0, offset, buf })?
         .ok_or_else(|| std::io::Error::other("read came back without its buffer"))

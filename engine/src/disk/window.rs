@@ -4,14 +4,14 @@
 //! Invariant: along a segment the epoch of its batches never falls: a batch of an earlier opening behind one of a later
 //! opening is a leftover, not part of the log.
 
+use super::Location;
 use super::batching::Placed;
 use super::format::batch::{BatchHeader, hash};
-use super::format::record::DeviceId;
+use super::format::record::{DeviceId, RecordView};
 use super::format::segment::{BadBlock, FooterEntry, SegmentHeader};
 use super::format::superblock::Layout;
 use super::limits::MAX_BATCH;
 use super::upkeep::read_now;
-use super::Location;
 use crate::io::{AlignedBuf, BLOCK, Disk};
 
 const WINDOW: u64 = 2 * MAX_BATCH as u64;
@@ -33,6 +33,12 @@ pub(crate) enum At {
     Flawed { header: Box<BatchHeader>, sound: Vec<Placed> },
     /// Nothing of this use of the segment.
     Nothing,
+}
+
+/// What a window has read so far, kept between looks at the same segment.
+pub(crate) struct Held {
+    start: u64,
+    bytes: Option<AlignedBuf>,
 }
 
 /// A segment being read.
@@ -67,8 +73,23 @@ impl<'a> Window<'a> {
         Ok(bytes.get(skip..).unwrap_or_default())
     }
 
+    /// A window that goes on with what an earlier one on the same segment had read.
+    pub(crate) fn resume(mut self, held: Option<Held>) -> Self {
+        if let Some(held) = held {
+            (self.start, self.bytes) = (held.start, held.bytes);
+        }
+        self
+    }
+
+    /// Gives up the disk and keeps what was read.
+    pub(crate) fn hold(self) -> Held {
+        Held { start: self.start, bytes: self.bytes }
+    }
+
+    /// The segment's header, by a read of its own block only.
     pub(crate) fn header(&mut self) -> std::io::Result<Result<SegmentHeader, BadBlock>> {
-        Ok(SegmentHeader::decode(self.bytes(0, BLOCK)?))
+        let block = read_now(self.disk, self.layout.segment_start(self.segment), BLOCK)?;
+        Ok(SegmentHeader::decode(&block))
     }
 
     /// What lies at `offset`, for the use `seq` of the segment.
@@ -160,17 +181,9 @@ pub(crate) struct Walked {
     pub(crate) end_lsn: u64,
 }
 
-/// The footer entries of records.
-pub(crate) fn entries(records: &[Placed], kinds: &BatchHeader) -> Vec<FooterEntry> {
-    let kind_of = |at: Location, base: u32| {
-        kinds.records.iter().find(|d| base + d.offset == at.offset).map(|d| d.kind)
-    };
-    let base = records.first().zip(kinds.records.first()).map_or(0, |(p, d)| p.at.offset - d.offset);
-    records
-        .iter()
-        .filter_map(|p| {
-            let head_len = u32::try_from(p.head.len()).ok()?;
-            Some(FooterEntry { offset: p.at.offset, len: p.at.len, head_len, kind: kind_of(p.at, base)? })
-        })
-        .collect()
+/// The footer entry of a record.
+pub(crate) fn entry(placed: &Placed) -> Option<FooterEntry> {
+    let kind = RecordView::parse(&placed.head).ok()?.kind;
+    let head_len = u32::try_from(placed.head.len()).ok()?;
+    Some(FooterEntry { offset: placed.at.offset, len: placed.at.len, head_len, kind })
 }

@@ -10,8 +10,7 @@
 //! `write_buffer_bytes` times about 2.5 (one generation filling, two waiting for the disk).
 
 use std::path::Path;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rocksdb::properties;
 use rocksdb::{
@@ -39,7 +38,7 @@ const LEAST_WRITE_BUFFER_BYTES: usize = 64 * 1024;
 
 /// Indexes open in this process. RocksDB's thread pools belong to the process: they must have a thread for
 /// the flush and one for the compaction of every index, or one hung disk would hold up the others.
-static OPEN_INDEXES: AtomicI32 = AtomicI32::new(0);
+static OPEN_INDEXES: Mutex<i32> = Mutex::new(0);
 
 /// How much memory an index may take.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -222,9 +221,11 @@ struct BackgroundThreads;
 impl BackgroundThreads {
     fn start() -> Result<Self, rocksdb::Error> {
         let mut pools = Env::new()?;
-        let indexes = OPEN_INDEXES.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        pools.set_high_priority_background_threads(indexes);
-        pools.set_background_threads(indexes);
+        // Held while the pools are set, so that of two opening at once neither sets the smaller number last.
+        let mut indexes = OPEN_INDEXES.lock().unwrap_or_else(PoisonError::into_inner);
+        *indexes += 1;
+        pools.set_high_priority_background_threads(*indexes);
+        pools.set_background_threads(*indexes);
         Ok(Self)
     }
 }
@@ -232,7 +233,7 @@ impl BackgroundThreads {
 impl Drop for BackgroundThreads {
     fn drop(&mut self) {
         // The pools keep their threads: shrinking them could stop one that serves another index.
-        OPEN_INDEXES.fetch_sub(1, Ordering::Relaxed);
+        *OPEN_INDEXES.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
     }
 }
 

@@ -332,7 +332,9 @@ impl Drop for UringDisk {
             self.enter(Some(Duration::from_secs(1)));
             self.collect(&mut out);
         }
-        // The kernel takes a closed ring apart later; the device's lock must be free when we return.
+        // The kernel takes a closed ring apart later; the device's lock, and our share of the limit on locked memory,
+        // must be free when we return. No buffers may be registered: that error says nothing.
+        let _ = self.ring.submitter().unregister_buffers();
         if let Err(error) = self.ring.submitter().unregister_files() {
             tracing::warn!(%error, "unregister device from io_uring");
         }
