@@ -3,8 +3,7 @@
 //! Knows no HTTP, no NBD, no QUIC.
 
 pub mod clock;
-#[cfg(any())]
+pub mod disk;
 pub mod index;
-#[cfg(any())]
 pub mod io;
 pub mod object;

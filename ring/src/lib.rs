@@ -1,1 +1,17 @@
 //! Placement: partitions to devices. Pure; knows nobody.
+//!
+//! Invariant: equal inputs give equal rings, byte for byte, on every machine.
+//! Invariant: no partition has two replicas on one device.
+//! Invariant: a lookup is an array index: no hashing, searching or allocating.
+
+mod build;
+mod device;
+mod format;
+mod hash;
+mod table;
+
+pub use build::{BuildError, Plan, build};
+pub use device::{Class, Device};
+pub use format::{DecodeError, FORMAT_VERSION, decode, encode};
+pub use hash::{PathHash, partition_of, path_hash};
+pub use table::{InvalidRing, MAX_DEVICES, MAX_PART_POWER, MAX_REPLICAS, Replicas, Ring};

@@ -5,6 +5,7 @@
 //! before the last [`Index::checkpoint`] that returned `Ok` was called.
 //! Invariant: one thread applies; any thread reads.
 
+#[cfg(test)]
 mod conformance;
 mod memory;
 mod rocks;
@@ -63,7 +64,7 @@ pub enum IndexError {
     /// The store below failed.
     #[error("{verb} index: {reason}")]
     Store {
-        /// What was tried: "open", "read", "apply", "checkpoint".
+        /// What was tried: "open", "destroy", "read", "apply", "checkpoint".
         verb: &'static str,
         /// The store's own words.
         reason: String,
@@ -97,4 +98,21 @@ pub trait Index: Send + Sync {
     fn checkpoint(&self) -> Result<(), IndexError>;
     /// Sizes.
     fn stats(&self) -> IndexStats;
+}
+
+impl Range {
+    /// All keys that begin with `prefix`.
+    #[must_use]
+    pub fn prefix(prefix: &[u8]) -> Self {
+        Self { from: Some(prefix.to_vec()), to: after_prefix(prefix), reverse: false }
+    }
+}
+
+/// The smallest key greater than every key that begins with `prefix`; `None` when there is none.
+#[must_use]
+pub fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
+    let keep = prefix.iter().rposition(|byte| *byte != 0xff)?;
+    let mut next = prefix.get(..=keep)?.to_vec();
+    *next.last_mut()? += 1;
+    Some(next)
 }

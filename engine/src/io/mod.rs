@@ -6,20 +6,31 @@
 //! Invariant: this folder holds all `unsafe` of Quarry.
 
 mod buffer;
+#[cfg(test)]
 mod conformance;
 mod device;
+mod platter;
 mod pool;
+mod random;
+mod signature;
 mod sim;
 mod uring;
 
 use std::sync::Arc;
 
-pub use buffer::AlignedBuf;
-pub use device::{Backend, DeviceError, DeviceInfo, open_device, preallocate};
-pub use sim::{CrashPlan, SimDisk, SimFaults};
+pub use buffer::{AlignedBuf, BufferPool};
+pub use device::{
+    Backend, DeviceError, DeviceInfo, DeviceKind, OpenOptions, inspect_device, open_device, preallocate,
+};
+pub use random::SplitMix64;
+pub use signature::{SIGNATURE_SPAN, foreign_signature};
+pub use sim::{CrashOutcome, CrashPlan, SimCounters, SimDisk, SimFaults, SimImage, SimSnapshot};
 
 /// Bytes of the smallest unit that a disk reads or writes.
 pub const BLOCK: usize = 4096;
+
+/// Requests that one disk may have in flight, those it queues itself included; more is the submitter's bug.
+pub const MAX_REQUESTS: usize = 1 << 16;
 
 /// Chosen by the submitter and handed back with the [`Completion`].
 pub type Token = u64;
@@ -95,7 +106,8 @@ pub type Waker = Arc<dyn Wake>;
 /// Contract (checked by the conformance suite over every body): requests may complete in any order;
 /// each completes exactly once; writes in flight to overlapping ranges are the submitter's bug; a read
 /// sees every write that completed before it was submitted; `submit` never blocks for long and never
-/// fails (errors arrive as completions); dropping the disk waits for what is in flight.
+/// fails (errors arrive as completions); a request beyond the capacity completes with the error of a short one and
+/// changes nothing; dropping the disk waits for what is in flight. `reap` may return early with nothing.
 pub trait Disk: Send {
     /// Size and habits.
     fn geometry(&self) -> Geometry;
@@ -107,4 +119,34 @@ pub trait Disk: Send {
     fn waker(&self) -> Waker;
     /// Name of the body, for logs: `io_uring`, `pread`, `sim`.
     fn name(&self) -> &'static str;
+    /// A buffer of `len` bytes (a positive multiple of [`BLOCK`]), the cheapest kind that this body can transfer.
+    /// **Its contents are left-overs of earlier use, not zeros**: zero the padding that you do not fill.
+    fn buffer(&mut self, len: usize) -> AlignedBuf {
+        AlignedBuf::zeroed(len)
+    }
+    /// Give a buffer back. Dropping it, on any thread, does the same.
+    fn recycle(&mut self, buf: AlignedBuf) {
+        drop(buf);
+    }
+}
+
+/// Asserts what the submitter promises, and turns a request beyond the capacity into its completion.
+fn check_range(capacity: u64, op: Op) -> Result<Op, Completion> {
+    let (offset, len) = match &op {
+        Op::Read { offset, buf, .. } | Op::Write { offset, buf, .. } => (*offset, buf.len() as u64),
+        Op::Flush { .. } => return Ok(op),
+    };
+    assert!(offset.is_multiple_of(BLOCK as u64), "offset {offset} is not a multiple of {BLOCK}");
+    if offset.checked_add(len).is_some_and(|end| end <= capacity) {
+        return Ok(op);
+    }
+    match op {
+        Op::Read { token, buf, .. } => Err(short(token, std::io::ErrorKind::UnexpectedEof, buf)),
+        Op::Write { token, buf, .. } => Err(short(token, std::io::ErrorKind::WriteZero, buf)),
+        Op::Flush { .. } => Ok(op),
+    }
+}
+
+fn short(token: Token, kind: std::io::ErrorKind, buf: AlignedBuf) -> Completion {
+    Completion { token, result: Err(kind.into()), buf: Some(buf) }
 }

@@ -1,0 +1,139 @@
+//! The applier: durable records into the index, in LSN order, each batch atomically with the position after it.
+//!
+//! Invariant: live replay and recovery run the same code, so a replayed batch ends in the same index.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+
+use super::batching::{Placed, Written};
+use super::catalog::{Catalog, Tx};
+use super::core::Core;
+use super::format::record::RecordView;
+use super::segments::{POSITION_KEY, Position, SegmentMap, State, segment_key};
+use super::shared::{DiskError, IndexChange};
+use crate::index::{Index, IndexError, Table};
+
+/// Applies the records of one batch and the position after it.
+pub(crate) fn apply_records(
+    index: &dyn Index,
+    catalog: &dyn Catalog,
+    segments: &mut SegmentMap,
+    records: &[Placed],
+    position: &Position,
+    sealed: Option<u32>,
+) -> Result<i64, IndexError> {
+    let mut tx = Tx::new(index);
+    for placed in records {
+        let Ok(view) = RecordView::parse(&placed.head) else {
+            unreachable!("heads were parsed when they were placed or verified")
+        };
+        match placed.from {
+            Some(from) => {
+                catalog.relocate(&mut tx, &view, from, placed.at)?;
+            }
+            None => catalog.apply(&mut tx, &view, placed.at)?,
+        }
+    }
+    tx.put(Table::System, POSITION_KEY, position.encode());
+    let also: Vec<u32> = position.heads.iter().flatten().map(|head| head.segment).chain(sealed).collect();
+    commit(index, segments, tx, &also)
+}
+
+/// Makes a transaction visible: the changes, the live bytes they moved, and the rows of the segments in `also`.
+/// Returns the change of live bytes.
+pub(crate) fn commit(
+    index: &dyn Index,
+    segments: &mut SegmentMap,
+    tx: Tx<'_>,
+    also: &[u32],
+) -> Result<i64, IndexError> {
+    let (mut set, live) = tx.finish();
+    for (segment, delta) in &live {
+        segments.shift_live(*segment, *delta);
+    }
+    let touched = live.keys().chain(also).map(|s| (*s, ())).collect::<HashMap<u32, ()>>();
+    for segment in touched.into_keys() {
+        set.changes.push((Table::System, segment_key(segment), Some(segments.get(segment).encode())));
+    }
+    index.apply(set)?;
+    Ok(live.values().sum())
+}
+
+impl Core {
+    pub(crate) fn apply(&mut self, batch: &Written) -> Result<(), IndexError> {
+        let shared = self.shared.clone();
+        let mut segments = shared.segments();
+        let delta = apply_records(
+            shared.index.as_ref(),
+            shared.catalog.as_ref(),
+            &mut segments,
+            &batch.records,
+            &batch.position,
+            batch.sealed,
+        )?;
+        self.moved_live(delta);
+        self.checkpoint.applied(batch);
+        Ok(())
+    }
+
+    fn moved_live(&self, delta: i64) {
+        let magnitude = delta.unsigned_abs();
+        if delta >= 0 {
+            self.shared.live.fetch_add(magnitude, Ordering::Relaxed);
+        } else {
+            self.shared.live.fetch_sub(magnitude, Ordering::Relaxed);
+        }
+    }
+
+    /// An index-only change of a caller.
+    pub(crate) fn run_change(&mut self, change: IndexChange) -> Result<(), DiskError> {
+        let shared = self.shared.clone();
+        let mut tx = Tx::new(shared.index.as_ref());
+        let result = change(&mut tx)
+            .and_then(|()| commit(shared.index.as_ref(), &mut shared.segments(), tx, &[]))
+            .map(|delta| self.moved_live(delta));
+        self.checkpoint.touched();
+        result.map_err(DiskError::from)
+    }
+
+    /// The cleaner has dealt with a segment's records up to `upto`: dead ones are forgotten, and at the end the segment is
+    /// retired, if nothing in it is needed any more.
+    pub(crate) fn run_forget(
+        &mut self,
+        segment: u32,
+        seq: u64,
+        upto: u32,
+        last: bool,
+        heads: &[Vec<u8>],
+    ) -> Result<bool, DiskError> {
+        let shared = self.shared.clone();
+        let before = shared.segments().get(segment);
+        let expected = before.state == State::Sealed && before.seq == seq && before.retired_to <= upto;
+        if !expected {
+            // A second cleaner, or a message that came twice: its work was done.
+            return Ok(false);
+        }
+        let mut tx = Tx::new(shared.index.as_ref());
+        for head in heads {
+            let Ok(view) = RecordView::parse(head) else {
+                unreachable!("the cleaner sends heads it has verified")
+            };
+            shared.catalog.forget(&mut tx, &view)?;
+        }
+        let mut segments = shared.segments();
+        let s = segments.get_mut(segment);
+        s.retired_to = upto;
+        let retired = last && s.live == 0;
+        if retired {
+            s.state = State::Retired;
+        }
+        let delta = commit(shared.index.as_ref(), &mut segments, tx, &[segment])?;
+        drop(segments);
+        self.moved_live(delta);
+        self.checkpoint.touched();
+        if retired {
+            self.freeing.retired(segment, self.checkpoint.changes());
+        }
+        Ok(retired)
+    }
+}

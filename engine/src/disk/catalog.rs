@@ -1,0 +1,102 @@
+//! The seam between the log and what its records mean.
+//!
+//! The log knows places, order and checksums. A [`Catalog`] knows keys: which record is the newest of its key, and what
+//! the index says of it. One implementation serves a disk (`crate::catalog`); tests of the log bring a small one.
+//!
+//! Invariant: `apply` is last-writer-wins by (sequence, then newer place): applying the records of the whole log in any
+//! order, each at least once, ends in the same index (that is what a rebuild does).
+//! Invariant: a decision that depends on other state (conditions, "container exists") was taken before the record
+//! was submitted; `apply` never refuses.
+
+use std::collections::HashMap;
+
+use super::Location;
+use super::format::record::RecordView;
+use crate::index::{Index, IndexError, Table, WriteSet};
+
+/// What records mean. Runs on the disk's thread (`is_live` also elsewhere): no blocking but for index reads.
+pub trait Catalog: Send + Sync {
+    /// Enter a durable record that lies at `at`. Calls [`Tx::born`] for it when it is the newest of its key, and
+    /// [`Tx::died`] for every record that thereby stops being needed.
+    fn apply(&self, tx: &mut Tx<'_>, record: &RecordView<'_>, at: Location) -> Result<(), IndexError>;
+
+    /// The record at `from` was copied to `to`: when the index still points at `from`, point at `to` ([`Tx::died`] for
+    /// `from`, [`Tx::born`] for `to`) and say true; else change nothing and say false.
+    fn relocate(
+        &self,
+        tx: &mut Tx<'_>,
+        record: &RecordView<'_>,
+        from: Location,
+        to: Location,
+    ) -> Result<bool, IndexError>;
+
+    /// Whether the record at `at` is needed: the index points at exactly this place.
+    fn is_live(&self, index: &dyn Index, record: &RecordView<'_>, at: Location) -> Result<bool, IndexError>;
+
+    /// A record that was not live has left the log for good (its segment is being freed).
+    fn forget(&self, tx: &mut Tx<'_>, record: &RecordView<'_>) -> Result<(), IndexError>;
+
+    /// A rebuild has applied every record of the log: drop what nothing refers to.
+    fn rebuilt(&self, tx: &mut Tx<'_>) -> Result<(), IndexError> {
+        let _ = tx;
+        Ok(())
+    }
+}
+
+/// Index changes of one batch, seen by the batch's later records, and the live bytes they move.
+pub struct Tx<'a> {
+    index: &'a dyn Index,
+    pending: HashMap<(Table, Vec<u8>), Option<Vec<u8>>>,
+    live: HashMap<u32, i64>,
+}
+
+impl<'a> Tx<'a> {
+    /// Nothing changed yet.
+    #[must_use]
+    pub fn new(index: &'a dyn Index) -> Self {
+        Self { index, pending: HashMap::new(), live: HashMap::new() }
+    }
+
+    /// The value of a key, changes of this transaction included.
+    pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
+        // One allocation per look-up of a pending change; most batches have none for the key.
+        if !self.pending.is_empty()
+            && let Some(value) = self.pending.get(&(table, key.to_vec()))
+        {
+            return Ok(value.clone());
+        }
+        self.index.get(table, key)
+    }
+
+    /// Sets a key.
+    pub fn put(&mut self, table: Table, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
+        self.pending.insert((table, key.into()), Some(value.into()));
+    }
+
+    /// Removes a key.
+    pub fn delete(&mut self, table: Table, key: impl Into<Vec<u8>>) {
+        self.pending.insert((table, key.into()), None);
+    }
+
+    /// Keys of the index that begin with `prefix`, in order, **without** the changes of this transaction.
+    pub fn scan_stored(&self, table: Table, prefix: &[u8]) -> Result<Vec<crate::index::Pair>, IndexError> {
+        let range = crate::index::Range::prefix(prefix);
+        self.index.scan(table, range).collect()
+    }
+
+    /// The record at `at` is needed from now on.
+    pub fn born(&mut self, at: Location) {
+        *self.live.entry(at.segment).or_default() += i64::from(at.len);
+    }
+
+    /// The record at `at` is no longer needed.
+    pub fn died(&mut self, at: Location) {
+        *self.live.entry(at.segment).or_default() -= i64::from(at.len);
+    }
+
+    /// The changes, and the live bytes that each segment won or lost.
+    pub(crate) fn finish(self) -> (WriteSet, HashMap<u32, i64>) {
+        let changes = self.pending.into_iter().map(|((table, key), value)| (table, key, value)).collect();
+        (WriteSet { changes }, self.live)
+    }
+}

@@ -1,0 +1,374 @@
+//! The disk's own state, turned by one thread (or by a simulation): requests in, operations and answers out.
+//!
+//! Invariant: at most one batch is being written or flushed; what arrives meanwhile forms the next (group commit
+//! without timers).
+//! Invariant: a record is applied to the index only when it is durable, in LSN order.
+//! Invariant: after a failed write, flush or index change nothing more is written or acknowledged (fail-stop).
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::Lsn;
+use super::batching::{Head, Written};
+use super::limits::UNFLUSHED_BYTES;
+use super::segments::Position;
+use super::shared::{Append, Class, Counters, DiskError, Request, Shared};
+use super::upkeep::{CheckpointState, Freeing};
+use crate::io::{AlignedBuf, Completion, Disk, Op, Token, Wait};
+
+/// How long written bytes that nobody waits for may stay unflushed: more of the same body usually follows.
+pub(crate) const LAZY_FLUSH: Duration = Duration::from_millis(5);
+
+/// What an operation in flight was for.
+pub(crate) enum Purpose {
+    /// Part of the batch being written.
+    Batch,
+    /// Headers of segments being freed.
+    Upkeep,
+    /// The segment table: a summary, nothing waits for it.
+    Table,
+    /// The flush.
+    Flush,
+    /// A caller's read.
+    Read { reply: oneshot::Sender<std::io::Result<Bytes>>, _permit: Option<OwnedSemaphorePermit> },
+}
+
+/// Where the single batch stands.
+pub(crate) enum Writer {
+    Idle,
+    /// Writes still out.
+    Writing {
+        batch: Written,
+        left: usize,
+    },
+    /// Everything up to `upto` will be durable; `with_upkeep`: freed headers too.
+    Flushing {
+        upto: Lsn,
+        with_upkeep: bool,
+    },
+}
+
+/// The core of one disk.
+pub(crate) struct Core {
+    pub(crate) disk: Box<dyn Disk>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) requests: Receiver<Request>,
+    pub(crate) heads: [Option<Head>; 2],
+    pub(crate) position: Position,
+    pub(crate) next_lsn: Lsn,
+    pub(crate) durable_lsn: Lsn,
+    pub(crate) clients: VecDeque<Append>,
+    pub(crate) movers: VecDeque<Append>,
+    pub(crate) mover_turn: bool,
+    /// The segment that the batch being formed found full.
+    pub(crate) sealed: Option<u32>,
+    pub(crate) writer: Writer,
+    pub(crate) unapplied: VecDeque<Written>,
+    pub(crate) unflushed: u64,
+    /// When bytes that nobody waits for are flushed.
+    pub(crate) flush_at: Duration,
+    pub(crate) ops: HashMap<Token, Purpose>,
+    pub(crate) next_token: Token,
+    pub(crate) checkpoint: CheckpointState,
+    pub(crate) freeing: Freeing,
+    pub(crate) superblock: super::format::superblock::Superblock,
+    pub(crate) closing: Option<oneshot::Sender<Result<(), DiskError>>>,
+    pub(crate) completions: Vec<Completion>,
+    pub(crate) now: Duration,
+}
+
+/// Whether the thread goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turn {
+    Continue,
+    Closed,
+}
+
+impl Core {
+    /// One round: take requests, start what can start, wait at most `wait` for the device, act on what it answered.
+    pub(crate) fn turn(&mut self, now: Duration, wait: Wait) -> Turn {
+        self.now = now;
+        let connected = self.take_requests();
+        self.start(now);
+        let mut done = std::mem::take(&mut self.completions);
+        let busy = !done.is_empty() || self.checkpoint.waits_for_driver();
+        let wait = if busy { Wait::Never } else { wait };
+        self.disk.reap(wait, &mut done);
+        for completion in done.drain(..) {
+            self.complete(completion);
+        }
+        self.completions.append(&mut done);
+        self.start(now);
+        if self.finished() {
+            self.finish()
+        } else if connected {
+            Turn::Continue
+        } else {
+            self.orphaned()
+        }
+    }
+
+    /// Nothing to do until a request, a completion or a timer comes.
+    #[must_use]
+    pub(crate) fn idle(&self) -> bool {
+        self.ops.is_empty()
+            && matches!(self.writer, Writer::Idle)
+            && self.unapplied.is_empty()
+            && !self.checkpoint.is_running()
+    }
+
+    pub(crate) fn failed(&self) -> bool {
+        self.shared.failed.get().is_some()
+    }
+
+    fn take_requests(&mut self) -> bool {
+        loop {
+            match self.requests.try_recv() {
+                Ok(request) => self.take(request),
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+            }
+        }
+    }
+
+    fn take(&mut self, request: Request) {
+        if self.failed() {
+            return self.refuse(request);
+        }
+        match request {
+            Request::Append(append) if append.class == Class::Cleaner => self.movers.push_back(append),
+            Request::Append(append) => self.clients.push_back(append),
+            Request::Read { offset, len, reply, permit } => {
+                let buf = self.disk.buffer(len);
+                assert!(buf.len() == len, "a buffer has the length asked for");
+                let token = self.token(Purpose::Read { reply, _permit: permit });
+                Counters::add(&self.shared.counters.reads, 1);
+                self.disk.submit(Op::Read { token, offset, buf });
+            }
+            Request::Change { change, reply } => {
+                let result = self.run_change(change);
+                let _gone = reply.send(result);
+            }
+            Request::Forget { segment, seq, upto, last, heads, reply } => {
+                let result = self.run_forget(segment, seq, upto, last, &heads);
+                let _gone = reply.send(result);
+            }
+            Request::Checkpoint { reply } => self.checkpoint.waiting.push(reply),
+            Request::Checkpointed(result) => self.checkpointed(result),
+            Request::Close { reply } => self.closing = Some(reply),
+        }
+    }
+
+    /// Answers a request on a disk that is out. Reads are refused as well: the disk's word is no longer good.
+    fn refuse(&self, request: Request) {
+        let gone = self.shared.gone();
+        match request {
+            Request::Append(append) => append.answer(Err(gone)),
+            Request::Read { reply, .. } => drop(reply),
+            Request::Change { reply, .. } | Request::Checkpoint { reply } | Request::Close { reply } => {
+                let _gone = reply.send(Err(gone));
+            }
+            Request::Forget { reply, .. } => {
+                let _gone = reply.send(Err(gone));
+            }
+            Request::Checkpointed(_) => {}
+        }
+    }
+
+    pub(crate) fn token(&mut self, purpose: Purpose) -> Token {
+        self.next_token += 1;
+        self.ops.insert(self.next_token, purpose);
+        self.next_token
+    }
+
+    /// Starts whatever can start now.
+    fn start(&mut self, now: Duration) {
+        if self.failed() {
+            return;
+        }
+        self.start_upkeep(now);
+        if !matches!(self.writer, Writer::Idle) {
+            return;
+        }
+        // The next batch goes out before the last one is applied: the device works while we do.
+        if self.must_flush() {
+            self.start_flush();
+            self.disk.reap(Wait::Never, &mut self.completions);
+        } else if self.start_batch() {
+            self.disk.reap(Wait::Never, &mut self.completions);
+        } else if self.unflushed > 0 && now >= self.flush_at {
+            self.start_flush();
+        }
+        self.apply_durable();
+    }
+
+    fn must_flush(&self) -> bool {
+        let undurable = |batch: &&Written| batch.end_lsn > self.durable_lsn + 1;
+        let waiter = self.unapplied.iter().filter(undurable).any(Written::wants_durability);
+        waiter || self.unflushed >= UNFLUSHED_BYTES || self.freeing.wants_flush()
+    }
+
+    fn start_flush(&mut self) {
+        let upto = self.next_lsn - 1;
+        let with_upkeep = self.freeing.wants_flush();
+        self.writer = Writer::Flushing { upto, with_upkeep };
+        if self.disk.geometry().write_through {
+            self.flushed();
+        } else {
+            let token = self.token(Purpose::Flush);
+            Counters::add(&self.shared.counters.flushes, 1);
+            self.disk.submit(Op::Flush { token });
+        }
+    }
+
+    fn flushed(&mut self) {
+        let Writer::Flushing { upto, with_upkeep } = std::mem::replace(&mut self.writer, Writer::Idle) else {
+            unreachable!("a flush ends only while one is out");
+        };
+        self.durable_lsn = upto;
+        self.unflushed = 0;
+        if with_upkeep {
+            self.freed_durably();
+        }
+    }
+
+    fn complete(&mut self, completion: Completion) {
+        let Some(purpose) = self.ops.remove(&completion.token) else {
+            unreachable!("a completion for a token that was never given out");
+        };
+        match (purpose, completion.result) {
+            (Purpose::Read { reply, .. }, Ok(())) => {
+                let bytes = completion.buf.map_or_else(Bytes::new, |buf| self.take_bytes(buf));
+                let _gone = reply.send(Ok(bytes));
+            }
+            (Purpose::Read { reply, .. }, Err(e)) => {
+                let _gone = reply.send(Err(e));
+            }
+            (_, Err(e)) => {
+                self.fail(&format!("device refused a write or flush ({e}); replace the disk, then restart"));
+            }
+            (Purpose::Flush, Ok(())) => self.flushed(),
+            (Purpose::Batch, Ok(())) => {
+                self.recycle(completion.buf);
+                self.batch_part_written();
+            }
+            (Purpose::Upkeep, Ok(())) => {
+                self.recycle(completion.buf);
+                self.freeing.part_written();
+            }
+            (Purpose::Table, Ok(())) => self.recycle(completion.buf),
+        }
+    }
+
+    fn recycle(&mut self, buf: Option<AlignedBuf>) {
+        if let Some(buf) = buf {
+            self.disk.recycle(buf);
+        }
+    }
+
+    /// Small reads are copied out so that their buffer can be used again at once; large ones are handed over.
+    fn take_bytes(&mut self, buf: AlignedBuf) -> Bytes {
+        const COPY_UP_TO: usize = 64 << 10;
+        if buf.len() <= COPY_UP_TO {
+            let bytes = Bytes::copy_from_slice(&buf);
+            self.disk.recycle(buf);
+            bytes
+        } else {
+            Bytes::from_owner(buf)
+        }
+    }
+
+    fn batch_part_written(&mut self) {
+        let Writer::Writing { left, .. } = &mut self.writer else {
+            unreachable!("a batch write ends only while one is out");
+        };
+        *left -= 1;
+        if *left > 0 {
+            return;
+        }
+        let Writer::Writing { mut batch, .. } = std::mem::replace(&mut self.writer, Writer::Idle) else {
+            unreachable!("matched above");
+        };
+        self.unflushed += batch.bytes;
+        self.flush_at = self.now + LAZY_FLUSH;
+        batch.answer_appended();
+        self.unapplied.push_back(batch);
+    }
+
+    /// Applies every written batch that is durable, and answers its waiters.
+    fn apply_durable(&mut self) {
+        while self.unapplied.front().is_some_and(|batch| batch.end_lsn <= self.durable_lsn + 1) {
+            let Some(batch) = self.unapplied.pop_front() else { return };
+            if let Err(e) = self.apply(&batch) {
+                batch.answer(Err(DiskError::from(e)));
+                return self.fail("the index refused a change; see the line above, then restart");
+            }
+            batch.answer(Ok(()));
+        }
+    }
+
+    /// Takes the disk out. Everything that waits is told; nothing is tried again.
+    pub(crate) fn fail(&mut self, reason: &str) {
+        let first = self.shared.failed.set(Arc::from(reason)).is_ok();
+        if first {
+            tracing::error!(device = %self.shared.device, reason, "disk is out");
+        }
+        self.refuse_all();
+    }
+
+    fn refuse_all(&mut self) {
+        let gone = self.shared.gone();
+        if let Writer::Writing { batch, .. } = std::mem::replace(&mut self.writer, Writer::Idle) {
+            batch.answer(Err(gone.clone()));
+        }
+        for batch in self.unapplied.drain(..) {
+            batch.answer(Err(gone.clone()));
+        }
+        for append in self.clients.drain(..).chain(self.movers.drain(..)) {
+            append.answer(Err(gone.clone()));
+        }
+        for reply in self.checkpoint.waiting.drain(..) {
+            let _gone = reply.send(Err(gone.clone()));
+        }
+        // Flush and write completions that are still to come find no purpose of theirs left to serve.
+        for purpose in self.ops.values_mut() {
+            if !matches!(purpose, Purpose::Read { .. }) {
+                *purpose = Purpose::Table;
+            }
+        }
+    }
+
+    /// Every handle is gone: close as if asked to, with nobody to answer.
+    fn orphaned(&mut self) -> Turn {
+        if self.failed() {
+            return Turn::Closed;
+        }
+        if self.closing.is_none() {
+            let (reply, _nobody) = oneshot::channel();
+            self.closing = Some(reply);
+        }
+        Turn::Continue
+    }
+
+    fn finished(&self) -> bool {
+        self.closing.is_some()
+            && (self.failed()
+                || self.idle()
+                    && self.clients.is_empty()
+                    && self.movers.is_empty()
+                    && self.checkpoint.waiting.is_empty())
+    }
+
+    /// The last acts: index checkpoint, clean superblock. Blocking is right here, nobody waits for anything else.
+    fn finish(&mut self) -> Turn {
+        let Some(reply) = self.closing.take() else { return Turn::Continue };
+        let result = if self.failed() { Err(self.shared.gone()) } else { self.close_cleanly() };
+        let _gone = reply.send(result);
+        Turn::Closed
+    }
+}

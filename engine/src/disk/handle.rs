@@ -1,0 +1,286 @@
+//! A caller's handle to a disk: appends, reads and look-ups, usable from tokio and without it.
+//!
+//! Invariant: bytes queued and bytes being read are bounded per disk; callers wait for room (back-pressure).
+//! Invariant: a record leaves [`DiskHandle::read`] verified, or not at all.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use super::cache::Cache;
+use super::catalog::Catalog;
+use super::format::record::{BadRecord, DeviceId, NewRecord, Parts, StoredRecord};
+use super::limits::{CLIENT_HIGH_WATER, MAX_GROUP, MAX_GROUP_RECORDS};
+use super::segments::State;
+use super::shared::{Append, Class, Counters, DiskError, IndexChange, Item, Request, Shared};
+use super::{Durability, Location, Lsn};
+use crate::index::{Index, IndexError};
+use crate::io::BLOCK;
+
+/// Handle to one open disk; clones are cheap and share everything.
+#[derive(Clone)]
+pub struct DiskHandle {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) cache: Arc<Cache>,
+}
+
+impl std::fmt::Debug for DiskHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DiskHandle").field("device", &self.shared.device).finish_non_exhaustive()
+    }
+}
+
+/// Space on a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes in all segments.
+    pub capacity: u64,
+    /// Bytes of needed records.
+    pub live: u64,
+    /// Bytes in free segments.
+    pub free: u64,
+    /// Bytes of one segment.
+    pub segment_size: u64,
+    /// Segments by state: free, open, sealed, retired.
+    pub segments: [usize; 4],
+}
+
+/// Keeps segments from being recycled while it lives.
+#[derive(Debug, Clone)]
+pub struct Pins(#[expect(dead_code, reason = "its drop unpins")] Arc<PinSet>);
+
+struct PinSet {
+    shared: Arc<Shared>,
+    segments: Vec<u32>,
+}
+
+impl std::fmt::Debug for PinSet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(&self.segments).finish()
+    }
+}
+
+impl Drop for PinSet {
+    fn drop(&mut self) {
+        for segment in &self.segments {
+            self.shared.pins[*segment as usize].fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+
+impl DiskHandle {
+    /// Identity of the device.
+    #[must_use]
+    pub fn device(&self) -> DeviceId {
+        self.shared.device
+    }
+
+    /// The disk's index.
+    #[must_use]
+    pub fn index(&self) -> &dyn Index {
+        self.shared.index.as_ref()
+    }
+
+    /// What records mean on this disk.
+    #[must_use]
+    pub fn catalog(&self) -> &dyn Catalog {
+        self.shared.catalog.as_ref()
+    }
+
+    /// Counters of the disk.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+
+    /// Largest record sequence (version time) that was on the disk when it was opened.
+    #[must_use]
+    pub fn max_sequence(&self) -> u64 {
+        self.shared.max_sequence
+    }
+
+    /// How many times the device has been opened, this time included.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.shared.epoch
+    }
+
+    /// Why the disk is out, if it is.
+    #[must_use]
+    pub fn failure(&self) -> Option<Arc<str>> {
+        self.shared.failed.get().cloned()
+    }
+
+    /// Space.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        let segments = self.shared.segments();
+        let retired = segments.count(State::Retired) + segments.count(State::Freeing);
+        let free = segments.count(State::Free);
+        Usage {
+            capacity: self.shared.layout.usable(),
+            live: segments.live(),
+            free: free as u64 * self.shared.layout.segment_size,
+            segment_size: self.shared.layout.segment_size,
+            segments: [free, segments.count(State::Open), segments.count(State::Sealed), retired],
+        }
+    }
+
+    /// Builds a record for this device.
+    #[must_use]
+    pub fn record(&self, parts: Parts<'_>) -> NewRecord {
+        NewRecord::new(self.shared.device, parts)
+    }
+
+    /// Above the mark at which client writes are refused.
+    #[must_use]
+    pub fn above_high_water(&self) -> bool {
+        let live = self.shared.live.load(Ordering::Relaxed);
+        live > self.shared.layout.usable() / 100 * CLIENT_HIGH_WATER
+    }
+
+    /// Appends a group (one batch, all or nothing) and waits as long as `durability` says. The group is written even
+    /// when the caller stops waiting after submission.
+    pub async fn append(
+        &self,
+        group: Vec<NewRecord>,
+        durability: Durability,
+        class: Class,
+    ) -> Result<Lsn, DiskError> {
+        let items = group.into_iter().map(|record| Item { record, from: None }).collect();
+        self.append_items(items, durability, class).await
+    }
+
+    pub(crate) async fn append_items(
+        &self,
+        items: Vec<Item>,
+        durability: Durability,
+        class: Class,
+    ) -> Result<Lsn, DiskError> {
+        if class == Class::Client && self.above_high_water() {
+            return Err(DiskError::NoSpace);
+        }
+        let (reply, answer) = oneshot::channel();
+        let mut append = Append { items, durability, class, reply: Some(reply), permit: None };
+        let bytes = append.most_bytes();
+        assert!(append.items.len() <= MAX_GROUP_RECORDS && bytes <= MAX_GROUP, "group over its limit");
+        append.permit = self.shared.admission.write(class, bytes).await;
+        self.shared.send(Request::Append(append))?;
+        answer.await.unwrap_or_else(|_| Err(self.shared.gone()))
+    }
+
+    /// Submits a group without waiting for anything, from where waiting is impossible (a `Drop`). Not counted against
+    /// the queue: for small records only.
+    pub fn submit_detached(&self, group: Vec<NewRecord>, class: Class) {
+        let items = group.into_iter().map(|record| Item { record, from: None }).collect();
+        let durability = Durability::Appended;
+        let append = Append { items, durability, class, reply: None, permit: None };
+        assert!(append.most_bytes() <= 64 << 10, "detached group over its limit");
+        // A disk that is gone aborts the upload by itself at its next opening.
+        let _gone = self.shared.send(Request::Append(append));
+    }
+
+    /// Runs `find` and pins the segments of what it found, so that they are not recycled while the pins live.
+    pub fn lookup<T>(
+        &self,
+        find: impl Fn(&dyn Index) -> Result<Option<(T, Vec<Location>)>, IndexError>,
+    ) -> Result<Option<(T, Pins)>, DiskError> {
+        loop {
+            let before = self.shared.frees.load(Ordering::SeqCst);
+            let Some((found, places)) = find(self.index())? else { return Ok(None) };
+            let mut segments: Vec<u32> = places.iter().map(|at| at.segment).collect();
+            segments.sort_unstable();
+            segments.dedup();
+            for segment in &segments {
+                self.shared.pins[*segment as usize].fetch_add(1, Ordering::SeqCst);
+            }
+            let pins = Pins(Arc::new(PinSet { shared: self.shared.clone(), segments }));
+            if self.shared.frees.load(Ordering::SeqCst) == before {
+                return Ok(Some((found, pins)));
+            }
+        }
+    }
+
+    /// The record at a place that [`DiskHandle::lookup`] found, verified. Keep its pins until this returns.
+    pub async fn read(&self, at: Location) -> Result<StoredRecord, DiskError> {
+        let seq = self.shared.seqs[at.segment as usize].load(Ordering::Acquire);
+        if let Some(hit) = self.cache.get(seq, at) {
+            Counters::add(&self.shared.counters.cache_hits, 1);
+            return Ok(hit);
+        }
+        let record = self.read_uncached(at).await?;
+        self.cache.put(seq, at, &record);
+        Ok(record)
+    }
+
+    /// As [`DiskHandle::read`], always from the device: for audits.
+    pub async fn read_uncached(&self, at: Location) -> Result<StoredRecord, DiskError> {
+        let start = self.shared.layout.segment_start(at.segment) + u64::from(at.offset);
+        let lead = usize::try_from(start % BLOCK as u64).unwrap_or(0);
+        let len = (lead + at.len as usize).next_multiple_of(BLOCK);
+        let raw = self
+            .read_raw(start - lead as u64, len)
+            .await?
+            .map_err(|e| DiskError::Io { at, kind: e.kind() })?;
+        let corrupt = |bad: BadRecord| {
+            Counters::add(&self.shared.counters.corrupt, 1);
+            DiskError::Corrupt { at, bad }
+        };
+        if raw.len() < lead + at.len as usize {
+            return Err(corrupt(BadRecord::Truncated));
+        }
+        let bytes = raw.slice(lead..lead + at.len as usize);
+        // A small slice would keep its whole buffer alive in the cache.
+        let bytes = if bytes.len() * 2 < raw.len() { Bytes::copy_from_slice(&bytes) } else { bytes };
+        StoredRecord::verify(self.shared.device, bytes).map_err(corrupt)
+    }
+
+    /// Bytes of the device, unverified; the outer error is the disk's, the inner the read's.
+    pub(crate) async fn read_raw(
+        &self,
+        offset: u64,
+        len: usize,
+    ) -> Result<std::io::Result<Bytes>, DiskError> {
+        let permit = self.shared.admission.read(len).await;
+        let (reply, answer) = oneshot::channel();
+        self.shared.send(Request::Read { offset, len, reply, permit })?;
+        answer.await.map_err(|_| self.shared.gone())
+    }
+
+    /// Runs an index-only change between two batches. It may be lost in a crash: it must be safe to repeat.
+    pub async fn submit_prune(&self, change: IndexChange) -> Result<(), DiskError> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.send(Request::Change { change, reply })?;
+        answer.await.unwrap_or_else(|_| Err(self.shared.gone()))
+    }
+
+    /// Tells the disk that dead records of a segment were dealt with; true when the segment is retired by it.
+    pub(crate) async fn forget(
+        &self,
+        segment: u32,
+        seq: u64,
+        upto: u32,
+        last: bool,
+        heads: Vec<Vec<u8>>,
+    ) -> Result<bool, DiskError> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.send(Request::Forget { segment, seq, upto, last, heads, reply })?;
+        answer.await.unwrap_or_else(|_| Err(self.shared.gone()))
+    }
+
+    /// Makes the index durable now; bounds the replay of the next opening.
+    pub async fn checkpoint(&self) -> Result<(), DiskError> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.send(Request::Checkpoint { reply })?;
+        answer.await.unwrap_or_else(|_| Err(self.shared.gone()))
+    }
+
+    /// Writes what is queued, checkpoints, marks the device clean and ends its thread.
+    pub async fn close(&self) -> Result<(), DiskError> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.send(Request::Close { reply })?;
+        answer.await.unwrap_or_else(|_| Err(self.shared.gone()))
+    }
+}

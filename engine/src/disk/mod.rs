@@ -1,0 +1,58 @@
+//! The disk engine: one append-only segment log per disk, which is the database (engine/FORMAT.md).
+//!
+//! Invariant: the log is the truth; the index is derived from it.
+//! Invariant: what [`DiskHandle::append`] acknowledged as [`Durability::Durable`] survives any crash.
+
+mod apply;
+mod batching;
+mod cache;
+pub mod catalog;
+mod cleaner;
+mod core;
+pub mod format;
+mod handle;
+pub mod limits;
+mod open;
+mod rebuild;
+mod recovery;
+mod segments;
+mod shared;
+mod simulate;
+#[cfg(test)]
+mod tests;
+mod thread;
+mod upkeep;
+mod window;
+
+pub use cleaner::{Cleaned, benefit};
+pub use handle::{DiskHandle, Pins, Usage};
+pub use open::{Format, Open, OpenError, format, read_superblock};
+pub use rebuild::Rebuilt;
+pub use recovery::{Gap, RecoveryError, Report, judge_gap};
+pub use segments::{Segment, State};
+pub use shared::{Class, Counters, DiskError};
+pub use simulate::SimulatedDisk;
+pub use thread::{DiskConfig, StartError, start, start_on};
+
+/// Position in the order of all records of a disk. The first record has 1.
+pub type Lsn = u64;
+
+/// Where a record lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Location {
+    /// Segment number.
+    pub segment: u32,
+    /// Bytes from the start of the segment, a multiple of 8.
+    pub offset: u32,
+    /// Bytes of the record in the log, a multiple of 8.
+    pub len: u32,
+}
+
+/// When an append is acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// Written, not flushed: for pieces of a body whose commit record follows durably. Applied to the index once durable.
+    Appended,
+    /// Durable and applied: later reads see it.
+    Durable,
+}

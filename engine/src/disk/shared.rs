@@ -1,0 +1,253 @@
+//! What the disk's thread and its callers share.
+//!
+//! Invariant: a segment pinned before the last look-up that named it is not recycled until it is unpinned.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use super::catalog::{Catalog, Tx};
+use super::format::record::{BadRecord, DeviceId, NewRecord};
+use super::format::superblock::Layout;
+use super::limits::{CLEANER_QUEUE_BYTES, DELETE_QUEUE_BYTES, QUEUE_BYTES, READ_BYTES};
+use super::segments::SegmentMap;
+use super::{Durability, Location, Lsn};
+use crate::index::{Index, IndexError};
+use crate::io::Waker;
+
+/// Why the disk did not do what it was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum DiskError {
+    /// The disk was taken out after an error; nothing is served until an operator looked at it.
+    #[error("disk is out: {0}")]
+    Failed(Arc<str>),
+    /// Above the high-water mark, and cleaning gives nothing.
+    #[error("disk is full")]
+    NoSpace,
+    /// Bytes at a place are not the record that the index says.
+    #[error("record at segment {} offset {} is corrupt: {bad}", at.segment, at.offset)]
+    Corrupt {
+        /// Where.
+        at: Location,
+        /// How.
+        bad: BadRecord,
+    },
+    /// A read failed; the disk is still in.
+    #[error("read at segment {} offset {}: {kind}", at.segment, at.offset)]
+    Io {
+        /// Where.
+        at: Location,
+        /// What the device said.
+        kind: std::io::ErrorKind,
+    },
+    /// The index could not be read.
+    #[error(transparent)]
+    Index(#[from] Arc<IndexError>),
+    /// The disk was closed.
+    #[error("disk is closed")]
+    Closed,
+}
+
+impl From<IndexError> for DiskError {
+    fn from(e: IndexError) -> Self {
+        Self::Index(Arc::new(e))
+    }
+}
+
+/// Whose write it is: decides what happens when space is short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// New data of clients: refused above the high-water mark.
+    Client,
+    /// Tombstones and what else frees space: always taken.
+    Delete,
+    /// Records on the move.
+    Cleaner,
+}
+
+/// One record to append, and where it was copied from if the cleaner moves it.
+#[derive(Debug)]
+pub(crate) struct Item {
+    pub(crate) record: NewRecord,
+    pub(crate) from: Option<Location>,
+}
+
+/// A group to append.
+pub(crate) struct Append {
+    pub(crate) items: Vec<Item>,
+    pub(crate) durability: Durability,
+    pub(crate) class: Class,
+    pub(crate) reply: Option<oneshot::Sender<Result<Lsn, DiskError>>>,
+    /// Held until the group is written and answered: that bounds the queue.
+    pub(crate) permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Append {
+    /// Most bytes it can add to a batch: records, their alignment, their descriptors.
+    pub(crate) fn most_bytes(&self) -> usize {
+        self.items.iter().map(|item| item.record.stored_len() + crate::io::BLOCK + 32).sum()
+    }
+
+    pub(crate) fn answer(self, result: Result<Lsn, DiskError>) {
+        if let Some(reply) = self.reply {
+            // The caller may have gone; the group is in the log all the same.
+            let _gone = reply.send(result);
+        }
+    }
+}
+
+/// An index-only change, run between batches.
+pub(crate) type IndexChange = Box<dyn FnOnce(&mut Tx<'_>) -> Result<(), IndexError> + Send>;
+
+/// What callers ask of the disk's thread.
+pub(crate) enum Request {
+    Append(Append),
+    /// Raw bytes of the device: offset and length are multiples of the block.
+    Read {
+        offset: u64,
+        len: usize,
+        reply: oneshot::Sender<std::io::Result<bytes::Bytes>>,
+        permit: Option<OwnedSemaphorePermit>,
+    },
+    Change {
+        change: IndexChange,
+        reply: oneshot::Sender<Result<(), DiskError>>,
+    },
+    /// The cleaner has dealt with the records of a segment up to `upto`; `heads` are those that were dead.
+    Forget {
+        segment: u32,
+        seq: u64,
+        upto: u32,
+        last: bool,
+        heads: Vec<Vec<u8>>,
+        reply: oneshot::Sender<Result<bool, DiskError>>,
+    },
+    /// Write a checkpoint now; answered when it is durable.
+    Checkpoint {
+        reply: oneshot::Sender<Result<(), DiskError>>,
+    },
+    /// The index finished the checkpoint that [`super::core::Core::take_checkpoint`] handed out.
+    Checkpointed(Result<(), IndexError>),
+    Close {
+        reply: oneshot::Sender<Result<(), DiskError>>,
+    },
+}
+
+/// Counters for operators, tests and the bench. All only grow, but for the gauges.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Batches written.
+    pub batches: AtomicU64,
+    /// Flushes of the device.
+    pub flushes: AtomicU64,
+    /// Records appended.
+    pub records: AtomicU64,
+    /// Bytes written to the log, padding included.
+    pub written_bytes: AtomicU64,
+    /// Bytes of records that clients appended.
+    pub client_bytes: AtomicU64,
+    /// Bytes of records that the cleaner moved.
+    pub moved_bytes: AtomicU64,
+    /// Reads from the device.
+    pub reads: AtomicU64,
+    /// Records served from the cache.
+    pub cache_hits: AtomicU64,
+    /// Records that failed verification.
+    pub corrupt: AtomicU64,
+    /// Checkpoints completed.
+    pub checkpoints: AtomicU64,
+    /// Segments freed.
+    pub freed: AtomicU64,
+}
+
+impl Counters {
+    pub(crate) fn add(counter: &AtomicU64, n: u64) {
+        counter.fetch_add(n, Ordering::Relaxed);
+    }
+}
+
+/// Shared state of one disk.
+pub(crate) struct Shared {
+    pub(crate) device: DeviceId,
+    pub(crate) layout: Layout,
+    pub(crate) index: Arc<dyn Index>,
+    pub(crate) catalog: Arc<dyn Catalog>,
+    pub(crate) requests: Sender<Request>,
+    pub(crate) waker: Waker,
+    pub(crate) admission: Admission,
+    pub(crate) segments: Mutex<SegmentMap>,
+    /// Sequence of each segment's present use.
+    pub(crate) seqs: Box<[AtomicU64]>,
+    pub(crate) pins: Box<[AtomicU64]>,
+    /// Counted up before a segment's pins are looked at for freeing.
+    pub(crate) frees: AtomicU64,
+    pub(crate) counters: Counters,
+    pub(crate) live: AtomicU64,
+    pub(crate) failed: OnceLock<Arc<str>>,
+    pub(crate) max_sequence: u64,
+    pub(crate) epoch: u64,
+}
+
+/// Bytes that may be queued, by class, so that clients waiting for space never keep deletes or the cleaner out.
+pub(crate) struct Admission {
+    client: Arc<Semaphore>,
+    delete: Arc<Semaphore>,
+    cleaner: Arc<Semaphore>,
+    reads: Arc<Semaphore>,
+}
+
+impl Admission {
+    pub(crate) fn new() -> Self {
+        let bytes = |n| Arc::new(Semaphore::new(n));
+        Self {
+            client: bytes(QUEUE_BYTES),
+            delete: bytes(DELETE_QUEUE_BYTES),
+            cleaner: bytes(CLEANER_QUEUE_BYTES),
+            reads: bytes(READ_BYTES),
+        }
+    }
+
+    /// Waits for room for a group.
+    pub(crate) async fn write(&self, class: Class, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let (semaphore, limit) = match class {
+            Class::Client => (&self.client, QUEUE_BYTES),
+            Class::Delete => (&self.delete, DELETE_QUEUE_BYTES),
+            Class::Cleaner => (&self.cleaner, CLEANER_QUEUE_BYTES),
+        };
+        Self::acquire(semaphore, bytes, limit).await
+    }
+
+    /// Waits for room for a read.
+    pub(crate) async fn read(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        Self::acquire(&self.reads, bytes, READ_BYTES).await
+    }
+
+    async fn acquire(semaphore: &Arc<Semaphore>, bytes: usize, limit: usize) -> Option<OwnedSemaphorePermit> {
+        let permits = u32::try_from(bytes.clamp(1, limit)).unwrap_or(u32::MAX);
+        semaphore.clone().acquire_many_owned(permits).await.ok()
+    }
+}
+
+impl Shared {
+    /// The segment map. A panic while it was held is our bug and has already taken the disk's thread down.
+    pub(crate) fn segments(&self) -> MutexGuard<'_, SegmentMap> {
+        self.segments.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    pub(crate) fn pinned(&self, segment: u32) -> bool {
+        self.pins[segment as usize].load(Ordering::SeqCst) > 0
+    }
+
+    pub(crate) fn send(&self, request: Request) -> Result<(), DiskError> {
+        self.requests.send(request).map_err(|_| self.gone())?;
+        self.waker.wake();
+        Ok(())
+    }
+
+    /// Why nobody answers.
+    pub(crate) fn gone(&self) -> DiskError {
+        self.failed.get().map_or(DiskError::Closed, |reason| DiskError::Failed(reason.clone()))
+    }
+}

@@ -1,0 +1,140 @@
+//! The thread of a disk: owns its core, its ring and its buffers; and the helper that runs index checkpoints.
+//!
+//! Invariant: the thread ends only when the disk is closed or every handle is gone.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::time::{Duration, Instant};
+
+use super::catalog::Catalog;
+use super::core::{Core, LAZY_FLUSH, Turn};
+use super::format::superblock::ClusterId;
+use super::handle::DiskHandle;
+use super::open::{Open, OpenError, Opened, open};
+use super::recovery::Report;
+use super::shared::{Request, Shared};
+use crate::index::{Index, RocksIndex, RocksOptions};
+use crate::io::{DeviceError, Disk, OpenOptions, Wait, open_device};
+
+/// What a disk is made of.
+#[derive(Debug, Clone)]
+pub struct DiskConfig {
+    /// Raw block device or preallocated file.
+    pub device: std::path::PathBuf,
+    /// How it is opened.
+    pub io: OpenOptions,
+    /// The index: a directory, best on flash.
+    pub index: RocksOptions,
+    /// Where the index lives.
+    pub index_path: std::path::PathBuf,
+    /// Bytes of the read cache.
+    pub cache_bytes: u64,
+    /// Refuse a device of another cluster.
+    pub cluster: Option<ClusterId>,
+}
+
+/// Why a disk could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The superblock, the index, the recovery.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The index.
+    #[error(transparent)]
+    Index(#[from] crate::index::IndexError),
+    /// The operating system gave no thread.
+    #[error("start disk thread: {0}")]
+    Thread(std::io::Error),
+}
+
+/// Opens a device with its index and starts its thread. An index that is missing or stale is made anew from the segments.
+pub fn start(
+    config: &DiskConfig,
+    catalog: Arc<dyn Catalog>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(DiskHandle, Report), StartError> {
+    match start_once(config, catalog.clone(), progress) {
+        Err(StartError::Open(OpenError::StaleIndex(why))) => {
+            tracing::warn!(device = %config.device.display(), why, "index is stale; rebuilding it from the segments");
+            RocksIndex::destroy(&config.index_path)?;
+            let (handle, mut report) = start_once(config, catalog, progress)?;
+            report.rebuilt = Some(why);
+            Ok((handle, report))
+        }
+        other => other,
+    }
+}
+
+fn start_once(
+    config: &DiskConfig,
+    catalog: Arc<dyn Catalog>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(DiskHandle, Report), StartError> {
+    let disk = open_device(&config.device, config.io)?;
+    let index = open_index(&config.index_path, &config.index)?;
+    let options = Open { cluster: config.cluster, cache_bytes: config.cache_bytes, progress };
+    let Opened { core, handle, report } = open(disk, index, catalog, options)?;
+    spawn(core).map_err(StartError::Thread)?;
+    Ok((handle, report))
+}
+
+fn open_index(path: &Path, options: &RocksOptions) -> Result<Arc<dyn Index>, crate::index::IndexError> {
+    Ok(Arc::new(RocksIndex::open(path, options)?))
+}
+
+/// Opens any disk with any index and starts its thread: for tests and benches.
+pub fn start_on(
+    disk: Box<dyn Disk>,
+    index: Arc<dyn Index>,
+    catalog: Arc<dyn Catalog>,
+    options: Open<'_>,
+) -> Result<(DiskHandle, Report), StartError> {
+    let Opened { core, handle, report } = open(disk, index, catalog, options)?;
+    spawn(core).map_err(StartError::Thread)?;
+    Ok((handle, report))
+}
+
+fn spawn(core: Core) -> std::io::Result<()> {
+    let checkpoints = spawn_checkpointer(&core.shared)?;
+    let name = format!("disk-{}", &core.shared.device.to_string()[..8]);
+    std::thread::Builder::new().name(name).spawn(move || run(core, &checkpoints))?;
+    Ok(())
+}
+
+#[expect(clippy::disallowed_methods, reason = "the driver of the core is where time comes in")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+fn run(mut core: Core, checkpoints: &Sender<()>) {
+    let began = now();
+    // A panic of the core is our bug. Its channel closes with it, so that callers hear of it and none waits for ever.
+    loop {
+        // What is queued is found by the first part of a turn; sleeping is right only when that started nothing.
+        let wait = Wait::AtMost(if core.unflushed > 0 { LAZY_FLUSH } else { Duration::from_millis(500) });
+        if core.turn(began.elapsed(), wait) == Turn::Closed {
+            return;
+        }
+        if core.take_checkpoint() && checkpoints.send(()).is_err() {
+            core.fail("the checkpoint thread is gone; restart");
+        }
+    }
+}
+
+fn spawn_checkpointer(shared: &Arc<Shared>) -> std::io::Result<Sender<()>> {
+    let (sender, requests) = channel::<()>();
+    // Weak: this thread must not keep the disk's channel open after the last handle has gone.
+    let shared = Arc::downgrade(shared);
+    std::thread::Builder::new().name("checkpoint".to_owned()).spawn(move || {
+        while requests.recv().is_ok() {
+            let Some(shared) = shared.upgrade() else { return };
+            let result = shared.index.checkpoint();
+            let _closed = shared.send(Request::Checkpointed(result));
+        }
+    })?;
+    Ok(sender)
+}

@@ -1,0 +1,189 @@
+//! Reads one segment front to back through a window, for openings and checks: nothing else uses the disk then.
+//!
+//! Invariant: memory is bounded by the window, whatever the segment's size.
+//! Invariant: along a segment the epoch of its batches never falls: a batch of an earlier opening behind one of a later
+//! opening is a leftover, not part of the log.
+
+use super::Location;
+use super::batching::Placed;
+use super::format::batch::{BatchHeader, hash};
+use super::format::record::{DeviceId, RecordView};
+use super::format::segment::{BadBlock, FooterEntry, SegmentHeader};
+use super::format::superblock::Layout;
+use super::limits::MAX_BATCH;
+use super::upkeep::read_now;
+use crate::io::{AlignedBuf, BLOCK, Disk};
+
+const WINDOW: u64 = 2 * MAX_BATCH as u64;
+
+/// A batch that was found whole.
+pub(crate) struct Found {
+    pub(crate) header: BatchHeader,
+    pub(crate) hash: u64,
+    pub(crate) header_len: u32,
+    pub(crate) offset: u64,
+    pub(crate) records: Vec<Placed>,
+}
+
+/// What lies at an offset of a segment.
+pub(crate) enum At {
+    /// A batch of this use of the segment, every record verified.
+    Whole(Box<Found>),
+    /// The header of one, with a record that does not verify. The records that do are given.
+    Flawed { header: Box<BatchHeader>, sound: Vec<Placed> },
+    /// Nothing of this use of the segment.
+    Nothing,
+}
+
+/// What a window has read so far, kept between looks at the same segment.
+pub(crate) struct Held {
+    start: u64,
+    bytes: Option<AlignedBuf>,
+}
+
+/// A segment being read.
+pub(crate) struct Window<'a> {
+    pub(crate) disk: &'a mut dyn Disk,
+    layout: Layout,
+    device: DeviceId,
+    pub(crate) segment: u32,
+    start: u64,
+    bytes: Option<AlignedBuf>,
+}
+
+impl<'a> Window<'a> {
+    pub(crate) fn new(disk: &'a mut dyn Disk, layout: Layout, device: DeviceId, segment: u32) -> Self {
+        Self { disk, layout, device, segment, start: 0, bytes: None }
+    }
+
+    /// At least `len` bytes from `offset` on, or what is left of the segment.
+    pub(crate) fn bytes(&mut self, offset: u64, len: usize) -> std::io::Result<&[u8]> {
+        let len = (len as u64).min(self.layout.segment_size.saturating_sub(offset));
+        let held = self.bytes.as_ref().map_or(0, |b| b.len() as u64);
+        if self.bytes.is_none() || offset < self.start || offset + len > self.start + held {
+            let start = offset / BLOCK as u64 * BLOCK as u64;
+            let end = (start + WINDOW).min(self.layout.segment_size);
+            let at = self.layout.segment_start(self.segment) + start;
+            let size = usize::try_from(end - start).unwrap_or(0);
+            self.bytes = Some(read_now(self.disk, at, size)?);
+            self.start = start;
+        }
+        let skip = usize::try_from(offset - self.start).unwrap_or(0);
+        let bytes: &[u8] = self.bytes.as_deref().unwrap_or_default();
+        Ok(bytes.get(skip..).unwrap_or_default())
+    }
+
+    /// A window that goes on with what an earlier one on the same segment had read.
+    pub(crate) fn resume(mut self, held: Option<Held>) -> Self {
+        if let Some(held) = held {
+            (self.start, self.bytes) = (held.start, held.bytes);
+        }
+        self
+    }
+
+    /// Gives up the disk and keeps what was read.
+    pub(crate) fn hold(self) -> Held {
+        Held { start: self.start, bytes: self.bytes }
+    }
+
+    /// The segment's header, by a read of its own block only.
+    pub(crate) fn header(&mut self) -> std::io::Result<Result<SegmentHeader, BadBlock>> {
+        let block = read_now(self.disk, self.layout.segment_start(self.segment), BLOCK)?;
+        Ok(SegmentHeader::decode(&block))
+    }
+
+    /// What lies at `offset`, for the use `seq` of the segment.
+    pub(crate) fn at(&mut self, offset: u64, seq: u64) -> std::io::Result<At> {
+        let (device, segment) = (self.device, self.segment);
+        let bytes = self.bytes(offset, BLOCK)?;
+        let Some(header_len) = BatchHeader::stated_len(bytes) else { return Ok(At::Nothing) };
+        let bytes = self.bytes(offset, header_len)?;
+        let header = match BatchHeader::decode(bytes) {
+            Ok(header) if header.belongs_to(device, segment, seq) => header,
+            _ => return Ok(At::Nothing),
+        };
+        let total = header.total_len as usize;
+        if offset + total as u64 > self.layout.segment_size {
+            return Ok(At::Nothing);
+        }
+        let batch = self.bytes(offset, total)?;
+        let Some(batch) = batch.get(..total) else { return Ok(At::Nothing) };
+        let hash = hash(batch.get(..header_len).unwrap_or_default());
+        let base = u32::try_from(offset).unwrap_or(u32::MAX);
+        let flawed = header.flaw(batch).is_some();
+        let records = header
+            .records
+            .iter()
+            .filter_map(|d| {
+                let view = header.record(batch, d)?;
+                let data = batch.get(d.offset as usize + view.head_len..)?.get(..view.data_len)?;
+                if flawed && view.check_data(device, data).is_err() {
+                    return None;
+                }
+                let head = batch.get(d.offset as usize..)?.get(..view.head_len)?.to_vec();
+                let at = Location { segment, offset: base + d.offset, len: d.len };
+                Some(Placed { head, at, from: d.from })
+            })
+            .collect();
+        if flawed {
+            return Ok(At::Flawed { header: Box::new(header), sound: records });
+        }
+        let header_len = u32::try_from(header_len).unwrap_or(u32::MAX);
+        Ok(At::Whole(Box::new(Found { header, hash, header_len, offset, records })))
+    }
+
+    /// Walks the batches from the start of the segment up to `end` (or as far as they go), handing each to `visit` in order;
+    /// stretches that hold no readable batch are skipped block by block and counted. Returns where it stopped.
+    pub(crate) fn walk(
+        &mut self,
+        seq: u64,
+        end: Option<u64>,
+        mut visit: impl FnMut(At, u64),
+    ) -> std::io::Result<Walked> {
+        let limit = end.unwrap_or(self.layout.segment_size);
+        let mut walked = Walked { end: BLOCK as u64, skipped: 0, end_lsn: 0 };
+        let (mut offset, mut epoch, mut pending_skip) = (BLOCK as u64, 0, 0);
+        while offset < limit {
+            let at = self.at(offset, seq)?;
+            let header = match &at {
+                At::Whole(found) => Some(&found.header),
+                At::Flawed { header, .. } => Some(&**header),
+                At::Nothing => None,
+            };
+            let Some(header) = header.filter(|h| h.epoch >= epoch) else {
+                offset += BLOCK as u64;
+                pending_skip += BLOCK as u64;
+                continue;
+            };
+            epoch = header.epoch;
+            walked.skipped += std::mem::take(&mut pending_skip);
+            walked.end_lsn = walked.end_lsn.max(header.end_lsn());
+            let len = u64::from(header.total_len);
+            visit(at, offset);
+            offset += len;
+            walked.end = offset;
+        }
+        if end.is_some() {
+            walked.skipped += pending_skip;
+        }
+        Ok(walked)
+    }
+}
+
+/// What a walk over a segment came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Walked {
+    /// End of the last batch.
+    pub(crate) end: u64,
+    /// Bytes before that with no readable batch in them.
+    pub(crate) skipped: u64,
+    /// LSN after the last record seen.
+    pub(crate) end_lsn: u64,
+}
+
+/// The footer entry of a record.
+pub(crate) fn entry(placed: &Placed) -> Option<FooterEntry> {
+    let kind = RecordView::parse(&placed.head).ok()?.kind;
+    let head_len = u32::try_from(placed.head.len()).ok()?;
+    Some(FooterEntry { offset: placed.at.offset, len: placed.at.len, head_len, kind })
+}
