@@ -19,6 +19,7 @@ use crate::config::{self, Config};
 use crate::http::{Bounds, Entrance, Front, serve};
 use crate::metrics::Metrics;
 use crate::storage::{OpenError, Storage};
+use crate::swift::{self, SwiftApi};
 
 /// Why a node could not start.
 #[derive(Debug, thiserror::Error)]
@@ -122,8 +123,10 @@ impl Node {
         let storage = open_storage(config).await?;
         let metrics = Metrics::new(storage.status());
         let limits = &config.limits;
-        let front =
-            Front::new(auth, metrics, storage.status(), config.log.slow.get(), limits.body_timeout.get());
+        let objects =
+            SwiftApi::new(storage.store(), swift::Limits::default(), swift::SwiftOptions::default());
+        let (slow, body_timeout) = (config.log.slow.get(), limits.body_timeout.get());
+        let front = Front::new(auth, objects, metrics, storage.status(), slow, body_timeout);
         let front = Arc::new(front);
         let (stop, stopped) = watch::channel(false);
         let mut listeners = JoinSet::new();

@@ -2,12 +2,15 @@
 //!
 //! Invariant: no API is served before every disk is open, and no disk is closed while a request runs.
 
+use quarry_engine::object::Store;
+
 use crate::config::Config;
 use crate::status::{DiskStatus, StatusSource};
 
 /// The open disks and the object layer over them.
 #[derive(Debug)]
 pub(crate) struct Storage {
+    store: Store,
     status: StatusSource,
 }
 
@@ -34,7 +37,12 @@ impl Storage {
             };
             (disks.iter().map(disk).collect(), Vec::new())
         };
-        Ok(Self { status: StatusSource::new(read) })
+        Ok(Self { store: Store {}, status: StatusSource::new(read) })
+    }
+
+    /// The object layer.
+    pub(crate) fn store(&self) -> Store {
+        self.store.clone()
     }
 
     /// Reads the disks' and workers' state.

@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
-use super::Caller;
 use crate::config;
+use crate::swift::Caller;
 
 /// Reseller prefixes of accounts; the first is where users of v1 auth live.
 pub(crate) const ACCOUNT_PREFIX: &str = "AUTH_";

@@ -5,7 +5,6 @@
 //! Invariant: a cached session ends with its token: at its expiry, and at any revocation it is looked at anew.
 
 mod calendar;
-mod caller;
 mod directory;
 mod endpoints;
 pub(crate) mod keystone;
@@ -24,10 +23,10 @@ use http::HeaderMap;
 use quick_cache::sync::Cache;
 
 use crate::config;
+use crate::swift::Caller;
 use directory::{ACCOUNT_PREFIX, Directory, User};
 use token::{CLAIMS_VERSION, Claims, Kind, Tokens};
 
-pub(crate) use caller::Caller;
 pub(crate) use directory::ListedTwice;
 pub(crate) use endpoints::{Arrival, Endpoints};
 pub(crate) use token::TokenError;

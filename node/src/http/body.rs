@@ -15,6 +15,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::Sleep;
 
 use super::dispatch::Finish;
+use crate::swift::ResponseBody;
 
 /// Errors of bodies.
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -81,6 +82,8 @@ impl Body for Received {
 pub(crate) enum Sent {
     /// Known whole.
     Whole(Full<Bytes>),
+    /// From the object API.
+    Object(ResponseBody),
 }
 
 /// An answer's body that says when it is out.
@@ -114,6 +117,7 @@ impl Body for Tracked {
             Sent::Whole(body) => {
                 ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(|never| match never {}))
             }
+            Sent::Object(body) => ready!(Pin::new(body).poll_frame(cx)),
         };
         match &frame {
             Some(Ok(frame)) => this.finish.sent(frame.data_ref().map_or(0, Bytes::len)),
@@ -129,12 +133,14 @@ impl Body for Tracked {
     fn is_end_stream(&self) -> bool {
         match &self.body {
             Sent::Whole(body) => body.is_end_stream(),
+            Sent::Object(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.body {
             Sent::Whole(body) => body.size_hint(),
+            Sent::Object(body) => body.size_hint(),
         }
     }
 }

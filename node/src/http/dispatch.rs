@@ -19,6 +19,7 @@ use super::trans_id::{TransId, TransIds};
 use crate::auth::{Access, Arrival, Auth, Session, keystone, unix_now, v1};
 use crate::metrics::{Api, Metrics};
 use crate::status::StatusSource;
+use crate::swift::SwiftApi;
 
 const X_TRANS_ID: HeaderName = HeaderName::from_static("x-trans-id");
 const X_OPENSTACK_REQUEST_ID: HeaderName = HeaderName::from_static("x-openstack-request-id");
@@ -52,6 +53,8 @@ enum Route {
 pub(crate) struct Front {
     /// Who calls.
     pub(crate) auth: Arc<Auth>,
+    /// The Swift API.
+    pub(crate) objects: SwiftApi,
     /// Counters.
     pub(crate) metrics: Arc<Metrics>,
     /// What `/status` shows.
@@ -67,12 +70,13 @@ impl Front {
     /// Over its parts.
     pub(crate) fn new(
         auth: Arc<Auth>,
+        objects: SwiftApi,
         metrics: Arc<Metrics>,
         status: StatusSource,
         slow: Duration,
         body_timeout: Duration,
     ) -> Self {
-        Self { auth, metrics, status, slow, body_timeout, ids: TransIds::new() }
+        Self { auth, objects, metrics, status, slow, body_timeout, ids: TransIds::new() }
     }
 
     /// Answers one request.
@@ -107,13 +111,13 @@ impl Front {
         response.map(|body| Tracked::new(body, finish))
     }
 
-    async fn swift(&self, request: Request<Received>, _id: &TransId, finish: &mut Finish) -> Response<Sent> {
-        match self.auth.access(request.headers()) {
+    async fn swift(&self, request: Request<Received>, id: &TransId, finish: &mut Finish) -> Response<Sent> {
+        let caller = match self.auth.access(request.headers()) {
             Access::Denied => return v1::unauthorized(&realm(request.uri().path())).map(Sent::Whole),
-            Access::Anonymous => {}
-            Access::Known(session) => finish.session = Some(session),
-        }
-        text(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "No object API yet.\n")
+            Access::Anonymous => None,
+            Access::Known(session) => Some(finish.session.insert(session).caller.clone()),
+        };
+        self.objects.handle(caller, request, id.as_str()).await.map(Sent::Object)
     }
 }
 
