@@ -15,12 +15,22 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 #[derive(Debug)]
 pub struct EscapeRequestLine<T> {
     inner: T,
-    /// The next bytes read belong to a request line.
-    in_line: bool,
+    place: Place,
     /// Escaped bytes that did not fit into the reader's buffer.
     pending: Vec<u8>,
     /// How much of `pending` was given out.
     given: usize,
+}
+
+/// Where in a request the next bytes read belong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// In front of the request line, where empty lines are allowed and skipped.
+    Before,
+    /// In the request line.
+    Line,
+    /// Behind it.
+    After,
 }
 
 /// Interim answers (`100 Continue`) do not end a request.
@@ -29,7 +39,7 @@ const INTERIM: &[u8] = b"HTTP/1.1 1";
 impl<T> EscapeRequestLine<T> {
     /// Wrap a fresh connection.
     pub fn new(inner: T) -> Self {
-        Self { inner, in_line: true, pending: Vec::new(), given: 0 }
+        Self { inner, place: Place::Before, pending: Vec::new(), given: 0 }
     }
 
     /// The connection itself.
@@ -39,20 +49,27 @@ impl<T> EscapeRequestLine<T> {
 
     fn note_answer(&mut self, begin: &[u8]) {
         if !begin.is_empty() && !begin.starts_with(INTERIM) {
-            self.in_line = true;
+            self.place = Place::Before;
         }
     }
 }
 
-/// Escape the part of `bytes` that lies in the request line; tells whether the line goes on behind it. `None` when
-/// nothing has to be changed.
-fn escape(bytes: &[u8]) -> (Option<Vec<u8>>, bool) {
-    // Empty lines in front of a request line are allowed and skipped.
-    let start = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(bytes.len());
+/// Escape the part of `bytes` that lies in the request line, `None` when nothing has to be changed; and where the bytes
+/// behind them belong.
+fn escape(bytes: &[u8], place: Place) -> (Option<Vec<u8>>, Place) {
+    let start = match place {
+        Place::Before => bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(bytes.len()),
+        Place::Line => 0,
+        Place::After => return (None, Place::After),
+    };
+    if start == bytes.len() {
+        return (None, place);
+    }
     let end = bytes[start..].iter().position(|byte| *byte == b'\n').map(|at| start + at);
+    let next = if end.is_some() { Place::After } else { Place::Line };
     let line = &bytes[start..end.unwrap_or(bytes.len())];
     if line.is_ascii() {
-        return (None, end.is_none());
+        return (None, next);
     }
     let mut escaped = Vec::with_capacity(bytes.len() + 64);
     escaped.extend_from_slice(&bytes[..start]);
@@ -64,7 +81,7 @@ fn escape(bytes: &[u8]) -> (Option<Vec<u8>>, bool) {
         }
     }
     escaped.extend_from_slice(&bytes[start + line.len()..]);
-    (Some(escaped), end.is_none())
+    (Some(escaped), next)
 }
 
 fn hex_digit(value: u8) -> u8 {
@@ -77,15 +94,15 @@ impl<T: AsyncRead + Unpin> AsyncRead for EscapeRequestLine<T> {
         if this.given == this.pending.len() {
             let before = buf.filled().len();
             let result = Pin::new(&mut this.inner).poll_read(cx, buf);
-            if !this.in_line || !matches!(result, Poll::Ready(Ok(()))) {
+            if this.place == Place::After || !matches!(result, Poll::Ready(Ok(()))) {
                 return result;
             }
             let read = &buf.filled()[before..];
             if read.is_empty() {
                 return result;
             }
-            let (escaped, goes_on) = escape(read);
-            this.in_line = goes_on;
+            let (escaped, next) = escape(read, this.place);
+            this.place = next;
             let Some(escaped) = escaped else { return result };
             buf.set_filled(before);
             this.pending = escaped;
@@ -147,12 +164,15 @@ mod tests {
 
     #[test]
     fn only_the_request_line_is_escaped() {
-        let (escaped, goes_on) = escape(b"PUT /v1/\xc3\xa9\xff HTTP/1.1\r\nX: \xc3\xa9\r\n\r\n\xff");
+        let (escaped, next) =
+            escape(b"PUT /v1/\xc3\xa9\xff HTTP/1.1\r\nX: \xc3\xa9\r\n\r\n\xff", Place::Before);
         assert_eq!(escaped.unwrap(), b"PUT /v1/%C3%A9%FF HTTP/1.1\r\nX: \xc3\xa9\r\n\r\n\xff");
-        assert!(!goes_on);
-        assert_eq!(escape(b"GET / HTTP/1.1\r\nX: \xff\r\n"), (None, false));
-        assert_eq!(escape(b"GET /abc"), (None, true));
-        assert_eq!(escape(b"\r\nGET /\xff"), (Some(b"\r\nGET /%FF".to_vec()), true));
+        assert_eq!(next, Place::After);
+        assert_eq!(escape(b"GET / HTTP/1.1\r\nX: \xff\r\n", Place::Before), (None, Place::After));
+        assert_eq!(escape(b"GET /abc", Place::Before), (None, Place::Line));
+        assert_eq!(escape(b"\r\nGET /\xff", Place::Before), (Some(b"\r\nGET /%FF".to_vec()), Place::Line));
+        assert_eq!(escape(b"\r\n\xff", Place::Line), (None, Place::After));
+        assert_eq!(escape(b"\r\n", Place::Before), (None, Place::Before));
     }
 
     #[test]
