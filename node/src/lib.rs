@@ -10,3 +10,4 @@ mod metrics;
 pub mod node;
 pub mod status;
 mod storage;
+pub mod swift;
