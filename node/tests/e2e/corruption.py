@@ -58,7 +58,7 @@ def audit(it):
 def main():
     seed = int(os.environ.get("SEED", "1"))
     rng = random.Random(seed)
-    with scratch("corruption") as path, node(path, size="2G") as it:
+    with scratch("corruption") as path, node(path, size="1G") as it:
         bodies = {f"{kind}-{state}": rng.randbytes(size) for kind, size in SIZES.items() for state in ("damaged", "whole")}
         account = Account(it.env)
         account.expect((201, 202), "PUT", "corruption")

@@ -262,7 +262,7 @@ def main():
     seed = os.environ.get("SEED") or str(random.SystemRandom().randrange(1 << 32))
     print(f"crash loop: reproduce with  SEED={seed} ROUNDS={rounds} WRITERS={writers}  and this script", flush=True)
     rng, ledger, slowest = random.Random(seed), Ledger(), 0.0
-    with scratch("crash-loop") as path, node(path, size="6G") as it:
+    with scratch("crash-loop") as path, node(path, size="4G") as it:
         account = Account(it.env)
         for container in [*CONTAINERS, TREE]:
             account.expect((201, 202), "PUT", container)

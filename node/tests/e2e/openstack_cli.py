@@ -70,7 +70,7 @@ def account(it, path):
 
 
 def main():
-    with scratch("openstack-cli") as path, node(path, size="2G") as it:
+    with scratch("openstack-cli") as path, node(path, size="1G") as it:
         identity(it)
         containers(it)
         objects(it, path)

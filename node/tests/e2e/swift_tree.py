@@ -110,7 +110,7 @@ def all_goes_away(it):
 def main():
     count = int(os.environ.get("FILES", "3000"))
     large, segment = int(os.environ.get("LARGE_MIB", "256")), int(os.environ.get("SEGMENT_MIB", "64"))
-    gibibytes = 4 + (4 * large >> 10) + (4 if count <= 0 else 0)
+    gibibytes = 2 + (4 * large >> 10) + (4 if count <= 0 else 0)
     with scratch("swift-tree") as path, node(path, size=f"{gibibytes}G") as it:
         tree_comes_back(it, path, count)
         for kind in ("slo", "dlo"):
