@@ -4,7 +4,7 @@
 
 pub mod catalog;
 pub mod clock;
+pub mod disk;
 pub mod index;
 pub mod io;
-pub mod disk;
 pub mod object;

@@ -1,1 +1,13 @@
-//! Part of Quarry.
+//! The node: HTTP APIs and the command line over the engine. Thin: no storage rule lives here.
+
+mod auth;
+pub mod cli;
+pub mod config;
+mod durable_file;
+mod http;
+mod logging;
+mod metrics;
+pub mod node;
+pub mod status;
+mod storage;
+pub mod swift;

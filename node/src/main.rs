@@ -1,1 +1,5 @@
-fn main() {}
+//! The `quarry` program.
+
+fn main() -> std::process::ExitCode {
+    quarry_node::cli::main()
+}

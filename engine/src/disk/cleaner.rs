@@ -7,7 +7,7 @@
 use super::format::batch::BatchHeader;
 use super::format::record::{NewRecord, RecordView, StoredRecord};
 use super::handle::DiskHandle;
-use super::limits::{MAX_BATCH, MAX_GROUP_RECORDS, MAX_GROUP};
+use super::limits::{MAX_BATCH, MAX_GROUP, MAX_GROUP_RECORDS};
 use super::segments::{Segment, State};
 use super::shared::{Class, DiskError, Item};
 use super::{Durability, Location};
@@ -53,7 +53,9 @@ impl DiskHandle {
         let newest = segments.iter().map(|(_, s)| s.seq).max().unwrap_or(0);
         segments
             .iter()
-            .filter(|(number, s)| s.state == State::Sealed && s.live < size - size / 16 && !skip.contains(number))
+            .filter(|(number, s)| {
+                s.state == State::Sealed && s.live < size - size / 16 && !skip.contains(number)
+            })
             .max_by_key(|(number, s)| (benefit(s, newest, size), std::cmp::Reverse(*number)))
             .map(|(number, _)| number)
     }
@@ -110,7 +112,8 @@ impl DiskHandle {
                 let record = NewRecord::verbatim(&stored);
                 let bytes = record.stored_len() + BLOCK + 32;
                 if group.len() == MAX_GROUP_RECORDS || group_bytes + bytes > MAX_GROUP {
-                    self.append_items(std::mem::take(&mut group), Durability::Durable, Class::Cleaner).await?;
+                    self.append_items(std::mem::take(&mut group), Durability::Durable, Class::Cleaner)
+                        .await?;
                     group_bytes = 0;
                 }
                 group.push(Item { record, from: Some(at) });
@@ -160,7 +163,6 @@ struct Batch {
 fn head_of<'a>(batch: &'a [u8], offset: u32, view: &RecordView<'_>) -> &'a [u8] {
     batch.get(offset as usize..offset as usize + view.head_len).unwrap_or_default()
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -42,9 +42,15 @@ pub(crate) enum Purpose {
 pub(crate) enum Writer {
     Idle,
     /// Writes still out.
-    Writing { batch: Written, left: usize },
+    Writing {
+        batch: Written,
+        left: usize,
+    },
     /// Everything up to `upto` will be durable; `with_upkeep`: freed headers too.
-    Flushing { upto: Lsn, with_upkeep: bool },
+    Flushing {
+        upto: Lsn,
+        with_upkeep: bool,
+    },
 }
 
 /// The core of one disk.
@@ -98,7 +104,13 @@ impl Core {
         }
         self.completions.append(&mut done);
         self.start(now);
-        if self.finished() { self.finish() } else if connected { Turn::Continue } else { self.orphaned() }
+        if self.finished() {
+            self.finish()
+        } else if connected {
+            Turn::Continue
+        } else {
+            self.orphaned()
+        }
     }
 
     /// Nothing to do until a request, a completion or a timer comes.

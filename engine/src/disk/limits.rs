@@ -59,7 +59,8 @@ const _: () = assert!(MAX_GROUP >= MAX_RECORD + 3 * (MAX_META + MAX_KEY + 4096))
 const _: () = assert!(MAX_BATCH >= MAX_GROUP + MAX_BATCH_RECORDS * 32 + 2 * BLOCK);
 const _: () = assert!(MAX_BATCH as u64 * 2 <= MIN_SEGMENT);
 const _: () = assert!(MAX_BATCH_RECORDS >= MAX_GROUP_RECORDS);
-const _: () = assert!(QUEUE_BYTES >= MAX_GROUP && DELETE_QUEUE_BYTES >= MAX_GROUP && CLEANER_QUEUE_BYTES >= MAX_GROUP);
+const _: () =
+    assert!(QUEUE_BYTES >= MAX_GROUP && DELETE_QUEUE_BYTES >= MAX_GROUP && CLEANER_QUEUE_BYTES >= MAX_GROUP);
 const _: () = assert!(CLIENT_RESERVE > DELETE_RESERVE && DELETE_RESERVE >= 1);
 const _: () = assert!(MIN_SEGMENTS as usize > 2 * CLIENT_RESERVE);
 const _: () = assert!(CRC_SPAN.is_multiple_of(BLOCK) && MAX_DATA.is_multiple_of(CRC_SPAN));

@@ -9,6 +9,7 @@
 //! Invariant: recovery applies exactly what live operation would have applied, batch by batch with its position.
 //! Invariant: a record that was acknowledged as durable is applied or reported lost; never dropped in silence.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use super::apply::apply_records;
@@ -18,7 +19,7 @@ use super::format::batch::HeadClass;
 use super::format::record::{DeviceId, RecordView};
 use super::format::superblock::Layout;
 use super::segments::{HeadPosition, Position, SegmentMap, State};
-use super::window::{At, Found, Window, entry};
+use super::window::{At, Found, Held, Window, entry};
 use super::{Location, Lsn};
 use crate::index::{Index, IndexError};
 use crate::io::{BLOCK, Disk};
@@ -72,6 +73,9 @@ pub fn judge_gap(expected: Lsn, beyond: &[(Lsn, Lsn)]) -> Gap {
     }
 }
 
+/// Windows kept at a time.
+const HELD: usize = 3;
+
 /// State of a replay.
 pub(crate) struct Replay<'a> {
     pub(crate) disk: &'a mut dyn Disk,
@@ -81,6 +85,8 @@ pub(crate) struct Replay<'a> {
     pub(crate) catalog: &'a dyn Catalog,
     pub(crate) segments: &'a mut SegmentMap,
     pub(crate) position: Position,
+    /// What was read of the segments that the heads stand in.
+    pub(crate) held: HashMap<u32, Held>,
 }
 
 /// A batch that could be next, and the segment it opens if it does.
@@ -157,8 +163,14 @@ impl Replay<'_> {
         place: HeadPosition,
         wanted: &impl Fn(&Found) -> bool,
     ) -> Result<Option<Found>, RecoveryError> {
-        let mut window = Window::new(self.disk, self.layout, self.device, place.segment);
-        match window.at(u64::from(place.offset), place.seq)? {
+        let held = self.held.remove(&place.segment);
+        let mut window = Window::new(self.disk, self.layout, self.device, place.segment).resume(held);
+        let found = window.at(u64::from(place.offset), place.seq)?;
+        if self.held.len() >= HELD {
+            self.held.clear();
+        }
+        self.held.insert(place.segment, window.hold());
+        match found {
             At::Whole(found) if wanted(&found) => Ok(Some(*found)),
             _ => Ok(None),
         }
@@ -269,7 +281,12 @@ impl Replay<'_> {
 }
 
 pub(crate) fn max_sequence(records: &[Placed]) -> u64 {
-    records.iter().filter_map(|p| RecordView::parse(&p.head).ok()).map(|view| view.sequence).max().unwrap_or(0)
+    records
+        .iter()
+        .filter_map(|p| RecordView::parse(&p.head).ok())
+        .map(|view| view.sequence)
+        .max()
+        .unwrap_or(0)
 }
 
 #[cfg(test)]

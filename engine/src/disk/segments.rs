@@ -132,10 +132,9 @@ impl SegmentMap {
     /// Adds the live bytes that a batch moved. Panics when a count would fall below zero: that is our bug.
     pub(crate) fn shift_live(&mut self, segment: u32, delta: i64) {
         let s = self.get_mut(segment);
-        s.live = s
-            .live
-            .checked_add_signed(delta)
-            .unwrap_or_else(|| panic!("live bytes of segment {segment} would fall below zero: {} {delta}", s.live));
+        s.live = s.live.checked_add_signed(delta).unwrap_or_else(|| {
+            panic!("live bytes of segment {segment} would fall below zero: {} {delta}", s.live)
+        });
     }
 
     /// Segments to name as reserved: those of `first` that are still free, then other free ones.

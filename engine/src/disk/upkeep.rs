@@ -17,7 +17,7 @@ use super::limits::{CHECKPOINT_BYTES, CHECKPOINT_SECONDS};
 use super::segments::{POSITION_KEY, State};
 use super::shared::{Counters, DiskError};
 use crate::index::{IndexError, Table, WriteSet};
-use crate::io::{Disk, Op, Wait};
+use crate::io::{BLOCK, Disk, Op, Wait};
 
 /// What is known of the last and the next checkpoint.
 pub(crate) struct CheckpointState {
@@ -161,7 +161,9 @@ impl Core {
                 self.checkpoint.changes += 1;
                 self.checkpoint.reserved.clone_from(&self.position.reserved);
             }
-            Err(e) => self.fail(&format!("the index refused a change ({e}); check its directory, then restart")),
+            Err(e) => {
+                self.fail(&format!("the index refused a change ({e}); check its directory, then restart"))
+            }
         }
     }
 
@@ -197,7 +199,9 @@ impl Core {
 
     fn start_freeing(&mut self) {
         let durable = self.checkpoint.durable_changes;
-        if !self.freeing.round.is_empty() || !self.freeing.retired.iter().any(|(_, change)| *change <= durable) {
+        if !self.freeing.round.is_empty()
+            || !self.freeing.retired.iter().any(|(_, change)| *change <= durable)
+        {
             return;
         }
         // Readers look at this count around their look-ups: first count, then look at the pins.
@@ -223,7 +227,10 @@ impl Core {
             };
             self.freeing.round.push(segment);
             self.freeing.writes_left += 1;
-            self.write_upkeep(self.shared.layout.segment_start(segment), &header.encode());
+            // The first batch goes as well: a segment whose header rots is known by it, and this one must not be.
+            let mut blocks = header.encode();
+            blocks.resize(2 * BLOCK, 0);
+            self.write_upkeep(self.shared.layout.segment_start(segment), &blocks);
         }
     }
 
@@ -248,7 +255,8 @@ impl Core {
         drop(segments);
         Counters::add(&self.shared.counters.freed, round.len() as u64);
         if let Err(e) = self.shared.index.apply(set) {
-            return self.fail(&format!("the index refused a change ({e}); check its directory, then restart"));
+            return self
+                .fail(&format!("the index refused a change ({e}); check its directory, then restart"));
         }
         self.checkpoint.touched();
         // Whoever waits for space needs these named by a checkpoint.
@@ -306,7 +314,11 @@ pub(crate) fn flush_now(disk: &mut dyn Disk) -> std::io::Result<()> {
 }
 
 /// Reads at once.
-pub(crate) fn read_now(disk: &mut dyn Disk, offset: u64, len: usize) -> std::io::Result<crate::io::AlignedBuf> {
+pub(crate) fn read_now(
+    disk: &mut dyn Disk,
+    offset: u64,
+    len: usize,
+) -> std::io::Result<crate::io::AlignedBuf> {
     let buf = disk.buffer(len);
     run_now(disk, Op::Read { token: 0, offset, buf })?
         .ok_or_else(|| std::io::Error::other("read came back without its buffer"))

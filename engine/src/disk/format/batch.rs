@@ -247,7 +247,17 @@ impl BatchHeader {
         if !r.rest().is_empty() {
             return Err(BadBatch::Field("header_len"));
         }
-        Ok(Self { device, segment, segment_seq, first_lsn, durable_lsn, prev_hash, epoch, total_len, records })
+        Ok(Self {
+            device,
+            segment,
+            segment_seq,
+            first_lsn,
+            durable_lsn,
+            prev_hash,
+            epoch,
+            total_len,
+            records,
+        })
     }
 
     /// Checks every record of the batch whose whole bytes are `batch`; the first flaw, or none.
@@ -255,9 +265,8 @@ impl BatchHeader {
     pub fn flaw(&self, batch: &[u8]) -> Option<Flaw> {
         self.records.iter().enumerate().find_map(|(index, d)| {
             let sound = self.record(batch, d).is_some_and(|view| {
-                let data = batch
-                    .get(d.offset as usize + view.head_len..)
-                    .and_then(|rest| rest.get(..view.data_len));
+                let data =
+                    batch.get(d.offset as usize + view.head_len..).and_then(|rest| rest.get(..view.data_len));
                 data.is_some_and(|data| view.check_data(self.device, data).is_ok())
             });
             (!sound).then_some(Flaw { record: index })

@@ -38,8 +38,7 @@ impl Entry {
         let mut r = Reader::new(bytes);
         let sequence = r.u64().unwrap();
         let deleted = r.u8().unwrap() == 1;
-        let at =
-            Location { segment: r.u32().unwrap(), offset: r.u32().unwrap(), len: r.u32().unwrap() };
+        let at = Location { segment: r.u32().unwrap(), offset: r.u32().unwrap(), len: r.u32().unwrap() };
         Self { sequence, deleted, at }
     }
 }
@@ -114,6 +113,7 @@ impl Rig {
     }
 
     pub(super) fn open(&mut self) -> Report {
+        self.sim = None;
         let (sim, report) =
             SimulatedDisk::open(Box::new(self.image.open()), self.index.clone(), Arc::new(Kv)).unwrap();
         self.sim = Some(sim);
@@ -161,5 +161,13 @@ pub(super) fn put_record(handle: &DiskHandle, key: &str, sequence: u64, value: &
 
 pub(super) fn delete_record(handle: &DiskHandle, key: &str, sequence: u64) -> NewRecord {
     let key = key.as_bytes();
-    handle.record(Parts { kind: Kind::Row, deleted: true, sequence, number: 0, key, meta: b"", data: Bytes::new() })
+    handle.record(Parts {
+        kind: Kind::Row,
+        deleted: true,
+        sequence,
+        number: 0,
+        key,
+        meta: b"",
+        data: Bytes::new(),
+    })
 }

@@ -1,0 +1,283 @@
+//! Keystone v3 (<https://docs.openstack.org/api-ref/identity/v3/>), as much of it as clients of object storage need:
+//! version documents, password and token authentication, the catalog, and reads of users, projects and roles.
+//!
+//! Users are listed in the configuration, so that nothing here changes them.
+//! Invariant: a request is parsed whole into [`Call`] before anything is looked up.
+//! Invariant: every refusal has Keystone's shape, `{"error": {"code", "title", "message"}}`.
+
+mod catalog;
+mod reads;
+mod tokens;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE, VARY};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Body;
+use serde_json::{Value, json};
+
+use super::token::Kind as TokenKind;
+use super::{Arrival, Auth, Session};
+
+/// The domain that all users and projects are in.
+const DOMAIN_ID: &str = "default";
+const DOMAIN_NAME: &str = "Default";
+
+/// Largest request body.
+const MAX_BODY: usize = 64 << 10;
+
+/// What is asked for.
+#[derive(Debug, PartialEq, Eq)]
+enum Call<'a> {
+    Versions,
+    Version,
+    Authenticate,
+    ShowToken,
+    RevokeToken,
+    Catalog,
+    OwnProjects,
+    OwnDomains,
+    List(reads::Kind),
+    Show(reads::Kind, &'a str),
+    ProjectsOf(&'a str),
+}
+
+/// An answer or a refusal.
+type Reply = Result<Answer, Refusal>;
+
+/// A good answer.
+struct Answer {
+    status: StatusCode,
+    body: Value,
+    subject: Option<String>,
+}
+
+impl Answer {
+    fn ok(body: Value) -> Self {
+        Self { status: StatusCode::OK, body, subject: None }
+    }
+}
+
+/// Why a request is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Refusal {
+    BadRequest(&'static str),
+    Unauthorized,
+    Forbidden,
+    NotFound(String),
+    MethodNotAllowed(&'static str),
+    TooLarge,
+    Unavailable(String),
+}
+
+impl Refusal {
+    fn status_and_message(&self) -> (StatusCode, String) {
+        match self {
+            Self::BadRequest(what) => {
+                (StatusCode::BAD_REQUEST, format!("The request cannot be read: {what}."))
+            }
+            Self::Unauthorized => {
+                (StatusCode::UNAUTHORIZED, "The request you have made requires authentication.".to_owned())
+            }
+            Self::Forbidden => (StatusCode::FORBIDDEN, "This needs the role admin.".to_owned()),
+            Self::NotFound(what) => (StatusCode::NOT_FOUND, format!("Could not find {what}.")),
+            Self::MethodNotAllowed(_) => (
+                StatusCode::METHOD_NOT_ALLOWED,
+                "Not possible here; users and projects are listed in the node's configuration.".to_owned(),
+            ),
+            Self::TooLarge => {
+                (StatusCode::PAYLOAD_TOO_LARGE, format!("The body is larger than {MAX_BODY} bytes."))
+            }
+            Self::Unavailable(why) => (StatusCode::SERVICE_UNAVAILABLE, why.clone()),
+        }
+    }
+
+    fn into_response(self) -> Response<Full<Bytes>> {
+        let (status, message) = self.status_and_message();
+        let title = status.canonical_reason().unwrap_or("Error");
+        let mut response = respond(
+            status,
+            &json!({ "error": { "code": status.as_u16(), "title": title, "message": message } }),
+        );
+        match self {
+            Self::Unauthorized => {
+                let how = HeaderValue::from_static("Keystone uri=\"/v3\"");
+                response.headers_mut().insert("www-authenticate", how);
+            }
+            Self::MethodNotAllowed(allowed) => {
+                response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+/// Answers a request to the identity listener (or to `/v3` elsewhere).
+pub(crate) async fn answer<B>(
+    auth: &Arc<Auth>,
+    arrival: Arrival,
+    request: Request<B>,
+) -> Response<Full<Bytes>>
+where
+    B: Body<Data = Bytes> + Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let (head, body) = request.into_parts();
+    let reply = match parse(&head.method, head.uri.path()) {
+        Err(refusal) => Err(refusal),
+        Ok(call) => {
+            let base = auth.endpoints.identity(&head.headers, arrival);
+            let context = Context {
+                auth,
+                arrival,
+                headers: &head.headers,
+                query: head.uri.query().unwrap_or(""),
+                base,
+            };
+            match call {
+                Call::Authenticate => match Limited::new(body, MAX_BODY).collect().await {
+                    Ok(body) => tokens::authenticate(&context, &body.to_bytes()),
+                    Err(_) => Err(Refusal::TooLarge),
+                },
+                Call::RevokeToken => tokens::revoke(&context).await,
+                call => act(&context, &call),
+            }
+        }
+    };
+    match reply {
+        Err(refusal) => refusal.into_response(),
+        Ok(answer) => {
+            let mut response = match answer.status {
+                StatusCode::NO_CONTENT => Response::new(Full::default()),
+                status => respond(status, &answer.body),
+            };
+            *response.status_mut() = answer.status;
+            response.headers_mut().insert(VARY, HeaderValue::from_static("X-Auth-Token"));
+            if let Some(token) = answer.subject.and_then(|token| HeaderValue::try_from(token).ok()) {
+                response.headers_mut().insert("x-subject-token", token);
+            }
+            response
+        }
+    }
+}
+
+/// What a call is answered from.
+struct Context<'a> {
+    auth: &'a Arc<Auth>,
+    arrival: Arrival,
+    headers: &'a HeaderMap,
+    query: &'a str,
+    /// Base URL of this API, without `/v3`.
+    base: String,
+}
+
+impl Context<'_> {
+    /// The session of the caller's own token, a Keystone one.
+    fn caller(&self) -> Result<Arc<Session>, Refusal> {
+        let token = self.headers.get("x-auth-token").and_then(|token| token.to_str().ok());
+        let session = token.and_then(|token| self.auth.session(token));
+        session.filter(|session| session.claims.kind == TokenKind::Keystone).ok_or(Refusal::Unauthorized)
+    }
+
+    /// Base URL of the object API.
+    fn object_base(&self) -> String {
+        self.auth.endpoints.object(self.headers, self.arrival)
+    }
+}
+
+/// Which call a method and path are.
+fn parse<'a>(method: &Method, path: &'a str) -> Result<Call<'a>, Refusal> {
+    let parts: Vec<_> = path.split('/').filter(|part| !part.is_empty()).collect();
+    let call = match parts[..] {
+        ["v3", "auth", "tokens"] => {
+            return match *method {
+                Method::POST => Ok(Call::Authenticate),
+                Method::GET | Method::HEAD => Ok(Call::ShowToken),
+                Method::DELETE => Ok(Call::RevokeToken),
+                _ => Err(Refusal::MethodNotAllowed("GET, HEAD, POST, DELETE")),
+            };
+        }
+        [] => Call::Versions,
+        ["v3"] => Call::Version,
+        ["v3", "auth", "catalog"] => Call::Catalog,
+        ["v3", "auth", "projects"] => Call::OwnProjects,
+        ["v3", "auth", "domains"] => Call::OwnDomains,
+        ["v3", "users", user, "projects"] => Call::ProjectsOf(user),
+        ["v3", kind] => {
+            Call::List(reads::Kind::named(kind).ok_or_else(|| Refusal::NotFound(path.to_owned()))?)
+        }
+        ["v3", kind, id] => {
+            Call::Show(reads::Kind::named(kind).ok_or_else(|| Refusal::NotFound(path.to_owned()))?, id)
+        }
+        _ => return Err(Refusal::NotFound(path.to_owned())),
+    };
+    match *method {
+        Method::GET | Method::HEAD => Ok(call),
+        _ => Err(Refusal::MethodNotAllowed("GET, HEAD")),
+    }
+}
+
+fn act(context: &Context<'_>, call: &Call<'_>) -> Reply {
+    match call {
+        Call::Versions => {
+            let body = json!({ "versions": { "values": [version(&context.base)] } });
+            Ok(Answer { status: StatusCode::MULTIPLE_CHOICES, body, subject: None })
+        }
+        Call::Version => Ok(Answer::ok(json!({ "version": version(&context.base) }))),
+        Call::ShowToken => tokens::show(context),
+        Call::Catalog => {
+            let session = context.caller()?;
+            let catalog = catalog::of_project(context, session.claims.project.as_deref());
+            Ok(Answer::ok(json!({ "catalog": catalog, "links": reads::links(context, "auth/catalog") })))
+        }
+        Call::OwnProjects => {
+            let session = context.caller()?;
+            reads::projects_of(context, &session, &session.claims.user)
+        }
+        Call::ProjectsOf(user) => reads::projects_of(context, &*context.caller()?, user),
+        Call::OwnDomains => {
+            context.caller()?;
+            Ok(Answer::ok(json!({ "domains": [], "links": reads::links(context, "auth/domains") })))
+        }
+        Call::List(kind) => reads::list(context, &*context.caller()?, *kind),
+        Call::Show(kind, id) => reads::show(context, &*context.caller()?, *kind, id),
+        Call::Authenticate | Call::RevokeToken => unreachable!("answered before"),
+    }
+}
+
+fn version(base: &str) -> Value {
+    json!({
+        "id": "v3.14",
+        "status": "stable",
+        "updated": "2020-04-07T00:00:00Z",
+        "links": [{ "rel": "self", "href": format!("{base}/v3/") }],
+        "media-types": [{ "base": "application/json", "type": "application/vnd.openstack.identity-v3+json" }],
+    })
+}
+
+fn respond(status: StatusCode, body: &Value) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(body.to_string()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn methods_and_paths_become_calls() {
+        assert_eq!(parse(&Method::GET, "/"), Ok(Call::Versions));
+        assert_eq!(parse(&Method::GET, "/v3/"), Ok(Call::Version));
+        assert_eq!(parse(&Method::POST, "/v3/auth/tokens"), Ok(Call::Authenticate));
+        assert_eq!(parse(&Method::HEAD, "/v3/auth/tokens"), Ok(Call::ShowToken));
+        assert_eq!(parse(&Method::GET, "/v3/projects/p"), Ok(Call::Show(reads::Kind::Projects, "p")));
+        assert_eq!(parse(&Method::GET, "/v3/users/u/projects"), Ok(Call::ProjectsOf("u")));
+        assert!(matches!(parse(&Method::POST, "/v3/projects"), Err(Refusal::MethodNotAllowed(_))));
+        assert!(matches!(parse(&Method::GET, "/v2.0"), Err(Refusal::NotFound(_))));
+    }
+}

@@ -1,0 +1,183 @@
+//! The command line of `quarry`.
+//!
+//! Invariant: a failure prints one line, `quarry: verb object: reason; what to do`, and exits with 1; wrong usage
+//! exits with 2.
+
+mod config;
+mod dev;
+mod disk;
+mod serve;
+mod status;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::config::parse_size;
+
+/// A storage node: objects on bare disks, for Swift clients.
+#[derive(Debug, Parser)]
+#[command(name = "quarry", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a node from its configuration file.
+    Serve {
+        /// The configuration; `quarry config example` prints one.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Run a node for development: everything in one directory, generated credentials, on 127.0.0.1.
+    Dev(DevArgs),
+    /// Check a configuration file, or print an example.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Work on disks that no node has open.
+    #[command(subcommand)]
+    Disk(disk::DiskCommand),
+    /// Show the disks and workers of a running node.
+    Status {
+        /// Admin listener; default: $QUARRY_ADMIN_URL, else http://127.0.0.1:6000.
+        #[arg(long, value_name = "URL")]
+        admin_url: Option<String>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the version.
+    Version,
+}
+
+/// `quarry dev`
+#[derive(Debug, clap::Args)]
+struct DevArgs {
+    /// Directory of everything; made when absent.
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// OpenStack's ports (8080, 5000, and 6000 for the operator), or free ones.
+    #[arg(long, value_enum, default_value_t = Ports::Default)]
+    ports: Ports,
+    /// Size of the disk file, given at the first start; it is written once in full. Default: 10G.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    size: Option<u64>,
+    /// Add the users of Swift's test suites, whose keys everybody knows.
+    #[arg(long)]
+    test_users: bool,
+}
+
+/// Which ports `quarry dev` listens on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Ports {
+    /// 8080, 5000 and 6000.
+    Default,
+    /// Free ones.
+    Auto,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Read and validate a file, and say what is wrong with it.
+    Check {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Print a file with every setting and its default.
+    Example,
+}
+
+/// A size as in the configuration: `10G`.
+fn size(text: &str) -> Result<u64, String> {
+    parse_size(text).ok_or_else(|| "allowed: bytes, or with K, M, G or T, such as 10G".to_owned())
+}
+
+/// Why a command failed: `verb object: reason; what to do`.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Failure(String);
+
+impl Failure {
+    /// From its parts.
+    pub(crate) fn new(what: impl std::fmt::Display, reason: impl std::fmt::Display) -> Self {
+        Self(format!("{what}: {reason}"))
+    }
+}
+
+impl From<crate::node::NodeError> for Failure {
+    fn from(error: crate::node::NodeError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::new("write output", error)
+    }
+}
+
+/// Runs the program.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let mut out = std::io::stdout().lock();
+    let done = match cli.command {
+        Command::Serve { config } => {
+            drop(out);
+            serve::run(&config)
+        }
+        Command::Dev(args) => {
+            drop(out);
+            dev::run(&args)
+        }
+        Command::Config(ConfigCommand::Check { file }) => config::check(&file, &mut out),
+        Command::Config(ConfigCommand::Example) => {
+            out.write_all(crate::config::EXAMPLE.as_bytes()).map_err(Into::into)
+        }
+        Command::Disk(command) => disk::run(&command, &mut out),
+        Command::Status { admin_url, json } => status::run(admin_url.as_deref(), json, &mut out),
+        Command::Version => writeln!(out, "quarry {}", env!("CARGO_PKG_VERSION")).map_err(Into::into),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Nothing is left to be done when standard error is closed.
+            let _ = writeln!(std::io::stderr(), "quarry: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn commands_parse() {
+        for line in [
+            "quarry serve --config quarry.toml",
+            "quarry dev --data d --ports auto --size 2G --test-users",
+            "quarry config check quarry.toml",
+            "quarry config example",
+            "quarry disk format d --index i --size 1G",
+            "quarry disk check d --index i",
+            "quarry status --json",
+            "quarry version",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+        assert_eq!(Cli::try_parse_from(["quarry", "dev"]).unwrap_err().exit_code(), 2);
+        assert!(Cli::try_parse_from("quarry dev --data d --size much".split(' ')).is_err());
+    }
+}

@@ -1,0 +1,43 @@
+//! `quarry serve`, and the runtime that both `serve` and `dev` run in.
+
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use super::Failure;
+use crate::config::Config;
+use crate::node::{self, Node};
+
+/// Runs a node until a signal.
+pub(super) fn run(file: &Path) -> Result<(), Failure> {
+    let config = super::config::load(file)?;
+    crate::logging::start(&config.log);
+    let users = node::users(&config, false)?;
+    run_node(&config, &users, |_| writeln!(std::io::stdout(), "ready"))
+}
+
+/// Runs a node until a signal; `announce` is called when it serves.
+pub(super) fn run_node(
+    config: &Config,
+    users: &[crate::config::Auth],
+    announce: impl FnOnce(&Node) -> std::io::Result<()>,
+) -> Result<(), Failure> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = config.node.threads {
+        builder.worker_threads(threads.get());
+    }
+    let runtime =
+        builder.enable_all().thread_name("serve").build().map_err(|e| Failure::new("start threads", e))?;
+    let done = runtime.block_on(async {
+        let node = Node::start(config, users).await?;
+        let announced = announce(&node).map_err(|e| Failure::new("say that the node is ready", e));
+        let signalled = match &announced {
+            Ok(()) => node::stop_signal().await.map_err(|e| Failure::new("wait for a signal", e)),
+            Err(_) => Ok(()),
+        };
+        node.stop().await;
+        announced.and(signalled)
+    });
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    done
+}

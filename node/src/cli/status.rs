@@ -1,0 +1,137 @@
+//! `quarry status`: asks a running node and prints a table.
+
+use std::io::{Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::Duration;
+
+use super::Failure;
+use crate::config::size_text;
+use crate::status::Status;
+
+/// The admin listener when nothing else is said.
+const DEFAULT_URL: &str = "http://127.0.0.1:6000";
+
+/// Longest time that any step of asking may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Largest answer that is read.
+const MAX_ANSWER: u64 = 4 << 20;
+
+/// Prints the state of the node at `url`.
+pub(super) fn run(url: Option<&str>, json: bool, out: &mut impl Write) -> Result<(), Failure> {
+    let url = url.map(str::to_owned).or_else(|| std::env::var("QUARRY_ADMIN_URL").ok());
+    let url = url.unwrap_or_else(|| DEFAULT_URL.to_owned());
+    let text = get(&url, "/status").map_err(|reason| {
+        Failure::new(
+            format!("ask {url}"),
+            format!("{reason}; is the node running, and is this its admin listener?"),
+        )
+    })?;
+    if json {
+        writeln!(out, "{text}")?;
+        return Ok(());
+    }
+    let status: Status =
+        serde_json::from_str(&text).map_err(|e| Failure::new(format!("read status of {url}"), e))?;
+    print(&status, out)?;
+    Ok(())
+}
+
+fn print(status: &Status, out: &mut impl Write) -> std::io::Result<()> {
+    writeln!(out, "quarry {}, up for {} s", status.version, status.uptime_seconds)?;
+    writeln!(out)?;
+    writeln!(
+        out,
+        "{:<32} {:<10} {:<9} {:>10} {:>10} {:>10}",
+        "DISK", "STATE", "I/O", "CAPACITY", "USED", "LIVE"
+    )?;
+    for disk in &status.disks {
+        let sizes = [disk.capacity, disk.used, disk.live].map(short_size);
+        writeln!(
+            out,
+            "{:<32} {:<10} {:<9} {:>10} {:>10} {:>10}",
+            disk.path, disk.state, disk.io, sizes[0], sizes[1], sizes[2]
+        )?;
+    }
+    if status.workers.is_empty() {
+        return Ok(());
+    }
+    writeln!(out)?;
+    writeln!(out, "{:<20} {:<10} {:>10} {:>8} {:>8}  PROGRESS", "WORKER", "STATE", "DONE", "ERRORS", "ETA")?;
+    for worker in &status.workers {
+        let eta = worker.eta_seconds.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds}s"));
+        writeln!(
+            out,
+            "{:<20} {:<10} {:>10} {:>8} {:>8}  {}",
+            worker.name, worker.state, worker.done, worker.errors, eta, worker.progress
+        )?;
+    }
+    Ok(())
+}
+
+/// About three digits: `9.31G`.
+fn short_size(bytes: u64) -> String {
+    for (shift, unit) in [(40, 'T'), (30, 'G'), (20, 'M'), (10, 'K')] {
+        let whole = 1u64 << shift;
+        if bytes >= whole && !bytes.is_multiple_of(whole) {
+            let hundredths = u128::from(bytes) * 100 / u128::from(whole);
+            return format!("{}.{:02}{unit}", hundredths / 100, hundredths % 100);
+        }
+        if bytes >= whole {
+            break;
+        }
+    }
+    size_text(bytes)
+}
+
+/// One HTTP/1.0 GET, the body of a 200.
+fn get(url: &str, path: &str) -> Result<String, String> {
+    let host = url.strip_prefix("http://").ok_or("not an http:// URL")?.trim_end_matches('/');
+    let address = host.to_socket_addrs().map_err(|e| e.to_string())?.next().ok_or("no such host")?;
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE).map_err(|e| e.to_string())?;
+    stream.set_read_timeout(Some(PATIENCE)).map_err(|e| e.to_string())?;
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n");
+    stream.write_all(request.as_bytes()).map_err(|e| e.to_string())?;
+    let mut answer = String::new();
+    stream.take(MAX_ANSWER).read_to_string(&mut answer).map_err(|e| e.to_string())?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or("the answer is not HTTP")?;
+    let status = head.split(' ').nth(1).unwrap_or("?");
+    if status == "200" { Ok(body.to_owned()) } else { Err(format!("it answers {status}")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::{DiskStatus, WorkerStatus};
+
+    #[test]
+    fn sizes_are_short() {
+        for (bytes, text) in
+            [(0, "0"), (1023, "1023"), (1 << 30, "1G"), (10_000_000_000, "9.31G"), (1536, "1.50K")]
+        {
+            assert_eq!(short_size(bytes), text);
+        }
+    }
+
+    #[test]
+    fn a_status_is_a_table() {
+        let disk = DiskStatus {
+            path: "/d0".to_owned(),
+            state: "ok".to_owned(),
+            capacity: 1 << 30,
+            ..DiskStatus::default()
+        };
+        let worker = WorkerStatus {
+            name: "auditor".to_owned(),
+            state: "busy".to_owned(),
+            done: 7,
+            ..WorkerStatus::default()
+        };
+        let status =
+            Status { version: "1".to_owned(), uptime_seconds: 5, disks: vec![disk], workers: vec![worker] };
+        let mut out = Vec::new();
+        print(&status, &mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.contains("/d0") && text.contains("1G") && text.contains("auditor"), "{text}");
+    }
+}

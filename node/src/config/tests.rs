@@ -1,0 +1,127 @@
+//! Tests of the configuration: defaults, and errors that name file, line and key.
+
+use super::*;
+
+const DISK: &str = "[[disk]]\npath = \"d\"\nindex = \"i\"\n";
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(Source { file: Path::new("etc/quarry.toml"), text })
+}
+
+/// The error of a text that must be refused, as it is printed.
+fn refused(text: &str) -> String {
+    parse(text).unwrap_err().to_string()
+}
+
+#[test]
+fn the_example_shows_the_defaults() {
+    let example = parse(EXAMPLE).unwrap();
+    let bare = parse(&format!("[node]\ndata = \"data\"\n{DISK}")).unwrap();
+    assert_eq!(format!("{:?}", example.limits), format!("{:?}", bare.limits));
+    assert_eq!(format!("{:?}", example.log), format!("{:?}", bare.log));
+    assert_eq!(format!("{:?}", example.work), format!("{:?}", bare.work));
+    assert_eq!(format!("{:?}", example.listen), format!("{:?}", bare.listen));
+    assert_eq!(format!("{:?}", example.auth), format!("{:?}", bare.auth));
+    assert_eq!(example.node.region, bare.node.region);
+    assert!(example.auth.is_empty(), "no user may have a default");
+}
+
+#[test]
+fn relative_paths_start_at_the_file() {
+    let config = parse(&format!("[node]\ndata = \"data\"\n{DISK}")).unwrap();
+    assert_eq!(config.node.data, Path::new("etc/data"));
+    assert_eq!(config.disks[0].path.get_ref(), Path::new("etc/d"));
+}
+
+#[test]
+fn a_value_out_of_bounds_names_line_key_found_and_allowed() {
+    let text = format!("[node]\ndata = \"data\"\n[limits]\nconnections = 0\n{DISK}");
+    assert_eq!(
+        refused(&text),
+        "etc/quarry.toml:4: limits.connections: found 0; allowed: a whole number from 1 to 65536"
+    );
+}
+
+#[test]
+fn an_unknown_key_names_the_known_ones() {
+    let error = refused(&format!("[node]\ndata = \"data\"\nregoin = \"x\"\n{DISK}"));
+    assert!(error.starts_with("etc/quarry.toml:3: node.regoin: unknown field `regoin`"), "{error}");
+    assert!(error.contains("`region`"), "{error}");
+}
+
+#[test]
+fn wrong_types_and_notations_are_explained() {
+    for (line, expected) in [
+        (
+            "[listen]\nobject = \"8080\"",
+            "etc/quarry.toml:4: listen.object: found \"8080\"; allowed: an IP address",
+        ),
+        (
+            "[limits]\nread_cache = \"1X\"",
+            "etc/quarry.toml:4: limits.read_cache: found \"1X\"; allowed: a size",
+        ),
+        ("[limits]\ndrain = 20", "etc/quarry.toml:4: limits.drain: found 20; allowed: a length of time"),
+        ("[log]\nlevel = \"loud\"", "etc/quarry.toml:4: log.level: unknown variant `loud`"),
+        ("[limits]\nheaders = true", "etc/quarry.toml:4: limits.headers: invalid type: boolean"),
+    ] {
+        let error = refused(&format!("[node]\ndata = \"data\"\n{line}\n{DISK}"));
+        assert!(error.starts_with(expected), "{error}\nwanted {expected}");
+    }
+}
+
+#[test]
+fn syntax_errors_have_a_line() {
+    let error = refused("[node]\ndata = \n");
+    assert!(error.starts_with("etc/quarry.toml:2: "), "{error}");
+}
+
+#[test]
+fn a_node_without_disks_or_with_one_twice_is_refused() {
+    assert!(refused("[node]\ndata = \"data\"\n").contains("at least one"));
+    let error = refused(&format!("[node]\ndata = \"data\"\n{DISK}[[disk]]\npath = \"e\"\nindex = \"d\"\n"));
+    assert!(
+        error.starts_with("etc/quarry.toml:8: disk.index: found \"d\", which is already the path"),
+        "{error}"
+    );
+}
+
+#[test]
+fn listeners_need_addresses_of_their_own() {
+    let error = refused(&format!("[node]\ndata = \"d\"\n[listen]\nadmin = \"127.0.0.1:8080\"\n{DISK}"));
+    assert!(error.starts_with("etc/quarry.toml:3: listen: found two"), "{error}");
+    let free = "[listen]\nobject = \"127.0.0.1:0\"\nidentity = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n";
+    assert!(parse(&format!("[node]\ndata = \"data\"\n{free}{DISK}")).is_ok());
+}
+
+#[test]
+fn users_are_checked() {
+    let v1 = |account: &str, key: &str| {
+        format!(
+            "[node]\ndata = \"data\"\n{DISK}[[auth.v1_user]]\naccount = \"{account}\"\nuser = \"u\"\nkey = \"{key}\"\n"
+        )
+    };
+    assert!(parse(&v1("test", "secret")).is_ok());
+    assert!(
+        refused(&v1("te:st", "secret"))
+            .starts_with("etc/quarry.toml:7: auth.v1_user.account: found \"te:st\"")
+    );
+    let error = refused(&v1("test", ""));
+    assert!(error.starts_with("etc/quarry.toml:9: auth.v1_user.key: found 0 characters"), "{error}");
+    let twice =
+        format!("{}[[auth.v1_user]]\naccount = \"test\"\nuser = \"u\"\nkey = \"k\"\n", v1("test", "secret"));
+    assert!(refused(&twice).contains("found \"u\" twice"), "{}", refused(&twice));
+    let user = "[[auth.project]]\nname = \"demo\"\n[[auth.user]]\nname = \"u\"\npassword = \"p\"\nroles = { dmeo = [\"admin\"] }\n";
+    let error = refused(&format!("[node]\ndata = \"data\"\n{DISK}{user}"));
+    assert!(
+        error.contains("auth.user.roles: found \"dmeo\"; allowed: the name of an [[auth.project]] (demo)"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_refused_key_is_not_printed() {
+    let text = format!(
+        "[node]\ndata = \"data\"\n{DISK}[[auth.v1_user]]\naccount = \"a\"\nuser = \"u\"\nkey = \"top secret\"\n"
+    );
+    assert!(!refused(&text).contains("top secret"), "{}", refused(&text));
+}

@@ -1,0 +1,163 @@
+//! Tests of the node over real sockets: logins, limits, draining, metrics.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::config::{Config, Source};
+use crate::node::{self, Node};
+
+/// A node on free ports with its data in `dir`, with the suites' users.
+async fn started(dir: &Path, limits: &str) -> Node {
+    let text = format!(
+        "[node]\ndata = \"data\"\n[listen]\nobject = \"127.0.0.1:0\"\nidentity = \"127.0.0.1:0\"\n\
+         admin = \"127.0.0.1:0\"\n[limits]\n{limits}\n[[disk]]\npath = \"disk0\"\nindex = \"index0\"\nsize = \"128M\"\n"
+    );
+    let config = Config::parse(Source { file: &dir.join("quarry.toml"), text: &text }).unwrap();
+    let users = node::users(&config, true).unwrap();
+    Node::start(&config, &users).await.unwrap()
+}
+
+/// Sends bytes and reads until the server closes.
+async fn exchange(address: SocketAddr, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    // A refused head may end in a reset after the answer.
+    let _ = stream.read_to_end(&mut answer).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+async fn get(address: SocketAddr, path: &str, headers: &str) -> String {
+    exchange(
+        address,
+        &format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{headers}\r\n"),
+    )
+    .await
+}
+
+fn header<'a>(answer: &'a str, name: &str) -> &'a str {
+    let line = answer.lines().find(|line| line.to_ascii_lowercase().starts_with(&format!("{name}: ")));
+    line.unwrap_or_else(|| panic!("no {name} in {answer}")).split_once(": ").unwrap().1
+}
+
+#[tokio::test]
+async fn a_v1_login_gives_a_token_that_the_object_api_takes() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = started(dir.path(), "").await;
+    let health = get(node.object, "/healthcheck", "").await;
+    assert!(health.starts_with("HTTP/1.1 200 OK") && health.ends_with("\r\n\r\nOK"), "{health}");
+    assert!(header(&health, "x-trans-id").starts_with("tx"));
+    let wrong = get(node.object, "/auth/v1.0", "X-Auth-User: test:tester\r\nX-Auth-Key: wrong\r\n").await;
+    assert!(wrong.starts_with("HTTP/1.1 401"), "{wrong}");
+    let granted = get(node.object, "/auth/v1.0", "X-Auth-User: test:tester\r\nX-Auth-Key: testing\r\n").await;
+    assert!(granted.starts_with("HTTP/1.1 200"), "{granted}");
+    assert_eq!(header(&granted, "x-storage-url"), format!("http://{}/v1/AUTH_test", node.object));
+    assert_eq!(header(&granted, "x-auth-token-expires"), "86400");
+    let token = header(&granted, "x-auth-token");
+    assert_eq!(token, header(&granted, "x-storage-token"));
+    let bad = get(node.object, "/v1/AUTH_test", &format!("X-Auth-Token: {token}x\r\n")).await;
+    assert!(bad.starts_with("HTTP/1.1 401"), "{bad}");
+    let good = get(node.object, "/v1/AUTH_test", &format!("X-Auth-Token: {token}\r\n")).await;
+    assert!(!good.starts_with("HTTP/1.1 401") && !good.starts_with("HTTP/1.1 403"), "{good}");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn metrics_and_status_are_on_the_admin_listener_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = started(dir.path(), "").await;
+    get(node.object, "/healthcheck", "").await;
+    let metrics = get(node.admin, "/metrics", "").await;
+    let line = "quarry_http_requests_total{api=\"object\",method=\"GET\",status=\"200\"} 1";
+    assert!(metrics.contains(line), "{metrics}");
+    let status = get(node.admin, "/status", "").await;
+    let status: crate::status::Status =
+        serde_json::from_str(status.split_once("\r\n\r\n").unwrap().1).unwrap();
+    assert_eq!((status.disks.len(), status.disks[0].state.as_str()), (1, "ok"));
+    for address in [node.object, node.identity] {
+        assert!(
+            !get(address, "/metrics", "").await.contains("quarry_http"),
+            "operators' figures are not for clients"
+        );
+    }
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn heads_over_the_limits_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = started(dir.path(), "headers = 64\nheader_bytes = \"16K\"\nheader_timeout = \"1s\"").await;
+    let many: String = (0..65).map(|at| format!("X-H{at}: 1\r\n")).collect();
+    assert!(get(node.object, "/healthcheck", &many).await.starts_with("HTTP/1.1 431"));
+    let long = format!("X-Long: {}\r\n", "x".repeat(17 << 10));
+    assert!(get(node.object, "/healthcheck", &long).await.starts_with("HTTP/1.1 431"));
+    let begun = std::time::Instant::now();
+    let slow = exchange(node.object, "GET /healthcheck HTTP/1.1\r\n").await;
+    assert!(begun.elapsed() >= Duration::from_millis(900) && !slow.contains("200"), "{slow}");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_full_listener_makes_the_next_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = started(dir.path(), "connections = 1").await;
+    let held = TcpStream::connect(node.object).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let next = tokio::spawn(get(node.object, "/healthcheck", ""));
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!next.is_finished(), "it waits while the only place is taken");
+    drop(held);
+    assert!(next.await.unwrap().ends_with("OK"));
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_in_flight_ends_well_when_the_node_stops() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = started(dir.path(), "").await;
+    let (object, identity) = (node.object, node.identity);
+    let mut stream = TcpStream::connect(identity).await.unwrap();
+    let body = "{\"auth\": {}}";
+    let head = format!("POST /v3/auth/tokens HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+    stream.write_all(head.as_bytes()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let stopping = tokio::spawn(node.stop());
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!stopping.is_finished(), "the request is still in flight");
+    assert!(TcpStream::connect(object).await.is_err(), "nothing new is accepted");
+    stream.write_all(body.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    stopping.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_body_that_stalls_is_given_up_and_the_drain_time_ends_the_rest() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = started(dir.path(), "body_timeout = \"1s\"\ndrain = \"300ms\"").await;
+    let stalled =
+        "POST /v3/auth/tokens HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\nConnection: close\r\n\r\n";
+    let answer = exchange(node.identity, stalled).await;
+    assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
+    let mut stream = TcpStream::connect(node.identity).await.unwrap();
+    stream.write_all(stalled.as_bytes()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let begun = std::time::Instant::now();
+    node.stop().await;
+    assert!(begun.elapsed() < Duration::from_millis(900), "cut at the drain time");
+}
+
+#[tokio::test]
+async fn test_users_are_refused_where_others_could_reach_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let text =
+        "[node]\ndata = \"data\"\n[listen]\nobject = \"0.0.0.0:0\"\n[[disk]]\npath = \"d\"\nindex = \"i\"\n";
+    let config = Config::parse(Source { file: &dir.path().join("quarry.toml"), text }).unwrap();
+    assert!(matches!(node::users(&config, true), Err(node::NodeError::TestUsersExposed(_))));
+    assert!(node::users(&config, false).is_ok());
+}

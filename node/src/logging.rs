@@ -1,0 +1,43 @@
+//! Log output: text for people or one JSON object a line, on standard error.
+
+use std::io::IsTerminal;
+
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::config::{Format, Level, Log};
+
+/// Sets the process's logging up; later calls change nothing. QUARRY_LOG overrides the level, in the notation of
+/// `EnvFilter`: `info,quarry::access=debug`.
+pub(crate) fn start(log: &Log) {
+    let level = match log.level {
+        Level::Error => LevelFilter::ERROR,
+        Level::Warn => LevelFilter::WARN,
+        Level::Info => LevelFilter::INFO,
+        Level::Debug => LevelFilter::DEBUG,
+        Level::Trace => LevelFilter::TRACE,
+    };
+    let filter =
+        EnvFilter::builder().with_default_directive(level.into()).with_env_var("QUARRY_LOG").from_env_lossy();
+    let output = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let registry = tracing_subscriber::registry().with(filter);
+    let started = match log.format {
+        Format::Text => registry.with(output.with_ansi(std::io::stderr().is_terminal())).try_init(),
+        Format::Json => registry.with(output.json().flatten_event(true)).try_init(),
+    };
+    if started.is_ok() {
+        log_panics();
+    }
+}
+
+/// A panic is our bug: it goes into the log with its place, and ends one request at most.
+fn log_panics() {
+    let earlier = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(place, "panic: {}", panic.payload_as_str().unwrap_or("(no message)"));
+        earlier(panic);
+    }));
+}

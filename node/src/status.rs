@@ -1,0 +1,165 @@
+//! What an operator sees of the node: `/status`, `quarry status`, and the disks' figures in `/metrics`.
+//!
+//! Invariant: reading it asks no disk for anything; it shows what the disks' threads last counted.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use serde::{Deserialize, Serialize};
+
+/// The node at one moment.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// Of the program.
+    pub version: String,
+    /// Since the start.
+    pub uptime_seconds: u64,
+    /// One for each configured disk, in the configuration's order.
+    pub disks: Vec<DiskStatus>,
+    /// Background work.
+    pub workers: Vec<WorkerStatus>,
+}
+
+/// One disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskStatus {
+    /// As configured.
+    pub path: String,
+    /// `ok`, or what is wrong.
+    pub state: String,
+    /// Which body does the I/O: `io_uring` or `pool`.
+    pub io: String,
+    /// Bytes that the log can hold.
+    pub capacity: u64,
+    /// Bytes in segments that are in use.
+    pub used: u64,
+    /// Bytes that are still referred to.
+    pub live: u64,
+    /// Counters since the start, by name.
+    pub counters: Vec<(String, u64)>,
+}
+
+/// One background worker.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// `auditor`, `cleaner`, ...
+    pub name: String,
+    /// `idle`, `busy`, `off`, or what is wrong.
+    pub state: String,
+    /// What it is doing, and how far it is.
+    pub progress: String,
+    /// Units of work done since the start.
+    pub done: u64,
+    /// Units that failed since the start.
+    pub errors: u64,
+    /// When the round will end, if that can be said.
+    pub eta_seconds: Option<u64>,
+}
+
+/// Reads disks and workers.
+type Read = dyn Fn() -> (Vec<DiskStatus>, Vec<WorkerStatus>) + Send + Sync;
+
+/// Reads the node's state when asked; clones are cheap.
+#[derive(Clone)]
+pub(crate) struct StatusSource {
+    started: Instant,
+    read: Arc<Read>,
+}
+
+impl fmt::Debug for StatusSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StatusSource").finish_non_exhaustive()
+    }
+}
+
+impl StatusSource {
+    /// Over a function that reads disks and workers.
+    pub(crate) fn new(
+        read: impl Fn() -> (Vec<DiskStatus>, Vec<WorkerStatus>) + Send + Sync + 'static,
+    ) -> Self {
+        Self { started: Instant::now(), read: Arc::new(read) }
+    }
+
+    /// The state now.
+    pub(crate) fn status(&self) -> Status {
+        let (disks, workers) = (self.read)();
+        let uptime_seconds = self.started.elapsed().as_secs();
+        Status { version: env!("CARGO_PKG_VERSION").to_owned(), uptime_seconds, disks, workers }
+    }
+
+    /// The state now, as JSON.
+    pub(crate) fn json(&self) -> String {
+        serde_json::to_string_pretty(&self.status()).expect("a status is plain data")
+    }
+
+    #[cfg(test)]
+    pub(crate) fn for_test() -> Self {
+        let disk = DiskStatus {
+            path: "disk0".to_owned(),
+            state: "ok".to_owned(),
+            capacity: 1024,
+            ..DiskStatus::default()
+        };
+        Self::new(move || (vec![disk.clone()], Vec::new()))
+    }
+}
+
+/// A figure of each disk: its name in `/metrics`, what it is, and how it is read.
+type DiskGauge = (&'static str, &'static str, fn(&DiskStatus) -> u64);
+
+const DISK_GAUGES: [DiskGauge; 4] = [
+    ("disk_capacity_bytes", "Bytes that the log can hold", |disk| disk.capacity),
+    ("disk_used_bytes", "Bytes in segments that are in use", |disk| disk.used),
+    ("disk_live_bytes", "Bytes that are still referred to", |disk| disk.live),
+    ("disk_ok", "1 while the disk serves", |disk| u64::from(disk.state == "ok")),
+];
+
+impl Collector for StatusSource {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let status = self.status();
+        for (name, help, read) in DISK_GAUGES {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for disk in &status.disks {
+                let value = i64::try_from(read(disk)).unwrap_or(i64::MAX);
+                ConstGauge::new(value).encode(family.encode_family(&[("disk", disk.path.as_str())])?)?;
+            }
+        }
+        let names: std::collections::BTreeSet<&str> =
+            status.disks.iter().flat_map(|disk| &disk.counters).map(|(name, _)| name.as_str()).collect();
+        for name in names {
+            let full_name = format!("disk_{name}");
+            let mut family = encoder.encode_descriptor(
+                &full_name,
+                "Counter of the disk engine",
+                None,
+                MetricType::Counter,
+            )?;
+            for disk in &status.disks {
+                let value =
+                    disk.counters.iter().find(|(found, _)| found == name).map_or(0, |(_, value)| *value);
+                ConstCounter::new(value).encode(family.encode_family(&[("disk", disk.path.as_str())])?)?;
+            }
+        }
+        let done: WorkerCounter = |worker| worker.done;
+        let errors: WorkerCounter = |worker| worker.errors;
+        for (name, help, read) in [
+            ("worker_done", "Units of background work done", done),
+            ("worker_errors", "Units that failed", errors),
+        ] {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for worker in &status.workers {
+                ConstCounter::new(read(worker))
+                    .encode(family.encode_family(&[("worker", worker.name.as_str())])?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+type WorkerCounter = fn(&WorkerStatus) -> u64;
