@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::rig::{Rig, bytes, path};
 use crate::index::Table;
-use crate::object::{Condition, Deleted, Error, PutSpec};
+use crate::object::{Committed, Condition, Deleted, Error, PutSpec};
 
 /// The futures side by side, disks turning in between.
 fn together<T>(rig: &mut Rig, mut futures: Vec<Pin<Box<dyn Future<Output = T> + '_>>>) -> Vec<T> {
@@ -117,7 +117,7 @@ fn of_many_clients_exactly_one_creates() {
             writer.write(bytes(n, 100)).await.unwrap();
             let condition = Condition { if_match: None, if_none_match: super::rig::any() };
             writer.commit(PutSpec { condition, ..PutSpec::default() }).await
-        }) as Pin<Box<dyn Future<Output = _>>>
+        }) as Pin<Box<dyn Future<Output = Result<Committed, Error>>>>
     };
     let results = together(&mut rig, (0..32).map(create).collect());
     let winners: Vec<usize> = (0..32).filter(|n| results[*n].is_ok()).collect();
