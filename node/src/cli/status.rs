@@ -42,15 +42,15 @@ fn print(status: &Status, out: &mut impl Write) -> std::io::Result<()> {
     writeln!(out)?;
     writeln!(
         out,
-        "{:<32} {:<10} {:<9} {:>10} {:>10} {:>10}",
-        "DISK", "STATE", "I/O", "CAPACITY", "USED", "LIVE"
+        "{:<40} {:<10} {:>10} {:>10} {:>10}",
+        "DISK", "STATE", "CAPACITY", "USED", "LIVE"
     )?;
     for disk in &status.disks {
         let sizes = [disk.capacity, disk.used, disk.live].map(short_size);
         writeln!(
             out,
-            "{:<32} {:<10} {:<9} {:>10} {:>10} {:>10}",
-            disk.path, disk.state, disk.io, sizes[0], sizes[1], sizes[2]
+            "{:<40} {:<10} {:>10} {:>10} {:>10}",
+            disk.path, disk.state, sizes[0], sizes[1], sizes[2]
         )?;
     }
     if status.workers.is_empty() {
