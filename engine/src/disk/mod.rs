@@ -7,6 +7,7 @@ mod apply;
 mod batching;
 mod cache;
 pub mod catalog;
+mod check;
 mod cleaner;
 mod core;
 pub mod format;
@@ -24,6 +25,7 @@ mod thread;
 mod upkeep;
 mod window;
 
+pub use check::{CheckReport, Finding, check};
 pub use cleaner::{Cleaned, benefit};
 pub use handle::{DiskHandle, Pins, Usage};
 pub use open::{Format, Open, OpenError, format, read_superblock};
@@ -32,7 +34,7 @@ pub use recovery::{Gap, RecoveryError, Report, judge_gap};
 pub use segments::{Segment, State};
 pub use shared::{Class, Counters, DiskError};
 pub use simulate::SimulatedDisk;
-pub use thread::{DiskConfig, StartError, start, start_on};
+pub use thread::{DiskConfig, StartError, rebuild_index, start, start_on};
 
 /// Position in the order of all records of a disk. The first record has 1.
 pub type Lsn = u64;

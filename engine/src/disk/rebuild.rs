@@ -8,12 +8,11 @@ use super::apply::commit;
 use super::batching::Placed;
 use super::catalog::{Catalog, Tx};
 use super::format::record::{DeviceId, RecordView};
-use super::format::segment::{Footer, SegmentHeader, Trailer};
 use super::format::superblock::Layout;
 use super::limits::MAX_RECORD;
 use super::recovery::{RecoveryError, max_sequence};
 use super::segments::{Position, Segment, SegmentMap, State};
-use super::window::{At, Window};
+use super::window::{At, SegmentUse, Window};
 use crate::index::Index;
 use crate::io::{BLOCK, Disk};
 
@@ -67,23 +66,18 @@ impl Rebuild<'_> {
         Ok((segments, position, result))
     }
 
-    fn in_use(&mut self) -> Result<Vec<SegmentHeader>, RecoveryError> {
+    fn in_use(&mut self) -> Result<Vec<SegmentUse>, RecoveryError> {
         let mut out = Vec::new();
         for segment in 0..self.layout.segments {
-            let at = self.layout.segment_start(segment);
-            let block = super::upkeep::read_now(self.disk, at, BLOCK)?;
-            if let Ok(header) = SegmentHeader::decode(&block)
-                && (header.device, header.segment, header.freed) == (self.device, segment, false)
-            {
-                out.push(header);
-            }
+            let mut window = Window::new(self.disk, self.layout, self.device, segment);
+            out.extend(window.in_use()?);
         }
         Ok(out)
     }
 
     fn segment(
         &mut self,
-        header: &SegmentHeader,
+        header: &SegmentUse,
         segments: &mut SegmentMap,
         position: &mut Position,
         result: &mut Rebuilt,
@@ -94,62 +88,50 @@ impl Rebuild<'_> {
         position.next_seq = position.next_seq.max(seq + 1);
         result.segments += 1;
         let mut batch: Vec<Placed> = Vec::new();
-        let (end, end_lsn) = if let Some(footer) = self.footer(segment, seq)? {
-            result.by_footer += 1;
-            // Heads lie close together where records are small: then reading everything in order is faster.
-            let mean = footer.end as usize / footer.entries.len().max(1);
-            let mut window = None;
-            for entry in &footer.entries {
-                let at = Location { segment, offset: entry.offset, len: entry.len };
-                let head = if mean < SEPARATE_READS_FROM {
-                    self.head_in_window(&mut window, at, entry.head_len)?
-                } else {
-                    self.head(at, entry.head_len)?
-                };
-                match head {
-                    Some(head) => batch.push(Placed { head, at, from: None }),
-                    None => result.damaged += 1,
+        let (end, end_lsn) =
+            if let Some(footer) = Window::new(self.disk, self.layout, self.device, segment).footer(seq)? {
+                result.by_footer += 1;
+                // Heads lie close together where records are small: then reading everything in order is faster.
+                let mean = footer.end as usize / footer.entries.len().max(1);
+                let mut window = None;
+                for entry in &footer.entries {
+                    let at = Location { segment, offset: entry.offset, len: entry.len };
+                    let head = if mean < SEPARATE_READS_FROM {
+                        self.head_in_window(&mut window, at, entry.head_len)?
+                    } else {
+                        self.head(at, entry.head_len)?
+                    };
+                    match head {
+                        Some(head) => batch.push(Placed { head, at, from: None }),
+                        None => result.damaged += 1,
+                    }
+                    self.enter(&mut batch, segments, position, result, TX_RECORDS)?;
                 }
-                self.enter(&mut batch, segments, position, result, TX_RECORDS)?;
-            }
-            (footer.end, footer.end_lsn)
-        } else {
-            let mut pieces = Vec::new();
-            let mut window = Window::new(self.disk, self.layout, self.device, segment);
-            let mut damaged = 0;
-            let walked = window.walk(seq, None, |at, _| match at {
-                At::Whole(found) => pieces.extend(found.records),
-                At::Flawed { header, sound } => {
-                    damaged += (header.records.len() - sound.len()) as u64;
-                    pieces.extend(sound);
+                (footer.end, footer.end_lsn)
+            } else {
+                let mut pieces = Vec::new();
+                let mut window = Window::new(self.disk, self.layout, self.device, segment);
+                let mut damaged = 0;
+                let walked = window.walk(seq, None, |at, _| match at {
+                    At::Whole(found) => pieces.extend(found.records),
+                    At::Flawed { header, sound } => {
+                        damaged += (header.records.len() - sound.len()) as u64;
+                        pieces.extend(sound);
+                    }
+                    At::Nothing => {}
+                })?;
+                result.damaged += damaged + u64::from(walked.skipped > 0);
+                for mut placed in pieces {
+                    placed.from = None;
+                    batch.push(placed);
+                    self.enter(&mut batch, segments, position, result, TX_RECORDS)?;
                 }
-                At::Nothing => {}
-            })?;
-            result.damaged += damaged + u64::from(walked.skipped > 0);
-            for mut placed in pieces {
-                placed.from = None;
-                batch.push(placed);
-                self.enter(&mut batch, segments, position, result, TX_RECORDS)?;
-            }
-            (u32::try_from(walked.end).unwrap_or(u32::MAX), walked.end_lsn)
-        };
+                (u32::try_from(walked.end).unwrap_or(u32::MAX), walked.end_lsn)
+            };
         self.enter(&mut batch, segments, position, result, 1)?;
         segments.get_mut(segment).end = end;
         position.applied = position.applied.max(end_lsn.saturating_sub(1));
         Ok(())
-    }
-
-    fn footer(&mut self, segment: u32, seq: u64) -> Result<Option<Footer>, RecoveryError> {
-        let size = self.layout.segment_size;
-        let mut window = Window::new(self.disk, self.layout, self.device, segment);
-        let Ok(trailer) = Trailer::decode(window.bytes(size - BLOCK as u64, BLOCK)?, size) else {
-            return Ok(None);
-        };
-        if !trailer.belongs_to(self.device, segment, seq) {
-            return Ok(None);
-        }
-        let len = usize::try_from(size - u64::from(trailer.offset)).unwrap_or(0);
-        Ok(trailer.entries(window.bytes(u64::from(trailer.offset), len)?).ok())
     }
 
     fn head_in_window(

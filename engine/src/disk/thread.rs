@@ -69,6 +69,19 @@ pub fn start(
     }
 }
 
+/// Drops the index of a disk that nobody has open, and starts the disk, which makes it anew.
+pub fn rebuild_index(
+    config: &DiskConfig,
+    catalog: Arc<dyn Catalog>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(DiskHandle, Report), StartError> {
+    let mut disk = open_device(&config.device, OpenOptions { read_only: true, ..config.io })?;
+    super::open::check_device(disk.as_mut(), config.cluster)?;
+    RocksIndex::destroy(&config.index_path)?;
+    drop(disk);
+    start_once(config, catalog, progress)
+}
+
 fn start_once(
     config: &DiskConfig,
     catalog: Arc<dyn Catalog>,

@@ -17,7 +17,7 @@ use super::limits::{CHECKPOINT_BYTES, CHECKPOINT_SECONDS};
 use super::segments::{POSITION_KEY, State};
 use super::shared::{Counters, DiskError};
 use crate::index::{IndexError, Table, WriteSet};
-use crate::io::{Disk, Op, Wait};
+use crate::io::{BLOCK, Disk, Op, Wait};
 
 /// What is known of the last and the next checkpoint.
 pub(crate) struct CheckpointState {
@@ -227,7 +227,10 @@ impl Core {
             };
             self.freeing.round.push(segment);
             self.freeing.writes_left += 1;
-            self.write_upkeep(self.shared.layout.segment_start(segment), &header.encode());
+            // The first batch goes as well: a segment whose header rots is known by it, and this one must not be.
+            let mut blocks = header.encode();
+            blocks.resize(2 * BLOCK, 0);
+            self.write_upkeep(self.shared.layout.segment_start(segment), &blocks);
         }
     }
 

@@ -6,9 +6,9 @@
 
 use super::Location;
 use super::batching::Placed;
-use super::format::batch::{BatchHeader, hash};
+use super::format::batch::{BatchHeader, HeadClass, hash};
 use super::format::record::{DeviceId, RecordView};
-use super::format::segment::{BadBlock, FooterEntry, SegmentHeader};
+use super::format::segment::{BadBlock, Footer, FooterEntry, SegmentHeader, Trailer};
 use super::format::superblock::Layout;
 use super::limits::MAX_BATCH;
 use super::upkeep::read_now;
@@ -39,6 +39,15 @@ pub(crate) enum At {
 pub(crate) struct Held {
     start: u64,
     bytes: Option<AlignedBuf>,
+}
+
+/// A segment that holds records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SegmentUse {
+    pub(crate) segment: u32,
+    pub(crate) class: HeadClass,
+    pub(crate) seq: u64,
+    pub(crate) header_damaged: bool,
 }
 
 /// A segment being read.
@@ -90,6 +99,40 @@ impl<'a> Window<'a> {
     pub(crate) fn header(&mut self) -> std::io::Result<Result<SegmentHeader, BadBlock>> {
         let block = read_now(self.disk, self.layout.segment_start(self.segment), BLOCK)?;
         Ok(SegmentHeader::decode(&block))
+    }
+
+    /// How the segment is in use, if it is: by its header, or by its first batch where the header is damaged (freeing a
+    /// segment destroys both).
+    pub(crate) fn in_use(&mut self) -> std::io::Result<Option<SegmentUse>> {
+        let blocks = read_now(self.disk, self.layout.segment_start(self.segment), 2 * BLOCK)?;
+        let (first, second) = blocks.split_at(BLOCK);
+        if let Ok(h) = SegmentHeader::decode(first) {
+            let ours = (h.device, h.segment, h.freed) == (self.device, self.segment, false);
+            let SegmentHeader { segment, class, seq, .. } = h;
+            return Ok(ours.then_some(SegmentUse { segment, class, seq, header_damaged: false }));
+        }
+        let len = BatchHeader::stated_len(second).unwrap_or(0);
+        let batch = BatchHeader::decode(self.bytes(BLOCK as u64, len.max(BLOCK))?);
+        let ours = batch.ok().filter(|b| (b.device, b.segment) == (self.device, self.segment));
+        Ok(ours.map(|b| SegmentUse {
+            segment: self.segment,
+            class: HeadClass::Hot,
+            seq: b.segment_seq,
+            header_damaged: true,
+        }))
+    }
+
+    /// The footer of the use `seq`, if there is one that verifies.
+    pub(crate) fn footer(&mut self, seq: u64) -> std::io::Result<Option<Footer>> {
+        let (size, segment, device) = (self.layout.segment_size, self.segment, self.device);
+        let start = self.layout.segment_start(segment);
+        let block = read_now(self.disk, start + size - BLOCK as u64, BLOCK)?;
+        let trailer = Trailer::decode(&block, size).ok().filter(|t| t.belongs_to(device, segment, seq));
+        let Some(trailer) = trailer else { return Ok(None) };
+        let offset = u64::from(trailer.offset);
+        let len = usize::try_from(size - offset).unwrap_or(0);
+        let bytes = read_now(self.disk, start + offset, len)?;
+        Ok(trailer.entries(&bytes).ok())
     }
 
     /// What lies at `offset`, for the use `seq` of the segment.

@@ -105,11 +105,11 @@ pub(crate) async fn run(
             }
         }
     }
-    Ok(answer(format, tally))
+    Ok(answer(format, &tally))
 }
 
 /// The report of a tally.
-pub(crate) fn answer(format: Format, tally: Tally) -> Response<ResponseBody> {
+pub(crate) fn answer(format: Format, tally: &Tally) -> Response<ResponseBody> {
     let (status, words) = tally.outcome();
     let facts = [
         ("Response Status", Fact::Text(status)),

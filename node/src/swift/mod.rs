@@ -21,6 +21,7 @@ mod listing;
 mod object;
 mod query;
 mod report;
+mod request_line;
 mod route;
 mod slo;
 mod timestamp;
@@ -40,6 +41,7 @@ pub use error::SwiftError;
 pub use limits::{Limits, Policy, SwiftOptions};
 pub use listing::{Format, ListingQuery};
 pub use query::Query;
+pub use request_line::EscapeRequestLine;
 pub use route::{Action, ObjectAction, Operation, View, parse_request};
 
 use body::RequestBody;

@@ -50,7 +50,7 @@ pub(crate) async fn delete(api: &Arc<Api>, call: &Call, path: &ObjectPath) -> Re
             break;
         }
     }
-    Ok(answer(format, tally))
+    Ok(answer(format, &tally))
 }
 
 async fn expand(api: &Arc<Api>, call: &Call, account: &Arc<str>, name: &str) -> Result<Vec<Step>> {

@@ -1,0 +1,102 @@
+# The commands of this repository; `make help` lists them.
+# Invariant: `make check` never writes to the tree. What is built or downloaded goes to $(CACHE), outside the checkout.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+CACHE := $(or $(QUARRY_CACHE),$(HOME)/.cache/quarry)
+export QUARRY_CACHE := $(CACHE)
+export CARGO_TARGET_DIR := $(CACHE)/target
+export PYTHONDONTWRITEBYTECODE := 1
+
+# One profile for everything, so that nothing is compiled twice; the lock file is law.
+FLAGS := --release --locked
+# Checkouts share the target directory, so each keeps the binary that it runs under its own name.
+BIN := $(CACHE)/bin/$(shell printf %s "$(CURDIR)" | cksum | cut -d' ' -f1)/quarry
+# Where `make run` keeps its disk: ignored by git, removed with the checkout.
+DATA := $(or $(QUARRY_DATA),$(CURDIR)/.quarry)
+PYTHON := $(CACHE)/venv-clients/bin/python
+DENY := $(shell command -v cargo-deny || echo $(CACHE)/tools/bin/cargo-deny)
+# The end-to-end tests, in order; `make e2e LEGS=crash_loop` runs one.
+LEGS := swift_tree openstack_cli corruption crash_loop
+# Further arguments: `make run ARGS="--ports auto"`, `make fuzz ARGS="..."`.
+ARGS :=
+
+.PHONY: help run test check fix bench fuzz soak build setup fmt-check clippy deny tidy unit e2e clean-cache
+
+help: ## Show this list
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
+
+run: build ## Build and start one node on $(DATA) (QUARRY_DATA=DIR, ARGS="...")
+	@exec "$(BIN)" dev --data "$(DATA)" $(ARGS)
+
+test: ## Everything a change must pass: check, unit and integration tests, real clients
+	@.ci/setup build deny clients
+	@$(MAKE) --no-print-directory check
+	@$(MAKE) --no-print-directory unit
+	@$(MAKE) --no-print-directory e2e
+
+check: ## Formatting, lints, dependencies, layering and sizes; changes nothing
+	@.ci/setup build deny
+	@$(MAKE) --no-print-directory fmt-check tidy deny clippy
+
+fix: setup ## Format, and apply what clippy can
+	cargo clippy $(FLAGS) --workspace --all-targets --fix --allow-dirty --allow-staged
+	cargo fmt --all
+
+bench: setup ## Measure; one JSON line per scenario (ARGS="...")
+	cargo run $(FLAGS) -p quarry-bench -- $(ARGS)
+
+fuzz: setup ## Random histories and inputs from seeds (ARGS="...")
+	cargo run $(FLAGS) -p quarry-fuzz -- $(ARGS)
+
+soak: build ## Hours of kill -9 on the real binary (ROUNDS=500, SEED=...)
+	@.ci/setup clients
+	@ROUNDS=$(or $(ROUNDS),500) $(PYTHON) node/tests/e2e/crash_loop.py "$(BIN)"
+
+clean-cache: ## Remove everything that was built or downloaded, RocksDB too
+	rm -rf "$(CACHE)"
+
+# --- parts of the above ---
+
+setup:
+	@.ci/setup build
+
+build: setup
+	cargo build $(FLAGS) -p quarry-node --bin quarry
+	@mkdir -p "$(dir $(BIN))" && install -m 755 "$(CARGO_TARGET_DIR)/release/quarry" "$(BIN)"
+
+fmt-check:
+	cargo fmt --all --check
+
+# Needs no crate, so it is compiled alone: an answer in seconds.
+tidy:
+	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
+	  CARGO_MANIFEST_DIR="$(CURDIR)/fuzz" rustc --edition 2024 --test -o "$$scratch/tidy" fuzz/tests/tidy/main.rs && \
+	  "$$scratch/tidy" --show-output
+
+# The advisory database is fetched from the network; without one the other three checks still count.
+deny:
+	@if [ ! -x "$(DENY)" ]; then echo "deny: SKIPPED, cargo-deny is not installed and could not be"; exit 0; fi; \
+	"$(DENY)" --locked check --hide-inclusion-graph licenses bans sources; \
+	if timeout 120 "$(DENY)" --locked fetch db >/dev/null 2>&1; then \
+	  "$(DENY)" --locked check --hide-inclusion-graph --disable-fetch advisories; \
+	else \
+	  echo "deny: advisories skipped, their database cannot be reached from here"; \
+	fi
+
+clippy:
+	cargo clippy $(FLAGS) --workspace --all-targets -- -D warnings
+
+unit:
+	cargo test $(FLAGS) --workspace
+
+e2e: build
+	@.ci/setup clients
+	@for leg in $(LEGS); do \
+	  echo "e2e: $$leg"; start=$$SECONDS; \
+	  $(PYTHON) "node/tests/e2e/$$leg.py" "$(BIN)" </dev/null; \
+	  echo "e2e: $$leg passed ($$((SECONDS - start)) s)"; \
+	done

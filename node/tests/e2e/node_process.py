@@ -1,0 +1,148 @@
+"""Starts, stops and kills the real binary on a data directory of its own.
+
+Invariant: a node that a test started is gone when the test ends, however it ends.
+Invariant: the data and the log of a failed test stay, and their place is printed; those of a passed one go.
+"""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+FIRST_START_LIMIT = 300.0  # formatting a disk writes all of it once
+STOP_LIMIT = 60.0
+# What a client could take from the caller's shell instead of from client.env.
+CLIENT_PREFIXES = ("OS_", "ST_", "AWS_", "QUARRY_OBJECT", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
+
+
+class Node:
+    """One `quarry dev` process, restarted as often as a test likes."""
+
+    def __init__(self, binary, data, size="4G", arguments=()):
+        self.binary = str(pathlib.Path(binary).resolve())
+        self.data = pathlib.Path(data)
+        self.log = self.data.parent / (self.data.name + ".log")
+        self.command = [self.binary, "dev", "--data", str(self.data), "--ports", "auto", "--size", size, *arguments]
+        self.process = None
+        self.env = {}
+        self._ready = threading.Event()
+
+    def spawn(self):
+        """Start the process and do not wait for it."""
+        assert self.process is None, "the node runs already"
+        self._ready.clear()
+        log = open(self.log, "ab")
+        self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log)
+        log.close()
+        threading.Thread(target=self._watch, args=(self.process,), daemon=True).start()
+
+    def _watch(self, process):
+        with open(self.log, "ab", buffering=0) as log:
+            for line in process.stdout:
+                log.write(line)
+                if process is self.process and line.strip() == b"ready":
+                    self._ready.set()
+
+    def start(self, limit=FIRST_START_LIMIT):
+        """Start and wait until it is ready; returns the seconds that took."""
+        began = time.monotonic()
+        self.spawn()
+        while not self._ready.wait(0.005):
+            if self.process.poll() is not None:
+                code = self.process.returncode
+                self.process = None
+                raise AssertionError(f"the node exited with {code} before it was ready:\n{self.tail()}")
+            if time.monotonic() - began > limit:
+                raise AssertionError(f"the node was not ready within {limit:.0f} s:\n{self.tail()}")
+        took = time.monotonic() - began
+        self.env = read_shell_variables(self.data / "client.env")
+        return took
+
+    def kill(self):
+        """SIGKILL: the process gets no chance to write anything more."""
+        self.process.kill()
+        self.process.wait()
+        self.process = None
+
+    def stop(self):
+        """SIGTERM: a graceful end, which must come in time and with status 0."""
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(STOP_LIMIT)
+        self.process = None
+        assert code == 0, f"the node ended with {code} on SIGTERM:\n{self.tail()}"
+
+    def tail(self, lines=40):
+        if not self.log.exists():
+            return "(no log)"
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def client_env(self):
+        """The environment for a real client: the caller's, with client.env in place of every credential."""
+        env = {key: value for key, value in os.environ.items() if not key.startswith(CLIENT_PREFIXES)}
+        env.update(self.env)
+        env["PYTHONUNBUFFERED"] = "1"  # a client's line must not be lost in a buffer when its server dies
+        env["PYTHONWARNINGS"] = "ignore"
+        env["ST_AUTH_VERSION"] = "1.0"  # `swift` would choose Keystone, and with it another account than the ST_ user's
+        return env
+
+
+def read_shell_variables(path):
+    """What a POSIX shell knows after sourcing the file, and did not before."""
+    script = 'set -a; . "$1"; env -0'
+    out = subprocess.run(["sh", "-c", script, "sh", str(path)], env={"PATH": os.environ["PATH"]}, check=True, capture_output=True)
+    pairs = (entry.split("=", 1) for entry in out.stdout.decode().split("\0") if "=" in entry)
+    return {key: value for key, value in pairs if key not in ("PATH", "PWD", "SHLVL", "_", "OLDPWD")}
+
+
+@contextlib.contextmanager
+def scratch(name):
+    """A directory for one test. TMPDIR says where; it should be a real disk, because data is written with O_DIRECT."""
+    base = os.environ.get("TMPDIR") or "/var/tmp"
+    path = pathlib.Path(tempfile.mkdtemp(prefix=f"quarry-{name}-", dir=base))
+    try:
+        yield path
+    except BaseException:
+        print(f"{name}: FAILED; data and log are kept in {path}", file=sys.stderr, flush=True)
+        raise
+    shutil.rmtree(path)
+
+
+@contextlib.contextmanager
+def node(path, **options):
+    """A started node below `path`, killed at the end if it still runs."""
+    it = Node(binary_argument(), path / "data", **options)
+    try:
+        took = it.start()
+        print(f"node: ready after {took:.1f} s (first start)", flush=True)
+        yield it
+    except BaseException:
+        print(f"node: the end of its log:\n{it.tail()}", file=sys.stderr, flush=True)
+        raise
+    finally:
+        if it.process is not None:
+            it.kill()
+
+
+def binary_argument():
+    if len(sys.argv) < 2 or not os.access(sys.argv[1], os.X_OK):
+        sys.exit(f"usage: {sys.argv[0]} PATH-OF-THE-QUARRY-BINARY")
+    return sys.argv[1]
+
+
+def run_client(node_, arguments, cwd=None, check=True):
+    """Run a real client from the Python environment that runs this test; returns its stdout."""
+    program = pathlib.Path(sys.executable).with_name(arguments[0])
+    command = [str(program if program.exists() else arguments[0]), *map(str, arguments[1:])]
+    done = subprocess.run(command, cwd=cwd, env=node_.client_env(), stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    shown = " ".join(map(str, arguments))
+    if check:
+        assert done.returncode == 0, f"`{shown}` exited with {done.returncode}\nstdout: {done.stdout[-2000:]}\nstderr: {done.stderr[-2000:]}"
+    else:
+        assert done.returncode != 0, f"`{shown}` should have failed\nstdout: {done.stdout[-2000:]}"
+    return done.stdout
