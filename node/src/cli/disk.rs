@@ -4,13 +4,10 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use clap::{Args, Subcommand};
-use quarry_engine::catalog::ObjectCatalog;
 use quarry_engine::disk::format::superblock::{Superblock, Verdict};
-use quarry_engine::disk::{OpenError, read_superblock, start};
-use quarry_engine::index::RocksIndex;
+use quarry_engine::disk::{OpenError, check, read_superblock, rebuild_index};
 use quarry_engine::io::{DeviceKind, OpenOptions, inspect_device, open_device};
 
 use super::{Failure, progress, size};
@@ -39,7 +36,10 @@ pub(super) enum DiskCommand {
         path: PathBuf,
     },
     /// Verify every byte of the log; changes nothing.
-    Check(DiskArgs),
+    Check {
+        /// The block device or file.
+        path: PathBuf,
+    },
     /// Drop the index and make it anew from the segments.
     RebuildIndex(DiskArgs),
     /// Verify every live object and extent.
@@ -74,14 +74,17 @@ pub(super) fn run(command: &DiskCommand, out: &mut impl Write) -> Result<(), Fai
             format(path, *size, cluster.as_deref(), *overwrite, out)
         }
         DiskCommand::Info { path } => info(path, out),
-        DiskCommand::RebuildIndex(disk) => rebuild_index(disk, out),
-        DiskCommand::Check(disk) => Err(not_yet("check", disk)),
+        DiskCommand::RebuildIndex(disk) => make_index(disk, out),
+        DiskCommand::Check { path } => check_log(path, out),
         DiskCommand::Audit(disk) => Err(not_yet("audit", disk)),
     }
 }
 
 fn not_yet(verb: &str, disk: &DiskArgs) -> Failure {
-    Failure::new(format!("{verb} disk {}", disk.path.display()), "not in this version; `quarry disk info` works")
+    Failure::new(
+        format!("{verb} disk {}", disk.path.display()),
+        "not in this version; `quarry disk info` works",
+    )
 }
 
 fn format(
@@ -95,9 +98,13 @@ fn format(
     let cluster = cluster.and_then(storage::parse_cluster).unwrap_or_else(storage::random_cluster);
     let exists = path.try_exists().map_err(|e| Failure::new(what(), e))?;
     let superblock = match (exists, size) {
-        (true, Some(_)) => return Err(Failure::new(what(), "it is there already and has a size; leave --size out")),
+        (true, Some(_)) => {
+            return Err(Failure::new(what(), "it is there already and has a size; leave --size out"));
+        }
         (true, None) => storage::format_disk(path, cluster, overwrite)?,
-        (false, None) => return Err(Failure::new(what(), "no such file or device; give --size to make a file")),
+        (false, None) => {
+            return Err(Failure::new(what(), "no such file or device; give --size to make a file"));
+        }
         (false, Some(size)) if size < MIN_DISK => {
             return Err(Failure::new(what(), format!("too small; give {} or more", size_text(MIN_DISK))));
         }
@@ -147,15 +154,45 @@ fn our_superblock(path: &Path) -> Result<Superblock, String> {
     }
 }
 
-fn rebuild_index(disk: &DiskArgs, out: &mut impl Write) -> Result<(), Failure> {
+/// Verifies the log from end to end: damage is listed, and makes the command fail.
+fn check_log(path: &Path, out: &mut impl Write) -> Result<(), Failure> {
+    let what = format!("check disk {}", path.display());
+    let options = OpenOptions { read_only: true, ..OpenOptions::default() };
+    let mut device = open_device(path, options).map_err(|e| Failure::new(&what, e))?;
+    let mut bar = progress::bar();
+    let report = check(device.as_mut(), &mut |done, total| bar(&what, done, total));
+    drop(bar);
+    let report = report.map_err(|e| Failure::new(&what, e))?;
+    for finding in &report.findings {
+        writeln!(out, "{finding}")?;
+    }
+    let (segments, batches, records) = (report.segments, report.batches, report.records);
+    writeln!(
+        out,
+        "{}: {segments} segments, {batches} batches, {records} records, {} bytes are sound",
+        path.display(),
+        report.bytes
+    )?;
+    match report.bad {
+        0 => Ok(()),
+        bad => {
+            let listed = report.findings.len();
+            Err(Failure::new(
+                what,
+                format!("{bad} findings, {listed} listed above; repair from replicas, replace the disk"),
+            ))
+        }
+    }
+}
+
+fn make_index(disk: &DiskArgs, out: &mut impl Write) -> Result<(), Failure> {
     let what = format!("rebuild index of disk {}", disk.path.display());
     let failed = |error: &dyn std::fmt::Display| Failure::new(&what, error);
-    our_superblock(&disk.path).map_err(|e| failed(&e))?;
-    RocksIndex::destroy(&disk.index).map_err(|e| failed(&e))?;
     let config = storage::disk_config(&disk.path, &disk.index, 0, None)?;
     let mut bar = progress::bar();
     let mut tell = |done, total| bar(&what, done, total);
-    let (handle, report) = start(&config, Arc::new(ObjectCatalog), &mut tell).map_err(|e| failed(&e))?;
+    let (handle, report) = rebuild_index(&config, storage::catalog(), &mut tell).map_err(|e| failed(&e))?;
+    drop(bar);
     let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(|e| failed(&e))?;
     runtime.block_on(handle.close()).map_err(|e| failed(&e))?;
     writeln!(out, "{}: index made from {} records", disk.path.display(), report.records)?;

@@ -172,7 +172,8 @@ mod tests {
             "quarry config check quarry.toml",
             "quarry config example",
             "quarry disk format d --size 1G --cluster 00112233445566778899aabbccddeeff",
-            "quarry disk check d --index i",
+            "quarry disk check d",
+            "quarry disk rebuild-index d --index i",
             "quarry status --json",
             "quarry version",
         ] {

@@ -40,11 +40,7 @@ pub(super) fn run(url: Option<&str>, json: bool, out: &mut impl Write) -> Result
 fn print(status: &Status, out: &mut impl Write) -> std::io::Result<()> {
     writeln!(out, "quarry {}, up for {} s", status.version, status.uptime_seconds)?;
     writeln!(out)?;
-    writeln!(
-        out,
-        "{:<40} {:<10} {:>10} {:>10} {:>10}",
-        "DISK", "STATE", "CAPACITY", "USED", "LIVE"
-    )?;
+    writeln!(out, "{:<40} {:<10} {:>10} {:>10} {:>10}", "DISK", "STATE", "CAPACITY", "USED", "LIVE")?;
     for disk in &status.disks {
         let sizes = [disk.capacity, disk.used, disk.live].map(short_size);
         writeln!(

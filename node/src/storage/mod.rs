@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use quarry_engine::catalog::ObjectCatalog;
+use quarry_engine::disk::catalog::{Catalog, Tx};
+use quarry_engine::disk::format::record::RecordView;
 use quarry_engine::disk::format::superblock::ClusterId;
-use quarry_engine::disk::{Counters, DiskConfig, DiskHandle, start};
-use quarry_engine::index::RocksOptions;
+use quarry_engine::disk::{Counters, DiskConfig, DiskHandle, Location, start};
+use quarry_engine::index::{Index, IndexError, RocksOptions};
 use quarry_engine::io::OpenOptions;
 use quarry_engine::object::Store;
 
@@ -99,8 +100,8 @@ fn open_disk(
     let disk_config = disk_config(path, disk.index.get_ref(), cache_bytes, Some(cluster))?;
     let what = format!("rebuild index of {}", path.display());
     let mut report_progress = |done, total| progress(&what, done, total);
-    let (handle, report) = start(&disk_config, Arc::new(ObjectCatalog), &mut report_progress)
-        .map_err(|error| OpenError::new(path, error))?;
+    let (handle, report) =
+        start(&disk_config, catalog(), &mut report_progress).map_err(|error| OpenError::new(path, error))?;
     tracing::info!(
         disk = %path.display(),
         replayed = report.records,
@@ -109,6 +110,38 @@ fn open_disk(
         "disk is open"
     );
     Ok(OpenDisk { path: path.clone(), handle })
+}
+
+/// What records mean on the disks.
+pub(crate) fn catalog() -> Arc<dyn Catalog> {
+    Arc::new(NoCatalog)
+}
+
+#[derive(Debug)]
+struct NoCatalog;
+
+impl Catalog for NoCatalog {
+    fn apply(&self, _: &mut Tx<'_>, _: &RecordView<'_>, _: Location) -> Result<(), IndexError> {
+        Ok(())
+    }
+
+    fn relocate(
+        &self,
+        _: &mut Tx<'_>,
+        _: &RecordView<'_>,
+        _: Location,
+        _: Location,
+    ) -> Result<bool, IndexError> {
+        Ok(false)
+    }
+
+    fn is_live(&self, _: &dyn Index, _: &RecordView<'_>, _: Location) -> Result<bool, IndexError> {
+        Ok(false)
+    }
+
+    fn forget(&self, _: &mut Tx<'_>, _: &RecordView<'_>) -> Result<(), IndexError> {
+        Ok(())
+    }
 }
 
 /// How a disk is opened, by a node and by the disk commands.

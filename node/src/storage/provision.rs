@@ -51,7 +51,10 @@ fn make_missing(
 ) -> Result<(), OpenError> {
     let (path, index) = (disk.path.get_ref(), disk.index.get_ref());
     let Some(size) = disk.size else {
-        return Err(OpenError::new(path, "no such file or device; give `size` in its [[disk]] to make a file"));
+        return Err(OpenError::new(
+            path,
+            "no such file or device; give `size` in its [[disk]] to make a file",
+        ));
     };
     let index_is_there = std::fs::read_dir(index).is_ok_and(|mut entries| entries.next().is_some());
     if known.contains(&absolute(path)) || index_is_there {
@@ -88,7 +91,8 @@ pub(crate) fn make_disk_file(
     }
     tracing::info!(disk = %path.display(), size, "making disk file; every byte is written once");
     let what = format!("make disk file {}", path.display());
-    preallocate(&temporary, size, &mut |done| progress(&what, done, size)).map_err(|e| failed("make it", &e))?;
+    preallocate(&temporary, size, &mut |done| progress(&what, done, size))
+        .map_err(|e| failed("make it", &e))?;
     let superblock = format_disk(&temporary, cluster, false)?;
     std::fs::rename(&temporary, path).map_err(|e| failed("name it", &e))?;
     durable_file::sync_directory(path).map_err(|e| failed("flush its directory", &e))?;
@@ -106,9 +110,8 @@ pub(crate) fn format_disk(path: &Path, cluster: ClusterId, overwrite: bool) -> R
 fn cluster(config: &Config) -> Result<ClusterId, OpenError> {
     let file = config.node.data.join(CLUSTER_FILE);
     match std::fs::read_to_string(&file) {
-        Ok(text) => {
-            parse_cluster(text.trim()).ok_or_else(|| OpenError::new(&file, "not 32 hex digits; restore the file"))
-        }
+        Ok(text) => parse_cluster(text.trim())
+            .ok_or_else(|| OpenError::new(&file, "not 32 hex digits; restore the file")),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let cluster = cluster_of_disks(config)?.unwrap_or_else(random_cluster);
             let text = format!("{}\n", cluster_text(cluster));
