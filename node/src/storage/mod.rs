@@ -52,7 +52,10 @@ pub struct OpenError {
 
 impl OpenError {
     fn new(disk: &Path, reason: impl std::fmt::Display) -> Self {
-        Self { disk: disk.to_owned(), reason: reason.to_string() }
+        let reason = reason.to_string();
+        let prefix = format!("{}: ", disk.display());
+        let reason = reason.strip_prefix(&prefix).map_or(reason.clone(), str::to_owned);
+        Self { disk: disk.to_owned(), reason }
     }
 }
 
