@@ -163,7 +163,8 @@ impl Node {
 /// Opening may replay a log: not on a thread that serves.
 async fn open_storage(config: &Config, mut progress: Progress) -> Result<Storage, NodeError> {
     let config = config.clone();
-    let opened = tokio::task::spawn_blocking(move || Storage::open(&config, &mut progress)).await;
+    let runtime = tokio::runtime::Handle::current();
+    let opened = tokio::task::spawn_blocking(move || Storage::open(&config, runtime, &mut progress)).await;
     Ok(opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?)
 }
 

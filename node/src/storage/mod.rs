@@ -9,13 +9,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use quarry_engine::disk::catalog::{Catalog, Tx};
-use quarry_engine::disk::format::record::RecordView;
+use quarry_engine::catalog::ObjectCatalog;
+use quarry_engine::clock::Clock;
+use quarry_engine::disk::catalog::Catalog;
 use quarry_engine::disk::format::superblock::ClusterId;
-use quarry_engine::disk::{Counters, DiskConfig, DiskHandle, Location, start};
-use quarry_engine::index::{Index, IndexError, RocksOptions};
+use quarry_engine::disk::{Counters, DiskConfig, DiskHandle, start};
+use quarry_engine::index::RocksOptions;
 use quarry_engine::io::OpenOptions;
-use quarry_engine::object::Store;
+use quarry_engine::object::{Options, Spread, Store};
+use tokio::runtime::Handle;
 
 use crate::config::{self, Config, MIN_DISK};
 use crate::status::{DiskStatus, StatusSource};
@@ -61,15 +63,17 @@ impl OpenError {
 
 impl Storage {
     /// Opens every disk of the configuration; the first start makes the disk files.
-    pub(crate) fn open(config: &Config, progress: &mut Progress) -> Result<Self, OpenError> {
+    /// What the object layer starts runs on `runtime`. Blocks: a log may have to be replayed.
+    pub(crate) fn open(config: &Config, runtime: Handle, progress: &mut Progress) -> Result<Self, OpenError> {
         let cluster = provision::prepare(config, progress)?;
         let mut disks = Vec::with_capacity(config.disks.len());
         for disk in &config.disks {
             disks.push(open_disk(config, disk, cluster, progress)?);
         }
+        let store = start_store(&disks, runtime).map_err(|e| OpenError::new(&disks[0].path, e))?;
         let watched = disks.clone();
         let status = StatusSource::new(move || (watched.iter().map(status_of).collect(), Vec::new()));
-        Ok(Self { store: Store {}, disks, status })
+        Ok(Self { store, disks, status })
     }
 
     /// The object layer.
@@ -90,6 +94,25 @@ impl Storage {
             }
         }
     }
+}
+
+/// The object layer over the disks: each object on one of them, as this node knows no other.
+fn start_store(disks: &[OpenDisk], runtime: Handle) -> quarry_engine::object::Result<Store> {
+    let handles: Vec<_> = disks.iter().map(|disk| disk.handle.clone()).collect();
+    let placement = Spread::over(handles.iter().map(DiskHandle::device).collect());
+    let spawn = move |work| drop(runtime.spawn(work));
+    Store::start(
+        handles,
+        Box::new(placement),
+        Clock::new(Box::new(wall_clock)),
+        Options { spawn: Some(Arc::new(spawn)) },
+    )
+}
+
+/// Microseconds since the Unix epoch.
+fn wall_clock() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn open_disk(
@@ -117,34 +140,7 @@ fn open_disk(
 
 /// What records mean on the disks.
 pub(crate) fn catalog() -> Arc<dyn Catalog> {
-    Arc::new(NoCatalog)
-}
-
-#[derive(Debug)]
-struct NoCatalog;
-
-impl Catalog for NoCatalog {
-    fn apply(&self, _: &mut Tx<'_>, _: &RecordView<'_>, _: Location) -> Result<(), IndexError> {
-        Ok(())
-    }
-
-    fn relocate(
-        &self,
-        _: &mut Tx<'_>,
-        _: &RecordView<'_>,
-        _: Location,
-        _: Location,
-    ) -> Result<bool, IndexError> {
-        Ok(false)
-    }
-
-    fn is_live(&self, _: &dyn Index, _: &RecordView<'_>, _: Location) -> Result<bool, IndexError> {
-        Ok(false)
-    }
-
-    fn forget(&self, _: &mut Tx<'_>, _: &RecordView<'_>) -> Result<(), IndexError> {
-        Ok(())
-    }
+    Arc::new(ObjectCatalog)
 }
 
 /// How a disk is opened, by a node and by the disk commands.
