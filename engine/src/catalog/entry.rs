@@ -141,7 +141,8 @@ mod tests {
 
     #[test]
     fn cut_entries_are_errors() {
-        let head = Head { sequence: 300, at: Location { segment: 300, offset: 4096, len: 4096 }, ghosts: 300 };
+        let head =
+            Head { sequence: 300, at: Location { segment: 300, offset: 4096, len: 4096 }, ghosts: 300 };
         let bytes = head.encode(&[]);
         for len in 0..bytes.len() {
             assert!(Head::decode(&bytes[..len]).is_err(), "{len}");

@@ -12,9 +12,7 @@ use super::locks::Claim;
 use super::replica::{Draft, Opened, Replica};
 use super::store::{Inner, Store, hash_of};
 use super::writer::{ObjectWriter, Upload};
-use super::{
-    Condition, Deleted, Error, ObjectEdit, ObjectInfo, ObjectPath, ObjectReader, Result,
-};
+use super::{Condition, Deleted, Error, ObjectEdit, ObjectInfo, ObjectPath, ObjectReader, Result};
 use crate::catalog::{ListedEtag, ListingValue, ObjectMeta, Version, encode_tombstone, listing_key};
 use crate::clock::Timestamp;
 use crate::disk::Class;
@@ -169,7 +167,8 @@ impl Store {
     pub async fn open(&self, path: &ObjectPath) -> Result<Option<ObjectReader>> {
         self.count_call();
         let found = self.inner.open_version(path).await?;
-        Ok(found.map(|Open { meta, opened, replica }| ObjectReader::new(meta, opened, hash_of(path), replica)))
+        Ok(found
+            .map(|Open { meta, opened, replica }| ObjectReader::new(meta, opened, hash_of(path), replica)))
     }
 
     /// Begin a body. `size_hint` is the announced length, if any. [`Error::NoContainer`] when the container is absent;
@@ -180,9 +179,8 @@ impl Store {
             return Err(Error::NoContainer);
         }
         let hash = hash_of(path);
-        let full = |device| {
-            self.inner.disks.iter().any(|disk| disk.device() == device && disk.above_high_water())
-        };
+        let full =
+            |device| self.inner.disks.iter().any(|disk| disk.device() == device && disk.above_high_water());
         if self.inner.replicas_of(&hash).iter().any(|replica| full(replica.device())) {
             return Err(Error::NoSpace);
         }

@@ -54,7 +54,13 @@ impl ObjectReader {
     pub fn range(&self, range: Range<u64>) -> RangeReader {
         assert!(range.start <= range.end && range.end <= self.info.size, "range outside the object");
         let source = self.source.clone();
-        RangeReader { source, asked: range.start, given: range.start, end: range.end, reads: InFlight::default() }
+        RangeReader {
+            source,
+            asked: range.start,
+            given: range.start,
+            end: range.end,
+            reads: InFlight::default(),
+        }
     }
 }
 
@@ -72,7 +78,10 @@ pub struct RangeReader {
 impl std::fmt::Debug for RangeReader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let left = self.given..self.end;
-        f.debug_struct("RangeReader").field("source", &self.source).field("left", &left).finish_non_exhaustive()
+        f.debug_struct("RangeReader")
+            .field("source", &self.source)
+            .field("left", &left)
+            .finish_non_exhaustive()
     }
 }
 

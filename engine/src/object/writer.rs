@@ -59,7 +59,10 @@ pub struct ObjectWriter {
 
 impl std::fmt::Debug for ObjectWriter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ObjectWriter").field("path", &self.path).field("size", &self.body.size).finish_non_exhaustive()
+        f.debug_struct("ObjectWriter")
+            .field("path", &self.path)
+            .field("size", &self.body.size)
+            .finish_non_exhaustive()
     }
 }
 

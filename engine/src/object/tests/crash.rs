@@ -15,7 +15,8 @@ fn check(rig: &mut Rig, model: &BTreeMap<String, (u64, usize)>, what: &str) {
     for (name, (seed, size)) in model {
         assert!(rig.get(name) == Some(bytes(*seed, *size)), "{what}: {name}");
     }
-    let chunks: usize = model.values().filter(|(_, size)| *size > 1 << 20).map(|(_, s)| s.div_ceil(1 << 20)).sum();
+    let chunks: usize =
+        model.values().filter(|(_, size)| *size > 1 << 20).map(|(_, s)| s.div_ceil(1 << 20)).sum();
     for _ in 0..30 {
         rig.turn();
     }
