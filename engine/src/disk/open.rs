@@ -24,6 +24,7 @@ use super::core::{Core, Writer};
 use super::format::batch::hash;
 use super::format::bytes::{Put, Reader};
 use super::format::record::DeviceId;
+use super::format::segment::SegmentHeader;
 use super::format::superblock::{COPIES, ClusterId, Layout, Superblock, Verdict, choose};
 use super::handle::DiskHandle;
 use super::rebuild::{Rebuild, Rebuilt};
@@ -31,6 +32,7 @@ use super::recovery::{RecoveryError, Replay, Report};
 use super::segments::{IDENTITY_KEY, POSITION_KEY, Position, Segment, SegmentMap, State, segment_key};
 use super::shared::{Admission, Counters, Shared};
 use super::upkeep::{CheckpointState, Freeing, flush_now, read_now, write_now};
+use super::window::Window;
 use crate::index::{Index, IndexError, Range, Table, WriteSet};
 use crate::io::{BLOCK, Disk, SIGNATURE_SPAN, foreign_signature};
 
@@ -242,6 +244,7 @@ fn check_index(index: &dyn Index, superblock: &Superblock) -> Result<bool, OpenE
 }
 
 /// Opens a device with its index: checks, fences, recovers.
+#[expect(clippy::needless_pass_by_value, reason = "it holds the caller's only borrow of `progress`")]
 pub(crate) fn open(
     mut disk: Box<dyn Disk>,
     index: Arc<dyn Index>,
@@ -269,6 +272,7 @@ pub(crate) fn open(
         replay(disk.as_mut(), &superblock, index.as_ref(), catalog.as_ref())?
     };
     let Recovered { segments, mut position, heads, report } = recovered;
+    forget_stale_openings(disk.as_mut(), &superblock, &segments, &position.reserved)?;
     position.reserved = segments.reserve(&[]);
     save_opening(index.as_ref(), &superblock, &position, &segments)?;
     tracing::info!(
@@ -338,6 +342,30 @@ fn replay(
     let heads = replay.heads()?;
     let position = replay.position;
     Ok(Recovered { segments, position, heads, report })
+}
+
+/// A segment that was opened by a batch which recovery did not take (torn, or behind a torn one) is free, yet its header says
+/// that it is in use: a rebuild would believe it, and its sequence will be given out again. So it is freed for good.
+fn forget_stale_openings(
+    disk: &mut dyn Disk,
+    superblock: &Superblock,
+    segments: &SegmentMap,
+    reserved: &[u32],
+) -> Result<(), OpenError> {
+    let Superblock { layout, device, epoch, .. } = *superblock;
+    let mut wrote = false;
+    for segment in reserved.iter().copied().filter(|s| segments.get(*s).state == State::Free) {
+        let header =
+            Window::new(disk, layout, device, segment).header().map_err(io("read segment header"))?;
+        let Ok(header) = header else { continue };
+        if header.device == device && !header.freed {
+            let mut blocks = SegmentHeader { freed: true, epoch, ..header }.encode();
+            blocks.resize(2 * BLOCK, 0);
+            write_now(disk, layout.segment_start(segment), &blocks).map_err(io("free segment"))?;
+            wrote = true;
+        }
+    }
+    if wrote { flush_now(disk).map_err(io("free segment")) } else { Ok(()) }
 }
 
 /// An index that knows of a batch which the log does not hold is ahead: the device lost what it had acknowledged.
