@@ -18,7 +18,7 @@ use crate::auth::{Auth, Endpoints, SetupError, unix_now};
 use crate::config::{self, Config};
 use crate::http::{Bounds, Entrance, Front, serve};
 use crate::metrics::Metrics;
-use crate::storage::{OpenError, Storage};
+use crate::storage::{OpenError, Progress, Storage};
 use crate::swift::{self, SwiftApi};
 
 /// Why a node could not start.
@@ -112,7 +112,11 @@ fn make_private_directory(path: &Path) -> Result<(), NodeError> {
 
 impl Node {
     /// Opens the disks and serves; returns when all listeners accept.
-    pub async fn start(config: &Config, users: &[config::Auth]) -> Result<Self, NodeError> {
+    pub(crate) async fn start(
+        config: &Config,
+        users: &[config::Auth],
+        progress: Progress,
+    ) -> Result<Self, NodeError> {
         make_private_directory(&config.node.data)?;
         let object = bind("object", config.listen.object).await?;
         let identity = bind("identity", config.listen.identity).await?;
@@ -120,7 +124,7 @@ impl Node {
         let endpoints = Endpoints::new(&config.listen, object.1.port(), identity.1.port());
         let lists: Vec<_> = users.iter().collect();
         let auth = Arc::new(Auth::open(config, &lists, &config.node.data, endpoints, unix_now)?);
-        let storage = open_storage(config).await?;
+        let storage = open_storage(config, progress).await?;
         let metrics = Metrics::new(storage.status());
         let limits = &config.limits;
         let objects =
@@ -157,9 +161,10 @@ impl Node {
 }
 
 /// Opening may replay a log: not on a thread that serves.
-async fn open_storage(config: &Config) -> Result<Storage, NodeError> {
+async fn open_storage(config: &Config, mut progress: Progress) -> Result<Storage, NodeError> {
     let config = config.clone();
-    let opened = tokio::task::spawn_blocking(move || Storage::open(&config)).await;
+    let runtime = tokio::runtime::Handle::current();
+    let opened = tokio::task::spawn_blocking(move || Storage::open(&config, runtime, &mut progress)).await;
     Ok(opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?)
 }
 

@@ -29,7 +29,7 @@ pub(super) fn run_node(
     let runtime =
         builder.enable_all().thread_name("serve").build().map_err(|e| Failure::new("start threads", e))?;
     let done = runtime.block_on(async {
-        let node = Node::start(config, users).await?;
+        let node = Node::start(config, users, super::progress::bar()).await?;
         let announced = announce(&node).map_err(|e| Failure::new("say that the node is ready", e));
         let signalled = match &announced {
             Ok(()) => node::stop_signal().await.map_err(|e| Failure::new("wait for a signal", e)),
