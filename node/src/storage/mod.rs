@@ -8,6 +8,7 @@ mod provision;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use quarry_engine::catalog::ObjectCatalog;
 use quarry_engine::clock::Clock;
@@ -23,6 +24,9 @@ use crate::config::{self, Config, MIN_DISK};
 use crate::status::{DiskStatus, StatusSource};
 
 pub(crate) use provision::{cluster_text, format_disk, make_disk_file, parse_cluster, random_cluster};
+
+/// How long a start waits for its disks: a killed node's locks go a moment after it.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
 
 /// Told what is being done, and how much of how much is done; called from the thread that opens.
 pub(crate) type Progress = Box<dyn FnMut(&str, u64, u64) + Send>;
@@ -156,7 +160,7 @@ pub(crate) fn disk_config(
     }
     Ok(DiskConfig {
         device: path.to_owned(),
-        io: OpenOptions { minimum: MIN_DISK, ..OpenOptions::default() },
+        io: OpenOptions { minimum: MIN_DISK, lock_wait: LOCK_WAIT, ..OpenOptions::default() },
         index: RocksOptions::default(),
         index_path: index.to_owned(),
         cache_bytes,
