@@ -61,7 +61,7 @@ impl Head {
     }
 }
 
-/// Random name of one body that is stored in chunks.
+/// Name of one body that is stored in chunks; never given twice.
 pub type DataId = [u8; 16];
 
 /// A body stored in chunks.

@@ -58,7 +58,7 @@ fn crashes_and_rebuilds(seed: u64) {
                     model.insert(name, (n, 5000));
                 }
             }
-            if rig.rng.next_u64() % 10 == 0 {
+            if rig.rng.next_u64().is_multiple_of(10) {
                 // An upload that is under way when the power goes.
                 let store = rig.store();
                 let polls = u32::try_from(rig.rng.next_u64() % 12).unwrap();
@@ -67,7 +67,7 @@ fn crashes_and_rebuilds(seed: u64) {
                     writer.write(bytes(1, 5 << 20)).await.unwrap();
                     std::future::pending::<()>().await;
                 });
-                let keep_index = rig.rng.next_u64() % 2 == 0;
+                let keep_index = rig.rng.next_u64().is_multiple_of(2);
                 rig.crash(keep_index);
                 check(&mut rig, &model, &format!("seed {seed}, step {n}, index kept: {keep_index}"));
             }

@@ -2,5 +2,5 @@
 
 mod changes;
 mod crash;
-mod rig;
+pub(crate) mod rig;
 mod rules;
