@@ -52,7 +52,9 @@ pub(crate) async fn serve(
     mut stop: watch::Receiver<bool>,
 ) {
     let mut http = http1::Builder::new();
+    // Some of Swift's clients compare names of headers with their case.
     http.timer(TokioTimer::new())
+        .title_case_headers(true)
         .header_read_timeout(bounds.header_timeout)
         .max_headers(bounds.headers)
         .max_header_size(bounds.header_bytes);

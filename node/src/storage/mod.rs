@@ -5,6 +5,7 @@
 
 mod provision;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -180,7 +181,7 @@ fn status_of(disk: &OpenDisk) -> DiskStatus {
     }
 }
 
-fn counters(counters: &Counters) -> Vec<(String, u64)> {
+fn counters(counters: &Counters) -> BTreeMap<String, u64> {
     [
         ("batches", &counters.batches),
         ("flushes", &counters.flushes),
@@ -194,6 +195,7 @@ fn counters(counters: &Counters) -> Vec<(String, u64)> {
         ("checkpoints", &counters.checkpoints),
         ("segments_freed", &counters.freed),
     ]
+    .into_iter()
     .map(|(name, counter)| (name.to_owned(), counter.load(Ordering::Relaxed)))
-    .to_vec()
+    .collect()
 }
