@@ -81,7 +81,12 @@ pub(crate) struct Call {
 impl Call {
     /// The same request with no headers: for requests that it leads to.
     pub(crate) fn clone_without_headers(&self) -> Self {
-        Self { caller: self.caller.clone(), headers: HeaderMap::new(), now: self.now, scope: self.scope.clone() }
+        Self {
+            caller: self.caller.clone(),
+            headers: HeaderMap::new(),
+            now: self.now,
+            scope: self.scope.clone(),
+        }
     }
 }
 

@@ -62,7 +62,9 @@ fn asked(headers: &HeaderMap, name: &str) -> Option<String> {
     let given = |full: String| text(headers, &full).map(str::to_owned);
     let removed = |full: String| given(full).is_some_and(|value| !value.is_empty());
     let legacy = name == BYTES;
-    if removed(format!("x-remove-account-{name}")) || (legacy && removed(format!("x-remove-account-meta-{name}"))) {
+    if removed(format!("x-remove-account-{name}"))
+        || (legacy && removed(format!("x-remove-account-meta-{name}")))
+    {
         return Some(String::new());
     }
     given(format!("x-account-{name}"))
@@ -99,7 +101,9 @@ pub(crate) async fn check(api: &Api, call: &Call, path: &ObjectPath, length: Opt
 }
 
 fn fits(headers: &Headers, prefix: &str, name: &str, used: u64, more: u64) -> bool {
-    let mut named = headers.range::<str, _>((Bound::Included(prefix), Bound::Unbounded)).take_while(|(key, _)| key.starts_with(prefix));
+    let mut named = headers
+        .range::<str, _>((Bound::Included(prefix), Bound::Unbounded))
+        .take_while(|(key, _)| key.starts_with(prefix));
     let quota = named.find(|(key, _)| key.strip_prefix(prefix) == Some(name));
     quota
         .and_then(|(_, value)| value.parse::<u64>().ok())

@@ -200,7 +200,9 @@ fn split_path(path: &str) -> Result<(&str, &str, &str)> {
     let rest = path.strip_prefix("/v1.0").or_else(|| path.strip_prefix("/v1"));
     let Some(rest) = rest else {
         // A path of one part names no account, whatever its version.
-        let lone = path.strip_prefix('/').is_some_and(|rest| !rest.is_empty() && !rest.trim_end_matches('/').contains('/'));
+        let lone = path
+            .strip_prefix('/')
+            .is_some_and(|rest| !rest.is_empty() && !rest.trim_end_matches('/').contains('/'));
         return Err(if lone { SwiftError::message(412, "Bad URL") } else { SwiftError::status(404) });
     };
     if rest.is_empty() {

@@ -103,13 +103,17 @@ pub(crate) async fn verify(
     let methods: &[&str] =
         if *method == Method::HEAD { &["HEAD", "GET", "POST", "PUT"] } else { &[method.as_str()] };
     let check = |headers: &Headers, kind: &str| {
-        KEYS.iter().filter_map(|name| headers.get(&format!("x-{kind}-meta-{name}"))).any(|key| {
-            methods.iter().any(|method| matches(&signed, method, &subject, key.as_bytes()))
-        })
+        KEYS.iter()
+            .filter_map(|name| headers.get(&format!("x-{kind}-meta-{name}")))
+            .any(|key| methods.iter().any(|method| matches(&signed, method, &subject, key.as_bytes())))
     };
     let of_account = api.store.account(account).await?.is_some_and(|found| check(&found.headers, "account"));
     let of_container = !of_account
-        && api.store.container(account, container).await?.is_some_and(|found| check(&found.headers, "container"));
+        && api
+            .store
+            .container(account, container)
+            .await?
+            .is_some_and(|found| check(&found.headers, "container"));
     if !of_account && !of_container {
         return Err(invalid());
     }
@@ -199,7 +203,12 @@ fn parse(query: &Query, now: u64) -> Option<Signed> {
     }
     let signature = parse_signature(query.get("temp_url_sig")?)?;
     let given = |name: &str| query.get(name).map(str::to_owned);
-    Some(Signed { signature, expires, prefix: given("temp_url_prefix"), ip_range: given("temp_url_ip_range") })
+    Some(Signed {
+        signature,
+        expires,
+        prefix: given("temp_url_prefix"),
+        ip_range: given("temp_url_ip_range"),
+    })
 }
 
 /// Hex digits, whose number tells the algorithm, or `algorithm:BASE64`.
@@ -269,7 +278,9 @@ fn is_in_range(address: IpAddr, range: &str) -> bool {
         bits <= width && (bits == 0 || (a ^ b) >> (width - bits) == 0)
     };
     match (address.to_canonical(), base.parse::<IpAddr>()) {
-        (IpAddr::V4(a), Ok(IpAddr::V4(b))) => bits_equal(u128::from(a.to_bits()), u128::from(b.to_bits()), 32),
+        (IpAddr::V4(a), Ok(IpAddr::V4(b))) => {
+            bits_equal(u128::from(a.to_bits()), u128::from(b.to_bits()), 32)
+        }
         (IpAddr::V6(a), Ok(IpAddr::V6(b))) => bits_equal(a.to_bits(), b.to_bits(), 128),
         _ => false,
     }

@@ -54,7 +54,8 @@ fn civil(days: u64) -> (u64, u64, u64) {
 
 /// The day number since 1970-01-01 of a date that exists, from 1970 on.
 pub(crate) fn days_since_epoch(year: u64, month: u64, day: u64) -> Option<u64> {
-    let guess = (year.checked_sub(1970)? * 365 + (year - 1969) / 4 + (month.clamp(1, 12) - 1) * 28 + day).saturating_sub(60);
+    let guess = (year.checked_sub(1970)? * 365 + (year - 1969) / 4 + (month.clamp(1, 12) - 1) * 28 + day)
+        .saturating_sub(60);
     (guess..guess + 120).find(|days| civil(*days) == (year, month, day))
 }
 
