@@ -34,7 +34,7 @@ fn temporary_name(path: &Path) -> io::Result<PathBuf> {
 }
 
 /// Makes a rename or a new file in `path`'s directory durable.
-fn sync_directory(path: &Path) -> io::Result<()> {
+pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

@@ -37,7 +37,10 @@ fn log_panics() {
     let earlier = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(place, "panic: {}", panic.payload_as_str().unwrap_or("(no message)"));
+        let payload = panic.payload();
+        let text = payload.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        tracing::error!(place, "panic: {}", text.unwrap_or("(no message)"));
         earlier(panic);
     }));
 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -18,7 +19,7 @@ use crate::auth::{Auth, Endpoints, SetupError, unix_now};
 use crate::config::{self, Config};
 use crate::http::{Bounds, Entrance, Front, serve};
 use crate::metrics::Metrics;
-use crate::storage::{OpenError, Storage};
+use crate::storage::{OpenError, Progress, Storage};
 use crate::swift::{self, SwiftApi};
 
 /// Why a node could not start.
@@ -112,7 +113,11 @@ fn make_private_directory(path: &Path) -> Result<(), NodeError> {
 
 impl Node {
     /// Opens the disks and serves; returns when all listeners accept.
-    pub async fn start(config: &Config, users: &[config::Auth]) -> Result<Self, NodeError> {
+    pub(crate) async fn start(
+        config: &Config,
+        users: &[config::Auth],
+        progress: Progress,
+    ) -> Result<Self, NodeError> {
         make_private_directory(&config.node.data)?;
         let object = bind("object", config.listen.object).await?;
         let identity = bind("identity", config.listen.identity).await?;
@@ -120,7 +125,7 @@ impl Node {
         let endpoints = Endpoints::new(&config.listen, object.1.port(), identity.1.port());
         let lists: Vec<_> = users.iter().collect();
         let auth = Arc::new(Auth::open(config, &lists, &config.node.data, endpoints, unix_now)?);
-        let storage = open_storage(config).await?;
+        let storage = open_storage(config, progress).await?;
         let metrics = Metrics::new(storage.status());
         let limits = &config.limits;
         let objects =
@@ -157,9 +162,10 @@ impl Node {
 }
 
 /// Opening may replay a log: not on a thread that serves.
-async fn open_storage(config: &Config) -> Result<Storage, NodeError> {
+async fn open_storage(config: &Config, mut progress: Progress) -> Result<Storage, NodeError> {
     let config = config.clone();
-    let opened = tokio::task::spawn_blocking(move || Storage::open(&config)).await;
+    let runtime = tokio::runtime::Handle::current();
+    let opened = tokio::task::spawn_blocking(move || Storage::open(&config, runtime, &mut progress)).await;
     Ok(opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?)
 }
 
@@ -170,13 +176,24 @@ async fn bind(name: &'static str, address: config::Address) -> Result<(TcpListen
     Ok((listener, bound))
 }
 
-/// Resolves at SIGTERM or SIGINT.
-pub(crate) async fn stop_signal() -> io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// SIGTERM and SIGINT, caught from the moment this is made.
+#[derive(Debug)]
+pub(crate) struct StopSignal {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignal {
+    /// Begins to catch; the process is no longer ended by them.
+    pub(crate) fn catch() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
-    Ok(())
+
+    /// Resolves at the next one.
+    pub(crate) async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }

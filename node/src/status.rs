@@ -33,8 +33,6 @@ pub struct DiskStatus {
     pub path: String,
     /// `ok`, or what is wrong.
     pub state: String,
-    /// Which body does the I/O: `io_uring` or `pool`.
-    pub io: String,
     /// Bytes that the log can hold.
     pub capacity: u64,
     /// Bytes in segments that are in use.

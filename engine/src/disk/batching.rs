@@ -73,7 +73,7 @@ impl Written {
     }
 
     /// Answers everybody else.
-    pub(crate) fn answer(self, result: Result<(), DiskError>) {
+    pub(crate) fn answer(self, result: &Result<(), DiskError>) {
         for waiter in self.waiters {
             waiter.append.answer(result.clone().map(|()| waiter.lsn));
         }

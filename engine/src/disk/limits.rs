@@ -62,6 +62,6 @@ const _: () = assert!(MAX_BATCH_RECORDS >= MAX_GROUP_RECORDS);
 const _: () =
     assert!(QUEUE_BYTES >= MAX_GROUP && DELETE_QUEUE_BYTES >= MAX_GROUP && CLEANER_QUEUE_BYTES >= MAX_GROUP);
 const _: () = assert!(CLIENT_RESERVE > DELETE_RESERVE && DELETE_RESERVE >= 1);
-const _: () = assert!(MIN_SEGMENTS as usize > 2 * CLIENT_RESERVE);
+const _: () = assert!(MIN_SEGMENTS > 2 * CLIENT_RESERVE as u64);
 const _: () = assert!(CRC_SPAN.is_multiple_of(BLOCK) && MAX_DATA.is_multiple_of(CRC_SPAN));
 const _: () = assert!(VOLUME_HIGH_WATER < CLIENT_HIGH_WATER && CLIENT_HIGH_WATER < 100);

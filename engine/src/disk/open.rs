@@ -244,6 +244,7 @@ fn check_index(index: &dyn Index, superblock: &Superblock) -> Result<bool, OpenE
 }
 
 /// Opens a device with its index: checks, fences, recovers.
+#[expect(clippy::needless_pass_by_value, reason = "it holds the caller's only borrow of `progress`")]
 pub(crate) fn open(
     mut disk: Box<dyn Disk>,
     index: Arc<dyn Index>,

@@ -111,8 +111,8 @@ impl<'a> Window<'a> {
             let SegmentHeader { segment, class, seq, .. } = h;
             return Ok(ours.then_some(SegmentUse { segment, class, seq, header_damaged: false }));
         }
-        let len = BatchHeader::stated_len(second).unwrap_or(0);
-        let batch = BatchHeader::decode(self.bytes(BLOCK as u64, len.max(BLOCK))?);
+        let Some(len) = BatchHeader::stated_len(second) else { return Ok(None) };
+        let batch = BatchHeader::decode(self.bytes(BLOCK as u64, len)?);
         let ours = batch.ok().filter(|b| (b.device, b.segment) == (self.device, self.segment));
         Ok(ours.map(|b| SegmentUse {
             segment: self.segment,

@@ -3,13 +3,39 @@
 //! Swift and S3 are two spellings of this layer. A rule (ETag, listing order, conditions, expiry) lives here once.
 //! Invariant: every `Ok` of a change is durable on a quorum and visible to every later call.
 //! Invariant: engine knows no HTTP: no header is given a meaning here.
+//! Invariant: nothing here spawns a task, sleeps or reads a clock but [`crate::clock::Clock`].
 
+mod accounts;
+mod condition;
+mod group;
+mod in_flight;
+mod listing;
+mod locks;
+mod objects;
+mod placement;
+mod quorum;
+mod reader;
+mod replica;
+mod store;
 mod types;
+mod writer;
 
+pub use group::{IndexGroup, Rows, TotalsOf};
+pub use locks::{Claim, Permit};
+pub use placement::{Placement, RingPlacement, Spread};
+pub use quorum::{Verdict, judge, quorum};
+pub use reader::{ObjectReader, RangeReader};
+pub use replica::{BoxFuture, Draft, Opened, Replica};
+pub use store::{Options, Spawn, Store};
 pub use types::*;
+pub use writer::ObjectWriter;
 
-use bytes::Bytes;
-use crate::clock::Timestamp;
+/// Bytes of a chunk of a large body; a body of at most this many lies in its record.
+pub const CHUNK: usize = crate::disk::limits::MAX_DATA;
+/// Chunks that a writer has in flight before it waits.
+pub const CHUNKS_IN_FLIGHT: usize = 4;
+/// Chunks that a reader asks for before they are wanted.
+pub const READ_AHEAD: usize = 2;
 
 /// Why an operation of the object layer was refused or failed.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +76,7 @@ pub enum Error {
         /// Where and how.
         what: String,
     },
-    /// An edit closure refused the change; the text is the API's own.
+    /// An edit closure refused the change, or names and headers are longer than a record holds; the text says which.
     #[error("refused: {0}")]
     Refused(String),
 }
@@ -58,61 +84,10 @@ pub enum Error {
 /// Result of the object layer.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Handle to the object layer of this node; clones are cheap.
-#[derive(Debug, Clone)]
-pub struct Store {}
-
-/// Streams one body into the store. Dropped before [`ObjectWriter::commit`], it leaves nothing behind.
-#[derive(Debug)]
-pub struct ObjectWriter {}
-
-/// An open object version: its facts, and its bytes on demand. What it reads stays readable while it lives,
-/// also when the object is overwritten or deleted meanwhile.
-#[derive(Debug)]
-pub struct ObjectReader {
-    /// Facts of the version.
-    pub info: ObjectInfo,
-}
-
-#[expect(clippy::unused_async, clippy::unimplemented, unused_variables, missing_docs, reason = "signatures first")]
-impl Store {
-    /// The account, `None` when it never existed or has been reaped.
-    pub async fn account(&self, account: &str) -> Result<Option<Account>> { unimplemented!() }
-    /// Create the account or change its headers: `edit` sees the current state (under the account's lock) and returns all stored
-    /// headers that shall stand afterwards. [`Error::NoAccount`] when it is deleted and not yet reaped.
-    pub async fn put_account(&self, account: &str, edit: impl FnOnce(Option<&Account>) -> Result<Headers> + Send) -> Result<Made> { unimplemented!() }
-    /// Mark the account deleted; the reaper removes its containers and objects, then the mark.
-    pub async fn delete_account(&self, account: &str) -> Result<Deleted> { unimplemented!() }
-    /// Containers of an account in name order. [`Error::NoAccount`] when absent.
-    pub async fn list_containers(&self, account: &str, listing: &Listing) -> Result<Vec<Entry<ContainerRow>>> { unimplemented!() }
-
-    /// Every account name, in order, from `marker` on (exclusive).
-    pub async fn list_accounts(&self, marker: &str, limit: usize) -> Result<Vec<String>> { unimplemented!() }
-
-    /// The container, `None` when absent.
-    pub async fn container(&self, account: &str, container: &str) -> Result<Option<Container>> { unimplemented!() }
-    /// Create the container (with `policy`) or change its headers; the account is created when absent (with no headers).
-    /// `edit` as in [`Store::put_account`].
-    pub async fn put_container(&self, account: &str, container: &str, policy: u16, edit: impl FnOnce(Option<&Container>) -> Result<Headers> + Send) -> Result<Made> { unimplemented!() }
-    /// Change the headers of an existing container: [`Error::NoContainer`] when absent.
-    pub async fn post_container(&self, account: &str, container: &str, edit: impl FnOnce(&Container) -> Result<Headers> + Send) -> Result<()> { unimplemented!() }
-    /// Remove an empty container.
-    pub async fn delete_container(&self, account: &str, container: &str) -> Result<Deleted> { unimplemented!() }
-    /// Objects of a container in name order. [`Error::NoContainer`] when absent.
-    pub async fn list_objects(&self, account: &str, container: &str, listing: &Listing) -> Result<Vec<Entry<ObjectRow>>> { unimplemented!() }
-
-    /// Facts of the newest version, `None` when absent. Does not look at the container.
-    pub async fn object(&self, path: &ObjectPath) -> Result<Option<ObjectInfo>> { unimplemented!() }
-    /// The newest version, open for reading.
-    pub async fn open(&self, path: &ObjectPath) -> Result<Option<ObjectReader>> { unimplemented!() }
-    /// Begin a body. `size_hint` is the announced length, if any. [`Error::NoContainer`] when the container is absent;
-    /// [`Error::NoSpace`] above the high-water mark.
-    pub async fn writer(&self, path: &ObjectPath, size_hint: Option<u64>) -> Result<ObjectWriter> { unimplemented!() }
-    /// Replace headers, content type and expiry of the newest version, keeping its data. `edit` sees the current version.
-    /// [`Error::NoObject`] when absent.
-    pub async fn post_object(&self, path: &ObjectPath, edit: impl FnOnce(&ObjectInfo) -> Result<ObjectEdit> + Send) -> Result<Timestamp> { unimplemented!() }
-    /// Remove the newest version.
-    pub async fn delete_object(&self, path: &ObjectPath, condition: &Condition) -> Result<Deleted> { unimplemented!() }
+impl From<crate::catalog::BadValue> for Error {
+    fn from(e: crate::catalog::BadValue) -> Self {
+        Self::Corrupt { what: e.to_string() }
+    }
 }
 
 /// What a POST leaves an object with.
@@ -128,27 +103,5 @@ pub struct ObjectEdit {
     pub listed: ListedAs,
 }
 
-#[expect(clippy::unused_async, clippy::unimplemented, unused_variables, missing_docs, reason = "signatures first")]
-impl ObjectWriter {
-    /// Append bytes to the body; waits while the disks are behind (back-pressure), so memory stays bounded.
-    pub async fn write(&mut self, data: Bytes) -> Result<()> { unimplemented!() }
-    /// Make the version durable and visible, with its listing row.
-    pub async fn commit(self, spec: PutSpec) -> Result<Committed> { unimplemented!() }
-}
-
-#[expect(clippy::unused_async, clippy::unimplemented, unused_variables, missing_docs, reason = "signatures first")]
-impl ObjectReader {
-    /// The bytes of `range`, in pieces of at most 1 MiB, as the consumer asks for them: call [`RangeReader::next`] until `None`.
-    /// Panics when the range lies outside `0..info.size`.
-    pub fn range(&self, range: std::ops::Range<u64>) -> RangeReader { unimplemented!() }
-}
-
-/// Bytes of a range, piece by piece; owns what it needs (`'static`, `Send`).
-#[derive(Debug)]
-pub struct RangeReader {}
-
-#[expect(clippy::unused_async, clippy::unimplemented, unused_variables, missing_docs, reason = "signatures first")]
-impl RangeReader {
-    /// The next piece, `None` after the last. Verified: a piece that fails is an error and ends the stream.
-    pub async fn next(&mut self) -> Option<Result<Bytes>> { unimplemented!() }
-}
+#[cfg(test)]
+mod tests;

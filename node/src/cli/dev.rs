@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use super::{DevArgs, Failure, Ports};
-use crate::config::{self, Config, MIN_DISK, Source, size_text};
+use crate::config::{self, Config, MIN_DISK, size_text};
 use crate::durable_file;
 use crate::node::{self, Node};
 
@@ -189,6 +189,7 @@ fn announce(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Source;
 
     #[test]
     fn shell_words_survive_quotes() {

@@ -1,29 +1,48 @@
 //! `quarry disk`: work on disks that no node has open.
+//!
+//! Invariant: nothing is written before the device is known to be ours, but by `format`.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use quarry_engine::disk::format::superblock::{Superblock, Verdict};
+use quarry_engine::disk::{OpenError, check, read_superblock, rebuild_index};
+use quarry_engine::io::{DeviceKind, OpenOptions, inspect_device, open_device};
 
-use super::{Failure, size};
+use super::{Failure, progress, size};
+use crate::config::{MIN_DISK, size_text};
+use crate::storage;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum DiskCommand {
-    /// Make a disk: writes superblocks and tables; a file is written once in full.
+    /// Make a disk: writes superblocks; a file that is not there is made and written once in full.
     Format {
-        #[command(flatten)]
-        disk: DiskArgs,
-        /// Size of the file; not for block devices.
+        /// The block device or file.
+        path: PathBuf,
+        /// Size of a file that is to be made; not for devices and files that are there.
         #[arg(long, value_name = "SIZE", value_parser = size)]
         size: Option<u64>,
+        /// Cluster that it shall belong to, 32 hex digits (`quarry disk info` shows it); a new one when absent.
+        #[arg(long, value_name = "ID", value_parser = cluster)]
+        cluster: Option<String>,
+        /// Destroy what is on it.
+        #[arg(long)]
+        overwrite: bool,
     },
     /// Show identity, sizes and state.
-    Info(DiskArgs),
+    Info {
+        /// The block device or file.
+        path: PathBuf,
+    },
     /// Verify every byte of the log; changes nothing.
-    Check(DiskArgs),
-    /// Drop the index and make it anew from the segments' footers.
+    Check {
+        /// The block device or file.
+        path: PathBuf,
+    },
+    /// Drop the index and make it anew from the segments.
     RebuildIndex(DiskArgs),
-    /// Verify every live object and extent; changes nothing.
+    /// Verify every live object and extent.
     Audit(DiskArgs),
 }
 
@@ -37,14 +56,145 @@ pub(super) struct DiskArgs {
     index: PathBuf,
 }
 
+/// 32 hex digits.
+fn cluster(text: &str) -> Result<String, String> {
+    storage::parse_cluster(text).map(|_| text.to_owned()).ok_or_else(|| "allowed: 32 hex digits".to_owned())
+}
+
+impl From<storage::OpenError> for Failure {
+    fn from(error: storage::OpenError) -> Self {
+        Self(error.to_string())
+    }
+}
+
 /// Runs a command on a disk.
-pub(super) fn run(command: &DiskCommand, _out: &mut impl Write) -> Result<(), Failure> {
-    let (verb, disk) = match command {
-        DiskCommand::Format { disk, .. } => ("format", disk),
-        DiskCommand::Info(disk) => ("show", disk),
-        DiskCommand::Check(disk) => ("check", disk),
-        DiskCommand::RebuildIndex(disk) => ("rebuild index of", disk),
-        DiskCommand::Audit(disk) => ("audit", disk),
+pub(super) fn run(command: &DiskCommand, out: &mut impl Write) -> Result<(), Failure> {
+    match command {
+        DiskCommand::Format { path, size, cluster, overwrite } => {
+            format(path, *size, cluster.as_deref(), *overwrite, out)
+        }
+        DiskCommand::Info { path } => info(path, out),
+        DiskCommand::RebuildIndex(disk) => make_index(disk, out),
+        DiskCommand::Check { path } => check_log(path, out),
+        DiskCommand::Audit(disk) => Err(not_yet("audit", disk)),
+    }
+}
+
+fn not_yet(verb: &str, disk: &DiskArgs) -> Failure {
+    Failure::new(
+        format!("{verb} disk {}", disk.path.display()),
+        "not in this version; `quarry disk info` works",
+    )
+}
+
+fn format(
+    path: &Path,
+    size: Option<u64>,
+    cluster: Option<&str>,
+    overwrite: bool,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
+    let what = || format!("format disk {}", path.display());
+    let cluster = cluster.and_then(storage::parse_cluster).unwrap_or_else(storage::random_cluster);
+    let exists = path.try_exists().map_err(|e| Failure::new(what(), e))?;
+    let superblock = match (exists, size) {
+        (true, Some(_)) => {
+            return Err(Failure::new(what(), "it is there already and has a size; leave --size out"));
+        }
+        (true, None) => storage::format_disk(path, cluster, overwrite)?,
+        (false, None) => {
+            return Err(Failure::new(what(), "no such file or device; give --size to make a file"));
+        }
+        (false, Some(size)) if size < MIN_DISK => {
+            return Err(Failure::new(what(), format!("too small; give {} or more", size_text(MIN_DISK))));
+        }
+        (false, Some(size)) => storage::make_disk_file(path, size, cluster, &mut progress::bar())?,
     };
-    Err(Failure::new(format!("{verb} disk {}", disk.path.display()), "the disk engine is not linked in yet"))
+    print(path, &superblock, out)?;
+    Ok(())
+}
+
+fn info(path: &Path, out: &mut impl Write) -> Result<(), Failure> {
+    let failed = |error: &dyn std::fmt::Display| Failure::new(format!("show disk {}", path.display()), error);
+    let device = inspect_device(path).map_err(|e| failed(&e))?;
+    let kind = match device.kind {
+        DeviceKind::Block => "block device",
+        DeviceKind::File => "file",
+    };
+    let superblock = our_superblock(path).map_err(|e| failed(&e))?;
+    print(path, &superblock, out)?;
+    writeln!(out, "  kind          {kind}, {} byte sectors", device.physical_sector)?;
+    writeln!(out, "  allocated     {}", device.allocated)?;
+    writeln!(out, "  write-through {}", if device.write_through { "yes" } else { "no" })?;
+    writeln!(out, "  O_DIRECT      {}", if device.direct { "yes" } else { "no" })?;
+    Ok(())
+}
+
+fn print(path: &Path, superblock: &Superblock, out: &mut impl Write) -> std::io::Result<()> {
+    let layout = superblock.layout;
+    writeln!(out, "{}", path.display())?;
+    writeln!(out, "  device        {}", superblock.device)?;
+    writeln!(out, "  cluster       {}", storage::cluster_text(superblock.cluster))?;
+    writeln!(out, "  capacity      {}", layout.capacity)?;
+    writeln!(out, "  segments      {} of {}", layout.segments, size_text(layout.segment_size))?;
+    writeln!(out, "  opened        {} times", superblock.epoch)?;
+    writeln!(out, "  closed        {}", if superblock.clean { "cleanly" } else { "no: open, or crashed" })
+}
+
+/// The superblock of a device that is ours, and that nobody has open.
+fn our_superblock(path: &Path) -> Result<Superblock, String> {
+    let options = OpenOptions { read_only: true, ..OpenOptions::default() };
+    let mut device = open_device(path, options).map_err(|e| e.to_string())?;
+    match read_superblock(device.as_mut()).map_err(|e| e.to_string())? {
+        Verdict::Use { superblock, .. } => Ok(superblock),
+        Verdict::Absent => Err(OpenError::Unformatted.to_string()),
+        Verdict::Newer(version) => Err(OpenError::Newer(version).to_string()),
+        Verdict::Contradiction => Err(OpenError::Damaged("its copies name different devices").to_string()),
+        Verdict::Damaged => Err(OpenError::Damaged("no copy verifies").to_string()),
+    }
+}
+
+/// Verifies the log from end to end: damage is listed, and makes the command fail.
+fn check_log(path: &Path, out: &mut impl Write) -> Result<(), Failure> {
+    let what = format!("check disk {}", path.display());
+    let options = OpenOptions { read_only: true, ..OpenOptions::default() };
+    let mut device = open_device(path, options).map_err(|e| Failure::new(&what, e))?;
+    let mut bar = progress::bar();
+    let report = check(device.as_mut(), &mut |done, total| bar(&what, done, total));
+    drop(bar);
+    let report = report.map_err(|e| Failure::new(&what, e))?;
+    for finding in &report.findings {
+        writeln!(out, "{finding}")?;
+    }
+    let (segments, batches, records) = (report.segments, report.batches, report.records);
+    writeln!(
+        out,
+        "{}: {segments} segments, {batches} batches, {records} records, {} bytes are sound",
+        path.display(),
+        report.bytes
+    )?;
+    match report.bad {
+        0 => Ok(()),
+        bad => {
+            let listed = report.findings.len();
+            Err(Failure::new(
+                what,
+                format!("{bad} findings, {listed} listed above; repair from replicas, replace the disk"),
+            ))
+        }
+    }
+}
+
+fn make_index(disk: &DiskArgs, out: &mut impl Write) -> Result<(), Failure> {
+    let what = format!("rebuild index of disk {}", disk.path.display());
+    let failed = |error: &dyn std::fmt::Display| Failure::new(&what, error);
+    let config = storage::disk_config(&disk.path, &disk.index, 0, None)?;
+    let mut bar = progress::bar();
+    let mut tell = |done, total| bar(&what, done, total);
+    let (handle, report) = rebuild_index(&config, storage::catalog(), &mut tell).map_err(|e| failed(&e))?;
+    drop(bar);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(|e| failed(&e))?;
+    runtime.block_on(handle.close()).map_err(|e| failed(&e))?;
+    writeln!(out, "{}: index made from {} records", disk.path.display(), report.records)?;
+    Ok(())
 }

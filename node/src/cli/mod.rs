@@ -6,6 +6,7 @@
 mod config;
 mod dev;
 mod disk;
+mod progress;
 mod serve;
 mod status;
 
@@ -170,8 +171,9 @@ mod tests {
             "quarry dev --data d --ports auto --size 2G --test-users",
             "quarry config check quarry.toml",
             "quarry config example",
-            "quarry disk format d --index i --size 1G",
-            "quarry disk check d --index i",
+            "quarry disk format d --size 1G --cluster 00112233445566778899aabbccddeeff",
+            "quarry disk check d",
+            "quarry disk rebuild-index d --index i",
             "quarry status --json",
             "quarry version",
         ] {

@@ -40,17 +40,13 @@ pub(super) fn run(url: Option<&str>, json: bool, out: &mut impl Write) -> Result
 fn print(status: &Status, out: &mut impl Write) -> std::io::Result<()> {
     writeln!(out, "quarry {}, up for {} s", status.version, status.uptime_seconds)?;
     writeln!(out)?;
-    writeln!(
-        out,
-        "{:<32} {:<10} {:<9} {:>10} {:>10} {:>10}",
-        "DISK", "STATE", "I/O", "CAPACITY", "USED", "LIVE"
-    )?;
+    writeln!(out, "{:<40} {:<10} {:>10} {:>10} {:>10}", "DISK", "STATE", "CAPACITY", "USED", "LIVE")?;
     for disk in &status.disks {
         let sizes = [disk.capacity, disk.used, disk.live].map(short_size);
         writeln!(
             out,
-            "{:<32} {:<10} {:<9} {:>10} {:>10} {:>10}",
-            disk.path, disk.state, disk.io, sizes[0], sizes[1], sizes[2]
+            "{:<40} {:<10} {:>10} {:>10} {:>10}",
+            disk.path, disk.state, sizes[0], sizes[1], sizes[2]
         )?;
     }
     if status.workers.is_empty() {

@@ -28,7 +28,7 @@ pub const EXAMPLE: &str = include_str!("example.toml");
 const MAX_FILE: u64 = 4 << 20;
 
 /// Smallest disk file: room for superblocks, tables and a few segments.
-pub const MIN_DISK: u64 = 64 << 20;
+pub const MIN_DISK: u64 = 256 << 20;
 
 /// Everything a node is told.
 #[derive(Debug, Clone, Deserialize)]

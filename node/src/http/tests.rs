@@ -14,11 +14,11 @@ use crate::node::{self, Node};
 async fn started(dir: &Path, limits: &str) -> Node {
     let text = format!(
         "[node]\ndata = \"data\"\n[listen]\nobject = \"127.0.0.1:0\"\nidentity = \"127.0.0.1:0\"\n\
-         admin = \"127.0.0.1:0\"\n[limits]\n{limits}\n[[disk]]\npath = \"disk0\"\nindex = \"index0\"\nsize = \"128M\"\n"
+         admin = \"127.0.0.1:0\"\n[limits]\n{limits}\n[[disk]]\npath = \"disk0\"\nindex = \"index0\"\nsize = \"256M\"\n"
     );
     let config = Config::parse(Source { file: &dir.join("quarry.toml"), text: &text }).unwrap();
     let users = node::users(&config, true).unwrap();
-    Node::start(&config, &users).await.unwrap()
+    Node::start(&config, &users, Box::new(|_, _, _| ())).await.unwrap()
 }
 
 /// Sends bytes and reads until the server closes.

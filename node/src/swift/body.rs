@@ -98,8 +98,10 @@ impl Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
+        // An empty body is told as one of length 0: hyper drops `Content-Length: 0` (which Swift sends with 204, and its
+        // clients read) from an answer that says it has no body.
         match self {
-            Self::Full(bytes) => bytes.is_empty(),
+            Self::Full(_) => false,
             Self::Stream { left, .. } => *left == Some(0),
         }
     }

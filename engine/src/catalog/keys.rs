@@ -1,0 +1,202 @@
+//! Keys of rows and of the catalog's own bookkeeping.
+//!
+//! ```text
+//! Rows     "a" | account                                 an account
+//!          "c" | escaped account | container             a container; escape: 00 -> 00 ff, end: 00 01
+//!          "o" | container id u64 BE | object            a line of a listing
+//! Objects  path hash 16 B
+//! Chunks   data id 16 B | number u32 BE
+//! Graves   table number u8 (0 Objects, 2 Rows) | the key it had there
+//! System   01 "u" | data id                              open upload -> varint chunks seen
+//!          01 "x" | delete_at u64 BE | path hash         expiry queue -> path
+//!          01 "c" | container id u64 BE                  totals of a container, and its account while the row is live
+//!          01 "a" | account                              totals of an account
+//!          01 "d" | account                              account marked deleted, waiting for the reaper
+//!          01 "w" | worker name                          where a worker goes on
+//! ```
+//!
+//! Invariant: keys sort as the names in them do, as bytes.
+
+use super::entry::DataId;
+use super::value::BadValue;
+use crate::index::Table;
+
+/// What decides where an object lies, and its key in the index.
+pub type PathHash = [u8; 16];
+
+/// A row key, taken apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum RowKey<'a> {
+    Account(&'a str),
+    Container { account: String, container: &'a str },
+    Listing { id: u64, object: &'a str },
+}
+
+const ESCAPED_NUL: [u8; 2] = [0, 0xff];
+const END: [u8; 2] = [0, 1];
+
+/// Key of an account's row.
+#[must_use]
+pub fn account_key(account: &str) -> Vec<u8> {
+    [b"a", account.as_bytes()].concat()
+}
+
+/// Key prefix of the containers of an account.
+#[must_use]
+pub fn containers_prefix(account: &str) -> Vec<u8> {
+    let mut key = Vec::with_capacity(account.len() + 3);
+    key.push(b'c');
+    for byte in account.bytes() {
+        if byte == 0 { key.extend_from_slice(&ESCAPED_NUL) } else { key.push(byte) }
+    }
+    key.extend_from_slice(&END);
+    key
+}
+
+/// Key of a container's row.
+#[must_use]
+pub fn container_key(account: &str, container: &str) -> Vec<u8> {
+    let mut key = containers_prefix(account);
+    key.extend_from_slice(container.as_bytes());
+    key
+}
+
+/// Key prefix of the listing of a container.
+#[must_use]
+pub fn listing_prefix(id: u64) -> Vec<u8> {
+    [&b"o"[..], &id.to_be_bytes()].concat()
+}
+
+/// Key of an object's line in a listing.
+#[must_use]
+pub fn listing_key(id: u64, object: &str) -> Vec<u8> {
+    [&b"o"[..], &id.to_be_bytes(), object.as_bytes()].concat()
+}
+
+impl<'a> RowKey<'a> {
+    pub(crate) fn parse(key: &'a [u8]) -> Result<Self, BadValue> {
+        let text = |bytes| std::str::from_utf8(bytes).map_err(|_| BadValue::Field("row key"));
+        match key.split_first() {
+            Some((b'a', account)) => Ok(Self::Account(text(account)?)),
+            Some((b'c', rest)) => {
+                let (account, container) = unescape(rest).ok_or(BadValue::Field("row key"))?;
+                let account = String::from_utf8(account).map_err(|_| BadValue::Field("row key"))?;
+                Ok(Self::Container { account, container: text(container)? })
+            }
+            Some((b'o', rest)) => {
+                let (id, object) = rest.split_first_chunk::<8>().ok_or(BadValue::Truncated)?;
+                Ok(Self::Listing { id: u64::from_be_bytes(*id), object: text(object)? })
+            }
+            _ => Err(BadValue::Field("row key")),
+        }
+    }
+}
+
+fn unescape(mut rest: &[u8]) -> Option<(Vec<u8>, &[u8])> {
+    let mut account = Vec::new();
+    loop {
+        match rest {
+            [0, 0xff, tail @ ..] => {
+                account.push(0);
+                rest = tail;
+            }
+            [0, 1, tail @ ..] => return Some((account, tail)),
+            [0, ..] | [] => return None,
+            [byte, tail @ ..] => {
+                account.push(*byte);
+                rest = tail;
+            }
+        }
+    }
+}
+
+pub(crate) fn chunk_key(data_id: &DataId, number: u32) -> Vec<u8> {
+    [&data_id[..], &number.to_be_bytes()].concat()
+}
+
+pub(crate) fn grave_key(table: Table, key: &[u8]) -> Vec<u8> {
+    [&[table as u8], key].concat()
+}
+
+const SPACE: u8 = 1;
+
+fn system(tag: u8, parts: [&[u8]; 2]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(2 + parts[0].len() + parts[1].len());
+    key.extend_from_slice(&[SPACE, tag]);
+    key.extend_from_slice(parts[0]);
+    key.extend_from_slice(parts[1]);
+    key
+}
+
+pub(crate) const OPEN_UPLOADS: [u8; 2] = [SPACE, b'u'];
+pub(crate) const EXPIRIES: [u8; 2] = [SPACE, b'x'];
+pub(crate) const MARKED_ACCOUNTS: [u8; 2] = [SPACE, b'd'];
+
+pub(crate) fn open_upload(data_id: &DataId) -> Vec<u8> {
+    system(b'u', [data_id, &[]])
+}
+
+pub(crate) fn expiry(delete_at: u64, hash: &[u8]) -> Vec<u8> {
+    system(b'x', [&delete_at.to_be_bytes(), hash])
+}
+
+pub(crate) fn container_totals(id: u64) -> Vec<u8> {
+    system(b'c', [&id.to_be_bytes(), &[]])
+}
+
+pub(crate) fn account_totals(account: &str) -> Vec<u8> {
+    system(b'a', [account.as_bytes(), &[]])
+}
+
+pub(crate) fn marked_account(account: &str) -> Vec<u8> {
+    system(b'd', [account.as_bytes(), &[]])
+}
+
+pub(crate) fn worker_place(name: &str) -> Vec<u8> {
+    system(b'w', [name.as_bytes(), &[]])
+}
+
+/// When and what, of a row of the expiry queue.
+pub(crate) fn parse_expiry(key: &[u8]) -> Result<(u64, PathHash), BadValue> {
+    let rest = key.strip_prefix(&EXPIRIES).ok_or(BadValue::Field("expiry"))?;
+    let (at, hash) = rest.split_first_chunk::<8>().ok_or(BadValue::Truncated)?;
+    let hash = hash.try_into().map_err(|_| BadValue::Field("expiry"))?;
+    Ok((u64::from_be_bytes(*at), hash))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn row_keys_come_apart_as_they_were_put_together() {
+        for account in ["AUTH_a", "a\0b", "\0", "é", ""] {
+            assert_eq!(RowKey::parse(&account_key(account)), Ok(RowKey::Account(account)));
+            let key = container_key(account, "c\0d");
+            let parsed = RowKey::Container { account: account.to_owned(), container: "c\0d" };
+            assert_eq!(RowKey::parse(&key), Ok(parsed));
+        }
+        let key = listing_key(7, "a/b");
+        assert_eq!(RowKey::parse(&key), Ok(RowKey::Listing { id: 7, object: "a/b" }));
+    }
+
+    #[test]
+    fn containers_sort_by_account_then_name_and_never_mix() {
+        let names = ["", "\0", "\0\0", "\0\u{1}", "a", "a\0", "a\0b", "ab", "b"];
+        let mut pairs: Vec<(&str, &str)> = Vec::new();
+        for account in names {
+            pairs.extend(names.map(|container| (account, container)));
+        }
+        let mut by_key = pairs.clone();
+        by_key.sort_by_key(|(account, container)| container_key(account, container));
+        pairs.sort_unstable();
+        assert_eq!(by_key, pairs);
+    }
+
+    #[test]
+    fn foreign_keys_are_errors() {
+        for key in [&b""[..], b"z", b"c", b"cabc", b"c\0\x02", b"o123", b"a\xff"] {
+            assert!(RowKey::parse(key).is_err(), "{key:?}");
+        }
+    }
+}

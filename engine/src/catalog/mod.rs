@@ -1,0 +1,267 @@
+//! What the records of objects, listings and uploads mean in a disk's index (engine/FORMAT-objects.md).
+//!
+//! Invariant: applying the records of a whole log in any order and then [`Catalog::rebuilt`] ends in the index that the
+//! log's own order ends in, but for the place of records of which the log holds two copies.
+//! Invariant: every chunk row belongs to the object entry that names its data id, or to an open upload that counts it.
+//! Invariant: a record of a kind or version that is not known here is never needed: it is reported and left alone.
+
+mod counters;
+mod entry;
+mod keys;
+mod newest;
+mod object_meta;
+mod query;
+mod rows;
+mod value;
+
+pub use counters::Totals;
+pub use entry::{Chunked, DataId, Head, ObjectState};
+pub(crate) use keys::worker_place;
+pub use keys::{PathHash, account_key, container_key, containers_prefix, listing_key, listing_prefix};
+pub use object_meta::{ObjectMeta, decode_path, encode_tombstone};
+pub(crate) use query::*;
+pub use query::{Due, Found, Grave, Grip, Row, Version};
+pub use rows::{AccountValue, ContainerValue, ListedEtag, ListingValue};
+pub use value::BadValue;
+
+use crate::disk::Location;
+use crate::disk::catalog::{Catalog, Tx};
+use crate::disk::format::bytes::{Put, Reader};
+use crate::disk::format::record::{Kind, RecordView};
+use crate::index::{Index, IndexError, Table};
+use keys::{RowKey, chunk_key, expiry, open_upload};
+use newest::{Outcome, damaged, enter};
+
+/// Uploads that one [`Catalog::rebuilt`] gives up; what is left over is given up when the store opens.
+const MAX_REBUILT: usize = 1 << 14;
+
+/// The catalog of a disk that holds objects and rows.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ObjectCatalog;
+
+impl Catalog for ObjectCatalog {
+    fn apply(&self, tx: &mut Tx<'_>, record: &RecordView<'_>, at: Location) -> Result<(), IndexError> {
+        match record.kind {
+            Kind::Object => apply_object(tx, record, at),
+            Kind::Row => apply_row(tx, record, at),
+            Kind::Chunk => apply_chunk(tx, record, at),
+            Kind::Abort => match data_id(record) {
+                Some(id) => give_up(tx, &id),
+                None => Ok(()),
+            },
+            Kind::VolumeExtent | Kind::VolumeMap | Kind::GroupEntry => Ok(()),
+        }
+    }
+
+    fn relocate(
+        &self,
+        tx: &mut Tx<'_>,
+        record: &RecordView<'_>,
+        from: Location,
+        to: Location,
+    ) -> Result<bool, IndexError> {
+        match record.kind {
+            Kind::Object => newest::relocate(tx, Table::Objects, record, from, to),
+            Kind::Row => newest::relocate(tx, Table::Rows, record, from, to),
+            Kind::Chunk => relocate_chunk(tx, record, from, to),
+            Kind::Abort | Kind::VolumeExtent | Kind::VolumeMap | Kind::GroupEntry => Ok(false),
+        }
+    }
+
+    fn is_live(&self, index: &dyn Index, record: &RecordView<'_>, at: Location) -> Result<bool, IndexError> {
+        let place = match record.kind {
+            Kind::Object => newest::load(&index, Table::Objects, record.key)?.map(|slot| slot.head.at),
+            Kind::Row => newest::load(&index, Table::Rows, record.key)?.map(|slot| slot.head.at),
+            Kind::Chunk => match data_id(record) {
+                Some(id) => chunk_at(&index, &id, record.number)?,
+                None => None,
+            },
+            Kind::Abort | Kind::VolumeExtent | Kind::VolumeMap | Kind::GroupEntry => None,
+        };
+        Ok(place == Some(at))
+    }
+
+    fn forget(&self, tx: &mut Tx<'_>, record: &RecordView<'_>) -> Result<(), IndexError> {
+        // What was skipped when it came was never counted.
+        match record.kind {
+            Kind::Object if decode_object(record).is_ok() => newest::forget(tx, Table::Objects, record),
+            Kind::Row if decode_row_key(record).is_ok() => newest::forget(tx, Table::Rows, record),
+            Kind::Object
+            | Kind::Row
+            | Kind::Chunk
+            | Kind::Abort
+            | Kind::VolumeExtent
+            | Kind::VolumeMap
+            | Kind::GroupEntry => Ok(()),
+        }
+    }
+
+    /// Gives up every upload that no object entry claims: those that were open, and the bodies of superseded versions.
+    fn rebuilt(&self, tx: &mut Tx<'_>) -> Result<(), IndexError> {
+        for (key, _) in tx.scan_stored(Table::System, &keys::OPEN_UPLOADS)?.into_iter().take(MAX_REBUILT) {
+            if let Some(id) = key.get(keys::OPEN_UPLOADS.len()..).and_then(|id| id.try_into().ok()) {
+                give_up(tx, &id)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn skip(record: &RecordView<'_>, at: Location, bad: BadValue) -> Result<(), IndexError> {
+    tracing::error!(kind = ?record.kind, segment = at.segment, offset = at.offset, %bad, "skip unreadable record");
+    Ok(())
+}
+
+fn data_id(record: &RecordView<'_>) -> Option<DataId> {
+    record.key.try_into().ok()
+}
+
+/// `None`: a tombstone.
+fn decode_object(record: &RecordView<'_>) -> Result<Option<ObjectMeta>, BadValue> {
+    if record.key.len() != size_of::<PathHash>() {
+        return Err(BadValue::Field("path hash"));
+    }
+    if record.deleted {
+        return Ok(None);
+    }
+    ObjectMeta::decode(record.meta, record.sequence).map(Some)
+}
+
+fn apply_object(tx: &mut Tx<'_>, record: &RecordView<'_>, at: Location) -> Result<(), IndexError> {
+    let meta = match decode_object(record) {
+        Ok(meta) => meta,
+        Err(bad) => return skip(record, at, bad),
+    };
+    let state = meta.as_ref().map(ObjectMeta::state);
+    let decode_state =
+        |bytes: Option<Vec<u8>>| bytes.map(|bytes| ObjectState::decode(&bytes)).transpose().map_err(damaged);
+    let new = state.unwrap_or_default();
+    match enter(tx, Table::Objects, record, at, state.map(|s| s.encode()))? {
+        Outcome::Same => {}
+        Outcome::Older { current } => {
+            let current = decode_state(current)?.unwrap_or_default();
+            if let Some(old) =
+                new.chunked.filter(|old| Some(old.data_id) != current.chunked.map(|c| c.data_id))
+            {
+                drop_chunks(tx, &old)?;
+            }
+        }
+        Outcome::Newest { before } => {
+            let before = decode_state(before)?.unwrap_or_default();
+            if before.delete_at != new.delete_at
+                && let Some(due) = before.delete_at
+            {
+                tx.delete(Table::System, expiry(due, record.key));
+            }
+            if let Some((due, meta)) = new.delete_at.zip(meta) {
+                tx.put(Table::System, expiry(due, record.key), query::encode_path(&meta.path));
+            }
+            let same_data = before.chunked.map(|c| c.data_id) == new.chunked.map(|c| c.data_id);
+            if let Some(old) = before.chunked.filter(|_| !same_data) {
+                drop_chunks(tx, &old)?;
+            }
+            if let Some(claimed) = new.chunked.filter(|_| !same_data) {
+                tx.delete(Table::System, open_upload(&claimed.data_id));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn apply_row(tx: &mut Tx<'_>, record: &RecordView<'_>, at: Location) -> Result<(), IndexError> {
+    let key = match decode_row_key(record) {
+        Ok(key) => key,
+        Err(bad) => return skip(record, at, bad),
+    };
+    let payload = (!record.deleted).then(|| record.meta.to_vec());
+    if let Outcome::Newest { before } = enter(tx, Table::Rows, record, at, payload)? {
+        let after = (!record.deleted).then_some(record.meta);
+        counters::row_changed(tx, &key, before.as_deref(), after)?;
+    }
+    Ok(())
+}
+
+/// The key of a row whose value is readable too.
+fn decode_row_key<'a>(record: &RecordView<'a>) -> Result<RowKey<'a>, BadValue> {
+    let key = RowKey::parse(record.key)?;
+    if !record.deleted {
+        match key {
+            RowKey::Account(_) => AccountValue::decode(record.meta).map(drop)?,
+            RowKey::Container { .. } => ContainerValue::decode(record.meta).map(drop)?,
+            RowKey::Listing { .. } => ListingValue::decode(record.meta).map(drop)?,
+        }
+    }
+    Ok(key)
+}
+
+fn apply_chunk(tx: &mut Tx<'_>, record: &RecordView<'_>, at: Location) -> Result<(), IndexError> {
+    let Some(id) = data_id(record) else { return skip(record, at, BadValue::Field("data id")) };
+    match chunk_at(tx, &id, record.number)? {
+        Some(known) if known >= at => return Ok(()),
+        Some(copy) => tx.died(copy),
+        None => {}
+    }
+    let key = chunk_key(&id, record.number);
+    tx.put(Table::Chunks, key, Head::of(record, at).encode(&[]));
+    tx.born(at);
+    let owner = newest::load(tx, Table::Objects, record.meta)?.and_then(|slot| slot.payload);
+    let owner = owner.map(|bytes| ObjectState::decode(&bytes)).transpose().map_err(damaged)?;
+    if owner.and_then(|state| state.chunked).is_some_and(|chunked| chunked.data_id == id) {
+        return Ok(());
+    }
+    let seen = u64::from(record.number) + 1;
+    if uploaded(tx, &id)?.is_none_or(|known| known < seen) {
+        let mut out = Vec::new();
+        out.put_varint(seen);
+        tx.put(Table::System, open_upload(&id), out);
+    }
+    Ok(())
+}
+
+fn relocate_chunk(
+    tx: &mut Tx<'_>,
+    record: &RecordView<'_>,
+    from: Location,
+    to: Location,
+) -> Result<bool, IndexError> {
+    let Some(id) = data_id(record) else { return Ok(false) };
+    if chunk_at(tx, &id, record.number)? != Some(from) {
+        return Ok(false);
+    }
+    tx.put(Table::Chunks, chunk_key(&id, record.number), Head::of(record, to).encode(&[]));
+    tx.died(from);
+    tx.born(to);
+    Ok(true)
+}
+
+fn chunk_at(from: &impl newest::Source, id: &DataId, number: u32) -> Result<Option<Location>, IndexError> {
+    let Some(bytes) = from.value(Table::Chunks, &chunk_key(id, number))? else { return Ok(None) };
+    Head::decode(&bytes).map(|(head, _)| Some(head.at)).map_err(damaged)
+}
+
+/// Chunks that an open upload may have: one more than the largest number seen.
+fn uploaded(tx: &Tx<'_>, id: &DataId) -> Result<Option<u64>, IndexError> {
+    let Some(bytes) = tx.get(Table::System, &open_upload(id))? else { return Ok(None) };
+    Reader::new(&bytes).varint().map(Some).map_err(|e| damaged(e.into()))
+}
+
+fn drop_chunks(tx: &mut Tx<'_>, chunked: &Chunked) -> Result<(), IndexError> {
+    for number in 0..chunked.count {
+        if let Some(at) = chunk_at(tx, &chunked.data_id, number)? {
+            tx.died(at);
+            tx.delete(Table::Chunks, chunk_key(&chunked.data_id, number));
+        }
+    }
+    tx.delete(Table::System, open_upload(&chunked.data_id));
+    Ok(())
+}
+
+fn give_up(tx: &mut Tx<'_>, id: &DataId) -> Result<(), IndexError> {
+    // A claimed upload has no such row: an abort that comes after the commit changes nothing.
+    let Some(count) = uploaded(tx, id)? else { return Ok(()) };
+    let count = u32::try_from(count).map_err(|_| damaged(BadValue::Field("open upload")))?;
+    drop_chunks(tx, &Chunked { data_id: *id, count })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,214 @@
+//! The meta of an object's record: everything about a version but its bytes.
+//!
+//! ```text
+//! u8 version 1 | u8 flags | account | container | object          (each varint length | UTF-8)
+//! nothing more in a tombstone, else
+//! varint data timestamp | varint size | md5 16 B | blake3 32 B | content type
+//! varint delete_at (flag 1) | varint listed size (2) | listed etag (4) | listed content type (8) | headers
+//! data id 16 B | varint chunks | varint bytes of a chunk (16)
+//! ```
+//!
+//! The time of the newest change is the record's sequence. All chunks but the last have the chunk's bytes.
+
+use super::entry::{Chunked, ObjectState};
+use super::value::{BadValue, headers, put_headers, put_text, text, version};
+use crate::clock::Timestamp;
+use crate::disk::format::bytes::{Put, Reader};
+use crate::object::{ListedAs, ObjectInfo, ObjectPath};
+
+const VERSION: u8 = 1;
+const DELETE_AT: u8 = 1;
+const LISTED_SIZE: u8 = 2;
+const LISTED_ETAG: u8 = 4;
+const LISTED_TYPE: u8 = 8;
+const CHUNKED: u8 = 16;
+const TOMBSTONE: u8 = 32;
+const KNOWN: u8 = DELETE_AT | LISTED_SIZE | LISTED_ETAG | LISTED_TYPE | CHUNKED | TOMBSTONE;
+
+/// An object's record without its data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectMeta {
+    /// Whose version it is.
+    pub path: ObjectPath,
+    /// Its facts; the timestamp is the record's sequence.
+    pub info: ObjectInfo,
+    /// Where its bytes are, unless in the record.
+    pub chunked: Option<Chunked>,
+    /// Bytes of each chunk but the last.
+    pub chunk_size: u32,
+}
+
+fn put_path(out: &mut Vec<u8>, flags: u8, path: &ObjectPath) {
+    out.push(VERSION);
+    out.push(flags);
+    for part in [&path.account, &path.container, &path.object] {
+        put_text(out, part);
+    }
+}
+
+/// The meta of a tombstone.
+#[must_use]
+pub fn encode_tombstone(path: &ObjectPath) -> Vec<u8> {
+    let mut out = Vec::with_capacity(64);
+    put_path(&mut out, TOMBSTONE, path);
+    out
+}
+
+fn flags_of(meta: &ObjectMeta) -> u8 {
+    let listed = &meta.info.listed;
+    [
+        (meta.info.delete_at.is_some(), DELETE_AT),
+        (listed.size.is_some(), LISTED_SIZE),
+        (listed.etag.is_some(), LISTED_ETAG),
+        (listed.content_type.is_some(), LISTED_TYPE),
+        (meta.chunked.is_some(), CHUNKED),
+    ]
+    .into_iter()
+    .filter(|(set, _)| *set)
+    .fold(0, |flags, (_, bit)| flags | bit)
+}
+
+fn start<'a>(r: &mut Reader<'a>) -> Result<(u8, [&'a str; 3]), BadValue> {
+    version(r, VERSION)?;
+    let flags = r.u8()?;
+    if flags & !KNOWN != 0 {
+        return Err(BadValue::Field("object flags"));
+    }
+    Ok((flags, [text(r)?, text(r)?, text(r)?]))
+}
+
+fn path_of([account, container, object]: [&str; 3]) -> ObjectPath {
+    ObjectPath { account: account.into(), container: container.into(), object: object.into() }
+}
+
+/// The path in the meta of a version or a tombstone.
+pub fn decode_path(bytes: &[u8]) -> Result<ObjectPath, BadValue> {
+    start(&mut Reader::new(bytes)).map(|(_, parts)| path_of(parts))
+}
+
+impl ObjectMeta {
+    /// The meta's bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let info = &self.info;
+        let mut out = Vec::with_capacity(192);
+        put_path(&mut out, flags_of(self), &self.path);
+        out.put_varint(info.data_timestamp.0);
+        out.put_varint(info.size);
+        out.extend_from_slice(&info.md5);
+        out.extend_from_slice(&info.blake3);
+        put_text(&mut out, &info.content_type);
+        for number in [info.delete_at, info.listed.size].into_iter().flatten() {
+            out.put_varint(number);
+        }
+        for words in [&info.listed.etag, &info.listed.content_type].into_iter().flatten() {
+            put_text(&mut out, words);
+        }
+        put_headers(&mut out, &info.headers);
+        if let Some(chunked) = self.chunked {
+            out.extend_from_slice(&chunked.data_id);
+            out.put_varint(u64::from(chunked.count));
+            out.put_varint(u64::from(self.chunk_size));
+        }
+        out
+    }
+
+    /// Decodes the meta of a version that is no tombstone.
+    pub fn decode(bytes: &[u8], sequence: u64) -> Result<Self, BadValue> {
+        let mut r = Reader::new(bytes);
+        let (flags, parts) = start(&mut r)?;
+        if flags & TOMBSTONE != 0 {
+            return Err(BadValue::Field("tombstone"));
+        }
+        let has = |bit: u8| flags & bit != 0;
+        let data_timestamp = Timestamp(r.varint()?);
+        let size = r.varint()?;
+        let (md5, blake3) = (r.array()?, r.array()?);
+        let content_type = text(&mut r)?.to_owned();
+        let delete_at = has(DELETE_AT).then(|| r.varint()).transpose()?;
+        let listed_size = has(LISTED_SIZE).then(|| r.varint()).transpose()?;
+        let etag = has(LISTED_ETAG).then(|| text(&mut r).map(str::to_owned)).transpose()?;
+        let listed_type = has(LISTED_TYPE).then(|| text(&mut r).map(str::to_owned)).transpose()?;
+        let headers = headers(&mut r)?;
+        let narrow = |n: u64| u32::try_from(n).map_err(|_| BadValue::Field("chunks"));
+        let mut chunk_size = 0;
+        let mut chunked = None;
+        if has(CHUNKED) {
+            chunked = Some(Chunked { data_id: r.array()?, count: narrow(r.varint()?)? });
+            chunk_size = narrow(r.varint()?)?;
+            if chunk_size == 0 {
+                return Err(BadValue::Field("chunks"));
+            }
+        }
+        let listed = ListedAs { size: listed_size, etag, content_type: listed_type };
+        let timestamp = Timestamp(sequence);
+        let info = ObjectInfo {
+            timestamp,
+            data_timestamp,
+            size,
+            md5,
+            blake3,
+            content_type,
+            delete_at,
+            listed,
+            headers,
+        };
+        Ok(Self { path: path_of(parts), info, chunked, chunk_size })
+    }
+
+    /// What the index keeps.
+    #[must_use]
+    pub fn state(&self) -> ObjectState {
+        ObjectState { chunked: self.chunked, delete_at: self.info.delete_at }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn full() -> ObjectMeta {
+        ObjectMeta {
+            path: path_of(["AUTH_a", "c", "o/é"]),
+            info: ObjectInfo {
+                timestamp: Timestamp(77),
+                data_timestamp: Timestamp(5),
+                size: 5 << 30,
+                md5: [1; 16],
+                blake3: [2; 32],
+                content_type: "a/b".to_owned(),
+                delete_at: Some(12),
+                listed: ListedAs {
+                    size: Some(9),
+                    etag: Some("e".to_owned()),
+                    content_type: Some("t".to_owned()),
+                },
+                headers: [("x".to_owned(), "y".to_owned())].into(),
+            },
+            chunked: Some(Chunked { data_id: [9; 16], count: 5120 }),
+            chunk_size: 1 << 20,
+        }
+    }
+
+    #[test]
+    fn metas_round_trip() {
+        let mut meta = full();
+        assert_eq!(ObjectMeta::decode(&meta.encode(), 77), Ok(meta.clone()));
+        meta.chunked = None;
+        meta.chunk_size = 0;
+        meta.info.delete_at = None;
+        meta.info.listed = ListedAs::default();
+        assert_eq!(ObjectMeta::decode(&meta.encode(), 77), Ok(meta.clone()));
+        assert_eq!(decode_path(&meta.encode()), Ok(meta.path.clone()));
+        assert_eq!(decode_path(&encode_tombstone(&meta.path)), Ok(meta.path.clone()));
+        assert!(ObjectMeta::decode(&encode_tombstone(&meta.path), 1).is_err());
+    }
+
+    #[test]
+    fn cut_metas_are_errors() {
+        let bytes = full().encode();
+        for len in 0..bytes.len() {
+            assert!(ObjectMeta::decode(&bytes[..len], 1).is_err(), "{len}");
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! What the object layer and the workers ask of a disk's index.
+//!
+//! Invariant: nothing here changes the index, but for [`prune`], which runs on the applier.
+
+use super::counters::{self, Totals};
+use super::entry::{DataId, Head, ObjectState};
+use super::keys::{self, PathHash, RowKey};
+use super::newest::{self, damaged};
+use super::value::{BadValue, put_text, text};
+use crate::disk::Location;
+use crate::disk::catalog::Tx;
+use crate::disk::format::bytes::Reader;
+use crate::index::{Index, IndexError, Pair, Range, Table};
+use crate::object::ObjectPath;
+
+/// How often a look-up that saw an object change under it starts again.
+const MAX_RETRIES: usize = 100;
+
+/// Where an object's newest version lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Its version time.
+    pub sequence: u64,
+    /// Its record.
+    pub record: Location,
+    /// Its chunks in order; fewer than the record states when rows are missing.
+    pub chunks: Vec<Location>,
+}
+
+/// The newest version or tombstone of an object, without its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Version {
+    /// Its version time.
+    pub sequence: u64,
+    /// A tombstone.
+    pub deleted: bool,
+    /// When it expires.
+    pub delete_at: Option<u64>,
+}
+
+/// A standing row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// Its version time.
+    pub sequence: u64,
+    /// Its value, encoded.
+    pub value: Vec<u8>,
+}
+
+/// An object whose time has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Due {
+    /// Unix seconds.
+    pub delete_at: u64,
+    /// Which object.
+    pub path: ObjectPath,
+}
+
+/// A tombstone in the index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grave {
+    /// Its key in [`Table::Graves`].
+    pub key: Vec<u8>,
+    /// Its head.
+    pub head: Head,
+}
+
+/// An entry whose record a worker may read: where in the walk it is, and what to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grip {
+    /// Its key in its table.
+    pub key: Vec<u8>,
+    /// Its head.
+    pub head: Head,
+}
+
+/// The newest version of an object and its chunks.
+pub(crate) fn find_object(index: &dyn Index, hash: &PathHash) -> Result<Option<Found>, IndexError> {
+    let mut found = None;
+    for _ in 0..MAX_RETRIES {
+        let Some(bytes) = index.get(Table::Objects, hash)? else { return Ok(None) };
+        let (head, payload) = Head::decode(&bytes).map_err(damaged)?;
+        let state = ObjectState::decode(payload).map_err(damaged)?;
+        let mut chunks = Vec::new();
+        if let Some(chunked) = state.chunked {
+            chunks = chunk_places(index, &chunked.data_id, chunked.count)?;
+        }
+        let complete = state.chunked.is_none_or(|chunked| chunked.count as usize == chunks.len());
+        let again = Found { sequence: head.sequence, record: head.at, chunks };
+        // Chunks vanish when the version is superseded between the two reads. Seen twice alike, they are lost.
+        if complete || found.as_ref() == Some(&again) {
+            return Ok(Some(again));
+        }
+        found = Some(again);
+    }
+    Ok(found)
+}
+
+fn chunk_places(index: &dyn Index, id: &DataId, count: u32) -> Result<Vec<Location>, IndexError> {
+    let mut places = Vec::with_capacity(count.min(1 << 16) as usize);
+    for (number, pair) in (0..count).zip(index.scan(Table::Chunks, Range::prefix(id))) {
+        let (key, value) = pair?;
+        if *key != *keys::chunk_key(id, number) {
+            break;
+        }
+        places.push(Head::decode(&value).map_err(damaged)?.0.at);
+    }
+    Ok(places)
+}
+
+/// The newest version or tombstone of an object.
+pub(crate) fn version(index: &dyn Index, hash: &PathHash) -> Result<Option<Version>, IndexError> {
+    let Some(slot) = newest::load(&index, Table::Objects, hash)? else { return Ok(None) };
+    let state = slot.payload.as_deref().map(ObjectState::decode).transpose().map_err(damaged)?;
+    Ok(Some(Version {
+        sequence: slot.head.sequence,
+        deleted: state.is_none(),
+        delete_at: state.and_then(|state| state.delete_at),
+    }))
+}
+
+/// A standing row.
+pub(crate) fn row(index: &dyn Index, key: &[u8]) -> Result<Option<Row>, IndexError> {
+    index.get(Table::Rows, key)?.map(|bytes| decode_row(&bytes)).transpose()
+}
+
+/// A row from a scan of [`Table::Rows`].
+pub(crate) fn decode_row(bytes: &[u8]) -> Result<Row, IndexError> {
+    let (head, value) = Head::decode(bytes).map_err(damaged)?;
+    Ok(Row { sequence: head.sequence, value: value.to_vec() })
+}
+
+/// Totals of a container by its id.
+pub(crate) fn container_totals(index: &dyn Index, id: u64) -> Result<Totals, IndexError> {
+    counters::of_container(&index, id)
+}
+
+/// Totals of an account.
+pub(crate) fn account_totals(index: &dyn Index, account: &str) -> Result<Totals, IndexError> {
+    counters::of_account(&index, account)
+}
+
+fn system_rows(
+    index: &dyn Index,
+    prefix: &[u8],
+    limit: usize,
+) -> impl Iterator<Item = Result<Pair, IndexError>> {
+    index.scan(Table::System, Range::prefix(prefix)).take(limit)
+}
+
+/// Uploads that no commit has claimed.
+pub(crate) fn open_uploads(index: &dyn Index, limit: usize) -> Result<Vec<DataId>, IndexError> {
+    let id = |pair: Result<Pair, IndexError>| {
+        let (key, _) = pair?;
+        let id = key.get(keys::OPEN_UPLOADS.len()..).and_then(|id| id.try_into().ok());
+        id.ok_or_else(|| damaged(BadValue::Field("open upload")))
+    };
+    system_rows(index, &keys::OPEN_UPLOADS, limit).map(id).collect()
+}
+
+/// Accounts marked deleted.
+pub(crate) fn marked_accounts(index: &dyn Index, limit: usize) -> Result<Vec<String>, IndexError> {
+    let name = |pair: Result<Pair, IndexError>| {
+        let (key, _) = pair?;
+        let name = key.get(keys::MARKED_ACCOUNTS.len()..).map(|name| name.to_vec());
+        name.and_then(|name| String::from_utf8(name).ok()).ok_or_else(|| damaged(BadValue::Field("account")))
+    };
+    system_rows(index, &keys::MARKED_ACCOUNTS, limit).map(name).collect()
+}
+
+/// Value of a row of the expiry queue.
+pub(super) fn encode_path(path: &ObjectPath) -> Vec<u8> {
+    let mut out = Vec::new();
+    for part in [&path.account, &path.container, &path.object] {
+        put_text(&mut out, part);
+    }
+    out
+}
+
+fn decode_path(value: &[u8]) -> Result<ObjectPath, BadValue> {
+    let mut r = Reader::new(value);
+    let (account, container, object) = (text(&mut r)?, text(&mut r)?, text(&mut r)?);
+    Ok(ObjectPath { account: account.into(), container: container.into(), object: object.into() })
+}
+
+/// Objects that expire at or before `now`, oldest first.
+pub(crate) fn due(index: &dyn Index, now: u64, limit: usize) -> Result<Vec<Due>, IndexError> {
+    let mut due = Vec::new();
+    for pair in system_rows(index, &keys::EXPIRIES, limit) {
+        let (key, value) = pair?;
+        let (delete_at, _) = keys::parse_expiry(&key).map_err(damaged)?;
+        if delete_at > now {
+            break;
+        }
+        due.push(Due { delete_at, path: decode_path(&value).map_err(damaged)? });
+    }
+    Ok(due)
+}
+
+/// Tombstones after `after`, in key order.
+pub(crate) fn graves(index: &dyn Index, after: &[u8], limit: usize) -> Result<Vec<Grave>, IndexError> {
+    let grips = walk(index, Table::Graves, after, limit)?;
+    Ok(grips.into_iter().map(|grip| Grave { key: grip.key, head: grip.head }).collect())
+}
+
+/// Entries of a table after the key `after`, in key order.
+pub(crate) fn walk(
+    index: &dyn Index,
+    table: Table,
+    after: &[u8],
+    limit: usize,
+) -> Result<Vec<Grip>, IndexError> {
+    let from = if after.is_empty() { None } else { Some([after, &[0]].concat()) };
+    let grip = |pair: Result<Pair, IndexError>| {
+        let (key, value) = pair?;
+        let (head, _) = Head::decode(&value).map_err(damaged)?;
+        Ok(Grip { key: key.into_vec(), head })
+    };
+    index.scan(table, Range { from, to: None, reverse: false }).take(limit).map(grip).collect()
+}
+
+/// Whether a tombstone protects nothing any more: no ghost in the log, and, for an object, old enough that no
+/// other device can still offer what it deleted.
+pub(crate) fn may_prune(grave: &Grave, reclaim_before: u64) -> bool {
+    let of_object = grave.key.first() == Some(&(Table::Objects as u8));
+    grave.head.ghosts == 0 && (!of_object || grave.head.sequence < reclaim_before)
+}
+
+/// Drops a tombstone, when [`may_prune`] still holds.
+pub(crate) fn prune(tx: &mut Tx<'_>, key: &[u8], reclaim_before: u64) -> Result<(), IndexError> {
+    let Some(bytes) = tx.get(Table::Graves, key)? else { return Ok(()) };
+    let (head, _) = Head::decode(&bytes).map_err(damaged)?;
+    if may_prune(&Grave { key: key.to_vec(), head }, reclaim_before) {
+        tx.died(head.at);
+        tx.delete(Table::Graves, key);
+    }
+    Ok(())
+}
+
+/// The name of an account or container whose row has this key.
+pub(crate) fn row_name(key: &[u8]) -> Result<String, IndexError> {
+    match RowKey::parse(key).map_err(damaged)? {
+        RowKey::Account(name) => Ok(name.to_owned()),
+        RowKey::Container { container, .. } => Ok(container.to_owned()),
+        RowKey::Listing { object, .. } => Ok(object.to_owned()),
+    }
+}

@@ -1,0 +1,210 @@
+//! Values of rows: the meta of a row's record, and the payload of its index entry.
+//!
+//! ```text
+//! account    u8 version 1 | u8 flags (1 marked deleted) | varint created | headers
+//! container  u8 version 1 | varint id (= time of creation) | varint time of the last PUT | varint policy | headers
+//! listing    u8 version 1 | u8 flags (1 etag is text) | varint size | md5 16 B or text etag | content type
+//! headers    varint count | (name, value)*, each varint length | bytes
+//! content    u8 number of a known type, or 0 | text
+//! ```
+//!
+//! The time of the newest change is the record's sequence and is not repeated.
+
+use super::value::{BadValue, headers, put_headers, put_text, text, version};
+use crate::disk::format::bytes::{Put, Reader};
+use crate::object::Headers;
+
+/// Content types that take one byte. Numbers (position + 1) are for ever; append only.
+const KNOWN_TYPES: [&str; 16] = [
+    "application/octet-stream",
+    "text/plain",
+    "text/html",
+    "text/css",
+    "text/javascript",
+    "application/javascript",
+    "application/json",
+    "application/xml",
+    "application/pdf",
+    "application/gzip",
+    "application/x-tar",
+    "application/directory",
+    "image/png",
+    "image/jpeg",
+    "video/mp4",
+    "application/x-www-form-urlencoded",
+];
+const VERSION: u8 = 1;
+const MARKED: u8 = 1;
+const TEXT_ETAG: u8 = 1;
+
+/// An account's row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccountValue {
+    /// Version time of its creation.
+    pub created: u64,
+    /// Deleted by its reseller, not yet reaped.
+    pub marked: bool,
+    /// Stored headers.
+    pub headers: Headers,
+}
+
+impl AccountValue {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = vec![VERSION, if self.marked { MARKED } else { 0 }];
+        out.put_varint(self.created);
+        put_headers(&mut out, &self.headers);
+        out
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, BadValue> {
+        let mut r = Reader::new(bytes);
+        version(&mut r, VERSION)?;
+        let marked = r.u8()? & MARKED != 0;
+        let created = r.varint()?;
+        Ok(Self { created, marked, headers: headers(&mut r)? })
+    }
+}
+
+/// A container's row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerValue {
+    /// Version time of its creation; names its listing.
+    pub id: u64,
+    /// Version time of the last PUT.
+    pub put: u64,
+    /// Storage policy.
+    pub policy: u16,
+    /// Stored headers.
+    pub headers: Headers,
+}
+
+impl ContainerValue {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = vec![VERSION];
+        out.put_varint(self.id);
+        out.put_varint(self.put);
+        out.put_varint(u64::from(self.policy));
+        put_headers(&mut out, &self.headers);
+        out
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, BadValue> {
+        let mut r = Reader::new(bytes);
+        version(&mut r, VERSION)?;
+        let (id, put) = (r.varint()?, r.varint()?);
+        let policy = u16::try_from(r.varint()?).map_err(|_| BadValue::Field("policy"))?;
+        Ok(Self { id, put, policy, headers: headers(&mut r)? })
+    }
+}
+
+/// The ETag that a listing shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListedEtag {
+    /// Lower-case hex of this.
+    Md5([u8; 16]),
+    /// This text.
+    Text(String),
+}
+
+impl ListedEtag {
+    /// What a client sees.
+    #[must_use]
+    pub fn into_text(self) -> String {
+        match self {
+            Self::Md5(md5) => hex::encode(md5),
+            Self::Text(text) => text,
+        }
+    }
+}
+
+/// A line of a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListingValue {
+    /// Listed bytes.
+    pub size: u64,
+    /// Listed ETag.
+    pub etag: ListedEtag,
+    /// Listed MIME type.
+    pub content_type: String,
+}
+
+impl ListingValue {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(32);
+        out.push(VERSION);
+        out.push(if matches!(self.etag, ListedEtag::Text(_)) { TEXT_ETAG } else { 0 });
+        out.put_varint(self.size);
+        match &self.etag {
+            ListedEtag::Md5(md5) => out.extend_from_slice(md5),
+            ListedEtag::Text(etag) => put_text(&mut out, etag),
+        }
+        match (1u8..).zip(KNOWN_TYPES).find(|(_, known)| *known == self.content_type) {
+            Some((number, _)) => out.push(number),
+            None => {
+                out.push(0);
+                put_text(&mut out, &self.content_type);
+            }
+        }
+        out
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, BadValue> {
+        let (size, flags, mut r) = Self::start(bytes)?;
+        let etag = match flags {
+            0 => ListedEtag::Md5(r.array()?),
+            TEXT_ETAG => ListedEtag::Text(text(&mut r)?.to_owned()),
+            _ => return Err(BadValue::Field("listing flags")),
+        };
+        let content_type = match r.u8()? {
+            0 => text(&mut r)?,
+            number => KNOWN_TYPES.get(usize::from(number) - 1).ok_or(BadValue::Field("content type"))?,
+        };
+        Ok(Self { size, etag, content_type: content_type.to_owned() })
+    }
+
+    /// Only the size, for counters.
+    pub(crate) fn size_of(bytes: &[u8]) -> Result<u64, BadValue> {
+        Self::start(bytes).map(|(size, ..)| size)
+    }
+
+    fn start(bytes: &[u8]) -> Result<(u64, u8, Reader<'_>), BadValue> {
+        let mut r = Reader::new(bytes);
+        version(&mut r, VERSION)?;
+        let flags = r.u8()?;
+        Ok((r.varint()?, flags, r))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_round_trip() {
+        let headers: Headers = [("x-a".to_owned(), "é".to_owned()), ("x-b".to_owned(), String::new())].into();
+        let account = AccountValue { created: 9, marked: true, headers: headers.clone() };
+        assert_eq!(AccountValue::decode(&account.encode()), Ok(account));
+        let container = ContainerValue { id: u64::MAX, put: 3, policy: 65_535, headers };
+        assert_eq!(ContainerValue::decode(&container.encode()), Ok(container));
+        for content_type in ["text/plain", "a/b; charset=x", ""] {
+            for etag in [ListedEtag::Md5([3; 16]), ListedEtag::Text("x; y".to_owned())] {
+                let row = ListingValue { size: 1 << 40, etag, content_type: content_type.to_owned() };
+                assert_eq!(ListingValue::decode(&row.encode()), Ok(row));
+            }
+        }
+    }
+
+    #[test]
+    fn every_cut_and_every_flip_is_a_value_or_an_error() {
+        let row = ListingValue { size: 5, etag: ListedEtag::Md5([1; 16]), content_type: "x/y".to_owned() };
+        let bytes = row.encode();
+        for len in 0..bytes.len() {
+            assert!(ListingValue::decode(&bytes[..len]).is_err());
+        }
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_ne!(ListingValue::decode(&flipped).as_ref(), Ok(&row));
+        }
+    }
+}

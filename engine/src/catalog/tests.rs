@@ -1,0 +1,442 @@
+//! Random histories against ordered maps: what the index says after the log's order, any order, copies and moves.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::clock::Timestamp;
+use crate::disk::format::record::{DeviceId, NewRecord, Parts};
+use crate::index::{MemoryIndex, Range};
+use crate::object::{ListedAs, ObjectInfo, ObjectPath};
+
+const DEVICE: DeviceId = DeviceId([1; 16]);
+
+/// xorshift64*: a history is its seed.
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        (self.next() >> 11) % n
+    }
+
+    fn shuffle<T>(&mut self, items: &mut [T]) {
+        for i in (1..items.len()).rev() {
+            items.swap(i, usize::try_from(self.below(i as u64 + 1)).unwrap());
+        }
+    }
+}
+
+type Dump = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
+
+/// An index, and the live bytes that its transactions told.
+#[derive(Default)]
+struct Bench {
+    index: MemoryIndex,
+    live: BTreeMap<u32, i64>,
+}
+
+impl Bench {
+    fn run<T>(&mut self, f: impl FnOnce(&mut Tx<'_>) -> Result<T, IndexError>) -> T {
+        let mut tx = Tx::new(&self.index);
+        let result = f(&mut tx).unwrap();
+        let (set, live) = tx.finish();
+        self.index.apply(set).unwrap();
+        for (segment, delta) in live {
+            *self.live.entry(segment).or_default() += delta;
+        }
+        result
+    }
+
+    fn apply(&mut self, record: &NewRecord, at: Location) {
+        self.run(|tx| ObjectCatalog.apply(tx, &record.view(), at));
+    }
+
+    fn dump(&self) -> Dump {
+        let mut dump = Dump::new();
+        for table in Table::ALL {
+            for pair in self.index.scan(table, Range::default()) {
+                let (key, value) = pair.unwrap();
+                dump.insert((table, key.into_vec()), value.into_vec());
+            }
+        }
+        dump
+    }
+
+    fn live_sum(&self) -> i64 {
+        assert!(self.live.values().all(|bytes| *bytes >= 0));
+        self.live.values().sum()
+    }
+
+    fn live_records(&self, log: &[(NewRecord, Location)]) -> i64 {
+        let live = |(record, at): &&(NewRecord, Location)| {
+            ObjectCatalog.is_live(&self.index, &record.view(), *at).unwrap()
+        };
+        log.iter().filter(live).map(|(_, at)| i64::from(at.len)).sum()
+    }
+}
+
+fn record(kind: Kind, deleted: bool, sequence: u64, number: u32, key: &[u8], meta: &[u8]) -> NewRecord {
+    NewRecord::new(DEVICE, Parts { kind, deleted, sequence, number, key, meta, data: Bytes::new() })
+}
+
+fn path(object: &str) -> ObjectPath {
+    ObjectPath { account: "a".into(), container: "c".into(), object: object.into() }
+}
+
+fn hash(object: u64) -> PathHash {
+    [u8::try_from(object).unwrap(); 16]
+}
+
+fn object(n: u64, sequence: u64, chunked: Option<Chunked>, delete_at: Option<u64>) -> NewRecord {
+    let info = ObjectInfo {
+        timestamp: Timestamp(sequence),
+        data_timestamp: Timestamp(sequence),
+        size: 0,
+        md5: [0; 16],
+        blake3: [0; 32],
+        content_type: "text/plain".to_owned(),
+        delete_at,
+        listed: ListedAs::default(),
+        headers: Headers::default(),
+    };
+    let meta = ObjectMeta { path: path(&n.to_string()), info, chunked, chunk_size: 1 << 20 };
+    record(Kind::Object, false, sequence, 0, &hash(n), &meta.encode())
+}
+
+use crate::object::Headers;
+
+fn line(id: u64, n: u64, sequence: u64, size: Option<u64>) -> NewRecord {
+    let key = listing_key(id, &n.to_string());
+    let Some(size) = size else { return record(Kind::Row, true, sequence, 0, &key, &[]) };
+    let etag = ListedEtag::Md5([0; 16]);
+    let value = ListingValue { size, etag, content_type: "text/plain".to_owned() };
+    record(Kind::Row, false, sequence, 0, &key, &value.encode())
+}
+
+fn container(account: &str, name: &str, id: u64, sequence: u64) -> NewRecord {
+    let value = ContainerValue { id, put: sequence, policy: 0, headers: Headers::default() };
+    record(Kind::Row, false, sequence, 0, &container_key(account, name), &value.encode())
+}
+
+/// A log as clients would have made it, and what they must see.
+#[derive(Default)]
+struct History {
+    log: Vec<(NewRecord, Location)>,
+    sequence: u64,
+    next: u64,
+    objects: BTreeMap<u64, (Option<Chunked>, Option<u64>)>,
+    lines: BTreeMap<(u64, u64), u64>,
+    containers: BTreeMap<u64, u64>,
+}
+
+impl History {
+    fn push(&mut self, record: NewRecord) {
+        let len = u32::try_from(record.stored_len()).unwrap();
+        let offset = u32::try_from(self.next % (1 << 12)).unwrap() * 8192;
+        let at = Location { segment: u32::try_from(self.next >> 12).unwrap(), offset, len };
+        self.next += 1;
+        self.log.push((record, at));
+    }
+
+    fn step(&mut self, rng: &mut Rng) {
+        self.sequence += 1 + rng.below(3);
+        let (sequence, n, c) = (self.sequence, rng.below(6), rng.below(3));
+        match rng.below(12) {
+            0..=2 => {
+                let delete_at = (rng.below(3) == 0).then(|| rng.below(100));
+                self.push(object(n, sequence, None, delete_at));
+                self.objects.insert(n, (None, delete_at));
+            }
+            3 => self.upload(rng, n, sequence),
+            4 => {
+                let tombstone = encode_tombstone(&path(&n.to_string()));
+                self.push(record(Kind::Object, true, sequence, 0, &hash(n), &tombstone));
+                self.objects.remove(&n);
+            }
+            5 => {
+                // POST keeps the data.
+                if let Some((chunked, _)) = self.objects.get(&n).copied() {
+                    self.push(object(n, sequence, chunked, None));
+                    self.objects.insert(n, (chunked, None));
+                }
+            }
+            6..=8 => {
+                let size = rng.below(1000);
+                self.push(line(c, n, sequence, Some(size)));
+                self.lines.insert((c, n), size);
+            }
+            9 => {
+                self.push(line(c, n, sequence, None));
+                self.lines.remove(&(c, n));
+            }
+            10 => {
+                // The name stays, the id changes when it is made anew.
+                let id = rng.below(3);
+                self.push(container("a", &c.to_string(), id * 3 + c, sequence));
+                self.containers.insert(c, id * 3 + c);
+            }
+            _ => {
+                let key = container_key("a", &c.to_string());
+                self.push(record(Kind::Row, true, sequence, 0, &key, &[]));
+                self.containers.remove(&c);
+            }
+        }
+    }
+
+    fn upload(&mut self, rng: &mut Rng, n: u64, sequence: u64) {
+        let mut data_id = [0; 16];
+        data_id[..8].copy_from_slice(&rng.next().to_le_bytes());
+        let count = 1 + u32::try_from(rng.below(4)).unwrap();
+        for number in 0..count {
+            self.push(record(Kind::Chunk, false, sequence, number, &data_id, &hash(n)));
+        }
+        match rng.below(4) {
+            0 => {}
+            1 => self.push(record(Kind::Abort, false, sequence, 0, &data_id, &[])),
+            _ => {
+                let chunked = Some(Chunked { data_id, count });
+                self.push(object(n, sequence, chunked, None));
+                self.objects.insert(n, (chunked, None));
+            }
+        }
+    }
+
+    fn random(seed: u64) -> Self {
+        let mut rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let mut history = Self::default();
+        for _ in 0..120 {
+            history.step(&mut rng);
+        }
+        history
+    }
+
+    fn check(&self, bench: &Bench, seed: u64) {
+        let index: &dyn Index = &bench.index;
+        for n in 0..6 {
+            let found = find_object(index, &hash(n)).unwrap();
+            let chunks = found.map(|found| found.chunks.len());
+            let wanted = self.objects.get(&n).map(|(c, _)| c.map_or(0, |c| c.count as usize));
+            assert_eq!(chunks, wanted, "seed {seed}, object {n}");
+        }
+        let queue: Vec<u64> = due(index, u64::MAX, 1000).unwrap().iter().map(|due| due.delete_at).collect();
+        let mut wanted: Vec<u64> = self.objects.values().filter_map(|(_, at)| *at).collect();
+        wanted.sort_unstable();
+        assert_eq!(queue, wanted, "seed {seed}");
+        self.check_totals(index, seed);
+        let all = index.scan(Table::Chunks, Range::default()).count();
+        let wanted: usize = self.objects.values().filter_map(|(c, _)| c.map(|c| c.count as usize)).sum();
+        assert_eq!(all, wanted, "seed {seed}");
+    }
+
+    fn check_totals(&self, index: &dyn Index, seed: u64) {
+        let sum = |id: u64| {
+            let lines = self.lines.iter().filter(|((c, _), _)| *c == id);
+            lines.fold((0, 0), |(n, bytes), (_, size)| (n + 1, bytes + size))
+        };
+        let mut account = Totals::default();
+        for id in self.containers.values() {
+            let (objects, bytes) = sum(*id);
+            account.containers += 1;
+            account.objects += objects;
+            account.bytes += bytes;
+        }
+        assert_eq!(account_totals(index, "a").unwrap(), account, "seed {seed}");
+        for id in 0..9 {
+            let (objects, bytes) = sum(id);
+            let totals = container_totals(index, id).unwrap();
+            assert_eq!(totals, Totals { containers: 0, objects, bytes }, "seed {seed}, container {id}");
+        }
+    }
+
+    fn replay(&self) -> Bench {
+        let mut bench = Bench::default();
+        for (record, at) in &self.log {
+            bench.apply(record, *at);
+        }
+        bench
+    }
+}
+
+fn rebuild(log: &[(NewRecord, Location)]) -> Bench {
+    let mut bench = Bench::default();
+    for (record, at) in log {
+        bench.apply(record, *at);
+    }
+    bench.run(|tx| ObjectCatalog.rebuilt(tx));
+    bench
+}
+
+#[test]
+fn the_logs_order_ends_in_what_clients_were_told() {
+    for seed in 0..200 {
+        let history = History::random(seed);
+        let mut bench = history.replay();
+        for id in open_uploads(&bench.index, 1000).unwrap() {
+            let abort = record(Kind::Abort, false, 0, 0, &id, &[]);
+            bench.apply(&abort, Location { segment: 0, offset: 0, len: 64 });
+        }
+        history.check(&bench, seed);
+        assert_eq!(bench.live_sum(), bench.live_records(&history.log), "seed {seed}");
+        let before = bench.dump();
+        bench.run(|tx| ObjectCatalog.rebuilt(tx));
+        assert_eq!(bench.dump(), before, "seed {seed}: nothing is left to drop");
+    }
+}
+
+#[test]
+fn any_order_ends_in_the_same_index() {
+    for seed in 0..200 {
+        let history = History::random(seed);
+        let ordered = rebuild(&history.log);
+        history.check(&ordered, seed);
+        let mut rng = Rng(seed + 1);
+        for _ in 0..4 {
+            let mut log = history.log.clone();
+            rng.shuffle(&mut log);
+            let shuffled = rebuild(&log);
+            assert_eq!(shuffled.dump(), ordered.dump(), "seed {seed}");
+            assert_eq!(shuffled.live_sum(), ordered.live_sum(), "seed {seed}");
+        }
+    }
+}
+
+fn without_ghosts(dump: Dump) -> Dump {
+    let strip = |((table, key), value): ((Table, Vec<u8>), Vec<u8>)| {
+        let value = match table {
+            Table::System => value,
+            _ => {
+                let (head, payload) = Head::decode(&value).unwrap();
+                Head { ghosts: 0, ..head }.encode(payload)
+            }
+        };
+        ((table, key), value)
+    };
+    dump.into_iter().map(strip).collect()
+}
+
+fn ghosts(dump: &Dump) -> BTreeMap<(Table, Vec<u8>), u64> {
+    let of_key = dump.iter().filter(|((table, _), _)| *table != Table::System);
+    of_key.map(|(key, value)| (key.clone(), Head::decode(value).unwrap().0.ghosts)).collect()
+}
+
+#[test]
+fn records_that_come_twice_change_nothing_but_may_leave_ghosts_uncounted_for() {
+    for seed in 0..100 {
+        let history = History::random(seed);
+        let ordered = rebuild(&history.log);
+        let mut log = history.log.clone();
+        let mut rng = Rng(seed + 1);
+        for _ in 0..40 {
+            let n = usize::try_from(rng.below(history.log.len() as u64)).unwrap();
+            log.push(history.log[n].clone());
+        }
+        rng.shuffle(&mut log);
+        let doubled = rebuild(&log);
+        assert_eq!(without_ghosts(doubled.dump()), without_ghosts(ordered.dump()), "seed {seed}");
+        assert_eq!(doubled.live_sum(), ordered.live_sum(), "seed {seed}");
+        let counted = ghosts(&doubled.dump());
+        assert!(ghosts(&ordered.dump()).iter().all(|(key, n)| counted[key] >= *n), "seed {seed}");
+    }
+}
+
+/// The cleaner at work between the steps: it copies records, live or just overtaken, and forgets dead ones.
+#[test]
+fn cleaning_keeps_the_index_and_counts_ghosts_exactly() {
+    for seed in 0..200 {
+        let source = History::random(seed);
+        let mut history = History { next: 1 << 20, ..History::default() };
+        let mut bench = Bench::default();
+        let mut rng = Rng(seed + 7);
+        for (record, at) in source.log.clone() {
+            bench.apply(&record, at);
+            history.log.push((record, at));
+            let n = usize::try_from(rng.below(history.log.len() as u64)).unwrap();
+            let (copy, from) = history.log[n].clone();
+            if rng.below(2) == 0 && copy.view().kind != Kind::Abort {
+                history.push(copy.clone());
+                let to = history.log.last().unwrap().1;
+                let live = ObjectCatalog.is_live(&bench.index, &copy.view(), from).unwrap();
+                let moved = bench.run(|tx| ObjectCatalog.relocate(tx, &copy.view(), from, to));
+                assert_eq!(moved, live, "seed {seed}");
+            }
+            let n = usize::try_from(rng.below(history.log.len() as u64)).unwrap();
+            let (record, at) = history.log[n].clone();
+            if !ObjectCatalog.is_live(&bench.index, &record.view(), at).unwrap() {
+                bench.run(|tx| ObjectCatalog.forget(tx, &record.view()));
+                history.log.remove(n);
+            }
+        }
+        bench.run(|tx| ObjectCatalog.rebuilt(tx));
+        source.check(&bench, seed);
+        assert_eq!(bench.live_sum(), bench.live_records(&history.log), "seed {seed}");
+        rng.shuffle(&mut history.log);
+        let rebuilt = rebuild(&history.log);
+        let counted = ghosts(&bench.dump());
+        // A tombstone that was overtaken may be forgotten before the ghosts of its key; live keys and counts agree.
+        assert_eq!(ghosts(&rebuilt.dump()), counted, "seed {seed}");
+        source.check(&rebuilt, seed);
+    }
+}
+
+#[test]
+fn a_tombstone_stays_until_its_ghosts_are_gone() {
+    let mut history = History::default();
+    history.push(object(1, 10, None, None));
+    history.push(record(Kind::Object, true, 20, 0, &hash(1), &encode_tombstone(&path("1"))));
+    let mut bench = history.replay();
+    let grave = |bench: &Bench| graves(&bench.index, &[], 10).unwrap().pop();
+    let key = grave(&bench).unwrap().key;
+    bench.run(|tx| prune(tx, &key, u64::MAX));
+    assert!(grave(&bench).is_some(), "the put is still in the log");
+    let (put, _) = history.log[0].clone();
+    bench.run(|tx| ObjectCatalog.forget(tx, &put.view()));
+    bench.run(|tx| prune(tx, &key, 20));
+    assert!(grave(&bench).is_some(), "younger than the reclaim age");
+    bench.run(|tx| prune(tx, &key, 21));
+    assert!(grave(&bench).is_none());
+    assert_eq!(bench.live_sum(), 0);
+}
+
+#[test]
+fn the_index_of_a_small_object_costs_at_most_100_bytes() {
+    let mut bench = Bench::default();
+    let mut log = History { next: 70_000, ..History::default() };
+    log.push(object(1, 1_795_000_000_000_000, None, None));
+    log.push(line(1_795_000_000_000_000, 123_456_789, 1_795_000_000_000_000, Some(4096)));
+    for (record, at) in &log.log {
+        bench.apply(record, *at);
+    }
+    let per_object = |((table, key), value): (&(Table, Vec<u8>), &Vec<u8>)| {
+        if *table == Table::System { 0 } else { key.len() + value.len() }
+    };
+    let bytes: usize = bench.dump().iter().map(per_object).sum();
+    assert!(bytes <= 100, "{bytes} bytes before compression");
+}
+
+#[test]
+fn unreadable_records_are_skipped_and_never_live() {
+    let mut bench = Bench::default();
+    let at = Location { segment: 0, offset: 0, len: 64 };
+    for bad in [
+        record(Kind::Object, false, 1, 0, &hash(1), b"\xff"),
+        record(Kind::Object, false, 1, 0, b"short", b""),
+        record(Kind::Row, false, 1, 0, b"zzz", b""),
+        record(Kind::Row, false, 1, 0, &listing_key(1, "x"), b""),
+        record(Kind::Chunk, false, 1, 0, b"short", b""),
+        record(Kind::Abort, false, 1, 0, b"short", b""),
+        record(Kind::VolumeMap, false, 1, 0, b"v", b""),
+    ] {
+        bench.apply(&bad, at);
+        assert!(!ObjectCatalog.is_live(&bench.index, &bad.view(), at).unwrap());
+        bench.run(|tx| ObjectCatalog.forget(tx, &bad.view()));
+    }
+    assert!(bench.dump().is_empty());
+}

@@ -1,0 +1,164 @@
+//! The replica seam: one device that holds objects, here or elsewhere; and its body over a local disk.
+//!
+//! Invariant: a replica decides nothing. Versions order themselves; conditions were judged before.
+
+use std::any::Any;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{Error, Result};
+use crate::catalog::{self, DataId, PathHash, Version};
+use crate::disk::format::record::{DeviceId, Kind, NewRecord, Parts, StoredRecord};
+use crate::disk::limits::{MAX_KEY, MAX_META};
+use crate::disk::{Class, DiskError, DiskHandle, Durability, Location};
+use crate::index::IndexError;
+
+/// A future on the heap, so that seams are objects.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A record that does not yet know its device.
+#[derive(Debug, Clone)]
+pub struct Draft {
+    /// Its kind.
+    pub kind: Kind,
+    /// Tombstone of its key.
+    pub deleted: bool,
+    /// Version time.
+    pub sequence: u64,
+    /// Chunk number.
+    pub number: u32,
+    /// Key.
+    pub key: Vec<u8>,
+    /// Meta.
+    pub meta: Vec<u8>,
+    /// Data.
+    pub data: Bytes,
+}
+
+impl Draft {
+    /// Refuses names and headers that no record can hold.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.key.len() > MAX_KEY || self.meta.len() > MAX_META {
+            return Err(Error::Refused("names and headers are too long".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+/// An object's newest version on a replica, kept readable while `hold` lives.
+pub struct Opened {
+    /// Its record.
+    pub record: StoredRecord,
+    /// Places of its chunks, in the replica's own terms.
+    pub chunks: Arc<[Location]>,
+    /// Keeps them readable.
+    pub hold: Arc<dyn Any + Send + Sync>,
+}
+
+/// One device that holds objects.
+pub trait Replica: Send + Sync {
+    /// Which.
+    fn device(&self) -> DeviceId;
+    /// Append a group, all or nothing. Written even when the caller stops waiting after submission.
+    fn append(
+        &self,
+        group: Vec<Draft>,
+        durability: Durability,
+        class: Class,
+    ) -> BoxFuture<'static, Result<()>>;
+    /// Give up an upload, without waiting: its chunks become garbage.
+    fn abandon(&self, upload: DataId, sequence: u64);
+    /// The newest version or tombstone of an object.
+    fn version(&self, hash: PathHash) -> BoxFuture<'static, Result<Option<Version>>>;
+    /// The newest version of an object, open for reading; `None` for a tombstone.
+    fn open(&self, hash: PathHash) -> BoxFuture<'static, Result<Option<Opened>>>;
+    /// A record, verified. Its place comes from an [`Opened`] whose hold lives.
+    fn read(&self, at: Location) -> BoxFuture<'static, Result<StoredRecord>>;
+}
+
+impl From<DiskError> for Error {
+    fn from(e: DiskError) -> Self {
+        match e {
+            DiskError::NoSpace => Self::NoSpace,
+            DiskError::Corrupt { .. } => Self::Corrupt { what: e.to_string() },
+            DiskError::Failed(_) | DiskError::Io { .. } | DiskError::Index(_) | DiskError::Closed => {
+                Self::Unavailable { reason: e.to_string() }
+            }
+        }
+    }
+}
+
+impl From<IndexError> for Error {
+    fn from(e: IndexError) -> Self {
+        Self::Unavailable { reason: e.to_string() }
+    }
+}
+
+/// A disk of this node.
+#[derive(Debug, Clone)]
+pub(crate) struct Local(pub(crate) DiskHandle);
+
+impl Local {
+    fn record(&self, draft: Draft) -> NewRecord {
+        let Draft { kind, deleted, sequence, number, key, meta, data } = draft;
+        self.0.record(Parts { kind, deleted, sequence, number, key: &key, meta: &meta, data })
+    }
+}
+
+impl Replica for Local {
+    fn device(&self) -> DeviceId {
+        self.0.device()
+    }
+
+    fn append(
+        &self,
+        group: Vec<Draft>,
+        durability: Durability,
+        class: Class,
+    ) -> BoxFuture<'static, Result<()>> {
+        let this = self.clone();
+        Box::pin(async move {
+            for draft in &group {
+                draft.check()?;
+            }
+            let group = group.into_iter().map(|draft| this.record(draft)).collect();
+            this.0.append(group, durability, class).await?;
+            Ok(())
+        })
+    }
+
+    fn abandon(&self, upload: DataId, sequence: u64) {
+        let (key, meta) = (&upload[..], &[][..]);
+        let parts =
+            Parts { kind: Kind::Abort, deleted: false, sequence, number: 0, key, meta, data: Bytes::new() };
+        self.0.submit_detached(vec![self.0.record(parts)], Class::Delete);
+    }
+
+    fn version(&self, hash: PathHash) -> BoxFuture<'static, Result<Option<Version>>> {
+        let version = catalog::version(self.0.index(), &hash).map_err(Error::from);
+        Box::pin(std::future::ready(version))
+    }
+
+    fn open(&self, hash: PathHash) -> BoxFuture<'static, Result<Option<Opened>>> {
+        let disk = self.0.clone();
+        Box::pin(async move {
+            let found = disk.lookup(|index| {
+                let Some(found) = catalog::find_object(index, &hash)? else { return Ok(None) };
+                let mut places = found.chunks.clone();
+                places.push(found.record);
+                Ok(Some((found, places)))
+            })?;
+            let Some((found, pins)) = found else { return Ok(None) };
+            let record = disk.read(found.record).await?;
+            Ok(Some(Opened { record, chunks: found.chunks.into(), hold: Arc::new(pins) }))
+        })
+    }
+
+    fn read(&self, at: Location) -> BoxFuture<'static, Result<StoredRecord>> {
+        let disk = self.0.clone();
+        Box::pin(async move { Ok(disk.read(at).await?) })
+    }
+}

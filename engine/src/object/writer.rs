@@ -1,0 +1,215 @@
+//! Bodies on their way in: one record when small, chunks and a commit when large.
+//!
+//! Invariant: a writer holds at most one chunk being filled and [`CHUNKS_IN_FLIGHT`] on their way.
+//! Invariant: a body is hashed once, in the order it came.
+//! Invariant: nothing of a body is visible before its commit, and nothing is left of it when there is none.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use md5::{Digest, Md5};
+use quarry_ring::PathHash;
+
+use super::in_flight::InFlight;
+use super::locks::Claim;
+use super::objects::{listing_draft, object_draft};
+use super::replica::{Draft, Replica};
+use super::store::Inner;
+use super::{CHUNK, CHUNKS_IN_FLIGHT, Committed, Error, ObjectInfo, ObjectPath, PutSpec, Result, quorum};
+use crate::catalog::{Chunked, DataId, ObjectMeta};
+use crate::disk::format::record::Kind;
+use crate::disk::{Class, Durability};
+
+/// An upload that has chunks in the log. Dropped unclaimed, they are given up.
+pub(crate) struct Upload {
+    id: DataId,
+    sequence: u64,
+    replicas: Vec<Arc<dyn Replica>>,
+    claimed: bool,
+}
+
+impl Upload {
+    /// A commit refers to the chunks now.
+    pub(crate) fn claimed(mut self) {
+        self.claimed = true;
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if !self.claimed {
+            for replica in &self.replicas {
+                replica.abandon(self.id, self.sequence);
+            }
+        }
+    }
+}
+
+/// Streams one body into the store. Dropped before [`ObjectWriter::commit`], it leaves nothing behind.
+pub struct ObjectWriter {
+    inner: Arc<Inner>,
+    path: ObjectPath,
+    hash: PathHash,
+    body: Body,
+    // Before the upload: what is not yet submitted is dropped before the chunks are given up.
+    in_flight: InFlight<Result<()>>,
+    upload: Option<Upload>,
+    chunks: u32,
+}
+
+impl std::fmt::Debug for ObjectWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ObjectWriter")
+            .field("path", &self.path)
+            .field("size", &self.body.size)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The bytes that wait for a full chunk, and the hashes of all that came.
+struct Body {
+    /// All that waits, when it came in one piece: no copy.
+    whole: Bytes,
+    /// All that waits, when it came in several.
+    pieces: BytesMut,
+    expected: usize,
+    size: u64,
+    md5: Md5,
+    blake3: blake3::Hasher,
+}
+
+impl Body {
+    fn new(size_hint: Option<u64>) -> Self {
+        let expected = size_hint.and_then(|n| usize::try_from(n).ok()).map_or(64 << 10, |n| n.min(CHUNK));
+        let (whole, pieces) = (Bytes::new(), BytesMut::new());
+        Self { whole, pieces, expected, size: 0, md5: Md5::new(), blake3: blake3::Hasher::new() }
+    }
+
+    fn waiting(&self) -> usize {
+        self.whole.len() + self.pieces.len()
+    }
+
+    /// Takes what fits into the chunk being filled, off the front of `data`.
+    fn fill(&mut self, data: &mut Bytes) {
+        let part = data.split_to(data.len().min(CHUNK - self.waiting()));
+        self.size += part.len() as u64;
+        self.md5.update(&part);
+        self.blake3.update(&part);
+        if self.waiting() == 0 {
+            self.whole = part;
+            return;
+        }
+        if self.pieces.is_empty() {
+            self.pieces.reserve(self.expected.max(self.whole.len() + part.len()));
+            self.pieces.extend_from_slice(&std::mem::take(&mut self.whole));
+        }
+        self.pieces.extend_from_slice(&part);
+    }
+
+    fn take(&mut self) -> Bytes {
+        if self.pieces.is_empty() { std::mem::take(&mut self.whole) } else { self.pieces.split().freeze() }
+    }
+}
+
+impl ObjectWriter {
+    pub(crate) fn new(inner: Arc<Inner>, path: ObjectPath, hash: PathHash, size_hint: Option<u64>) -> Self {
+        let body = Body::new(size_hint);
+        Self { inner, path, hash, body, in_flight: InFlight::default(), upload: None, chunks: 0 }
+    }
+
+    /// Append bytes to the body; waits while the disks are behind (back-pressure), so memory stays bounded.
+    pub async fn write(&mut self, mut data: Bytes) -> Result<()> {
+        while !data.is_empty() {
+            // A full chunk goes out only when more comes: a body of one chunk stays one record.
+            if self.body.waiting() == CHUNK {
+                self.send_chunk().await?;
+            }
+            self.body.fill(&mut data);
+        }
+        Ok(())
+    }
+
+    async fn send_chunk(&mut self) -> Result<()> {
+        while self.in_flight.len() >= CHUNKS_IN_FLIGHT {
+            self.in_flight.next().await.unwrap_or(Ok(()))?;
+        }
+        let upload = match &mut self.upload {
+            Some(upload) => upload,
+            None => self.upload.insert(begin_upload(&self.inner, &self.hash)?),
+        };
+        let chunk = Draft {
+            kind: Kind::Chunk,
+            deleted: false,
+            sequence: upload.sequence,
+            number: self.chunks,
+            key: upload.id.to_vec(),
+            meta: self.hash.to_vec(),
+            data: self.body.take(),
+        };
+        let too_many = || Error::Refused("body has too many chunks".to_owned());
+        self.chunks = self.chunks.checked_add(1).ok_or_else(too_many)?;
+        let append = |replica: &Arc<dyn Replica>| {
+            replica.append(vec![chunk.clone()], Durability::Appended, Class::Client)
+        };
+        let appends = upload.replicas.iter().map(append).collect();
+        self.in_flight.push(Box::pin(quorum::reach(appends))).await;
+        Ok(())
+    }
+
+    /// Make the version durable and visible, with its listing row.
+    pub async fn commit(mut self, spec: PutSpec) -> Result<Committed> {
+        if self.upload.is_some() && self.body.waiting() > 0 {
+            self.send_chunk().await?;
+        }
+        while let Some(appended) = self.in_flight.next().await {
+            appended?;
+        }
+        let md5: [u8; 16] = self.body.md5.clone().finalize().into();
+        if spec.expect_md5.is_some_and(|expected| expected != md5) {
+            return Err(Error::EtagMismatch { actual: hex::encode(md5) });
+        }
+        let inner = self.inner.clone();
+        let permit = inner.claim(Claim::Object(&self.path)).await;
+        let path = &self.path;
+        let Some((_, container)) = inner.container_row(&path.account, &path.container)? else {
+            return Err(Error::NoContainer);
+        };
+        inner.judge_change(path, &spec.condition, spec.timestamp).await?;
+        let timestamp = match spec.timestamp {
+            Some(given) => {
+                inner.clock.observe(given);
+                given
+            }
+            None => inner.clock.tick(),
+        };
+        let info = ObjectInfo {
+            timestamp,
+            data_timestamp: timestamp,
+            size: self.body.size,
+            md5,
+            blake3: *self.body.blake3.finalize().as_bytes(),
+            content_type: spec.content_type,
+            delete_at: spec.delete_at,
+            listed: spec.listed,
+            headers: spec.headers,
+        };
+        let row = listing_draft(container.id, path, &info);
+        let upload = self.upload.take();
+        let chunked = upload.as_ref().map(|upload| Chunked { data_id: upload.id, count: self.chunks });
+        let chunk_size = if chunked.is_some() { u32::try_from(CHUNK).unwrap_or(0) } else { 0 };
+        let size = info.size;
+        let meta = ObjectMeta { path: path.clone(), info, chunked, chunk_size };
+        // What waits is the whole body when there are no chunks, and nothing when there are.
+        let object = object_draft(self.hash, &meta, self.body.take());
+        inner.commit(self.hash, object, Some(row), Class::Client, upload, permit).await?;
+        Ok(Committed { md5, size, timestamp })
+    }
+}
+
+fn begin_upload(inner: &Inner, hash: &PathHash) -> Result<Upload> {
+    let mut id = [0; 16];
+    getrandom::fill(&mut id)
+        .map_err(|e| Error::Unavailable { reason: format!("operating system gave no randomness: {e}") })?;
+    let (sequence, replicas) = (inner.clock.tick().0, inner.replicas_of(hash));
+    Ok(Upload { id, sequence, replicas, claimed: false })
+}

@@ -1,0 +1,195 @@
+//! The engine under the APIs: opened, watched and closed in this one place.
+//!
+//! Invariant: no API is served before every disk is open, and no disk is closed while a request runs.
+//! Invariant: a disk that was there before is never made anew.
+
+mod provision;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use quarry_engine::catalog::ObjectCatalog;
+use quarry_engine::clock::Clock;
+use quarry_engine::disk::catalog::Catalog;
+use quarry_engine::disk::format::superblock::ClusterId;
+use quarry_engine::disk::{Counters, DiskConfig, DiskHandle, start};
+use quarry_engine::index::RocksOptions;
+use quarry_engine::io::OpenOptions;
+use quarry_engine::object::{Options, Spread, Store};
+use tokio::runtime::Handle;
+
+use crate::config::{self, Config, MIN_DISK};
+use crate::status::{DiskStatus, StatusSource};
+
+pub(crate) use provision::{cluster_text, format_disk, make_disk_file, parse_cluster, random_cluster};
+
+/// Told what is being done, and how much of how much is done; called from the thread that opens.
+pub(crate) type Progress = Box<dyn FnMut(&str, u64, u64) + Send>;
+
+/// The open disks and the object layer over them.
+#[derive(Debug)]
+pub(crate) struct Storage {
+    store: Store,
+    disks: Vec<OpenDisk>,
+    status: StatusSource,
+}
+
+/// One open disk.
+#[derive(Debug, Clone)]
+struct OpenDisk {
+    path: PathBuf,
+    handle: DiskHandle,
+}
+
+/// Why the disks could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("open disk {}: {reason}", disk.display())]
+pub struct OpenError {
+    /// As configured.
+    pub disk: PathBuf,
+    /// Why, and what to do.
+    pub reason: String,
+}
+
+impl OpenError {
+    fn new(disk: &Path, reason: impl std::fmt::Display) -> Self {
+        let reason = reason.to_string();
+        let prefix = format!("{}: ", disk.display());
+        let reason = reason.strip_prefix(&prefix).map_or(reason.clone(), str::to_owned);
+        Self { disk: disk.to_owned(), reason }
+    }
+}
+
+impl Storage {
+    /// Opens every disk of the configuration; the first start makes the disk files.
+    /// What the object layer starts runs on `runtime`. Blocks: a log may have to be replayed.
+    pub(crate) fn open(config: &Config, runtime: Handle, progress: &mut Progress) -> Result<Self, OpenError> {
+        let cluster = provision::prepare(config, progress)?;
+        let mut disks = Vec::with_capacity(config.disks.len());
+        for disk in &config.disks {
+            disks.push(open_disk(config, disk, cluster, progress)?);
+        }
+        let store = start_store(&disks, runtime).map_err(|e| OpenError::new(&disks[0].path, e))?;
+        let watched = disks.clone();
+        let status = StatusSource::new(move || (watched.iter().map(status_of).collect(), Vec::new()));
+        Ok(Self { store, disks, status })
+    }
+
+    /// The object layer.
+    pub(crate) fn store(&self) -> Store {
+        self.store.clone()
+    }
+
+    /// Reads the disks' and workers' state.
+    pub(crate) fn status(&self) -> StatusSource {
+        self.status.clone()
+    }
+
+    /// Stops the workers, makes everything durable and closes the disks.
+    pub(crate) async fn close(self) {
+        for disk in &self.disks {
+            if let Err(error) = disk.handle.close().await {
+                tracing::error!(disk = %disk.path.display(), %error, "close disk");
+            }
+        }
+    }
+}
+
+/// The object layer over the disks: each object on one of them, as this node knows no other.
+fn start_store(disks: &[OpenDisk], runtime: Handle) -> quarry_engine::object::Result<Store> {
+    let handles: Vec<_> = disks.iter().map(|disk| disk.handle.clone()).collect();
+    let placement = Spread::over(handles.iter().map(DiskHandle::device).collect());
+    let spawn = move |work| drop(runtime.spawn(work));
+    Store::start(
+        handles,
+        Box::new(placement),
+        Clock::new(Box::new(wall_clock)),
+        Options { spawn: Some(Arc::new(spawn)) },
+    )
+}
+
+/// Microseconds since the Unix epoch.
+fn wall_clock() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn open_disk(
+    config: &Config,
+    disk: &config::Disk,
+    cluster: ClusterId,
+    progress: &mut Progress,
+) -> Result<OpenDisk, OpenError> {
+    let path = disk.path.get_ref();
+    let cache_bytes = config.limits.read_cache.0 / config.disks.len() as u64;
+    let disk_config = disk_config(path, disk.index.get_ref(), cache_bytes, Some(cluster))?;
+    let what = format!("rebuild index of {}", path.display());
+    let mut report_progress = |done, total| progress(&what, done, total);
+    let (handle, report) =
+        start(&disk_config, catalog(), &mut report_progress).map_err(|error| OpenError::new(path, error))?;
+    tracing::info!(
+        disk = %path.display(),
+        replayed = report.records,
+        torn_tail = report.torn_tail,
+        lost = report.lost.len(),
+        "disk is open"
+    );
+    Ok(OpenDisk { path: path.clone(), handle })
+}
+
+/// What records mean on the disks.
+pub(crate) fn catalog() -> Arc<dyn Catalog> {
+    Arc::new(ObjectCatalog)
+}
+
+/// How a disk is opened, by a node and by the disk commands.
+pub(crate) fn disk_config(
+    path: &Path,
+    index: &Path,
+    cache_bytes: u64,
+    cluster: Option<ClusterId>,
+) -> Result<DiskConfig, OpenError> {
+    if let Some(parent) = index.parent() {
+        let made = std::fs::create_dir_all(parent);
+        made.map_err(|e| OpenError::new(path, format!("make directory {}: {e}", parent.display())))?;
+    }
+    Ok(DiskConfig {
+        device: path.to_owned(),
+        io: OpenOptions { minimum: MIN_DISK, ..OpenOptions::default() },
+        index: RocksOptions::default(),
+        index_path: index.to_owned(),
+        cache_bytes,
+        cluster,
+    })
+}
+
+fn status_of(disk: &OpenDisk) -> DiskStatus {
+    let usage = disk.handle.usage();
+    DiskStatus {
+        path: disk.path.display().to_string(),
+        state: disk.handle.failure().map_or_else(|| "ok".to_owned(), |why| format!("out: {why}")),
+        capacity: usage.capacity,
+        used: usage.capacity - usage.free,
+        live: usage.live,
+        counters: counters(disk.handle.counters()),
+    }
+}
+
+fn counters(counters: &Counters) -> Vec<(String, u64)> {
+    [
+        ("batches", &counters.batches),
+        ("flushes", &counters.flushes),
+        ("records", &counters.records),
+        ("written_bytes", &counters.written_bytes),
+        ("client_bytes", &counters.client_bytes),
+        ("moved_bytes", &counters.moved_bytes),
+        ("reads", &counters.reads),
+        ("cache_hits", &counters.cache_hits),
+        ("corrupt_records", &counters.corrupt),
+        ("checkpoints", &counters.checkpoints),
+        ("segments_freed", &counters.freed),
+    ]
+    .map(|(name, counter)| (name.to_owned(), counter.load(Ordering::Relaxed)))
+    .to_vec()
+}
