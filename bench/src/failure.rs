@@ -22,6 +22,9 @@ pub(crate) enum Failure {
     /// A running disk.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// The object layer.
+    #[error(transparent)]
+    Object(#[from] quarry_engine::object::Error),
     /// The index.
     #[error(transparent)]
     Index(#[from] IndexError),

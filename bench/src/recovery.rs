@@ -17,7 +17,7 @@ use crate::failure::Failure;
 use crate::load::{Limit, as_f64, closed_loop, now};
 use crate::machine::resident_kib;
 use crate::report::{Report, Scenario, details, round};
-use crate::rig::{Place, Rig, runtime};
+use crate::rig::{Layer, Place, Rig, runtime};
 
 /// Bytes of a small object.
 const SMALL: usize = 100;
@@ -67,8 +67,8 @@ impl Drop for Killed {
 /// Fills, kills, opens, opens again.
 pub(crate) fn run(options: &Options, scratch: &Path, report: &mut Report) -> Result<(), Failure> {
     let (disk, index) = (scratch.join("recovery"), scratch.join("recovery-index"));
-    // A record of 100 bytes takes some 270 in the log; batches are padded.
-    let bytes = (options.objects * 512 + (512 << 20)).next_multiple_of(1 << 20);
+    // An object of 100 bytes takes some 600 in the log with its row, and a quarter more is put before the kill.
+    let bytes = (options.objects * 1280 + (512 << 20)).next_multiple_of(1 << 20);
     if bytes > options.budget {
         return Err(Failure::Other("--objects: too many for --budget".to_owned()));
     }
@@ -169,7 +169,7 @@ pub(crate) fn child(child: &Child, options: &Options) -> Result<(), Failure> {
 }
 
 fn fill(place: &Place, objects: u64) -> Result<(), Failure> {
-    let rig = Rig::fresh(place)?;
+    let rig = Rig::fresh(place, Layer::Object)?;
     let rss_before_kib = resident_kib("self");
     let forever = Limit { time: Duration::MAX, ops: objects };
     let put = async |(): &mut (), _| rig.put(SMALL).await;
@@ -191,7 +191,7 @@ fn fill(place: &Place, objects: u64) -> Result<(), Failure> {
 
 fn open(place: &Place) -> Result<(), Failure> {
     let began = now();
-    let (rig, report) = Rig::open(place)?;
+    let (rig, report) = Rig::open(place, Layer::Object)?;
     let seconds = began.elapsed().as_secs_f64();
     let rss_kib = resident_kib("self");
     let memory = rig.handle.index().stats();

@@ -1,4 +1,4 @@
-//! A freshly formatted disk with its index, and the two operations that are measured.
+//! A freshly formatted disk with its index, and the two operations that are measured, on either of two layers.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,6 +6,9 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use quarry_engine::catalog::ObjectCatalog;
+use quarry_engine::clock::Clock;
+use quarry_engine::disk::catalog::Catalog;
 use quarry_engine::disk::format::record::{DeviceId, Kind, Parts};
 use quarry_engine::disk::format::superblock::ClusterId;
 use quarry_engine::disk::{Class, DiskHandle, Durability, Format, Open, Report, format, start_on};
@@ -13,6 +16,8 @@ use quarry_engine::index::{RocksIndex, RocksOptions};
 use quarry_engine::io::{
     AlignedBuf, Completion, Disk, Geometry, Op, OpenOptions, SplitMix64, Wait, Waker, open_device,
 };
+
+use quarry_engine::object::{ObjectPath, Options, PutSpec, Spread, Store};
 
 use crate::failure::Failure;
 use crate::kv::{Kv, find};
@@ -22,6 +27,25 @@ const META: &[u8] = &[b'm'; 64];
 
 /// Bytes that values are cut from: more than the largest, so that neighbours differ.
 const SOURCE: usize = (1 << 20) + (64 << 10);
+
+/// What an operation goes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Layer {
+    /// The disk engine alone, with the smallest catalog there is: one record a put.
+    Engine,
+    /// The object layer: an object and its listing row, MD5 and BLAKE3 of the body.
+    Object,
+}
+
+impl Layer {
+    /// As scenarios are named.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Engine => "engine",
+            Self::Object => "object",
+        }
+    }
+}
 
 /// Where the engine works.
 #[derive(Debug, Clone)]
@@ -75,6 +99,8 @@ pub(crate) struct Rig {
     pub(crate) handle: DiskHandle,
     /// Alive as long as the engine's threads hold the disk.
     held: Weak<RocksIndex>,
+    /// On [`Layer::Object`].
+    store: Option<Store>,
     source: Bytes,
     next: AtomicU64,
 }
@@ -110,7 +136,7 @@ impl Counts {
 
 impl Rig {
     /// Formats the place anew and opens it with an empty index.
-    pub(crate) fn fresh(place: &Place) -> Result<Self, Failure> {
+    pub(crate) fn fresh(place: &Place, layer: Layer) -> Result<Self, Failure> {
         let mut disk = open_part(place)?;
         let request = Format {
             cluster: ClusterId([0xbe; 16]),
@@ -122,30 +148,45 @@ impl Rig {
         if place.index.exists() {
             std::fs::remove_dir_all(&place.index).map_err(Failure::io("remove old index"))?;
         }
-        Self::on(disk, &place.index).map(|(rig, _)| rig)
+        let (rig, _) = Self::on(disk, &place.index, layer)?;
+        if let Some(store) = &rig.store {
+            let path = object_path(0);
+            let made =
+                store.put_container(&path.account, &path.container, 0, |_| Ok(PutSpec::default().headers));
+            runtime()?.block_on(made)?;
+        }
+        Ok(rig)
     }
 
     /// Opens what is there.
-    pub(crate) fn open(place: &Place) -> Result<(Self, Report), Failure> {
-        Self::on(open_part(place)?, &place.index)
+    pub(crate) fn open(place: &Place, layer: Layer) -> Result<(Self, Report), Failure> {
+        Self::on(open_part(place)?, &place.index, layer)
     }
 
-    fn on(disk: Box<dyn Disk>, index: &Path) -> Result<(Self, Report), Failure> {
+    fn on(disk: Box<dyn Disk>, index: &Path, layer: Layer) -> Result<(Self, Report), Failure> {
         let index = Arc::new(RocksIndex::open(index, &RocksOptions::default())?);
         let held = Arc::downgrade(&index);
         // No cache: a get is a read of the device.
         let options = Open { cluster: None, cache_bytes: 0, progress: &mut |_, _| {} };
-        let (handle, report) = start_on(disk, index, Arc::new(Kv), options)?;
+        let catalog: Arc<dyn Catalog> = match layer {
+            Layer::Engine => Arc::new(Kv),
+            Layer::Object => Arc::new(ObjectCatalog),
+        };
+        let (handle, report) = start_on(disk, index, catalog, options)?;
+        let store = match layer {
+            Layer::Engine => None,
+            Layer::Object => Some(store_over(&handle)?),
+        };
         let mut source = vec![0; SOURCE];
         SplitMix64::new(3).fill(&mut source);
-        Ok((Self { handle, held, source: source.into(), next: AtomicU64::new(0) }, report))
+        Ok((Self { handle, held, store, source: source.into(), next: AtomicU64::new(0) }, report))
     }
 
     /// Closes the disk and waits until its threads have let go of device and index.
     pub(crate) fn close(self) -> Result<(), Failure> {
         runtime()?.block_on(self.handle.close())?;
         let held = self.held;
-        drop(self.handle);
+        drop((self.handle, self.store));
         for _ in 0..1000 {
             if held.strong_count() == 0 {
                 return Ok(());
@@ -155,10 +196,18 @@ impl Rig {
         Err(Failure::Other("the engine did not let go of its disk".to_owned()))
     }
 
-    /// Appends one new record with `size` bytes of data, durably.
+    /// Puts one new value of `size` bytes, durably.
     pub(crate) async fn put(&self, size: usize) -> Result<(), Failure> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let shift = usize::try_from(number % 512).unwrap_or(0) * 64;
+        let data = self.source.slice(shift..shift + size);
+        if let Some(store) = &self.store {
+            let mut writer = store.writer(&object_path(number), Some(size as u64)).await?;
+            writer.write(data).await?;
+            let content_type = "application/octet-stream".to_owned();
+            writer.commit(PutSpec { content_type, ..PutSpec::default() }).await?;
+            return Ok(());
+        }
         let record = self.handle.record(Parts {
             kind: Kind::Object,
             deleted: false,
@@ -166,15 +215,19 @@ impl Rig {
             number: 0,
             key: &key(number),
             meta: META,
-            data: self.source.slice(shift..shift + size),
+            data,
         });
         self.handle.append(vec![record], Durability::Durable, Class::Client).await?;
         Ok(())
     }
 
-    /// Looks up a random record of those that were put, and reads it from the device.
+    /// Reads a random one of the values that were put, from the device.
     pub(crate) async fn get(&self, size: usize, random: &mut SplitMix64) -> Result<(), Failure> {
-        let key = key(random.below(self.next.load(Ordering::Relaxed)));
+        let number = random.below(self.next.load(Ordering::Relaxed));
+        if let Some(store) = &self.store {
+            return read_object(store, &object_path(number), size as u64).await;
+        }
+        let key = key(number);
         let found = self.handle.lookup(|index| Ok(find(index, &key)?.map(|at| (at, vec![at]))))?;
         let Some((at, _pins)) = found else {
             return Err(Failure::Other("a record that was put is not in the index".to_owned()));
@@ -201,6 +254,29 @@ impl Rig {
     }
 }
 
+/// A store as the node's, on one disk. Callers here wait for every change, so none needs finishing in their place.
+fn store_over(handle: &DiskHandle) -> Result<Store, Failure> {
+    let placement = Box::new(Spread::over(vec![handle.device()]));
+    Ok(Store::start(vec![handle.clone()], placement, Clock::new(Box::new(wall_clock)), Options::default())?)
+}
+
+async fn read_object(store: &Store, path: &ObjectPath, size: u64) -> Result<(), Failure> {
+    let Some(object) = store.open(path).await? else {
+        return Err(Failure::Other("an object that was put is not there".to_owned()));
+    };
+    let mut pieces = object.range(0..object.info.size);
+    let mut read = 0;
+    while let Some(piece) = pieces.next().await {
+        read += piece?.len() as u64;
+    }
+    if read == size { Ok(()) } else { Err(Failure::Other("an object has another length".to_owned())) }
+}
+
+fn object_path(number: u64) -> ObjectPath {
+    let object = format!("objects/{number:012}").into();
+    ObjectPath { account: "AUTH_bench".into(), container: "bench".into(), object }
+}
+
 /// A runtime of one thread: the cheapest client there is.
 pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -222,8 +298,16 @@ fn key(number: u64) -> [u8; 16] {
 }
 
 /// Another identity at each format: what an earlier one left must not look like ours.
-#[expect(clippy::disallowed_methods, reason = "a bench measures time")]
 fn new_device() -> DeviceId {
-    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-    DeviceId(nanos.to_le_bytes())
+    let mut random = SplitMix64::new(wall_clock());
+    let mut id = [0; 16];
+    random.fill(&mut id);
+    DeviceId(id)
+}
+
+/// Microseconds since the Unix epoch.
+#[expect(clippy::disallowed_methods, reason = "a bench measures time")]
+fn wall_clock() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
