@@ -16,6 +16,7 @@ pub mod limits;
 mod open;
 mod rebuild;
 mod recovery;
+mod salvage;
 mod segments;
 mod shared;
 mod simulate;

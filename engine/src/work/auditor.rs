@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::{Outcome, Progress, Worker};
 use crate::catalog::{self, Grip, ObjectMeta, PathHash};
-use crate::disk::format::record::{Kind, StoredRecord};
+use crate::disk::format::record::{Kind, RecordView, StoredRecord};
 use crate::disk::{DiskError, DiskHandle, Location, Pins};
 use crate::index::{IndexError, Table};
 use crate::object::{BoxFuture, Error, Store, check_chunk, hash_of};
@@ -25,7 +25,8 @@ const NOTE_EVERY: u64 = 1024;
 pub struct Auditor {
     name: String,
     disk: DiskHandle,
-    store: Store,
+    /// Without one, listings are not repaired and the place is not noted.
+    store: Option<Store>,
     place: Place,
     /// Fetched and not yet looked at, last first.
     ahead: Vec<Grip>,
@@ -103,8 +104,17 @@ impl Auditor {
         let name = format!("auditor {}", disk.device());
         let noted = disk.index().get(Table::System, &catalog::worker_place("auditor")).ok().flatten();
         let place = noted.and_then(|bytes| Place::decode(&bytes)).unwrap_or_else(start);
+        let store = Some(store);
         let (ahead, open, progress) = (Vec::new(), None, Progress::default());
         Self { name, disk, store, place, ahead, open, unnoted: 0, progress }
+    }
+
+    /// Of a disk that no node has open: one pass from the start that changes nothing.
+    #[must_use]
+    pub fn offline(disk: DiskHandle) -> Self {
+        let name = format!("auditor {}", disk.device());
+        let (ahead, open, progress) = (Vec::new(), None, Progress::default());
+        Self { name, disk, store: None, place: start(), ahead, open, unnoted: 0, progress }
     }
 
     async fn audit(&mut self, budget: u32) -> Result<Outcome, Wrong> {
@@ -176,15 +186,19 @@ impl Auditor {
         })?;
         // Gone since the page was fetched.
         let Some((found, pins)) = found else { return Ok(0) };
-        let record = self.disk.read_uncached(found.record).await?;
+        let record = match self.disk.read_uncached(found.record).await {
+            Ok(record) => record,
+            Err(e) => return Err(self.named(&grip.key, found.record, e).await),
+        };
         let meta = check_object(&grip.key, found.sequence, &record)?;
-        let inner = self.store.inner.clone();
-        if inner.relist(&meta.path, found.sequence).await? {
-            self.progress.found(format!("line of {:?} was missing in its listing; listed again", meta.path));
+        if let Some(store) = &self.store
+            && store.inner.clone().relist(&meta.path, found.sequence).await?
+        {
+            self.progress.found(format!("line of {} was missing in its listing; listed again", meta.path));
         }
         let count = meta.chunked.map_or(0, |chunked| chunked.count as usize);
         if count != found.chunks.len() {
-            return Err(Wrong::Found(format!("chunks of {:?} are missing", meta.path)));
+            return Err(Wrong::Found(format!("chunks of {} are missing", meta.path)));
         }
         let read = u64::from(found.record.len);
         let mut hasher = blake3::Hasher::new();
@@ -198,13 +212,33 @@ impl Auditor {
         Ok(read)
     }
 
+    /// A damaged object by its name, where its head still tells it, else by its hash.
+    async fn named(&self, key: &[u8], at: Location, e: DiskError) -> Wrong {
+        let head = self.disk.salvage_head(at).await;
+        let name = head
+            .as_deref()
+            .and_then(|head| RecordView::parse(head).ok())
+            .and_then(|view| ObjectMeta::decode(view.meta, view.sequence).ok())
+            .map_or_else(|| format!("path hash {}", hex::encode(key)), |meta| meta.path.to_string());
+        match Wrong::from(e) {
+            Wrong::Found(what) => Wrong::Found(format!("object {name}: {what}")),
+            failed @ Wrong::Failed(_) => failed,
+        }
+    }
+
     async fn chunk(&mut self, mut open: OpenObject) -> Result<u64, Wrong> {
         let Some(at) = open.chunks.get(open.next).copied() else {
             check_hash(&open.meta, &open.hasher)?;
             return Ok(0);
         };
-        let record = self.disk.read_uncached(at).await?;
-        let data: Bytes = check_chunk(&open.meta, &open.key, open.next as u64, &record)?;
+        let path = &open.meta.path;
+        let damaged = |e: Wrong| match e {
+            Wrong::Found(what) => Wrong::Found(format!("chunk {} of {path}: {what}", open.next)),
+            failed @ Wrong::Failed(_) => failed,
+        };
+        let record = self.disk.read_uncached(at).await.map_err(|e| damaged(e.into()))?;
+        let data: Bytes =
+            check_chunk(&open.meta, &open.key, open.next as u64, &record).map_err(|e| damaged(e.into()))?;
         open.hasher.update(&data);
         open.next += 1;
         self.open = Some(open);
@@ -232,6 +266,9 @@ impl Auditor {
     /// Notes the place in the index. It may be lost: then the audit goes on earlier.
     async fn note(&mut self) -> Result<(), Wrong> {
         self.unnoted = 0;
+        if self.store.is_none() {
+            return Ok(());
+        }
         let value = self.place.encode();
         let change = move |tx: &mut crate::disk::catalog::Tx<'_>| {
             tx.put(Table::System, catalog::worker_place("auditor"), value);
@@ -258,7 +295,7 @@ fn check_hash(meta: &ObjectMeta, hasher: &blake3::Hasher) -> Result<(), Wrong> {
     if *hasher.finalize().as_bytes() == meta.info.blake3 && hasher.count() == meta.info.size {
         return Ok(());
     }
-    Err(Wrong::Found(format!("bytes of {:?} are not those that were put", meta.path)))
+    Err(Wrong::Found(format!("bytes of {} are not those that were put", meta.path)))
 }
 
 impl Place {

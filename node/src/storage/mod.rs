@@ -23,6 +23,7 @@ use tokio::runtime::Handle;
 
 use crate::config::{self, Config, MIN_DISK};
 use crate::status::{DiskStatus, StatusSource};
+use crate::workers::{self, Workers};
 
 pub(crate) use provision::{cluster_text, format_disk, make_disk_file, parse_cluster, random_cluster};
 
@@ -37,6 +38,7 @@ pub(crate) type Progress = Box<dyn FnMut(&str, u64, u64) + Send>;
 pub(crate) struct Storage {
     store: Store,
     disks: Vec<OpenDisk>,
+    workers: Workers,
     status: StatusSource,
 }
 
@@ -75,10 +77,14 @@ impl Storage {
         for disk in &config.disks {
             disks.push(open_disk(config, disk, cluster, progress)?);
         }
-        let store = start_store(&disks, runtime).map_err(|e| OpenError::new(&disks[0].path, e))?;
-        let watched = disks.clone();
-        let status = StatusSource::new(move || (watched.iter().map(status_of).collect(), Vec::new()));
-        Ok(Self { store, disks, status })
+        let store = start_store(&disks, runtime.clone()).map_err(|e| OpenError::new(&disks[0].path, e))?;
+        let workers = Workers::start(&store, &runtime);
+        let (watched, reports) = (disks.clone(), workers.reports());
+        let status = StatusSource::new(move || {
+            let disks = watched.iter().map(status_of).collect();
+            (disks, reports.iter().map(workers::status_of).collect())
+        });
+        Ok(Self { store, disks, workers, status })
     }
 
     /// The object layer.
@@ -93,6 +99,7 @@ impl Storage {
 
     /// Stops the workers, makes everything durable and closes the disks.
     pub(crate) async fn close(self) {
+        self.workers.stop().await;
         for disk in &self.disks {
             if let Err(error) = disk.handle.close().await {
                 tracing::error!(disk = %disk.path.display(), %error, "close disk");
