@@ -109,7 +109,7 @@ pub struct Limits {
     /// Connections served at once by a listener; further ones wait to be accepted.
     pub connections: Count<1, 65_536, 4096>,
     /// Header lines of one request (Swift allows 90 metadata headers and 32 others).
-    pub headers: Count<64, 1024, 160>,
+    pub headers: Count<64, 1024, 256>,
     /// Bytes of one request's line and headers.
     pub header_bytes: Size<16_384, 1_048_576, 131_072>,
     /// A connection that has not sent a whole request head after this is closed, also between requests.
