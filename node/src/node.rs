@@ -165,7 +165,7 @@ impl Node {
 async fn open_storage(config: &Config, mut progress: Progress) -> Result<Storage, NodeError> {
     let config = config.clone();
     let runtime = tokio::runtime::Handle::current();
-    let opened = tokio::task::spawn_blocking(move || Storage::open(&config, runtime, &mut progress)).await;
+    let opened = tokio::task::spawn_blocking(move || Storage::open(&config, &runtime, &mut progress)).await;
     Ok(opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?)
 }
 

@@ -71,14 +71,14 @@ impl OpenError {
 impl Storage {
     /// Opens every disk of the configuration; the first start makes the disk files.
     /// What the object layer starts runs on `runtime`. Blocks: a log may have to be replayed.
-    pub(crate) fn open(config: &Config, runtime: Handle, progress: &mut Progress) -> Result<Self, OpenError> {
+    pub(crate) fn open(config: &Config, runtime: &Handle, progress: &mut Progress) -> Result<Self, OpenError> {
         let cluster = provision::prepare(config, progress)?;
         let mut disks = Vec::with_capacity(config.disks.len());
         for disk in &config.disks {
             disks.push(open_disk(config, disk, cluster, progress)?);
         }
         let store = start_store(&disks, runtime.clone()).map_err(|e| OpenError::new(&disks[0].path, e))?;
-        let workers = Workers::start(&store, &config.work, &runtime);
+        let workers = Workers::start(&store, &config.work, runtime);
         let (watched, reports) = (disks.clone(), workers.reports());
         let status = StatusSource::new(move || {
             let disks = watched.iter().map(status_of).collect();
