@@ -78,7 +78,7 @@ impl Storage {
             disks.push(open_disk(config, disk, cluster, progress)?);
         }
         let store = start_store(&disks, runtime.clone()).map_err(|e| OpenError::new(&disks[0].path, e))?;
-        let workers = Workers::start(&store, runtime);
+        let workers = Workers::start(&store, &config.work, runtime);
         let (watched, reports) = (disks.clone(), workers.reports());
         let status = StatusSource::new(move || {
             let disks = watched.iter().map(status_of).collect();
