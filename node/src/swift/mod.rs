@@ -26,6 +26,8 @@ mod request_line;
 mod route;
 mod slo;
 mod tempurl;
+#[cfg(test)]
+mod tests;
 mod timestamp;
 
 use std::net::SocketAddr;
