@@ -28,7 +28,7 @@ impl Beside {
     pub(crate) fn new(what: impl Into<String>, unit: &'static str, rounds: &[(f64, f64)]) -> Self {
         let ratios: Vec<f64> = rounds.iter().map(|(ours, raw)| round(ours / raw.max(1e-9))).collect();
         let raw: Vec<f64> = rounds.iter().map(|(_, raw)| *raw).collect();
-        let ratio = median(&ratios);
+        let ratio = round(median(&ratios));
         Self { what: what.into(), median: round(median(&raw)), unit, ratios, ratio }
     }
 }
