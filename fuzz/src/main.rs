@@ -1,4 +1,5 @@
 //! The command `quarry-fuzz`.
 fn main() {
-    for seed in 0..30 { let t = std::time::Instant::now(); match quarry_fuzz::store::history(seed, Default::default()) { Ok(s) => println!("{seed} {:?} {s:?}", t.elapsed()), Err(e) => println!("{seed} {e}") } }
+    let a: Vec<u64> = std::env::args().skip(1).map(|s| s.parse().unwrap()).collect();
+    for seed in a[0]..a[1] { let t = std::time::Instant::now(); match quarry_fuzz::store::history(seed, Default::default()) { Ok(s) => println!("{seed} {:?} {s:?}", t.elapsed()), Err(e) => println!("FAIL {seed} {e}") } }
 }

@@ -3,6 +3,7 @@
 //! Invariant: exactly one thing moves at a time, and the seed chooses which.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -84,8 +85,12 @@ pub(crate) fn run(
         tail: VecDeque::new(),
         summary: Summary { hash: 0xcbf2_9ce4_8422_2325, ..Summary::default() },
     };
-    let result = history.live(plant).and_then(|()| history.heal());
-    let History { tail, summary, .. } = history;
+    let whole = AssertUnwindSafe(|| history.live(plant).and_then(|()| history.heal()));
+    // An assertion of the engine that fails is a finding like any other.
+    let result = catch_unwind(whole).unwrap_or_else(|panic| Err(Violation(super::panic_text(panic.as_ref()))));
+    let History { tail, summary, slots, world, .. } = history;
+    // What a panic left half done is not taken apart.
+    let _left = result.is_err().then(|| std::mem::forget((slots, world)));
     result.map_err(|violation| Box::new(Failure { seed, violation, tail: tail.into() }))?;
     Ok(summary)
 }
@@ -169,8 +174,8 @@ impl History {
             }
             4..8 => self.world.pass(Duration::from_secs(31)),
             8..14 => self.background(Who::Checkpoint),
-            14..40 => self.background(Who::Cleaner),
-            40..43 => self.cancel(),
+            14..18 => self.background(Who::Cleaner),
+            18..22 => self.cancel(),
             _ => {}
         }
         Ok(())
@@ -195,6 +200,10 @@ impl History {
                 self.out = Some(self.rng.below(400));
             }
             None => {}
+        }
+        // As the node's worker does: so whoever waits for space waits for this.
+        if self.rng.chance(10) && self.world.disk().is_some_and(|disk| disk.wants_cleaning()) {
+            self.background(Who::Cleaner);
         }
         if !self.slots.is_empty() && self.rng.chance(500) {
             let slot = self.rng.index(self.slots.len());

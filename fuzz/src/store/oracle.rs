@@ -149,9 +149,13 @@ impl Oracle {
         if lost.is_empty() {
             return Ok(());
         }
+        // What is still under way may have happened before.
+        let mut near: Vec<OpId> = lost.iter().flat_map(|id| self.near(*id)).collect();
+        near.sort_unstable();
+        near.dedup();
         let mut all = BTreeSet::new();
         for world in std::mem::take(&mut self.worlds) {
-            for mut world in self.reachable(world, &lost)? {
+            for mut world in self.reachable(world, &near)? {
                 world.done.retain(|id, _| !lost.contains(id));
                 all.insert(world);
             }
@@ -262,6 +266,18 @@ mod tests {
             oracle.began(6, Op::Get { c: 0, o: 0 });
             assert!(oracle.said(6, &other).is_err());
         }
+    }
+
+    #[test]
+    fn a_read_may_come_before_a_lost_write_that_is_settled_meanwhile() {
+        let mut oracle = oracle();
+        oracle.began(2, Op::Get { c: 0, o: 0 });
+        oracle.began(3, put(0));
+        oracle.lose(3);
+        oracle.settle().unwrap();
+        oracle.said(2, &Outcome::Version(None)).unwrap();
+        oracle.began(4, Op::Get { c: 0, o: 0 });
+        oracle.said(4, &version(3)).unwrap();
     }
 
     #[test]
