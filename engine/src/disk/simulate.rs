@@ -67,6 +67,11 @@ impl SimulatedDisk {
         }
     }
 
+    /// Lets time pass for the core: what is due by time is due at the next turn.
+    pub fn pass(&mut self, by: Duration) {
+        self.now += by;
+    }
+
     /// Polls `future` and turns the core in turns until it is ready.
     pub fn run<F: Future>(&mut self, future: F) -> F::Output {
         let mut future = pin!(future);

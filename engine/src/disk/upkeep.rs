@@ -263,8 +263,12 @@ impl Core {
         self.checkpoint.wanted |= self.checkpoint.usable.is_empty() || !self.clients.is_empty();
     }
 
-    /// The summary on the device, for tools that have no index.
+    /// The summary on the device, for tools that have no index. Left out while an earlier one is still on its way: writes in
+    /// flight must not overlap, and the next checkpoint brings a newer one.
     fn write_table(&mut self) {
+        if self.ops.values().any(|purpose| matches!(purpose, Purpose::Table)) {
+            return;
+        }
         let table = encode_table(&self.shared.segments());
         let copy = self.shared.counters.checkpoints.load(std::sync::atomic::Ordering::Relaxed) % 2;
         let mut buf = self.disk.buffer(table.len());

@@ -166,3 +166,16 @@ fn a_rebuilt_index_equals_the_lost_one() {
     let states = rig.handle().usage().segments;
     assert_eq!(states.iter().sum::<usize>(), 14, "{states:?} {:?}", State::Free);
 }
+
+/// The simulation found it: a slow drive still had a segment table in flight when the second checkpoint after it
+/// wrote the same copy again, and two writes to one place were in flight at once.
+#[test]
+fn checkpoints_in_quick_succession_do_not_write_one_table_twice_at_once() {
+    let mut rig = Rig::new(12, 40);
+    for n in 1..300 {
+        rig.put("k", n, b"v").unwrap();
+        let handle = rig.handle();
+        // The simulated drive asserts that writes in flight never overlap.
+        rig.sim().run(handle.checkpoint()).unwrap();
+    }
+}
