@@ -46,10 +46,10 @@ pub(crate) struct Options {
     #[arg(long, global = true, value_name = "DEVICE")]
     pub(crate) device: Option<PathBuf>,
     /// Seconds of one pass; a pass also ends when its share of the budget is written.
-    #[arg(long, global = true, value_name = "N", default_value_t = 1.0)]
+    #[arg(long, global = true, value_name = "N", default_value_t = 0.25)]
     pub(crate) seconds: f64,
     /// Passes of each kind in a scenario.
-    #[arg(long, global = true, value_name = "N", default_value_t = 5)]
+    #[arg(long, global = true, value_name = "N", default_value_t = 15)]
     pub(crate) rounds: u32,
     /// Object sizes.
     #[arg(long, global = true, value_name = "SIZE", value_parser = size, value_delimiter = ',', default_value = "4K,64K,1M")]

@@ -142,7 +142,7 @@ impl Bench<'_> {
         let limit = self.put_limit();
         let warm = Limit { time: limit.time / 2, ops: limit.ops.div_ceil(2) };
         let mut batch = batch_bytes(&self.measure(rig, true, warm)?.counts);
-        let (mut done, mut rounds) = (Vec::new(), Vec::new());
+        let (mut done, mut rounds, mut raws) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..self.options.rounds {
             let budget = Limit::new(limit.time, limit.ops * self.size, batch as u64);
             let alone = raw.write_pass(batch, budget)?;
@@ -151,12 +151,13 @@ impl Bench<'_> {
             rounds.push((log_rate, alone.rate() * as_f64(batch as u64) / MIB));
             batch = batch_bytes(&ours.counts);
             done.push(ours);
+            raws.push(alone);
         }
         let what = "sequential O_DIRECT writes of the engine's mean batch, an fdatasync after each; ratio of log bytes";
         let raw = Beside::new(what, "MiB/s", &rounds);
         let wanted = wanted(self.layer, self.size, self.in_flight);
         let wanted = wanted.map(|least| (format!("ratio >= {least}"), raw.ratio >= least));
-        let mut details = self.details(&done);
+        let mut details = self.details(&done, &raws);
         let counts = done.iter().fold(Counts::default(), |sum, one| sum.plus(one.counts));
         let ops: u64 = done.iter().map(|one| one.pass.ops).sum();
         let per = |n: u64, of: u64| json!(round(as_f64(n) / as_f64(of.max(1))));
@@ -174,17 +175,18 @@ impl Bench<'_> {
         let limit = Limit { time: self.options.pass(), ops: u64::MAX };
         let span = rig.records() * self.size;
         self.measure(rig, false, Limit { time: limit.time / 4, ..limit })?;
-        let (mut done, mut rounds) = (Vec::new(), Vec::new());
+        let (mut done, mut rounds, mut raws) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..self.options.rounds {
             let alone = raw.read_pass(self.bytes(), self.in_flight, span, limit)?;
             let ours = self.measure(rig, false, limit)?;
             rounds.push((ours.pass.rate(), alone.rate()));
             done.push(ours);
+            raws.push(alone);
         }
         let raw =
             Beside::new("random O_DIRECT reads of the payload's size at the same depth", "reads/s", &rounds);
         let figures = done.iter().map(|one| one.pass.rate()).collect();
-        let details = self.details(&done);
+        let details = self.details(&done, &raws);
         Ok(Scenario {
             name: self.name("get"),
             unit: "gets/s",
@@ -195,13 +197,15 @@ impl Bench<'_> {
         })
     }
 
-    fn details(&self, done: &[Measured]) -> serde_json::Map<String, Value> {
+    fn details(&self, done: &[Measured], raws: &[Pass]) -> serde_json::Map<String, Value> {
         let mid = |figure: &dyn Fn(&Measured) -> f64| json!(round(median_of(done, figure)));
         let each = |spent: u64, one: &Measured| as_f64(spent) / as_f64(one.pass.ops.max(1));
         details([
             ("payload_mib_per_s", mid(&|one| one.pass.rate() * as_f64(self.size) / MIB)),
             ("p50_us", mid(&|one| one.pass.percentile(50))),
             ("p99_us", mid(&|one| one.pass.percentile(99))),
+            ("raw_p50_us", json!(round(median_of(raws, |raw| raw.percentile(50))))),
+            ("raw_p99_us", json!(round(median_of(raws, |raw| raw.percentile(99))))),
             ("disk_thread_us_per_op", mid(&|one| each(one.disk_us, one))),
             ("process_us_per_op", mid(&|one| each(one.all_us, one))),
         ])

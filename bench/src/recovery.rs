@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child as Process, Command, Stdio};
 use std::time::Duration;
 
-use quarry_engine::io::preallocate;
+use quarry_engine::io::{DeviceError, preallocate};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -23,6 +23,8 @@ use crate::rig::{Layer, Place, Rig, runtime};
 const SMALL: usize = 100;
 /// Puts in flight while filling.
 const FILLERS: usize = 512;
+/// Longest wait for the lock of the killed process.
+const LOCK_WAIT: Duration = Duration::from_secs(10);
 /// Index bytes on disk that a small object may take.
 const WANTED_INDEX_BYTES: f64 = 100.0;
 /// Seconds that opening after a crash may take.
@@ -43,6 +45,8 @@ struct Filled {
 #[derive(Debug, Serialize, Deserialize)]
 struct Opened {
     seconds: f64,
+    /// Until the killed process's lock was gone; not in `seconds`.
+    lock_seconds: f64,
     replayed_batches: u64,
     replayed_records: u64,
     lost: usize,
@@ -99,6 +103,7 @@ fn lines(options: &Options, filled: &Filled, crashed: &Opened, clean: &Opened) -
         details,
     };
     let open = details([
+        ("lock_wait_seconds", json!(round(crashed.lock_seconds))),
         ("replayed_batches", json!(crashed.replayed_batches)),
         ("replayed_records", json!(crashed.replayed_records)),
         ("lost", json!(crashed.lost)),
@@ -190,9 +195,19 @@ fn fill(place: &Place, objects: u64) -> Result<(), Failure> {
 }
 
 fn open(place: &Place) -> Result<(), Failure> {
-    let began = now();
-    let (rig, report) = Rig::open(place, Layer::Object)?;
+    let killed = now();
+    let (began, (rig, report)) = loop {
+        let began = now();
+        match Rig::open(place, Layer::Object) {
+            // The kernel takes the ring of a killed process apart after the process is gone, and its lock with it.
+            Err(Failure::Device(DeviceError::Busy { .. })) if killed.elapsed() < LOCK_WAIT => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            opened => break (began, opened?),
+        }
+    };
     let seconds = began.elapsed().as_secs_f64();
+    let lock_seconds = (began - killed).as_secs_f64();
     let rss_kib = resident_kib("self");
     let memory = rig.handle.index().stats();
     // What is still in memory counts as index too: have it on disk.
@@ -201,6 +216,7 @@ fn open(place: &Place) -> Result<(), Failure> {
     rig.close()?;
     say(&Opened {
         seconds,
+        lock_seconds,
         replayed_batches: report.batches,
         replayed_records: report.records,
         lost: report.lost.len(),
