@@ -71,7 +71,11 @@ impl OpenError {
 impl Storage {
     /// Opens every disk of the configuration; the first start makes the disk files.
     /// What the object layer starts runs on `runtime`. Blocks: a log may have to be replayed.
-    pub(crate) fn open(config: &Config, runtime: &Handle, progress: &mut Progress) -> Result<Self, OpenError> {
+    pub(crate) fn open(
+        config: &Config,
+        runtime: &Handle,
+        progress: &mut Progress,
+    ) -> Result<Self, OpenError> {
         let cluster = provision::prepare(config, progress)?;
         let mut disks = Vec::with_capacity(config.disks.len());
         for disk in &config.disks {
