@@ -332,9 +332,7 @@ impl Core {
         for append in self.clients.drain(..).chain(self.movers.drain(..)) {
             append.answer(Err(gone.clone()));
         }
-        for reply in self.checkpoint.waiting.drain(..) {
-            let _gone = reply.send(Err(gone.clone()));
-        }
+        self.checkpoint.abandon(&gone);
         // Flush and write completions that are still to come find no purpose of theirs left to serve.
         for purpose in self.ops.values_mut() {
             if !matches!(purpose, Purpose::Read { .. }) {

@@ -10,6 +10,7 @@ pub mod catalog;
 mod check;
 mod cleaner;
 mod core;
+mod fence;
 pub mod format;
 mod handle;
 pub mod limits;

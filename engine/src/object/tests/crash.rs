@@ -33,7 +33,6 @@ fn acknowledged_changes_survive_crashes_and_rebuilds() {
 /// A segment was sealed by batches that a crash took, but its footer reached the disk. The opening after it went on
 /// appending to the segment, under the old footer, which a rebuild then believed: acknowledged records were lost.
 #[test]
-#[ignore = "found a bug of the disk engine: recovery must destroy the footer of a segment that it goes on with"]
 fn a_footer_that_outlived_its_batches_is_not_believed() {
     crashes_and_rebuilds(5);
 }
