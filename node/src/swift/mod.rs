@@ -22,7 +22,6 @@ mod object;
 mod query;
 mod quota;
 mod report;
-mod request_line;
 mod route;
 mod slo;
 mod tempurl;
@@ -46,7 +45,6 @@ pub use error::SwiftError;
 pub use limits::{Limits, Policy, SwiftOptions};
 pub use listing::{Format, ListingQuery};
 pub use query::Query;
-pub use request_line::EscapeRequestLine;
 pub use route::{Action, ObjectAction, Operation, View, parse_request};
 
 use body::RequestBody;
