@@ -28,7 +28,8 @@ pub(crate) fn clean(list: &str, write: bool) -> Result<String, String> {
             minus = "-";
             second = rest.trim();
         }
-        if second != "*"
+        // All of them, so that a cleaned list stays as it is when it is cleaned again.
+        while second != "*"
             && let Some(rest) = second.strip_prefix('*')
         {
             second = rest.trim();
