@@ -156,6 +156,14 @@ impl AccountAcl {
 mod tests {
     use super::*;
 
+    /// Fuzzing found it: a second star was left, and the next cleaning took it away.
+    #[test]
+    fn a_host_with_many_stars_is_cleaned_once_and_for_all() {
+        let clean = clean(".r:**.example", false).unwrap();
+        assert_eq!(clean, ".r:.example");
+        assert_eq!(super::clean(&clean, false), Ok(clean));
+    }
+
     #[test]
     fn messy_lists_are_cleaned() {
         for (messy, tidy) in [
