@@ -46,8 +46,8 @@ fix: setup ## Format, and apply what clippy can
 	cargo clippy $(FLAGS) --workspace --all-targets --fix --allow-dirty --allow-staged
 	cargo fmt --all
 
-bench: setup ## Measure; one JSON line per scenario (ARGS="...")
-	cargo run $(FLAGS) -p quarry-bench -- $(ARGS)
+bench: build ## Measure; one JSON line per scenario (ARGS="engine --size 4K", ARGS=--help)
+	cargo run $(FLAGS) -p quarry-bench -- --quarry "$(BIN)" $(ARGS)
 
 fuzz: setup ## Random histories and inputs from seeds (ARGS="...")
 	cargo run $(FLAGS) -p quarry-fuzz -- $(ARGS)

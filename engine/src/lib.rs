@@ -8,3 +8,4 @@ pub mod disk;
 pub mod index;
 pub mod io;
 pub mod object;
+pub mod work;

@@ -11,3 +11,4 @@ pub mod node;
 pub mod status;
 mod storage;
 pub mod swift;
+mod workers;

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -164,7 +165,7 @@ impl Node {
 async fn open_storage(config: &Config, mut progress: Progress) -> Result<Storage, NodeError> {
     let config = config.clone();
     let runtime = tokio::runtime::Handle::current();
-    let opened = tokio::task::spawn_blocking(move || Storage::open(&config, runtime, &mut progress)).await;
+    let opened = tokio::task::spawn_blocking(move || Storage::open(&config, &runtime, &mut progress)).await;
     Ok(opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?)
 }
 
@@ -175,13 +176,24 @@ async fn bind(name: &'static str, address: config::Address) -> Result<(TcpListen
     Ok((listener, bound))
 }
 
-/// Resolves at SIGTERM or SIGINT.
-pub(crate) async fn stop_signal() -> io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// SIGTERM and SIGINT, caught from the moment this is made.
+#[derive(Debug)]
+pub(crate) struct StopSignal {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignal {
+    /// Begins to catch; the process is no longer ended by them.
+    pub(crate) fn catch() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
-    Ok(())
+
+    /// Resolves at the next one.
+    pub(crate) async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }

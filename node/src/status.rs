@@ -2,6 +2,7 @@
 //!
 //! Invariant: reading it asks no disk for anything; it shows what the disks' threads last counted.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
@@ -40,7 +41,7 @@ pub struct DiskStatus {
     /// Bytes that are still referred to.
     pub live: u64,
     /// Counters since the start, by name.
-    pub counters: Vec<(String, u64)>,
+    pub counters: BTreeMap<String, u64>,
 }
 
 /// One background worker.
@@ -128,8 +129,8 @@ impl Collector for StatusSource {
                 ConstGauge::new(value).encode(family.encode_family(&[("disk", disk.path.as_str())])?)?;
             }
         }
-        let names: std::collections::BTreeSet<&str> =
-            status.disks.iter().flat_map(|disk| &disk.counters).map(|(name, _)| name.as_str()).collect();
+        let names: BTreeSet<&str> =
+            status.disks.iter().flat_map(|disk| disk.counters.keys()).map(String::as_str).collect();
         for name in names {
             let full_name = format!("disk_{name}");
             let mut family = encoder.encode_descriptor(
@@ -139,8 +140,7 @@ impl Collector for StatusSource {
                 MetricType::Counter,
             )?;
             for disk in &status.disks {
-                let value =
-                    disk.counters.iter().find(|(found, _)| found == name).map_or(0, |(_, value)| *value);
+                let value = disk.counters.get(name).copied().unwrap_or(0);
                 ConstCounter::new(value).encode(family.encode_family(&[("disk", disk.path.as_str())])?)?;
             }
         }

@@ -48,7 +48,9 @@ fn signed(n: u64) -> i64 {
 }
 
 fn container(from: &impl Source, id: u64) -> Result<ContainerTotals, IndexError> {
-    let Some(bytes) = from.value(Table::System, &container_totals(id))? else { return Ok(Default::default()) };
+    let Some(bytes) = from.value(Table::System, &container_totals(id))? else {
+        return Ok(Default::default());
+    };
     let decode = || -> Result<ContainerTotals, BadValue> {
         let mut r = Reader::new(&bytes);
         let (objects, sum) = (r.varint()?, r.varint()?);
@@ -127,8 +129,11 @@ fn own(tx: &mut Tx<'_>, id: u64, account: &str, stands: bool) -> Result<(), Inde
     totals.account = stands.then(|| account.to_owned());
     put_container(tx, id, &totals);
     let sign = if stands { 1 } else { -1 };
-    let delta =
-        Delta { containers: sign, objects: sign * signed(totals.objects), bytes: sign * signed(totals.bytes) };
+    let delta = Delta {
+        containers: sign,
+        objects: sign * signed(totals.objects),
+        bytes: sign * signed(totals.bytes),
+    };
     shift_account(tx, account, delta)
 }
 
@@ -151,8 +156,7 @@ pub(crate) fn row_changed(
             shift_container(tx, *id, Delta { containers: 0, objects, bytes })
         }
         RowKey::Container { account, .. } => {
-            let id =
-                |value: Option<&[u8]>| value.map(ContainerValue::decode).transpose().map_err(damaged);
+            let id = |value: Option<&[u8]>| value.map(ContainerValue::decode).transpose().map_err(damaged);
             let (old, new) = (id(before)?.map(|v| v.id), id(after)?.map(|v| v.id));
             if old == new {
                 return Ok(());
@@ -166,8 +170,10 @@ pub(crate) fn row_changed(
             Ok(())
         }
         RowKey::Account(account) => {
-            let marked = after.map(AccountValue::decode).transpose().map_err(damaged)?.is_some_and(|v| v.marked);
-            let was = before.map(AccountValue::decode).transpose().map_err(damaged)?.is_some_and(|v| v.marked);
+            let marked =
+                after.map(AccountValue::decode).transpose().map_err(damaged)?.is_some_and(|v| v.marked);
+            let was =
+                before.map(AccountValue::decode).transpose().map_err(damaged)?.is_some_and(|v| v.marked);
             match (was, marked) {
                 (false, true) => tx.put(Table::System, marked_account(account), Vec::new()),
                 (true, false) => tx.delete(Table::System, marked_account(account)),

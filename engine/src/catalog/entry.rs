@@ -61,7 +61,7 @@ impl Head {
     }
 }
 
-/// Random name of one body that is stored in chunks.
+/// Name of one body that is stored in chunks; never given twice.
 pub type DataId = [u8; 16];
 
 /// A body stored in chunks.
@@ -144,7 +144,8 @@ mod tests {
 
     #[test]
     fn cut_entries_are_errors() {
-        let head = Head { sequence: 300, at: Location { segment: 300, offset: 4096, len: 4096 }, ghosts: 300 };
+        let head =
+            Head { sequence: 300, at: Location { segment: 300, offset: 4096, len: 4096 }, ghosts: 300 };
         let bytes = head.encode(&[]);
         for len in 0..bytes.len() {
             assert!(Head::decode(&bytes[..len]).is_err(), "{len}");

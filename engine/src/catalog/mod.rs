@@ -16,11 +16,11 @@ mod value;
 
 pub use counters::Totals;
 pub use entry::{Chunked, DataId, Head, ObjectState};
+pub(crate) use keys::worker_place;
 pub use keys::{PathHash, account_key, container_key, containers_prefix, listing_key, listing_prefix};
 pub use object_meta::{ObjectMeta, decode_path, encode_tombstone};
-pub use query::{Due, Found, Grave, Grip, Row, Version};
-pub(crate) use keys::worker_place;
 pub(crate) use query::*;
+pub use query::{Due, Found, Grave, Grip, Row, Version};
 pub use rows::{AccountValue, ContainerValue, ListedEtag, ListingValue};
 pub use value::BadValue;
 
@@ -86,7 +86,13 @@ impl Catalog for ObjectCatalog {
         match record.kind {
             Kind::Object if decode_object(record).is_ok() => newest::forget(tx, Table::Objects, record),
             Kind::Row if decode_row_key(record).is_ok() => newest::forget(tx, Table::Rows, record),
-            Kind::Object | Kind::Row | Kind::Chunk | Kind::Abort | Kind::VolumeExtent | Kind::VolumeMap | Kind::GroupEntry => Ok(()),
+            Kind::Object
+            | Kind::Row
+            | Kind::Chunk
+            | Kind::Abort
+            | Kind::VolumeExtent
+            | Kind::VolumeMap
+            | Kind::GroupEntry => Ok(()),
         }
     }
 
@@ -127,15 +133,16 @@ fn apply_object(tx: &mut Tx<'_>, record: &RecordView<'_>, at: Location) -> Resul
         Err(bad) => return skip(record, at, bad),
     };
     let state = meta.as_ref().map(ObjectMeta::state);
-    let decode_state = |bytes: Option<Vec<u8>>| {
-        bytes.map(|bytes| ObjectState::decode(&bytes)).transpose().map_err(damaged)
-    };
+    let decode_state =
+        |bytes: Option<Vec<u8>>| bytes.map(|bytes| ObjectState::decode(&bytes)).transpose().map_err(damaged);
     let new = state.unwrap_or_default();
     match enter(tx, Table::Objects, record, at, state.map(|s| s.encode()))? {
         Outcome::Same => {}
         Outcome::Older { current } => {
             let current = decode_state(current)?.unwrap_or_default();
-            if let Some(old) = new.chunked.filter(|old| Some(old.data_id) != current.chunked.map(|c| c.data_id)) {
+            if let Some(old) =
+                new.chunked.filter(|old| Some(old.data_id) != current.chunked.map(|c| c.data_id))
+            {
                 drop_chunks(tx, &old)?;
             }
         }

@@ -142,8 +142,17 @@ impl ObjectMeta {
         }
         let listed = ListedAs { size: listed_size, etag, content_type: listed_type };
         let timestamp = Timestamp(sequence);
-        let info =
-            ObjectInfo { timestamp, data_timestamp, size, md5, blake3, content_type, delete_at, listed, headers };
+        let info = ObjectInfo {
+            timestamp,
+            data_timestamp,
+            size,
+            md5,
+            blake3,
+            content_type,
+            delete_at,
+            listed,
+            headers,
+        };
         Ok(Self { path: path_of(parts), info, chunked, chunk_size })
     }
 

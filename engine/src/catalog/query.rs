@@ -219,6 +219,12 @@ pub(crate) fn walk(
     index.scan(table, Range { from, to: None, reverse: false }).take(limit).map(grip).collect()
 }
 
+/// The head of one entry.
+pub(crate) fn walk_one(index: &dyn Index, table: Table, key: &[u8]) -> Result<Option<Head>, IndexError> {
+    let Some(bytes) = index.get(table, key)? else { return Ok(None) };
+    Head::decode(&bytes).map(|(head, _)| Some(head)).map_err(damaged)
+}
+
 /// Whether a tombstone protects nothing any more: no ghost in the log, and, for an object, old enough that no
 /// other device can still offer what it deleted.
 pub(crate) fn may_prune(grave: &Grave, reclaim_before: u64) -> bool {

@@ -79,7 +79,9 @@ impl Bench {
         let live = |(record, at): &&(NewRecord, Location)| {
             ObjectCatalog.is_live(&self.index, &record.view(), *at).unwrap()
         };
-        log.iter().filter(live).map(|(_, at)| i64::from(at.len)).sum()
+        let mut tx = Tx::new(&self.index);
+        log.iter().filter(live).for_each(|(_, at)| tx.born(*at));
+        tx.finish().1.values().sum()
     }
 }
 

@@ -63,6 +63,9 @@ impl Core {
     pub(crate) fn apply(&mut self, batch: &Written) -> Result<(), IndexError> {
         let shared = self.shared.clone();
         let mut segments = shared.segments();
+        if let Some(sealed) = batch.sealed {
+            segments.get_mut(sealed).state = State::Sealed;
+        }
         let delta = apply_records(
             shared.index.as_ref(),
             shared.catalog.as_ref(),
@@ -93,7 +96,13 @@ impl Core {
             .and_then(|()| commit(shared.index.as_ref(), &mut shared.segments(), tx, &[]))
             .map(|delta| self.moved_live(delta));
         self.checkpoint.touched();
-        result.map_err(DiskError::from)
+        result.map_err(|e| self.index_failed(e))
+    }
+
+    /// A change that the index did not take leaves the segment map ahead of it: nothing may follow.
+    fn index_failed(&mut self, e: IndexError) -> DiskError {
+        self.fail(&format!("the index refused a change ({e}); check its directory, then restart"));
+        DiskError::from(e)
     }
 
     /// The cleaner has dealt with a segment's records up to `upto`: dead ones are forgotten, and at the end the segment is
@@ -118,7 +127,9 @@ impl Core {
             let Ok(view) = RecordView::parse(head) else {
                 unreachable!("the cleaner sends heads it has verified")
             };
-            shared.catalog.forget(&mut tx, &view)?;
+            if let Err(e) = shared.catalog.forget(&mut tx, &view) {
+                return Err(self.index_failed(e));
+            }
         }
         let mut segments = shared.segments();
         let s = segments.get_mut(segment);
@@ -127,8 +138,9 @@ impl Core {
         if retired {
             s.state = State::Retired;
         }
-        let delta = commit(shared.index.as_ref(), &mut segments, tx, &[segment])?;
+        let committed = commit(shared.index.as_ref(), &mut segments, tx, &[segment]);
         drop(segments);
+        let delta = committed.map_err(|e| self.index_failed(e))?;
         self.moved_live(delta);
         self.checkpoint.touched();
         if retired {

@@ -73,7 +73,7 @@ impl Written {
     }
 
     /// Answers everybody else.
-    pub(crate) fn answer(self, result: Result<(), DiskError>) {
+    pub(crate) fn answer(self, result: &Result<(), DiskError>) {
         for waiter in self.waiters {
             waiter.append.answer(result.clone().map(|()| waiter.lsn));
         }
@@ -168,6 +168,14 @@ impl Core {
     /// No segment for the head of the queue: deletes go first; clients wait for the cleaner, or are told that the disk is
     /// full when cleaning can give nothing.
     fn short_of_space(&mut self, class: HeadClass) {
+        self.checkpoint.wanted |= self.freeing.waits_for_checkpoint(self.checkpoint.durable_changes());
+        if self.closing.is_some() {
+            // Nobody cleans any more, so nobody who waits for space can ever be served.
+            for append in std::mem::take(self.queue(class)) {
+                append.answer(Err(DiskError::Closed));
+            }
+            return;
+        }
         if class == HeadClass::Cold {
             return;
         }
@@ -177,7 +185,6 @@ impl Core {
         {
             self.clients.push_front(delete);
         }
-        self.checkpoint.wanted |= self.freeing.waits_for_checkpoint(self.checkpoint.durable_changes());
         if !self.can_make_room() {
             let (refused, kept): (Vec<_>, Vec<_>) =
                 std::mem::take(&mut self.clients).into_iter().partition(|a| a.class == Class::Client);
@@ -190,15 +197,7 @@ impl Core {
 
     /// Whether cleaning or a checkpoint will free at least one segment.
     fn can_make_room(&self) -> bool {
-        let segments = self.shared.segments();
-        let size = self.shared.layout.segment_size;
-        let garbage: u64 = segments
-            .iter()
-            .filter(|(_, s)| matches!(s.state, State::Sealed | State::Retired | State::Freeing))
-            .map(|(_, s)| size.saturating_sub(s.live))
-            .sum();
-        // Moving costs headers and padding again: less than two segments of garbage may free nothing.
-        garbage >= 2 * size
+        self.shared.segments().can_make_room(self.shared.layout.segment_size)
     }
 
     fn take_groups(&mut self, class: HeadClass, room: usize) -> Vec<Append> {
@@ -237,10 +236,9 @@ impl Core {
         let size = self.shared.layout.segment_size;
         let end = u32::try_from(head.offset).unwrap_or(u32::MAX);
         {
-            let mut segments = self.shared.segments();
-            let s = segments.get_mut(head.segment);
-            s.state = State::Sealed;
-            s.end = end;
+            // `Sealed` comes with the batch that follows: until then records of it may be unapplied, and the cleaner
+            // would take them for dead.
+            self.shared.segments().get_mut(head.segment).end = end;
         }
         let footer = Footer {
             device: self.shared.device,
@@ -386,7 +384,7 @@ impl Core {
         let len = u32::try_from(encoded.len()).unwrap_or(u32::MAX);
         self.position.last = Some(Location { segment: head.segment, offset: base, len });
         self.position.heads = [HeadClass::Hot, HeadClass::Cold].map(|class| self.head_position(class));
-        self.position.reserved = self.shared.segments().reserve(&self.checkpoint.usable);
+        self.position.reserved = self.shared.segments().reserve(&self.position.reserved);
         Written {
             end_lsn: self.next_lsn,
             bytes: u64::from(header.total_len),

@@ -43,6 +43,10 @@ pub trait Catalog: Send + Sync {
     }
 }
 
+fn footprint(at: Location) -> i64 {
+    i64::try_from(super::segments::footprint(at.len)).unwrap_or(i64::MAX)
+}
+
 /// Index changes of one batch, seen by the batch's later records, and the live bytes they move.
 pub struct Tx<'a> {
     index: &'a dyn Index,
@@ -86,12 +90,12 @@ impl<'a> Tx<'a> {
 
     /// The record at `at` is needed from now on.
     pub fn born(&mut self, at: Location) {
-        *self.live.entry(at.segment).or_default() += i64::from(at.len);
+        *self.live.entry(at.segment).or_default() += footprint(at);
     }
 
     /// The record at `at` is no longer needed.
     pub fn died(&mut self, at: Location) {
-        *self.live.entry(at.segment).or_default() -= i64::from(at.len);
+        *self.live.entry(at.segment).or_default() -= footprint(at);
     }
 
     /// The changes, and the live bytes that each segment won or lost.

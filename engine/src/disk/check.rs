@@ -125,7 +125,7 @@ fn check_segment(
             report.records += found.records.len() as u64;
             report.bytes += u64::from(found.header.total_len);
         }
-        At::Flawed { header, sound } => {
+        At::Flawed { header, sound, .. } => {
             flawed(segment, offset, &header, sound.iter().map(|p| p.at.offset), report)
         }
         At::Nothing => {}

@@ -7,7 +7,7 @@
 use super::format::batch::BatchHeader;
 use super::format::record::{NewRecord, RecordView, StoredRecord};
 use super::handle::DiskHandle;
-use super::limits::{MAX_BATCH, MAX_GROUP, MAX_GROUP_RECORDS};
+use super::limits::{CLIENT_RESERVE, MAX_BATCH, MAX_GROUP, MAX_MOVE_RECORDS, MAX_MOVE_SCAN};
 use super::segments::{Segment, State};
 use super::shared::{Class, DiskError, Item};
 use super::{Durability, Location};
@@ -34,15 +34,15 @@ pub fn benefit(segment: &Segment, newest_seq: u64, segment_size: u64) -> u64 {
 }
 
 impl DiskHandle {
-    /// Whether cleaning is worth while now: free space is short and some segment has garbage. `eager` cleans whenever a
-    /// quarter of the disk is garbage.
+    /// Whether cleaning is worth while now: free space is short and garbage can be turned into it, or a quarter of the
+    /// disk is garbage. Clients that wait for space wait for this, so it is true whenever they are not refused.
     #[must_use]
     pub fn wants_cleaning(&self) -> bool {
-        let usage = self.usage();
-        let occupied = usage.capacity - usage.free;
-        let garbage = occupied.saturating_sub(usage.live);
-        let short = usage.free < usage.capacity / 8;
-        garbage >= 2 * usage.segment_size && (short || garbage > usage.capacity / 4)
+        let (size, total) = (self.shared.layout.segment_size, self.shared.layout.usable());
+        let segments = self.shared.segments();
+        let short = segments.count(State::Free) <= (segments.len() / 8).max(CLIENT_RESERVE + 2);
+        let worth = segments.iter().any(|(_, s)| s.is_worth_cleaning(size));
+        worth && (segments.can_make_room(size) && short || segments.reclaimable(size) > total / 4)
     }
 
     /// The segment with the most to gain, if any has garbage worth a move.
@@ -53,9 +53,7 @@ impl DiskHandle {
         let newest = segments.iter().map(|(_, s)| s.seq).max().unwrap_or(0);
         segments
             .iter()
-            .filter(|(number, s)| {
-                s.state == State::Sealed && s.live < size - size / 16 && !skip.contains(number)
-            })
+            .filter(|(number, s)| s.is_worth_cleaning(size) && !skip.contains(number))
             .max_by_key(|(number, s)| (benefit(s, newest, size), std::cmp::Reverse(*number)))
             .map(|(number, _)| number)
     }
@@ -63,13 +61,16 @@ impl DiskHandle {
     /// Cleans one segment; `None` when it is not sealed any more.
     pub async fn clean(&self, segment: u32) -> Result<Option<Cleaned>, DiskError> {
         let size = self.shared.layout.segment_size;
+        // Pinned first, looked at then: it is not recycled under our hands, whoever else cleans it.
+        let _pinned = self.pin(vec![segment]);
         let before = self.shared.segments().get(segment);
         if before.state != State::Sealed {
             return Ok(None);
         }
         let end = if before.end == 0 { size } else { u64::from(before.end) };
         let mut offset = u64::from(before.retired_to).max(BLOCK as u64);
-        let (mut moved, mut epoch) = (0, 0);
+        let mut moves = Moves::default();
+        let (mut epoch, mut forgotten) = (0, offset);
         while offset < end {
             let Some(batch) = self.batch_at(segment, before.seq, offset, epoch).await? else {
                 offset += BLOCK as u64;
@@ -77,55 +78,64 @@ impl DiskHandle {
             };
             epoch = batch.header.epoch;
             let base = u32::try_from(offset).unwrap_or(u32::MAX);
-            let dead = self.move_live(segment, base, &batch, &mut moved).await?;
+            self.move_live(segment, base, &batch, &mut moves).await?;
             offset += u64::from(batch.header.total_len);
-            let upto = u32::try_from(offset).unwrap_or(u32::MAX);
-            self.forget(segment, before.seq, upto, false, dead).await?;
+            if offset - forgotten >= MAX_MOVE_SCAN {
+                self.write_moves(&mut moves).await?;
+                let upto = u32::try_from(offset).unwrap_or(u32::MAX);
+                self.forget(segment, before.seq, upto, false, std::mem::take(&mut moves.heads)).await?;
+                forgotten = offset;
+            }
         }
+        self.write_moves(&mut moves).await?;
         let upto = u32::try_from(offset).unwrap_or(u32::MAX);
-        let retired = self.forget(segment, before.seq, upto, true, Vec::new()).await?;
+        let retired = self.forget(segment, before.seq, upto, true, moves.heads).await?;
         if !retired {
             tracing::error!(device = %self.shared.device, segment, live = self.shared.segments().get(segment).live,
                 "segment holds needed records that cannot be read; run `quarry disk audit` and repair from replicas");
         }
-        Ok(Some(Cleaned { segment, moved, retired }))
+        Ok(Some(Cleaned { segment, moved: moves.bytes, retired }))
     }
 
-    /// Submits the needed records of a batch to the cold head and waits until they are durable there. Returns the heads of the
-    /// others: they are dead, or are so now that they were moved.
+    /// Collects the needed records of a batch, to be moved, and the heads of the others: they are dead, or will be once
+    /// the moves are written. Needed records of many batches move in one: a lone small record in a batch of its own
+    /// would take more room than it gives back.
     async fn move_live(
         &self,
         segment: u32,
         base: u32,
         batch: &Batch,
-        moved: &mut u64,
-    ) -> Result<Vec<Vec<u8>>, DiskError> {
-        let (mut dead, mut group, mut group_bytes) = (Vec::new(), Vec::new(), 0);
+        moves: &mut Moves,
+    ) -> Result<(), DiskError> {
         for d in &batch.header.records {
             let Some(view) = batch.header.record(&batch.bytes, d) else { continue };
             let at = Location { segment, offset: base + d.offset, len: d.len };
-            let head = batch.bytes.slice_ref(head_of(&batch.bytes, d.offset, &view));
             if self.shared.catalog.is_live(self.index(), &view, at)? {
                 let bytes = batch.bytes.slice(d.offset as usize..(d.offset + d.len) as usize);
                 // A record that does not verify stays where it is: `retired` will be false.
                 let Ok(stored) = StoredRecord::verify(self.shared.device, bytes) else { continue };
-                let record = NewRecord::verbatim(&stored);
-                let bytes = record.stored_len() + BLOCK + 32;
-                if group.len() == MAX_GROUP_RECORDS || group_bytes + bytes > MAX_GROUP {
-                    self.append_items(std::mem::take(&mut group), Durability::Durable, Class::Cleaner)
-                        .await?;
-                    group_bytes = 0;
+                let item = Item { record: NewRecord::verbatim(&stored), from: Some(at) };
+                let bytes = item.most_bytes();
+                if moves.group.len() == MAX_MOVE_RECORDS || moves.group_bytes + bytes > MAX_GROUP {
+                    self.write_moves(moves).await?;
                 }
-                group.push(Item { record, from: Some(at) });
-                group_bytes += bytes;
-                *moved += u64::from(d.len);
+                moves.group.push(item);
+                moves.group_bytes += bytes;
+                moves.bytes += u64::from(d.len);
             }
-            dead.push(head.to_vec());
+            moves.heads.push(head_of(&batch.bytes, d.offset, &view).to_vec());
         }
+        Ok(())
+    }
+
+    /// Appends what was collected to the cold head and waits until it is durable and applied there.
+    async fn write_moves(&self, moves: &mut Moves) -> Result<(), DiskError> {
+        let group = std::mem::take(&mut moves.group);
+        moves.group_bytes = 0;
         if !group.is_empty() {
             self.append_items(group, Durability::Durable, Class::Cleaner).await?;
         }
-        Ok(dead)
+        Ok(())
     }
 
     async fn batch_at(
@@ -153,6 +163,16 @@ impl DiskHandle {
         }
         Ok(Some(Batch { header, bytes }))
     }
+}
+
+/// What a cleaning has found and not yet dealt with.
+#[derive(Default)]
+struct Moves {
+    group: Vec<Item>,
+    group_bytes: usize,
+    /// Heads to be forgotten once the group is written.
+    heads: Vec<Vec<u8>>,
+    bytes: u64,
 }
 
 struct Batch {

@@ -305,10 +305,10 @@ impl Core {
         while self.unapplied.front().is_some_and(|batch| batch.end_lsn <= self.durable_lsn + 1) {
             let Some(batch) = self.unapplied.pop_front() else { return };
             if let Err(e) = self.apply(&batch) {
-                batch.answer(Err(DiskError::from(e)));
+                batch.answer(&Err(DiskError::from(e)));
                 return self.fail("the index refused a change; see the line above, then restart");
             }
-            batch.answer(Ok(()));
+            batch.answer(&Ok(()));
         }
     }
 
@@ -324,17 +324,15 @@ impl Core {
     fn refuse_all(&mut self) {
         let gone = self.shared.gone();
         if let Writer::Writing { batch, .. } = std::mem::replace(&mut self.writer, Writer::Idle) {
-            batch.answer(Err(gone.clone()));
+            batch.answer(&Err(gone.clone()));
         }
         for batch in self.unapplied.drain(..) {
-            batch.answer(Err(gone.clone()));
+            batch.answer(&Err(gone.clone()));
         }
         for append in self.clients.drain(..).chain(self.movers.drain(..)) {
             append.answer(Err(gone.clone()));
         }
-        for reply in self.checkpoint.waiting.drain(..) {
-            let _gone = reply.send(Err(gone.clone()));
-        }
+        self.checkpoint.abandon(&gone);
         // Flush and write completions that are still to come find no purpose of theirs left to serve.
         for purpose in self.ops.values_mut() {
             if !matches!(purpose, Purpose::Read { .. }) {

@@ -11,8 +11,8 @@ use tokio::sync::oneshot;
 
 use super::cache::Cache;
 use super::catalog::Catalog;
-use super::format::record::{BadRecord, DeviceId, NewRecord, Parts, StoredRecord};
-use super::limits::{CLIENT_HIGH_WATER, MAX_GROUP, MAX_GROUP_RECORDS};
+use super::format::record::{BadRecord, DeviceId, FIXED_HEAD, NewRecord, Parts, StoredRecord};
+use super::limits::{CLIENT_HIGH_WATER, MAX_GROUP, MAX_GROUP_RECORDS, MAX_MOVE_RECORDS, MAX_RECORD};
 use super::segments::State;
 use super::shared::{Append, Class, Counters, DiskError, IndexChange, Item, Request, Shared};
 use super::{Durability, Location, Lsn};
@@ -165,7 +165,8 @@ impl DiskHandle {
         let (reply, answer) = oneshot::channel();
         let mut append = Append { items, durability, class, reply: Some(reply), permit: None };
         let bytes = append.most_bytes();
-        assert!(append.items.len() <= MAX_GROUP_RECORDS && bytes <= MAX_GROUP, "group over its limit");
+        let most = if class == Class::Cleaner { MAX_MOVE_RECORDS } else { MAX_GROUP_RECORDS };
+        assert!(append.items.len() <= most && bytes <= MAX_GROUP, "group over its limit");
         append.permit = self.shared.admission.write(class, bytes).await;
         self.shared.send(Request::Append(append))?;
         answer.await.unwrap_or_else(|_| Err(self.shared.gone()))
@@ -193,18 +194,34 @@ impl DiskHandle {
             let mut segments: Vec<u32> = places.iter().map(|at| at.segment).collect();
             segments.sort_unstable();
             segments.dedup();
-            for segment in &segments {
-                self.shared.pins[*segment as usize].fetch_add(1, Ordering::SeqCst);
-            }
-            let pins = Pins(Arc::new(PinSet { shared: self.shared.clone(), segments }));
+            let pins = self.pin(segments);
             if self.shared.frees.load(Ordering::SeqCst) == before {
                 return Ok(Some((found, pins)));
             }
         }
     }
 
+    /// Keeps segments from being recycled. A number beyond the disk (a damaged index row) pins nothing.
+    pub(crate) fn pin(&self, mut segments: Vec<u32>) -> Pins {
+        segments.retain(|segment| *segment < self.shared.layout.segments);
+        for segment in &segments {
+            self.shared.pins[*segment as usize].fetch_add(1, Ordering::SeqCst);
+        }
+        Pins(Arc::new(PinSet { shared: self.shared.clone(), segments }))
+    }
+
+    /// Whether a record can lie there at all: what the index says is not believed blindly.
+    fn check_place(&self, at: Location) -> Result<(), DiskError> {
+        let end = u64::from(at.offset) + u64::from(at.len);
+        let possible = at.segment < self.shared.layout.segments
+            && end <= self.shared.layout.segment_size
+            && (FIXED_HEAD..=MAX_RECORD).contains(&(at.len as usize));
+        if possible { Ok(()) } else { Err(DiskError::Corrupt { at, bad: BadRecord::Field("place") }) }
+    }
+
     /// The record at a place that [`DiskHandle::lookup`] found, verified. Keep its pins until this returns.
     pub async fn read(&self, at: Location) -> Result<StoredRecord, DiskError> {
+        self.check_place(at)?;
         let seq = self.shared.seqs[at.segment as usize].load(Ordering::Acquire);
         if let Some(hit) = self.cache.get(seq, at) {
             Counters::add(&self.shared.counters.cache_hits, 1);
@@ -217,6 +234,7 @@ impl DiskHandle {
 
     /// As [`DiskHandle::read`], always from the device: for audits.
     pub async fn read_uncached(&self, at: Location) -> Result<StoredRecord, DiskError> {
+        self.check_place(at)?;
         let start = self.shared.layout.segment_start(at.segment) + u64::from(at.offset);
         let lead = usize::try_from(start % BLOCK as u64).unwrap_or(0);
         let len = (lead + at.len as usize).next_multiple_of(BLOCK);

@@ -16,6 +16,12 @@ pub const MAX_RECORD: usize = MAX_DATA + MAX_META + MAX_KEY + 4096;
 pub const ALIGN_FROM: usize = 32 << 10;
 /// Most records in one batch.
 pub const MAX_BATCH_RECORDS: usize = 2048;
+/// Bytes that a record takes beside its own: its descriptor when moved (28), its footer entry (16), padding to 8.
+pub const RECORD_OVERHEAD: usize = 48;
+/// Most records that the cleaner moves in one group.
+pub const MAX_MOVE_RECORDS: usize = 1024;
+/// Log bytes that the cleaner looks through before it writes what it found: bounds its memory.
+pub const MAX_MOVE_SCAN: u64 = 16 << 20;
 /// Most bytes of one batch, header and padding included.
 pub const MAX_BATCH: usize = 8 << 20;
 /// Most records that one caller may bind together; they share a batch.
@@ -58,10 +64,10 @@ pub const CLIENT_HIGH_WATER: u64 = 90;
 const _: () = assert!(MAX_GROUP >= MAX_RECORD + 3 * (MAX_META + MAX_KEY + 4096));
 const _: () = assert!(MAX_BATCH >= MAX_GROUP + MAX_BATCH_RECORDS * 32 + 2 * BLOCK);
 const _: () = assert!(MAX_BATCH as u64 * 2 <= MIN_SEGMENT);
-const _: () = assert!(MAX_BATCH_RECORDS >= MAX_GROUP_RECORDS);
+const _: () = assert!(MAX_BATCH_RECORDS >= MAX_GROUP_RECORDS && MAX_BATCH_RECORDS >= MAX_MOVE_RECORDS);
 const _: () =
     assert!(QUEUE_BYTES >= MAX_GROUP && DELETE_QUEUE_BYTES >= MAX_GROUP && CLEANER_QUEUE_BYTES >= MAX_GROUP);
 const _: () = assert!(CLIENT_RESERVE > DELETE_RESERVE && DELETE_RESERVE >= 1);
-const _: () = assert!(MIN_SEGMENTS as usize > 2 * CLIENT_RESERVE);
+const _: () = assert!(MIN_SEGMENTS > 2 * CLIENT_RESERVE as u64);
 const _: () = assert!(CRC_SPAN.is_multiple_of(BLOCK) && MAX_DATA.is_multiple_of(CRC_SPAN));
 const _: () = assert!(VOLUME_HIGH_WATER < CLIENT_HIGH_WATER && CLIENT_HIGH_WATER < 100);

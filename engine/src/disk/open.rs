@@ -21,17 +21,18 @@ use super::batching::Head;
 use super::cache::Cache;
 use super::catalog::Catalog;
 use super::core::{Core, Writer};
-use super::format::batch::hash;
+use super::format::batch::{hash, header_len};
 use super::format::bytes::{Put, Reader};
 use super::format::record::DeviceId;
 use super::format::segment::SegmentHeader;
 use super::format::superblock::{COPIES, ClusterId, Layout, Superblock, Verdict, choose};
 use super::handle::DiskHandle;
+use super::limits::{MAX_BATCH_RECORDS, MAX_SEGMENT, MIN_SEGMENT, MIN_SEGMENTS};
 use super::rebuild::{Rebuild, Rebuilt};
 use super::recovery::{RecoveryError, Replay, Report};
 use super::segments::{IDENTITY_KEY, POSITION_KEY, Position, Segment, SegmentMap, State, segment_key};
 use super::shared::{Admission, Counters, Shared};
-use super::upkeep::{CheckpointState, Freeing, flush_now, read_now, write_now};
+use super::upkeep::{CheckpointState, Freeing, flush_now, read_now, read_what_can_be, write_now};
 use super::window::Window;
 use crate::index::{Index, IndexError, Range, Table, WriteSet};
 use crate::io::{BLOCK, Disk, SIGNATURE_SPAN, foreign_signature};
@@ -88,6 +89,9 @@ pub enum OpenError {
         /// Bytes it would need.
         least: u64,
     },
+    /// A segment size that no device has.
+    #[error("segment size {0} is not a power of two from {MIN_SEGMENT} to {MAX_SEGMENT}")]
+    SegmentSize(u64),
     /// The device is smaller than when it was formatted.
     #[error("has shrunk: {found} bytes, formatted with {expected}")]
     Shrunk {
@@ -130,6 +134,16 @@ pub fn read_superblock(disk: &mut dyn Disk) -> Result<Verdict, OpenError> {
     Ok(choose(Superblock::decode(&a), Superblock::decode(&b)))
 }
 
+/// Both copies, the one that does not verify first.
+fn damaged_first(disk: &mut dyn Disk) -> Result<Vec<u64>, OpenError> {
+    let first = read_now(disk, COPIES[0], BLOCK).map_err(io("read superblock"))?;
+    let mut copies = COPIES.to_vec();
+    if Superblock::decode(&first).is_ok() {
+        copies.reverse();
+    }
+    Ok(copies)
+}
+
 fn copy_of(generation: u64) -> u64 {
     COPIES[usize::from(!generation.is_multiple_of(2))]
 }
@@ -141,7 +155,11 @@ pub fn format(disk: &mut dyn Disk, request: &Format) -> Result<Superblock, OpenE
         Some(size) => Layout::with_segment_size(capacity, size),
         None => Layout::plan(capacity),
     };
-    let least = super::limits::MIN_SEGMENTS * super::limits::MIN_SEGMENT + (2 << 20);
+    let segment_size = request.segment_size.unwrap_or(MIN_SEGMENT);
+    if !segment_size.is_power_of_two() || !(MIN_SEGMENT..=MAX_SEGMENT).contains(&segment_size) {
+        return Err(OpenError::SegmentSize(segment_size));
+    }
+    let least = MIN_SEGMENTS * segment_size + (2 << 20);
     let layout = layout.ok_or(OpenError::TooSmall { capacity, least })?;
     if !request.overwrite {
         refuse_what_is_there(disk)?;
@@ -244,6 +262,7 @@ fn check_index(index: &dyn Index, superblock: &Superblock) -> Result<bool, OpenE
 }
 
 /// Opens a device with its index: checks, fences, recovers.
+#[expect(clippy::needless_pass_by_value, reason = "it holds the caller's only borrow of `progress`")]
 pub(crate) fn open(
     mut disk: Box<dyn Disk>,
     index: Arc<dyn Index>,
@@ -259,11 +278,12 @@ pub(crate) fn open(
     if empty {
         superblock.index_generation += 1;
     }
-    let copies = if repair { COPIES.to_vec() } else { vec![copy_of(superblock.generation)] };
+    let copies = if repair { damaged_first(disk.as_mut())? } else { vec![copy_of(superblock.generation)] };
     for at in copies {
+        // Each is durable before the next is touched: at no moment is the only whole copy being written.
         write_now(disk.as_mut(), at, &superblock.encode()).map_err(io("write superblock"))?;
+        flush_now(disk.as_mut()).map_err(io("flush superblock"))?;
     }
-    flush_now(disk.as_mut()).map_err(io("flush superblock"))?;
 
     let recovered = if empty {
         rebuild(disk.as_mut(), &superblock, index.as_ref(), catalog.as_ref(), options.progress)?
@@ -271,7 +291,7 @@ pub(crate) fn open(
         replay(disk.as_mut(), &superblock, index.as_ref(), catalog.as_ref())?
     };
     let Recovered { segments, mut position, heads, report } = recovered;
-    forget_stale_openings(disk.as_mut(), &superblock, &segments, &position.reserved)?;
+    forget_stale_openings(disk.as_mut(), &superblock, &segments, &mut position)?;
     position.reserved = segments.reserve(&[]);
     save_opening(index.as_ref(), &superblock, &position, &segments)?;
     tracing::info!(
@@ -308,7 +328,7 @@ fn rebuild(
         tracing::warn!(%device, segments = count, by_footer, records, damaged, "index rebuilt from the segments");
     }
     let why = (count > 0).then_some("there was none");
-    let report = Report { records, rebuilt: why, ..Report::default() };
+    let report = Report { records, damaged, rebuilt: why, ..Report::default() };
     Ok(Recovered { segments, position, heads: [None, None], report })
 }
 
@@ -322,6 +342,7 @@ fn replay(
     let row = index.get(Table::System, POSITION_KEY)?;
     let position = row
         .and_then(|row| Position::decode(&row).ok())
+        .filter(|position| position.fits(layout))
         .ok_or(OpenError::StaleIndex("its position row is missing or damaged"))?;
     if !last_batch_is_there(disk, layout, &position)? {
         return Err(OpenError::StaleIndex("it is ahead of the log"));
@@ -349,15 +370,17 @@ fn forget_stale_openings(
     disk: &mut dyn Disk,
     superblock: &Superblock,
     segments: &SegmentMap,
-    reserved: &[u32],
+    position: &mut Position,
 ) -> Result<(), OpenError> {
     let Superblock { layout, device, epoch, .. } = *superblock;
     let mut wrote = false;
-    for segment in reserved.iter().copied().filter(|s| segments.get(*s).state == State::Free) {
+    let reserved = position.reserved.clone();
+    for segment in reserved.into_iter().filter(|s| segments.get(*s).state == State::Free) {
         let header =
             Window::new(disk, layout, device, segment).header().map_err(io("read segment header"))?;
         let Ok(header) = header else { continue };
         if header.device == device && !header.freed {
+            position.next_seq = position.next_seq.max(header.seq + 1);
             let mut blocks = SegmentHeader { freed: true, epoch, ..header }.encode();
             blocks.resize(2 * BLOCK, 0);
             write_now(disk, layout.segment_start(segment), &blocks).map_err(io("free segment"))?;
@@ -371,12 +394,14 @@ fn forget_stale_openings(
 fn last_batch_is_there(disk: &mut dyn Disk, layout: Layout, position: &Position) -> Result<bool, OpenError> {
     let Some(last) = position.last else { return Ok(true) };
     let end = u64::from(last.offset) + u64::from(last.len);
-    if last.segment >= layout.segments || end > layout.segment_size {
+    let longest = header_len(MAX_BATCH_RECORDS, MAX_BATCH_RECORDS);
+    let possible = last.offset.is_multiple_of(BLOCK as u32) && last.len as usize <= longest;
+    if last.segment >= layout.segments || end > layout.segment_size || !possible {
         return Ok(false);
     }
     let at = layout.segment_start(last.segment) + u64::from(last.offset);
     let len = (last.len as usize).next_multiple_of(BLOCK);
-    let header = read_now(disk, at, len).map_err(io("read log"))?;
+    let header = read_what_can_be(disk, at, len).map_err(io("read log"))?;
     Ok(header.get(..last.len as usize).is_some_and(|header| hash(header) == position.prev_hash))
 }
 

@@ -3,10 +3,13 @@
 //! Invariant: the result does not depend on what was in the old index.
 //! Invariant: a record that does not verify is left out and counted; a rebuild never stops for one.
 
+use std::collections::HashSet;
+
 use super::Location;
 use super::apply::commit;
 use super::batching::Placed;
 use super::catalog::{Catalog, Tx};
+use super::fence::{Tail, erase, promised, settle, unpromised};
 use super::format::record::{DeviceId, RecordView};
 use super::format::superblock::Layout;
 use super::limits::MAX_RECORD;
@@ -49,14 +52,16 @@ impl Rebuild<'_> {
     /// Reads every segment in use and enters its records. Nothing is appended to old segments afterwards.
     pub(crate) fn run(mut self) -> Result<(SegmentMap, Position, Rebuilt), RecoveryError> {
         let mut segments = SegmentMap::new(self.layout);
-        let mut in_use = self.in_use()?;
-        in_use.sort_unstable_by_key(|header| header.seq);
         let mut position = Position { next_seq: 1, ..Position::default() };
+        let mut in_use = self.in_use(&mut position)?;
+        in_use.sort_unstable_by_key(|header| header.seq);
+        let unfooted = self.drop_unpromised(&in_use, &mut position)?;
         let mut result = Rebuilt::default();
         let total = in_use.len() as u64;
         for (done, header) in in_use.iter().enumerate() {
             (self.progress)(done as u64, total);
-            self.segment(header, &mut segments, &mut position, &mut result)?;
+            let by_footer = !unfooted.contains(&header.segment);
+            self.segment(header, by_footer, &mut segments, &mut position, &mut result)?;
         }
         let mut tx = Tx::new(self.index);
         self.catalog.rebuilt(&mut tx)?;
@@ -66,18 +71,84 @@ impl Rebuild<'_> {
         Ok((segments, position, result))
     }
 
-    fn in_use(&mut self) -> Result<Vec<SegmentUse>, RecoveryError> {
+    /// The segments that hold something. The sequences of freed ones are used up as well: footers of theirs lie around.
+    fn in_use(&mut self, position: &mut Position) -> Result<Vec<SegmentUse>, RecoveryError> {
         let mut out = Vec::new();
         for segment in 0..self.layout.segments {
-            let mut window = Window::new(self.disk, self.layout, self.device, segment);
-            out.extend(window.in_use()?);
+            let used = Window::new(self.disk, self.layout, self.device, segment).identify()?;
+            position.next_seq = used.map_or(0, |used| used.seq + 1).max(position.next_seq);
+            out.extend(used.filter(|used| !used.freed));
         }
         Ok(out)
+    }
+
+    /// Destroys the batches that replay would not take either: written, but neither acknowledged nor following on what
+    /// was. Returns the segments that are to be read batch by batch.
+    fn drop_unpromised(
+        &mut self,
+        in_use: &[SegmentUse],
+        position: &mut Position,
+    ) -> Result<HashSet<u32>, RecoveryError> {
+        let (mut tails, mut footed, mut unfooted) = (Vec::new(), Vec::new(), HashSet::new());
+        for used in in_use {
+            let mut window = Window::new(self.disk, self.layout, self.device, used.segment);
+            match window.trailer(used.seq)? {
+                Some(trailer) => footed.push((used, trailer.end_lsn)),
+                None => {
+                    self.tails(used, &mut tails)?;
+                    unfooted.insert(used.segment);
+                }
+            }
+        }
+        // A footer is written with the batch after its segment: it says nothing of what was durable.
+        let durable = promised(&tails);
+        for (used, _) in footed.iter().filter(|(_, end_lsn)| *end_lsn > durable + 1) {
+            self.tails(used, &mut tails)?;
+            unfooted.insert(used.segment);
+        }
+        let dropped = unpromised(&tails);
+        for tail in dropped.iter().filter_map(|i| tails.get(*i)) {
+            erase(self.disk, self.layout, tail.segment, tail.offset)?;
+            if footed.iter().any(|(used, _)| used.segment == tail.segment) {
+                let trailer = self.layout.segment_size - BLOCK as u64;
+                erase(self.disk, self.layout, tail.segment, trailer)?;
+            }
+        }
+        if !dropped.is_empty() {
+            settle(self.disk)?;
+        }
+        position.applied = tails.iter().map(|t| t.end - 1).max().unwrap_or(0).max(durable);
+        Ok(unfooted)
+    }
+
+    fn tails(&mut self, used: &SegmentUse, tails: &mut Vec<Tail>) -> Result<(), RecoveryError> {
+        let SegmentUse { segment, seq, .. } = *used;
+        let mut window = Window::new(self.disk, self.layout, self.device, segment);
+        window.walk(seq, None, |at, offset| {
+            let (header, hash, whole) = match &at {
+                At::Whole(found) => (&found.header, found.hash, true),
+                At::Flawed { header, hash, .. } => (&**header, *hash, false),
+                At::Nothing => return,
+            };
+            tails.push(Tail {
+                segment,
+                offset,
+                first: header.first_lsn,
+                end: header.end_lsn(),
+                durable: header.durable_lsn,
+                epoch: header.epoch,
+                hash,
+                prev_hash: header.prev_hash,
+                whole,
+            });
+        })?;
+        Ok(())
     }
 
     fn segment(
         &mut self,
         header: &SegmentUse,
+        by_footer: bool,
         segments: &mut SegmentMap,
         position: &mut Position,
         result: &mut Rebuilt,
@@ -88,46 +159,47 @@ impl Rebuild<'_> {
         position.next_seq = position.next_seq.max(seq + 1);
         result.segments += 1;
         let mut batch: Vec<Placed> = Vec::new();
-        let (end, end_lsn) =
-            if let Some(footer) = Window::new(self.disk, self.layout, self.device, segment).footer(seq)? {
-                result.by_footer += 1;
-                // Heads lie close together where records are small: then reading everything in order is faster.
-                let mean = footer.end as usize / footer.entries.len().max(1);
-                let mut window = None;
-                for entry in &footer.entries {
-                    let at = Location { segment, offset: entry.offset, len: entry.len };
-                    let head = if mean < SEPARATE_READS_FROM {
-                        self.head_in_window(&mut window, at, entry.head_len)?
-                    } else {
-                        self.head(at, entry.head_len)?
-                    };
-                    match head {
-                        Some(head) => batch.push(Placed { head, at, from: None }),
-                        None => result.damaged += 1,
-                    }
-                    self.enter(&mut batch, segments, position, result, TX_RECORDS)?;
+        let mut window = Window::new(self.disk, self.layout, self.device, segment);
+        let footer = if by_footer { window.footer(seq)? } else { None };
+        let (end, end_lsn) = if let Some(footer) = footer {
+            result.by_footer += 1;
+            // Heads lie close together where records are small: then reading everything in order is faster.
+            let mean = footer.end as usize / footer.entries.len().max(1);
+            let mut window = None;
+            for entry in &footer.entries {
+                let at = Location { segment, offset: entry.offset, len: entry.len };
+                let head = if mean < SEPARATE_READS_FROM {
+                    self.head_in_window(&mut window, at, entry.head_len)?
+                } else {
+                    self.head(at, entry.head_len)?
+                };
+                match head {
+                    Some(head) => batch.push(Placed { head, at, from: None }),
+                    None => result.damaged += 1,
                 }
-                (footer.end, footer.end_lsn)
-            } else {
-                let mut pieces = Vec::new();
-                let mut window = Window::new(self.disk, self.layout, self.device, segment);
-                let mut damaged = 0;
-                let walked = window.walk(seq, None, |at, _| match at {
-                    At::Whole(found) => pieces.extend(found.records),
-                    At::Flawed { header, sound } => {
-                        damaged += (header.records.len() - sound.len()) as u64;
-                        pieces.extend(sound);
-                    }
-                    At::Nothing => {}
-                })?;
-                result.damaged += damaged + u64::from(walked.skipped > 0);
-                for mut placed in pieces {
-                    placed.from = None;
-                    batch.push(placed);
-                    self.enter(&mut batch, segments, position, result, TX_RECORDS)?;
+                self.enter(&mut batch, segments, position, result, TX_RECORDS)?;
+            }
+            (footer.end, footer.end_lsn)
+        } else {
+            let mut pieces = Vec::new();
+            let mut window = Window::new(self.disk, self.layout, self.device, segment);
+            let mut damaged = 0;
+            let walked = window.walk(seq, None, |at, _| match at {
+                At::Whole(found) => pieces.extend(found.records),
+                At::Flawed { header, sound, .. } => {
+                    damaged += (header.records.len() - sound.len()) as u64;
+                    pieces.extend(sound);
                 }
-                (u32::try_from(walked.end).unwrap_or(u32::MAX), walked.end_lsn)
-            };
+                At::Nothing => {}
+            })?;
+            result.damaged += damaged + u64::from(walked.skipped > 0);
+            for mut placed in pieces {
+                placed.from = None;
+                batch.push(placed);
+                self.enter(&mut batch, segments, position, result, TX_RECORDS)?;
+            }
+            (u32::try_from(walked.end).unwrap_or(u32::MAX), walked.end_lsn)
+        };
         self.enter(&mut batch, segments, position, result, 1)?;
         segments.get_mut(segment).end = end;
         position.applied = position.applied.max(end_lsn.saturating_sub(1));
@@ -148,7 +220,7 @@ impl Rebuild<'_> {
             let len = (self.layout.segment_size - start).min(READ_AHEAD as u64);
             let len = usize::try_from(len).unwrap_or(READ_AHEAD);
             let device_at = self.layout.segment_start(at.segment) + start;
-            *held = Some((start, super::upkeep::read_now(self.disk, device_at, len)?));
+            *held = Some((start, super::upkeep::read_what_can_be(self.disk, device_at, len)?));
         }
         let Some((start, bytes)) = held.as_ref() else { return Ok(None) };
         let skip = usize::try_from(from - start).unwrap_or(usize::MAX);
@@ -162,7 +234,7 @@ impl Rebuild<'_> {
         let lead = start % BLOCK as u64;
         let lead_len = usize::try_from(lead).unwrap_or(0);
         let len = (lead_len + head_len as usize).next_multiple_of(BLOCK).min(MAX_RECORD + 2 * BLOCK);
-        let block = super::upkeep::read_now(self.disk, start - lead, len)?;
+        let block = super::upkeep::read_what_can_be(self.disk, start - lead, len)?;
         let head = block.get(lead_len..).and_then(|b| b.get(..head_len as usize));
         Ok(head.filter(|head| sound_head(head, self.device, at)).map(<[u8]>::to_vec))
     }

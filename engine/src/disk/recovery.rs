@@ -3,7 +3,7 @@
 //! | what lies at the expected place                          | what lies further on              | action                     |
 //! |----------------------------------------------------------|-----------------------------------|----------------------------|
 //! | the next batch, whole, chained to the last               | -                                 | apply it, go on            |
-//! | nothing, or a batch that is damaged or not chained        | no batch claims durability past it | torn tail: the log ends    |
+//! | nothing, or a batch that is damaged or not chained        | no batch claims durability past it | torn tail: the log ends, leftovers are destroyed |
 //! | nothing, or a batch that is damaged or not chained        | a batch that claims durability     | rot: report the gap, resume|
 //!
 //! Invariant: recovery applies exactly what live operation would have applied, batch by batch with its position.
@@ -15,7 +15,8 @@ use std::ops::Range;
 use super::apply::apply_records;
 use super::batching::{Head, Placed};
 use super::catalog::Catalog;
-use super::format::batch::HeadClass;
+use super::fence::{fence_tail, settle};
+use super::format::batch::{BatchHeader, HeadClass};
 use super::format::record::{DeviceId, RecordView};
 use super::format::superblock::Layout;
 use super::segments::{HeadPosition, Position, SegmentMap, State};
@@ -35,6 +36,8 @@ pub struct Report {
     pub lost: Vec<Range<Lsn>>,
     /// The log ended in a batch that was never acknowledged.
     pub torn_tail: bool,
+    /// Records that a rebuild found damaged, and stretches in which it found nothing readable.
+    pub damaged: u64,
     /// The index was made anew from the segments.
     pub rebuilt: Option<&'static str>,
 }
@@ -62,19 +65,30 @@ pub enum Gap {
     },
 }
 
-/// Decides over a gap at `expected` from the batches found beyond it: (`first_lsn`, `durable_lsn`) each.
+/// Decides over a gap at `expected`: the batches beyond it claim that everything up to `promised` was durable (the word of
+/// a batch whose header verifies counts, even where a record of it does not), and `whole` ones begin at these LSNs.
 #[must_use]
-pub fn judge_gap(expected: Lsn, beyond: &[(Lsn, Lsn)]) -> Gap {
-    let promised = beyond.iter().any(|(first, durable)| *first > expected && *durable >= expected);
-    let resume = beyond.iter().map(|(first, _)| *first).filter(|first| *first > expected).min();
-    match resume {
-        Some(resume) if promised => Gap::Rot { resume },
-        _ => Gap::TornTail,
+pub fn judge_gap(expected: Lsn, promised: Lsn, whole: &[Lsn]) -> Gap {
+    if promised < expected {
+        return Gap::TornTail;
     }
+    let resume = whole.iter().copied().filter(|first| *first > expected).min();
+    Gap::Rot { resume: resume.unwrap_or(promised + 1) }
 }
 
 /// Windows kept at a time.
 const HELD: usize = 3;
+
+/// What lies behind the places where the next batch could lie.
+#[derive(Default)]
+struct Beyond {
+    /// Up to here everything was durable, they say.
+    promised: Lsn,
+    /// Where whole ones begin.
+    whole: Vec<Lsn>,
+    /// There is anything at all of this use of those segments.
+    leftovers: bool,
+}
 
 /// State of a replay.
 pub(crate) struct Replay<'a> {
@@ -108,16 +122,20 @@ impl Replay<'_> {
                 self.replay(&next, &mut report)?;
                 continue;
             }
-            let beyond = self.beyond(expected)?;
-            match judge_gap(expected, &beyond) {
+            let Beyond { promised, whole, leftovers } = self.beyond(expected)?;
+            match judge_gap(expected, promised, &whole) {
                 Gap::TornTail => {
                     report.torn_tail = self.something_lies_at_a_head()?;
+                    self.fence(leftovers)?;
                     return Ok(report);
                 }
                 Gap::Rot { resume } => {
                     report.lost.push(expected..resume);
-                    let Some(next) = self.find_further(resume)? else { return Ok(report) };
-                    self.replay(&next, &mut report)?;
+                    match self.find_further(resume)? {
+                        Some(next) => self.replay(&next, &mut report)?,
+                        // Nothing whole comes behind: the log ends here, its lost numbers are not given out again.
+                        None => self.position.applied = resume - 1,
+                    }
                 }
             }
         }
@@ -130,13 +148,10 @@ impl Replay<'_> {
             .filter_map(|class| self.position.heads[class as usize].map(|head| (class, head, false)))
             .collect();
         for segment in self.position.reserved.clone() {
-            let header = Window::new(self.disk, self.layout, self.device, segment).header()?;
-            if let Ok(h) = header
-                && (h.device, h.segment, h.freed) == (self.device, segment, false)
-                && h.seq >= self.position.next_seq
-            {
+            let used = Window::new(self.disk, self.layout, self.device, segment).in_use()?;
+            if let Some(used) = used.filter(|used| used.seq >= self.position.next_seq) {
                 let offset = u32::try_from(BLOCK).unwrap_or(u32::MAX);
-                places.push((h.class, HeadPosition { segment, seq: h.seq, offset }, true));
+                places.push((used.class, HeadPosition { segment, seq: used.seq, offset }, true));
             }
         }
         Ok(places)
@@ -176,13 +191,15 @@ impl Replay<'_> {
         }
     }
 
-    /// Every whole batch behind the places where the next one could lie.
-    fn beyond(&mut self, expected: Lsn) -> Result<Vec<(Lsn, Lsn)>, RecoveryError> {
-        let mut out = Vec::new();
+    /// What the batches behind the places where the next one could lie claim as durable, and where whole ones begin.
+    fn beyond(&mut self, expected: Lsn) -> Result<Beyond, RecoveryError> {
+        let mut out = Beyond::default();
         for (_, place, _) in self.places()? {
-            self.scan(place, |found| {
-                if found.header.first_lsn > expected {
-                    out.push((found.header.first_lsn, found.header.durable_lsn));
+            self.scan(place, |header, is_whole| {
+                out.leftovers = true;
+                if header.first_lsn > expected {
+                    out.promised = out.promised.max(header.durable_lsn);
+                    out.whole.extend(is_whole.then_some(header.first_lsn));
                 }
                 false
             })?;
@@ -190,9 +207,27 @@ impl Replay<'_> {
         Ok(out)
     }
 
+    /// Destroys what lies behind the end of the log.
+    fn fence(&mut self, leftovers: bool) -> Result<(), RecoveryError> {
+        let mut fenced = false;
+        for head in self.position.heads.into_iter().flatten() {
+            let place = (head.segment, head.seq);
+            let end = self.layout.segment_size - BLOCK as u64;
+            let from = if leftovers { u64::from(head.offset) } else { end };
+            fenced |= fence_tail(self.disk, self.layout, self.device, place, from)?;
+        }
+        if fenced {
+            settle(self.disk)?;
+        }
+        self.held.clear();
+        Ok(())
+    }
+
     fn find_further(&mut self, resume: Lsn) -> Result<Option<Candidate>, RecoveryError> {
         for (class, place, opens) in self.places()? {
-            if let Some(found) = self.scan(place, |found| found.header.first_lsn == resume)? {
+            if let Some(found) =
+                self.scan(place, |header, is_whole| is_whole && header.first_lsn == resume)?
+            {
                 return Ok(Some(Candidate { class, seq: place.seq, opens, found }));
             }
         }
@@ -203,7 +238,7 @@ impl Replay<'_> {
     fn scan(
         &mut self,
         place: HeadPosition,
-        mut stop: impl FnMut(&Found) -> bool,
+        mut stop: impl FnMut(&BatchHeader, bool) -> bool,
     ) -> Result<Option<Found>, RecoveryError> {
         let mut window = Window::new(self.disk, self.layout, self.device, place.segment);
         let mut offset = u64::from(place.offset);
@@ -211,11 +246,15 @@ impl Replay<'_> {
             match window.at(offset, place.seq)? {
                 At::Whole(found) => {
                     offset += u64::from(found.header.total_len);
-                    if stop(&found) {
+                    if stop(&found.header, true) {
                         return Ok(Some(*found));
                     }
                 }
-                At::Flawed { .. } | At::Nothing => offset += BLOCK as u64,
+                At::Flawed { header, .. } => {
+                    offset += BLOCK as u64;
+                    stop(&header, false);
+                }
+                At::Nothing => offset += BLOCK as u64,
             }
         }
         Ok(None)
@@ -295,17 +334,17 @@ mod tests {
 
     #[test]
     fn torn_tail_and_rot_are_told_apart_by_what_later_batches_promise() {
-        for (beyond, verdict) in [
-            (vec![], Gap::TornTail),
+        for (promised, whole, verdict) in [
+            (0, vec![], Gap::TornTail),
             // Written behind the gap but never flushed: nothing was promised.
-            (vec![(12, 9)], Gap::TornTail),
-            // Left over from an earlier opening.
-            (vec![(5, 4)], Gap::TornTail),
+            (9, vec![12], Gap::TornTail),
             // A later batch knew that 10 was durable.
-            (vec![(12, 11)], Gap::Rot { resume: 12 }),
-            (vec![(14, 13), (12, 9)], Gap::Rot { resume: 12 }),
+            (11, vec![12], Gap::Rot { resume: 12 }),
+            (13, vec![14, 12], Gap::Rot { resume: 12 }),
+            // So did one that is itself torn: nothing can be resumed, yet the loss is known.
+            (11, vec![], Gap::Rot { resume: 12 }),
         ] {
-            assert_eq!(judge_gap(10, &beyond), verdict, "{beyond:?}");
+            assert_eq!(judge_gap(10, promised, &whole), verdict, "{promised} {whole:?}");
         }
     }
 }

@@ -5,14 +5,16 @@
 //! System row "p": see Position
 //! ```
 //!
-//! Invariant: `live` counts the bytes of exactly those records that the index points at, as of the last applied batch.
+//! Invariant: `live` counts the footprints of exactly those records that the index points at, as of the last applied
+//! batch; so `segment_size - live` is what cleaning the segment gains, and a disk of small records is full when it is.
 //! Invariant: a segment leaves `Sealed` only with `live == 0`.
 
 use super::format::batch::HeadClass;
 use super::format::bytes::{Put, Reader, Truncated};
 use super::format::superblock::Layout;
-use super::limits::RESERVED_SEGMENTS;
+use super::limits::{ALIGN_FROM, RECORD_OVERHEAD, RESERVED_SEGMENTS};
 use super::{Location, Lsn};
+use crate::io::BLOCK;
 
 /// Where a segment is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -42,10 +44,18 @@ pub struct Segment {
     pub end: u32,
     /// Order of its opening.
     pub seq: u64,
-    /// Bytes of needed records.
+    /// Bytes that its needed records would take elsewhere (`footprint`).
     pub live: u64,
     /// Up to here its dead records have been forgotten.
     pub retired_to: u32,
+}
+
+/// Most bytes that a record of `len` bytes takes in a segment: its descriptor and footer entry count, and the padding that
+/// brings large data to a block.
+#[must_use]
+pub(crate) fn footprint(len: u32) -> u64 {
+    let padding = if len as usize >= ALIGN_FROM { BLOCK } else { 0 };
+    u64::from(len) + (padding + RECORD_OVERHEAD) as u64
 }
 
 /// Key of a segment's row.
@@ -70,6 +80,14 @@ impl Segment {
         out.put_u64(self.live);
         out.put_u32(self.retired_to);
         out
+    }
+
+    /// Whether moving what is needed out of it gains enough. A segment that was cleaned to its end and is still needed
+    /// holds something unreadable: cleaning it again gains nothing.
+    #[must_use]
+    pub fn is_worth_cleaning(&self, segment_size: u64) -> bool {
+        let stuck = self.live > 0 && self.end > 0 && self.retired_to >= self.end;
+        self.state == State::Sealed && self.live < segment_size - segment_size / 16 && !stuck
     }
 
     /// Decodes a row's value.
@@ -117,6 +135,12 @@ impl SegmentMap {
         (0u32..).zip(self.all.iter().copied())
     }
 
+    /// How many there are.
+    #[must_use]
+    pub(crate) fn len(&self) -> usize {
+        self.all.len()
+    }
+
     /// How many are in a state.
     #[must_use]
     pub(crate) fn count(&self, state: State) -> usize {
@@ -127,6 +151,22 @@ impl SegmentMap {
     #[must_use]
     pub(crate) fn live(&self) -> u64 {
         self.all.iter().map(|s| s.live).sum()
+    }
+
+    /// Bytes that cleaning, or a checkpoint, would give back.
+    #[must_use]
+    pub(crate) fn reclaimable(&self, segment_size: u64) -> u64 {
+        let gives = |s: &&Segment| {
+            s.is_worth_cleaning(segment_size) || matches!(s.state, State::Retired | State::Freeing)
+        };
+        self.all.iter().filter(gives).map(|s| segment_size.saturating_sub(s.live)).sum()
+    }
+
+    /// Whether cleaning will free a segment for others than the cleaner. Moving costs headers and padding again: less
+    /// than two segments of garbage may free nothing.
+    #[must_use]
+    pub(crate) fn can_make_room(&self, segment_size: u64) -> bool {
+        self.reclaimable(segment_size) >= 2 * segment_size
     }
 
     /// Adds the live bytes that a batch moved. Panics when a count would fall below zero: that is our bug.
@@ -191,6 +231,17 @@ pub(crate) const POSITION_KEY: &[u8] = b"p";
 pub(crate) const IDENTITY_KEY: &[u8] = b"i";
 
 impl Position {
+    /// Whether every place it names exists.
+    #[must_use]
+    pub(crate) fn fits(&self, layout: Layout) -> bool {
+        let heads = self.heads.iter().flatten();
+        let mut named = heads.clone().map(|head| head.segment).chain(self.reserved.iter().copied());
+        named.all(|segment| segment < layout.segments)
+            && heads.clone().all(|head| head.offset.is_multiple_of(BLOCK as u32))
+            && self.applied < Lsn::MAX / 2
+            && self.next_seq < u64::MAX / 2
+    }
+
     /// The row's value.
     #[must_use]
     pub(crate) fn encode(&self) -> Vec<u8> {

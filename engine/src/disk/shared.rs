@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use super::catalog::{Catalog, Tx};
 use super::format::record::{BadRecord, DeviceId, NewRecord};
 use super::format::superblock::Layout;
-use super::limits::{CLEANER_QUEUE_BYTES, DELETE_QUEUE_BYTES, QUEUE_BYTES, READ_BYTES};
+use super::limits::{ALIGN_FROM, CLEANER_QUEUE_BYTES, DELETE_QUEUE_BYTES, QUEUE_BYTES, READ_BYTES};
 use super::segments::SegmentMap;
 use super::{Durability, Location, Lsn};
 use crate::index::{Index, IndexError};
@@ -74,6 +74,14 @@ pub(crate) struct Item {
     pub(crate) from: Option<Location>,
 }
 
+impl Item {
+    /// Most bytes it can add to a batch.
+    pub(crate) fn most_bytes(&self) -> usize {
+        let padding = if self.record.data().len() >= ALIGN_FROM { crate::io::BLOCK } else { 8 };
+        self.record.stored_len() + padding + 32
+    }
+}
+
 /// A group to append.
 pub(crate) struct Append {
     pub(crate) items: Vec<Item>,
@@ -87,7 +95,7 @@ pub(crate) struct Append {
 impl Append {
     /// Most bytes it can add to a batch: records, their alignment, their descriptors.
     pub(crate) fn most_bytes(&self) -> usize {
-        self.items.iter().map(|item| item.record.stored_len() + crate::io::BLOCK + 32).sum()
+        self.items.iter().map(Item::most_bytes).sum()
     }
 
     pub(crate) fn answer(self, result: Result<Lsn, DiskError>) {

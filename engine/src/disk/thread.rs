@@ -119,12 +119,8 @@ fn spawn(core: Core) -> std::io::Result<()> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the driver of the core is where time comes in")]
-fn now() -> Instant {
-    Instant::now()
-}
-
 fn run(mut core: Core, checkpoints: &Sender<()>) {
-    let began = now();
+    let began = Instant::now();
     // A panic of the core is our bug. Its channel closes with it, so that callers hear of it and none waits for ever.
     loop {
         // What is queued is found by the first part of a turn; sleeping is right only when that started nothing.

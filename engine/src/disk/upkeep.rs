@@ -46,7 +46,23 @@ struct Running {
     waiting: Vec<oneshot::Sender<Result<(), DiskError>>>,
 }
 
+impl Running {
+    fn answer(self, result: &Result<(), DiskError>) {
+        for reply in self.waiting {
+            let _gone = reply.send(result.clone());
+        }
+    }
+}
+
 impl CheckpointState {
+    /// The disk is out: whoever waits is told, whatever becomes of the one that is running.
+    pub(crate) fn abandon(&mut self, why: &DiskError) {
+        let running = self.running.as_mut().map(|running| std::mem::take(&mut running.waiting));
+        for reply in running.into_iter().flatten().chain(self.waiting.drain(..)) {
+            let _gone = reply.send(Err(why.clone()));
+        }
+    }
+
     /// After a durable checkpoint at the opening, whose position names `usable`.
     pub(crate) fn new(usable: Vec<u32>) -> Self {
         Self {
@@ -154,7 +170,7 @@ impl Core {
         if !matches!(self.writer, Writer::Idle) || !self.unapplied.is_empty() {
             return;
         }
-        self.position.reserved = self.shared.segments().reserve(&self.checkpoint.usable);
+        self.position.reserved = self.shared.segments().reserve(&self.position.reserved);
         let row = (Table::System, POSITION_KEY.to_vec(), Some(self.position.encode()));
         match self.shared.index.apply(WriteSet { changes: vec![row] }) {
             Ok(()) => {
@@ -177,24 +193,22 @@ impl Core {
 
     pub(crate) fn checkpointed(&mut self, result: Result<(), IndexError>) {
         let Some(running) = self.checkpoint.running.take() else { return };
+        if self.failed() {
+            return running.answer(&Err(self.shared.gone()));
+        }
         if let Err(e) = result {
             let e = DiskError::from(e);
             self.fail(&format!("checkpoint of the index failed ({e}); check its directory, then restart"));
-            for reply in running.waiting {
-                let _gone = reply.send(Err(e.clone()));
-            }
-            return;
+            return running.answer(&Err(e));
         }
         self.checkpoint.durable_changes = running.changes;
         let segments = self.shared.segments();
         let free = |s: &u32| segments.get(*s).state == State::Free;
-        self.checkpoint.usable = running.reserved.into_iter().filter(free).collect();
+        self.checkpoint.usable = running.reserved.iter().copied().filter(free).collect();
         drop(segments);
         Counters::add(&self.shared.counters.checkpoints, 1);
         self.write_table();
-        for reply in running.waiting {
-            let _gone = reply.send(Ok(()));
-        }
+        running.answer(&Ok(()));
     }
 
     fn start_freeing(&mut self) {
@@ -260,7 +274,8 @@ impl Core {
         }
         self.checkpoint.touched();
         // Whoever waits for space needs these named by a checkpoint.
-        self.checkpoint.wanted |= self.checkpoint.usable.is_empty() || !self.clients.is_empty();
+        self.checkpoint.wanted |=
+            self.checkpoint.usable.is_empty() || !self.clients.is_empty() || !self.movers.is_empty();
     }
 
     /// The summary on the device, for tools that have no index. Left out while an earlier one is still on its way: writes in
@@ -326,6 +341,33 @@ pub(crate) fn read_now(
     let buf = disk.buffer(len);
     run_now(disk, Op::Read { token: 0, offset, buf })?
         .ok_or_else(|| std::io::Error::other("read came back without its buffer"))
+}
+
+/// As [`read_now`], with zeros for the blocks that the medium cannot read: one bad sector must not keep a disk from
+/// opening. Any other error is the device's, and is returned.
+pub(crate) fn read_what_can_be(
+    disk: &mut dyn Disk,
+    offset: u64,
+    len: usize,
+) -> std::io::Result<crate::io::AlignedBuf> {
+    match read_now(disk, offset, len) {
+        Err(e) if is_bad_sector(&e) => {}
+        other => return other,
+    }
+    let mut whole = disk.buffer(len);
+    whole.fill(0);
+    for (at, block) in (offset..).step_by(BLOCK).zip(whole.chunks_mut(BLOCK)) {
+        match read_now(disk, at, BLOCK) {
+            Ok(read) => block.copy_from_slice(&read),
+            Err(e) if is_bad_sector(&e) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(whole)
+}
+
+fn is_bad_sector(e: &std::io::Error) -> bool {
+    e.raw_os_error() == Some(libc::EIO)
 }
 
 fn run_now(disk: &mut dyn Disk, op: Op) -> std::io::Result<Option<crate::io::AlignedBuf>> {

@@ -1,6 +1,6 @@
 //! Reads one segment front to back through a window, for openings and checks: nothing else uses the disk then.
 //!
-//! Invariant: memory is bounded by the window, whatever the segment's size.
+//! Invariant: memory is bounded by the window or the largest batch, whatever the segment's size.
 //! Invariant: along a segment the epoch of its batches never falls: a batch of an earlier opening behind one of a later
 //! opening is a leftover, not part of the log.
 
@@ -10,11 +10,11 @@ use super::format::batch::{BatchHeader, HeadClass, hash};
 use super::format::record::{DeviceId, RecordView};
 use super::format::segment::{BadBlock, Footer, FooterEntry, SegmentHeader, Trailer};
 use super::format::superblock::Layout;
-use super::limits::MAX_BATCH;
-use super::upkeep::read_now;
+use super::upkeep::read_what_can_be;
 use crate::io::{AlignedBuf, BLOCK, Disk};
 
-const WINDOW: u64 = 2 * MAX_BATCH as u64;
+/// Enough to read a segment at the speed of the device; a longer batch is read whole.
+const WINDOW: u64 = 2 << 20;
 
 /// A batch that was found whole.
 pub(crate) struct Found {
@@ -30,7 +30,7 @@ pub(crate) enum At {
     /// A batch of this use of the segment, every record verified.
     Whole(Box<Found>),
     /// The header of one, with a record that does not verify. The records that do are given.
-    Flawed { header: Box<BatchHeader>, sound: Vec<Placed> },
+    Flawed { header: Box<BatchHeader>, hash: u64, sound: Vec<Placed> },
     /// Nothing of this use of the segment.
     Nothing,
 }
@@ -48,6 +48,8 @@ pub(crate) struct SegmentUse {
     pub(crate) class: HeadClass,
     pub(crate) seq: u64,
     pub(crate) header_damaged: bool,
+    /// Freed: its sequence is used up, and it holds nothing.
+    pub(crate) freed: bool,
 }
 
 /// A segment being read.
@@ -71,10 +73,11 @@ impl<'a> Window<'a> {
         let held = self.bytes.as_ref().map_or(0, |b| b.len() as u64);
         if self.bytes.is_none() || offset < self.start || offset + len > self.start + held {
             let start = offset / BLOCK as u64 * BLOCK as u64;
-            let end = (start + WINDOW).min(self.layout.segment_size);
+            let end = (start + WINDOW.max(len + BLOCK as u64)).next_multiple_of(BLOCK as u64);
+            let end = end.min(self.layout.segment_size);
             let at = self.layout.segment_start(self.segment) + start;
             let size = usize::try_from(end - start).unwrap_or(0);
-            self.bytes = Some(read_now(self.disk, at, size)?);
+            self.bytes = Some(read_what_can_be(self.disk, at, size)?);
             self.start = start;
         }
         let skip = usize::try_from(offset - self.start).unwrap_or(0);
@@ -97,41 +100,54 @@ impl<'a> Window<'a> {
 
     /// The segment's header, by a read of its own block only.
     pub(crate) fn header(&mut self) -> std::io::Result<Result<SegmentHeader, BadBlock>> {
-        let block = read_now(self.disk, self.layout.segment_start(self.segment), BLOCK)?;
+        let block = read_what_can_be(self.disk, self.layout.segment_start(self.segment), BLOCK)?;
         Ok(SegmentHeader::decode(&block))
     }
 
-    /// How the segment is in use, if it is: by its header, or by its first batch where the header is damaged (freeing a
-    /// segment destroys both).
+    /// How the segment is in use, if it is.
     pub(crate) fn in_use(&mut self) -> std::io::Result<Option<SegmentUse>> {
-        let blocks = read_now(self.disk, self.layout.segment_start(self.segment), 2 * BLOCK)?;
+        Ok(self.identify()?.filter(|used| !used.freed))
+    }
+
+    /// The last use of the segment: by its header, or by its first batch where the header is damaged (freeing a segment
+    /// destroys both).
+    pub(crate) fn identify(&mut self) -> std::io::Result<Option<SegmentUse>> {
+        let blocks = read_what_can_be(self.disk, self.layout.segment_start(self.segment), 2 * BLOCK)?;
         let (first, second) = blocks.split_at(BLOCK);
         if let Ok(h) = SegmentHeader::decode(first) {
-            let ours = (h.device, h.segment, h.freed) == (self.device, self.segment, false);
-            let SegmentHeader { segment, class, seq, .. } = h;
-            return Ok(ours.then_some(SegmentUse { segment, class, seq, header_damaged: false }));
+            let ours = (h.device, h.segment) == (self.device, self.segment);
+            let SegmentHeader { segment, class, seq, freed, .. } = h;
+            return Ok(ours.then_some(SegmentUse { segment, class, seq, header_damaged: false, freed }));
         }
-        let len = BatchHeader::stated_len(second).unwrap_or(0);
-        let batch = BatchHeader::decode(self.bytes(BLOCK as u64, len.max(BLOCK))?);
+        let Some(len) = BatchHeader::stated_len(second) else { return Ok(None) };
+        let batch = BatchHeader::decode(self.bytes(BLOCK as u64, len)?);
         let ours = batch.ok().filter(|b| (b.device, b.segment) == (self.device, self.segment));
         Ok(ours.map(|b| SegmentUse {
             segment: self.segment,
-            class: HeadClass::Hot,
+            // Only the cleaner's batches hold records that were moved, and nothing else.
+            class: if b.records.iter().any(|r| r.from.is_some()) { HeadClass::Cold } else { HeadClass::Hot },
             seq: b.segment_seq,
             header_damaged: true,
+            freed: false,
         }))
+    }
+
+    /// The trailer of the use `seq`, if there is one that verifies.
+    pub(crate) fn trailer(&mut self, seq: u64) -> std::io::Result<Option<Trailer>> {
+        let size = self.layout.segment_size;
+        let at = self.layout.segment_start(self.segment) + size - BLOCK as u64;
+        let block = read_what_can_be(self.disk, at, BLOCK)?;
+        let ours = |t: &Trailer| t.belongs_to(self.device, self.segment, seq);
+        Ok(Trailer::decode(&block, size).ok().filter(ours))
     }
 
     /// The footer of the use `seq`, if there is one that verifies.
     pub(crate) fn footer(&mut self, seq: u64) -> std::io::Result<Option<Footer>> {
-        let (size, segment, device) = (self.layout.segment_size, self.segment, self.device);
-        let start = self.layout.segment_start(segment);
-        let block = read_now(self.disk, start + size - BLOCK as u64, BLOCK)?;
-        let trailer = Trailer::decode(&block, size).ok().filter(|t| t.belongs_to(device, segment, seq));
-        let Some(trailer) = trailer else { return Ok(None) };
+        let Some(trailer) = self.trailer(seq)? else { return Ok(None) };
         let offset = u64::from(trailer.offset);
-        let len = usize::try_from(size - offset).unwrap_or(0);
-        let bytes = read_now(self.disk, start + offset, len)?;
+        let len = usize::try_from(self.layout.segment_size - offset).unwrap_or(0);
+        let start = self.layout.segment_start(self.segment);
+        let bytes = read_what_can_be(self.disk, start + offset, len)?;
         Ok(trailer.entries(&bytes).ok())
     }
 
@@ -169,7 +185,7 @@ impl<'a> Window<'a> {
             })
             .collect();
         if flawed {
-            return Ok(At::Flawed { header: Box::new(header), sound: records });
+            return Ok(At::Flawed { header: Box::new(header), hash, sound: records });
         }
         let header_len = u32::try_from(header_len).unwrap_or(u32::MAX);
         Ok(At::Whole(Box::new(Found { header, hash, header_len, offset, records })))

@@ -2,6 +2,8 @@
 //!
 //! Invariant: needs a device of at least [`CAPACITY`] bytes, of which it overwrites all.
 
+#![expect(clippy::disallowed_methods, reason = "the contract has time in it: how long a reap sleeps")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

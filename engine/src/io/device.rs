@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, FlockOperation, OFlags};
 
@@ -34,6 +35,9 @@ pub struct OpenOptions {
     pub backend: Backend,
     /// Refuse what holds fewer bytes than this.
     pub minimum: u64,
+    /// How long to wait for a device in use. The kernel takes down a killed process's ring, and with it the lock, a moment
+    /// after the process is gone: a restart at once would find its own disk busy.
+    pub lock_wait: Duration,
     /// Open for reading only: writes complete with an error. The lock is taken all the same.
     pub read_only: bool,
 }
@@ -159,7 +163,7 @@ pub struct DeviceInfo {
 
 /// Open a block device or a preallocated file, lock it and start a body over it.
 pub fn open_device(path: &Path, options: OpenOptions) -> Result<Box<dyn Disk>, DeviceError> {
-    let (file, info) = open_locked(path, options.read_only)?;
+    let (file, info) = wait_for_lock(path, options)?;
     if info.capacity < options.minimum.max(BLOCK as u64) {
         let minimum = options.minimum.max(BLOCK as u64);
         return Err(DeviceError::TooSmall { path: info.path, capacity: info.capacity, minimum });
@@ -197,6 +201,22 @@ fn start(file: File, geometry: Geometry, backend: Backend) -> io::Result<Box<dyn
             Ok(Box::new(PoolDisk::new(spare, geometry)?))
         }
         Err(error) => Err(error),
+    }
+}
+
+/// Opens the device, and tries again while it is in use, as long as the caller is ready to wait.
+#[expect(clippy::disallowed_methods, reason = "waiting for another process needs a sleep")]
+fn wait_for_lock(path: &Path, options: OpenOptions) -> Result<(File, DeviceInfo), DeviceError> {
+    const STEP: Duration = Duration::from_millis(20);
+    let mut left = options.lock_wait;
+    loop {
+        match open_locked(path, options.read_only) {
+            Err(DeviceError::Busy { .. }) if !left.is_zero() => {
+                std::thread::sleep(STEP);
+                left = left.saturating_sub(STEP);
+            }
+            result => return result,
+        }
     }
 }
 

@@ -33,7 +33,11 @@ impl Inner {
         Ok(Some((row, value)))
     }
 
-    pub(crate) fn container_row(&self, account: &str, container: &str) -> Result<Option<(Row, ContainerValue)>> {
+    pub(crate) fn container_row(
+        &self,
+        account: &str,
+        container: &str,
+    ) -> Result<Option<(Row, ContainerValue)>> {
         let Some(row) = self.group.row(&container_key(account, container))? else { return Ok(None) };
         let value = ContainerValue::decode(&row.value)?;
         Ok(Some((row, value)))
@@ -238,11 +242,7 @@ impl Inner {
         Ok(Deleted::Gone)
     }
 
-    pub(crate) fn containers_of(
-        &self,
-        account: &str,
-        listing: &Listing,
-    ) -> Result<Vec<Entry<ContainerRow>>> {
+    pub(crate) fn containers_of(&self, account: &str, listing: &Listing) -> Result<Vec<Entry<ContainerRow>>> {
         let decode = |name: String, row: Row| {
             let value = ContainerValue::decode(&row.value)?;
             let totals = self.group.totals(TotalsOf::Container(value.id))?;
@@ -259,7 +259,9 @@ impl Inner {
         container: &str,
         listing: &Listing,
     ) -> Result<Vec<Entry<ObjectRow>>> {
-        let Some((_, value)) = self.container_row(account, container)? else { return Err(Error::NoContainer) };
+        let Some((_, value)) = self.container_row(account, container)? else {
+            return Err(Error::NoContainer);
+        };
         let decode = |name: String, row: Row| {
             let ListingValue { size, etag, content_type } = ListingValue::decode(&row.value)?;
             let timestamp = Timestamp(row.sequence);

@@ -27,8 +27,7 @@ pub(crate) fn holds(condition: &Condition, current: Option<&str>) -> bool {
         (EtagMatch::Any, Some(_)) => true,
         (EtagMatch::OneOf(etags), Some(current)) => etags.iter().any(|etag| etag == current),
     };
-    condition.if_match.as_ref().is_none_or(matches)
-        && !condition.if_none_match.as_ref().is_some_and(matches)
+    condition.if_match.as_ref().is_none_or(matches) && !condition.if_none_match.as_ref().is_some_and(matches)
 }
 
 #[cfg(test)]

@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
+use super::Result;
 use super::locks::{Claim, Locks, Permit};
 use super::replica::{BoxFuture, Draft, Local, Replica};
-use super::Result;
 use crate::catalog::{self, Row, Totals};
 use crate::disk::format::record::DeviceId;
 use crate::disk::{Class, DiskHandle, Durability};

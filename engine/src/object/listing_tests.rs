@@ -85,7 +85,9 @@ fn pages_agree_with_a_full_walk() {
     };
     for round in 0..4000 {
         let mut word = |most: u64| -> String {
-            (0..next(most + 1)).map(|_| ["a", "b", "/", "-", "é"][usize::try_from(next(5)).unwrap()]).collect()
+            (0..next(most + 1))
+                .map(|_| ["a", "b", "/", "-", "é"][usize::try_from(next(5)).unwrap()])
+                .collect()
         };
         let names: BTreeSet<String> = (0..20).map(|_| word(6)).filter(|n| !n.is_empty()).collect();
         let set = Set { names, read: Cell::new(0) };
@@ -93,7 +95,12 @@ fn pages_agree_with_a_full_walk() {
         let limit = usize::try_from(next(12)).unwrap();
         let listing =
             Listing { prefix, delimiter, marker, end_marker, limit, reverse: next(2) == 0, path: None };
-        assert_eq!(list(&set, &listing), slow(&set, &listing), "round {round}: {listing:?} of {:?}", set.names);
+        assert_eq!(
+            list(&set, &listing),
+            slow(&set, &listing),
+            "round {round}: {listing:?} of {:?}",
+            set.names
+        );
     }
 }
 
@@ -112,7 +119,8 @@ fn names_under_a_rolled_up_name_are_not_walked() {
 #[test]
 fn path_shows_direct_children_only() {
     let set = set(&["a", "a/", "a/b", "a/b/", "a/b/c", "a/d", "a0", "e"]);
-    let listing = |path: &str, reverse| Listing { path: Some(path.into()), limit: 100, reverse, ..Listing::default() };
+    let listing =
+        |path: &str, reverse| Listing { path: Some(path.into()), limit: 100, reverse, ..Listing::default() };
     assert_eq!(list(&set, &listing("a", false)), ["a/b", "a/b/", "a/d"]);
     assert_eq!(list(&set, &listing("a/", false)), ["a/b", "a/b/", "a/d"]);
     assert_eq!(list(&set, &listing("a", true)), ["a/d", "a/b/", "a/b"]);

@@ -24,8 +24,10 @@ pub use group::{IndexGroup, Rows, TotalsOf};
 pub use locks::{Claim, Permit};
 pub use placement::{Placement, RingPlacement, Spread};
 pub use quorum::{Verdict, judge, quorum};
+pub(crate) use reader::check_chunk;
 pub use reader::{ObjectReader, RangeReader};
 pub use replica::{BoxFuture, Draft, Opened, Replica};
+pub(crate) use store::hash_of;
 pub use store::{Options, Spawn, Store};
 pub use types::*;
 pub use writer::ObjectWriter;
@@ -104,4 +106,4 @@ pub struct ObjectEdit {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

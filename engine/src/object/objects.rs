@@ -12,10 +12,8 @@ use super::locks::Claim;
 use super::replica::{Draft, Opened, Replica};
 use super::store::{Inner, Store, hash_of};
 use super::writer::{ObjectWriter, Upload};
-use super::{
-    Condition, Deleted, Error, ObjectEdit, ObjectInfo, ObjectPath, ObjectReader, Result,
-};
-use crate::catalog::{ListedEtag, ListingValue, ObjectMeta, Version, encode_tombstone, listing_key};
+use super::{Condition, Deleted, Error, ObjectEdit, ObjectInfo, ObjectPath, ObjectReader, Result};
+use crate::catalog::{ListedEtag, ListingValue, ObjectMeta, Row, Version, encode_tombstone, listing_key};
 use crate::clock::Timestamp;
 use crate::disk::Class;
 use crate::disk::format::record::Kind;
@@ -135,6 +133,41 @@ impl Inner {
         self.commit(hash, object, row, Class::Delete, None, permit).await?;
         Ok(Deleted::Gone)
     }
+
+    /// Removes a line that no object stands behind, under the object's claim.
+    pub(crate) async fn remove_line(&self, path: &ObjectPath) -> Result<()> {
+        let permit = self.claim(Claim::Object(path)).await;
+        let absent = self.version(hash_of(path)).await?.is_none_or(|version| version.deleted);
+        let container = self.container_row(&path.account, &path.container)?;
+        let Some((_, value)) = container.filter(|_| absent) else { return Ok(()) };
+        let row = row_draft(listing_key(value.id, &path.object), None, self.clock.tick());
+        self.commit_rows(vec![row], Class::Delete, permit).await
+    }
+
+    /// Lists a version again whose line is missing or older; true when it was so. A crash between the group of an object and
+    /// that of its row, on two disks, leaves this behind.
+    pub(crate) async fn relist(&self, path: &ObjectPath, sequence: u64) -> Result<bool> {
+        let Some((_, container)) = self.container_row(&path.account, &path.container)? else {
+            return Ok(false);
+        };
+        let key = listing_key(container.id, &path.object);
+        let listed = |row: Option<Row>, sequence| row.is_some_and(|row| row.sequence >= sequence);
+        if listed(self.group.row(&key)?, sequence) {
+            return Ok(false);
+        }
+        // Looked at again under the claim: most likely the version was just being replaced.
+        let permit = self.claim(Claim::Object(path)).await;
+        let Some((_, container)) = self.container_row(&path.account, &path.container)? else {
+            return Ok(false);
+        };
+        let Some(Open { meta, .. }) = self.open_version(path).await? else { return Ok(false) };
+        let row = listing_draft(container.id, path, &meta.info);
+        if listed(self.group.row(&row.key)?, row.sequence) {
+            return Ok(false);
+        }
+        self.commit_rows(vec![row], Class::Delete, permit).await?;
+        Ok(true)
+    }
 }
 
 /// The facts of an opened version, if it is the one that was asked for and all of it is there.
@@ -169,7 +202,8 @@ impl Store {
     pub async fn open(&self, path: &ObjectPath) -> Result<Option<ObjectReader>> {
         self.count_call();
         let found = self.inner.open_version(path).await?;
-        Ok(found.map(|Open { meta, opened, replica }| ObjectReader::new(meta, opened, hash_of(path), replica)))
+        Ok(found
+            .map(|Open { meta, opened, replica }| ObjectReader::new(meta, opened, hash_of(path), replica)))
     }
 
     /// Begin a body. `size_hint` is the announced length, if any. [`Error::NoContainer`] when the container is absent;
@@ -180,9 +214,8 @@ impl Store {
             return Err(Error::NoContainer);
         }
         let hash = hash_of(path);
-        let full = |device| {
-            self.inner.disks.iter().any(|disk| disk.device() == device && disk.above_high_water())
-        };
+        let full =
+            |device| self.inner.disks.iter().any(|disk| disk.device() == device && disk.above_high_water());
         if self.inner.replicas_of(&hash).iter().any(|replica| full(replica.device())) {
             return Err(Error::NoSpace);
         }

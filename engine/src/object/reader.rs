@@ -54,7 +54,13 @@ impl ObjectReader {
     pub fn range(&self, range: Range<u64>) -> RangeReader {
         assert!(range.start <= range.end && range.end <= self.info.size, "range outside the object");
         let source = self.source.clone();
-        RangeReader { source, asked: range.start, given: range.start, end: range.end, reads: InFlight::default() }
+        RangeReader {
+            source,
+            asked: range.start,
+            given: range.start,
+            end: range.end,
+            reads: InFlight::default(),
+        }
     }
 }
 
@@ -72,7 +78,10 @@ pub struct RangeReader {
 impl std::fmt::Debug for RangeReader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let left = self.given..self.end;
-        f.debug_struct("RangeReader").field("source", &self.source).field("left", &left).finish_non_exhaustive()
+        f.debug_struct("RangeReader")
+            .field("source", &self.source)
+            .field("left", &left)
+            .finish_non_exhaustive()
     }
 }
 
@@ -112,7 +121,7 @@ impl RangeReader {
         let number = self.given / size;
         let short = || self.source.corrupt("end", number);
         let record = self.reads.next().await.ok_or_else(short)??;
-        let data = self.source.check_chunk(number, &record)?;
+        let data = check_chunk(&self.source.meta, &self.source.hash, number, &record)?;
         let within = |n: u64| usize::try_from(n - number * size).unwrap_or(usize::MAX);
         let end = self.end.min((number + 1) * size);
         Ok(data.slice(within(self.given)..within(end)))
@@ -129,23 +138,29 @@ impl Source {
         let at = place.ok_or_else(|| self.corrupt("place", number))?;
         Ok(self.replica.read(*at))
     }
+}
 
-    /// The data of a chunk, if the record is the chunk that was asked for, whole.
-    fn check_chunk(&self, number: u64, record: &StoredRecord) -> Result<Bytes> {
-        let view = record.view();
-        let id = self.meta.chunked.map(|chunked| chunked.data_id);
-        let ours = view.kind == Kind::Chunk
-            && id.is_some_and(|id| view.key == id)
-            && u64::from(view.number) == number
-            && view.meta == self.hash;
-        if !ours {
-            return Err(self.corrupt("identity", number));
-        }
-        let size = u64::from(self.meta.chunk_size);
-        let expected = self.meta.info.size.saturating_sub(number * size).min(size);
-        if view.data_len as u64 != expected {
-            return Err(self.corrupt("size", number));
-        }
-        Ok(record.data())
+/// The data of a chunk, if the record is the chunk that was asked for, whole.
+pub(crate) fn check_chunk(
+    meta: &ObjectMeta,
+    hash: &[u8],
+    number: u64,
+    record: &StoredRecord,
+) -> Result<Bytes> {
+    let view = record.view();
+    let corrupt =
+        |what: &str| Error::Corrupt { what: format!("{what} of chunk {number} of {:?}", meta.path) };
+    let ours = view.kind == Kind::Chunk
+        && meta.chunked.is_some_and(|chunked| view.key == chunked.data_id)
+        && u64::from(view.number) == number
+        && view.meta == hash;
+    if !ours {
+        return Err(corrupt("identity"));
     }
+    let size = u64::from(meta.chunk_size);
+    let expected = meta.info.size.saturating_sub(number * size).min(size);
+    if view.data_len as u64 != expected {
+        return Err(corrupt("size"));
+    }
+    Ok(record.data())
 }

@@ -63,7 +63,12 @@ pub trait Replica: Send + Sync {
     /// Which.
     fn device(&self) -> DeviceId;
     /// Append a group, all or nothing. Written even when the caller stops waiting after submission.
-    fn append(&self, group: Vec<Draft>, durability: Durability, class: Class) -> BoxFuture<'static, Result<()>>;
+    fn append(
+        &self,
+        group: Vec<Draft>,
+        durability: Durability,
+        class: Class,
+    ) -> BoxFuture<'static, Result<()>>;
     /// Give up an upload, without waiting: its chunks become garbage.
     fn abandon(&self, upload: DataId, sequence: u64);
     /// The newest version or tombstone of an object.
@@ -108,7 +113,12 @@ impl Replica for Local {
         self.0.device()
     }
 
-    fn append(&self, group: Vec<Draft>, durability: Durability, class: Class) -> BoxFuture<'static, Result<()>> {
+    fn append(
+        &self,
+        group: Vec<Draft>,
+        durability: Durability,
+        class: Class,
+    ) -> BoxFuture<'static, Result<()>> {
         let this = self.clone();
         Box::pin(async move {
             for draft in &group {

@@ -20,6 +20,12 @@ pub struct ObjectPath {
     pub object: Arc<str>,
 }
 
+impl std::fmt::Display for ObjectPath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}/{}", self.account, self.container, self.object)
+    }
+}
+
 /// An account as it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {

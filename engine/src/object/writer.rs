@@ -59,7 +59,10 @@ pub struct ObjectWriter {
 
 impl std::fmt::Debug for ObjectWriter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ObjectWriter").field("path", &self.path).field("size", &self.body.size).finish_non_exhaustive()
+        f.debug_struct("ObjectWriter")
+            .field("path", &self.path)
+            .field("size", &self.body.size)
+            .finish_non_exhaustive()
     }
 }
 
@@ -132,7 +135,7 @@ impl ObjectWriter {
         }
         let upload = match &mut self.upload {
             Some(upload) => upload,
-            None => self.upload.insert(begin_upload(&self.inner, &self.hash)?),
+            None => self.upload.insert(begin_upload(&self.inner, &self.hash)),
         };
         let chunk = Draft {
             kind: Kind::Chunk,
@@ -203,10 +206,16 @@ impl ObjectWriter {
     }
 }
 
-fn begin_upload(inner: &Inner, hash: &PathHash) -> Result<Upload> {
+/// The name of an upload: no other upload of this node has its time (chunks carry it, so it is observed after a restart),
+/// and no other node has its home.
+fn begin_upload(inner: &Inner, hash: &PathHash) -> Upload {
+    let sequence = inner.clock.tick().0;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"quarry data id v1\0");
+    hasher.update(&inner.group.home().0);
+    hasher.update(&sequence.to_le_bytes());
+    hasher.update(hash);
     let mut id = [0; 16];
-    getrandom::fill(&mut id)
-        .map_err(|e| Error::Unavailable { reason: format!("operating system gave no randomness: {e}") })?;
-    let (sequence, replicas) = (inner.clock.tick().0, inner.replicas_of(hash));
-    Ok(Upload { id, sequence, replicas, claimed: false })
+    hasher.finalize_xof().fill(&mut id);
+    Upload { id, sequence, replicas: inner.replicas_of(hash), claimed: false }
 }

@@ -48,6 +48,7 @@ pub(crate) fn load_or_generate(data: &Path) -> Result<Auth, UsersError> {
             let text = generated();
             durable_file::replace(&file, text.as_bytes(), durable_file::PRIVATE)
                 .map_err(|source| UsersError::Write { file: file.clone(), source })?;
+            tracing::info!(file = %file.display(), "users and their keys were made; they are in this file");
         }
         Err(source) => return Err(UsersError::Write { file, source }),
     }

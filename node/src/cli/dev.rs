@@ -118,7 +118,6 @@ impl Client {
         if let Some(keystone) = &self.keystone {
             variables.extend([
                 ("OS_AUTH_URL", format!("http://{}/v3", node.identity)),
-                ("OS_IDENTITY_API_VERSION", "3".to_owned()),
                 ("OS_USERNAME", keystone.user.clone()),
                 ("OS_PASSWORD", keystone.password.clone()),
                 ("OS_PROJECT_NAME", keystone.project.clone()),
@@ -179,7 +178,7 @@ fn announce(
     )?;
     writeln!(out, "  export PATH=~/.quarry-clients/bin:$PATH")?;
     writeln!(out, "  . {env}")?;
-    writeln!(out, "  swift -V 1 upload --changed docs /usr/share/doc && swift -V 1 list docs | tail")?;
+    writeln!(out, "  swift upload --changed docs /usr/share/doc && swift list docs | tail")?;
     writeln!(out, "  openstack container create photos && openstack container list")?;
     writeln!(out)?;
     writeln!(out, "ready")?;

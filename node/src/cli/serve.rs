@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Failure;
 use crate::config::Config;
-use crate::node::{self, Node};
+use crate::node::{self, Node, StopSignal};
 
 /// Runs a node until a signal.
 pub(super) fn run(file: &Path) -> Result<(), Failure> {
@@ -29,14 +29,17 @@ pub(super) fn run_node(
     let runtime =
         builder.enable_all().thread_name("serve").build().map_err(|e| Failure::new("start threads", e))?;
     let done = runtime.block_on(async {
-        let node = Node::start(config, users, super::progress::bar()).await?;
-        let announced = announce(&node).map_err(|e| Failure::new("say that the node is ready", e));
-        let signalled = match &announced {
-            Ok(()) => node::stop_signal().await.map_err(|e| Failure::new("wait for a signal", e)),
-            Err(_) => Ok(()),
+        let mut signal = StopSignal::catch().map_err(|e| Failure::new("catch signals", e))?;
+        let node = tokio::select! {
+            started = Node::start(config, users, super::progress::bar()) => started?,
+            () = signal.wait() => return Err(Failure::new("start node", "told to stop before it was ready")),
         };
+        let announced = announce(&node).map_err(|e| Failure::new("say that the node is ready", e));
+        if announced.is_ok() {
+            signal.wait().await;
+        }
         node.stop().await;
-        announced.and(signalled)
+        announced
     });
     runtime.shutdown_timeout(Duration::from_secs(5));
     done

@@ -40,12 +40,12 @@ pub(super) fn run(url: Option<&str>, json: bool, out: &mut impl Write) -> Result
 fn print(status: &Status, out: &mut impl Write) -> std::io::Result<()> {
     writeln!(out, "quarry {}, up for {} s", status.version, status.uptime_seconds)?;
     writeln!(out)?;
-    writeln!(out, "{:<40} {:<10} {:>10} {:>10} {:>10}", "DISK", "STATE", "CAPACITY", "USED", "LIVE")?;
+    writeln!(out, "{:<41} {:<8} {:>10} {:>10} {:>10}", "DISK", "STATE", "CAPACITY", "USED", "LIVE")?;
     for disk in &status.disks {
         let sizes = [disk.capacity, disk.used, disk.live].map(short_size);
         writeln!(
             out,
-            "{:<40} {:<10} {:>10} {:>10} {:>10}",
+            "{:<41} {:<8} {:>10} {:>10} {:>10}",
             disk.path, disk.state, sizes[0], sizes[1], sizes[2]
         )?;
     }
@@ -53,12 +53,12 @@ fn print(status: &Status, out: &mut impl Write) -> std::io::Result<()> {
         return Ok(());
     }
     writeln!(out)?;
-    writeln!(out, "{:<20} {:<10} {:>10} {:>8} {:>8}  PROGRESS", "WORKER", "STATE", "DONE", "ERRORS", "ETA")?;
+    writeln!(out, "{:<41} {:<8} {:>10} {:>8} {:>8}  PROGRESS", "WORKER", "STATE", "DONE", "ERRORS", "ETA")?;
     for worker in &status.workers {
         let eta = worker.eta_seconds.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds}s"));
         writeln!(
             out,
-            "{:<20} {:<10} {:>10} {:>8} {:>8}  {}",
+            "{:<41} {:<8} {:>10} {:>8} {:>8}  {}",
             worker.name, worker.state, worker.done, worker.errors, eta, worker.progress
         )?;
     }

@@ -109,7 +109,7 @@ pub struct Limits {
     /// Connections served at once by a listener; further ones wait to be accepted.
     pub connections: Count<1, 65_536, 4096>,
     /// Header lines of one request (Swift allows 90 metadata headers and 32 others).
-    pub headers: Count<64, 1024, 160>,
+    pub headers: Count<64, 1024, 256>,
     /// Bytes of one request's line and headers.
     pub header_bytes: Size<16_384, 1_048_576, 131_072>,
     /// A connection that has not sent a whole request head after this is closed, also between requests.
@@ -168,14 +168,14 @@ pub enum Format {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Work {
-    /// Bytes a second that the auditor reads from each disk.
-    pub audit_rate: Size<0, 10_737_418_240, 10_485_760>,
+    /// Bytes a second that the auditor reads from each disk; 0: none.
+    pub audit_rate: Size<0, 10_737_418_240, 4_194_304>,
     /// Pause between two looks for expired objects.
-    pub expire_every: Span<100, 86_400_000, 10_000>,
+    pub expire_every: Span<1000, 86_400_000, 5000>,
     /// Pause between two looks for deleted accounts and containers.
-    pub reap_every: Span<100, 86_400_000, 30_000>,
-    /// How long a deleted account is kept before its content is reaped.
-    pub reap_delay: Span<0, 31_536_000_000, 0>,
+    pub reap_every: Span<1000, 86_400_000, 10_000>,
+    /// How long it is remembered that an object was deleted.
+    pub reclaim_age: Span<3_600_000, 31_536_000_000, 604_800_000>,
 }
 
 /// `[auth]`

@@ -15,6 +15,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 
 use super::body::{Received, Sent, Tracked};
+use super::target::BetweenRequests;
 use super::trans_id::{TransId, TransIds};
 use crate::auth::{Access, Arrival, Auth, Session, keystone, unix_now, v1};
 use crate::metrics::{Api, Metrics};
@@ -84,12 +85,14 @@ impl Front {
         self: Arc<Self>,
         entrance: Entrance,
         peer: SocketAddr,
+        between: BetweenRequests,
         request: Request<Incoming>,
     ) -> Response<Tracked> {
         let id = self.ids.next(unix_now(), request.headers().get(X_TRANS_ID_EXTRA));
-        let mut finish = Finish::begin(&self, entrance, peer, &request, &id);
+        let mut finish = Finish::begin(&self, entrance, peer, between, &request, &id);
         let received = Arc::clone(&finish.received);
-        let request = request.map(|body| Received::new(body, self.body_timeout, received));
+        let mut request = request.map(|body| Received::new(body, self.body_timeout, received));
+        request.extensions_mut().insert(peer);
         let mut response = match route(entrance, request.uri().path()) {
             Route::Health => health(request.method()),
             Route::V1Auth => {
@@ -164,6 +167,7 @@ pub(crate) struct Finish {
     slow: Duration,
     started: Instant,
     peer: SocketAddr,
+    between: BetweenRequests,
     method: Method,
     uri: Uri,
     id: TransId,
@@ -180,6 +184,7 @@ impl Finish {
         front: &Front,
         entrance: Entrance,
         peer: SocketAddr,
+        between: BetweenRequests,
         request: &Request<Incoming>,
         id: &TransId,
     ) -> Self {
@@ -189,12 +194,14 @@ impl Finish {
             Entrance::Admin => Api::Admin,
         };
         front.metrics.begun();
+        between.begin();
         Self {
             metrics: Arc::clone(&front.metrics),
             api,
             slow: front.slow,
             started: Instant::now(),
             peer,
+            between,
             method: request.method().clone(),
             uri: request.uri().clone(),
             id: id.clone(),
@@ -252,6 +259,7 @@ impl Finish {
 
 impl Drop for Finish {
     fn drop(&mut self) {
+        self.between.end();
         let took = self.started.elapsed();
         let received = self.received.load(Ordering::Relaxed);
         self.metrics.finished(self.api, &self.method, self.status.as_u16(), took, received, self.sent);

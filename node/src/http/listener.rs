@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::dispatch::{Entrance, Front};
+use super::target::{BetweenRequests, Lines};
 use crate::config::Limits;
 
 /// Pause after a failed accept (out of descriptors): time for others to end.
@@ -52,7 +53,9 @@ pub(crate) async fn serve(
     mut stop: watch::Receiver<bool>,
 ) {
     let mut http = http1::Builder::new();
+    // Some of Swift's clients compare names of headers with their case.
     http.timer(TokioTimer::new())
+        .title_case_headers(true)
         .header_read_timeout(bounds.header_timeout)
         .max_headers(bounds.headers)
         .max_header_size(bounds.header_bytes);
@@ -67,9 +70,11 @@ pub(crate) async fn serve(
         let Some((stream, peer, permit)) = accepted else { continue };
         front.metrics.connected(entrance);
         let answering = Arc::clone(&front);
+        let between = BetweenRequests::new();
+        let stream = Lines::new(stream, between.clone());
         let service = service_fn(move |request| {
-            let front = Arc::clone(&answering);
-            async move { Ok::<_, Infallible>(front.answer(entrance, peer, request).await) }
+            let (front, between) = (Arc::clone(&answering), between.clone());
+            async move { Ok::<_, Infallible>(front.answer(entrance, peer, between, request).await) }
         });
         let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
         let mut killed = killed.clone();

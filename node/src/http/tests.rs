@@ -102,6 +102,25 @@ async fn heads_over_the_limits_are_refused() {
 }
 
 #[tokio::test]
+async fn a_target_that_is_not_utf8_reaches_the_api_also_on_a_reused_connection() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = started(dir.path(), "").await;
+    let mut stream = TcpStream::connect(node.object).await.unwrap();
+    stream.write_all(b"GET /healthcheck HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let mut answer = [0; 1024];
+    let length = stream.read(&mut answer).await.unwrap();
+    assert!(String::from_utf8_lossy(&answer[..length]).ends_with("OK"));
+    stream
+        .write_all(b"GET /v1/AUTH_test/\xff\xfe\xfd\xfc HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 412"), "{answer}");
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn a_full_listener_makes_the_next_wait() {
     let dir = tempfile::tempdir().unwrap();
     let node = started(dir.path(), "connections = 1").await;

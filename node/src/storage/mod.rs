@@ -5,9 +5,11 @@
 
 mod provision;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use quarry_engine::catalog::ObjectCatalog;
 use quarry_engine::clock::Clock;
@@ -21,8 +23,12 @@ use tokio::runtime::Handle;
 
 use crate::config::{self, Config, MIN_DISK};
 use crate::status::{DiskStatus, StatusSource};
+use crate::workers::{self, Workers};
 
 pub(crate) use provision::{cluster_text, format_disk, make_disk_file, parse_cluster, random_cluster};
+
+/// How long a start waits for its disks: a killed node's locks go a moment after it.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
 
 /// Told what is being done, and how much of how much is done; called from the thread that opens.
 pub(crate) type Progress = Box<dyn FnMut(&str, u64, u64) + Send>;
@@ -32,6 +38,7 @@ pub(crate) type Progress = Box<dyn FnMut(&str, u64, u64) + Send>;
 pub(crate) struct Storage {
     store: Store,
     disks: Vec<OpenDisk>,
+    workers: Workers,
     status: StatusSource,
 }
 
@@ -64,16 +71,24 @@ impl OpenError {
 impl Storage {
     /// Opens every disk of the configuration; the first start makes the disk files.
     /// What the object layer starts runs on `runtime`. Blocks: a log may have to be replayed.
-    pub(crate) fn open(config: &Config, runtime: Handle, progress: &mut Progress) -> Result<Self, OpenError> {
+    pub(crate) fn open(
+        config: &Config,
+        runtime: &Handle,
+        progress: &mut Progress,
+    ) -> Result<Self, OpenError> {
         let cluster = provision::prepare(config, progress)?;
         let mut disks = Vec::with_capacity(config.disks.len());
         for disk in &config.disks {
             disks.push(open_disk(config, disk, cluster, progress)?);
         }
-        let store = start_store(&disks, runtime).map_err(|e| OpenError::new(&disks[0].path, e))?;
-        let watched = disks.clone();
-        let status = StatusSource::new(move || (watched.iter().map(status_of).collect(), Vec::new()));
-        Ok(Self { store, disks, status })
+        let store = start_store(&disks, runtime.clone()).map_err(|e| OpenError::new(&disks[0].path, e))?;
+        let workers = Workers::start(&store, &config.work, runtime);
+        let (watched, reports) = (disks.clone(), workers.reports());
+        let status = StatusSource::new(move || {
+            let disks = watched.iter().map(status_of).collect();
+            (disks, reports.iter().map(workers::status_of).collect())
+        });
+        Ok(Self { store, disks, workers, status })
     }
 
     /// The object layer.
@@ -88,6 +103,7 @@ impl Storage {
 
     /// Stops the workers, makes everything durable and closes the disks.
     pub(crate) async fn close(self) {
+        self.workers.stop().await;
         for disk in &self.disks {
             if let Err(error) = disk.handle.close().await {
                 tracing::error!(disk = %disk.path.display(), %error, "close disk");
@@ -156,7 +172,7 @@ pub(crate) fn disk_config(
     }
     Ok(DiskConfig {
         device: path.to_owned(),
-        io: OpenOptions { minimum: MIN_DISK, ..OpenOptions::default() },
+        io: OpenOptions { minimum: MIN_DISK, lock_wait: LOCK_WAIT, ..OpenOptions::default() },
         index: RocksOptions::default(),
         index_path: index.to_owned(),
         cache_bytes,
@@ -176,7 +192,7 @@ fn status_of(disk: &OpenDisk) -> DiskStatus {
     }
 }
 
-fn counters(counters: &Counters) -> Vec<(String, u64)> {
+fn counters(counters: &Counters) -> BTreeMap<String, u64> {
     [
         ("batches", &counters.batches),
         ("flushes", &counters.flushes),
@@ -190,6 +206,7 @@ fn counters(counters: &Counters) -> Vec<(String, u64)> {
         ("checkpoints", &counters.checkpoints),
         ("segments_freed", &counters.freed),
     ]
+    .into_iter()
     .map(|(name, counter)| (name.to_owned(), counter.load(Ordering::Relaxed)))
-    .to_vec()
+    .collect()
 }

@@ -16,7 +16,7 @@ use super::error::{HTML, Result, SwiftError, page};
 use super::headers::{Changes, Kind, add_stored, check_merged, check_metadata, number, text};
 use super::listing::{Format, ListingQuery, render_containers};
 use super::route::Action;
-use super::{Api, Call, cors, timestamp};
+use super::{Api, Call, cors, quota, timestamp};
 
 const METHODS: &str = "GET, HEAD, PUT, POST, DELETE, OPTIONS";
 const ACCESS: &str = "x-account-access-control";
@@ -71,8 +71,9 @@ async fn head(api: &Api, call: &Call, account: &str, format: Format) -> Result<R
 }
 
 async fn put(api: &Api, call: &Call, account: &str) -> Result<Response<ResponseBody>> {
-    let changes = parse_changes(api, call)?;
+    let mut changes = parse_changes(api, call)?;
     authorize(api, call, Subject::account(account), Verb::Manage).await?;
+    quota::change_account(call, &api.options, &mut changes)?;
     if !api.options.allow_account_management {
         return Err(SwiftError::status(405));
     }
@@ -81,8 +82,9 @@ async fn put(api: &Api, call: &Call, account: &str) -> Result<Response<ResponseB
 }
 
 async fn post(api: &Api, call: &Call, account: &str) -> Result<Response<ResponseBody>> {
-    let changes = parse_changes(api, call)?;
+    let mut changes = parse_changes(api, call)?;
     authorize(api, call, Subject::account(account), Verb::Write).await?;
+    quota::change_account(call, &api.options, &mut changes)?;
     change(api, account, changes).await?;
     Ok(simple(204))
 }

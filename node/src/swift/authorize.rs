@@ -61,6 +61,14 @@ pub(crate) async fn authorize(api: &Api, call: &Call, subject: Subject<'_>, verb
     if !api.options.reseller_prefixes.iter().any(|prefix| subject.account.starts_with(prefix.as_str())) {
         return Err(denied(caller, subject.account));
     }
+    if let Some(scope) = &call.scope {
+        // A signed request has the rights of its signature and no others.
+        return if scope.covers(subject.account, subject.container) && verb != Verb::Manage {
+            Ok(GUEST)
+        } else {
+            Err(denied(None, subject.account))
+        };
+    }
     if let Some(grant) = caller.and_then(|caller| by_role(&api.options, caller, subject.account, verb)) {
         return Ok(grant);
     }

@@ -13,7 +13,7 @@ use super::error::{Result, SwiftError};
 use super::headers::{Changes, Kind, add_stored, check_merged, check_metadata, insert, number, text};
 use super::listing::{Format, ListingQuery, render_objects};
 use super::route::Action;
-use super::{Api, Call, acl, cors, timestamp};
+use super::{Api, Call, acl, cors, quota, timestamp};
 
 const METHODS: &str = "GET, HEAD, PUT, POST, DELETE, OPTIONS";
 
@@ -142,6 +142,7 @@ fn parse_changes(api: &Api, call: &Call, grant: Grant) -> Result<Changes> {
         }
     }
     check_metadata(&call.headers, Kind::Container, &api.limits)?;
+    quota::check_container_headers(&call.headers)?;
     Ok(changes)
 }
 

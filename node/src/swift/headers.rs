@@ -3,6 +3,8 @@
 //! Invariant: a stored value is the UTF-8 text that came, or, for other bytes, NUL followed by one character per byte.
 //! Invariant: metadata that would break a limit after merging is never stored.
 
+use std::ops::Bound;
+
 use http::HeaderValue;
 use http::header::{HeaderMap, HeaderName};
 use quarry_engine::object::Headers;
@@ -153,7 +155,7 @@ fn check_totals(count: usize, size: usize, limits: &Limits) -> Result<()> {
 pub(crate) fn check_merged(stored: &Headers, kind: Kind, limits: &Limits) -> Result<()> {
     let prefix = kind.prefix();
     let (mut count, mut size) = (0, 0);
-    for (name, value) in stored.range(prefix.to_owned()..) {
+    for (name, value) in stored.range::<str, _>((Bound::Included(prefix), Bound::Unbounded)) {
         let Some(key) = name.strip_prefix(prefix) else { break };
         count += 1;
         size += key.len() + value_length(value);

@@ -53,6 +53,17 @@ pub(crate) fn render(limits: &Limits, options: &SwiftOptions) -> String {
             "max_deletes_per_request": limits.bulk_max_deletes,
             "max_failed_deletes": limits.bulk_max_failed_deletes,
         },
+        "container_quotas": {},
+        "account_quotas": {},
+        "tempurl": {
+            "methods": ["GET", "HEAD", "PUT", "POST", "DELETE"],
+            "incoming_remove_headers": ["x-timestamp", "x-open-expired"],
+            "incoming_allow_headers": [],
+            "outgoing_remove_headers": ["x-object-meta-*"],
+            "outgoing_allow_headers": ["x-object-meta-public-*"],
+            "allowed_digests": ["sha256", "sha512"],
+            "deprecated_digests": [],
+        },
         "tempauth": {"account_acls": true},
     })
     .to_string()

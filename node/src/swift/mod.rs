@@ -21,18 +21,22 @@ mod limits;
 mod listing;
 mod object;
 mod query;
+mod quota;
 mod report;
-mod request_line;
 mod route;
 mod slo;
+mod tempurl;
+#[cfg(test)]
+mod tests;
 mod timestamp;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, HeaderMap, HeaderName};
-use http::{HeaderValue, Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response, Uri};
 use hyper::body::Body;
 use quarry_engine::object::Store;
 
@@ -42,7 +46,6 @@ pub use error::SwiftError;
 pub use limits::{Limits, Policy, SwiftOptions};
 pub use listing::{Format, ListingQuery};
 pub use query::Query;
-pub use request_line::EscapeRequestLine;
 pub use route::{Action, ObjectAction, Operation, View, parse_request};
 
 use body::RequestBody;
@@ -72,6 +75,20 @@ pub(crate) struct Call {
     pub(crate) headers: HeaderMap,
     /// Unix seconds at its arrival, for expiry.
     pub(crate) now: u64,
+    /// What a signature in the query lets it reach; then the caller does not count.
+    pub(crate) scope: Option<tempurl::Scope>,
+}
+
+impl Call {
+    /// The same request with no headers: for requests that it leads to.
+    pub(crate) fn clone_without_headers(&self) -> Self {
+        Self {
+            caller: self.caller.clone(),
+            headers: HeaderMap::new(),
+            now: self.now,
+            scope: self.scope.clone(),
+        }
+    }
 }
 
 impl SwiftApi {
@@ -82,7 +99,8 @@ impl SwiftApi {
         Self { inner: Arc::new(Api { store, limits, options, info }) }
     }
 
-    /// Answer one request under `/v1/`, or `/info`. `caller` is `None` for a request without a valid token.
+    /// Answer one request under `/v1/`, or `/info`. `caller` is `None` for a request without a valid token. The client's
+    /// address, for temporary URLs that name a range, is taken from the request's extensions (a `SocketAddr`).
     pub async fn handle<B>(
         &self,
         caller: Option<Caller>,
@@ -94,19 +112,45 @@ impl SwiftApi {
         B::Error: Into<BoxError>,
     {
         let (head, body) = request.into_parts();
-        let call = Call { caller, headers: head.headers, now: timestamp::now() };
+        let call = Call { caller, headers: head.headers, now: timestamp::now(), scope: None };
         let mut body = RequestBody::from_client(body);
-        let parsed = parse_request(&head.method, &head.uri, &call.headers, &self.inner.limits);
-        let result = match parsed {
-            Ok(operation) => Box::pin(run(&self.inner, &call, operation, &mut body)).await,
-            Err(error) => Err(error),
-        };
-        let mut response = result.unwrap_or_else(SwiftError::into_response);
+        let peer = head.extensions.get::<SocketAddr>().copied();
+        let (call, mut response) = self.answer(call, &head.method, &head.uri, peer, &mut body).await;
         if !body.is_empty() && head.method != Method::GET {
             self.drain(&call.headers, &mut body).await;
         }
         finish(&call.headers, response.headers_mut(), trans_id);
         response
+    }
+
+    async fn answer(
+        &self,
+        mut call: Call,
+        method: &Method,
+        uri: &Uri,
+        peer: Option<SocketAddr>,
+        body: &mut RequestBody,
+    ) -> (Call, Response<ResponseBody>) {
+        let api = &self.inner;
+        let scope = tempurl::verify(api, method, uri, peer, call.now).await;
+        let parsed = match scope {
+            Err(error) => Err(error),
+            Ok(None) => parse_request(method, uri, &call.headers, &api.limits),
+            Ok(scope) => {
+                call.scope = scope;
+                tempurl::restrict(method, uri, &mut call.headers)
+                    .and_then(|uri| parse_request(method, &uri, &call.headers, &api.limits))
+            }
+        };
+        let result = match parsed {
+            Ok(operation) => Box::pin(run(api, &call, operation, body)).await,
+            Err(error) => Err(error),
+        };
+        let mut response = result.unwrap_or_else(SwiftError::into_response);
+        if let Some(scope) = &call.scope {
+            tempurl::dress(scope, method, uri.path(), &mut response);
+        }
+        (call, response)
     }
 
     /// Read and drop what is left of a small body, so that the refusal reaches a client that is still sending.

@@ -198,16 +198,25 @@ fn decode_path(raw: &str) -> Result<std::borrow::Cow<'_, str>> {
 /// Account, container and object of a path `/v1/...`; the last two may be empty.
 fn split_path(path: &str) -> Result<(&str, &str, &str)> {
     let rest = path.strip_prefix("/v1.0").or_else(|| path.strip_prefix("/v1"));
-    let Some(rest) = rest else { return Err(SwiftError::status(404)) };
+    let Some(rest) = rest else {
+        // A path of one part names no account, whatever its version.
+        let lone = path
+            .strip_prefix('/')
+            .is_some_and(|rest| !rest.is_empty() && !rest.trim_end_matches('/').contains('/'));
+        return Err(if lone { SwiftError::message(412, "Bad URL") } else { SwiftError::status(404) });
+    };
     if rest.is_empty() {
         return Err(SwiftError::message(412, "Bad URL"));
     }
     let Some(rest) = rest.strip_prefix('/') else { return Err(SwiftError::status(404)) };
+    if rest.is_empty() {
+        return Err(SwiftError::message(412, "Bad URL"));
+    }
     let mut parts = rest.splitn(3, '/');
     let (account, container, object) =
         (parts.next().unwrap_or(""), parts.next().unwrap_or(""), parts.next().unwrap_or(""));
     if account.is_empty() || (container.is_empty() && !object.is_empty()) {
-        return Err(SwiftError::message(412, "Bad URL"));
+        return Err(SwiftError::status(404));
     }
     Ok((account, container, object))
 }
@@ -260,7 +269,10 @@ mod tests {
         assert_eq!(code("PUT", "/v1/a/b%00c"), 412);
         assert_eq!(code("PUT", "/v1/"), 412);
         assert_eq!(code("PUT", "/v1"), 412);
-        assert_eq!(code("GET", "/v1/a//o"), 412);
+        assert_eq!(code("GET", "/v1/a//o"), 404);
+        assert_eq!(code("GET", "/v1//c/o"), 404);
+        assert_eq!(code("GET", "/v1///o"), 404);
+        assert_eq!(code("GET", "/elsewhere"), 412);
         assert_eq!(code("GET", "/v2/a/c"), 404);
         assert_eq!(code("GET", "//v1/a"), 404);
         assert_eq!(code("LICK", "/v1/a"), 405);

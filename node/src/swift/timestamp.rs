@@ -52,6 +52,13 @@ fn civil(days: u64) -> (u64, u64, u64) {
     (year_of_era + era * 400 + u64::from(month <= 2), month, day)
 }
 
+/// The day number since 1970-01-01 of a date that exists, from 1970 on.
+pub(crate) fn days_since_epoch(year: u64, month: u64, day: u64) -> Option<u64> {
+    let guess = (year.checked_sub(1970)? * 365 + (year - 1969) / 4 + (month.clamp(1, 12) - 1) * 28 + day)
+        .saturating_sub(60);
+    (guess..guess + 120).find(|days| civil(*days) == (year, month, day))
+}
+
 /// Seconds of an HTTP date in any of its three spellings.
 pub(crate) fn parse_http_date(text: &str) -> Option<u64> {
     let time = httpdate::parse_http_date(text.trim()).ok()?;
@@ -83,6 +90,20 @@ mod tests {
         assert_eq!(iso(Timestamp(1_709_210_096_000_007)), "2024-02-29T12:34:56.000007");
         assert_eq!(iso(Timestamp(4_107_542_399_999_999)), "2100-02-28T23:59:59.999999");
         assert_eq!(iso(Timestamp(4_107_542_400_000_000)), "2100-03-01T00:00:00.000000");
+    }
+
+    #[test]
+    fn every_day_is_found_again_and_others_are_not() {
+        for days in 0..60_000 {
+            let (year, month, day) = civil(days);
+            assert_eq!(days_since_epoch(year, month, day), Some(days));
+        }
+        assert_eq!(days_since_epoch(2024, 2, 30), None);
+        assert_eq!(days_since_epoch(2024, 13, 1), None);
+        assert_eq!(days_since_epoch(2024, 0, 1), None);
+        assert_eq!(days_since_epoch(1969, 1, 1), None);
+        let (year, month, day) = (9999, 12, 31);
+        assert_eq!(days_since_epoch(year, month, day).map(civil), Some((year, month, day)));
     }
 
     #[test]

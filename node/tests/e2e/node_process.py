@@ -88,7 +88,6 @@ class Node:
         env.update(self.env)
         env["PYTHONUNBUFFERED"] = "1"  # a client's line must not be lost in a buffer when its server dies
         env["PYTHONWARNINGS"] = "ignore"
-        env["ST_AUTH_VERSION"] = "1.0"  # `swift` would choose Keystone, and with it another account than the ST_ user's
         return env
 
 
@@ -135,11 +134,12 @@ def binary_argument():
     return sys.argv[1]
 
 
-def run_client(node_, arguments, cwd=None, check=True):
-    """Run a real client from the Python environment that runs this test; returns its stdout."""
+def run_client(node_, arguments, cwd=None, check=True, without=()):
+    """Run a real client from the Python environment that runs this test, `without` some variables; returns its stdout."""
     program = pathlib.Path(sys.executable).with_name(arguments[0])
+    env = {key: value for key, value in node_.client_env().items() if key not in without}
     command = [str(program if program.exists() else arguments[0]), *map(str, arguments[1:])]
-    done = subprocess.run(command, cwd=cwd, env=node_.client_env(), stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     shown = " ".join(map(str, arguments))
     if check:
         assert done.returncode == 0, f"`{shown}` exited with {done.returncode}\nstdout: {done.stdout[-2000:]}\nstderr: {done.stderr[-2000:]}"

@@ -22,6 +22,7 @@
 
 use super::bytes::{Put, Reader, Truncated};
 use super::record::{DeviceId, Kind, RecordView};
+use super::superblock::COUNTS;
 use crate::disk::limits::{MAX_BATCH, MAX_BATCH_RECORDS};
 use crate::disk::{Location, Lsn};
 use crate::io::BLOCK;
@@ -233,6 +234,9 @@ impl BatchHeader {
         let total = total_len as usize;
         if count > MAX_BATCH_RECORDS || total > MAX_BATCH || !total.is_multiple_of(BLOCK) || total < stated {
             return Err(BadBatch::Field("total_len"));
+        }
+        if first_lsn > COUNTS || segment_seq > COUNTS || epoch > COUNTS {
+            return Err(BadBatch::Field("count"));
         }
         if durable_lsn >= first_lsn {
             return Err(BadBatch::Field("durable_lsn"));

@@ -24,7 +24,8 @@
 
 use super::batch::HeadClass;
 use super::bytes::{Put, Reader, Truncated};
-use super::record::{DeviceId, Kind};
+use super::record::{DeviceId, FIXED_HEAD, Kind};
+use super::superblock::COUNTS;
 use crate::disk::Lsn;
 use crate::io::BLOCK;
 
@@ -145,7 +146,11 @@ impl SegmentHeader {
             _ => return Err(BadBlock::Field("state")),
         };
         r.u16()?;
-        Ok(Self { device, segment, class, freed, seq: r.u64()?, first_lsn: r.u64()?, epoch: r.u64()? })
+        let (seq, first_lsn, epoch) = (r.u64()?, r.u64()?, r.u64()?);
+        if seq > COUNTS || first_lsn > COUNTS || epoch > COUNTS {
+            return Err(BadBlock::Field("count"));
+        }
+        Ok(Self { device, segment, class, freed, seq, first_lsn, epoch })
     }
 }
 
@@ -198,7 +203,8 @@ pub struct Trailer {
     pub count: u32,
     crc: u32,
     end: u32,
-    end_lsn: Lsn,
+    /// LSN after the last record.
+    pub end_lsn: Lsn,
 }
 
 impl Footer {
@@ -245,6 +251,9 @@ impl Trailer {
         let seq = r.u64()?;
         let (offset, crc, end, end_lsn) = (r.u32()?, r.u32()?, r.u32()?, r.u64()?);
         let len = footer_len(count as usize) as u64;
+        if seq > COUNTS || end_lsn > COUNTS {
+            return Err(BadBlock::Field("count"));
+        }
         if u64::from(offset).checked_add(len) != Some(segment_size) || end > offset {
             return Err(BadBlock::Field("offset"));
         }
@@ -264,7 +273,9 @@ impl Trailer {
             let kind = Kind::from_u8(r.u8()?).ok_or(BadBlock::Field("kind"))?;
             r.u8()?;
             r.u16()?;
-            let fits = offset.checked_add(len).is_some_and(|end| end <= self.end) && head_len <= len;
+            let fits = offset.checked_add(len).is_some_and(|end| end <= self.end)
+                && offset as usize >= BLOCK
+                && (FIXED_HEAD..=len as usize).contains(&(head_len as usize));
             if !fits {
                 return Err(BadBlock::Field("offset"));
             }

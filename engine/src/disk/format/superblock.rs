@@ -23,6 +23,8 @@ use crate::io::BLOCK;
 
 const MAGIC: &[u8; 8] = b"QUARRYSB";
 const VERSION: u32 = 1;
+/// No count gets here by counting; so that adding to one that was read never overflows.
+pub(crate) const COUNTS: u64 = u64::MAX / 2;
 /// Where the copies lie.
 pub const COPIES: [u64; 2] = [0, 64 << 10];
 const TABLE_START: u64 = 1 << 20;
@@ -82,6 +84,9 @@ impl Layout {
     /// The layout with a given segment size; `None` when too few segments would fit.
     #[must_use]
     pub fn with_segment_size(capacity: u64, segment_size: u64) -> Option<Self> {
+        if !segment_size.is_power_of_two() || !(MIN_SEGMENT..=MAX_SEGMENT).contains(&segment_size) {
+            return None;
+        }
         let mut segments = (capacity / segment_size).min(MAX_SEGMENTS);
         while segments >= MIN_SEGMENTS {
             let layout = Self { capacity, segment_size, segments: u32::try_from(segments).ok()? };
@@ -162,6 +167,9 @@ impl Superblock {
             && (MIN_SEGMENT..=MAX_SEGMENT).contains(&segment_size)
             && (MIN_SEGMENTS..=MAX_SEGMENTS).contains(&u64::from(segments));
         let layout = Layout { capacity, segment_size, segments };
+        if generation > COUNTS || epoch > COUNTS || index_generation > COUNTS {
+            return Err(BadBlock::Field("count"));
+        }
         if !in_range || layout.data_start() + layout.usable() > capacity {
             return Err(BadBlock::Field("layout"));
         }

@@ -8,9 +8,11 @@ use crate::disk::catalog::{Catalog, Tx};
 use crate::disk::format::bytes::{Put, Reader};
 use crate::disk::format::record::{DeviceId, Kind, NewRecord, Parts, RecordView};
 use crate::disk::format::superblock::ClusterId;
-use crate::disk::{Class, DiskError, DiskHandle, Durability, Format, Location, Lsn, Report, SimulatedDisk};
+use crate::disk::{
+    Class, DiskError, DiskHandle, Durability, Format, Location, Lsn, OpenError, Report, SimulatedDisk,
+};
 use crate::index::{Index, IndexError, MemoryIndex, Table};
-use crate::io::SimImage;
+use crate::io::{CrashPlan, SimImage, SplitMix64};
 
 #[derive(Debug)]
 pub(super) struct Kv;
@@ -113,11 +115,49 @@ impl Rig {
     }
 
     pub(super) fn open(&mut self) -> Report {
+        self.try_open().unwrap()
+    }
+
+    /// As the real start does: an index that is stale is dropped and made anew.
+    pub(super) fn try_open(&mut self) -> Result<Report, OpenError> {
         self.sim = None;
-        let (sim, report) =
-            SimulatedDisk::open(Box::new(self.image.open()), self.index.clone(), Arc::new(Kv)).unwrap();
+        let disk = Box::new(self.image.open());
+        let opened = match SimulatedDisk::open(disk, self.index.clone(), Arc::new(Kv)) {
+            Err(OpenError::StaleIndex(_)) => {
+                self.index = Arc::new(MemoryIndex::new());
+                SimulatedDisk::open(Box::new(self.image.open()), self.index.clone(), Arc::new(Kv))
+            }
+            other => other,
+        };
+        let (sim, report) = opened?;
         self.sim = Some(sim);
-        report
+        Ok(report)
+    }
+
+    /// Power cut and restart of the drive: the engine that was open is gone, unflushed writes are subject to `plan`.
+    pub(super) fn crash(&mut self, plan: CrashPlan, rng: &mut SplitMix64) {
+        self.image.crash(plan, rng);
+        self.sim = None;
+    }
+
+    /// The index is lost as a whole.
+    pub(super) fn lose_index(&mut self) {
+        self.sim = None;
+        self.index = Arc::new(MemoryIndex::new());
+    }
+
+    /// A put of its own batch that is only written.
+    pub(super) fn put_appended(&mut self, key: &str, sequence: u64, value: &[u8]) -> Result<Lsn, DiskError> {
+        let handle = self.handle();
+        let record = put_record(&handle, key, sequence, value);
+        self.sim().run(handle.append(vec![record], Durability::Appended, Class::Client))
+    }
+
+    /// Where the newest record of a key lies, on the device.
+    pub(super) fn place(&self, key: &str) -> (Location, u64) {
+        let handle = self.handle();
+        let at = entry(self.index.as_ref(), key.as_bytes()).unwrap().at;
+        (at, handle.shared.layout.segment_start(at.segment) + u64::from(at.offset))
     }
 
     pub(super) fn sim(&mut self) -> &mut SimulatedDisk {

@@ -38,7 +38,8 @@ fn thirty_two_puts_at_once_take_few_batches_and_one_flush_each() {
     let handle = rig.handle();
     let before = handle.counters().batches.load(Ordering::Relaxed);
     let flushes = handle.counters().flushes.load(Ordering::Relaxed);
-    let puts: Vec<Pin<Box<dyn Future<Output = Result<crate::disk::Lsn, DiskError>>>>> = (0..32u64)
+    type Put<'a> = Pin<Box<dyn Future<Output = Result<crate::disk::Lsn, DiskError>> + 'a>>;
+    let puts: Vec<Put<'_>> = (0..32u64)
         .map(|n| {
             let handle = handle.clone();
             let record = put_record(&handle, &format!("k{n}"), n + 1, &value(n, 4096));

@@ -15,7 +15,8 @@ fn check(rig: &mut Rig, model: &BTreeMap<String, (u64, usize)>, what: &str) {
     for (name, (seed, size)) in model {
         assert!(rig.get(name) == Some(bytes(*seed, *size)), "{what}: {name}");
     }
-    let chunks: usize = model.values().filter(|(_, size)| *size > 1 << 20).map(|(_, s)| s.div_ceil(1 << 20)).sum();
+    let chunks: usize =
+        model.values().filter(|(_, size)| *size > 1 << 20).map(|(_, s)| s.div_ceil(1 << 20)).sum();
     for _ in 0..30 {
         rig.turn();
     }
@@ -24,7 +25,20 @@ fn check(rig: &mut Rig, model: &BTreeMap<String, (u64, usize)>, what: &str) {
 
 #[test]
 fn acknowledged_changes_survive_crashes_and_rebuilds() {
-    for seed in 0..12 {
+    for seed in (0..12).filter(|seed| *seed != 5) {
+        crashes_and_rebuilds(seed);
+    }
+}
+
+/// A segment was sealed by batches that a crash took, but its footer reached the disk. The opening after it went on
+/// appending to the segment, under the old footer, which a rebuild then believed: acknowledged records were lost.
+#[test]
+fn a_footer_that_outlived_its_batches_is_not_believed() {
+    crashes_and_rebuilds(5);
+}
+
+fn crashes_and_rebuilds(seed: u64) {
+    {
         let mut rig = Rig::new(1, 200 + seed);
         let mut model = BTreeMap::new();
         for n in 0..60_u64 {
@@ -43,7 +57,7 @@ fn acknowledged_changes_survive_crashes_and_rebuilds() {
                     model.insert(name, (n, 5000));
                 }
             }
-            if rig.rng.next_u64() % 10 == 0 {
+            if rig.rng.next_u64().is_multiple_of(10) {
                 // An upload that is under way when the power goes.
                 let store = rig.store();
                 let polls = u32::try_from(rig.rng.next_u64() % 12).unwrap();
@@ -52,7 +66,7 @@ fn acknowledged_changes_survive_crashes_and_rebuilds() {
                     writer.write(bytes(1, 5 << 20)).await.unwrap();
                     std::future::pending::<()>().await;
                 });
-                let keep_index = rig.rng.next_u64() % 2 == 0;
+                let keep_index = rig.rng.next_u64().is_multiple_of(2);
                 rig.crash(keep_index);
                 check(&mut rig, &model, &format!("seed {seed}, step {n}, index kept: {keep_index}"));
             }

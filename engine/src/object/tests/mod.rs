@@ -2,5 +2,6 @@
 
 mod changes;
 mod crash;
-mod rig;
+mod real;
+pub(crate) mod rig;
 mod rules;

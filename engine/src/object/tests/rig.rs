@@ -167,16 +167,33 @@ impl Rig {
     }
 
     pub(crate) fn get(&mut self, name: &str) -> Option<Bytes> {
+        self.try_get(name).unwrap()
+    }
+
+    pub(crate) fn try_get(&mut self, name: &str) -> crate::object::Result<Option<Bytes>> {
         let store = self.store();
         self.run(async move {
-            let reader = store.open(&path(name)).await.unwrap()?;
+            let Some(reader) = store.open(&path(name)).await? else { return Ok(None) };
             let mut range = reader.range(0..reader.info.size);
             let mut out = Vec::new();
             while let Some(piece) = range.next().await {
-                out.extend_from_slice(&piece.unwrap());
+                out.extend_from_slice(&piece?);
             }
-            Some(out.into())
+            Ok(Some(out.into()))
         })
+    }
+
+    /// Flips a bit in the only place of the device that holds these bytes.
+    pub(crate) fn flip(&mut self, disk: usize, needle: &[u8]) {
+        let image = &self.disks[disk].image;
+        let step = 1 << 20;
+        let found = (0..DISK / step).find_map(|n| {
+            let len = usize::try_from((DISK - n * step).min(step + 4096)).unwrap();
+            let bytes = image.peek(n * step, len);
+            let at = bytes.windows(needle.len()).position(|window| window == needle)?;
+            Some(n * step + at as u64)
+        });
+        image.flip(found.unwrap(), 0x10);
     }
 
     pub(crate) fn delete(&mut self, name: &str) -> crate::object::Deleted {

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::rig::{Rig, START, all, any, bytes, path};
+use crate::clock::Timestamp;
 use crate::object::{
     Condition, Deleted, Entry, Error, EtagMatch, ListedAs, Made, ObjectEdit, PutSpec, Spread, Store,
 };
-use crate::clock::Timestamp;
 
 #[test]
 fn bodies_of_every_size_come_back_and_are_listed_and_counted() {
@@ -41,7 +41,9 @@ fn every_range_of_a_large_object_is_right() {
     let reader = rig.run(store.open(&path("o"))).unwrap().unwrap();
     let mib = 1 << 20;
     let size = body.len();
-    for (start, end) in [(0, 0), (0, 1), (mib - 1, mib + 1), (mib, 2 * mib), (5, size), (size - 1, size), (size, size)] {
+    for (start, end) in
+        [(0, 0), (0, 1), (mib - 1, mib + 1), (mib, 2 * mib), (5, size), (size - 1, size), (size, size)]
+    {
         let mut range = reader.range(start as u64..end as u64);
         let mut out = Vec::new();
         while let Some(piece) = rig.run(range.next()) {

@@ -16,7 +16,7 @@ use super::super::body::{RequestBody, ResponseBody};
 use super::super::error::{Result, SwiftError};
 use super::super::headers::{add_stored, flag, number, text};
 use super::super::route::View;
-use super::super::{Api, Call, slo};
+use super::super::{Api, Call, quota, slo};
 use super::get::{Fetched, Nature};
 use super::{get, put};
 
@@ -87,7 +87,7 @@ async fn copy(
     let headers = sink_headers(&call.headers, &fetched, view.manifest);
     let told = told_headers(source, &fetched, &headers);
     let as_manifest = view.manifest && fetched.nature == Nature::Static;
-    let sink = Call { caller: call.caller.clone(), headers, now: call.now };
+    let sink = Call { headers, ..call.clone_without_headers() };
     let mut body = RequestBody::Inner(fetched.body);
     let mut response = if as_manifest {
         Box::pin(slo::put::put(api, &sink, target, false, &mut body)).await?
@@ -95,6 +95,7 @@ async fn copy(
         authorize(api, &sink, Subject::object(&target), Verb::Write).await?;
         let upload = put::parse(&sink.headers, &target, sink.now, &api.limits)?;
         put::check_absent(api, &sink, &target, &upload.spec.condition).await?;
+        quota::check(api, &sink, &target, upload.length).await?;
         let committed = put::store(api, &target, upload, &mut body).await?;
         put::created(&committed, &hex::encode(committed.md5))
     };

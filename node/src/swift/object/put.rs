@@ -14,7 +14,7 @@ use super::super::body::{RequestBody, ResponseBody};
 use super::super::error::{HTML, Result, SwiftError};
 use super::super::headers::{Kind, check_metadata, flag, normalize_etag, object_headers, store_value, text};
 use super::super::limits::Limits;
-use super::super::{Api, Call, timestamp};
+use super::super::{Api, Call, quota, timestamp};
 use super::{content_type, expiry};
 
 /// A PUT, judged by its headers.
@@ -35,6 +35,7 @@ pub(crate) async fn put(
     authorize(api, call, Subject::object(path), Verb::Write).await?;
     let upload = parse(&call.headers, path, call.now, &api.limits)?;
     check_absent(api, call, path, &upload.spec.condition).await?;
+    quota::check(api, call, path, upload.length).await?;
     let committed = store(api, path, upload, body).await?;
     Ok(created(&committed, &hex::encode(committed.md5)))
 }

@@ -78,7 +78,8 @@ async fn deliver_part(api: &Api, call: &Call, mut whole: Whole, range: &Range<u6
     let total = whole.length;
     whole.part = None;
     whole.length = range.end - range.start;
-    let mut fetched = deliver(api, &Call { headers: without_range(call), ..call.clone() }, whole).await?;
+    let mut fetched =
+        deliver(api, &Call { headers: without_range(call), ..call.clone_without_headers() }, whole).await?;
     if fetched.status == 200 {
         fetched.status = 206;
         let text = format!("bytes {}-{}/{total}", range.start, range.end - 1);

@@ -25,7 +25,7 @@ use super::super::object::put::{self, body_length, created};
 use super::super::object::ranges;
 use super::super::report::{self, Fact};
 use super::super::route::View;
-use super::super::{Api, Call, timestamp};
+use super::super::{Api, Call, quota, timestamp};
 use super::manifest::{self, Stored, StoredObject, Wanted};
 use super::{ETAG, SIZE};
 
@@ -51,6 +51,7 @@ pub(crate) async fn put(
     probe.remove(ETAG_HEADER);
     let judged = put::parse(&probe, &path, call.now, &api.limits)?;
     put::check_absent(api, call, &path, &judged.spec.condition).await?;
+    quota::check(api, call, &path, length).await?;
     let sent = body.collect(most).await.map_err(|why| match why {
         Collect::TooLarge => too_large(),
         Collect::Broken => SwiftError::status(499),
@@ -145,7 +146,7 @@ impl Job {
         if let Some(referrer) = self.call.headers.get("referer") {
             headers.insert("referer", referrer.clone());
         }
-        let call = Call { caller: self.call.caller.clone(), headers, now: self.call.now };
+        let call = Call { headers, ..self.call.clone_without_headers() };
         let fetched = Box::pin(get::fetch(&self.api, &call, &path, &View::default(), true)).await;
         let fetched = fetched.map_err(|error| error.code())?;
         let etag = text(&fetched.headers, "etag").map(normalize_etag).unwrap_or_default().to_owned();

@@ -1,0 +1,238 @@
+//! Drives that fail, lie or write elsewhere.
+
+use super::kv::Rig;
+use crate::disk::DiskError;
+use crate::io::{BLOCK, CrashPlan, SimFaults, SplitMix64};
+
+fn bytes(n: u64) -> Vec<u8> {
+    let mut out = vec![0; usize::try_from(1 + n * 7919 % 60_000).unwrap()];
+    SplitMix64::new(n).fill(&mut out);
+    out
+}
+
+/// Puts, deletes and checkpoints until something fails; then everything else must be refused. Returns what was told.
+fn history(rig: &mut Rig) -> (Vec<(String, u64, bool)>, bool) {
+    let (mut told, mut out) = (Vec::new(), false);
+    for n in 1..=8u64 {
+        let key = format!("k{n}");
+        let result = rig.put(&key, n, &bytes(n)).map(|_| ());
+        assert!(!(out && result.is_ok()), "acknowledged after the disk was out");
+        match result {
+            Ok(()) => told.push((key, n, false)),
+            Err(_) => out = true,
+        }
+        if n == 4 {
+            match rig.delete("k2", 20) {
+                Ok(_) => told.push(("k2".to_owned(), 20, true)),
+                Err(_) => out = true,
+            }
+            let handle = rig.handle();
+            out |= rig.sim().run(handle.checkpoint()).is_err();
+        }
+    }
+    for _ in 0..5 {
+        rig.sim().turn();
+    }
+    out |= rig.handle().failure().is_some();
+    (told, out)
+}
+
+fn check(rig: &mut Rig, told: &[(String, u64, bool)], context: &str) {
+    for (key, n, delete) in told {
+        if !delete && told.iter().any(|(other, _, deleted)| other == key && *deleted) {
+            continue;
+        }
+        let found = rig.get(key).unwrap_or_else(|e| panic!("{context}: {key}: {e}"));
+        let wanted = (!delete).then(|| (*n, bytes(*n).into()));
+        assert!(found == wanted, "{context}: {key} shows {:?}", found.map(|(n, _)| n));
+    }
+}
+
+fn fail_each(count: impl Fn(&Rig) -> u64, plant: impl Fn(&mut SimFaults, u64)) -> u64 {
+    let mut healthy = Rig::new(12, 1);
+    let before = count(&healthy);
+    let (told, out) = history(&mut healthy);
+    assert!(!out && told.len() == 9);
+    let total = count(&healthy) - before;
+    for n in 1..=total {
+        let mut rig = Rig::new(12, 1);
+        let first = count(&rig);
+        rig.image.edit_faults(|faults| plant(faults, first + n));
+        let (told, out) = history(&mut rig);
+        assert!(out, "number {n} of {total} failed and the disk is still in");
+        assert!(matches!(rig.put("late", 99, b""), Err(DiskError::Failed(_))));
+        assert!(matches!(rig.get("k1"), Ok(None) | Err(DiskError::Failed(_))), "reads are refused as well");
+        let handle = rig.handle();
+        assert!(rig.sim().run(handle.checkpoint()).is_err());
+        rig.crash(CrashPlan::MIXED, &mut SplitMix64::new(n));
+        rig.index.crash_by(n);
+        rig.image.edit_faults(|faults| *faults = SimFaults::default());
+        let report = rig.open();
+        assert!(report.lost.is_empty(), "{n}: {report:?}");
+        check(&mut rig, &told, &format!("number {n} of {total}"));
+    }
+    total
+}
+
+#[test]
+fn any_failed_write_takes_the_disk_out_and_loses_nothing_acknowledged() {
+    let plant = |faults: &mut SimFaults, n| {
+        faults.fail_writes.insert(n);
+    };
+    assert!(fail_each(|rig| rig.image.counters().writes, plant) > 8);
+}
+
+#[test]
+fn any_failed_flush_takes_the_disk_out_and_loses_nothing_acknowledged() {
+    let plant = |faults: &mut SimFaults, n| {
+        faults.fail_flushes.insert(n);
+    };
+    assert!(fail_each(|rig| rig.image.counters().flushes, plant) > 8);
+}
+
+/// Whoever waited for a checkpoint that was running when the disk went out waited for ever.
+#[test]
+fn a_checkpoint_that_was_waited_for_is_answered_when_the_index_or_the_disk_fails() {
+    let mut rig = Rig::new(12, 2);
+    rig.put("k", 1, b"v").unwrap();
+    rig.index.fail_after(0);
+    let handle = rig.handle();
+    assert!(rig.sim().run(handle.checkpoint()).is_err());
+    assert!(handle.failure().is_some());
+    rig.crash(CrashPlan::LOSE_ALL, &mut SplitMix64::new(1));
+    rig.index.crash();
+    rig.open();
+    assert_eq!(rig.get("k").unwrap(), Some((1, b"v".as_slice().into())));
+}
+
+/// An index-only change that failed left the segment map changed and the disk in.
+#[test]
+fn an_index_that_refuses_a_change_takes_the_disk_out() {
+    let mut rig = Rig::new(12, 3);
+    rig.put("k", 1, b"v").unwrap();
+    rig.index.fail_after(0);
+    let handle = rig.handle();
+    let change = handle.submit_prune(Box::new(|tx| {
+        tx.put(crate::index::Table::Rows, b"x".to_vec(), b"y".to_vec());
+        Ok(())
+    }));
+    assert!(rig.sim().run(change).is_err());
+    assert!(matches!(rig.put("k", 2, b"w"), Err(DiskError::Failed(_))));
+}
+
+/// Each write of a history is lost, lands elsewhere, or has a byte changed: never wrong bytes, and what is missing is
+/// reported or an error.
+#[test]
+fn lost_misdirected_and_rotten_writes_never_give_wrong_bytes() {
+    for what in ["lost", "misdirected", "rotten"] {
+        for nth in 1..=11u64 {
+            for index_kept in [true, false] {
+                let mut rig = Rig::new(12, 4);
+                let n = rig.image.counters().writes + nth;
+                let elsewhere = rig.handle().shared.layout.segment_start(7) + 3 * BLOCK as u64;
+                rig.image.edit_faults(|faults| {
+                    match what {
+                        "lost" => drop(faults.lost_writes.insert(n)),
+                        "misdirected" => drop(faults.misdirected_writes.insert(n, elsewhere)),
+                        _ => drop(faults.rotten_writes.insert(n, (150, 8))),
+                    };
+                });
+                let (told, out) = history(&mut rig);
+                assert!(!out && told.len() == 9, "the drive said nothing");
+                rig.crash(CrashPlan::LOSE_ALL, &mut SplitMix64::new(n));
+                rig.image.edit_faults(|faults| *faults = SimFaults::default());
+                if index_kept {
+                    rig.index.crash_at(usize::MAX)
+                } else {
+                    rig.index.crash()
+                }
+                let report = rig.open();
+                let known = !report.lost.is_empty() || report.rebuilt.is_some() || report.torn_tail;
+                for (key, version, _) in told.iter().filter(|(_, _, delete)| !delete) {
+                    match rig.get(key) {
+                        Ok(Some((found, data))) => {
+                            assert!(found == *version && data == bytes(*version), "{what} {nth} {key}");
+                        }
+                        Ok(None) if key == "k2" => {}
+                        Ok(None) => assert!(known || nth >= 10, "{what} {nth} {key} is gone without a word"),
+                        Err(DiskError::Corrupt { .. }) => {}
+                        Err(e) => panic!("{what} {nth} {key}: {e}"),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A drive that swaps two blocks of the same device: each verifies, at the wrong place.
+#[test]
+fn a_record_at_the_place_of_another_is_found_by_its_identity() {
+    let mut rig = Rig::new(12, 5);
+    rig.put("a", 1, &[1; 100]).unwrap();
+    rig.put("b", 2, &[2; 100]).unwrap();
+    let ((a, at_a), (b, at_b)) = (rig.place("a"), rig.place("b"));
+    assert_eq!(a.len, b.len);
+    let other = rig.image.peek(at_b, b.len as usize);
+    rig.image.poke(at_a, &other);
+    let handle = rig.handle();
+    let found = rig.sim().run(handle.read_uncached(a)).unwrap();
+    assert_eq!(found.view().key, b"b", "verified, but another key: the caller compares it");
+    // Below the log's own checks it is a damaged batch.
+    rig.sim = None;
+    rig.index.crash();
+    let report = rig.open();
+    assert_eq!(report.lost.len(), 1);
+    assert_eq!(rig.get("a").unwrap(), None);
+}
+
+/// One sector that cannot be read kept the whole disk from opening.
+#[test]
+fn a_sector_that_cannot_be_read_does_not_keep_the_disk_from_opening() {
+    for index_lost in [false, true] {
+        let mut rig = Rig::new(12, 6);
+        let (told, _) = history(&mut rig);
+        let (_, place) = rig.place("k6");
+        let sector = place / BLOCK as u64 * BLOCK as u64;
+        rig.image.edit_faults(|faults| faults.unreadable.push(sector..sector + BLOCK as u64));
+        rig.sim = None;
+        if index_lost {
+            rig.lose_index()
+        } else {
+            rig.index.crash()
+        }
+        let report = rig.open();
+        assert!(report.lost.len() == 1 || report.damaged > 0, "{report:?}");
+        assert_eq!(rig.get("k6").unwrap(), None);
+        let rest: Vec<_> = told.into_iter().filter(|(key, ..)| key != "k6").collect();
+        check(&mut rig, &rest, "with a bad sector");
+    }
+}
+
+/// What an index row says is not believed blindly.
+#[test]
+fn impossible_places_in_the_index_are_errors_not_panics() {
+    use crate::disk::Location;
+    use crate::index::{Index, Table, WriteSet};
+    let mut rig = Rig::new(12, 7);
+    let (handle, max) = (rig.handle(), u32::MAX);
+    for (segment, offset, len) in
+        [(12, 4096, 64), (max, 0, 64), (0, max, 64), (0, 4096, 0), (0, 4096, max), (0, (16 << 20) - 8, 64)]
+    {
+        let at = Location { segment, offset, len };
+        assert!(matches!(rig.sim().run(handle.read(at)), Err(DiskError::Corrupt { .. })), "{at:?}");
+        let found = handle.lookup(|_| Ok(Some(((), vec![at])))).unwrap();
+        assert!(found.is_some());
+    }
+    // A position that names a segment the device has not: the index is stale.
+    for at in [12u32, u32::MAX] {
+        rig.put("k", 1, b"v").unwrap();
+        let row = rig.index.get(Table::System, b"p").unwrap().unwrap();
+        let mut bad = row.clone();
+        bad[45..49].copy_from_slice(&at.to_le_bytes());
+        rig.sim = None;
+        rig.index.apply(WriteSet { changes: vec![(Table::System, b"p".to_vec(), Some(bad))] }).unwrap();
+        let report = rig.open();
+        assert!(report.rebuilt.is_some());
+        assert_eq!(rig.get("k").unwrap(), Some((1, b"v".as_slice().into())));
+    }
+}

@@ -1,0 +1,56 @@
+//! Reclaims log space of a disk, one segment a step.
+//!
+//! Invariant: a segment that cannot be freed (it holds needed records that cannot be read) is not tried again by this run.
+
+use super::{Outcome, Progress, Worker};
+use crate::disk::{DiskError, DiskHandle};
+use crate::object::BoxFuture;
+
+/// The cleaner of a disk. A unit is 64 KiB moved.
+#[derive(Debug)]
+pub struct Cleaner {
+    name: String,
+    disk: DiskHandle,
+    skip: Vec<u32>,
+    progress: Progress,
+}
+
+impl Cleaner {
+    /// Of one disk.
+    #[must_use]
+    pub fn new(disk: DiskHandle) -> Self {
+        let name = format!("cleaner {}", disk.device());
+        Self { name, disk, skip: Vec::new(), progress: Progress::default() }
+    }
+
+    async fn clean(&mut self) -> Result<Outcome, DiskError> {
+        let victim = if self.disk.wants_cleaning() { self.disk.victim(&self.skip) } else { None };
+        let Some(victim) = victim else {
+            self.progress.pass_ended();
+            return Ok(Outcome::Idle);
+        };
+        let Some(cleaned) = self.disk.clean(victim).await? else { return Ok(Outcome::Did(1)) };
+        self.progress.done += 1;
+        if !cleaned.retired {
+            self.skip.push(victim);
+            self.progress.found(format!("segment {victim} holds needed records that cannot be read"));
+        }
+        Ok(Outcome::Did(u32::try_from(cleaned.moved >> 16).unwrap_or(u32::MAX).saturating_add(1)))
+    }
+}
+
+impl Worker for Cleaner {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn step(&mut self, _budget: u32) -> BoxFuture<'_, Outcome> {
+        Box::pin(async move {
+            self.clean().await.unwrap_or_else(|e| Outcome::Failed(format!("clean segment: {e}")))
+        })
+    }
+
+    fn progress(&self) -> Progress {
+        self.progress.clone()
+    }
+}

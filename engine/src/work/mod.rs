@@ -1,0 +1,98 @@
+//! Background work: one shape for all of it.
+//!
+//! A [`Worker`] does a bounded piece of work per [`Worker::step`]; a [`Runner`] calls it again and again, at the speed that its
+//! [`Pacer`] allows, and keeps a [`Report`] that an operator can read. The node gives each runner a task and a way to sleep.
+//!
+//! Invariant: nothing here spawns, sleeps or reads a clock by itself.
+//! Invariant: a worker that is dropped between two steps, or in one, leaves everything consistent.
+
+mod auditor;
+mod cleaner;
+mod expirer;
+mod pacer;
+mod pruner;
+mod reaper;
+mod runner;
+#[cfg(test)]
+mod tests;
+
+pub use auditor::Auditor;
+pub use cleaner::Cleaner;
+pub use expirer::Expirer;
+pub use pacer::{Pace, Pacer};
+pub use pruner::Pruner;
+pub use reaper::Reaper;
+pub use runner::{Report, Reports, Runner, Sleep, State};
+
+use crate::object::{BoxFuture, Store};
+
+/// What a step came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// So many units of work; there may be more.
+    Did(u32),
+    /// Nothing to do for now.
+    Idle,
+    /// It failed; it will be tried again after a pause.
+    Failed(String),
+}
+
+/// How far a worker is and what it met.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Items dealt with in this pass.
+    pub done: u64,
+    /// Items that this pass has to deal with, estimated; 0 when unknown.
+    pub total: u64,
+    /// Passes completed.
+    pub passes: u64,
+    /// Things found wrong (not steps that failed), since the start.
+    pub findings: u64,
+    /// The last of them.
+    pub last_finding: Option<String>,
+}
+
+impl Progress {
+    pub(crate) fn found(&mut self, what: String) {
+        self.findings += 1;
+        self.last_finding = Some(what);
+    }
+
+    pub(crate) fn pass_ended(&mut self) {
+        self.passes += 1;
+        self.done = 0;
+    }
+}
+
+/// A piece of background work that never ends.
+pub trait Worker: Send {
+    /// Its name, with its disk where it has one.
+    fn name(&self) -> &str;
+    /// Do about `budget` units of work (what a unit is, is the worker's own; at least one is tried).
+    fn step(&mut self, budget: u32) -> BoxFuture<'_, Outcome>;
+    /// How far it is.
+    fn progress(&self) -> Progress;
+}
+
+/// Seconds for which the tombstone of an object is kept at least: Swift's reclaim age, one week.
+pub const RECLAIM_AGE: u64 = 7 * 24 * 3600;
+
+/// Every worker of a store, with its usual pace.
+#[must_use]
+pub fn workers(store: &Store, reclaim_age: u64) -> Vec<(Box<dyn Worker>, Pace)> {
+    let mut workers: Vec<(Box<dyn Worker>, Pace)> = vec![
+        (Box::new(Expirer::new(store.clone())), Pace { units_per_second: 200, idle_seconds: 5 }),
+        (Box::new(Reaper::new(store.clone())), Pace { units_per_second: 200, idle_seconds: 10 }),
+    ];
+    for disk in store.disks() {
+        let pruner = Pruner::new(disk.clone(), store.clone(), reclaim_age);
+        workers.push((Box::new(pruner), Pace { units_per_second: 20_000, idle_seconds: 300 }));
+        // Units of 64 KiB: 4 MiB/s.
+        let auditor = Auditor::new(disk.clone(), store.clone());
+        workers.push((Box::new(auditor), Pace { units_per_second: 64, idle_seconds: 3600 }));
+        // Units of 64 KiB moved: as fast as the disk when it must be.
+        workers
+            .push((Box::new(Cleaner::new(disk.clone())), Pace { units_per_second: 4096, idle_seconds: 1 }));
+    }
+    workers
+}

@@ -1,0 +1,108 @@
+//! How fast background work may go: pure.
+//!
+//! Invariant: over any long time a worker does at most its units per second, and at most a quarter of the time
+//! while clients are served.
+
+use std::time::Duration;
+
+/// A worker's speed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// Most units in a second.
+    pub units_per_second: u32,
+    /// Seconds until it looks again when there was nothing to do.
+    pub idle_seconds: u64,
+}
+
+/// Part of the time that work may take while clients are served: one in so many.
+const SHARE_BESIDE_CLIENTS: u32 = 4;
+/// Work between two pauses, in parts of a second: short enough that clients hardly wait for it.
+const SLICES_PER_SECOND: u32 = 20;
+/// First and longest pause after failures.
+const FAILED: Duration = Duration::from_secs(1);
+const FAILED_MOST: Duration = Duration::from_secs(60);
+
+/// Says how much to do next and how long to pause after it.
+#[derive(Debug, Clone)]
+pub struct Pacer {
+    pace: Pace,
+    failures: u32,
+}
+
+impl Pacer {
+    /// At this pace.
+    #[must_use]
+    pub fn new(pace: Pace) -> Self {
+        Self { pace, failures: 0 }
+    }
+
+    /// Units for the next step.
+    #[must_use]
+    pub fn budget(&self) -> u32 {
+        (self.pace.units_per_second / SLICES_PER_SECOND).max(1)
+    }
+
+    /// The pause after a step that did `units` in `took`, while clients called (or not).
+    pub fn after_work(&mut self, units: u32, took: Duration, clients: bool) -> Duration {
+        self.failures = 0;
+        let due = Duration::from_secs(1) * units / self.pace.units_per_second.max(1);
+        let by_rate = due.saturating_sub(took);
+        let beside_clients = if clients { took * (SHARE_BESIDE_CLIENTS - 1) } else { Duration::ZERO };
+        by_rate.max(beside_clients)
+    }
+
+    /// The pause when there was nothing to do.
+    pub fn after_idling(&mut self) -> Duration {
+        self.failures = 0;
+        Duration::from_secs(self.pace.idle_seconds)
+    }
+
+    /// The pause after a failure: longer each time in a row.
+    pub fn after_failure(&mut self) -> Duration {
+        let pause = FAILED * (1 << self.failures.min(6));
+        self.failures += 1;
+        pause.min(FAILED_MOST)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pacer(units_per_second: u32) -> Pacer {
+        Pacer::new(Pace { units_per_second, idle_seconds: 7 })
+    }
+
+    #[test]
+    fn work_is_held_to_its_rate() {
+        let mut pacer = pacer(100);
+        assert_eq!(pacer.budget(), 5);
+        let took = Duration::from_millis(10);
+        assert_eq!(pacer.after_work(5, took, false), Duration::from_millis(40));
+        assert_eq!(pacer.after_work(5, Duration::from_secs(3), false), Duration::ZERO);
+    }
+
+    #[test]
+    fn clients_come_first() {
+        let mut pacer = pacer(1_000_000);
+        let took = Duration::from_millis(10);
+        assert_eq!(pacer.after_work(5, took, true), Duration::from_millis(30));
+        assert_eq!(pacer.after_work(5, took, false), Duration::ZERO);
+    }
+
+    #[test]
+    fn failures_in_a_row_wait_longer_up_to_a_minute_and_are_forgiven() {
+        let mut pacer = pacer(1);
+        let pauses: Vec<u64> = (0..9).map(|_| pacer.after_failure().as_secs()).collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        assert_eq!(pacer.after_idling().as_secs(), 7);
+        assert_eq!(pacer.after_failure().as_secs(), 1);
+    }
+
+    #[test]
+    fn a_pace_of_nothing_still_moves() {
+        let mut pacer = pacer(0);
+        assert_eq!(pacer.budget(), 1);
+        assert_eq!(pacer.after_work(1, Duration::ZERO, false), Duration::from_secs(1));
+    }
+}
