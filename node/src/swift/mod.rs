@@ -14,6 +14,7 @@ mod container;
 mod cors;
 mod dlo;
 mod error;
+pub mod fuzzing;
 mod headers;
 mod info;
 mod limits;
