@@ -117,7 +117,7 @@ fn run(names: &[String], seconds: u64, seed: Option<u64>, save: &Path) -> bool {
         let limit = Duration::from_secs(seconds);
         match inputs::fuzz(target, seed, |count| count % 64 != 0 || start.elapsed() < limit) {
             Ok(count) => {
-                say(&format!("{}: {count} inputs from seed {seed} in {:.0?}", target.name, start.elapsed()))
+                say(&format!("{}: {count} inputs from seed {seed} in {:.0?}", target.name, start.elapsed()));
             }
             Err(Broken { input, what }) => {
                 sound = false;

@@ -64,6 +64,10 @@ pub type Book = Vec<Fact>;
 
 /// What a client asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    missing_docs,
+    reason = "a, c and o are the numbers of an account, a container and an object throughout"
+)]
 pub enum Op {
     /// Create a container or change its headers.
     PutContainer { c: usize },
@@ -91,6 +95,7 @@ pub enum Op {
 
 /// A line of a listing.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "the words of a listing")]
 pub enum Line {
     /// An object.
     Row { name: String, size: u64, etag: String, meta: OpId },
