@@ -126,7 +126,7 @@ fn check_segment(
             report.bytes += u64::from(found.header.total_len);
         }
         At::Flawed { header, sound, .. } => {
-            flawed(segment, offset, &header, sound.iter().map(|p| p.at.offset), report)
+            flawed(segment, offset, &header, sound.iter().map(|p| p.at.offset), report);
         }
         At::Nothing => {}
     })?;

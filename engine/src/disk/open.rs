@@ -395,7 +395,7 @@ fn last_batch_is_there(disk: &mut dyn Disk, layout: Layout, position: &Position)
     let Some(last) = position.last else { return Ok(true) };
     let end = u64::from(last.offset) + u64::from(last.len);
     let longest = header_len(MAX_BATCH_RECORDS, MAX_BATCH_RECORDS);
-    let possible = last.offset.is_multiple_of(BLOCK as u32) && last.len as usize <= longest;
+    let possible = u64::from(last.offset).is_multiple_of(BLOCK as u64) && last.len as usize <= longest;
     if last.segment >= layout.segments || end > layout.segment_size || !possible {
         return Ok(false);
     }

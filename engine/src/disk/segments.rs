@@ -237,7 +237,7 @@ impl Position {
         let heads = self.heads.iter().flatten();
         let mut named = heads.clone().map(|head| head.segment).chain(self.reserved.iter().copied());
         named.all(|segment| segment < layout.segments)
-            && heads.clone().all(|head| head.offset.is_multiple_of(BLOCK as u32))
+            && heads.clone().all(|head| u64::from(head.offset).is_multiple_of(BLOCK as u64))
             && self.applied < Lsn::MAX / 2
             && self.next_seq < u64::MAX / 2
     }

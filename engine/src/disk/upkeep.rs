@@ -178,7 +178,7 @@ impl Core {
                 self.checkpoint.reserved.clone_from(&self.position.reserved);
             }
             Err(e) => {
-                self.fail(&format!("the index refused a change ({e}); check its directory, then restart"))
+                self.fail(&format!("the index refused a change ({e}); check its directory, then restart"));
             }
         }
     }

@@ -72,7 +72,7 @@ fn every_cut_is_found() {
 fn bytes_of_another_device_or_another_name_fail() {
     let whole = stored(&record(b"data"));
     assert_eq!(
-        StoredRecord::verify(DeviceId([0x12; 16]), whole.clone().into()).unwrap_err(),
+        StoredRecord::verify(DeviceId([0x12; 16]), whole.into()).unwrap_err(),
         BadRecord::HeadCrc
     );
     // The data of one key under the head of another: each verifies by itself, not together.

@@ -142,9 +142,9 @@ fn lost_misdirected_and_rotten_writes_never_give_wrong_bytes() {
                 rig.crash(CrashPlan::LOSE_ALL, &mut SplitMix64::new(n));
                 rig.image.edit_faults(|faults| *faults = SimFaults::default());
                 if index_kept {
-                    rig.index.crash_at(usize::MAX)
+                    rig.index.crash_at(usize::MAX);
                 } else {
-                    rig.index.crash()
+                    rig.index.crash();
                 }
                 let report = rig.open();
                 let known = !report.lost.is_empty() || report.rebuilt.is_some() || report.torn_tail;
@@ -196,9 +196,9 @@ fn a_sector_that_cannot_be_read_does_not_keep_the_disk_from_opening() {
         rig.image.edit_faults(|faults| faults.unreadable.push(sector..sector + BLOCK as u64));
         rig.sim = None;
         if index_lost {
-            rig.lose_index()
+            rig.lose_index();
         } else {
-            rig.index.crash()
+            rig.index.crash();
         }
         let report = rig.open();
         assert!(report.lost.len() == 1 || report.damaged > 0, "{report:?}");
@@ -220,6 +220,7 @@ fn impossible_places_in_the_index_are_errors_not_panics() {
     {
         let at = Location { segment, offset, len };
         assert!(matches!(rig.sim().run(handle.read(at)), Err(DiskError::Corrupt { .. })), "{at:?}");
+        assert_eq!(rig.sim().run(handle.salvage_head(at)), None);
         let found = handle.lookup(|_| Ok(Some(((), vec![at])))).unwrap();
         assert!(found.is_some());
     }

@@ -204,9 +204,9 @@ fn the_old_bytes_of_a_recycled_segment_never_come_back() {
         recycled += 1;
         rig.crash(CrashPlan::MIXED, &mut SplitMix64::new(n));
         if recycled % 2 == 0 {
-            rig.lose_index()
+            rig.lose_index();
         } else {
-            rig.index.crash_by(n)
+            rig.index.crash_by(n);
         }
         let report = rig.open();
         assert!(report.lost.is_empty() && report.damaged == 0, "{report:?}");
