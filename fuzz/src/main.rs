@@ -1,5 +1,179 @@
-//! The command `quarry-fuzz`.
-fn main() {
-    let a: Vec<u64> = std::env::args().skip(1).map(|s| s.parse().unwrap()).collect();
-    for seed in a[0]..a[1] { let t = std::time::Instant::now(); match quarry_fuzz::store::history(seed, Default::default()) { Ok(s) => println!("{seed} {:?} {s:?}", t.elapsed()), Err(e) => println!("FAIL {seed} {e}") } }
+//! The command `quarry-fuzz`: fuzz the parsers, run histories of stores, see a failure again.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::{Parser, Subcommand};
+use quarry_fuzz::inputs::{self, Broken, TARGETS, Target};
+use quarry_fuzz::store::{Plant, history};
+
+#[derive(Debug, Parser)]
+#[command(about = "Random tests of Quarry, each from a seed")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List the targets.
+    List,
+    /// Fuzz parsers: all, or those named.
+    Run {
+        /// Targets.
+        targets: Vec<String>,
+        /// For each target.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// Decides all inputs; by the clock when absent.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Where a failing input is saved.
+        #[arg(long, default_value = ".")]
+        save: PathBuf,
+    },
+    /// Run one target on a file.
+    Repro {
+        /// The target.
+        target: String,
+        /// The input.
+        file: PathBuf,
+    },
+    /// Run histories of whole stores.
+    Store {
+        /// One history.
+        #[arg(long, conflicts_with = "seeds")]
+        seed: Option<u64>,
+        /// Several: FIRST..END.
+        #[arg(long, value_parser = parse_range)]
+        seeds: Option<Range<u64>>,
+        /// From a seed that the clock chooses, for so long.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// Plant a bug, to see that it is found.
+        #[arg(long, value_enum, default_value_t)]
+        plant: Plant,
+    },
+}
+
+fn parse_range(text: &str) -> Result<Range<u64>, String> {
+    let (first, end) = text.split_once("..").ok_or("write FIRST..END")?;
+    let number = |text: &str| text.parse::<u64>().map_err(|e| e.to_string());
+    Ok(number(first)?..number(end)?)
+}
+
+#[expect(clippy::print_stdout, reason = "this command's output")]
+fn say(text: &str) {
+    println!("{text}");
+}
+
+fn seed_of_clock() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs() / 60 * 100_000)
+}
+
+fn main() -> ExitCode {
+    let command = Arguments::parse().command;
+    let sound = match command.unwrap_or(Command::Run {
+        targets: Vec::new(),
+        seconds: 60,
+        seed: None,
+        save: PathBuf::from("."),
+    }) {
+        Command::List => {
+            TARGETS.iter().for_each(|target| say(target.name));
+            true
+        }
+        Command::Run { targets, seconds, seed, save } => run(&targets, seconds, seed, &save),
+        Command::Repro { target, file } => repro(&target, &file),
+        Command::Store { seed, seeds, seconds, plant } => {
+            let seeds = seed.map(|seed| seed..seed + 1).or(seeds);
+            store(seeds, Duration::from_secs(seconds), plant)
+        }
+    };
+    if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn run(names: &[String], seconds: u64, seed: Option<u64>, save: &Path) -> bool {
+    let mut chosen: Vec<&'static Target> = Vec::new();
+    for name in names {
+        match inputs::target(name) {
+            Some(target) => chosen.push(target),
+            None => {
+                say(&format!("no target {name}; `quarry-fuzz list` lists them"));
+                return false;
+            }
+        }
+    }
+    if chosen.is_empty() {
+        chosen.extend(TARGETS);
+    }
+    let seed = seed.unwrap_or_else(seed_of_clock);
+    let mut sound = true;
+    for target in chosen {
+        let start = Instant::now();
+        let limit = Duration::from_secs(seconds);
+        match inputs::fuzz(target, seed, |count| count % 64 != 0 || start.elapsed() < limit) {
+            Ok(count) => {
+                say(&format!("{}: {count} inputs from seed {seed} in {:.0?}", target.name, start.elapsed()))
+            }
+            Err(Broken { input, what }) => {
+                sound = false;
+                let file = save.join(format!("{}-{seed}.input", target.name));
+                let saved = std::fs::write(&file, &input);
+                say(&format!("{} FAILED, seed {seed}: {what}", target.name));
+                say(&match saved {
+                    Ok(()) => format!("reproduce: quarry-fuzz repro {} {}", target.name, file.display()),
+                    Err(e) => format!("input not saved ({e}): {input:02x?}"),
+                });
+            }
+        }
+    }
+    sound
+}
+
+fn repro(name: &str, file: &Path) -> bool {
+    let (Some(target), Ok(input)) = (inputs::target(name), std::fs::read(file)) else {
+        say("no such target or file");
+        return false;
+    };
+    match inputs::attempt(target, &input) {
+        Ok(()) => say("sound"),
+        Err(broken) => {
+            say(&broken.what);
+            return false;
+        }
+    }
+    true
+}
+
+fn store(seeds: Option<Range<u64>>, limit: Duration, plant: Plant) -> bool {
+    let start = Instant::now();
+    let timed = seeds.is_none();
+    let seeds = seeds.unwrap_or_else(|| seed_of_clock()..u64::MAX);
+    let (mut histories, mut operations, mut restarts, mut failures) = (0_u64, 0_u64, 0_u64, 0_u64);
+    for seed in seeds {
+        if timed && start.elapsed() >= limit {
+            break;
+        }
+        match history(seed, plant) {
+            Ok(summary) => {
+                operations += summary.operations;
+                restarts += summary.restarts;
+            }
+            Err(failure) => {
+                failures += 1;
+                say(&failure.to_string());
+            }
+        }
+        histories += 1;
+    }
+    let rate = u128::from(operations) * 1000 / start.elapsed().as_millis().max(1);
+    say(&format!(
+        "{histories} histories, {operations} operations ({rate} a second), {restarts} starts, {failures} failures in {:.0?}",
+        start.elapsed()
+    ));
+    failures == 0
 }

@@ -86,7 +86,9 @@ const CHUNKED: u8 = 1;
 const EXPIRES: u8 = 2;
 
 impl ObjectState {
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    /// Its bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
         let flag = |set: bool, bit: u8| if set { bit } else { 0 };
         let mut out = Vec::with_capacity(1);
         out.push(flag(self.chunked.is_some(), CHUNKED) | flag(self.delete_at.is_some(), EXPIRES));
@@ -100,7 +102,8 @@ impl ObjectState {
         out
     }
 
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, BadValue> {
+    /// What the bytes say.
+    pub fn decode(bytes: &[u8]) -> Result<Self, BadValue> {
         let mut r = Reader::new(bytes);
         let flags = r.u8()?;
         if flags & !(CHUNKED | EXPIRES) != 0 {

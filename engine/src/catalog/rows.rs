@@ -49,14 +49,17 @@ pub struct AccountValue {
 }
 
 impl AccountValue {
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    /// Its bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
         let mut out = vec![VERSION, if self.marked { MARKED } else { 0 }];
         out.put_varint(self.created);
         put_headers(&mut out, &self.headers);
         out
     }
 
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, BadValue> {
+    /// What the bytes say.
+    pub fn decode(bytes: &[u8]) -> Result<Self, BadValue> {
         let mut r = Reader::new(bytes);
         version(&mut r, VERSION)?;
         let marked = r.u8()? & MARKED != 0;
@@ -79,7 +82,9 @@ pub struct ContainerValue {
 }
 
 impl ContainerValue {
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    /// Its bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
         let mut out = vec![VERSION];
         out.put_varint(self.id);
         out.put_varint(self.put);
@@ -88,7 +93,8 @@ impl ContainerValue {
         out
     }
 
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, BadValue> {
+    /// What the bytes say.
+    pub fn decode(bytes: &[u8]) -> Result<Self, BadValue> {
         let mut r = Reader::new(bytes);
         version(&mut r, VERSION)?;
         let (id, put) = (r.varint()?, r.varint()?);
@@ -129,7 +135,9 @@ pub struct ListingValue {
 }
 
 impl ListingValue {
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    /// Its bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(32);
         out.push(VERSION);
         out.push(if matches!(self.etag, ListedEtag::Text(_)) { TEXT_ETAG } else { 0 });
@@ -148,7 +156,8 @@ impl ListingValue {
         out
     }
 
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, BadValue> {
+    /// What the bytes say.
+    pub fn decode(bytes: &[u8]) -> Result<Self, BadValue> {
         let (size, flags, mut r) = Self::start(bytes)?;
         let etag = match flags {
             0 => ListedEtag::Md5(r.array()?),

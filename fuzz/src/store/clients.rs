@@ -10,7 +10,8 @@ use bytes::Bytes;
 use quarry_engine::clock::Timestamp;
 use quarry_engine::io::SplitMix64;
 use quarry_engine::object::{
-    Deleted, Entry, Error, Headers, Listing, Made, ObjectEdit, ObjectInfo, ObjectPath, ObjectRow, PutSpec, Store,
+    Deleted, Entry, Error, Headers, Listing, Made, ObjectEdit, ObjectInfo, ObjectPath, ObjectRow, PutSpec,
+    Store,
 };
 
 use super::model::{CONTAINERS, Cell, Line, NAMES, Op, OpId, Outcome, account_name, container_name};

@@ -35,6 +35,8 @@ pub struct Summary {
     pub operations: u64,
     /// Times that the machine went down.
     pub restarts: u64,
+    /// Of these, by a failure of the power.
+    pub crashes: u64,
     /// Times that the index was rebuilt.
     pub rebuilds: u64,
     /// Segments cleaned.
@@ -87,7 +89,8 @@ pub(crate) fn run(
     };
     let whole = AssertUnwindSafe(|| history.live(plant).and_then(|()| history.heal()));
     // An assertion of the engine that fails is a finding like any other.
-    let result = catch_unwind(whole).unwrap_or_else(|panic| Err(Violation(super::panic_text(panic.as_ref()))));
+    let result =
+        catch_unwind(whole).unwrap_or_else(|panic| Err(Violation(crate::panic_text(panic.as_ref()))));
     let History { tail, summary, slots, world, .. } = history;
     // What a panic left half done is not taken apart.
     let _left = result.is_err().then(|| std::mem::forget((slots, world)));
@@ -168,7 +171,8 @@ impl History {
         match self.rng.below(2000) {
             0..4 => {
                 let span = if self.rng.chance(100) { 90_000 } else { 60 };
-                let by = i64::try_from(self.rng.below(2 * span)).unwrap_or(0) - i64::try_from(span).unwrap_or(0);
+                let by =
+                    i64::try_from(self.rng.below(2 * span)).unwrap_or(0) - i64::try_from(span).unwrap_or(0);
                 self.world.jump(by);
                 self.oracle.clock(self.world.seconds());
             }
@@ -295,9 +299,8 @@ impl History {
 
     /// A client goes away in the middle.
     fn cancel(&mut self) {
-        let clients: Vec<usize> = (0..self.slots.len())
-            .filter(|slot| matches!(self.slots[*slot].who, Who::Client(_)))
-            .collect();
+        let clients: Vec<usize> =
+            (0..self.slots.len()).filter(|slot| matches!(self.slots[*slot].who, Who::Client(_))).collect();
         if clients.is_empty() || self.oracle.lost() > 2 {
             return;
         }
@@ -369,6 +372,7 @@ impl History {
     pub(crate) fn restart(&mut self, down: Down, fate: IndexFate) -> Result<(), Violation> {
         self.note(&format!("down: {down:?}, index {fate:?}"));
         self.oracle.lose_all();
+        self.summary.crashes += u64::from(down != Down::Kill);
         self.slots.clear();
         self.world.down(down, fate, &mut self.rng);
         faults::clear(&self.world);
@@ -389,13 +393,15 @@ impl History {
     }
 
     fn start(&mut self) -> Result<(), Violation> {
-        let mut attempts = if self.rng.chance(self.profile.faults.min(200).try_into().unwrap_or(0)) { 3 } else { 0 };
+        let mut attempts =
+            if self.rng.chance(self.profile.faults.min(200).try_into().unwrap_or(0)) { 3 } else { 0 };
         loop {
             self.summary.restarts += 1;
             if attempts > 0 {
                 attempts -= 1;
                 let soon = 1 + self.rng.below(4);
-                let fault = if self.rng.chance(500) { Fault::PowerAtWrite(soon) } else { Fault::PowerAtFlush(soon) };
+                let fault =
+                    if self.rng.chance(500) { Fault::PowerAtWrite(soon) } else { Fault::PowerAtFlush(soon) };
                 fault.arm(&self.world);
                 self.faulty = true;
             }

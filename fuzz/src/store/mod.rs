@@ -17,9 +17,3 @@ pub mod world;
 
 pub use history::{Failure, Summary, history};
 pub use plant::Plant;
-
-/// The words of a panic.
-pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-    format!("panic: {}", text.unwrap_or("without words"))
-}

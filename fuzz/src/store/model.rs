@@ -273,9 +273,8 @@ fn judge(condition: &Condition, cell: Cell, book: &Book, span: Span) -> [bool; 2
     let delete_at = book[cell.meta as usize].delete_at;
     let may_stand = cell.data != 0 && delete_at.is_none_or(|at| at > span.low);
     let may_be_gone = cell.data == 0 || delete_at.is_some_and(|at| at <= span.high);
-    [true, false].map(|wanted| {
-        (may_stand && holds(true) == wanted) || (may_be_gone && holds(false) == wanted)
-    })
+    [true, false]
+        .map(|wanted| (may_stand && holds(true) == wanted) || (may_be_gone && holds(false) == wanted))
 }
 
 /// Everything that `op` may say and leave behind when it happens in `state`.

@@ -107,7 +107,10 @@ impl Oracle {
         let op = self.pending.remove(&id).map(|pending| pending.op);
         if right.is_empty() {
             let could: Vec<_> = wrong.into_iter().collect();
-            return Err(Violation(format!("op {id} {op:?} said {outcome:?}; right would be {}", could.join(" or "))));
+            return Err(Violation(format!(
+                "op {id} {op:?} said {outcome:?}; right would be {}",
+                could.join(" or ")
+            )));
         }
         if right.len() > MAX_WORLDS {
             return Err(Violation(format!("harness: {} worlds", right.len())));
@@ -296,7 +299,10 @@ mod tests {
         let create = |o| Op::Put {
             c: 0,
             o,
-            condition: Condition { if_none_match: Some(quarry_engine::object::EtagMatch::Any), if_match: None },
+            condition: Condition {
+                if_none_match: Some(quarry_engine::object::EtagMatch::Any),
+                if_match: None,
+            },
             wrong_md5: false,
         };
         let mut oracle = oracle();

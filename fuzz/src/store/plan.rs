@@ -27,12 +27,15 @@ impl Profile {
         let clients = 1 + rng.index(5);
         let faults = [0, 40, 100, 250][rng.index(4)];
         let deletes = [60, 150][rng.index(2)];
-        let small = Self { segments: 12, clients, operations: 500, large: 15, body: 1 << 20, faults, deletes };
+        let small =
+            Self { segments: 12, clients, operations: 500, large: 15, body: 1 << 20, faults, deletes };
         match rng.below(8) {
             // Enough to go round the log: cleaning.
             0 | 1 => Self { operations: 320, large: 600, body: 2 << 20, faults: faults / 2, ..small },
             // Enough to fill the disk.
-            2 => Self { operations: 220, large: 900, body: MAX_BODY, faults: faults / 2, deletes: 30, ..small },
+            2 => {
+                Self { operations: 220, large: 900, body: MAX_BODY, faults: faults / 2, deletes: 30, ..small }
+            }
             _ => small,
         }
     }

@@ -10,7 +10,7 @@ use quarry_engine::disk::format::record::{Kind, RecordView};
 use quarry_engine::index::{Index, IndexError, Table};
 
 /// A bug to plant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Plant {
     /// None: the real thing.
     #[default]

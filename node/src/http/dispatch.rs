@@ -91,7 +91,8 @@ impl Front {
         let id = self.ids.next(unix_now(), request.headers().get(X_TRANS_ID_EXTRA));
         let mut finish = Finish::begin(&self, entrance, peer, between, &request, &id);
         let received = Arc::clone(&finish.received);
-        let request = request.map(|body| Received::new(body, self.body_timeout, received));
+        let mut request = request.map(|body| Received::new(body, self.body_timeout, received));
+        request.extensions_mut().insert(peer);
         let mut response = match route(entrance, request.uri().path()) {
             Route::Health => health(request.method()),
             Route::V1Auth => {

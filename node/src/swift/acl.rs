@@ -28,7 +28,8 @@ pub(crate) fn clean(list: &str, write: bool) -> Result<String, String> {
             minus = "-";
             second = rest.trim();
         }
-        if second != "*"
+        // All of them, so that a cleaned list stays as it is when it is cleaned again.
+        while second != "*"
             && let Some(rest) = second.strip_prefix('*')
         {
             second = rest.trim();
@@ -154,6 +155,14 @@ impl AccountAcl {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Fuzzing found it: a second star was left, and the next cleaning took it away.
+    #[test]
+    fn a_host_with_many_stars_is_cleaned_once_and_for_all() {
+        let clean = clean(".r:**.example", false).unwrap();
+        assert_eq!(clean, ".r:.example");
+        assert_eq!(super::clean(&clean, false), Ok(clean));
+    }
 
     #[test]
     fn messy_lists_are_cleaned() {

@@ -71,10 +71,7 @@ fn every_cut_is_found() {
 #[test]
 fn bytes_of_another_device_or_another_name_fail() {
     let whole = stored(&record(b"data"));
-    assert_eq!(
-        StoredRecord::verify(DeviceId([0x12; 16]), whole.into()).unwrap_err(),
-        BadRecord::HeadCrc
-    );
+    assert_eq!(StoredRecord::verify(DeviceId([0x12; 16]), whole.into()).unwrap_err(), BadRecord::HeadCrc);
     // The data of one key under the head of another: each verifies by itself, not together.
     let (key, meta, data) = (&b"kez"[..], &b"meta"[..], Bytes::from_static(b"data"));
     let parts = Parts { kind: Kind::Object, deleted: false, sequence: 7, number: 3, key, meta, data };
