@@ -211,7 +211,7 @@ impl DiskHandle {
     }
 
     /// Whether a record can lie there at all: what the index says is not believed blindly.
-    fn check_place(&self, at: Location) -> Result<(), DiskError> {
+    pub(crate) fn check_place(&self, at: Location) -> Result<(), DiskError> {
         let end = u64::from(at.offset) + u64::from(at.len);
         let possible = at.segment < self.shared.layout.segments
             && end <= self.shared.layout.segment_size

@@ -220,6 +220,7 @@ fn impossible_places_in_the_index_are_errors_not_panics() {
     {
         let at = Location { segment, offset, len };
         assert!(matches!(rig.sim().run(handle.read(at)), Err(DiskError::Corrupt { .. })), "{at:?}");
+        assert_eq!(rig.sim().run(handle.salvage_head(at)), None);
         let found = handle.lookup(|_| Ok(Some(((), vec![at])))).unwrap();
         assert!(found.is_some());
     }
