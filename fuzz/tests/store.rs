@@ -33,28 +33,31 @@ fn equal_seeds_give_equal_histories() {
     assert_ne!(first.hash, other.hash);
 }
 
-/// The first of `seeds` that catches the bug.
-fn caught(plant: Plant, seeds: &[u64]) {
-    let found = seeds.iter().any(|seed| history(*seed, plant).is_err());
-    assert!(found, "{plant:?} is not found by seeds {seeds:?}");
+/// Most histories that may pass before a planted bug shows.
+const PATIENCE: u64 = 60;
+
+/// Some history catches the bug; which one does changes with every change of the engine.
+fn caught(plant: Plant) {
+    let found = (0..PATIENCE).any(|seed| history(seed, plant).is_err());
+    assert!(found, "{plant:?} is not found by {PATIENCE} seeds");
 }
 
 #[test]
 fn a_lost_row_is_caught() {
-    caught(Plant::LostRow, &[0]);
+    caught(Plant::LostRow);
 }
 
 #[test]
 fn a_flush_that_is_acknowledged_and_not_done_is_caught() {
-    caught(Plant::LyingFlush, &[1, 2, 8]);
+    caught(Plant::LyingFlush);
 }
 
 #[test]
 fn a_tombstone_that_goes_before_what_it_deleted_is_caught() {
-    caught(Plant::EarlyReclaim, &[1, 6, 9]);
+    caught(Plant::EarlyReclaim);
 }
 
 #[test]
 fn a_move_that_does_not_look_at_what_stands_is_caught() {
-    caught(Plant::BlindMove, &[1, 6, 9]);
+    caught(Plant::BlindMove);
 }

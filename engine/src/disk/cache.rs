@@ -3,8 +3,10 @@
 //! Invariant: its weight never passes the bound it was made with.
 //! Invariant: the key holds the segment's sequence, so a recycled segment never hits.
 
+use std::hash::{BuildHasherDefault, DefaultHasher};
+
 use quick_cache::Weighter;
-use quick_cache::sync::Cache as Inner;
+use quick_cache::sync::{Cache as Inner, DefaultLifecycle};
 
 use super::Location;
 use super::format::record::StoredRecord;
@@ -23,12 +25,15 @@ impl Weighter<(u64, Location), StoredRecord> for ByWeight {
 
 /// The cache of one disk.
 #[derive(Debug)]
-pub(crate) struct Cache(Inner<(u64, Location), StoredRecord, ByWeight>);
+pub(crate) struct Cache(Inner<(u64, Location), StoredRecord, ByWeight, Hashing>);
+
+/// Without a random key: what is evicted, and so what is read, must follow from the seed of a simulation.
+type Hashing = BuildHasherDefault<DefaultHasher>;
 
 impl Cache {
     pub(crate) fn new(bytes: u64) -> Self {
         let items = usize::try_from(bytes / 4096).unwrap_or(usize::MAX).max(16);
-        Self(Inner::with_weighter(items, bytes, ByWeight))
+        Self(Inner::with(items, bytes, ByWeight, Hashing::default(), DefaultLifecycle::default()))
     }
 
     pub(crate) fn get(&self, seq: u64, at: Location) -> Option<StoredRecord> {
