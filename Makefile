@@ -49,12 +49,18 @@ fix: setup ## Format, and apply what clippy can
 bench: build ## Measure; one JSON line per scenario (ARGS="engine --size 4K", ARGS=--help)
 	cargo run $(FLAGS) -p quarry-bench -- --quarry "$(BIN)" $(ARGS)
 
-fuzz: setup ## Random histories and inputs from seeds (ARGS="...")
-	cargo run $(FLAGS) -p quarry-fuzz -- $(ARGS)
+fuzz: setup ## Random inputs and histories from seeds, some minutes (ARGS="store --seed 7")
+	cargo build $(FLAGS) -p quarry-fuzz
+	@fuzz="$(CARGO_TARGET_DIR)/release/quarry-fuzz"; \
+	if [ -n "$(ARGS)" ]; then exec "$$fuzz" $(ARGS); fi; \
+	"$$fuzz" run --seconds 20 --save "$(CACHE)" && "$$fuzz" store --seconds 120
 
-soak: build ## Hours of kill -9 on the real binary (ROUNDS=500, SEED=...)
+soak: build ## Hours of kill -9 on the real binary, beside simulated histories (ROUNDS=500, SEED=..., SECONDS_OF_STORE=3600)
 	@.ci/setup clients
-	@ROUNDS=$(or $(ROUNDS),500) $(PYTHON) node/tests/e2e/crash_loop.py "$(BIN)"
+	cargo build $(FLAGS) -p quarry-fuzz
+	@"$(CARGO_TARGET_DIR)/release/quarry-fuzz" store --seconds $(or $(SECONDS_OF_STORE),3600) & store=$$!; \
+	ROUNDS=$(or $(ROUNDS),500) $(PYTHON) node/tests/e2e/crash_loop.py "$(BIN)" || { kill $$store; exit 1; }; \
+	wait $$store
 
 clean-cache: ## Remove everything that was built or downloaded, RocksDB too
 	rm -rf "$(CACHE)"
