@@ -34,7 +34,8 @@ pub(crate) fn clean(list: &str, write: bool) -> Result<String, String> {
         {
             second = rest.trim();
         }
-        if second.is_empty() || second == "." {
+        // A host never begins with a hyphen; one left here would be taken for another negation when the list is read.
+        if second.is_empty() || second == "." || second.starts_with('-') {
             return Err(format!("No host/domain value after referrer designation in ACL: '{raw}'"));
         }
         cleaned.push(format!(".r:{minus}{second}"));
@@ -182,6 +183,8 @@ mod tests {
         assert!(clean(".r:", false).is_err());
         assert!(clean(".r:-", false).is_err());
         assert!(clean(".unknown:x", false).is_err());
+        // Fuzzing found it: cleaned to `.r:-*x`, which was read as a negation and cleaned on to `.r:-x`.
+        assert!(clean(".r:*-*x", false).is_err());
         assert!(clean(".r:*", true).is_err());
     }
 
