@@ -241,9 +241,6 @@ impl BatchHeader {
         if durable_lsn >= first_lsn {
             return Err(BadBatch::Field("durable_lsn"));
         }
-        if first_lsn.checked_add(count as u64).is_none() {
-            return Err(BadBatch::Field("first_lsn"));
-        }
         let mut records = Vec::with_capacity(count);
         let mut end = stated;
         for _ in 0..count {

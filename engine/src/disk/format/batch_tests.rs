@@ -149,3 +149,25 @@ fn hostile_fields_under_a_right_checksum_are_errors() {
         }
     }
 }
+
+/// Fuzzing found it: a header whose checksum is right and whose LSNs run over the end overflowed when it was read.
+#[test]
+fn lsns_that_overflow_are_refused() {
+    let descriptor = Descriptor { offset: 104, len: 64, head_crc: 0, kind: Kind::Row, from: None };
+    let mut header = BatchHeader {
+        device: DeviceId([1; 16]),
+        segment: 0,
+        segment_seq: 1,
+        first_lsn: 1,
+        durable_lsn: 0,
+        prev_hash: 0,
+        epoch: 1,
+        total_len: 4096,
+        records: vec![descriptor],
+    };
+    assert_eq!(BatchHeader::decode(&header.encode()), Ok(header.clone()));
+    for beyond in [1 << 63, u64::MAX] {
+        header.first_lsn = beyond;
+        assert_eq!(BatchHeader::decode(&header.encode()), Err(BadBatch::Field("count")));
+    }
+}
