@@ -3,7 +3,7 @@
 //! Invariant: a group is never split over batches, a batch never over segments.
 //! Invariant: a segment is opened only when a durable checkpoint named it as reserved: replay finds it there.
 
-use super::core::{Core, Purpose, Writer};
+use super::core::{Core, Purpose, Writing};
 use super::format::batch::{BatchHeader, Descriptor, HeadClass, hash, header_len};
 use super::format::segment::{Footer, FooterEntry, SegmentHeader, footer_len};
 use super::limits::{ALIGN_FROM, CLIENT_RESERVE, DELETE_RESERVE, MAX_BATCH, MAX_BATCH_RECORDS};
@@ -341,7 +341,7 @@ impl Core {
         Counters::add(&self.shared.counters.batches, 1);
         Counters::add(&self.shared.counters.records, header.records.len() as u64);
         Counters::add(&self.shared.counters.written_bytes, batch.bytes);
-        self.writer = Writer::Writing { batch, left };
+        self.writing = Some(Writing { batch, left });
     }
 
     /// Moves the head past the batch and remembers what the applier needs of it.

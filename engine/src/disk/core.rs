@@ -1,7 +1,9 @@
 //! The disk's own state, turned by one thread (or by a simulation): requests in, operations and answers out.
 //!
-//! Invariant: at most one batch is being written or flushed; what arrives meanwhile forms the next (group commit
-//! without timers).
+//! Invariant: at most one batch is being written and at most one flush is out, side by side; a flush covers only
+//! batches whose write had ended when it was submitted.
+//! Invariant: what arrives while a flush is out forms the next batch (group commit without timers). It is written beside
+//! that flush only when nobody waits for it to be durable.
 //! Invariant: a record is applied to the index only when it is durable, in LSN order.
 //! Invariant: after a failed write, flush or index change nothing more is written or acknowledged (fail-stop).
 
@@ -13,12 +15,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::Lsn;
 use super::batching::{Head, Written};
 use super::limits::UNFLUSHED_BYTES;
 use super::segments::Position;
 use super::shared::{Append, Class, Counters, DiskError, Request, Shared};
 use super::upkeep::{CheckpointState, Freeing};
+use super::{Durability, Lsn};
 use crate::io::{AlignedBuf, Completion, Disk, Op, Token, Wait};
 
 /// How long written bytes that nobody waits for may stay unflushed: more of the same body usually follows.
@@ -38,19 +40,16 @@ pub(crate) enum Purpose {
     Read { reply: oneshot::Sender<std::io::Result<Bytes>>, _permit: Option<OwnedSemaphorePermit> },
 }
 
-/// Where the single batch stands.
-pub(crate) enum Writer {
-    Idle,
-    /// Writes still out.
-    Writing {
-        batch: Written,
-        left: usize,
-    },
-    /// Everything up to `upto` will be durable; `with_upkeep`: freed headers too.
-    Flushing {
-        upto: Lsn,
-        with_upkeep: bool,
-    },
+/// The batch being written, and how many of its writes are still out.
+pub(crate) struct Writing {
+    pub(crate) batch: Written,
+    pub(crate) left: usize,
+}
+
+/// The flush that is out: everything up to `upto` will be durable; `with_upkeep`: freed headers too.
+pub(crate) struct Flushing {
+    upto: Lsn,
+    with_upkeep: bool,
 }
 
 /// The core of one disk.
@@ -61,14 +60,19 @@ pub(crate) struct Core {
     pub(crate) heads: [Option<Head>; 2],
     pub(crate) position: Position,
     pub(crate) next_lsn: Lsn,
+    /// Everything up to here is written.
+    pub(crate) written_lsn: Lsn,
     pub(crate) durable_lsn: Lsn,
     pub(crate) clients: VecDeque<Append>,
     pub(crate) movers: VecDeque<Append>,
     pub(crate) mover_turn: bool,
     /// The segment that the batch being formed found full.
     pub(crate) sealed: Option<u32>,
-    pub(crate) writer: Writer,
+    pub(crate) writing: Option<Writing>,
+    pub(crate) flushing: Option<Flushing>,
+    /// Written, in the order of the log, not yet applied.
     pub(crate) unapplied: VecDeque<Written>,
+    /// Bytes written that no flush, past or out, covers.
     pub(crate) unflushed: u64,
     /// When bytes that nobody waits for are flushed.
     pub(crate) flush_at: Duration,
@@ -93,11 +97,15 @@ impl Core {
     /// One round: take requests, start what can start, wait at most `wait` for the device, act on what it answered.
     pub(crate) fn turn(&mut self, now: Duration, wait: Wait) -> Turn {
         self.now = now;
+        self.shared.nap.end();
         let connected = self.take_requests();
         self.start(now);
         let mut done = std::mem::take(&mut self.completions);
         let busy = !done.is_empty() || self.checkpoint.waits_for_driver();
         let wait = if busy { Wait::Never } else { wait };
+        if self.writing.is_some() || self.holds_back() {
+            self.shared.nap.begin();
+        }
         self.disk.reap(wait, &mut done);
         for completion in done.drain(..) {
             self.complete(completion);
@@ -117,9 +125,14 @@ impl Core {
     #[must_use]
     pub(crate) fn idle(&self) -> bool {
         self.ops.is_empty()
-            && matches!(self.writer, Writer::Idle)
+            && self.log_is_quiet()
             && self.unapplied.is_empty()
             && !self.checkpoint.is_running()
+    }
+
+    /// No batch is being written or flushed.
+    pub(crate) fn log_is_quiet(&self) -> bool {
+        self.writing.is_none() && self.flushing.is_none()
     }
 
     pub(crate) fn failed(&self) -> bool {
@@ -186,37 +199,66 @@ impl Core {
         self.next_token
     }
 
-    /// Starts whatever can start now.
+    /// Starts whatever can start now, and applies what is durable.
     fn start(&mut self, now: Duration) {
         if self.failed() {
             return;
         }
         self.start_upkeep(now);
-        if !matches!(self.writer, Writer::Idle) {
-            return;
-        }
-        // The next batch goes out before the last one is applied: the device works while we do.
-        if self.must_flush() {
-            self.start_flush();
-            self.disk.reap(Wait::Never, &mut self.completions);
-        } else if self.start_batch() {
-            self.disk.reap(Wait::Never, &mut self.completions);
-        } else if self.unflushed > 0 && now >= self.flush_at {
-            self.start_flush();
-        }
+        self.start_writes();
         self.apply_durable();
     }
 
+    fn start_writes(&mut self) {
+        let due = self.unflushed > 0 && self.now >= self.flush_at;
+        // Each goes to the device at once: it flushes while we form the next batch, and works on both while we apply.
+        if self.flushing.is_none() && (due || self.must_flush()) {
+            self.start_flush();
+            self.disk.reap(Wait::Never, &mut self.completions);
+        }
+        if self.writing.is_none() && !self.failed() && !self.holds_back() && self.start_batch() {
+            self.disk.reap(Wait::Never, &mut self.completions);
+        }
+    }
+
+    /// Between two pieces of work: a flush that has ended is followed by the next at once.
+    fn look_at_device(&mut self) {
+        let mut done = std::mem::take(&mut self.completions);
+        self.disk.reap(Wait::Never, &mut done);
+        if done.is_empty() {
+            return;
+        }
+        for completion in done.drain(..) {
+            self.complete(completion);
+        }
+        self.completions.append(&mut done);
+        if !self.failed() {
+            self.take_requests();
+            self.start_writes();
+        }
+    }
+
+    /// Somebody waits for what no flush covers yet, past or out; or too much of that has gathered.
     fn must_flush(&self) -> bool {
-        let undurable = |batch: &&Written| batch.end_lsn > self.durable_lsn + 1;
-        let waiter = self.unapplied.iter().filter(undurable).any(Written::wants_durability);
-        waiter || self.unflushed >= UNFLUSHED_BYTES || self.freeing.wants_flush()
+        let covered = self.flushing.as_ref().map_or(self.durable_lsn, |flush| flush.upto);
+        let waits = |batch: &Written| batch.end_lsn > covered + 1 && batch.wants_durability();
+        self.unapplied.iter().rev().any(waits)
+            || self.unflushed >= UNFLUSHED_BYTES
+            || self.freeing.wants_flush()
+    }
+
+    /// Whether what is queued is better left to grow until the flush that is out has ended: written now it would only wait
+    /// for the flush after this one, and what comes next for the one after that. What nobody waits for goes on.
+    fn holds_back(&self) -> bool {
+        let mut queued = self.clients.iter().chain(&self.movers);
+        let waits = |append: &Append| append.durability == Durability::Durable;
+        self.flushing.is_some() && (self.must_flush() || queued.any(waits))
     }
 
     fn start_flush(&mut self) {
-        let upto = self.next_lsn - 1;
-        let with_upkeep = self.freeing.wants_flush();
-        self.writer = Writer::Flushing { upto, with_upkeep };
+        let with_upkeep = self.freeing.flushing();
+        self.flushing = Some(Flushing { upto: self.written_lsn, with_upkeep });
+        self.unflushed = 0;
         if self.disk.geometry().write_through {
             self.flushed();
         } else {
@@ -227,11 +269,10 @@ impl Core {
     }
 
     fn flushed(&mut self) {
-        let Writer::Flushing { upto, with_upkeep } = std::mem::replace(&mut self.writer, Writer::Idle) else {
+        let Some(Flushing { upto, with_upkeep }) = self.flushing.take() else {
             unreachable!("a flush ends only while one is out");
         };
         self.durable_lsn = upto;
-        self.unflushed = 0;
         if with_upkeep {
             self.freed_durably();
         }
@@ -284,16 +325,15 @@ impl Core {
     }
 
     fn batch_part_written(&mut self) {
-        let Writer::Writing { left, .. } = &mut self.writer else {
+        let Some(writing) = &mut self.writing else {
             unreachable!("a batch write ends only while one is out");
         };
-        *left -= 1;
-        if *left > 0 {
+        writing.left -= 1;
+        if writing.left > 0 {
             return;
         }
-        let Writer::Writing { mut batch, .. } = std::mem::replace(&mut self.writer, Writer::Idle) else {
-            unreachable!("matched above");
-        };
+        let Some(Writing { mut batch, .. }) = self.writing.take() else { unreachable!("looked at above") };
+        self.written_lsn = batch.end_lsn - 1;
         self.unflushed += batch.bytes;
         self.flush_at = self.now + LAZY_FLUSH;
         batch.answer_appended();
@@ -308,6 +348,7 @@ impl Core {
                 batch.answer(&Err(DiskError::from(e)));
                 return self.fail("the index refused a change; see the line above, then restart");
             }
+            self.look_at_device();
             batch.answer(&Ok(()));
         }
     }
@@ -323,7 +364,8 @@ impl Core {
 
     fn refuse_all(&mut self) {
         let gone = self.shared.gone();
-        if let Writer::Writing { batch, .. } = std::mem::replace(&mut self.writer, Writer::Idle) {
+        self.flushing = None;
+        if let Some(Writing { batch, .. }) = self.writing.take() {
             batch.answer(&Err(gone.clone()));
         }
         for batch in self.unapplied.drain(..) {

@@ -20,7 +20,7 @@ use std::time::Duration;
 use super::batching::Head;
 use super::cache::Cache;
 use super::catalog::Catalog;
-use super::core::{Core, Writer};
+use super::core::Core;
 use super::format::batch::{hash, header_len};
 use super::format::bytes::{Put, Reader};
 use super::format::record::DeviceId;
@@ -31,7 +31,7 @@ use super::limits::{MAX_BATCH_RECORDS, MAX_SEGMENT, MIN_SEGMENT, MIN_SEGMENTS};
 use super::rebuild::{Rebuild, Rebuilt};
 use super::recovery::{RecoveryError, Replay, Report};
 use super::segments::{IDENTITY_KEY, POSITION_KEY, Position, Segment, SegmentMap, State, segment_key};
-use super::shared::{Admission, Counters, Shared};
+use super::shared::{Admission, Counters, Nap, Shared};
 use super::upkeep::{CheckpointState, Freeing, flush_now, read_now, read_what_can_be, write_now};
 use super::window::Window;
 use crate::index::{Index, IndexError, Range, Table, WriteSet};
@@ -474,6 +474,7 @@ fn assemble(
         catalog,
         requests: sender,
         waker: disk.waker(),
+        nap: Nap::default(),
         admission: Admission::new(),
         segments: Mutex::new(segments),
         seqs,
@@ -491,6 +492,7 @@ fn assemble(
         requests,
         heads,
         next_lsn: position.applied + 1,
+        written_lsn: position.applied,
         durable_lsn: position.applied,
         checkpoint: CheckpointState::new(position.reserved.clone()),
         position,
@@ -498,7 +500,8 @@ fn assemble(
         movers: VecDeque::new(),
         mover_turn: false,
         sealed: None,
-        writer: Writer::Idle,
+        writing: None,
+        flushing: None,
         unapplied: VecDeque::new(),
         unflushed: 0,
         flush_at: Duration::ZERO,

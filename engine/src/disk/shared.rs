@@ -2,7 +2,7 @@
 //!
 //! Invariant: a segment pinned before the last look-up that named it is not recycled until it is unpinned.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
@@ -184,6 +184,7 @@ pub(crate) struct Shared {
     pub(crate) catalog: Arc<dyn Catalog>,
     pub(crate) requests: Sender<Request>,
     pub(crate) waker: Waker,
+    pub(crate) nap: Nap,
     pub(crate) admission: Admission,
     pub(crate) segments: Mutex<SegmentMap>,
     /// Sequence of each segment's present use.
@@ -196,6 +197,33 @@ pub(crate) struct Shared {
     pub(crate) failed: OnceLock<Arc<str>>,
     pub(crate) max_sequence: u64,
     pub(crate) epoch: u64,
+}
+
+/// Whether the disk's thread need not be woken for an append: it has writes or a flush out, could start nothing before they
+/// end, and looks at its queue then.
+///
+/// Invariant: no append is overlooked. The thread ends its nap before it looks at the queue, an append is queued before the
+/// nap is looked at, and a fence stands between the two on either side: one of them sees the other.
+#[derive(Debug, Default)]
+pub(crate) struct Nap(AtomicBool);
+
+impl Nap {
+    /// Called with something in flight whose completion ends the nap.
+    pub(crate) fn begin(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Called before a look at the queue.
+    pub(crate) fn end(&self) {
+        self.0.store(false, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    /// Called behind what was queued.
+    fn is_on(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// Bytes that may be queued, by class, so that clients waiting for space never keep deletes or the cleaner out.
@@ -249,8 +277,11 @@ impl Shared {
     }
 
     pub(crate) fn send(&self, request: Request) -> Result<(), DiskError> {
+        let can_wait = matches!(request, Request::Append(_));
         self.requests.send(request).map_err(|_| self.gone())?;
-        self.waker.wake();
+        if !(can_wait && self.nap.is_on()) {
+            self.waker.wake();
+        }
         Ok(())
     }
 

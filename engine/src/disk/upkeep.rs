@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::batching::Written;
-use super::core::{Core, Purpose, Writer};
+use super::core::{Core, Purpose};
 use super::format::batch::HeadClass;
 use super::format::segment::{SegmentHeader, finish_block};
 use super::format::superblock::{COPIES, TABLE_ENTRY};
@@ -138,6 +138,11 @@ impl Freeing {
         self.written
     }
 
+    /// A flush is submitted: whether it makes the round durable.
+    pub(crate) fn flushing(&mut self) -> bool {
+        std::mem::take(&mut self.written)
+    }
+
     pub(crate) fn part_written(&mut self) {
         self.writes_left = self.writes_left.saturating_sub(1);
         if self.writes_left == 0 && !self.round.is_empty() {
@@ -167,7 +172,7 @@ impl Core {
     /// Names more reserved segments when no batch is under way to do so. Only between batches: the position row must
     /// not run ahead of what is applied.
     fn refresh_reserved(&mut self) {
-        if !matches!(self.writer, Writer::Idle) || !self.unapplied.is_empty() {
+        if !self.log_is_quiet() || !self.unapplied.is_empty() {
             return;
         }
         self.position.reserved = self.shared.segments().reserve(&self.position.reserved);
@@ -257,7 +262,6 @@ impl Core {
 
     /// The freed headers are durable: their segments may be reserved again.
     pub(crate) fn freed_durably(&mut self) {
-        self.freeing.written = false;
         let round = std::mem::take(&mut self.freeing.round);
         let mut segments = self.shared.segments();
         let mut set = WriteSet::default();

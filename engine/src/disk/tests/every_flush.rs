@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
+use std::task::Poll;
 
 use super::kv::{Rig, delete_record, put_record};
 use crate::disk::{Class, DiskError, Durability, Lsn};
@@ -103,7 +104,17 @@ impl Oracle {
 
 type Append = Pin<Box<dyn Future<Output = Result<Lsn, DiskError>>>>;
 
-fn append(rig: &Rig, puts: &[Put], durability: Durability) -> Append {
+/// Ready after so many polls: a caller that comes while the batches of others are being written and flushed.
+async fn polls(mut left: u64) {
+    let count = move |_: &mut std::task::Context<'_>| {
+        let done = left == 0;
+        left = left.saturating_sub(1);
+        if done { Poll::Ready(()) } else { Poll::Pending }
+    };
+    std::future::poll_fn(count).await;
+}
+
+fn append(rig: &Rig, puts: &[Put], durability: Durability, after: u64) -> Append {
     let handle = rig.handle();
     let delete = puts.iter().any(|put| put.delete);
     let record = |put: &Put| {
@@ -115,7 +126,10 @@ fn append(rig: &Rig, puts: &[Put], durability: Durability) -> Append {
     };
     let records = puts.iter().map(record).collect();
     let class = if delete { Class::Delete } else { Class::Client };
-    Box::pin(async move { handle.append(records, durability, class).await })
+    Box::pin(async move {
+        polls(after).await;
+        handle.append(records, durability, class).await
+    })
 }
 
 /// One round: several callers at once. Stops at the first error: the power is off then.
@@ -128,7 +142,7 @@ fn round(rig: &mut Rig, oracle: &mut Oracle, rng: &mut SplitMix64, number: u64) 
     let mut pieces = Vec::new();
     for key in upload.iter().flatten() {
         let put = vec![oracle.put(key.clone(), false)];
-        let written = append(rig, &put, Durability::Appended);
+        let written = append(rig, &put, Durability::Appended, 0);
         pieces.push(put);
         rig.sim().run(written)?;
     }
@@ -147,7 +161,7 @@ fn round(rig: &mut Rig, oracle: &mut Oracle, rng: &mut SplitMix64, number: u64) 
         let delete = rng.chance(200);
         all.push(vec![oracle.put(format!("k{key}"), delete)]);
     }
-    let futures = all.iter().map(|puts| append(rig, puts, Durability::Durable)).collect();
+    let futures = all.iter().map(|puts| append(rig, puts, Durability::Durable, rng.below(6))).collect();
     let mut failed = None;
     for (puts, result) in all.iter().zip(rig.sim().run_all(futures)) {
         match result {
@@ -223,7 +237,7 @@ fn cut_and_check(seed: u64, cut: u64, plan: CrashPlan, lying: bool) -> Result<()
     oracle.check(&mut rig)?;
     // What was passed over must stay so: a little more life, then the index is gone.
     let more = [oracle.put("more".to_owned(), false)];
-    let written = append(&rig, &more, Durability::Durable);
+    let written = append(&rig, &more, Durability::Durable, 0);
     rig.sim().run(written).map_err(|e| e.to_string())?;
     oracle.acknowledged(&more);
     rig.crash(plan, &mut rng);
