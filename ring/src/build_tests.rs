@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
+use crate::table::scatter;
 use crate::{Class, encode};
 
 struct Random(u32);

@@ -27,3 +27,31 @@ pub enum Class {
     /// Flash on PCIe.
     Nvme,
 }
+
+impl Class {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Hdd, Self::Ssd, Self::Nvme];
+
+    /// `hdd`, `ssd` or `nvme`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Hdd => "hdd",
+            Self::Ssd => "ssd",
+            Self::Nvme => "nvme",
+        }
+    }
+
+    /// Its number in files.
+    pub(crate) const fn number(self) -> u8 {
+        match self {
+            Self::Hdd => 0,
+            Self::Ssd => 1,
+            Self::Nvme => 2,
+        }
+    }
+
+    pub(crate) fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|class| class.number() == number)
+    }
+}

@@ -60,12 +60,8 @@ pub fn encode(ring: &Ring) -> Vec<u8> {
     out.extend_from_slice(&devices.to_le_bytes());
     out.extend_from_slice(&[0; 4]);
     for device in ring.devices() {
-        out.extend_from_slice(&device.id.to_le_bytes());
-        out.extend_from_slice(&device.node.to_le_bytes());
-        out.extend_from_slice(&device.region.to_le_bytes());
-        out.extend_from_slice(&device.zone.to_le_bytes());
-        out.extend_from_slice(&device.weight.to_le_bytes());
-        out.extend_from_slice(&[class_number(device.class), 0, 0, 0]);
+        put_device(&mut out, device);
+        out.extend_from_slice(&[0; 3]);
     }
     for entry in ring.rows().iter().flatten() {
         out.extend_from_slice(&entry.to_le_bytes());
@@ -138,28 +134,25 @@ fn decode_device(mut fields: Fields<'_>) -> Result<Device, DecodeError> {
     if fields.take() != [0; 3] {
         return Err(DecodeError::Reserved);
     }
-    let class = match class {
-        0 => Class::Hdd,
-        1 => Class::Ssd,
-        2 => Class::Nvme,
-        unknown => return Err(DecodeError::Class(unknown)),
-    };
+    let class = Class::from_number(class).ok_or(DecodeError::Class(class))?;
     Ok(Device { id, region, zone, node, weight, class })
 }
 
-fn class_number(class: Class) -> u8 {
-    match class {
-        Class::Hdd => 0,
-        Class::Ssd => 1,
-        Class::Nvme => 2,
-    }
+/// What both files begin a device with: all of it up to its class.
+pub(crate) fn put_device(out: &mut Vec<u8>, device: &Device) {
+    out.extend_from_slice(&device.id.to_le_bytes());
+    out.extend_from_slice(&device.node.to_le_bytes());
+    out.extend_from_slice(&device.region.to_le_bytes());
+    out.extend_from_slice(&device.zone.to_le_bytes());
+    out.extend_from_slice(&device.weight.to_le_bytes());
+    out.push(device.class.number());
 }
 
 /// The fields of a structure whose length has been checked.
-struct Fields<'a>(&'a [u8]);
+pub(crate) struct Fields<'a>(pub(crate) &'a [u8]);
 
 impl Fields<'_> {
-    fn take<const N: usize>(&mut self) -> [u8; N] {
+    pub(crate) fn take<const N: usize>(&mut self) -> [u8; N] {
         let (field, rest) = self.0.split_first_chunk().expect("lengths are checked before fields are taken");
         self.0 = rest;
         *field

@@ -5,12 +5,18 @@
 //! Invariant: a lookup is an array index: no hashing, searching or allocating.
 
 mod build;
+mod builder;
 mod device;
 mod format;
 mod hash;
 mod table;
 
 pub use build::{BuildError, Plan, build};
+pub use builder::{
+    BUILDER_FORMAT_VERSION, Builder, BuilderDecodeError, Change, EditError, Event, Health, InvalidBuilder, Load,
+    MAX_HISTORY, MAX_LABEL, MAX_MIN_PART_HOURS, Member, Overload, Parts, RebalanceError, Rebalanced,
+    Settings, decode_builder, encode_builder,
+};
 pub use device::{Class, Device};
 pub use format::{DecodeError, FORMAT_VERSION, decode, encode};
 pub use hash::{PathHash, partition_of, path_hash};

@@ -7,8 +7,8 @@ use crate::{Device, PathHash, partition_of};
 
 /// 2^24 partitions: 32 MiB for each replica's row.
 pub const MAX_PART_POWER: u8 = 24;
-/// Rows name devices by 16-bit positions.
-pub const MAX_DEVICES: usize = 1 << 16;
+/// Rows name devices by 16-bit positions; the last number means "no device" while a ring is built.
+pub const MAX_DEVICES: usize = u16::MAX as usize;
 /// More replicas than any policy asks for.
 pub const MAX_REPLICAS: Replicas = Replicas::whole(32);
 
