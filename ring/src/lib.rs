@@ -13,8 +13,8 @@ mod table;
 
 pub use build::{BuildError, Plan, build};
 pub use builder::{
-    BUILDER_FORMAT_VERSION, Builder, BuilderDecodeError, Change, EditError, Event, Health, InvalidBuilder, Load,
-    MAX_HISTORY, MAX_LABEL, MAX_MIN_PART_HOURS, Member, Overload, Parts, RebalanceError, Rebalanced,
+    BUILDER_FORMAT_VERSION, Builder, BuilderDecodeError, Change, EditError, Event, Health, InvalidBuilder,
+    Load, MAX_HISTORY, MAX_LABEL, MAX_MIN_PART_HOURS, Member, Overload, Parts, RebalanceError, Rebalanced,
     Settings, decode_builder, encode_builder,
 };
 pub use device::{Class, Device};

@@ -1,8 +1,8 @@
 //! Edits of a builder: what is wanted changes, the table does not.
 
 use super::{
-    Builder, Change, Event, MAX_HISTORY, MAX_LABEL, MAX_MIN_PART_HOURS, Member,
-    Overload, check_replicas, is_label,
+    Builder, Change, Event, MAX_HISTORY, MAX_LABEL, MAX_MIN_PART_HOURS, Member, Overload, check_replicas,
+    is_label,
 };
 use crate::{Class, Device, InvalidRing, MAX_DEVICES, Replicas};
 
@@ -42,7 +42,7 @@ pub enum EditError {
 
 impl Builder {
     /// Add a device; its `id` is given by the builder.
-    pub fn add(&mut self, device: Device, label: &str, hour: u32) -> Result<u32, EditError> {
+    pub fn add(&mut self, device: &Device, label: &str, hour: u32) -> Result<u32, EditError> {
         let id = self.0.next_id;
         if self.0.members.len() >= MAX_DEVICES {
             return Err(EditError::TooManyDevices);
@@ -55,7 +55,7 @@ impl Builder {
         }
         self.0.next_id = id.checked_add(1).ok_or(EditError::NoId)?;
         let weight = device.weight;
-        let device = Device { id, ..device };
+        let device = Device { id, ..device.clone() };
         self.0.members.push(Member { device, label: label.to_owned(), removed: false });
         self.record(hour, Change::Added { device: id, weight });
         Ok(id)

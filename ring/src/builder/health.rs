@@ -98,7 +98,8 @@ fn needed(tree: &Tree, replicas: u64) -> Vec<u64> {
     needed[0] = replicas;
     for domain in tree.inner() {
         let children = tree.children(domain);
-        let devices: Vec<_> = tree.domains[children.clone()].iter().map(|child| u64::from(child.active)).collect();
+        let devices: Vec<_> =
+            tree.domains[children.clone()].iter().map(|child| u64::from(child.active)).collect();
         let split = even(&devices, needed[domain as usize]);
         for (child, (_, most)) in children.zip(split) {
             needed[child] = most;
@@ -115,7 +116,8 @@ fn crowded(tree: &Tree, devices: &[usize], needed: &[u64]) -> [u64; TIERS] {
         for (number, &device) in devices.iter().enumerate() {
             let domain_here = domain(device);
             let needed = needed[domain_here as usize];
-            let earlier = devices[..number].iter().filter(|&&other| domain(other) == domain_here).count() as u64;
+            let earlier =
+                devices[..number].iter().filter(|&&other| domain(other) == domain_here).count() as u64;
             // Every replica above the number that is needed counts once.
             *sum += u64::from(earlier >= needed);
         }

@@ -6,11 +6,13 @@
 //! but for replicas on removed devices: those move at once, all of them.
 //! Invariant: a refused edit or rebalance changes nothing.
 
+mod chain;
 mod chooser;
 mod edit;
 mod format;
 mod health;
 mod history;
+mod mend;
 mod phases;
 mod rebalance;
 mod share;
@@ -21,9 +23,9 @@ pub use edit::EditError;
 pub use format::{BUILDER_FORMAT_VERSION, BuilderDecodeError, decode_builder, encode_builder};
 pub use health::{Health, Load};
 pub use history::{Change, Event};
+pub(crate) use rebalance::first_rows;
 pub use rebalance::{RebalanceError, Rebalanced};
 pub use share::Overload;
-pub(crate) use rebalance::first_rows;
 
 use std::collections::BTreeSet;
 
@@ -339,3 +341,6 @@ fn check_table(parts: &Parts) -> Result<(), InvalidBuilder> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

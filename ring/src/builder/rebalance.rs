@@ -60,7 +60,8 @@ impl Builder {
         let old = self.0.rows.clone();
         let hours = u32::from(self.0.settings.min_part_hours);
         let rests = |last: u32| last > 0 && hour.saturating_sub(last) < hours;
-        let movable = movable(&self.0.rows, self.partitions(), |partition| !rests(self.0.last_moved[partition]));
+        let movable =
+            movable(&self.0.rows, self.partitions(), |partition| !rests(self.0.last_moved[partition]));
         let held_back = movable.iter().filter(|&&mask| mask == 0).count() as u64;
         let after = self.run(movable);
         let freed = old.iter().flatten().filter(|&&entry| entry == NONE).count() as u64 - unplaced;
@@ -74,7 +75,17 @@ impl Builder {
             self.record_in(self.0.version, hour, change);
         }
         let version = self.0.version;
-        Ok(Rebalanced { version, changed, before, after, moved, placed: unplaced, dropped, partitions_moved, held_back })
+        Ok(Rebalanced {
+            version,
+            changed,
+            before,
+            after,
+            moved,
+            placed: unplaced,
+            dropped,
+            partitions_moved,
+            held_back,
+        })
     }
 
     /// Give the rows the lengths of the wanted number of replicas; how many replicas were dropped.
@@ -119,7 +130,8 @@ impl Builder {
             next += u16::from(!removed);
             position
         };
-        let mut positions: Vec<u16> = self.0.members.iter().map(|member| member.removed).map(position).collect();
+        let mut positions: Vec<u16> =
+            self.0.members.iter().map(|member| member.removed).map(position).collect();
         positions.resize(usize::from(NONE) + 1, NONE);
         for entry in self.0.rows.iter_mut().flatten() {
             *entry = positions[usize::from(*entry)];
@@ -158,7 +170,12 @@ impl Builder {
 }
 
 /// Rows for devices that hold nothing yet; weight gives way to dispersion. There are as many devices with weight as rows.
-pub(crate) fn first_rows(devices: &[Device], part_power: u8, replicas: Replicas, version: u64) -> Vec<Vec<u16>> {
+pub(crate) fn first_rows(
+    devices: &[Device],
+    part_power: u8,
+    replicas: Replicas,
+    version: u64,
+) -> Vec<Vec<u16>> {
     let tree = Tree::new(devices);
     let mut rows: Vec<_> =
         (0..replicas.rows()).map(|row| vec![NONE; replicas.row_length(row, part_power)]).collect();

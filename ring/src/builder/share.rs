@@ -120,7 +120,8 @@ fn split(
     most: &[u64],
 ) -> Vec<u64> {
     let children = tree.children(domain);
-    let devices: Vec<u64> = tree.domains[children.clone()].iter().map(|child| u64::from(child.active)).collect();
+    let devices: Vec<u64> =
+        tree.domains[children.clone()].iter().map(|child| u64::from(child.active)).collect();
     // On average `total / partitions` replicas: so many partitions have the number rounded down, so many one more.
     let full = partitions * ONE;
     let (whole, more) = (total / full, total % full);
@@ -142,8 +143,10 @@ fn split(
         return fill(total, &claims);
     }
     // Dispersion would overload devices: weight decides about what is left.
-    let claims: Vec<_> =
-        children.zip(&claims).map(|(child, claim)| Claim { low: claim.high, high: most[child], ..*claim }).collect();
+    let claims: Vec<_> = children
+        .zip(&claims)
+        .map(|(child, claim)| Claim { low: claim.high, high: most[child], ..*claim })
+        .collect();
     fill(total, &claims)
 }
 
@@ -176,7 +179,8 @@ fn fill(total: u64, claims: &[Claim]) -> Vec<u64> {
     let mut amounts: Vec<u64> = claims.iter().map(|claim| claim.at(low)).collect();
     // What lies between the bounds is shared out exactly; what sticks to one keeps it.
     let free = |claim: &Claim| (claim.low + 1..claim.high).contains(&claim.at(low));
-    let stuck: u64 = claims.iter().zip(&amounts).filter(|(claim, _)| !free(claim)).map(|(_, amount)| amount).sum();
+    let stuck: u64 =
+        claims.iter().zip(&amounts).filter(|(claim, _)| !free(claim)).map(|(_, amount)| amount).sum();
     if claims.iter().any(free) && stuck <= total {
         let exact = proportional(total - stuck, claims, free);
         for ((amount, claim), exact) in amounts.iter_mut().zip(claims).zip(exact) {
@@ -229,9 +233,11 @@ pub(crate) fn quotas(tree: &Tree, target: &[u64], counts: &[u64]) -> Vec<u32> {
         let children = tree.children(domain);
         let below: u64 = quotas[children.clone()].iter().sum();
         let mut left = quotas[domain as usize].saturating_sub(below);
-        let mut order: Vec<usize> = children.filter(|&child| target[child] % ONE > 0).collect();
+        let mut order: Vec<usize> = children.filter(|&child| !target[child].is_multiple_of(ONE)).collect();
         // First those that already have more, then those nearest to the next entry.
-        order.sort_by_key(|&child| (counts[child] <= quotas[child], std::cmp::Reverse(target[child] % ONE), child));
+        order.sort_by_key(|&child| {
+            (counts[child] <= quotas[child], std::cmp::Reverse(target[child] % ONE), child)
+        });
         for child in order {
             let more = left.min(1);
             quotas[child] += more;

@@ -13,7 +13,8 @@ use crate::table::scatter;
 pub(crate) const NONE: u16 = u16::MAX;
 /// Most replicas of a partition.
 pub(crate) const MOST_ROWS: usize = 32;
-const _: () = assert!(MOST_ROWS * 100 == crate::MAX_REPLICAS.hundredths() as usize && MOST_ROWS <= u32::BITS as usize);
+const _: () =
+    assert!(MOST_ROWS * 100 == crate::MAX_REPLICAS.hundredths() as usize && MOST_ROWS <= u32::BITS as usize);
 
 /// Rows of a partition of which any one may move. Other masks are rows that are without data elsewhere, or have moved
 /// already: those may be placed as often as it takes. (32 rows without data look like this; nothing is lost by it.)
@@ -29,6 +30,8 @@ pub(crate) enum Pool {
     Needy,
     /// Every device with weight.
     Any,
+    /// Needy ones, and those that could pass on to a needy one.
+    Reached,
 }
 
 /// What is looked for.
@@ -56,6 +59,14 @@ impl Places {
     }
 }
 
+/// Devices that a replica can be put on so that in the end a needy one has more.
+#[derive(Debug)]
+struct Reached {
+    chooser: Chooser,
+    /// How many of them are in each domain.
+    here: Vec<u32>,
+}
+
 /// A rebalance in progress.
 #[derive(Debug)]
 pub(crate) struct Work<'a> {
@@ -74,6 +85,7 @@ pub(crate) struct Work<'a> {
     active: Vec<bool>,
     needy: Chooser,
     any: Option<Chooser>,
+    reached: Option<Reached>,
     asides: Vec<Aside>,
 }
 
@@ -100,12 +112,27 @@ impl<'a> Work<'a> {
             let leaf = tree.leaf(position) as usize;
             u64::from(quota[leaf].saturating_sub(count[leaf]))
         };
-        let need = tree.sums(lacks).into_iter().map(|need| u32::try_from(need).expect("below a quota")).collect();
+        let need =
+            tree.sums(lacks).into_iter().map(|need| u32::try_from(need).expect("below a quota")).collect();
         let active = tree.domains.iter().map(|domain| domain.active > 0).collect();
         let needy = Chooser::new(tree);
         let asides = Vec::new();
-        let mut work =
-            Self { tree, rows, movable, quota, count, need, floor, most, owed, active, needy, any: None, asides };
+        let mut work = Self {
+            tree,
+            rows,
+            movable,
+            quota,
+            count,
+            need,
+            floor,
+            most,
+            owed,
+            active,
+            needy,
+            any: None,
+            reached: None,
+            asides,
+        };
         for domain in 1..tree.domains.len() {
             work.refresh_needy(u32::try_from(domain).expect("few domains"));
         }
@@ -124,17 +151,56 @@ impl<'a> Work<'a> {
         }
     }
 
+    /// Begin anew: the needy are reached, nobody else.
+    pub(crate) fn open_reached(&mut self) {
+        let here = self.tree.domains.iter().map(|_| 0).collect();
+        self.reached = Some(Reached { chooser: Chooser::new(self.tree), here });
+        for position in 0..self.tree.paths.len() {
+            let leaf = self.tree.leaf(position);
+            if self.need[leaf as usize] > 0 {
+                self.reach_leaf(leaf, true);
+            }
+        }
+    }
+
+    pub(crate) fn is_reached(&self, position: u16) -> bool {
+        let leaf = self.tree.leaf(usize::from(position)) as usize;
+        self.reached.as_ref().is_some_and(|reached| reached.here[leaf] > 0)
+    }
+
+    /// A device could pass something on, or no longer can.
+    pub(crate) fn reach(&mut self, position: u16, can: bool) {
+        if self.is_reached(position) != can {
+            self.reach_leaf(self.tree.leaf(usize::from(position)), can);
+        }
+    }
+
+    fn reach_leaf(&mut self, leaf: DomainId, can: bool) {
+        let way = self.way_up(self.tree.position(leaf));
+        let Some(reached) = &mut self.reached else { return };
+        for domain in way {
+            let here = &mut reached.here[domain as usize];
+            *here = if can { *here + 1 } else { *here - 1 };
+            if domain > 0 {
+                let key = (*here > 0).then(|| scatter(domain, *here) >> KEY_BITS);
+                reached.chooser.set(self.tree, domain, key);
+            }
+        }
+    }
+
     /// Least first: how much of its quota a domain has, a little jumbled, so that partners vary.
     fn hunger(&self, domain: DomainId) -> Option<u64> {
         let (need, quota) = (self.need[domain as usize], self.quota[domain as usize]);
         let jumble = scatter(domain, need) >> KEY_BITS;
-        (need > 0).then(|| ((u64::from(quota.saturating_sub(need)) << KEY_BITS) + jumble) / u64::from(quota.max(1)))
+        (need > 0)
+            .then(|| ((u64::from(quota.saturating_sub(need)) << KEY_BITS) + jumble) / u64::from(quota.max(1)))
     }
 
     fn fullness(&self, domain: DomainId) -> Option<u64> {
         let (count, quota) = (self.count[domain as usize], self.quota[domain as usize]);
         let jumble = scatter(domain, count) >> KEY_BITS;
-        self.active[domain as usize].then(|| ((u64::from(count) << KEY_BITS) + jumble) / u64::from(quota.max(1)))
+        self.active[domain as usize]
+            .then(|| ((u64::from(count) << KEY_BITS) + jumble) / u64::from(quota.max(1)))
     }
 
     fn refresh_needy(&mut self, domain: DomainId) {
@@ -151,7 +217,8 @@ impl<'a> Work<'a> {
     fn change(&mut self, position: u16, more: bool) {
         let way = self.way_up(position);
         let leaf = way[0] as usize;
-        let lacking = if more { self.count[leaf] < self.quota[leaf] } else { self.count[leaf] <= self.quota[leaf] };
+        let lacking =
+            if more { self.count[leaf] < self.quota[leaf] } else { self.count[leaf] <= self.quota[leaf] };
         for domain in way {
             let at = domain as usize;
             if more {
@@ -240,6 +307,16 @@ impl<'a> Work<'a> {
         path.iter().any(|&domain| self.count[domain as usize] > self.quota[domain as usize])
     }
 
+    /// Children of a domain that must have replicas of every partition.
+    pub(crate) fn owed(&self, domain: DomainId) -> &[DomainId] {
+        &self.owed[domain as usize]
+    }
+
+    /// Least replicas of one partition that a domain shall hold.
+    pub(crate) fn least(&self, domain: DomainId) -> u8 {
+        self.floor[domain as usize]
+    }
+
     /// Most replicas of one partition that a domain shall hold.
     pub(crate) fn most(&self, domain: DomainId) -> u8 {
         self.most[domain as usize]
@@ -263,10 +340,28 @@ impl<'a> Work<'a> {
         }
     }
 
+    /// A place in a domain of a tier, beside the domain where the replica is.
+    pub(crate) fn place_within(
+        &mut self,
+        home: u16,
+        (tier, domain): (usize, DomainId),
+        wish: &Wish<'_>,
+    ) -> Option<DomainId> {
+        let path = self.tree.paths[usize::from(home)];
+        let above = tier.checked_sub(1).map_or(0, |above| path[above]);
+        let beside = self.tree.domains[domain as usize].parent == above;
+        let spared = |tier: usize| self.held(wish.others, tier, path[tier]) >= self.least(path[tier]);
+        if !beside || !(tier..TIERS).all(spared) || !self.has_room(domain, tier, wish) {
+            return None;
+        }
+        self.enter(domain, tier, wish)
+    }
+
     fn pool(&mut self, pool: Pool) -> &mut Chooser {
         match pool {
             Pool::Needy => &mut self.needy,
             Pool::Any => self.any.as_mut().expect("opened before it is searched"),
+            Pool::Reached => &mut self.reached.as_mut().expect("opened before it is searched").chooser,
         }
     }
 
