@@ -11,4 +11,5 @@ pub mod node;
 pub mod status;
 mod storage;
 pub mod swift;
+pub mod swift_ring;
 mod workers;

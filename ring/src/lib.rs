@@ -7,6 +7,7 @@
 mod build;
 mod builder;
 mod device;
+mod diff;
 mod format;
 mod hash;
 mod table;
@@ -18,6 +19,7 @@ pub use builder::{
     Settings, decode_builder, encode_builder,
 };
 pub use device::{Class, Device};
+pub use diff::{Diff, OtherPartPower, diff};
 pub use format::{DecodeError, FORMAT_VERSION, decode, encode};
 pub use hash::{PathHash, partition_of, path_hash};
 pub use table::{InvalidRing, MAX_DEVICES, MAX_PART_POWER, MAX_REPLICAS, Replicas, Ring};

@@ -7,6 +7,7 @@ mod config;
 mod dev;
 mod disk;
 mod progress;
+mod ring;
 mod serve;
 mod status;
 
@@ -42,6 +43,9 @@ enum Command {
     /// Work on disks that no node has open.
     #[command(subcommand)]
     Disk(disk::DiskCommand),
+    /// Build rings: which devices hold which partitions.
+    #[command(subcommand)]
+    Ring(ring::RingCommand),
     /// Show the disks and workers of a running node.
     Status {
         /// Admin listener; default: $QUARRY_ADMIN_URL, else http://127.0.0.1:6000.
@@ -140,6 +144,7 @@ pub fn main() -> ExitCode {
             out.write_all(crate::config::EXAMPLE.as_bytes()).map_err(Into::into)
         }
         Command::Disk(command) => disk::run(&command, &mut out),
+        Command::Ring(command) => ring::run(&command, &mut out),
         Command::Status { admin_url, json } => status::run(admin_url.as_deref(), json, &mut out),
         Command::Version => writeln!(out, "quarry {}", env!("CARGO_PKG_VERSION")).map_err(Into::into),
     };
@@ -174,6 +179,10 @@ mod tests {
             "quarry disk format d --size 1G --cluster 00112233445566778899aabbccddeeff",
             "quarry disk check d",
             "quarry disk rebuild-index d --index i",
+            "quarry ring create o.builder --part-power 18 --replicas 3.25 --overload 12.5% --class ssd",
+            "quarry ring add o.builder 1.2.7:4000:hdd:store7/sdb 1.2.8:4000",
+            "quarry ring set-weight o.builder 1=0 2=500",
+            "quarry ring rebalance o.builder --stored 40T --dry-run",
             "quarry status --json",
             "quarry version",
         ] {

@@ -93,9 +93,16 @@ fn forged_contents_are_refused_or_mean_what_they_say() {
             }
         }
     }
-    for kind in
-        ["Length", "Class3)", "Event25)", "Reserved", "Labels", "InvalidRing", "InvalidNextId", "InvalidLabel"]
-    {
+    for kind in [
+        "Length",
+        "Class3)",
+        "Event25)",
+        "Reserved",
+        "Labels",
+        "InvalidRing",
+        "InvalidNextId",
+        "InvalidLabel",
+    ] {
         assert!(refused.contains(kind), "{kind} is not among {refused:?}");
     }
 }
