@@ -29,6 +29,8 @@ pub(crate) enum Command {
     Http,
     /// Time to open after a crash, memory and index size.
     Recovery,
+    /// Time to build, change and look up in rings; beside swift-ring-builder where it is installed.
+    Ring,
     /// Everything.
     All,
     /// The process that is killed, and the one that opens what it left.
@@ -69,6 +71,9 @@ pub(crate) struct Options {
     /// The node's program; default: `quarry` beside this one.
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) quarry: Option<PathBuf>,
+    /// A Python environment with Swift, for the ring suite; default: the one of `swift-ring-builder` on PATH.
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) swift: Option<PathBuf>,
 }
 
 impl Options {

@@ -54,8 +54,17 @@ pub(crate) fn load() -> f64 {
 
 /// Resident KiB of a process (`self` or a number).
 pub(crate) fn resident_kib(process: &str) -> u64 {
+    status_kib(process, "VmRSS:")
+}
+
+/// Most KiB that this process ever had.
+pub(crate) fn peak_kib() -> u64 {
+    status_kib("self", "VmHWM:")
+}
+
+fn status_kib(process: &str, key: &str) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default();
     line.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 

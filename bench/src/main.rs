@@ -1,4 +1,4 @@
-//! `quarry-bench`: what the engine and the node do on this machine, each beside a raw loop on the same disk.
+//! `quarry-bench`: what the engine and the node do on this machine, each beside a raw loop on the same disk; and rings.
 //!
 //! Invariant: one JSON line a scenario on stdout, a table for people on stderr.
 //! Invariant: raw and measured passes alternate within a scenario; what is quoted is the median of the rounds' ratios.
@@ -15,6 +15,7 @@ mod raw;
 mod recovery;
 mod report;
 mod rig;
+mod ring;
 
 use std::process::ExitCode;
 
@@ -56,6 +57,9 @@ fn run(cli: &Cli) -> Result<(), Failure> {
     }
     if matches!(wanted, Command::All | Command::Http) {
         http::run(options, scratch.path(), &mut report)?;
+    }
+    if matches!(wanted, Command::All | Command::Ring) {
+        ring::run(options, scratch.path(), &mut report)?;
     }
     scratch.close().map_err(Failure::io("remove scratch directory"))?;
     report.table();

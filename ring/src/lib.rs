@@ -15,8 +15,8 @@ mod table;
 pub use build::{BuildError, Plan, build};
 pub use builder::{
     BUILDER_FORMAT_VERSION, Builder, BuilderDecodeError, Change, EditError, Event, Health, InvalidBuilder,
-    Load, MAX_HISTORY, MAX_LABEL, MAX_MIN_PART_HOURS, Member, Overload, Parts, RebalanceError, Rebalanced,
-    Settings, decode_builder, encode_builder,
+    Load, MAX_HISTORY, MAX_LABEL, MAX_MIN_PART_HOURS, MAX_VERSION, Member, Overload, Parts, RebalanceError,
+    Rebalanced, Settings, decode_builder, encode_builder,
 };
 pub use device::{Class, Device};
 pub use diff::{Diff, OtherPartPower, diff};

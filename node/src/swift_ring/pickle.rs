@@ -157,7 +157,7 @@ impl Machine<'_> {
             b'}' => self.push(Object::Dict(Vec::new())),
             b']' | b')' => self.push(Object::List(Vec::new())),
             b't' => {
-                let items = self.from_mark()?;
+                let items = self.take_to_mark()?;
                 self.push(Object::List(items));
             }
             0x85..=0x87 => {
@@ -250,7 +250,7 @@ impl Machine<'_> {
         self.stack.pop().ok_or(PickleError::Operands(self.at))
     }
 
-    fn from_mark(&mut self) -> Result<Vec<Value>, PickleError> {
+    fn take_to_mark(&mut self) -> Result<Vec<Value>, PickleError> {
         let mark = self.marks.pop().ok_or(PickleError::Operands(self.at))?;
         Ok(self.stack.split_off(mark))
     }
@@ -279,7 +279,7 @@ impl Machine<'_> {
                 let value = self.pop()?;
                 vec![self.pop()?, value]
             }
-            _ => self.from_mark()?,
+            _ => self.take_to_mark()?,
         };
         let below = self.pop()?;
         self.stack.push(below);

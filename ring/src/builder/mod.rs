@@ -38,6 +38,8 @@ use work::NONE;
 pub const MAX_LABEL: usize = 64;
 /// Events that are kept; the oldest go first.
 pub const MAX_HISTORY: usize = 1 << 16;
+/// Highest version: none that counts up gets there.
+pub const MAX_VERSION: u64 = 1 << 62;
 /// Longest time between two moves of a partition: a year.
 pub const MAX_MIN_PART_HOURS: u16 = 8784;
 
@@ -111,6 +113,9 @@ pub enum InvalidBuilder {
     /// More than [`MAX_HISTORY`].
     #[error("{0} events are more than {MAX_HISTORY}")]
     TooManyEvents(usize),
+    /// More than [`MAX_VERSION`].
+    #[error("version {0} is above {MAX_VERSION}")]
+    Version(u64),
     /// A device of another class than the policy takes.
     #[error("device {0} is of a class that the policy does not take")]
     Class(u32),
@@ -147,6 +152,9 @@ impl Builder {
         }
         if settings.min_part_hours > MAX_MIN_PART_HOURS {
             return Err(InvalidBuilder::MinPartHours(settings.min_part_hours));
+        }
+        if parts.version > MAX_VERSION {
+            return Err(InvalidBuilder::Version(parts.version));
         }
         if parts.last_moved.len() != 1 << settings.part_power {
             return Err(InvalidBuilder::LastMoved(parts.last_moved.len()));

@@ -234,9 +234,9 @@ impl<'a> Work<'a> {
             if lacking {
                 self.refresh_needy(domain);
             }
-            let fullness = self.fullness(domain);
-            if let Some(any) = &mut self.any {
-                any.set(self.tree, domain, fullness);
+            if self.any.is_some() {
+                let fullness = self.fullness(domain);
+                self.any.iter_mut().for_each(|any| any.set(self.tree, domain, fullness));
             }
         }
     }

@@ -4,6 +4,7 @@ mod catalog;
 mod config;
 mod log;
 mod pure;
+mod rings;
 mod swift;
 
 use super::Target;
@@ -19,6 +20,8 @@ pub const TARGETS: &[Target] = &[
     catalog::VALUES,
     pure::RING,
     pure::EXTENT,
+    rings::BUILDER,
+    rings::SWIFT_RING,
     swift::REQUEST,
     swift::RANGE,
     swift::ACL,

@@ -163,7 +163,7 @@ fn report(
             )?;
         }
         None => {
-            writeln!(out, "bytes         unknown; --stored SIZE says how much one copy of all data takes")?
+            writeln!(out, "bytes         unknown; --stored SIZE says how much one copy of all data takes")?;
         }
     }
     if done.held_back > 0 {

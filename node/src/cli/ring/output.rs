@@ -38,7 +38,7 @@ fn overload(overload: Overload) -> String {
 pub(super) fn amount(bytes: u64) -> String {
     for (shift, unit) in [(50, 'P'), (40, 'T'), (30, 'G'), (20, 'M'), (10, 'K')] {
         if bytes >= 1 << shift {
-            let hundredths = u128::from(bytes) * 100 >> shift;
+            let hundredths = (u128::from(bytes) * 100) >> shift;
             return format!("{}.{:02}{unit}", hundredths / 100, hundredths % 100);
         }
     }
