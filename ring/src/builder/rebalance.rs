@@ -4,7 +4,7 @@ use super::health::{Health, health};
 use super::share::{Overload, Shares, Sizes, quotas, shares};
 use super::tree::Tree;
 use super::work::{ALL_ROWS, NONE, Work};
-use super::{Builder, Change};
+use super::{Builder, Change, MAX_VERSION};
 use crate::{Device, MAX_DEVICES, Replicas};
 
 /// Why nothing could be rebalanced.
@@ -18,6 +18,9 @@ pub enum RebalanceError {
         /// Devices with weight.
         devices: usize,
     },
+    /// [`MAX_VERSION`] is reached.
+    #[error("version {MAX_VERSION} is the last")]
+    NoVersion,
 }
 
 /// What a rebalance did.
@@ -50,6 +53,9 @@ impl Builder {
         let devices = self.wanted_devices().iter().filter(|device| device.weight > 0).count();
         if devices < wanted {
             return Err(RebalanceError::TooFewDevices { wanted, devices });
+        }
+        if self.0.version >= MAX_VERSION {
+            return Err(RebalanceError::NoVersion);
         }
         let before = self.health();
         let pending = self.pending().next().is_some();

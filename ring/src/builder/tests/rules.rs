@@ -244,6 +244,17 @@ fn a_rebalance_with_nothing_to_do_makes_no_version() {
     assert_eq!(builder, before);
 }
 
+/// Found by the fuzzer: the version after the last could be written and not be read.
+#[test]
+fn the_last_version_is_the_last() {
+    let mut parts = regular(settings(2, 100), 1, 1, 2).parts().clone();
+    parts.version = MAX_VERSION;
+    let mut builder = Builder::from_parts(parts.clone()).unwrap();
+    assert_eq!(builder.rebalance(1), Err(RebalanceError::NoVersion));
+    parts.version += 1;
+    assert_eq!(Builder::from_parts(parts), Err(InvalidBuilder::Version(MAX_VERSION + 1)));
+}
+
 #[test]
 fn a_policy_takes_its_class_only() {
     let class = Some(Class::Nvme);
