@@ -7,7 +7,7 @@
 //! Invariant: the searches of one rebalance are bounded.
 
 use super::phases::scattered;
-use super::tree::{DomainId, LEAF};
+use super::tree::{DomainId, LEAF, TIERS};
 use super::work::{NONE, Pool, Wish, Work};
 
 /// Most searches for a place; some tenths of a second.
@@ -71,12 +71,8 @@ impl Work<'_> {
                 }
                 *searches -= 1;
                 let places = self.places(partition, row);
-                let wish = Wish {
-                    others: places.as_slice(),
-                    home: Some(device),
-                    pool: Pool::Needy,
-                    dispersed: true,
-                };
+                let wish =
+                    Wish { others: places.as_slice(), home: Some(device), pool: Pool::Needy, heeded: TIERS };
                 let direct = self.place_for(device, &wish);
                 let to = direct.or_else(|| self.place_for(device, &Wish { pool: Pool::Reached, ..wish }));
                 let Some(to) = to else { continue };

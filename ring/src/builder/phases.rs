@@ -5,7 +5,7 @@
 //! Invariant: a move for weight goes from a device above its quota to one below, so no move is in vain; only what is
 //! left at the end is tried by several moves in a row.
 
-use super::tree::{DomainId, LEAF};
+use super::tree::{DomainId, LEAF, TIERS};
 use super::work::{ALL_ROWS, MOST_ROWS, NONE, Pool, Wish, Work};
 use crate::table::scatter;
 
@@ -41,12 +41,12 @@ impl Work<'_> {
 
     fn place_one(&mut self, partition: usize, row: usize) {
         let places = self.places(partition, row);
-        let needy = Wish { others: places.as_slice(), home: None, pool: Pool::Needy, dispersed: true };
+        let needy = Wish { others: places.as_slice(), home: None, pool: Pool::Needy, heeded: TIERS };
         let mut found = self.place_for_new(&needy);
-        for dispersed in [true, false] {
+        for heeded in (0..=TIERS).rev() {
             if found.is_none() {
                 self.open_any();
-                found = self.place_for_new(&Wish { pool: Pool::Any, dispersed, ..needy });
+                found = self.place_for_new(&Wish { pool: Pool::Any, heeded, ..needy });
             }
         }
         let leaf = found.expect("there are as many devices with weight as rows");
@@ -70,8 +70,12 @@ impl Work<'_> {
             let inside = |device: u16, work: &Self| work.tree.paths[usize::from(device)][tier] == domain;
             let mut leaving = self.candidates(partition, inside);
             // Without a home: it has to leave the crowded domain.
-            return self.first_that_may(partition, leaving.as_mut_slice(), |work, home, wish| {
-                work.place_for(home, &Wish { home: None, ..*wish })
+            let leaving = leaving.as_mut_slice();
+            // If need be it crowds a lower tier.
+            return [TIERS, tier + 1].into_iter().any(|heeded| {
+                self.first_that_may(partition, leaving, |work, home, wish| {
+                    work.place_outside(home, tier, &Wish { home: None, heeded, ..*wish })
+                })
             });
         }
         // A domain with too few harms nobody who is spread: only what is on its way anyhow goes there.
@@ -101,7 +105,7 @@ impl Work<'_> {
             for &mut (_, row) in &mut *rows {
                 let places = self.places(partition, row);
                 let home = self.rows[row][partition];
-                let wish = Wish { others: places.as_slice(), home: Some(home), pool, dispersed: true };
+                let wish = Wish { others: places.as_slice(), home: Some(home), pool, heeded: TIERS };
                 if let Some(leaf) = place(self, home, &wish) {
                     self.relocate(partition, row, leaf);
                     return true;
@@ -183,7 +187,7 @@ impl Work<'_> {
     pub(crate) fn feed(&mut self, partition: usize, row: usize) -> bool {
         let places = self.places(partition, row);
         let home = self.rows[row][partition];
-        let wish = Wish { others: places.as_slice(), home: Some(home), pool: Pool::Needy, dispersed: true };
+        let wish = Wish { others: places.as_slice(), home: Some(home), pool: Pool::Needy, heeded: TIERS };
         let Some(leaf) = self.place_for(home, &wish) else { return false };
         self.relocate(partition, row, leaf);
         true

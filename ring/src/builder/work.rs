@@ -42,8 +42,8 @@ pub(crate) struct Wish<'a> {
     /// Where the replica is: a domain that it does not leave need not have room.
     pub(crate) home: Option<u16>,
     pub(crate) pool: Pool,
-    /// Heed the most that a domain may hold of one partition.
-    pub(crate) dispersed: bool,
+    /// Heed what a domain may hold of one partition at so many tiers, from the top.
+    pub(crate) heeded: usize,
 }
 
 /// The devices of one partition.
@@ -327,17 +327,30 @@ impl<'a> Work<'a> {
         self.find(0, 0, wish)
     }
 
-    /// A place for a replica that leaves `home`, without taking from any domain what it must have.
+    /// A place for a replica that leaves `home`, without taking from any domain that is heeded what it must have.
     pub(crate) fn place_for(&mut self, home: u16, wish: &Wish<'_>) -> Option<DomainId> {
         let path = self.tree.paths[usize::from(home)];
-        let bound = (0..TIERS)
-            .rev()
-            .find(|&tier| self.held(wish.others, tier, path[tier]) < self.floor[path[tier] as usize]);
-        match bound {
+        match self.bound(&path, wish) {
             None => self.find(0, 0, wish),
             Some(LEAF) => None,
             Some(tier) => self.find(path[tier], tier + 1, wish),
         }
+    }
+
+    /// The same, outside of its domain of a tier.
+    pub(crate) fn place_outside(&mut self, home: u16, tier: usize, wish: &Wish<'_>) -> Option<DomainId> {
+        let path = self.tree.paths[usize::from(home)];
+        match self.bound(&path, wish) {
+            None => self.find(0, 0, wish),
+            Some(bound) if bound < tier => self.find(path[bound], bound + 1, wish),
+            Some(_) => None,
+        }
+    }
+
+    /// The lowest tier where a replica cannot leave its domain.
+    fn bound(&self, path: &[DomainId; TIERS], wish: &Wish<'_>) -> Option<usize> {
+        let must_stay = |&tier: &usize| self.held(wish.others, tier, path[tier]) < self.least(path[tier]);
+        (0..wish.heeded).rev().find(must_stay)
     }
 
     /// A place in a domain of a tier, beside the domain where the replica is.
@@ -368,7 +381,7 @@ impl<'a> Work<'a> {
     /// Look below a domain whose children are of `tier`.
     fn find(&mut self, domain: DomainId, tier: usize, wish: &Wish<'_>) -> Option<DomainId> {
         let tree = self.tree;
-        if wish.dispersed
+        if tier < wish.heeded
             && let Some(child) = self.most_owed(domain, tier, wish)
             && let Some(found) = self.enter(child, tier, wish)
         {
@@ -419,6 +432,6 @@ impl<'a> Work<'a> {
         if tier == LEAF {
             return held == 0 && !at_home;
         }
-        !wish.dispersed || at_home || held < self.most[child as usize]
+        tier >= wish.heeded || at_home || held < self.most[child as usize]
     }
 }

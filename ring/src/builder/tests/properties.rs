@@ -152,12 +152,12 @@ fn settle(builder: &mut Builder, hour: u32) -> u64 {
     moved
 }
 
-/// What one change moves, against what the devices below their new targets lack: within 5 % where the domains are wide
-/// enough that dispersion forces nothing more (and within 1 % over all such), within 10 % over all changes.
+/// What one change moves, against what the devices below their new targets lack: within 5 % (but one in a hundred, which
+/// dispersion forces to more) where the domains are wide, and within 5 % over all changes of all clusters.
 #[test]
 fn changes_move_little_more_than_they_must_properties() {
     let (mut all_moved, mut all_least) = (0, 0);
-    let (mut free_moved, mut free_least) = (0, 0);
+    let (mut free_moved, mut free_least, mut changes, mut beyond) = (0, 0, 0, 0);
     for seed in seeds() {
         let mut random = Random::new(seed);
         let (mut builder, mixed) = cluster(&mut random);
@@ -174,18 +174,23 @@ fn changes_move_little_more_than_they_must_properties() {
             let free = wide && crowded + builder.health().crowded == 0;
             let moved = settle(&mut builder, hour) * REPLICA;
             if free && builder.health().crowded == 0 {
-                // Rounding may be on the other side of a few devices.
-                let rounding = builder.members().len() as u64 * REPLICA / 4;
                 free_moved += moved;
                 free_least += least;
-                assert!(moved <= least * 21 / 20 + rounding, "moved {moved}, least {least}; {}", again(seed));
+                changes += 1;
+                // Rounding may be on the other side of a few devices.
+                let rounding = builder.members().len() as u64 * REPLICA / 4;
+                if moved > least * 21 / 20 + rounding {
+                    println!("moved {moved}, least {least}; {}", again(seed));
+                    beyond += 1;
+                }
             }
             all_moved += moved;
             all_least += least;
         }
     }
+    assert!(beyond * 100 <= changes, "{beyond} of {changes} beyond 5 %");
     assert!(free_moved * 100 <= free_least * 101, "moved {free_moved}, least {free_least}");
-    assert!(all_moved * 100 <= all_least * 110, "moved {all_moved}, least {all_least}");
+    assert!(all_moved * 100 <= all_least * 105, "moved {all_moved}, least {all_least}");
 }
 
 #[test]
