@@ -247,3 +247,7 @@ pub(crate) fn quotas(tree: &Tree, target: &[u64], counts: &[u64]) -> Vec<u32> {
     }
     quotas.into_iter().map(|quota| u32::try_from(quota).expect("at most 2^29 entries")).collect()
 }
+
+#[cfg(test)]
+#[path = "share_tests.rs"]
+mod tests;
