@@ -9,6 +9,7 @@ mod builder;
 mod device;
 mod diff;
 mod format;
+mod handoff;
 mod hash;
 mod table;
 
@@ -21,5 +22,6 @@ pub use builder::{
 pub use device::{Class, Device};
 pub use diff::{Diff, OtherPartPower, diff};
 pub use format::{DecodeError, FORMAT_VERSION, decode, encode};
+pub use handoff::Handoffs;
 pub use hash::{PathHash, partition_of, path_hash};
 pub use table::{InvalidRing, MAX_DEVICES, MAX_PART_POWER, MAX_REPLICAS, Replicas, Ring};

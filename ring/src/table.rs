@@ -3,7 +3,7 @@
 //! Invariant: a [`Ring`] that exists is valid: every row entry names a device, no partition names one twice,
 //! device ids ascend, and the rows hold exactly partitions x replicas entries.
 
-use crate::{Device, PathHash, partition_of};
+use crate::{Device, Handoffs, PathHash, partition_of};
 
 /// 2^24 partitions: 32 MiB for each replica's row.
 pub const MAX_PART_POWER: u8 = 24;
@@ -172,17 +172,10 @@ impl Ring {
         entries.map(|&device| &self.devices[usize::from(device)])
     }
 
-    /// Where a replica goes when a primary is down, best first: every device with weight that is no primary, those
-    /// that share the least with the primaries first, then in an order of the partition's own, so that the
-    /// load of a dead device spreads over all others.
+    /// Where a replica goes when a primary is down, best first: every device with weight that is no primary.
     #[must_use]
-    pub fn handoffs(&self, partition: u32) -> Vec<&Device> {
-        let primaries: Vec<_> = self.lookup(partition).collect();
-        let spare = |device: &&Device| device.weight > 0 && primaries.iter().all(|one| one.id != device.id);
-        let mut handoffs: Vec<_> = self.devices.iter().filter(spare).collect();
-        let nearness = |device: &Device| primaries.iter().map(|one| shared_domains(one, device)).max();
-        handoffs.sort_by_cached_key(|device| (nearness(device), scatter(partition, device.id), device.id));
-        handoffs
+    pub fn handoffs(&self, partition: u32) -> Handoffs<'_> {
+        Handoffs::new(self, partition)
     }
 }
 
@@ -200,13 +193,6 @@ pub(crate) fn check_sizes(part_power: u8, replicas: Replicas, devices: &[Device]
         Some(pair) => Err(InvalidRing::DeviceOrder(pair[1].id)),
         None => Ok(()),
     }
-}
-
-/// How many failure domains two devices have in common: none, the region, the zone too, the node too.
-fn shared_domains(one: &Device, other: &Device) -> u8 {
-    let path = |device: &Device| [u32::from(device.region), u32::from(device.zone), device.node];
-    let shared = path(one).into_iter().zip(path(other)).take_while(|(a, b)| a == b).count();
-    u8::try_from(shared).unwrap_or(u8::MAX)
 }
 
 /// An even, fixed jumble of two numbers (the finalizer of splitmix64); not for secrets.

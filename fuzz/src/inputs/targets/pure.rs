@@ -41,7 +41,7 @@ fn ring(data: &[u8]) {
     let Ok(ring) = decode(data) else { return };
     assert_eq!(encode(&ring), data, "a ring has one spelling");
     for partition in 0..1_u32 << ring.part_power().min(10) {
-        let _devices = (ring.lookup(partition).count(), ring.handoffs(partition).len());
+        let _devices = (ring.lookup(partition).count(), ring.handoffs(partition).count());
     }
     let _partition = ring.partition_of(&[0xff; 16]);
 }
