@@ -1,6 +1,6 @@
 //! Every limit of the disk engine, and how the limits depend on one another.
 
-use crate::io::BLOCK;
+use crate::io::{BLOCK, RECORD_BUFFER};
 
 /// Bytes of object data under one CRC.
 pub const CRC_SPAN: usize = 64 << 10;
@@ -63,6 +63,7 @@ pub const CLIENT_HIGH_WATER: u64 = 90;
 
 const _: () = assert!(MAX_GROUP >= MAX_RECORD + 3 * (MAX_META + MAX_KEY + 4096));
 const _: () = assert!(MAX_BATCH >= MAX_GROUP + MAX_BATCH_RECORDS * 32 + 2 * BLOCK);
+const _: () = assert!(RECORD_BUFFER >= MAX_RECORD + 2 * BLOCK);
 const _: () = assert!(MAX_BATCH as u64 * 2 <= MIN_SEGMENT);
 const _: () = assert!(MAX_BATCH_RECORDS >= MAX_GROUP_RECORDS && MAX_BATCH_RECORDS >= MAX_MOVE_RECORDS);
 const _: () =

@@ -18,6 +18,7 @@ mod uring;
 
 use std::sync::Arc;
 
+pub(crate) use buffer::RECORD_BUFFER;
 pub use buffer::{AlignedBuf, BufferPool};
 pub use device::{
     Backend, DeviceError, DeviceInfo, DeviceKind, OpenOptions, inspect_device, open_device, preallocate,
