@@ -7,5 +7,6 @@ pub mod clock;
 pub mod disk;
 pub mod index;
 pub mod io;
+pub mod net;
 pub mod object;
 pub mod work;

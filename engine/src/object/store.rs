@@ -97,6 +97,12 @@ impl Store {
         &self.inner.disks
     }
 
+    /// The disks of this node as replicas: what other nodes may ask of them.
+    #[must_use]
+    pub fn replicas(&self) -> &[Arc<dyn Replica>] {
+        &self.inner.replicas
+    }
+
     /// The clock of this node.
     #[must_use]
     pub fn clock(&self) -> &Clock {

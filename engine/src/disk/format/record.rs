@@ -350,6 +350,12 @@ impl StoredRecord {
         self.bytes.slice(self.head_len..self.head_len + self.data_len)
     }
 
+    /// The whole record as it lies in the log, shared: what [`StoredRecord::verify`] takes elsewhere.
+    #[must_use]
+    pub fn bytes(&self) -> Bytes {
+        self.bytes.clone()
+    }
+
     /// Bytes of memory it holds.
     #[must_use]
     pub fn weight(&self) -> usize {

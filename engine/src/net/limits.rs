@@ -1,0 +1,55 @@
+//! Every limit of messages and transports, and how the limits depend on one another.
+
+use std::time::Duration;
+
+use crate::disk::limits::{MAX_DATA, MAX_GROUP, MAX_GROUP_RECORDS, MAX_KEY, MAX_META, MAX_RECORD};
+
+/// Bytes before the head of every message.
+pub const FIXED: usize = 16;
+/// Most bytes of a head: a full group's keys and metas, and their lengths.
+pub const MAX_HEAD: usize = MAX_GROUP_RECORDS * (MAX_KEY + MAX_META + HEAD_PER_DRAFT) + HEAD_PER_CALL;
+/// Bytes that a head spends on one draft beside its key and meta.
+pub const HEAD_PER_DRAFT: usize = 64;
+/// Bytes that a head spends on a call.
+pub const HEAD_PER_CALL: usize = 1024;
+/// Most raw bytes behind the head.
+pub const MAX_PAYLOAD: usize = MAX_GROUP;
+/// Most bytes of the text of a failure.
+pub const MAX_TEXT: usize = 512;
+/// Most chunks of an object that is opened over the network: 8 TiB.
+pub const MAX_CHUNKS: u32 = 8 << 20;
+/// Calls of one node that may be in the hands of another.
+pub const CALLS_PER_PEER: usize = 64;
+/// Request bytes of one node that may be in the hands of another.
+pub const INBOUND_BYTES: usize = 32 << 20;
+/// Request bytes of all nodes that may be in the hands of one.
+pub const INBOUND_BYTES_ALL: usize = 256 << 20;
+/// Connections that a node keeps open for others.
+pub const MAX_CONNECTIONS: usize = 4096;
+/// Connections that one node may have to another: those of calls, and those that drain.
+pub const CONNECTIONS_PER_PEER: usize = CALLS_PER_PEER + 16;
+/// How long two nodes may take to know each other.
+pub const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
+/// How long a request may take to arrive whole.
+pub const RECEIVE_WITHIN: Duration = Duration::from_secs(30);
+/// Longest deadline that a call may have.
+pub const MAX_DEADLINE: Duration = Duration::from_secs(600);
+/// A connection on which nothing came for so long is dead.
+pub const SILENCE: Duration = Duration::from_secs(10);
+/// Pause between two signs of life on a connection.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(3);
+/// How long an opened object that nobody reads stays readable.
+pub const LEASE: Duration = Duration::from_secs(60);
+/// Opened objects that a node holds for one other.
+pub const HANDLES_PER_PEER: usize = 1024;
+/// Opened objects that a node holds for all others.
+pub const MAX_HANDLES: usize = 8192;
+
+const _: () = assert!(MAX_PAYLOAD >= MAX_RECORD && MAX_PAYLOAD >= MAX_DATA);
+const _: () = assert!(MAX_HEAD <= 1 << 20, "a head is allocated before it is known to be good");
+const _: () = assert!(MAX_TEXT + HEAD_PER_DRAFT <= HEAD_PER_CALL);
+const _: () = assert!(INBOUND_BYTES >= FIXED + MAX_HEAD + MAX_PAYLOAD && INBOUND_BYTES_ALL >= INBOUND_BYTES);
+const _: () = assert!(MAX_HANDLES >= HANDLES_PER_PEER);
+const _: () = assert!(CONNECTIONS_PER_PEER > CALLS_PER_PEER && MAX_CONNECTIONS >= CONNECTIONS_PER_PEER);
+const _: () = assert!(SILENCE.as_secs() >= 2 * KEEP_ALIVE.as_secs());
+const _: () = assert!(LEASE.as_secs() > HANDSHAKE_WITHIN.as_secs() + RECEIVE_WITHIN.as_secs());
