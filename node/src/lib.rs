@@ -2,6 +2,7 @@
 
 mod auth;
 pub mod cli;
+pub mod cluster;
 pub mod config;
 mod durable_file;
 mod http;

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::auth::users_file::{self, UsersError};
 use crate::auth::{Auth, Endpoints, SetupError, unix_now};
+use crate::cluster::{Cluster, ClusterError};
 use crate::config::{self, Config};
 use crate::http::{Bounds, Entrance, Front, serve};
 use crate::metrics::Metrics;
@@ -57,6 +58,9 @@ pub enum NodeError {
     /// Disks.
     #[error(transparent)]
     Disks(#[from] OpenError),
+    /// Other nodes.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
 }
 
 impl From<SetupError> for NodeError {
@@ -82,6 +86,7 @@ pub struct Node {
     pub admin: SocketAddr,
     stop: watch::Sender<bool>,
     listeners: JoinSet<()>,
+    cluster: Option<Cluster>,
     storage: Storage,
 }
 
@@ -106,7 +111,8 @@ pub(crate) fn users(config: &Config, test_users: bool) -> Result<Vec<config::Aut
     Ok(vec![known, listed])
 }
 
-fn make_private_directory(path: &Path) -> Result<(), NodeError> {
+/// Makes a directory, for its owner alone.
+pub(crate) fn make_private_directory(path: &Path) -> Result<(), NodeError> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.map_err(|source| NodeError::Data { path: path.to_owned(), source })
 }
@@ -126,6 +132,13 @@ impl Node {
         let lists: Vec<_> = users.iter().collect();
         let auth = Arc::new(Auth::open(config, &lists, &config.node.data, endpoints, unix_now)?);
         let storage = open_storage(config, progress).await?;
+        let cluster = match start_cluster(config, &storage).await {
+            Ok(cluster) => cluster,
+            Err(error) => {
+                storage.close().await;
+                return Err(error);
+            }
+        };
         let metrics = Metrics::new(storage.status());
         let limits = &config.limits;
         let objects =
@@ -144,7 +157,7 @@ impl Node {
         }
         let [object, identity, admin] = addresses;
         tracing::info!(%object, %identity, %admin, "serving");
-        Ok(Self { object, identity, admin, stop, listeners, storage })
+        Ok(Self { object, identity, admin, stop, listeners, cluster, storage })
     }
 
     /// Stops accepting, lets requests end within the drain time, then closes the disks.
@@ -156,9 +169,19 @@ impl Node {
                 tracing::error!(%error, "end listener");
             }
         }
+        if let Some(cluster) = self.cluster {
+            cluster.stop().await;
+        }
         self.storage.close().await;
         tracing::info!("stopped");
     }
+}
+
+/// Takes part in the cluster that is configured.
+async fn start_cluster(config: &Config, storage: &Storage) -> Result<Option<Cluster>, NodeError> {
+    let Some(settings) = &config.cluster else { return Ok(None) };
+    let replicas = storage.store().replicas().to_vec();
+    Ok(Some(Cluster::start(settings, &config.node.data, replicas).await?))
 }
 
 /// Opening may replay a log: not on a thread that serves.

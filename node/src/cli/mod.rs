@@ -3,6 +3,7 @@
 //! Invariant: a failure prints one line, `quarry: verb object: reason; what to do`, and exits with 1; wrong usage
 //! exits with 2.
 
+mod cluster;
 mod config;
 mod dev;
 mod disk;
@@ -46,6 +47,11 @@ enum Command {
     /// Build rings: which devices hold which partitions.
     #[command(subcommand)]
     Ring(ring::RingCommand),
+    /// Make a cluster and let machines join it.
+    #[command(subcommand)]
+    Cluster(cluster::ClusterCommand),
+    /// Make this machine a node of a cluster.
+    Join(cluster::JoinArgs),
     /// Show the disks and workers of a running node.
     Status {
         /// Admin listener; default: $QUARRY_ADMIN_URL, else http://127.0.0.1:6000.
@@ -125,6 +131,11 @@ impl From<std::io::Error> for Failure {
     }
 }
 
+/// Makes a data directory, for its owner alone.
+fn make_private_directory(path: &std::path::Path) -> Result<(), Failure> {
+    Ok(crate::node::make_private_directory(path)?)
+}
+
 /// Runs the program.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -145,6 +156,8 @@ pub fn main() -> ExitCode {
         }
         Command::Disk(command) => disk::run(&command, &mut out),
         Command::Ring(command) => ring::run(&command, &mut out),
+        Command::Cluster(command) => cluster::run(&command, &mut out),
+        Command::Join(args) => cluster::join(&args, &mut out),
         Command::Status { admin_url, json } => status::run(admin_url.as_deref(), json, &mut out),
         Command::Version => writeln!(out, "quarry {}", env!("CARGO_PKG_VERSION")).map_err(Into::into),
     };
@@ -183,6 +196,11 @@ mod tests {
             "quarry ring add o.builder 1.2.7:4000:hdd:store7/sdb 1.2.8:4000",
             "quarry ring set-weight o.builder 1=0 2=500",
             "quarry ring rebalance o.builder --stored 40T --dry-run",
+            "quarry cluster init --data d",
+            "quarry cluster token --data d --address 192.0.2.1:7000 --valid 30m",
+            "quarry cluster renew --data d",
+            "quarry cluster show --data d",
+            "quarry join quarry-join-AAAA --data d",
             "quarry status --json",
             "quarry version",
         ] {
@@ -190,5 +208,6 @@ mod tests {
         }
         assert_eq!(Cli::try_parse_from(["quarry", "dev"]).unwrap_err().exit_code(), 2);
         assert!(Cli::try_parse_from("quarry dev --data d --size much".split(' ')).is_err());
+        assert!(Cli::try_parse_from("quarry cluster token --data d --valid 1s".split(' ')).is_err());
     }
 }

@@ -22,6 +22,10 @@ fn the_example_shows_the_defaults() {
     assert_eq!(format!("{:?}", example.work), format!("{:?}", bare.work));
     assert_eq!(format!("{:?}", example.listen), format!("{:?}", bare.listen));
     assert_eq!(format!("{:?}", example.auth), format!("{:?}", bare.auth));
+    assert!(
+        example.cluster.is_none() && bare.cluster.is_none(),
+        "a node is alone unless it is told otherwise"
+    );
     assert_eq!(example.node.region, bare.node.region);
     assert!(example.auth.is_empty(), "no user may have a default");
 }
@@ -124,4 +128,64 @@ fn a_refused_key_is_not_printed() {
         "[node]\ndata = \"data\"\n{DISK}[[auth.v1_user]]\naccount = \"a\"\nuser = \"u\"\nkey = \"top secret\"\n"
     );
     assert!(!refused(&text).contains("top secret"), "{}", refused(&text));
+}
+
+#[test]
+fn the_example_of_a_cluster_is_valid() {
+    let commented = EXAMPLE.split_once("# [cluster]").unwrap().1.split_once("\n\n").unwrap().0;
+    let section: String = commented
+        .lines()
+        .map(|line| line.trim_start_matches("# ").trim_start_matches('#'))
+        .fold("[cluster]".to_owned(), |text, line| text + line + "\n");
+    let config = parse(&format!("[node]\ndata = \"data\"\n{DISK}{section}")).unwrap();
+    let cluster = config.cluster.unwrap();
+    assert_eq!((cluster.transport, cluster.peers.len()), (Carrier::Quic, 1));
+    let bound = cluster.listen.0;
+    assert_eq!(cluster.reached_at(bound), Some("198.51.100.1:7000".parse().unwrap()));
+}
+
+#[test]
+fn a_cluster_section_is_checked() {
+    let peer =
+        |node: &str, address: &str| format!("[[cluster.peer]]\nnode = \"{node}\"\naddress = \"{address}\"\n");
+    let (one, two) = ("0".repeat(32), "1".repeat(32));
+    let good = peer(&one, "192.0.2.2:7000");
+    for (section, expected) in [
+        (String::new(), "etc/quarry.toml:6: cluster: missing field `listen`"),
+        (
+            "listen = \"host:7000\"\n".to_owned(),
+            "etc/quarry.toml:7: cluster.listen: found \"host:7000\"; allowed: an IP address",
+        ),
+        (
+            "listen = \"127.0.0.1:8080\"\n".to_owned(),
+            "etc/quarry.toml:6: cluster: found 127.0.0.1:8080 for the cluster",
+        ),
+        (
+            "listen = \"127.0.0.1:7\"\ntransport = \"sctp\"\n".to_owned(),
+            "etc/quarry.toml:8: cluster.transport: unknown variant `sctp`",
+        ),
+        (
+            "listen = \"127.0.0.1:7\"\nadvertise = \"0.0.0.0:7\"\n".to_owned(),
+            "etc/quarry.toml:8: cluster.advertise: found 0.0.0.0:7; allowed",
+        ),
+        (
+            format!("listen = \"127.0.0.1:7\"\n{}", peer("xyz", "192.0.2.2:7")),
+            "etc/quarry.toml:9: cluster.peer.node: found \"xyz\"; allowed: 32 hex digits",
+        ),
+        (
+            format!("listen = \"127.0.0.1:7\"\n{}", peer(&one, "192.0.2.2:0")),
+            "etc/quarry.toml:10: cluster.peer.address: found 192.0.2.2:0; allowed",
+        ),
+        (
+            format!("listen = \"127.0.0.1:7\"\n{good}{}", peer(&one, "192.0.2.3:7000")),
+            "etc/quarry.toml:12: cluster.peer.node: found 00000000000000000000000000000000 twice",
+        ),
+        (
+            format!("listen = \"127.0.0.1:7\"\n{good}{}", peer(&two, "192.0.2.2:7000")),
+            "etc/quarry.toml:13: cluster.peer.address: found 192.0.2.2:7000 twice",
+        ),
+    ] {
+        let error = refused(&format!("[node]\ndata = \"data\"\n{DISK}[cluster]\n{section}"));
+        assert!(error.starts_with(expected), "{error}\nwanted {expected}");
+    }
 }

@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use quarry_engine::net::NodeId;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, Visitor};
 
@@ -25,6 +26,10 @@ pub struct Span<const MIN_MS: u64, const MAX_MS: u64, const DEFAULT_MS: u64>(pub
 /// An address and port to listen on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Address(pub SocketAddr);
+
+/// Identity of a node, 32 hex digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NodeName(pub NodeId);
 
 /// A key or password: never shown by `Debug`.
 #[derive(Clone, PartialEq, Eq)]
@@ -227,6 +232,14 @@ impl<'de> Deserialize<'de> for Address {
         text.parse().map(Self).map_err(|_| {
             D::Error::custom(format!("found {text:?}; allowed: {allowed} (port 0: any free one)"))
         })
+    }
+}
+
+impl<'de> Deserialize<'de> for NodeName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let allowed = "32 hex digits, as `quarry cluster show` prints them on that node";
+        text.parse().map(Self).map_err(|_| D::Error::custom(format!("found {text:?}; allowed: {allowed}")))
     }
 }
 

@@ -25,7 +25,10 @@ use crate::config::{self, Config, MIN_DISK};
 use crate::status::{DiskStatus, StatusSource};
 use crate::workers::{self, Workers};
 
-pub(crate) use provision::{cluster_text, format_disk, make_disk_file, parse_cluster, random_cluster};
+pub(crate) use provision::{
+    cluster_text, format_disk, known_cluster, make_disk_file, parse_cluster, random_bytes, random_cluster,
+    remember_cluster,
+};
 
 /// How long a start waits for its disks: a killed node's locks go a moment after it.
 const LOCK_WAIT: Duration = Duration::from_secs(5);

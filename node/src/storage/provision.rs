@@ -102,25 +102,41 @@ pub(crate) fn make_disk_file(
 /// Formats an existing device or file with a fresh identity.
 pub(crate) fn format_disk(path: &Path, cluster: ClusterId, overwrite: bool) -> Result<Superblock, OpenError> {
     let mut disk = open_device(path, OpenOptions::default()).map_err(|e| OpenError::new(path, e))?;
-    let request = Format { cluster, device: DeviceId(random_id()), segment_size: None, overwrite };
+    let request = Format { cluster, device: DeviceId(random_bytes()), segment_size: None, overwrite };
     format(disk.as_mut(), &request).map_err(|e| OpenError::new(path, e))
 }
 
 /// The cluster that the data directory names; at the first start that of the disks, or a fresh one.
 fn cluster(config: &Config) -> Result<ClusterId, OpenError> {
-    let file = config.node.data.join(CLUSTER_FILE);
-    match std::fs::read_to_string(&file) {
-        Ok(text) => parse_cluster(text.trim())
-            .ok_or_else(|| OpenError::new(&file, "not 32 hex digits; restore the file")),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+    match known_cluster(&config.node.data)? {
+        Some(cluster) => Ok(cluster),
+        None => {
             let cluster = cluster_of_disks(config)?.unwrap_or_else(random_cluster);
-            let text = format!("{}\n", cluster_text(cluster));
-            durable_file::replace(&file, text.as_bytes(), durable_file::PRIVATE)
-                .map_err(|e| OpenError::new(&file, format!("write it: {e}")))?;
+            remember_cluster(&config.node.data, cluster)?;
             Ok(cluster)
         }
+    }
+}
+
+/// The cluster that a data directory names, if it names one.
+pub(crate) fn known_cluster(data: &Path) -> Result<Option<ClusterId>, OpenError> {
+    let file = data.join(CLUSTER_FILE);
+    match std::fs::read_to_string(&file) {
+        Ok(text) => match parse_cluster(text.trim()) {
+            Some(cluster) => Ok(Some(cluster)),
+            None => Err(OpenError::new(&file, "not 32 hex digits; restore the file")),
+        },
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(OpenError::new(&file, error)),
     }
+}
+
+/// Names a data directory's cluster from now on.
+pub(crate) fn remember_cluster(data: &Path, cluster: ClusterId) -> Result<(), OpenError> {
+    let file = data.join(CLUSTER_FILE);
+    let text = format!("{}\n", cluster_text(cluster));
+    durable_file::replace(&file, text.as_bytes(), durable_file::PRIVATE)
+        .map_err(|e| OpenError::new(&file, format!("write it: {e}")))
 }
 
 /// The one cluster of the disks that are formatted already.
@@ -170,11 +186,12 @@ pub(crate) fn parse_cluster(text: &str) -> Option<ClusterId> {
 
 /// A fresh identity.
 pub(crate) fn random_cluster() -> ClusterId {
-    ClusterId(random_id())
+    ClusterId(random_bytes())
 }
 
-fn random_id() -> [u8; 16] {
-    let mut bytes = [0; 16];
+/// Bytes that nobody can guess.
+pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
     getrandom::fill(&mut bytes).expect("the operating system has randomness");
     bytes
 }

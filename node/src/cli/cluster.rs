@@ -1,0 +1,225 @@
+//! `quarry cluster` and `quarry join`: make a cluster, let machines in, become one of its nodes.
+//!
+//! Invariant: an identity is made or taken over whole, and never replaced by another.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use super::Failure;
+use crate::cluster::Identity;
+use crate::cluster::authority::{self, unix_now};
+use crate::cluster::identity::{self, Files};
+use crate::cluster::join::{self, Joined, TOKEN_LIFE};
+use crate::cluster::token::{self, Token};
+use crate::config::parse_span;
+use crate::storage::{self, cluster_text};
+
+/// Shortest and longest time that a token may be good, in milliseconds.
+const TOKEN_LIVES: std::ops::RangeInclusive<u64> = 60_000..=30 * 86_400_000;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ClusterCommand {
+    /// Make a cluster whose first node has this data directory: its authority, its id, the node's certificate.
+    Init(Data),
+    /// Make a word with which one machine may join, once. The node of this directory must run with a [cluster] section.
+    Token {
+        #[command(flatten)]
+        data: Data,
+        /// Where the machine reaches the node; default: where the running node says that it is reached.
+        #[arg(long, value_name = "IP:PORT")]
+        address: Option<SocketAddr>,
+        /// How long the word is good, such as 30m, 1h, 7d.
+        #[arg(long, value_name = "TIME", value_parser = life)]
+        valid: Option<Duration>,
+    },
+    /// Make a new certificate for this node; a running one takes it up by itself. Where the authority is; elsewhere join again.
+    Renew(Data),
+    /// Show which node of which cluster this is.
+    Show(Data),
+}
+
+/// Which data directory.
+#[derive(Debug, Args)]
+pub(super) struct Data {
+    /// The node's data directory.
+    #[arg(long = "data", value_name = "DIR")]
+    data: PathBuf,
+}
+
+/// `quarry join`
+#[derive(Debug, Args)]
+pub(super) struct JoinArgs {
+    /// What `quarry cluster token` printed on a node of the cluster.
+    token: String,
+    #[command(flatten)]
+    data: Data,
+}
+
+fn life(text: &str) -> Result<Duration, String> {
+    let millis = parse_span(text).filter(|millis| TOKEN_LIVES.contains(millis));
+    millis.map(Duration::from_millis).ok_or_else(|| "allowed: 1m to 30d, such as 1h".to_owned())
+}
+
+/// Runs `quarry cluster`.
+pub(super) fn run(command: &ClusterCommand, out: &mut impl Write) -> Result<(), Failure> {
+    match command {
+        ClusterCommand::Init(Data { data }) => init(data, out),
+        ClusterCommand::Token { data: Data { data }, address, valid } => {
+            make_token(data, *address, valid.unwrap_or(TOKEN_LIFE), out)
+        }
+        ClusterCommand::Renew(Data { data }) => {
+            let node = authority::renew(data).map_err(|e| Failure::new("renew certificate", e))?;
+            writeln!(out, "node {node} has a new certificate; the running node takes it up within seconds")?;
+            Ok(())
+        }
+        ClusterCommand::Show(Data { data }) => show(data, out),
+    }
+}
+
+fn init(data: &Path, out: &mut impl Write) -> Result<(), Failure> {
+    let failed = |e: &dyn std::fmt::Display| Failure::new("make cluster", e);
+    super::make_private_directory(data)?;
+    let known = storage::known_cluster(data)?;
+    let cluster = known.unwrap_or_else(storage::random_cluster);
+    let node = authority::init(data, cluster).map_err(|e| failed(&e))?;
+    if known.is_none() {
+        storage::remember_cluster(data, cluster)?;
+    }
+    writeln!(out, "cluster {}", cluster_text(cluster))?;
+    writeln!(out, "node    {node}")?;
+    writeln!(out)?;
+    writeln!(
+        out,
+        "{} holds the authority's key: whoever has it can let anybody in.",
+        Files::of(data).authority_key.display()
+    )?;
+    writeln!(out, "Give the node a [cluster] section with `listen`, start it, and let machines join:")?;
+    writeln!(out, "  quarry cluster token --data {}", data.display())?;
+    Ok(())
+}
+
+fn make_token(
+    data: &Path,
+    address: Option<SocketAddr>,
+    valid: Duration,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
+    let failed = |e: &dyn std::fmt::Display| Failure::new("make token", e);
+    let files = Files::of(data);
+    // Only a node that can sign lets others join.
+    let authority = authority::Authority::load(data).map_err(|e| failed(&e))?;
+    let address = match address {
+        Some(address) => address,
+        None => written_address(&files.address).map_err(|e| failed(&e))?,
+    };
+    let token = token::give(data, address, unix_now(), valid).map_err(|e| failed(&e))?;
+    tracing::debug!(cluster = %cluster_text(authority.cluster()), "made token");
+    writeln!(out, "{token}")?;
+    Ok(())
+}
+
+/// Where the running node wrote that it is reached.
+fn written_address(file: &Path) -> Result<SocketAddr, String> {
+    let advice = "start the node with a [cluster] section, or give --address";
+    let text = identity::read(file).map_err(|e| format!("{e}; {advice}"))?;
+    let text = String::from_utf8_lossy(&text);
+    text.trim().parse().map_err(|_| format!("{}: not an address; {advice}", file.display()))
+}
+
+fn show(data: &Path, out: &mut impl Write) -> Result<(), Failure> {
+    let identity = Identity::load(data).map_err(|e| Failure::new("show cluster", e))?;
+    let files = Files::of(data);
+    writeln!(out, "cluster    {}", cluster_text(identity.cluster))?;
+    writeln!(out, "node       {}", identity.node)?;
+    writeln!(
+        out,
+        "authority  {}",
+        if files.authority_key.exists() { "its key is here" } else { "elsewhere" }
+    )?;
+    let address =
+        written_address(&files.address).map_or_else(|_| "unknown".to_owned(), |address| address.to_string());
+    writeln!(out, "address    {address}")?;
+    Ok(())
+}
+
+/// Runs `quarry join`.
+pub(super) fn join(args: &JoinArgs, out: &mut impl Write) -> Result<(), Failure> {
+    let failed = |e: &dyn std::fmt::Display| Failure::new("join cluster", e);
+    let data = &args.data.data;
+    let token: Token = args.token.parse().map_err(|e: token::TokenError| failed(&e))?;
+    super::make_private_directory(data)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| Failure::new("start threads", e))?;
+    let joined = runtime.block_on(join::join(data, &token)).map_err(|e| failed(&e))?;
+    let Joined { cluster, node, renewed, host } = joined;
+    if renewed {
+        writeln!(out, "node {node} has a new certificate; the running node takes it up within seconds")?;
+        return Ok(());
+    }
+    writeln!(out, "cluster {}", cluster_text(cluster))?;
+    writeln!(out, "node    {node}")?;
+    writeln!(out)?;
+    writeln!(out, "Add to this node's configuration, with the address at which others reach it:")?;
+    writeln!(
+        out,
+        "  [cluster]\n  listen = \"IP:PORT\"\n  [[cluster.peer]]\n  node = \"{host}\"\n  address = \"{}\"",
+        token.address
+    )?;
+    writeln!(out, "and to that of node {host}:")?;
+    writeln!(out, "  [[cluster.peer]]\n  node = \"{node}\"\n  address = \"IP:PORT\"")?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn output(command: &ClusterCommand) -> Result<String, String> {
+        let mut out = Vec::new();
+        run(command, &mut out).map_err(|e| e.to_string())?;
+        Ok(String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn a_cluster_is_made_once_and_gives_tokens() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("made");
+        let data = || Data { data: path.clone() };
+        let error = output(&ClusterCommand::Show(data())).unwrap_err();
+        assert!(error.contains("quarry cluster init"), "{error}");
+        let made = output(&ClusterCommand::Init(data())).unwrap();
+        let shown = output(&ClusterCommand::Show(data())).unwrap();
+        let node = made.lines().find_map(|line| line.strip_prefix("node    ")).unwrap();
+        assert!(shown.contains(node) && shown.contains("its key is here"), "{shown}");
+        let error = output(&ClusterCommand::Init(data())).unwrap_err();
+        assert!(error.contains("is there already"), "{error}");
+        let token = |address| ClusterCommand::Token { data: data(), address, valid: None };
+        let error = output(&token(None)).unwrap_err();
+        assert!(error.contains("--address"), "{error}");
+        let address = "192.0.2.1:7000".parse().unwrap();
+        let text = output(&token(Some(address))).unwrap();
+        assert_eq!(text.trim().parse::<Token>().unwrap().address, address);
+        assert!(output(&ClusterCommand::Renew(data())).unwrap().contains(node));
+    }
+
+    #[test]
+    fn the_cluster_of_the_disks_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let cluster = storage::random_cluster();
+        storage::remember_cluster(dir.path(), cluster).unwrap();
+        let made = output(&ClusterCommand::Init(Data { data: dir.path().to_owned() })).unwrap();
+        assert!(made.contains(&cluster_text(cluster)), "{made}");
+    }
+
+    #[test]
+    fn what_is_no_token_is_said_to_be_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let args = JoinArgs { token: "quarry-join-x".to_owned(), data: Data { data: dir.path().to_owned() } };
+        let error = join(&args, &mut Vec::new()).unwrap_err().to_string();
+        assert!(error.starts_with("join cluster: found something that is no token"), "{error}");
+    }
+}

@@ -1,0 +1,242 @@
+//! The transport over TCP and TLS, for networks that do not carry UDP: a pool of connections to each peer, one call at a
+//! time on each.
+//!
+//! Invariant: a call has a connection to itself; dropped before its answer, it closes it, and the peer drops the work.
+//! Invariant: at most [`CALLS_PER_PEER`] connections go to a peer; further calls wait for one.
+//! Invariant: a connection is used again only when nothing is left to be read on it.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Context;
+use std::time::{Duration, Instant};
+
+use quarry_engine::net::limits::{CALLS_PER_PEER, HANDSHAKE_WITHIN, KEEP_ALIVE, RECEIVE_WITHIN, SILENCE};
+use quarry_engine::net::wire::Message;
+use quarry_engine::net::{NetError, NodeId, Refusal, Request, Response, Transport};
+use quarry_engine::object::BoxFuture;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncReadExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_rustls::{TlsConnector, client, server};
+
+use super::core::{Core, Parts, log_called, receive};
+use super::frames::{self, FrameError};
+use super::tls;
+
+/// A connection that was not used for so long is closed by the caller.
+const IDLE: Duration = Duration::from_secs(60);
+/// The same by the called side, later: so that no call meets a connection that is being closed.
+const IDLE_CALLED: Duration = Duration::from_secs(90);
+
+const _: () = assert!(IDLE_CALLED.as_secs() > IDLE.as_secs() + SILENCE.as_secs());
+
+/// The transport over TCP and TLS; clones share everything.
+#[derive(Debug, Clone)]
+pub struct Tcp {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) core: Core,
+    peers: Mutex<HashMap<NodeId, Arc<Peer>>>,
+}
+
+#[derive(Debug)]
+struct Peer {
+    room: Semaphore,
+    idle: Mutex<Vec<Idle>>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    stream: client::TlsStream<TcpStream>,
+    generation: u64,
+    address: SocketAddr,
+    since: Instant,
+}
+
+impl Tcp {
+    /// The calling side; the called side is a listener that is given [`Tcp::shared`].
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        Self { shared: Arc::new(Shared { core: Core::new(parts), peers: Mutex::default() }) }
+    }
+
+    pub(super) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+}
+
+impl Transport for Tcp {
+    fn local(&self) -> NodeId {
+        self.shared.core.local()
+    }
+
+    fn call(
+        &self,
+        to: NodeId,
+        request: Request,
+        within: Duration,
+    ) -> BoxFuture<'static, Result<Response, NetError>> {
+        let shared = Arc::clone(&self.shared);
+        Box::pin(async move {
+            let exchange = async |message| shared.exchange(to, message).await;
+            shared.core.call(to, request, within, exchange).await
+        })
+    }
+
+    fn cast(&self, to: NodeId, request: Request) {
+        self.shared.core.cast(self.call(to, request, RECEIVE_WITHIN));
+    }
+
+    fn name(&self) -> &'static str {
+        "tcp"
+    }
+}
+
+/// Small messages leave at once, and a peer that is gone is found out.
+pub(super) fn prepare(stream: &TcpStream) -> io::Result<()> {
+    use rustix::net::sockopt;
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, KEEP_ALIVE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEP_ALIVE)?;
+    let probes = SILENCE.as_secs() / KEEP_ALIVE.as_secs();
+    sockopt::set_tcp_keepcnt(stream, u32::try_from(probes).unwrap_or(u32::MAX))?;
+    Ok(())
+}
+
+// The calling side.
+
+impl Peer {
+    fn new() -> Self {
+        Self { room: Semaphore::new(CALLS_PER_PEER), idle: Mutex::default() }
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Idle>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Idle {
+    /// Neither closed nor with anything left on it.
+    fn is_usable(&self, generation: u64, address: SocketAddr) -> bool {
+        let fresh = self.generation == generation && self.address == address && self.since.elapsed() < IDLE;
+        let mut byte = [0];
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        let (tcp, _) = self.stream.get_ref();
+        fresh && tcp.poll_peek(&mut context, &mut ReadBuf::new(&mut byte)).is_pending()
+    }
+}
+
+impl Shared {
+    async fn exchange(&self, to: NodeId, message: Message) -> Result<Response, NetError> {
+        let address = self.core.address(to)?;
+        let peer = {
+            let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(peers.entry(to).or_insert_with(|| Arc::new(Peer::new())))
+        };
+        let _room = peer.room.acquire().await.map_err(|_| NetError::Closed)?;
+        let generation = self.core.parts.keeper.generation();
+        let usable = {
+            let mut idle = peer.idle();
+            idle.retain(|one| one.is_usable(generation, address));
+            idle.pop()
+        };
+        let mut stream = match usable {
+            Some(idle) => idle.stream,
+            None => self.connect(to, address).await?,
+        };
+        let exchanged = async {
+            frames::write(&mut stream, message).await?;
+            frames::read_response(&mut stream).await
+        };
+        match exchanged.await {
+            Ok(response) => {
+                peer.idle().push(Idle { stream, generation, address, since: Instant::now() });
+                Ok(response)
+            }
+            Err(FrameError::Wire(error)) => Err(error.into()),
+            Err(FrameError::Stream(error)) => Err(why_lost(to, &error)),
+        }
+    }
+
+    async fn connect(
+        &self,
+        to: NodeId,
+        address: SocketAddr,
+    ) -> Result<client::TlsStream<TcpStream>, NetError> {
+        let unreachable = |reason: String| NetError::Unreachable { to, reason };
+        let identity = self.core.parts.keeper.current();
+        let (config, verdict) = tls::client(identity, to).map_err(|e| unreachable(e.to_string()))?;
+        let name = ServerName::try_from(tls::SERVER_NAME).map_err(|e| unreachable(e.to_string()))?;
+        let connecting = async {
+            let stream = TcpStream::connect(address).await?;
+            prepare(&stream)?;
+            TlsConnector::from(Arc::new(config)).connect(name, stream).await
+        };
+        let connected = timeout(HANDSHAKE_WITHIN, connecting).await;
+        if let Some(Err(why)) = verdict.get() {
+            log_called(to, address, why);
+            return Err(NetError::Refused { to, why });
+        }
+        match connected {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) => match why_lost(to, &error) {
+                NetError::Lost { reason, .. } => Err(unreachable(reason)),
+                other => Err(other),
+            },
+            Err(_) => Err(unreachable("it does not answer".to_owned())),
+        }
+    }
+}
+
+/// What a broken stream means for a call.
+fn why_lost(to: NodeId, error: &io::Error) -> NetError {
+    let alert = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match alert {
+        Some(rustls::Error::AlertReceived(_)) => NetError::Refused { to, why: Refusal::ByPeer },
+        _ => NetError::Lost { to, reason: error.to_string() },
+    }
+}
+
+// The called side.
+
+impl Shared {
+    /// Serves the calls of a peer, one after the other, until it closes.
+    pub(super) async fn serve(
+        &self,
+        mut stream: server::TlsStream<TcpStream>,
+        from: NodeId,
+    ) -> Result<(), FrameError> {
+        let room = self.core.rooms.of(from);
+        let Ok(_place) = Arc::clone(&room.connections).try_acquire_owned() else {
+            tracing::warn!(peer = %from, "refuse connection: the node has too many");
+            return Ok(());
+        };
+        loop {
+            let Ok(begun) = timeout(IDLE_CALLED, frames::read_fixed(&mut stream)).await else {
+                return Ok(());
+            };
+            let fixed = match begun {
+                Ok(fixed) => fixed,
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+                Err(error) => return Err(error.into()),
+            };
+            let received = receive(frames::read_request(&mut stream, fixed, &room)).await?;
+            let (request, within, _place) = received;
+            let gone = async {
+                // A caller says nothing more before it has its answer: whatever comes, the connection is at its end.
+                let _end = stream.read(&mut [0]).await;
+            };
+            let Some(message) = self.core.answer(from, (request, within), gone).await else { return Ok(()) };
+            let late = |_| io::Error::from(io::ErrorKind::TimedOut);
+            timeout(RECEIVE_WITHIN, frames::write(&mut stream, message)).await.map_err(late)??;
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Machines join with a token, once.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use quarry_engine::disk::format::superblock::ClusterId;
+use quarry_engine::net::{NodeId, Request};
+
+use super::rig::{BOTH, CLUSTER, LONG, runtime};
+use crate::cluster::authority::{init, unix_now};
+use crate::cluster::join::{JoinError, Joined, join};
+use crate::cluster::token::{Token, TokenError, give};
+use crate::cluster::{Cluster, ClusterError, Identity};
+use crate::config::{self, Carrier, Config, Source};
+use crate::storage;
+
+const LIFE: Duration = Duration::from_secs(60);
+
+fn settings(carrier: Carrier, peers: &[(NodeId, std::net::SocketAddr)]) -> config::Cluster {
+    let mut text = format!(
+        "[node]\ndata = \"d\"\n[[disk]]\npath = \"p\"\nindex = \"i\"\n[cluster]\nlisten = \"127.0.0.1:0\"\ntransport = \"{carrier}\"\n"
+    );
+    for (node, address) in peers {
+        text += &format!("[[cluster.peer]]\nnode = \"{node}\"\naddress = \"{address}\"\n");
+    }
+    Config::parse(Source { file: Path::new("test.toml"), text: &text }).unwrap().cluster.unwrap()
+}
+
+/// A first node that lets others join.
+struct First {
+    dir: tempfile::TempDir,
+    node: NodeId,
+    cluster: Cluster,
+}
+
+async fn first(carrier: Carrier) -> First {
+    let dir = tempfile::tempdir().unwrap();
+    storage::remember_cluster(dir.path(), CLUSTER).unwrap();
+    let node = init(dir.path(), CLUSTER).unwrap();
+    let cluster = Cluster::start(&settings(carrier, &[]), dir.path(), Vec::new()).await.unwrap();
+    First { dir, node, cluster }
+}
+
+impl First {
+    fn token(&self) -> Token {
+        give(self.dir.path(), self.cluster.address, unix_now(), LIFE).unwrap()
+    }
+}
+
+#[test]
+fn a_machine_joins_and_calls() {
+    for carrier in BOTH {
+        runtime().block_on(async {
+            let first = first(carrier).await;
+            let written = std::fs::read_to_string(first.dir.path().join("cluster/address")).unwrap();
+            assert_eq!(written.trim(), first.cluster.address.to_string());
+            let second = tempfile::tempdir().unwrap();
+            let joined = join(second.path(), &first.token()).await.unwrap();
+            assert_eq!(
+                joined,
+                Joined { cluster: CLUSTER, node: joined.node, renewed: false, host: first.node }
+            );
+            assert_eq!(storage::known_cluster(second.path()).unwrap(), Some(CLUSTER));
+            for (file, there) in [("node.pem", true), ("ca.pem", true), ("ca.key", false)] {
+                let file = second.path().join("cluster").join(file);
+                assert_eq!(file.exists(), there, "{}", file.display());
+                if there {
+                    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+                }
+            }
+            let peers = [(first.node, first.cluster.address)];
+            let cluster =
+                Cluster::start(&settings(carrier, &peers), second.path(), Vec::new()).await.unwrap();
+            for to in [first.node, joined.node] {
+                let call =
+                    cluster.transport.call(to, Request::Ping { payload: Bytes::from_static(b"x") }, LONG);
+                assert!(call.await.is_ok(), "{carrier}");
+            }
+            cluster.stop().await;
+            first.cluster.stop().await;
+        });
+    }
+}
+
+#[test]
+fn a_token_lets_one_machine_in() {
+    runtime().block_on(async {
+        let first = first(Carrier::Quic).await;
+        let token = first.token();
+        let dirs: Vec<_> = (0..4).map(|_| tempfile::tempdir().unwrap()).collect();
+        let mut joins = tokio::task::JoinSet::new();
+        for dir in &dirs {
+            let (data, token) = (dir.path().to_owned(), token.clone());
+            joins.spawn(async move { join(&data, &token).await });
+        }
+        let results = joins.join_all().await;
+        assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);
+        for error in results.into_iter().filter_map(Result::err) {
+            let JoinError::Refused { reason, .. } = &error else { panic!("{error}") };
+            assert_eq!(*reason, TokenError::Unknown.to_string());
+        }
+        let written = dirs.iter().filter(|dir| dir.path().join("cluster").exists()).count();
+        assert_eq!(written, 1, "who is refused has nothing");
+    });
+}
+
+#[test]
+fn expired_wrong_and_foreign_tokens_are_refused() {
+    runtime().block_on(async {
+        let (first, other) = (first(Carrier::Tcp).await, first(Carrier::Tcp).await);
+        let dir = tempfile::tempdir().unwrap();
+        let late = give(first.dir.path(), first.cluster.address, unix_now() - 2 * LIFE, LIFE).unwrap();
+        let error = join(dir.path(), &late).await.unwrap_err();
+        assert!(error.to_string().contains("expired"), "{error}");
+        let wrong = Token { secret: [0; 16], ..first.token() };
+        let error = join(dir.path(), &wrong).await.unwrap_err();
+        assert!(error.to_string().contains("not known"), "{error}");
+        // The token is of one cluster and the address leads to another: the secret is not sent there.
+        let foreign = Token { address: other.cluster.address, ..first.token() };
+        let error = join(dir.path(), &foreign).await.unwrap_err();
+        assert!(
+            matches!(&error, JoinError::Host { reason, .. } if reason.contains("another cluster")),
+            "{error}"
+        );
+        let nowhere = Token { address: "127.0.0.1:1".parse().unwrap(), ..first.token() };
+        assert!(matches!(join(dir.path(), &nowhere).await, Err(JoinError::Host { .. })));
+        assert!(!dir.path().join("cluster").exists());
+    });
+}
+
+#[test]
+fn a_directory_of_another_cluster_does_not_join() {
+    runtime().block_on(async {
+        let first = first(Carrier::Quic).await;
+        let dir = tempfile::tempdir().unwrap();
+        storage::remember_cluster(dir.path(), ClusterId([9; 16])).unwrap();
+        let token = first.token();
+        let error = join(dir.path(), &token).await.unwrap_err();
+        assert!(matches!(error, JoinError::OtherCluster { .. }), "{error}");
+        // The token was not used up.
+        assert!(join(tempfile::tempdir().unwrap().path(), &token).await.is_ok());
+    });
+}
+
+#[test]
+fn who_is_a_node_already_renews() {
+    runtime().block_on(async {
+        let first = first(Carrier::Quic).await;
+        let dir = tempfile::tempdir().unwrap();
+        let joined = join(dir.path(), &first.token()).await.unwrap();
+        let before = Identity::load(dir.path()).unwrap();
+        let again = join(dir.path(), &first.token()).await.unwrap();
+        assert_eq!((again.node, again.renewed), (joined.node, true));
+        assert_ne!(Identity::load(dir.path()).unwrap().certificate, before.certificate);
+    });
+}
+
+#[test]
+fn a_node_without_an_identity_or_with_disks_of_another_cluster_does_not_start() {
+    runtime().block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let started = Cluster::start(&settings(Carrier::Quic, &[]), dir.path(), Vec::new()).await;
+        let error = started.map(drop).unwrap_err().to_string();
+        assert!(error.contains("quarry cluster init") && error.contains("quarry join"), "{error}");
+        init(dir.path(), CLUSTER).unwrap();
+        storage::remember_cluster(dir.path(), ClusterId([9; 16])).unwrap();
+        let started = Cluster::start(&settings(Carrier::Quic, &[]), dir.path(), Vec::new()).await;
+        assert!(matches!(started.map(drop), Err(ClusterError::TwoClusters { .. })));
+        assert!(init(dir.path(), CLUSTER).is_err(), "an identity is never replaced");
+    });
+}
