@@ -31,6 +31,8 @@ pub(crate) enum Command {
     Recovery,
     /// Time to build, change and look up in rings; beside swift-ring-builder where it is installed.
     Ring,
+    /// Calls between nodes, over QUIC, over TCP with TLS, and to the own node.
+    Transport,
     /// Everything.
     All,
     /// The process that is killed, and the one that opens what it left.

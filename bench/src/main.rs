@@ -16,6 +16,7 @@ mod recovery;
 mod report;
 mod rig;
 mod ring;
+mod transport;
 
 use std::process::ExitCode;
 
@@ -60,6 +61,9 @@ fn run(cli: &Cli) -> Result<(), Failure> {
     }
     if matches!(wanted, Command::All | Command::Ring) {
         ring::run(options, scratch.path(), &mut report)?;
+    }
+    if matches!(wanted, Command::All | Command::Transport) {
+        transport::run(options, &mut report)?;
     }
     scratch.close().map_err(Failure::io("remove scratch directory"))?;
     report.table();

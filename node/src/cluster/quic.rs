@@ -35,6 +35,9 @@ const CONNECTION_WINDOW: usize = CALLS_PER_PEER * STREAM_WINDOW;
 /// Bytes that were sent to a peer and not acknowledged.
 const SEND_WINDOW: u64 = 16 << 20;
 
+/// Bytes that the kernel is asked to keep for a socket.
+const SOCKET_BUFFER: usize = 8 << 20;
+
 /// Said when a node stops.
 const BYE: VarInt = VarInt::from_u32(0);
 /// Said to a call that is no longer wanted.
@@ -72,6 +75,7 @@ impl Quic {
         let identity = parts.keeper.current();
         let (server, _) = server_config(Arc::clone(&identity))?;
         let socket = std::net::UdpSocket::bind(address)?;
+        widen(&socket);
         let runtime = Arc::new(quinn::TokioRuntime);
         let endpoint = Endpoint::new(endpoint_config(&identity), Some(server), socket, runtime)?;
         let core = Core::new(parts);
@@ -104,6 +108,17 @@ fn endpoint_config(identity: &Identity) -> quinn::EndpointConfig {
         quinn::EndpointConfig::new(Arc::new(ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &reset)));
     config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(id)));
     config
+}
+
+/// Asks for room for what comes while this process does not run. The kernel gives less to those who may not have it.
+fn widen(socket: &std::net::UdpSocket) {
+    use rustix::net::sockopt;
+    let forced = sockopt::set_socket_recv_buffer_size_force(socket, SOCKET_BUFFER);
+    let asked = forced.or_else(|_| sockopt::set_socket_recv_buffer_size(socket, SOCKET_BUFFER));
+    let sent = sockopt::set_socket_send_buffer_size(socket, SOCKET_BUFFER);
+    if let Err(error) = asked.and(sent) {
+        tracing::debug!(%error, "widen socket");
+    }
 }
 
 fn transport_config() -> Arc<quinn::TransportConfig> {

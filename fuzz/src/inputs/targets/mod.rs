@@ -6,6 +6,7 @@ mod log;
 mod pure;
 mod rings;
 mod swift;
+mod wire;
 
 use super::Target;
 
@@ -22,6 +23,8 @@ pub const TARGETS: &[Target] = &[
     pure::EXTENT,
     rings::BUILDER,
     rings::SWIFT_RING,
+    wire::REQUEST,
+    wire::RESPONSE,
     swift::REQUEST,
     swift::RANGE,
     swift::ACL,
