@@ -37,7 +37,7 @@ pub const MAX_DEADLINE: Duration = Duration::from_secs(600);
 /// A connection on which nothing came for so long is dead.
 pub const SILENCE: Duration = Duration::from_secs(10);
 /// Pause between two signs of life on a connection.
-pub const KEEP_ALIVE: Duration = Duration::from_secs(3);
+pub const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// How long an opened object that nobody reads stays readable.
 pub const LEASE: Duration = Duration::from_secs(60);
 /// Opened objects that a node holds for one other.

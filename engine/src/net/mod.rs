@@ -115,6 +115,11 @@ pub enum Refusal {
     /// It has the identity of this very node.
     #[error("it has this node's own identity: a data directory was copied; join the copy anew")]
     OwnIdentity,
+    /// Another process with its identity is connected.
+    #[error(
+        "another machine with its identity is connected: a data directory was copied; join the copy anew"
+    )]
+    Twice,
     /// It refused this node; its own log says why.
     #[error("it refuses this node's certificate; its log says why")]
     ByPeer,

@@ -19,6 +19,8 @@ use tokio::time::timeout;
 
 use super::frames::{FrameError, Place, Rooms};
 use super::identity::Keeper;
+use super::lives::{Life, Lives};
+use crate::storage::random_bytes;
 
 /// The caller's own clock ends a call; this one only when the caller's farewell was lost.
 const LATE: Duration = Duration::from_secs(1);
@@ -71,6 +73,9 @@ impl std::fmt::Debug for Parts {
 pub(super) struct Core {
     pub(super) parts: Parts,
     pub(super) rooms: Rooms,
+    pub(super) lives: Arc<Lives>,
+    /// Of this process.
+    pub(super) life: Life,
     local: NodeId,
     /// Casts may come from anywhere, a `Drop` on a foreign thread included.
     pub(super) runtime: Handle,
@@ -80,7 +85,9 @@ impl Core {
     /// To be called within a runtime.
     pub(super) fn new(parts: Parts) -> Self {
         let local = parts.keeper.current().node;
-        Self { parts, rooms: Rooms::default(), local, runtime: Handle::current() }
+        let life = Life(u64::from_le_bytes(random_bytes()));
+        let (rooms, lives) = (Rooms::default(), Arc::new(Lives::default()));
+        Self { parts, rooms, lives, life, local, runtime: Handle::current() }
     }
 
     /// Runs a call whose result nobody wants.

@@ -9,6 +9,7 @@ mod frames;
 pub(crate) mod identity;
 pub(crate) mod join;
 mod listener;
+mod lives;
 mod quic;
 mod tcp;
 #[cfg(test)]

@@ -25,6 +25,7 @@ use tokio::time::timeout;
 use super::core::{Core, Parts, log_called, log_refusal, receive};
 use super::frames::{self, FrameError};
 use super::identity::Identity;
+use super::lives::Life;
 use super::tls::{self, Verdict};
 
 /// Bytes of one call that may be under way unread.
@@ -44,6 +45,8 @@ const BYE: VarInt = VarInt::from_u32(0);
 const DROPPED: VarInt = VarInt::from_u32(1);
 /// Said when a peer has too many connections.
 const CROWDED: VarInt = VarInt::from_u32(2);
+/// Said when another life of the peer is connected.
+const TWICE: VarInt = VarInt::from_u32(3);
 /// Codes of connection errors that are TLS alerts.
 const ALERTS: std::ops::Range<u64> = 0x100..0x200;
 /// The alert for a client without a certificate (RFC 8446, certificate_required).
@@ -233,7 +236,7 @@ impl Shared {
         let connecting = {
             // Connections live as long as the node, not as long as whoever called first.
             let _inside = self.core.runtime.enter();
-            self.endpoint.connect_with(config, address, tls::SERVER_NAME)
+            self.endpoint.connect_with(config, address, &self.core.life.name())
         };
         let connecting = connecting.map_err(|e| match e {
             ConnectError::EndpointStopping => NetError::Closed,
@@ -273,12 +276,21 @@ fn why_lost(to: NodeId, error: &ConnectionError) -> NetError {
         ConnectionError::ConnectionClosed(close) if ALERTS.contains(&u64::from(close.error_code)) => {
             NetError::Refused { to, why: Refusal::ByPeer }
         }
+        ConnectionError::ApplicationClosed(close) if close.error_code == TWICE => {
+            NetError::Refused { to, why: Refusal::Twice }
+        }
         ConnectionError::LocallyClosed => NetError::Closed,
         other => NetError::Lost { to, reason: other.to_string() },
     }
 }
 
 // The called side.
+
+/// Which life of its node a peer said that it is.
+fn life_of(connection: &Connection) -> Option<Life> {
+    let data = connection.handshake_data()?.downcast::<quinn::crypto::rustls::HandshakeData>().ok()?;
+    Life::of_name(data.server_name.as_deref())
+}
 
 async fn accept(shared: Arc<Shared>) {
     while let Some(incoming) = shared.endpoint.accept().await {
@@ -321,6 +333,22 @@ impl Shared {
     }
 
     async fn serve(self: Arc<Self>, connection: Connection, from: NodeId) {
+        let Some(life) = life_of(&connection) else {
+            tracing::warn!(peer = %from, "refuse connection: it does not say which life of the node it is of");
+            return connection.close(BYE, b"no life");
+        };
+        let entering = self.core.lives.enter(from, life, connection.remote_address());
+        let entered = tokio::select! {
+            entered = entering => entered,
+            _ = connection.closed() => return,
+        };
+        let _alive = match entered {
+            Ok(alive) => alive,
+            Err(why) => {
+                log_refusal(connection.remote_address(), why);
+                return connection.close(TWICE, b"another life is connected");
+            }
+        };
         let room = self.core.rooms.of(from);
         let Ok(_place) = Arc::clone(&room.connections).try_acquire_owned() else {
             tracing::warn!(peer = %from, "refuse connection: the node has too many");

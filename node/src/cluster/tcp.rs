@@ -23,8 +23,9 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::{TlsConnector, client, server};
 
-use super::core::{Core, Parts, log_called, receive};
+use super::core::{Core, Parts, log_called, log_refusal, receive};
 use super::frames::{self, FrameError};
+use super::lives::Life;
 use super::tls;
 
 /// A connection that was not used for so long is closed by the caller.
@@ -174,7 +175,7 @@ impl Shared {
         let unreachable = |reason: String| NetError::Unreachable { to, reason };
         let identity = self.core.parts.keeper.current();
         let (config, verdict) = tls::client(identity, to).map_err(|e| unreachable(e.to_string()))?;
-        let name = ServerName::try_from(tls::SERVER_NAME).map_err(|e| unreachable(e.to_string()))?;
+        let name = ServerName::try_from(self.core.life.name()).map_err(|e| unreachable(e.to_string()))?;
         let connecting = async {
             let stream = TcpStream::connect(address).await?;
             prepare(&stream)?;
@@ -214,6 +215,18 @@ impl Shared {
         mut stream: server::TlsStream<TcpStream>,
         from: NodeId,
     ) -> Result<(), FrameError> {
+        let address = stream.get_ref().0.peer_addr()?;
+        let Some(life) = Life::of_name(stream.get_ref().1.server_name()) else {
+            tracing::warn!(peer = %from, "refuse connection: it does not say which life of the node it is of");
+            return Ok(());
+        };
+        let _alive = match self.core.lives.enter(from, life, address).await {
+            Ok(alive) => alive,
+            Err(why) => {
+                log_refusal(address, why);
+                return Ok(());
+            }
+        };
         let room = self.core.rooms.of(from);
         let Ok(_place) = Arc::clone(&room.connections).try_acquire_owned() else {
             tracing::warn!(peer = %from, "refuse connection: the node has too many");

@@ -25,7 +25,7 @@ use super::token::fingerprint;
 pub(super) const CALLS: &[u8] = b"quarry/1";
 /// The protocol of joining.
 pub(super) const JOIN: &[u8] = b"quarry-join/1";
-/// What a client names as the server: the certificate's URI is what counts.
+/// What a machine that joins names as the server: the certificate's URI is what counts.
 pub(super) const SERVER_NAME: &str = "node.quarry";
 
 /// The one provider of cryptography.

@@ -118,6 +118,25 @@ fn a_cloned_identity_is_refused_by_the_original_and_by_the_clone() {
 }
 
 #[test]
+fn a_clone_is_refused_by_third_nodes_while_the_original_is_connected() {
+    for carrier in BOTH {
+        let (authority, original, third) = pair(carrier);
+        assert!(original.ping(B, LONG).is_ok());
+        let clone = TestNode::new(carrier, identity(&authority, A), Arc::new(Echo));
+        clone.knows(B, third.address);
+        let refused = clone.ping(B, LONG);
+        match carrier {
+            Carrier::Quic => assert_eq!(refused, Err(NetError::Refused { to: B, why: Refusal::Twice })),
+            Carrier::Tcp => assert!(matches!(refused, Err(NetError::Lost { to: B, .. })), "{refused:?}"),
+        }
+        assert!(original.ping(B, LONG).is_ok(), "{carrier}: the original is not disturbed");
+        // Once the original is gone, there is one again.
+        original.close();
+        assert!(clone.ping(B, LONG).is_ok(), "{carrier}");
+    }
+}
+
+#[test]
 fn a_node_at_another_ones_address_is_refused() {
     const C: NodeId = NodeId([0xc; 16]);
     for carrier in BOTH {

@@ -49,17 +49,17 @@ pub(super) fn start(
     runtime: &Runtime,
     parts: &Parts,
     address: SocketAddr,
-) -> (Arc<dyn Transport>, SocketAddr) {
+) -> (Arc<dyn Transport>, SocketAddr, Option<Quic>) {
     let _inside = runtime.enter();
     let begun = Instant::now();
     loop {
-        let started: std::io::Result<(Arc<dyn Transport>, SocketAddr)> = match carrier {
+        let started = match carrier {
             Carrier::Quic => Quic::start(parts.clone(), address).map(|quic| {
                 let bound = quic.address().unwrap();
-                (Arc::new(quic) as Arc<dyn Transport>, bound)
+                (Arc::new(quic.clone()) as Arc<dyn Transport>, bound, Some(quic))
             }),
             Carrier::Tcp => start_tcp(parts.clone(), address)
-                .map(|(tcp, bound)| (Arc::new(tcp) as Arc<dyn Transport>, bound)),
+                .map(|(tcp, bound)| (Arc::new(tcp) as Arc<dyn Transport>, bound, None)),
         };
         match started {
             Ok(started) => return started,
@@ -75,6 +75,7 @@ pub(super) struct TestNode {
     pub(super) address: SocketAddr,
     pub(super) keeper: Arc<Keeper>,
     pub(super) book: Arc<AddressBook>,
+    quic: Option<Quic>,
     runtime: Option<Runtime>,
 }
 
@@ -83,8 +84,8 @@ impl TestNode {
         let runtime = runtime();
         let (keeper, book) = (Arc::new(Keeper::new(identity)), Arc::new(AddressBook::default()));
         let parts = Parts { keeper: keeper.clone(), book: book.clone(), service };
-        let (net, address) = start(carrier, &runtime, &parts, any_port());
-        Self { net, address, keeper, book, runtime: Some(runtime) }
+        let (net, address, quic) = start(carrier, &runtime, &parts, any_port());
+        Self { net, address, keeper, book, quic, runtime: Some(runtime) }
     }
 
     pub(super) fn knows(&self, node: NodeId, address: SocketAddr) {
@@ -94,6 +95,13 @@ impl TestNode {
     pub(super) fn ping(&self, to: NodeId, within: Duration) -> Result<Response, NetError> {
         let call = self.net.call(to, Request::Ping { payload: Bytes::from_static(b"ping") }, within);
         self.runtime.as_ref().unwrap().block_on(call)
+    }
+
+    /// Stops with a farewell.
+    pub(super) fn close(self) {
+        if let Some(quic) = &self.quic {
+            self.runtime().block_on(quic.close());
+        }
     }
 
     pub(super) fn runtime(&self) -> &Runtime {
@@ -198,7 +206,7 @@ impl Rig for BodyRig {
         let runtime = runtime();
         let parts = Parts { keeper: self.lives[at].keeper.clone(), book: self.book.clone(), service };
         let address = self.book.get(node).unwrap_or_else(any_port);
-        let (net, address) = start(self.carrier, &runtime, &parts, address);
+        let (net, address, _) = start(self.carrier, &runtime, &parts, address);
         self.book.set(node, address);
         let slot = Arc::new(Slot { local: node, net: Mutex::new(Some(net)) });
         self.lives[at].alive = Some((runtime, slot.clone()));
