@@ -75,7 +75,7 @@ impl Lives {
         self.served.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until no other life of the node has a connection.
+    /// Waits until no other life of the node has a connection. Who waits in vain is refused, and that is logged.
     pub(super) async fn enter(
         self: &Arc<Self>,
         node: NodeId,
@@ -94,10 +94,10 @@ impl Lives {
         if let Ok(Some(alive)) = timeout(PATIENCE, waiting).await {
             return Ok(alive);
         }
-        if let Some(other) = self.served().get(&node) {
-            tracing::warn!(%node, one = %other.address, other = %address, "two machines have one identity");
-        }
-        Err(Refusal::Twice)
+        let why = Refusal::Twice;
+        let other = self.served().get(&node).map(|served| served.address.to_string()).unwrap_or_default();
+        tracing::warn!(peer = %address, %other, %node, "refuse node: {why}");
+        Err(why)
     }
 
     fn try_enter(self: &Arc<Self>, node: NodeId, life: Life, address: SocketAddr) -> Option<Alive> {

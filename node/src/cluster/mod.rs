@@ -16,6 +16,7 @@ mod tcp;
 mod tests;
 mod tls;
 pub(crate) mod token;
+mod watch;
 
 use std::io;
 use std::net::SocketAddr;
@@ -126,7 +127,10 @@ impl Cluster {
             identity::write(&files.address, &format!("{reached}\n"))?;
         }
         tasks.spawn(look_after(service, keeper, data.to_owned()));
-        let transport = Arc::new(Router::new(net, parts.service, timer(), spawn()));
+        let transport: Arc<dyn Transport> = Arc::new(Router::new(net, parts.service, timer(), spawn()));
+        for peer in &settings.peers {
+            tasks.spawn(watch::watch(Arc::clone(&transport), peer.node.get_ref().0));
+        }
         tracing::info!(%address, %node, carrier = %settings.transport, joins, "taking part in the cluster");
         Ok(Self { address, transport, quic, tasks })
     }

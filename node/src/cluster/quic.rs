@@ -187,33 +187,30 @@ impl Transport for Quic {
 impl Shared {
     async fn exchange(&self, to: NodeId, message: Message) -> Result<Response, NetError> {
         let connection = self.connection(to).await?;
-        let lost = |error: &dyn std::fmt::Display| match connection.close_reason() {
-            Some(reason) => why_lost(to, &reason),
-            None => NetError::Lost { to, reason: error.to_string() },
-        };
-        let (send, mut recv) = connection.open_bi().await.map_err(|e| why_lost(to, &e))?;
-        let mut sending = Sending(Some(send));
-        if let Some(send) = &mut sending.0 {
-            send.write_all_chunks(&mut message.into_chunks()).await.map_err(|e| lost(&e))?;
-            send.finish().map_err(|e| lost(&e))?;
+        let answered = exchange_on(&connection, to, message).await;
+        if let Err(NetError::Refused { .. }) = &answered {
+            // Said to this call: the next one tries again.
+            self.forget(to, &connection).await;
         }
-        let response = match frames::read_response(&mut recv).await {
-            Ok(response) => response,
-            Err(FrameError::Wire(error)) => return Err(error.into()),
-            Err(FrameError::Stream(error)) => return Err(lost(&error)),
-        };
-        // Its end comes with it. Dropped without having seen it, a stream is stopped, which costs packets.
-        recv.read_to_end(0).await.map_err(|e| lost(&e))?;
-        drop(sending.0.take());
-        Ok(response)
+        answered
+    }
+
+    fn peer(&self, to: NodeId) -> Arc<Peer> {
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(peers.entry(to).or_default())
+    }
+
+    async fn forget(&self, to: NodeId, gone: &Connection) {
+        let peer = self.peer(to);
+        let mut slot = peer.0.lock().await;
+        if slot.as_ref().is_some_and(|(connection, ..)| connection.stable_id() == gone.stable_id()) {
+            *slot = None;
+        }
     }
 
     async fn connection(&self, to: NodeId) -> Result<Connection, NetError> {
         let address = self.core.address(to)?;
-        let peer = {
-            let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(peers.entry(to).or_default())
-        };
+        let peer = self.peer(to);
         let generation = self.core.parts.keeper.generation();
         let mut slot = peer.0.lock().await;
         if let Some((connection, made, at)) = slot.as_ref()
@@ -222,8 +219,11 @@ impl Shared {
         {
             return Ok(connection.clone());
         }
-        // What it replaces ends when its last call does.
-        *slot = None;
+        // What it replaces ends when its last call does; but nobody may have been calling when the peer said why not.
+        let before = slot.take().and_then(|(connection, ..)| connection.close_reason());
+        if let Some(NetError::Refused { why, .. }) = before.map(|reason| why_lost(to, &reason)) {
+            return Err(NetError::Refused { to, why });
+        }
         let connection = self.connect(to, address).await?;
         *slot = Some((connection.clone(), generation, address));
         Ok(connection)
@@ -256,6 +256,29 @@ impl Shared {
             Err(_) => Err(unreachable("it does not answer".to_owned())),
         }
     }
+}
+
+/// One call on a connection.
+async fn exchange_on(connection: &Connection, to: NodeId, message: Message) -> Result<Response, NetError> {
+    let lost = |error: &dyn std::fmt::Display| match connection.close_reason() {
+        Some(reason) => why_lost(to, &reason),
+        None => NetError::Lost { to, reason: error.to_string() },
+    };
+    let (send, mut recv) = connection.open_bi().await.map_err(|e| why_lost(to, &e))?;
+    let mut sending = Sending(Some(send));
+    if let Some(send) = &mut sending.0 {
+        send.write_all_chunks(&mut message.into_chunks()).await.map_err(|e| lost(&e))?;
+        send.finish().map_err(|e| lost(&e))?;
+    }
+    let response = match frames::read_response(&mut recv).await {
+        Ok(response) => response,
+        Err(FrameError::Wire(error)) => return Err(error.into()),
+        Err(FrameError::Stream(error)) => return Err(lost(&error)),
+    };
+    // Its end comes with it. Dropped without having seen it, a stream is stopped, which costs packets.
+    recv.read_to_end(0).await.map_err(|e| lost(&e))?;
+    drop(sending.0.take());
+    Ok(response)
 }
 
 /// The own half of a call's stream; dropped before the answer is there, it calls the request back.
@@ -344,10 +367,7 @@ impl Shared {
         };
         let _alive = match entered {
             Ok(alive) => alive,
-            Err(why) => {
-                log_refusal(connection.remote_address(), why);
-                return connection.close(TWICE, b"another life is connected");
-            }
+            Err(_) => return connection.close(TWICE, b"another life is connected"),
         };
         let room = self.core.rooms.of(from);
         let Ok(_place) = Arc::clone(&room.connections).try_acquire_owned() else {

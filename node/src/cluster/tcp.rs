@@ -23,7 +23,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::{TlsConnector, client, server};
 
-use super::core::{Core, Parts, log_called, log_refusal, receive};
+use super::core::{Core, Parts, log_called, receive};
 use super::frames::{self, FrameError};
 use super::lives::Life;
 use super::tls;
@@ -220,13 +220,7 @@ impl Shared {
             tracing::warn!(peer = %from, "refuse connection: it does not say which life of the node it is of");
             return Ok(());
         };
-        let _alive = match self.core.lives.enter(from, life, address).await {
-            Ok(alive) => alive,
-            Err(why) => {
-                log_refusal(address, why);
-                return Ok(());
-            }
-        };
+        let Ok(_alive) = self.core.lives.enter(from, life, address).await else { return Ok(()) };
         let room = self.core.rooms.of(from);
         let Ok(_place) = Arc::clone(&room.connections).try_acquire_owned() else {
             tracing::warn!(peer = %from, "refuse connection: the node has too many");

@@ -130,6 +130,13 @@ fn a_clone_is_refused_by_third_nodes_while_the_original_is_connected() {
             Carrier::Tcp => assert!(matches!(refused, Err(NetError::Lost { to: B, .. })), "{refused:?}"),
         }
         assert!(original.ping(B, LONG).is_ok(), "{carrier}: the original is not disturbed");
+        if carrier == Carrier::Quic {
+            // Also when nobody is calling at the moment at which it is refused.
+            assert_eq!(clone.ping(B, Duration::from_millis(100)), Err(NetError::Deadline(B)));
+            std::thread::sleep(Duration::from_millis(3500));
+            let refused = clone.ping(B, Duration::from_millis(100));
+            assert_eq!(refused, Err(NetError::Refused { to: B, why: Refusal::Twice }));
+        }
         // Once the original is gone, there is one again.
         original.close();
         assert!(clone.ping(B, LONG).is_ok(), "{carrier}");
