@@ -4,6 +4,7 @@
 //! Invariant: unknown keys are errors; every error names file, line, key, what was found and what is allowed.
 //! Invariant: nothing has a default password or key.
 
+mod cluster;
 mod located;
 mod value;
 
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::Spanned;
 
+pub use cluster::{Carrier, Cluster, Peer};
 pub use located::{ConfigError, Source};
 pub(crate) use value::parse_span;
 pub use value::{Address, Count, NodeName, Secret, Size, Span, parse_size, size_text};
@@ -181,63 +183,6 @@ pub struct Work {
     pub reclaim_age: Span<3_600_000, 31_536_000_000, 604_800_000>,
 }
 
-/// `[cluster]`
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Cluster {
-    /// Where other nodes reach this one: UDP for calls over QUIC, TCP for calls over TCP and for machines that join.
-    pub listen: Address,
-    /// How others reach it when that is not `listen` (a wildcard, address translation).
-    pub advertise: Option<Spanned<Address>>,
-    /// What calls go over.
-    #[serde(default)]
-    pub transport: Carrier,
-    /// `[[cluster.peer]]`: the other nodes.
-    #[serde(default, rename = "peer")]
-    pub peers: Vec<Peer>,
-}
-
-impl Cluster {
-    /// How others reach the node that has bound `bound`, if that is known.
-    #[must_use]
-    pub fn reached_at(&self, bound: SocketAddr) -> Option<SocketAddr> {
-        match &self.advertise {
-            Some(advertised) => Some(advertised.get_ref().0),
-            None => Some(bound).filter(|bound| !bound.ip().is_unspecified()),
-        }
-    }
-}
-
-/// What calls between nodes go over.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Carrier {
-    /// QUIC over UDP.
-    #[default]
-    Quic,
-    /// TLS over TCP, for networks that do not carry UDP well.
-    Tcp,
-}
-
-impl std::fmt::Display for Carrier {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Quic => "quic",
-            Self::Tcp => "tcp",
-        })
-    }
-}
-
-/// `[[cluster.peer]]`
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Peer {
-    /// Its identity.
-    pub node: Spanned<NodeName>,
-    /// Where it is reached.
-    pub address: Spanned<Address>,
-}
-
 /// `[auth]`
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -347,7 +292,7 @@ impl Config {
         validate_disks(&source, &config.disks)?;
         validate_auth(&source, &config.auth)?;
         if let Some(cluster) = &config.cluster {
-            validate_cluster(&source, cluster, &config.listen)?;
+            cluster.validate(&source, &config.listen)?;
         }
         let base = source.file.parent().unwrap_or(Path::new(""));
         config.node.data = base.join(&config.node.data);
@@ -400,39 +345,6 @@ fn validate_listen(source: &Source<'_>, listen: &Listen) -> Result<(), ConfigErr
         let problem = "found two of object, identity and admin on one address; allowed: a port for each \
                        (defaults: 8080, 5000 and 6000 on 127.0.0.1)";
         return Err(source.error(at..at, problem));
-    }
-    Ok(())
-}
-
-fn validate_cluster(source: &Source<'_>, cluster: &Cluster, listen: &Listen) -> Result<(), ConfigError> {
-    let others = [listen.object, listen.identity, listen.admin];
-    if cluster.listen.0.port() != 0 && others.contains(&cluster.listen) {
-        let at = source.text.find("[cluster]").unwrap_or(0);
-        let problem =
-            format!("found {} for the cluster and for clients; allowed: a port for each", cluster.listen.0);
-        return Err(source.error(at..at, problem));
-    }
-    let reachable = |address: &Spanned<Address>| {
-        let found = address.get_ref().0;
-        if found.ip().is_unspecified() || found.port() == 0 {
-            let problem = format!("found {found}; allowed: an address and port that other machines reach");
-            return Err(source.error(address.span(), problem));
-        }
-        Ok(())
-    };
-    cluster.advertise.as_ref().map_or(Ok(()), reachable)?;
-    let (mut nodes, mut addresses) = (HashSet::new(), HashSet::new());
-    for peer in &cluster.peers {
-        reachable(&peer.address)?;
-        if !nodes.insert(peer.node.get_ref().0) {
-            let problem = format!("found {} twice; allowed: once", peer.node.get_ref().0);
-            return Err(source.error(peer.node.span(), problem));
-        }
-        if !addresses.insert(peer.address.get_ref().0) {
-            let problem =
-                format!("found {} twice; allowed: an address for each node", peer.address.get_ref().0);
-            return Err(source.error(peer.address.span(), problem));
-        }
     }
     Ok(())
 }
