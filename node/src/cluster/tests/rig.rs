@@ -112,7 +112,8 @@ impl TestNode {
 impl Drop for TestNode {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
+            // Waits for its threads: one that was still running, on a busy machine, answered the call after its end.
+        runtime.shutdown_timeout(Duration::from_secs(10));
         }
     }
 }
@@ -216,7 +217,8 @@ impl Rig for BodyRig {
     fn stop(&mut self, node: NodeId) {
         let life = self.lives.iter_mut().find(|life| life.node == node).unwrap();
         let (runtime, slot) = life.alive.take().unwrap();
-        runtime.shutdown_background();
+        // Waits for its threads: one that was still running, on a busy machine, answered the call after its end.
+        runtime.shutdown_timeout(Duration::from_secs(10));
         *slot.net.lock().unwrap() = None;
     }
 
