@@ -38,6 +38,8 @@ pub const MAX_DEADLINE: Duration = Duration::from_secs(600);
 pub const SILENCE: Duration = Duration::from_secs(10);
 /// Pause between two signs of life on a connection.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(1);
+/// How far the version time of what a peer appends may be ahead of this node's wall clock.
+pub const MAX_AHEAD: Duration = Duration::from_secs(3600);
 /// How long an opened object that nobody reads stays readable.
 pub const LEASE: Duration = Duration::from_secs(60);
 /// Opened objects that a node holds for one other.

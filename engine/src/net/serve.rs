@@ -1,6 +1,7 @@
 //! What a node answers for its devices: the other end of [`super::Remote`].
 //!
 //! Invariant: a request is checked whole before a device hears of it; no request of a peer can make a device panic.
+//! Invariant: no peer's version time is far ahead of the wall clock: the node's own versions would have to follow it for ever.
 //! Invariant: what a peer holds open is limited, and let go when its lease is over ([`ReplicaService::expire`]).
 //! Invariant: a peer reads chunks of what it has opened, never a place of its own choosing.
 
@@ -8,9 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::handles::{Full, Handles};
-use super::limits::MAX_CHUNKS;
+use super::limits::{MAX_AHEAD, MAX_CHUNKS};
 use super::message::{Code, Failure, Handle, OpenedObject, Request, Response};
 use super::{NodeId, Service};
+use crate::clock::WallClock;
 use crate::disk::format::record::{DeviceId, FIXED_HEAD};
 use crate::disk::limits::{CRC_SPAN, MAX_DATA, MAX_GROUP, MAX_GROUP_RECORDS};
 use crate::disk::{Class, Durability};
@@ -30,6 +32,7 @@ struct Shared {
     replicas: Vec<Arc<dyn Replica>>,
     handles: Mutex<Handles>,
     clock: MonotonicClock,
+    wall: WallClock,
 }
 
 impl std::fmt::Debug for ReplicaService {
@@ -39,11 +42,17 @@ impl std::fmt::Debug for ReplicaService {
 }
 
 impl ReplicaService {
-    /// Over these devices. `incarnation` is random, new at every start, so that no handle of before means anything.
+    /// Over these devices. `clock` is for leases, `wall` for judging version times. `incarnation` is random, new at every
+    /// start, so that no handle of before means anything.
     #[must_use]
-    pub fn new(replicas: Vec<Arc<dyn Replica>>, clock: MonotonicClock, incarnation: u64) -> Self {
+    pub fn new(
+        replicas: Vec<Arc<dyn Replica>>,
+        clock: MonotonicClock,
+        wall: WallClock,
+        incarnation: u64,
+    ) -> Self {
         let handles = Mutex::new(Handles::new(incarnation));
-        Self { shared: Arc::new(Shared { replicas, handles, clock }) }
+        Self { shared: Arc::new(Shared { replicas, handles, clock, wall }) }
     }
 
     /// Lets go of what nobody has read for the length of a lease. To be called every few seconds.
@@ -85,7 +94,9 @@ impl Shared {
                 self.append(device, group, durability, class).await
             }
             Request::Abandon { device, upload, sequence } => {
-                self.replica(device)?.abandon(upload, sequence);
+                let replica = self.replica(device)?;
+                self.check_time(sequence)?;
+                replica.abandon(upload, sequence);
                 Ok(Response::Done)
             }
             Request::Version { device, hash } => {
@@ -101,6 +112,17 @@ impl Shared {
         }
     }
 
+    /// What is written stays: a version time of a wrong clock would be the newest of its key until that time has come, and the
+    /// clock of every node that finds it on its disk would run on from there.
+    fn check_time(&self, sequence: u64) -> Result<(), Failure> {
+        let ahead = u64::try_from(MAX_AHEAD.as_micros()).unwrap_or(u64::MAX);
+        if sequence <= (self.wall)().saturating_add(ahead) {
+            return Ok(());
+        }
+        let text = "the version time is far ahead of this node's clock; look at the clocks of both machines";
+        Err(Failure::new(Code::Refused, text))
+    }
+
     async fn append(
         &self,
         device: DeviceId,
@@ -110,6 +132,7 @@ impl Shared {
     ) -> Result<Response, Failure> {
         let replica = self.replica(device)?;
         check_group(&group)?;
+        group.iter().try_for_each(|draft| self.check_time(draft.sequence))?;
         replica.append(group, durability, class).await?;
         Ok(Response::Done)
     }

@@ -113,7 +113,9 @@ impl Cluster {
             return Err(ClusterError::TwoClusters { path: files.node, of_identity, of_disks });
         }
         let node = identity.node;
-        let service = ReplicaService::new(replicas, monotonic(), u64::from_le_bytes(storage::random_bytes()));
+        let (wall, incarnation) =
+            (Box::new(storage::wall_clock), u64::from_le_bytes(storage::random_bytes()));
+        let service = ReplicaService::new(replicas, monotonic(), wall, incarnation);
         let peers = settings.peers.iter().map(|peer| (peer.node.get_ref().0, peer.address.get_ref().0));
         let parts = Parts {
             keeper: Arc::new(Keeper::new(identity)),

@@ -129,7 +129,7 @@ fn start_store(disks: &[OpenDisk], runtime: Handle) -> quarry_engine::object::Re
 }
 
 /// Microseconds since the Unix epoch.
-fn wall_clock() -> u64 {
+pub(crate) fn wall_clock() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }

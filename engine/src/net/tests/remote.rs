@@ -2,6 +2,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -9,12 +10,12 @@ use bytes::Bytes;
 
 use super::rig::SimRig;
 use crate::catalog::ObjectMeta;
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, WallClock};
 use crate::disk::format::record::{DeviceId, Kind};
 use crate::disk::limits::{MAX_DATA, MAX_KEY, MAX_META};
 use crate::disk::{Class, Durability, Location};
 use crate::net::conformance::Rig as _;
-use crate::net::limits::{HANDLES_PER_PEER, LEASE};
+use crate::net::limits::{HANDLES_PER_PEER, LEASE, MAX_AHEAD};
 use crate::net::{Code, NodeId, Remote, ReplicaService, Request, Response, Service, SimFaults, Transport};
 use crate::object::tests::rig::{self, Rig, bytes};
 use crate::object::{
@@ -43,13 +44,18 @@ impl Service for Nothing {
     }
 }
 
+fn wall(rig: &Rig) -> WallClock {
+    let wall = rig.wall.clone();
+    Box::new(move || wall.load(Ordering::SeqCst))
+}
+
 impl World {
     fn new(seed: u64) -> Self {
         let rig = Rig::new(1, seed);
         let mut sim = SimRig::new(seed, SimFaults::NONE);
         let local = rig.store().replicas()[0].clone();
         let net = sim.net.clone();
-        let service = ReplicaService::new(vec![local.clone()], Arc::new(move || net.now()), seed);
+        let service = ReplicaService::new(vec![local.clone()], Arc::new(move || net.now()), wall(&rig), seed);
         sim.start(SERVER, Arc::new(service.clone()));
         let net = sim.start(CLIENT, Arc::new(Nothing));
         let remote: Arc<dyn Replica> = Arc::new(Remote::new(net.clone(), SERVER, local.device(), WITHIN));
@@ -198,7 +204,8 @@ fn a_restarted_peer_knows_no_handle_of_before() {
     world.rig.put("other", &bytes(9, 2 * CHUNK));
     let opened = world.open("big").unwrap().unwrap();
     let net = world.sim.net.clone();
-    let service = ReplicaService::new(vec![world.local.clone()], Arc::new(move || net.now()), 999);
+    let (clock, wall) = (Arc::new(move || net.now()), wall(&world.rig));
+    let service = ReplicaService::new(vec![world.local.clone()], clock, wall, 999);
     world.sim.start(SERVER, Arc::new(service.clone()));
     // The new life gives the same number to another object.
     let _other = world.open("other").unwrap().unwrap();
@@ -290,4 +297,23 @@ fn an_abandoned_upload_leaves_nothing() {
     world.remote.abandon([4; 16], 91);
     world.settle();
     assert_eq!(world.rig.count(0, crate::index::Table::Chunks), 0);
+}
+
+/// A peer whose clock was wrong wrote with a version time near the end of time. At the next start the node's clock went on from
+/// there, ran over, and every write panicked; with a clock some years ahead, every later version carried those years.
+#[test]
+fn a_version_time_far_ahead_is_refused() {
+    let mut world = World::new(9);
+    let body = bytes(8, 100);
+    let now = world.rig.wall.load(Ordering::SeqCst);
+    let ahead = u64::try_from(MAX_AHEAD.as_micros()).unwrap();
+    for (sequence, good) in [(now + ahead, true), (now + 2 * ahead, false), (u64::MAX, false)] {
+        let append = world.remote.append(vec![draft(sequence, &body)], Durability::Durable, Class::Client);
+        let result = world.run(append);
+        assert_eq!(result.is_ok(), good, "{sequence}: {result:?}");
+        assert!(result.is_ok() || matches!(result, Err(Error::Refused(_))));
+        let device = world.local.device();
+        let answer = world.service.handle(CLIENT, Request::Abandon { device, upload: [4; 16], sequence });
+        assert_eq!(world.run(answer) == Response::Done, good, "{sequence}");
+    }
 }
