@@ -12,8 +12,9 @@ use super::handles::{Full, Handles};
 use super::limits::{MAX_AHEAD, MAX_CHUNKS};
 use super::message::{Code, Failure, Handle, OpenedObject, Request, Response};
 use super::{NodeId, Service};
+use crate::catalog::ObjectMeta;
 use crate::clock::WallClock;
-use crate::disk::format::record::{DeviceId, FIXED_HEAD};
+use crate::disk::format::record::{DeviceId, FIXED_HEAD, Kind};
 use crate::disk::limits::{CRC_SPAN, MAX_DATA, MAX_GROUP, MAX_GROUP_RECORDS};
 use crate::disk::{Class, Durability};
 use crate::io::BLOCK;
@@ -192,6 +193,25 @@ fn check_group(group: &[Draft]) -> Result<(), Failure> {
     }
     if group.iter().map(most_bytes).sum::<usize>() > MAX_GROUP {
         return bad("group is too large");
+    }
+    group.iter().try_for_each(check_chunks)
+}
+
+/// The disk walks an upload's chunks by their numbers when it is given up, and an object's when it is replaced: what a record
+/// says of them must be a number that a walk comes to the end of.
+fn check_chunks(draft: &Draft) -> Result<(), Failure> {
+    let bad = |text: String| Failure::new(Code::BadRequest, text);
+    let chunks = match draft.kind {
+        Kind::Chunk => draft.number.saturating_add(1),
+        Kind::Object if !draft.deleted => {
+            let meta = ObjectMeta::decode(&draft.meta, draft.sequence);
+            let meta = meta.map_err(|e| bad(format!("object record is unreadable: {e}")))?;
+            meta.chunked.map_or(0, |chunked| chunked.count)
+        }
+        _ => 0,
+    };
+    if chunks > MAX_CHUNKS {
+        return Err(bad(format!("object has too many chunks; allowed: at most {MAX_CHUNKS}")));
     }
     Ok(())
 }

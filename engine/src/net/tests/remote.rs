@@ -9,13 +9,13 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::rig::SimRig;
-use crate::catalog::ObjectMeta;
+use crate::catalog::{Chunked, ObjectMeta};
 use crate::clock::{Timestamp, WallClock};
 use crate::disk::format::record::{DeviceId, Kind};
 use crate::disk::limits::{MAX_DATA, MAX_KEY, MAX_META};
 use crate::disk::{Class, Durability, Location};
 use crate::net::conformance::Rig as _;
-use crate::net::limits::{HANDLES_PER_PEER, LEASE, MAX_AHEAD};
+use crate::net::limits::{HANDLES_PER_PEER, LEASE, MAX_AHEAD, MAX_CHUNKS};
 use crate::net::{Code, NodeId, Remote, ReplicaService, Request, Response, Service, SimFaults, Transport};
 use crate::object::tests::rig::{self, Rig, bytes};
 use crate::object::{
@@ -316,4 +316,42 @@ fn a_version_time_far_ahead_is_refused() {
         let answer = world.service.handle(CLIENT, Request::Abandon { device, upload: [4; 16], sequence });
         assert_eq!(world.run(answer) == Response::Done, good, "{sequence}");
     }
+}
+
+/// A chunk numbered 4,294,967,295 and then its upload's end put a disk out of service, at every later start again; with one less
+/// its thread walked four thousand million numbers. So did an object that said to have so many chunks, once it was replaced.
+#[test]
+fn no_number_of_chunks_stops_a_disk() {
+    let mut world = World::new(10);
+    let hash = hash_of(&rig::path("x"));
+    let chunk = |number| Draft {
+        kind: Kind::Chunk,
+        number,
+        key: vec![4; 16],
+        meta: hash.to_vec(),
+        ..draft(90, &bytes(1, 5000))
+    };
+    let object = |count| {
+        let small = draft(91, &Bytes::new());
+        let mut meta = ObjectMeta::decode(&small.meta, small.sequence).unwrap();
+        meta.chunked = Some(Chunked { data_id: [4; 16], count });
+        Draft { meta: meta.encode(), ..small }
+    };
+    let unreadable = Draft { meta: vec![0xff; 10], ..object(1) };
+    let bad = [u32::MAX, u32::MAX - 1, MAX_CHUNKS].map(chunk);
+    for draft in bad.into_iter().chain([object(u32::MAX), object(MAX_CHUNKS + 1), unreadable]) {
+        let device = world.local.device();
+        let (durability, class) = (Durability::Durable, Class::Client);
+        let append = Request::Append { device, group: vec![draft], durability, class };
+        let answer = world.service.handle(CLIENT, append);
+        let answer = world.run(answer);
+        assert!(
+            matches!(&answer, Response::Failed(failure) if failure.code == Code::BadRequest),
+            "{answer:?}"
+        );
+    }
+    world.remote.abandon([4; 16], 92);
+    world.settle();
+    world.rig.put("x", &bytes(2, 100));
+    assert!(world.open("x").unwrap().is_some(), "the disk goes on");
 }
