@@ -1,7 +1,8 @@
 //! Objects that a node holds open for others: a table with limits and leases. Pure: the time is handed in.
 //!
 //! Invariant: a handle is found by the node that it was given to, until its lease is over, and by nobody else.
-//! Invariant: at most [`HANDLES_PER_PEER`] are held for one node and [`MAX_HANDLES`] in all.
+//! Invariant: at most [`HANDLES_PER_PEER`] are held for one node and [`MAX_HANDLES`] in all; of their chunks' places at most
+//! [`PLACES_PER_PEER`] and [`MAX_PLACES`].
 //! Invariant: what is let go is dropped outside the table: dropping unpins segments.
 
 use std::any::Any;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::NodeId;
-use super::limits::{HANDLES_PER_PEER, LEASE, MAX_HANDLES};
+use super::limits::{HANDLES_PER_PEER, LEASE, MAX_HANDLES, MAX_PLACES, PLACES_PER_PEER};
 use super::message::Handle;
 use crate::disk::Location;
 use crate::disk::format::record::DeviceId;
@@ -31,7 +32,15 @@ pub(super) struct Handles {
     incarnation: u64,
     next: u64,
     held: HashMap<u64, Held>,
-    per_peer: HashMap<NodeId, usize>,
+    places: usize,
+    per_peer: HashMap<NodeId, Share>,
+}
+
+/// What is held for one peer.
+#[derive(Debug, Clone, Copy, Default)]
+struct Share {
+    handles: usize,
+    places: usize,
 }
 
 /// Why nothing more is opened.
@@ -40,7 +49,7 @@ pub(super) struct Full;
 
 impl Handles {
     pub(super) fn new(incarnation: u64) -> Self {
-        Self { incarnation, next: 1, held: HashMap::new(), per_peer: HashMap::new() }
+        Self { incarnation, next: 1, held: HashMap::new(), places: 0, per_peer: HashMap::new() }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -56,11 +65,17 @@ impl Handles {
         hold: Hold,
         now: Duration,
     ) -> Result<Handle, Full> {
-        let count = self.per_peer.get(&peer).copied().unwrap_or(0);
-        if count >= HANDLES_PER_PEER || self.held.len() >= MAX_HANDLES {
+        let own = self.per_peer.get(&peer).copied().unwrap_or_default();
+        let own = Share { handles: own.handles + 1, places: own.places + chunks.len() };
+        let (handles, places) = (self.held.len() + 1, self.places + chunks.len());
+        if own.handles > HANDLES_PER_PEER || own.places > PLACES_PER_PEER {
             return Err(Full);
         }
-        self.per_peer.insert(peer, count + 1);
+        if handles > MAX_HANDLES || places > MAX_PLACES {
+            return Err(Full);
+        }
+        self.per_peer.insert(peer, own);
+        self.places = places;
         let number = self.next;
         self.next += 1;
         self.held.insert(number, Held { peer, device, chunks, hold, until: now + LEASE });
@@ -104,9 +119,11 @@ impl Handles {
 
     fn remove(&mut self, number: u64) -> Option<Hold> {
         let held = self.held.remove(&number)?;
-        if let Some(count) = self.per_peer.get_mut(&held.peer) {
-            *count -= 1;
-            if *count == 0 {
+        self.places -= held.chunks.len();
+        if let Some(own) = self.per_peer.get_mut(&held.peer) {
+            own.handles -= 1;
+            own.places -= held.chunks.len();
+            if own.handles == 0 {
                 self.per_peer.remove(&held.peer);
             }
         }
@@ -174,5 +191,26 @@ mod tests {
         assert_eq!(handles.expire(T + LEASE).len(), MAX_HANDLES);
         assert!(keep(&mut handles, A, T + LEASE).is_ok());
         assert_eq!(handles.per_peer.len(), 1, "peers without handles are forgotten");
+    }
+
+    /// A thousand handles are little, but each keeps the places of its object's chunks: those of the largest object are 128 MiB.
+    #[test]
+    fn places_of_chunks_are_limited_for_one_peer_and_for_all() {
+        let mut handles = Handles::new(7);
+        let place = Location { segment: 1, offset: 8, len: 16 };
+        let half: Arc<[Location]> = vec![place; PLACES_PER_PEER / 2].into();
+        let mut keep = |peer, now| handles.keep(peer, DEVICE, Arc::clone(&half), Arc::new(()), now);
+        let first = keep(A, T).unwrap();
+        keep(A, T).unwrap();
+        assert_eq!(keep(A, T), Err(Full));
+        keep(B, T).unwrap();
+        keep(B, T).unwrap();
+        let other = NodeId([3; 16]);
+        assert_eq!(keep(other, T), Err(Full), "of all");
+        assert!(handles.close(A, DEVICE, first).is_some());
+        let again = handles.keep(other, DEVICE, Arc::clone(&half), Arc::new(()), T);
+        assert!(again.is_ok(), "what is let go counts no more");
+        assert_eq!(handles.expire(T + LEASE).len(), 4);
+        assert_eq!((handles.places, handles.per_peer.len()), (0, 0));
     }
 }

@@ -46,12 +46,17 @@ pub const LEASE: Duration = Duration::from_secs(60);
 pub const HANDLES_PER_PEER: usize = 1024;
 /// Opened objects that a node holds for all others.
 pub const MAX_HANDLES: usize = 8192;
+/// Places of chunks that a node keeps for what one other has open: 16 bytes each.
+pub const PLACES_PER_PEER: usize = MAX_CHUNKS as usize;
+/// Places of chunks that a node keeps for what all others have open: 256 MiB.
+pub const MAX_PLACES: usize = 2 * PLACES_PER_PEER;
 
 const _: () = assert!(MAX_PAYLOAD >= MAX_RECORD && MAX_PAYLOAD >= MAX_DATA);
 const _: () = assert!(MAX_HEAD <= 1 << 20, "a head is allocated before it is known to be good");
 const _: () = assert!(MAX_TEXT + HEAD_PER_DRAFT <= HEAD_PER_CALL);
 const _: () = assert!(INBOUND_BYTES >= FIXED + MAX_HEAD + MAX_PAYLOAD && INBOUND_BYTES_ALL >= INBOUND_BYTES);
-const _: () = assert!(MAX_HANDLES >= HANDLES_PER_PEER);
+const _: () = assert!(MAX_HANDLES >= HANDLES_PER_PEER && MAX_PLACES >= PLACES_PER_PEER);
+const _: () = assert!(PLACES_PER_PEER >= MAX_CHUNKS as usize, "the largest object can be opened");
 const _: () = assert!(CONNECTIONS_PER_PEER > CALLS_PER_PEER && MAX_CONNECTIONS >= CONNECTIONS_PER_PEER);
 const _: () = assert!(SILENCE.as_secs() >= 2 * KEEP_ALIVE.as_secs());
 const _: () = assert!(LEASE.as_secs() > HANDSHAKE_WITHIN.as_secs() + RECEIVE_WITHIN.as_secs());
