@@ -87,7 +87,7 @@ impl Entrances {
         stream: TcpStream,
         peer: SocketAddr,
     ) -> io::Result<Option<(server::TlsStream<TcpStream>, Purpose, Option<NodeId>)>> {
-        tcp::prepare(&stream)?;
+        tcp::prepare_called(&stream)?;
         let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
         let Some((purpose, (config, verdict))) = self.choose(&start)? else {
             tracing::info!(%peer, "end handshake: what it wants is not served here");

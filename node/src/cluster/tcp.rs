@@ -112,6 +112,15 @@ pub(super) fn prepare(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
+/// For the called side: keeping alive does not see that a peer has gone while an answer to it is under way, and as long as its
+/// connections stand, its next life waits ([`super::lives`]). A caller always reads its answers, so a full window is no excuse.
+pub(super) fn prepare_called(stream: &TcpStream) -> io::Result<()> {
+    prepare(stream)?;
+    let silence = u32::try_from(SILENCE.as_millis()).unwrap_or(u32::MAX);
+    rustix::net::sockopt::set_tcp_user_timeout(stream, silence)?;
+    Ok(())
+}
+
 // The calling side.
 
 impl Peer {
@@ -245,5 +254,24 @@ impl Shared {
             let late = |_| io::Error::from(io::ErrorKind::TimedOut);
             timeout(RECEIVE_WITHIN, frames::write(&mut stream, message)).await.map_err(late)??;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::net::sockopt;
+
+    use super::*;
+
+    /// A node lost its power while an answer to it was under way: the kernel sent the answer again for a quarter of an hour,
+    /// and the node's next life was refused as a copy until the writer gave up.
+    #[tokio::test]
+    async fn a_peer_that_is_gone_is_found_out_before_its_next_life_is_refused() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (called, _) = listener.accept().await.unwrap();
+        prepare_called(&called).unwrap();
+        let found = Duration::from_millis(sockopt::tcp_user_timeout(&called).unwrap().into());
+        assert_eq!(found, SILENCE);
     }
 }
