@@ -39,6 +39,9 @@ const SEND_WINDOW: u64 = 16 << 20;
 /// Bytes that the kernel is asked to keep for a socket.
 const SOCKET_BUFFER: usize = 8 << 20;
 
+/// From so many connections on, who wants another must first show that it hears what is sent to its address.
+const PROVE_ADDRESS: usize = MAX_CONNECTIONS / 2;
+
 /// Said when a node stops.
 const BYE: VarInt = VarInt::from_u32(0);
 /// Said to a call that is no longer wanted.
@@ -315,15 +318,44 @@ fn life_of(connection: &Connection) -> Option<Life> {
     Life::of_name(data.server_name.as_deref())
 }
 
+/// What is done with who wants a connection.
+#[derive(Debug, PartialEq, Eq)]
+enum Admission {
+    Admit,
+    /// Asked to come again with what was sent to its address.
+    Prove,
+    Refuse,
+}
+
+/// Packets whose sender's address is forged can begin handshakes, and each takes a connection until its time is over. They
+/// cannot come again, so they never get more than half of the connections.
+fn judge(open: usize, proven: bool) -> Admission {
+    if open >= MAX_CONNECTIONS {
+        Admission::Refuse
+    } else if open >= PROVE_ADDRESS && !proven {
+        Admission::Prove
+    } else {
+        Admission::Admit
+    }
+}
+
 async fn accept(shared: Arc<Shared>) {
     while let Some(incoming) = shared.endpoint.accept().await {
-        if shared.endpoint.open_connections() >= MAX_CONNECTIONS {
-            tracing::warn!(peer = %incoming.remote_address(), "refuse connection: too many are open");
-            incoming.refuse();
-            continue;
+        let proven = incoming.remote_address_validated();
+        match judge(shared.endpoint.open_connections(), proven) {
+            Admission::Admit => {
+                let shared = Arc::clone(&shared);
+                tokio::spawn(async move { shared.admit(incoming).await });
+            }
+            Admission::Prove => {
+                // Refused to those alone who have proven it.
+                let _asked = incoming.retry();
+            }
+            Admission::Refuse => {
+                tracing::warn!(peer = %incoming.remote_address(), "refuse connection: too many are open");
+                incoming.refuse();
+            }
         }
-        let shared = Arc::clone(&shared);
-        tokio::spawn(async move { shared.admit(incoming).await });
     }
 }
 
@@ -417,5 +449,26 @@ impl Shared {
         // The stream may have been stopped meanwhile.
         let _stopped = send.finish();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forged_addresses_get_half_of_the_connections_at_most() {
+        let table = [
+            (0, false, Admission::Admit),
+            (PROVE_ADDRESS - 1, false, Admission::Admit),
+            (PROVE_ADDRESS, false, Admission::Prove),
+            (PROVE_ADDRESS, true, Admission::Admit),
+            (MAX_CONNECTIONS - 1, true, Admission::Admit),
+            (MAX_CONNECTIONS, true, Admission::Refuse),
+            (MAX_CONNECTIONS, false, Admission::Refuse),
+        ];
+        for (open, proven, wanted) in table {
+            assert_eq!(judge(open, proven), wanted, "{open} {proven}");
+        }
     }
 }
