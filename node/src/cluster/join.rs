@@ -16,8 +16,8 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use quarry_engine::disk::format::superblock::ClusterId;
-use quarry_engine::net::NodeId;
 use quarry_engine::net::limits::{HANDSHAKE_WITHIN, RECEIVE_WITHIN};
+use quarry_engine::net::{NodeId, Refusal};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::{CertificateDer, ServerName};
 use serde::{Deserialize, Serialize};
@@ -217,7 +217,7 @@ pub(crate) async fn join(data: &Path, token: &Token) -> Result<Joined, JoinError
     };
     let answer = timeout(RECEIVE_WITHIN, talk(&mut stream, &ask)).await;
     let answer =
-        answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(|e| host(e.to_string()))?;
+        answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(|e| host(told(&e)))?;
     let certificate = match answer {
         Answer::Joined { certificate } => STANDARD.decode(certificate).map_err(|e| host(e.to_string()))?,
         Answer::Refused { reason } => return Err(JoinError::Refused { address, reason }),
@@ -233,6 +233,15 @@ pub(crate) async fn join(data: &Path, token: &Token) -> Result<Joined, JoinError
     identity::write(&files.authority, &pem(&met.authority))?;
     identity::write(&files.node, &node_file(&key, &certificate))?;
     Ok(Joined { cluster: identity.cluster, node: identity.node, renewed: own.is_some(), host: met.host })
+}
+
+/// Why the host said nothing. That it takes no fancy to the certificate shown comes after the handshake, as an alert.
+fn told(error: &io::Error) -> String {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match inner {
+        Some(rustls::Error::AlertReceived(_)) => Refusal::ByPeer.to_string(),
+        _ => error.to_string(),
+    }
 }
 
 /// Holds a directory to its cluster before the secret is sent.

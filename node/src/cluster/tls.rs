@@ -77,7 +77,8 @@ pub(super) struct Checker {
     own: Arc<Identity>,
     /// The node that was called; `None` at the side that was.
     called: Option<NodeId>,
-    /// A client may come without a certificate (it wants to join).
+    /// A client may come without a certificate (it wants to join), or with one whose time is over (it wants it renewed): what
+    /// lets it in is its token, and the certificate says which node it is.
     optional: bool,
     verdict: Verdict,
 }
@@ -89,26 +90,53 @@ enum Side {
     Server,
 }
 
+fn verify_chain(
+    authority: &CertificateDer<'_>,
+    certificate: &CertificateDer<'_>,
+    side: Side,
+    now: UnixTime,
+) -> Result<(), webpki::Error> {
+    let parsed = EndEntityCert::try_from(certificate)?;
+    let anchor = webpki::anchor_from_trusted_cert(authority)?;
+    let usage = match side {
+        Side::Client => KeyUsage::client_auth(),
+        Side::Server => KeyUsage::server_auth(),
+    };
+    let algorithms = provider().signature_verification_algorithms.all;
+    parsed.verify_for_usage(algorithms, &[anchor], &[], now, usage, None, None).map(drop)
+}
+
+fn refusal_of(error: &webpki::Error) -> Refusal {
+    match error {
+        webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. } => Refusal::Expired,
+        _ => Refusal::Untrusted,
+    }
+}
+
 fn judge_chain(
     authority: &CertificateDer<'_>,
     certificate: &CertificateDer<'_>,
     side: Side,
     now: UnixTime,
 ) -> Result<(), Refusal> {
-    let parsed = EndEntityCert::try_from(certificate).map_err(|_| Refusal::Untrusted)?;
-    let anchor = webpki::anchor_from_trusted_cert(authority).map_err(|_| Refusal::Untrusted)?;
-    let usage = match side {
-        Side::Client => KeyUsage::client_auth(),
-        Side::Server => KeyUsage::server_auth(),
-    };
-    let algorithms = provider().signature_verification_algorithms.all;
-    match parsed.verify_for_usage(algorithms, &[anchor], &[], now, usage, None, None) {
-        Ok(_) => Ok(()),
-        Err(webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. }) => {
-            Err(Refusal::Expired)
+    verify_chain(authority, certificate, side, now).map_err(|e| refusal_of(&e))
+}
+
+/// As [`judge_chain`], but a certificate whose time is over is judged as of its last moment. The time is looked at before the
+/// signature, so that it is over says nothing of who signed it.
+fn judge_lapsed(
+    authority: &CertificateDer<'_>,
+    certificate: &CertificateDer<'_>,
+    side: Side,
+    now: UnixTime,
+) -> Result<(), Refusal> {
+    let judged = match verify_chain(authority, certificate, side, now) {
+        Err(webpki::Error::CertExpired { not_after, .. }) => {
+            verify_chain(authority, certificate, side, not_after)
         }
-        Err(_) => Err(Refusal::Untrusted),
-    }
+        judged => judged,
+    };
+    judged.map_err(|e| refusal_of(&e))
 }
 
 impl Checker {
@@ -122,7 +150,8 @@ impl Checker {
     fn judge(&self, certificate: &CertificateDer<'_>, side: Side, now: UnixTime) -> Result<NodeId, Refusal> {
         let own = &self.own;
         let named = name_in(certificate);
-        if let Err(why) = judge_chain(&own.authority, certificate, side, now) {
+        let judge = if self.optional { judge_lapsed } else { judge_chain };
+        if let Err(why) = judge(&own.authority, certificate, side, now) {
             // Refused anyway: what it says of itself makes the reason clearer.
             let elsewhere = named.is_some_and(|(cluster, _)| cluster != own.cluster);
             return Err(if elsewhere { Refusal::OtherCluster } else { why });

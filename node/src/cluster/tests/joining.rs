@@ -9,7 +9,7 @@ use quarry_engine::disk::format::superblock::ClusterId;
 use quarry_engine::net::{NodeId, Request};
 
 use super::rig::{BOTH, CLUSTER, LONG, runtime};
-use crate::cluster::authority::{init, unix_now};
+use crate::cluster::authority::{Authority, Validity, init, node_file, unix_now};
 use crate::cluster::join::{JoinError, Joined, join};
 use crate::cluster::token::{Token, TokenError, give};
 use crate::cluster::{Cluster, ClusterError, Identity};
@@ -154,6 +154,32 @@ fn who_is_a_node_already_renews() {
         let again = join(dir.path(), &first.token()).await.unwrap();
         assert_eq!((again.node, again.renewed), (joined.node, true));
         assert_ne!(Identity::load(dir.path()).unwrap().certificate, before.certificate);
+    });
+}
+
+/// A node that was away when its certificate ended could never come back under its name: the host looked at the certificate's
+/// time before it looked at the token.
+#[test]
+fn a_node_whose_certificate_is_over_renews_with_a_token() {
+    runtime().block_on(async {
+        let first = first(Carrier::Quic).await;
+        let dir = tempfile::tempdir().unwrap();
+        let joined = join(dir.path(), &first.token()).await.unwrap();
+        let (now, hour) = (unix_now(), Duration::from_secs(3600));
+        let over = Validity::between(now - 2 * hour, now - hour);
+        let write = |authority: &Authority| {
+            let issued = authority.issue(joined.node, over).unwrap();
+            let text = node_file(&issued.key, &issued.certificate);
+            std::fs::write(dir.path().join("cluster/node.pem"), text).unwrap();
+        };
+        // Whoever made the certificate is looked at, although its time is over.
+        write(&super::rig::authority(CLUSTER));
+        let token = first.token();
+        let error = join(dir.path(), &token).await.unwrap_err();
+        assert!(error.to_string().contains("refuses this node's certificate"), "{error}");
+        write(&Authority::load(first.dir.path()).unwrap());
+        let again = join(dir.path(), &token).await.unwrap();
+        assert_eq!((again.node, again.renewed), (joined.node, true));
     });
 }
 
