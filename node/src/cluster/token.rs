@@ -191,7 +191,11 @@ fn clean(tokens: &Path, now: Duration) -> Result<usize, IdentityError> {
         let file = entry.map_err(IdentityError::file(tokens))?.path();
         let over = read(&file).is_ok_and(|given| given.expires <= now.as_secs());
         if over {
-            std::fs::remove_file(&file).map_err(IdentityError::file(&file))?;
+            match std::fs::remove_file(&file) {
+                // Another command clears away too.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => removed.map_err(IdentityError::file(&file))?,
+            }
         } else {
             left += 1;
         }
@@ -248,5 +252,26 @@ mod tests {
         let second = give(data, address, now + life * 2, life).unwrap();
         assert!(!first.id.file(&Files::of(data).tokens).exists());
         assert!(second.id.file(&Files::of(data).tokens).exists());
+    }
+
+    /// Two commands at the same moment: one found gone what the other had just cleared away, and failed.
+    #[test]
+    fn tokens_are_made_by_many_at_once_while_old_ones_are_cleared_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path();
+        super::super::authority::init(data, quarry_engine::disk::format::superblock::ClusterId([7; 16]))
+            .unwrap();
+        let (now, address) = (super::super::authority::unix_now(), "127.0.0.1:7000".parse().unwrap());
+        let life = Duration::from_secs(60);
+        for _ in 0..100 {
+            give(data, address, now, life).unwrap();
+        }
+        let later = now + life * 2;
+        std::thread::scope(|scope| {
+            let made: Vec<_> = (0..8).map(|_| scope.spawn(|| give(data, address, later, life))).collect();
+            for token in made {
+                token.join().unwrap().unwrap();
+            }
+        });
     }
 }
