@@ -1,6 +1,8 @@
-//! The real bodies of the transport: the suite of the seam, refusals, renewal, peers that hang.
+//! The real bodies of the transport: the suite of the seam, refusals, renewal, peers that hang,
+//! disks at their ends.
 
 mod bodies;
+mod disk;
 mod hung;
 mod joining;
 mod refusal;
