@@ -121,7 +121,9 @@ async fn receive<T: serde::de::DeserializeOwned>(stream: &mut (impl AsyncRead + 
     }
     let mut text = vec![0; len];
     stream.read_exact(&mut text).await?;
-    Ok(serde_json::from_slice(&text)?)
+    // What the parser says quotes what came, from anybody; it would come into the log, line breaks and all.
+    let unreadable = |_| io::Error::new(io::ErrorKind::InvalidData, "message is none of joining");
+    serde_json::from_slice(&text).map_err(unreadable)
 }
 
 // The host.
@@ -271,3 +273,29 @@ async fn talk(stream: &mut client::TlsStream<TcpStream>, ask: &Ask) -> io::Resul
 
 /// How long a token is good when nothing is said.
 pub(crate) const TOKEN_LIFE: Duration = Duration::from_secs(3600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A stranger needs no token to be heard: a field's name with a line break in it wrote lines of its own into the log.
+    #[tokio::test]
+    async fn what_a_stranger_sends_is_not_quoted() {
+        for text in [
+            r#"{"version":1,"a\nWARN node joins":2}"#,
+            r#"{"version":"a\nWARN node joins"}"#,
+            "",
+            "{",
+            "\u{1b}[31m",
+        ] {
+            let len = u32::try_from(text.len()).unwrap().to_le_bytes();
+            let bytes = [&len[..], text.as_bytes()].concat();
+            let error = receive::<Ask>(&mut &bytes[..]).await.err().unwrap();
+            assert_eq!(error.to_string(), "message is none of joining", "{text:?}");
+        }
+        for len in [u32::try_from(MAX_MESSAGE).unwrap() + 1, u32::MAX] {
+            let error = receive::<Ask>(&mut &len.to_le_bytes()[..]).await.err().unwrap();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{len}");
+        }
+    }
+}
