@@ -26,7 +26,7 @@ pub const INBOUND_BYTES: usize = 32 << 20;
 pub const INBOUND_BYTES_ALL: usize = 256 << 20;
 /// Connections that a node keeps open for others.
 pub const MAX_CONNECTIONS: usize = 4096;
-/// Connections that one node may have to another: those of calls, and those that drain.
+/// Connections that one node may have to another where each carries one call: those of calls, and those that drain.
 pub const CONNECTIONS_PER_PEER: usize = CALLS_PER_PEER + 16;
 /// How long two nodes may take to know each other.
 pub const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);

@@ -82,11 +82,11 @@ pub(super) struct Core {
 }
 
 impl Core {
-    /// To be called within a runtime.
-    pub(super) fn new(parts: Parts) -> Self {
+    /// To be called within a runtime. A peer may have so many connections.
+    pub(super) fn new(parts: Parts, connections: usize) -> Self {
         let local = parts.keeper.current().node;
         let life = Life(u64::from_le_bytes(random_bytes()));
-        let (rooms, lives) = (Rooms::default(), Arc::new(Lives::default()));
+        let (rooms, lives) = (Rooms::new(connections), Arc::new(Lives::default()));
         Self { parts, rooms, lives, life, local, runtime: Handle::current() }
     }
 

@@ -9,9 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use quarry_engine::net::limits::{
-    CALLS_PER_PEER, CONNECTIONS_PER_PEER, FIXED, INBOUND_BYTES, INBOUND_BYTES_ALL,
-};
+use quarry_engine::net::limits::{CALLS_PER_PEER, FIXED, INBOUND_BYTES, INBOUND_BYTES_ALL};
 use quarry_engine::net::wire::{self, Direction, Lengths, Message, WireError};
 use quarry_engine::net::{NodeId, Request, Response};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -35,6 +33,7 @@ pub(super) enum FrameError {
 #[derive(Debug)]
 pub(super) struct Rooms {
     all: Arc<Semaphore>,
+    connections: usize,
     /// One for each node of the cluster that ever called.
     peers: Mutex<HashMap<NodeId, Arc<Room>>>,
 }
@@ -55,13 +54,12 @@ pub(super) struct Place(
     #[expect(dead_code, reason = "its drop gives the room back")] [OwnedSemaphorePermit; 3],
 );
 
-impl Default for Rooms {
-    fn default() -> Self {
-        Self { all: Arc::new(Semaphore::new(INBOUND_BYTES_ALL)), peers: Mutex::default() }
-    }
-}
-
 impl Rooms {
+    /// A peer may have so many connections.
+    pub(super) fn new(connections: usize) -> Self {
+        Self { all: Arc::new(Semaphore::new(INBOUND_BYTES_ALL)), connections, peers: Mutex::default() }
+    }
+
     /// That of a peer.
     pub(super) fn of(&self, peer: NodeId) -> Arc<Room> {
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -71,7 +69,7 @@ impl Rooms {
                 all: Arc::clone(&self.all),
                 bytes: semaphore(INBOUND_BYTES),
                 calls: semaphore(CALLS_PER_PEER),
-                connections: semaphore(CONNECTIONS_PER_PEER),
+                connections: semaphore(self.connections),
             })
         });
         Arc::clone(room)

@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use quarry_engine::net::limits::{
-    CALLS_PER_PEER, HANDSHAKE_WITHIN, KEEP_ALIVE, MAX_CONNECTIONS, RECEIVE_WITHIN, SILENCE,
+    CALLS_PER_PEER, CONNECTIONS_PER_PEER, HANDSHAKE_WITHIN, INBOUND_BYTES_ALL, KEEP_ALIVE, MAX_CONNECTIONS,
+    RECEIVE_WITHIN, SILENCE,
 };
 use quarry_engine::net::wire::Message;
 use quarry_engine::net::{NetError, NodeId, Refusal, Request, Response, Transport};
@@ -35,6 +36,12 @@ const STREAM_WINDOW: usize = 512 << 10;
 const CONNECTION_WINDOW: usize = CALLS_PER_PEER * STREAM_WINDOW;
 /// Bytes that were sent to a peer and not acknowledged.
 const SEND_WINDOW: u64 = 16 << 20;
+
+/// Connections that a peer may have: one carries all calls, the others are those of before a renewal or a break. Each may fill its
+/// windows, beside what is in the hands of the service.
+pub(super) const CONNECTIONS: usize = 8;
+const _: () =
+    assert!(CONNECTIONS * CONNECTION_WINDOW <= INBOUND_BYTES_ALL && CONNECTIONS < CONNECTIONS_PER_PEER);
 
 /// Bytes that the kernel is asked to keep for a socket.
 const SOCKET_BUFFER: usize = 8 << 20;
@@ -84,7 +91,7 @@ impl Quic {
         widen(&socket);
         let runtime = Arc::new(quinn::TokioRuntime);
         let endpoint = Endpoint::new(endpoint_config(&identity), Some(server), socket, runtime)?;
-        let core = Core::new(parts);
+        let core = Core::new(parts, CONNECTIONS);
         let shared = Arc::new(Shared { core, endpoint, peers: Mutex::default() });
         tokio::spawn(accept(Arc::clone(&shared)));
         Ok(Self { shared })

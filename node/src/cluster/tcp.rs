@@ -12,7 +12,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Context;
 use std::time::{Duration, Instant};
 
-use quarry_engine::net::limits::{CALLS_PER_PEER, HANDSHAKE_WITHIN, KEEP_ALIVE, RECEIVE_WITHIN, SILENCE};
+use quarry_engine::net::limits::{
+    CALLS_PER_PEER, CONNECTIONS_PER_PEER, HANDSHAKE_WITHIN, KEEP_ALIVE, RECEIVE_WITHIN, SILENCE,
+};
 use quarry_engine::net::wire::Message;
 use quarry_engine::net::{NetError, NodeId, Refusal, Request, Response, Transport};
 use quarry_engine::object::BoxFuture;
@@ -65,7 +67,12 @@ impl Tcp {
     /// The calling side; the called side is a listener that is given [`Tcp::shared`].
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        Self { shared: Arc::new(Shared { core: Core::new(parts), peers: Mutex::default() }) }
+        Self {
+            shared: Arc::new(Shared {
+                core: Core::new(parts, CONNECTIONS_PER_PEER),
+                peers: Mutex::default(),
+            }),
+        }
     }
 
     pub(super) fn shared(&self) -> Arc<Shared> {

@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quarry_engine::net::limits::MAX_PAYLOAD;
-use quarry_engine::net::{NetError, Request};
+use quarry_engine::net::{NetError, NodeId, Request};
 
 use super::rig::{A, B, BOTH, CLUSTER, Echo, LONG, TestNode, authority, identity, pair, runtime};
 use crate::cluster::core::Core;
+use crate::cluster::lives::Life;
+use crate::cluster::quic::CONNECTIONS;
 use crate::cluster::{AddressBook, Keeper, Parts, tls};
 use crate::config::Carrier;
 
@@ -143,10 +145,39 @@ fn the_called_side_waits_a_little_longer_than_the_caller() {
     runtime().block_on(async {
         let keeper = Arc::new(Keeper::new(identity(&authority(CLUSTER), A)));
         let core =
-            Core::new(Parts { keeper, book: Arc::new(AddressBook::default()), service: Arc::new(Never) });
+            Core::new(Parts { keeper, book: Arc::new(AddressBook::default()), service: Arc::new(Never) }, 1);
         let begun = Instant::now();
         let request = Request::Ping { payload: Bytes::new() };
         let answer = core.answer(B, (Ok(request), Duration::from_millis(100)), std::future::pending()).await;
         assert!(answer.is_none() && begun.elapsed() > Duration::from_millis(500));
+    });
+}
+
+/// Each connection may fill its window with bytes that nobody reads: with as many as TCP needs for its calls, one node could
+/// fill 2.5 GiB of another's memory over QUIC.
+#[test]
+fn a_peer_has_few_connections_over_quic() {
+    let (authority, _a, b) = pair(Carrier::Quic);
+    runtime().block_on(async {
+        let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+        let own = Arc::new(identity(&authority, NodeId([0xc; 16])));
+        let mut kept = Vec::new();
+        for _ in 0..=CONNECTIONS {
+            let (config, _) = tls::client(own.clone(), B).unwrap();
+            let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(config).unwrap();
+            let config = quinn::ClientConfig::new(Arc::new(crypto));
+            kept.push(endpoint.connect_with(config, b.address, &Life(1).name()).unwrap().await.unwrap());
+        }
+        let begun = Instant::now();
+        let closed = loop {
+            let closed: Vec<_> = kept.iter().filter_map(quinn::Connection::close_reason).collect();
+            if !closed.is_empty() {
+                break closed;
+            }
+            assert!(begun.elapsed() < LONG, "none is closed");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
+        let [quinn::ConnectionError::ApplicationClosed(close)] = &closed[..] else { panic!("{closed:?}") };
+        assert_eq!(u64::from(close.error_code), 2, "too many connections");
     });
 }
