@@ -113,7 +113,7 @@ impl Drop for TestNode {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             // Waits for its threads: one that was still running, on a busy machine, answered the call after its end.
-        runtime.shutdown_timeout(Duration::from_secs(10));
+            runtime.shutdown_timeout(Duration::from_secs(10));
         }
     }
 }
