@@ -185,13 +185,9 @@ impl Rig {
     /// Closes the disk and waits until its threads have let go of device and index.
     pub(crate) fn close(self) -> Result<(), Failure> {
         runtime()?.block_on(self.handle.close())?;
-        let held = self.held;
         drop((self.handle, self.store));
-        for _ in 0..1000 {
-            if held.strong_count() == 0 {
-                return Ok(());
-            }
-            std::thread::sleep(Duration::from_millis(10));
+        if self.held.strong_count() == 0 {
+            return Ok(());
         }
         Err(Failure::Other("the engine did not let go of its disk".to_owned()))
     }

@@ -82,8 +82,21 @@ pub(crate) struct Core {
     pub(crate) freeing: Freeing,
     pub(crate) superblock: super::format::superblock::Superblock,
     pub(crate) closing: Option<oneshot::Sender<Result<(), DiskError>>>,
+    pub(crate) farewell: Option<Farewell>,
     pub(crate) completions: Vec<Completion>,
     pub(crate) now: Duration,
+}
+
+/// The answer to `close`: to be given when the core is gone, and with it its hold on the device and the index.
+pub(crate) struct Farewell {
+    reply: oneshot::Sender<Result<(), DiskError>>,
+    result: Result<(), DiskError>,
+}
+
+impl Farewell {
+    pub(crate) fn say(self) {
+        let _gone = self.reply.send(self.result);
+    }
 }
 
 /// Whether the thread goes on.
@@ -408,7 +421,7 @@ impl Core {
     fn finish(&mut self) -> Turn {
         let Some(reply) = self.closing.take() else { return Turn::Continue };
         let result = if self.failed() { Err(self.shared.gone()) } else { self.close_cleanly() };
-        let _gone = reply.send(result);
+        self.farewell = Some(Farewell { reply, result });
         Turn::Closed
     }
 }

@@ -510,6 +510,7 @@ fn assemble(
         freeing,
         superblock,
         closing: None,
+        farewell: None,
         completions: Vec::new(),
         now: Duration::ZERO,
     };

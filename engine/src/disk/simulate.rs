@@ -61,6 +61,9 @@ impl SimulatedDisk {
         }
         self.now += Duration::from_millis(1);
         self.closed = self.core.turn(self.now, Wait::Never) == Turn::Closed;
+        if let Some(farewell) = self.core.farewell.take() {
+            farewell.say();
+        }
         if self.core.take_checkpoint() {
             let result = self.index.checkpoint();
             self.core.checkpointed(result);

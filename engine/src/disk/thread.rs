@@ -4,7 +4,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{SendError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use super::catalog::Catalog;
@@ -112,38 +112,66 @@ pub fn start_on(
 }
 
 fn spawn(core: Core) -> std::io::Result<()> {
-    let checkpoints = spawn_checkpointer(&core.shared)?;
+    let checkpointer = Checkpointer::spawn(&core.shared)?;
     let name = format!("disk-{}", &core.shared.device.to_string()[..8]);
-    std::thread::Builder::new().name(name).spawn(move || run(core, &checkpoints))?;
+    std::thread::Builder::new().name(name).spawn(move || run(core, checkpointer))?;
     Ok(())
 }
 
 #[expect(clippy::disallowed_methods, reason = "the driver of the core is where time comes in")]
-fn run(mut core: Core, checkpoints: &Sender<()>) {
+fn run(mut core: Core, checkpointer: Checkpointer) {
     let began = Instant::now();
     // A panic of the core is our bug. Its channel closes with it, so that callers hear of it and none waits for ever.
     loop {
         // What is queued is found by the first part of a turn; sleeping is right only when that started nothing.
         let wait = Wait::AtMost(if core.unflushed > 0 { LAZY_FLUSH } else { Duration::from_millis(500) });
         if core.turn(began.elapsed(), wait) == Turn::Closed {
+            // First let go of device and index: who is told may open them again, or end the process, and RocksDB
+            // must not be taken apart on this thread while C++ takes the process apart on another.
+            let farewell = core.farewell.take();
+            drop(core);
+            checkpointer.end();
+            if let Some(farewell) = farewell {
+                farewell.say();
+            }
             return;
         }
-        if core.take_checkpoint() && checkpoints.send(()).is_err() {
+        if core.take_checkpoint() && checkpointer.begin().is_err() {
             core.fail("the checkpoint thread is gone; restart");
         }
     }
 }
 
-fn spawn_checkpointer(shared: &Arc<Shared>) -> std::io::Result<Sender<()>> {
-    let (sender, requests) = channel::<()>();
-    // Weak: this thread must not keep the disk's channel open after the last handle has gone.
-    let shared = Arc::downgrade(shared);
-    std::thread::Builder::new().name("checkpoint".to_owned()).spawn(move || {
-        while requests.recv().is_ok() {
-            let Some(shared) = shared.upgrade() else { return };
-            let result = shared.index.checkpoint();
-            let _closed = shared.send(Request::Checkpointed(result));
+/// The helper thread that runs index checkpoints: they sync files, which takes long.
+struct Checkpointer {
+    requests: Sender<()>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Checkpointer {
+    fn spawn(shared: &Arc<Shared>) -> std::io::Result<Self> {
+        let (requests, wanted) = channel::<()>();
+        // Weak: this thread must not keep the disk's channel open after the last handle has gone.
+        let shared = Arc::downgrade(shared);
+        let thread = std::thread::Builder::new().name("checkpoint".to_owned()).spawn(move || {
+            while wanted.recv().is_ok() {
+                let Some(shared) = shared.upgrade() else { return };
+                let result = shared.index.checkpoint();
+                let _closed = shared.send(Request::Checkpointed(result));
+            }
+        })?;
+        Ok(Self { requests, thread })
+    }
+
+    fn begin(&self) -> Result<(), SendError<()>> {
+        self.requests.send(())
+    }
+
+    /// Waits until the thread has let go of the index.
+    fn end(self) {
+        drop(self.requests);
+        if self.thread.join().is_err() {
+            tracing::error!("the checkpoint thread of a disk panicked; report this");
         }
-    })?;
-    Ok(sender)
+    }
 }
