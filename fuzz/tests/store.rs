@@ -23,6 +23,13 @@ fn promises_are_kept_over_odd_seeds() {
     run(SEEDS.skip(1).step_by(2));
 }
 
+/// A POST held the segments of a large object while its append waited for space that only they could give: on a nearly full
+/// disk it waited for ever, and everybody behind it.
+#[test]
+fn a_post_does_not_hold_the_space_that_it_waits_for() {
+    run(std::iter::once(2_992_795_700_193));
+}
+
 #[test]
 fn equal_seeds_give_equal_histories() {
     // One with crashes and cleaning.

@@ -243,6 +243,8 @@ impl Store {
         meta.info = ObjectInfo { timestamp: now, content_type, delete_at, headers, listed, ..meta.info };
         let hash = hash_of(path);
         let object = object_draft(hash, &meta, opened.record.data());
+        // Lets go of the segments: the append may wait for space that only they can give.
+        drop(opened);
         let row = listing_draft(container.id, path, &meta.info);
         inner.commit(hash, object, Some(row), Class::Client, None::<Upload>, permit).await?;
         Ok(now)
