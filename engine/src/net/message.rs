@@ -10,6 +10,7 @@ use super::limits::MAX_TEXT;
 use crate::catalog::{DataId, Version};
 use crate::disk::format::record::DeviceId;
 use crate::disk::{Class, Durability};
+use crate::object::names::{NamesAnswer, NamesRequest};
 use crate::object::{Draft, Error};
 
 /// An object that a node holds open for another. Good for the incarnation of the node that gave it.
@@ -79,6 +80,8 @@ pub enum Request {
         /// From [`Response::Opened`].
         handle: Handle,
     },
+    /// For the leader of an index group ([`crate::object::names::NamesService`]).
+    Names(NamesRequest),
 }
 
 /// An answer.
@@ -99,6 +102,8 @@ pub enum Response {
     Record(Bytes),
     /// Not done.
     Failed(Failure),
+    /// The leader's.
+    Names(NamesAnswer),
 }
 
 /// An opened object.

@@ -9,20 +9,23 @@ pub mod conformance;
 mod handles;
 pub mod limits;
 mod message;
+mod node_service;
 mod remote;
 mod router;
 mod serve;
 mod sim;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod wire;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use message::{Code, Failure, Handle, OpenedObject, Request, Response};
+pub use node_service::NodeService;
 pub use remote::Remote;
 pub use router::Router;
+pub(crate) use router::first;
 pub use serve::{MonotonicClock, ReplicaService};
 pub use sim::{SimFaults, SimNet, SimNode};
 

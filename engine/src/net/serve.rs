@@ -110,6 +110,7 @@ impl Shared {
                 drop(hold);
                 Ok(Response::Done)
             }
+            Request::Names(_) => Err(Failure::new(Code::NotServed, "devices do not decide about names")),
         }
     }
 

@@ -16,6 +16,8 @@
 //! Invariant: any bytes whatever give a message within its limits or a [`WireError`], never a panic.
 //! Invariant: payloads are never copied here: they are slices of what came, and chunks of what goes.
 
+mod names;
+
 use std::time::Duration;
 
 use bincode::{Decode, Encode};
@@ -253,6 +255,7 @@ enum RequestHead {
     Open { device: [u8; 16], hash: [u8; 16] },
     Read { device: [u8; 16], handle: HandleHead, chunk: u32 },
     Close { device: [u8; 16], handle: HandleHead },
+    Names { body: u32 },
 }
 
 #[derive(Encode, Decode)]
@@ -280,6 +283,7 @@ enum ResponseHead {
     Opened(Option<OpenedHead>),
     Record { record: u32 },
     Failed { code: u8, text: String },
+    Names { body: u32 },
 }
 
 #[derive(Encode, Decode)]
@@ -352,6 +356,13 @@ fn request_head(request: Request) -> Result<(RequestHead, Vec<Bytes>), WireError
             RequestHead::Read { device: device.0, handle: handle.into(), chunk }
         }
         Request::Close { device, handle } => RequestHead::Close { device: device.0, handle: handle.into() },
+        Request::Names(names) => {
+            let body = names::encode(&names)?;
+            return Ok((
+                RequestHead::Names { body: bounded(body.len(), MAX_PAYLOAD, "payload")? },
+                vec![body],
+            ));
+        }
     };
     Ok((head, Vec::new()))
 }
@@ -388,6 +399,7 @@ fn request_of(head: RequestHead, mut payload: Payload) -> Result<Request, WireEr
         RequestHead::Close { device, handle } => {
             Request::Close { device: DeviceId(device), handle: handle.into() }
         }
+        RequestHead::Names { body } => Request::Names(names::decode(&payload.take(body)?)?),
     };
     payload.end()?;
     Ok(request)
@@ -430,6 +442,10 @@ fn response_head(response: Response) -> Result<(ResponseHead, Vec<Bytes>), WireE
             bounded(text.len(), MAX_TEXT, "text")?;
             (ResponseHead::Failed { code: code as u8, text }, Vec::new())
         }
+        Response::Names(answer) => {
+            let body = names::encode(&answer)?;
+            (ResponseHead::Names { body: bounded(body.len(), MAX_PAYLOAD, "payload")? }, vec![body])
+        }
     })
 }
 
@@ -460,6 +476,7 @@ fn response_of(head: ResponseHead, mut payload: Payload) -> Result<Response, Wir
             let code = Code::from_u8(code).ok_or(WireError::Field("code"))?;
             Response::Failed(Failure { code, text })
         }
+        ResponseHead::Names { body } => Response::Names(names::decode(&payload.take(body)?)?),
     };
     payload.end()?;
     Ok(response)

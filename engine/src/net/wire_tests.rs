@@ -38,6 +38,7 @@ fn requests() -> Vec<(Request, &'static str)> {
         (Request::Open { device: DEVICE, hash: HASH }, text("04", &[d, h, "|"])),
         (Request::Read { device: DEVICE, handle: HANDLE, chunk: 2 }, text("05", &[d, handle, "02|"])),
         (Request::Close { device: DEVICE, handle: HANDLE }, text("06", &[d, handle, "|"])),
+        (Request::Names(names::tests::begin()), "070d|0101fb2c0101610163016f0105"),
     ]
 }
 
@@ -57,6 +58,7 @@ fn responses() -> Vec<(Response, &'static str)> {
         (Response::Opened(Some(whole)), "0301000006|7265636f7264"),
         (Response::Record(record), "0406|7265636f7264"),
         (Response::Failed(failure), "0521046c617465|"),
+        (Response::Names(names::tests::begun()), "0608|0101090200fb2c01"),
     ]
 }
 

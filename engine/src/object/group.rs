@@ -1,6 +1,7 @@
 //! The index-group seam: where rows live and where changes of names are decided; and its body of one voter.
 //!
 //! Invariant: what is decided under a [`Permit`] was decided on the state that all earlier permits left behind.
+//! Invariant: rows are read where the group is led, behind its barrier; nobody else's rows are believed.
 
 use std::sync::Arc;
 
@@ -8,9 +9,11 @@ use super::Result;
 use super::locks::{Claim, Locks, Permit};
 use super::replica::{BoxFuture, Draft, Local, Replica};
 use crate::catalog::{self, Row, Totals};
+use crate::clock::Timestamp;
 use crate::disk::format::record::DeviceId;
 use crate::disk::{Class, DiskHandle, Durability};
 use crate::index::{Range, Table};
+use crate::net::NodeId;
 
 /// Rows in key order.
 pub type Rows<'a> = Box<dyn Iterator<Item = Result<(Box<[u8]>, Row)>> + Send + 'a>;
@@ -24,18 +27,42 @@ pub enum TotalsOf<'a> {
     Container(u64),
 }
 
-/// Rows of accounts, containers and listings, and the order of decisions about them.
+/// Who leads a group, as far as this node knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leader {
+    /// This node.
+    Own,
+    /// Another.
+    Other(NodeId),
+    /// Nobody, for now.
+    Unknown,
+}
+
+/// Rows of accounts, containers and listings, and the order of decisions about them. Keys are those of
+/// [`crate::catalog`], without what tells groups apart on a disk.
 pub trait IndexGroup: Send + Sync {
-    /// The device in whose log this node's voter keeps its rows: a record for that device may carry rows in its group.
-    fn home(&self) -> DeviceId;
+    /// Who decides.
+    fn leader(&self) -> Leader;
+    /// The device in whose log alone rows become durable: a record for that device may carry rows in its group. `None` where
+    /// they need other nodes.
+    fn home(&self) -> Option<DeviceId>;
     /// The right to decide about names; waits until it is granted.
     fn claim<'a>(&'a self, claim: Claim<'a>) -> BoxFuture<'a, Permit>;
+    /// What must be waited for before rows are read: then they are what was acknowledged before this call, or this node does
+    /// not lead. `None`: nothing.
+    fn barrier(&self) -> Option<BoxFuture<'static, Result<()>>>;
+    /// Version times above this must be reserved before they are given out, so that no later leader gives them again.
+    fn ceiling(&self) -> Timestamp;
+    /// Raises the ceiling to at least this.
+    fn raise(&self, to: Timestamp) -> BoxFuture<'static, Result<()>>;
     /// A standing row.
     fn row(&self, key: &[u8]) -> Result<Option<Row>>;
     /// Exact totals.
     fn totals(&self, of: TotalsOf<'_>) -> Result<Totals>;
     /// Standing rows of a range.
     fn scan(&self, range: Range) -> Rows<'_>;
+    /// Accounts marked deleted.
+    fn marked_accounts(&self, limit: usize) -> Result<Vec<String>>;
     /// Log rows, durably and applied, all or nothing.
     fn append(&self, rows: Vec<Draft>, class: Class) -> BoxFuture<'static, Result<()>>;
 }
@@ -53,12 +80,29 @@ impl SingleVoter {
 }
 
 impl IndexGroup for SingleVoter {
-    fn home(&self) -> DeviceId {
-        self.disk.device()
+    fn leader(&self) -> Leader {
+        Leader::Own
+    }
+
+    fn home(&self) -> Option<DeviceId> {
+        Some(self.disk.device())
     }
 
     fn claim<'a>(&'a self, claim: Claim<'a>) -> BoxFuture<'a, Permit> {
         Box::pin(self.locks.claim(claim))
+    }
+
+    fn barrier(&self) -> Option<BoxFuture<'static, Result<()>>> {
+        None
+    }
+
+    /// The clock starts above everything on the disk, and nobody else gives times.
+    fn ceiling(&self) -> Timestamp {
+        Timestamp(u64::MAX)
+    }
+
+    fn raise(&self, _: Timestamp) -> BoxFuture<'static, Result<()>> {
+        Box::pin(std::future::ready(Ok(())))
     }
 
     fn row(&self, key: &[u8]) -> Result<Option<Row>> {
@@ -77,6 +121,10 @@ impl IndexGroup for SingleVoter {
             let (key, value) = pair?;
             Ok((key, catalog::decode_row(&value)?))
         }))
+    }
+
+    fn marked_accounts(&self, limit: usize) -> Result<Vec<String>> {
+        Ok(catalog::marked_accounts(self.disk.index(), limit)?)
     }
 
     fn append(&self, rows: Vec<Draft>, class: Class) -> BoxFuture<'static, Result<()>> {

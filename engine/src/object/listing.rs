@@ -10,7 +10,7 @@ use super::{Entry, Listing, Result};
 use crate::index::{Range, after_prefix};
 
 /// A sorted collection of names to walk.
-pub(crate) trait Names {
+pub(crate) trait Sorted {
     /// What a name stands for.
     type Row;
     /// Names of a range, without their common prefix in the index.
@@ -114,7 +114,7 @@ impl Plan<'_> {
 }
 
 /// One page of a listing.
-pub(crate) fn page<N: Names>(names: &N, listing: &Listing) -> Result<Vec<Entry<N::Row>>> {
+pub(crate) fn page<N: Sorted>(names: &N, listing: &Listing) -> Result<Vec<Entry<N::Row>>> {
     let mut plan = plan(listing);
     let mut entries = Vec::new();
     // Each turn walks until a name is rolled up or the range ends.

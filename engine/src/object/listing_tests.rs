@@ -11,7 +11,7 @@ struct Set {
     read: Cell<usize>,
 }
 
-impl Names for Set {
+impl Sorted for Set {
     type Row = String;
 
     fn scan(&self, range: Range) -> Box<dyn Iterator<Item = Result<(String, String)>> + '_> {

@@ -7,10 +7,12 @@
 
 mod accounts;
 mod condition;
+mod finish;
 mod group;
 mod in_flight;
 mod listing;
 mod locks;
+pub mod names;
 mod objects;
 mod placement;
 mod quorum;
@@ -20,7 +22,8 @@ mod store;
 mod types;
 mod writer;
 
-pub use group::{IndexGroup, Rows, TotalsOf};
+pub(crate) use accounts::{odd, row_draft};
+pub use group::{IndexGroup, Leader, Rows, TotalsOf};
 pub use locks::{Claim, Permit};
 pub use placement::{Placement, RingPlacement, Spread};
 pub use quorum::{Verdict, judge, quorum};
@@ -28,7 +31,7 @@ pub(crate) use reader::check_chunk;
 pub use reader::{ObjectReader, RangeReader};
 pub use replica::{BoxFuture, Draft, Opened, Replica};
 pub(crate) use store::hash_of;
-pub use store::{Options, Spawn, Store};
+pub use store::{Options, Parts, Spawn, Store};
 pub use types::*;
 pub use writer::ObjectWriter;
 

@@ -6,14 +6,13 @@ use std::sync::Arc;
 
 use quarry_ring::PathHash;
 
-use super::accounts::row_draft;
 use super::condition::{Needs, holds, needs};
-use super::locks::Claim;
+use super::names::{Line, NewLine};
 use super::replica::{Draft, Opened, Replica};
 use super::store::{Inner, Store, hash_of};
 use super::writer::{ObjectWriter, Upload};
 use super::{Condition, Deleted, Error, ObjectEdit, ObjectInfo, ObjectPath, ObjectReader, Result};
-use crate::catalog::{ListedEtag, ListingValue, ObjectMeta, Row, Version, encode_tombstone, listing_key};
+use crate::catalog::{ListedEtag, ListingValue, ObjectMeta, Version, encode_tombstone};
 use crate::clock::Timestamp;
 use crate::disk::Class;
 use crate::disk::format::record::Kind;
@@ -32,14 +31,19 @@ pub(crate) fn object_draft(hash: PathHash, meta: &ObjectMeta, data: bytes::Bytes
 }
 
 /// The line of a version in its container's listing.
-pub(crate) fn listing_draft(id: u64, path: &ObjectPath, info: &ObjectInfo) -> Draft {
+pub(crate) fn listed(container: u64, info: &ObjectInfo, conditional: bool) -> NewLine {
     let listed = &info.listed;
     let value = ListingValue {
         size: listed.size.unwrap_or(info.size),
         etag: listed.etag.clone().map_or(ListedEtag::Md5(info.md5), ListedEtag::Text),
         content_type: listed.content_type.clone().unwrap_or_else(|| info.content_type.clone()),
     };
-    row_draft(listing_key(id, &path.object), Some(value.encode()), info.timestamp)
+    NewLine { container, at: info.timestamp, value: Some(value.encode()), conditional }
+}
+
+/// No line any more.
+pub(crate) fn unlisted(container: u64, at: Timestamp, conditional: bool) -> NewLine {
+    NewLine { container, at, value: None, conditional }
 }
 
 /// An object's newest version, checked, and the replica that gave it.
@@ -50,14 +54,21 @@ pub(crate) struct Open {
 }
 
 impl Inner {
-    /// The newest version on the first replica that answers.
-    pub(crate) async fn open_version(&self, path: &ObjectPath) -> Result<Option<Open>> {
+    /// The newest version on the first replica that has one at least as new as `floor`.
+    pub(crate) async fn open_version(
+        &self,
+        path: &ObjectPath,
+        floor: Option<Timestamp>,
+    ) -> Result<Option<Open>> {
         let hash = hash_of(path);
         let mut last = Error::Unavailable { reason: "no device holds this partition".to_owned() };
         for replica in self.replicas_of(&hash) {
             match replica.open(hash).await {
                 Ok(None) => return Ok(None),
                 Ok(Some(opened)) => match check_version(path, &opened) {
+                    Ok(meta) if floor.is_some_and(|floor| meta.info.timestamp < floor) => {
+                        last = Error::Unavailable { reason: "only older versions are reachable".to_owned() };
+                    }
                     Ok(meta) => return Ok(Some(Open { meta, opened, replica })),
                     Err(e) => last = e,
                 },
@@ -67,7 +78,7 @@ impl Inner {
         Err(last)
     }
 
-    async fn version(&self, hash: PathHash) -> Result<Option<Version>> {
+    async fn version(&self, hash: PathHash, _floor: Option<Timestamp>) -> Result<Option<Version>> {
         let mut last = Error::Unavailable { reason: "no device holds this partition".to_owned() };
         for replica in self.replicas_of(&hash) {
             match replica.version(hash).await {
@@ -78,10 +89,31 @@ impl Inner {
         Err(last)
     }
 
-    /// Judges a change of an object under its claim, before the change's time is chosen.
+    /// The version that was acknowledged last, or one that came after it and is acknowledged hereby.
+    pub(crate) async fn acknowledged(&self, path: &ObjectPath) -> Result<Option<Open>> {
+        if !self.names.lines_count() {
+            return self.open_version(path, None).await;
+        }
+        let Some(at) = self.line(path).await?.at else { return Ok(None) };
+        let found = self.open_version(path, Some(at)).await?;
+        let newer = found.as_ref().is_none_or(|open| open.meta.info.timestamp > at);
+        if !newer {
+            return Ok(found);
+        }
+        // A writer is at work or was lost half-way: what a reader has seen must stay.
+        drop(found);
+        self.relist(path, u64::MAX).await?;
+        match self.line(path).await?.at {
+            Some(at) => self.open_version(path, Some(at)).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Judges a change of an object under its claim. `line` is what stands, where lines count.
     pub(crate) async fn judge_change(
         &self,
         path: &ObjectPath,
+        line: &Line,
         condition: &Condition,
         timestamp: Option<Timestamp>,
     ) -> Result<()> {
@@ -89,7 +121,7 @@ impl Inner {
         if needs == Needs::Nothing && timestamp.is_none() {
             return Ok(());
         }
-        let version = self.version(hash_of(path)).await?;
+        let version = self.standing_version(path, line, timestamp.is_some()).await?;
         if timestamp.zip(version).is_some_and(|(ours, standing)| ours.0 <= standing.sequence) {
             return Err(Error::Superseded);
         }
@@ -97,11 +129,24 @@ impl Inner {
         let stands = version.is_some_and(|v| !v.deleted && v.delete_at.is_none_or(|at| at > now));
         let etag = match needs {
             Needs::Etag if stands => {
-                self.open_version(path).await?.map(|open| hex::encode(open.meta.info.md5))
+                self.open_version(path, line.at).await?.map(|open| hex::encode(open.meta.info.md5))
             }
             _ => stands.then(String::new),
         };
         if holds(condition, etag.as_deref()) { Ok(()) } else { Err(Error::ConditionFailed) }
+    }
+
+    /// The version that stands under a claim; `graves`: tombstones too, where the line alone does not tell.
+    async fn standing_version(
+        &self,
+        path: &ObjectPath,
+        line: &Line,
+        graves: bool,
+    ) -> Result<Option<Version>> {
+        if self.names.lines_count() && line.at.is_none() && !graves {
+            return Ok(None);
+        }
+        self.version(hash_of(path), line.at).await
     }
 
     /// Removes an object's newest version under its claim, if `still` says so of it.
@@ -111,61 +156,60 @@ impl Inner {
         condition: &Condition,
         still: impl Fn(Version) -> bool + Send,
     ) -> Result<Deleted> {
-        let hash = hash_of(path);
-        let permit = self.claim(Claim::Object(path)).await;
-        let version = self.version(hash).await?.filter(|version| !version.deleted);
-        self.judge_change(path, condition, None).await?;
-        if !version.is_some_and(still) {
+        let grant = self.names.begin(path.clone(), None).await?;
+        let version = self.standing_version(path, &grant.line, false).await?;
+        self.judge_change(path, &grant.line, condition, None).await?;
+        if !version.is_some_and(|version| !version.deleted && still(version)) {
             return Ok(Deleted::Absent);
         }
-        let now = self.clock.tick();
-        let container = self.container_row(&path.account, &path.container)?;
-        let row = container.map(|(_, value)| row_draft(listing_key(value.id, &path.object), None, now));
+        let conditional = needs(condition) != Needs::Nothing;
+        let line = grant.line.container.map(|standing| unlisted(standing.id, grant.at, conditional));
         let object = Draft {
             kind: Kind::Object,
             deleted: true,
-            sequence: now.0,
+            sequence: grant.at.0,
             number: 0,
-            key: hash.to_vec(),
+            key: hash_of(path).to_vec(),
             meta: encode_tombstone(path),
             data: bytes::Bytes::new(),
         };
-        self.commit(hash, object, row, Class::Delete, None, permit).await?;
+        self.commit(object, grant, line, Class::Delete, None).await?;
         Ok(Deleted::Gone)
     }
 
     /// Removes a line that no object stands behind, under the object's claim.
     pub(crate) async fn remove_line(&self, path: &ObjectPath) -> Result<()> {
-        let permit = self.claim(Claim::Object(path)).await;
-        let absent = self.version(hash_of(path)).await?.is_none_or(|version| version.deleted);
-        let container = self.container_row(&path.account, &path.container)?;
-        let Some((_, value)) = container.filter(|_| absent) else { return Ok(()) };
-        let row = row_draft(listing_key(value.id, &path.object), None, self.clock.tick());
-        self.commit_rows(vec![row], Class::Delete, permit).await
+        let grant = self.names.begin(path.clone(), None).await?;
+        let absent = self.version(hash_of(path), None).await?.is_none_or(|version| version.deleted);
+        let Some(standing) = grant.line.container.filter(|_| absent) else { return Ok(()) };
+        let line = unlisted(standing.id, grant.at, false);
+        self.names.settle(grant, line, Class::Delete).await
     }
 
-    /// Lists a version again whose line is missing or older; true when it was so. A crash between the group of an object and
-    /// that of its row, on two disks, leaves this behind.
+    /// Brings the line of an object up to its newest version, when it is older than `sequence`; true when it was so. A crash
+    /// between the object and its line leaves this behind, and so does a writer that was lost half-way.
     pub(crate) async fn relist(&self, path: &ObjectPath, sequence: u64) -> Result<bool> {
-        let Some((_, container)) = self.container_row(&path.account, &path.container)? else {
-            return Ok(false);
-        };
-        let key = listing_key(container.id, &path.object);
-        let listed = |row: Option<Row>, sequence| row.is_some_and(|row| row.sequence >= sequence);
-        if listed(self.group.row(&key)?, sequence) {
+        let behind = |line: &Line, sequence| line.at.is_none_or(|at| at.0 < sequence);
+        let line = self.line(path).await?;
+        if line.container.is_none() || !behind(&line, sequence) {
             return Ok(false);
         }
         // Looked at again under the claim: most likely the version was just being replaced.
-        let permit = self.claim(Claim::Object(path)).await;
-        let Some((_, container)) = self.container_row(&path.account, &path.container)? else {
-            return Ok(false);
+        let grant = self.names.begin(path.clone(), None).await?;
+        let line = self.line(path).await?;
+        let Some(standing) = line.container else { return Ok(false) };
+        let new = match self.open_version(path, line.at).await? {
+            Some(open) => listed(standing.id, &open.meta.info, false),
+            None if line.at.is_none() => return Ok(false),
+            None => match self.version(hash_of(path), line.at).await? {
+                Some(version) => unlisted(standing.id, Timestamp(version.sequence), false),
+                None => return Ok(false),
+            },
         };
-        let Some(Open { meta, .. }) = self.open_version(path).await? else { return Ok(false) };
-        let row = listing_draft(container.id, path, &meta.info);
-        if listed(self.group.row(&row.key)?, row.sequence) {
+        if !behind(&line, new.at.0) {
             return Ok(false);
         }
-        self.commit_rows(vec![row], Class::Delete, permit).await?;
+        self.names.settle(grant, new, Class::Delete).await?;
         Ok(true)
     }
 }
@@ -195,13 +239,13 @@ impl Store {
     /// Facts of the newest version, `None` when absent. Does not look at the container.
     pub async fn object(&self, path: &ObjectPath) -> Result<Option<ObjectInfo>> {
         self.count_call();
-        Ok(self.inner.open_version(path).await?.map(|open| open.meta.info))
+        Ok(self.inner.acknowledged(path).await?.map(|open| open.meta.info))
     }
 
     /// The newest version, open for reading.
     pub async fn open(&self, path: &ObjectPath) -> Result<Option<ObjectReader>> {
         self.count_call();
-        let found = self.inner.open_version(path).await?;
+        let found = self.inner.acknowledged(path).await?;
         Ok(found
             .map(|Open { meta, opened, replica }| ObjectReader::new(meta, opened, hash_of(path), replica)))
     }
@@ -210,7 +254,8 @@ impl Store {
     /// [`Error::NoSpace`] above the high-water mark.
     pub async fn writer(&self, path: &ObjectPath, size_hint: Option<u64>) -> Result<ObjectWriter> {
         self.count_call();
-        if self.inner.container_row(&path.account, &path.container)?.is_none() {
+        let container = ObjectPath { object: "".into(), ..path.clone() };
+        if self.inner.line(&container).await?.container.is_none() {
             return Err(Error::NoContainer);
         }
         let hash = hash_of(path);
@@ -231,22 +276,24 @@ impl Store {
     ) -> Result<Timestamp> {
         self.count_call();
         let inner = &self.inner;
-        let permit = inner.claim(Claim::Object(path)).await;
-        let Some(Open { mut meta, opened, .. }) = inner.open_version(path).await? else {
+        let grant = inner.names.begin(path.clone(), None).await?;
+        let Some(standing) = grant.line.container else { return Err(Error::NoObject) };
+        if inner.names.lines_count() && grant.line.at.is_none() {
+            return Err(Error::NoObject);
+        }
+        let Some(Open { mut meta, opened, .. }) = inner.open_version(path, grant.line.at).await? else {
             return Err(Error::NoObject);
         };
-        let Some((_, container)) = inner.container_row(&path.account, &path.container)? else {
-            return Err(Error::NoObject);
-        };
-        let ObjectEdit { content_type, delete_at, headers, listed } = edit(&meta.info)?;
-        let now = inner.clock.tick();
-        meta.info = ObjectInfo { timestamp: now, content_type, delete_at, headers, listed, ..meta.info };
-        let hash = hash_of(path);
-        let object = object_draft(hash, &meta, opened.record.data());
+        let ObjectEdit { content_type, delete_at, headers, listed: shown } = edit(&meta.info)?;
+        let now = grant.at;
+        meta.info =
+            ObjectInfo { timestamp: now, content_type, delete_at, headers, listed: shown, ..meta.info };
+        let object = object_draft(hash_of(path), &meta, opened.record.data());
         // Lets go of the segments: the append may wait for space that only they can give.
         drop(opened);
-        let row = listing_draft(container.id, path, &meta.info);
-        inner.commit(hash, object, Some(row), Class::Client, None::<Upload>, permit).await?;
+        // Keeps the data that it saw: another body that came meanwhile must not be hidden by it.
+        let line = listed(standing.id, &meta.info, true);
+        inner.commit(object, grant, Some(line), Class::Client, None::<Upload>).await?;
         Ok(now)
     }
 

@@ -4,20 +4,21 @@
 //! [`Options::spawn`] is set, or that callers never stop).
 //! Invariant: object and row share one group, batch and flush when they share a disk; else the object comes first.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use quarry_ring::{PathHash, path_hash};
 
-use super::group::{IndexGroup, SingleVoter};
-use super::locks::{Claim, Permit};
+use super::finish::Finisher;
+use super::group::SingleVoter;
+use super::names::{self, Answer, Ask, Decider, Grant, Line, Names, NewLine};
 use super::placement::Placement;
 use super::replica::{BoxFuture, Draft, Local, Replica};
 use super::writer::Upload;
-use super::{Error, ObjectPath, Result, quorum};
+use super::{Error, ObjectPath, Result, odd, quorum};
 use crate::catalog;
 use crate::clock::{Clock, Timestamp};
+use crate::disk::format::record::DeviceId;
 use crate::disk::{Class, DiskHandle, Durability};
 
 /// Uploads given up at one opening; more wait for the next.
@@ -39,6 +40,28 @@ impl std::fmt::Debug for Options {
     }
 }
 
+/// What a store over the devices of several nodes is made of.
+pub struct Parts {
+    /// The disks of this node.
+    pub disks: Vec<DiskHandle>,
+    /// The devices of other nodes.
+    pub others: Vec<Arc<dyn Replica>>,
+    /// Which objects lie where.
+    pub placement: Box<dyn Placement>,
+    /// Where names are decided.
+    pub names: Arc<dyn Names>,
+    /// This node's clock, which whatever decides here shares.
+    pub clock: Arc<Clock>,
+    /// How it runs.
+    pub options: Options,
+}
+
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parts").field("disks", &self.disks).finish_non_exhaustive()
+    }
+}
+
 /// Handle to the object layer of this node; clones are cheap.
 #[derive(Clone)]
 pub struct Store {
@@ -47,11 +70,13 @@ pub struct Store {
 
 pub(crate) struct Inner {
     pub(crate) disks: Vec<DiskHandle>,
-    pub(crate) group: Arc<dyn IndexGroup>,
-    pub(crate) clock: Clock,
+    pub(crate) names: Arc<dyn Names>,
+    pub(crate) clock: Arc<Clock>,
+    /// Those of this node first.
     replicas: Vec<Arc<dyn Replica>>,
+    locals: usize,
     placement: Box<dyn Placement>,
-    options: Options,
+    finisher: Finisher,
     client_calls: AtomicU64,
 }
 
@@ -73,6 +98,14 @@ impl Store {
             return Err(Error::Unavailable { reason: "no disks".to_owned() });
         };
         let group = Arc::new(SingleVoter::new(first.clone()));
+        let (clock, finisher) = (Arc::new(clock), Finisher(options.spawn.clone()));
+        let names = names::alone(Decider::new(group, Arc::clone(&clock), finisher));
+        Self::shared(Parts { disks, others: Vec::new(), placement, names, clock, options })
+    }
+
+    /// A store over the devices of several nodes. Uploads that a crash left open on the disks of this one are given up.
+    pub fn shared(parts: Parts) -> Result<Self> {
+        let Parts { disks, others, placement, names, clock, options } = parts;
         let mut replicas: Vec<Arc<dyn Replica>> = Vec::new();
         for disk in &disks {
             clock.observe(Timestamp(disk.max_sequence()));
@@ -86,8 +119,10 @@ impl Store {
             }
             replicas.push(Arc::new(local));
         }
-        let client_calls = AtomicU64::new(0);
-        let inner = Inner { disks, group, clock, replicas, placement, options, client_calls };
+        let locals = replicas.len();
+        replicas.extend(others);
+        let (finisher, client_calls) = (Finisher(options.spawn), AtomicU64::new(0));
+        let inner = Inner { disks, names, clock, replicas, locals, placement, finisher, client_calls };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -100,7 +135,7 @@ impl Store {
     /// The disks of this node as replicas: what other nodes may ask of them.
     #[must_use]
     pub fn replicas(&self) -> &[Arc<dyn Replica>] {
-        &self.inner.replicas
+        self.inner.replicas.get(..self.inner.locals).unwrap_or_default()
     }
 
     /// The clock of this node.
@@ -126,6 +161,11 @@ pub(crate) fn hash_of(path: &ObjectPath) -> PathHash {
 }
 
 impl Inner {
+    /// The device that names this node's uploads.
+    pub(crate) fn home(&self) -> DeviceId {
+        self.disks.first().map_or(DeviceId([0; 16]), DiskHandle::device)
+    }
+
     /// The replicas of an object that can be reached.
     pub(crate) fn replicas_of(&self, hash: &PathHash) -> Vec<Arc<dyn Replica>> {
         let devices = self.placement.devices(hash);
@@ -133,31 +173,38 @@ impl Inner {
         devices.into_iter().filter_map(replica).collect()
     }
 
-    pub(crate) async fn claim(&self, claim: Claim<'_>) -> Permit {
-        self.group.claim(claim).await
+    /// What stands of a name; without an object, of a container alone.
+    pub(crate) async fn line(&self, path: &ObjectPath) -> Result<Line> {
+        match self.names.ask(Ask::Line { path: path.clone() }).await? {
+            Answer::Line(line) => Ok(line),
+            other => odd(other),
+        }
     }
 
-    /// Makes a change of an object and of its row durable. `upload` is what the change claims: given up when it fails.
+    /// Makes a change of an object and of its line durable. `upload` is what the change claims: given up when it fails.
     pub(crate) async fn commit(
         &self,
-        hash: PathHash,
         object: Draft,
-        row: Option<Draft>,
+        grant: Grant,
+        line: Option<NewLine>,
         class: Class,
         upload: Option<Upload>,
-        permit: Permit,
     ) -> Result<()> {
         object.check()?;
+        let hash = hash_of(&grant.path);
+        let home = grant.home();
+        let mut row = match (&line, home) {
+            (Some(line), Some(_)) => Some(line.row(&grant.path)),
+            _ => None,
+        };
         row.as_ref().map_or(Ok(()), Draft::check)?;
-        let (replicas, group) = (self.replicas_of(&hash), self.group.clone());
-        self.finish(async move {
-            let home = group.home();
-            let mut row_left = row.clone();
+        let (replicas, names) = (self.replicas_of(&hash), Arc::clone(&self.names));
+        let work = async move {
             let mut appends = Vec::with_capacity(replicas.len());
             for replica in &replicas {
                 let mut drafts = vec![object.clone()];
-                if replica.device() == home {
-                    drafts.extend(row_left.take());
+                if home == Some(replica.device()) {
+                    drafts.extend(row.take());
                 }
                 appends.push(replica.append(drafts, Durability::Durable, class));
             }
@@ -165,37 +212,12 @@ impl Inner {
             if let Some(upload) = upload {
                 upload.claimed();
             }
-            if let Some(row) = row_left {
-                group.append(vec![row], class).await?;
+            // Where the row rode with the object, it is there already.
+            match line {
+                Some(line) if home.is_none() || row.is_some() => names.settle(grant, line, class).await,
+                _ => Ok(()),
             }
-            drop(permit);
-            Ok(())
-        })
-        .await
-    }
-
-    /// Makes changes of rows durable.
-    pub(crate) async fn commit_rows(&self, rows: Vec<Draft>, class: Class, permit: Permit) -> Result<()> {
-        for row in &rows {
-            row.check()?;
-        }
-        let group = self.group.clone();
-        self.finish(async move {
-            group.append(rows, class).await?;
-            drop(permit);
-            Ok(())
-        })
-        .await
-    }
-
-    async fn finish(&self, work: impl Future<Output = Result<()>> + Send + 'static) -> Result<()> {
-        let Some(spawn) = &self.options.spawn else { return work.await };
-        let (reply, answer) = tokio::sync::oneshot::channel();
-        spawn(Box::pin(async move {
-            // The caller may have gone; the change stands all the same.
-            let _gone = reply.send(work.await);
-        }));
-        let gone = |_| Err(Error::Unavailable { reason: "node is shutting down".to_owned() });
-        answer.await.unwrap_or_else(gone)
+        };
+        self.finisher.finish(work).await
     }
 }

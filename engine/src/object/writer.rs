@@ -11,11 +11,12 @@ use md5::{Digest, Md5};
 use quarry_ring::PathHash;
 
 use super::in_flight::InFlight;
-use super::locks::Claim;
-use super::objects::{listing_draft, object_draft};
+use super::objects::{listed, object_draft};
 use super::replica::{Draft, Replica};
 use super::store::Inner;
-use super::{CHUNK, CHUNKS_IN_FLIGHT, Committed, Error, ObjectInfo, ObjectPath, PutSpec, Result, quorum};
+use super::{
+    CHUNK, CHUNKS_IN_FLIGHT, Committed, Condition, Error, ObjectInfo, ObjectPath, PutSpec, Result, quorum,
+};
 use crate::catalog::{Chunked, DataId, ObjectMeta};
 use crate::disk::format::record::Kind;
 use crate::disk::{Class, Durability};
@@ -169,19 +170,10 @@ impl ObjectWriter {
             return Err(Error::EtagMismatch { actual: hex::encode(md5) });
         }
         let inner = self.inner.clone();
-        let permit = inner.claim(Claim::Object(&self.path)).await;
-        let path = &self.path;
-        let Some((_, container)) = inner.container_row(&path.account, &path.container)? else {
-            return Err(Error::NoContainer);
-        };
-        inner.judge_change(path, &spec.condition, spec.timestamp).await?;
-        let timestamp = match spec.timestamp {
-            Some(given) => {
-                inner.clock.observe(given);
-                given
-            }
-            None => inner.clock.tick(),
-        };
+        let grant = inner.names.begin(self.path.clone(), spec.timestamp).await?;
+        let Some(standing) = grant.line.container else { return Err(Error::NoContainer) };
+        inner.judge_change(&self.path, &grant.line, &spec.condition, spec.timestamp).await?;
+        let timestamp = grant.at;
         let info = ObjectInfo {
             timestamp,
             data_timestamp: timestamp,
@@ -193,15 +185,16 @@ impl ObjectWriter {
             listed: spec.listed,
             headers: spec.headers,
         };
-        let row = listing_draft(container.id, path, &info);
+        let conditional = spec.condition != Condition::default();
+        let line = listed(standing.id, &info, conditional);
         let upload = self.upload.take();
         let chunked = upload.as_ref().map(|upload| Chunked { data_id: upload.id, count: self.chunks });
         let chunk_size = if chunked.is_some() { u32::try_from(CHUNK).unwrap_or(0) } else { 0 };
         let size = info.size;
-        let meta = ObjectMeta { path: path.clone(), info, chunked, chunk_size };
+        let meta = ObjectMeta { path: self.path.clone(), info, chunked, chunk_size };
         // What waits is the whole body when there are no chunks, and nothing when there are.
         let object = object_draft(self.hash, &meta, self.body.take());
-        inner.commit(self.hash, object, Some(row), Class::Client, upload, permit).await?;
+        inner.commit(object, grant, Some(line), Class::Client, upload).await?;
         Ok(Committed { md5, size, timestamp })
     }
 }
@@ -212,7 +205,7 @@ fn begin_upload(inner: &Inner, hash: &PathHash) -> Upload {
     let sequence = inner.clock.tick().0;
     let mut hasher = blake3::Hasher::new();
     hasher.update(b"quarry data id v1\0");
-    hasher.update(&inner.group.home().0);
+    hasher.update(&inner.home().0);
     hasher.update(&sequence.to_le_bytes());
     hasher.update(hash);
     let mut id = [0; 16];

@@ -3,13 +3,12 @@
 //! Invariant: only what is under a mark is touched, and the mark goes last.
 
 use super::{Outcome, Progress, Worker};
-use crate::catalog;
 use crate::object::{
     BoxFuture, Condition, ContainerRow, Deleted, Entry, Listing, ObjectPath, ObjectRow, Result, Store,
 };
 
 /// Accounts and containers looked at in one step.
-const PAGE: usize = 100;
+const PAGE: u32 = 100;
 
 /// The reaper of a store. A unit is an object or a container.
 #[derive(Debug)]
@@ -28,10 +27,12 @@ impl Reaper {
     async fn reap(&mut self, budget: u32) -> Result<u32> {
         let inner = self.store.inner.clone();
         let mut removed = 0;
-        let Some(group) = inner.disks.first() else { return Ok(0) };
-        for account in catalog::marked_accounts(group.index(), PAGE)? {
-            let page = Listing { limit: PAGE, ..Listing::default() };
-            for entry in inner.containers_of(&account, &page)? {
+        if !inner.names.here() {
+            return Ok(0);
+        }
+        for account in inner.marked_accounts(PAGE).await? {
+            let page = Listing { limit: PAGE as usize, ..Listing::default() };
+            for entry in inner.containers_of(&account, &page, true).await? {
                 let Entry::Row(ContainerRow { name, .. }) = entry else { continue };
                 removed += self.empty(&account, &name, budget.saturating_sub(removed)).await?;
                 if removed >= budget {
@@ -55,7 +56,7 @@ impl Reaper {
         let inner = self.store.inner.clone();
         let page = Listing { limit: budget as usize, ..Listing::default() };
         let mut removed = 0;
-        for entry in inner.objects_of(account, container, &page)? {
+        for entry in inner.objects_of(account, container, &page).await? {
             let Entry::Row(ObjectRow { name, .. }) = entry else { continue };
             let (account, container) = (account.into(), container.into());
             let path = ObjectPath { account, container, object: name.into() };

@@ -121,7 +121,7 @@ async fn change(api: &Api, account: &str, changes: Changes) -> Result<Made> {
     let limits = &api.limits;
     let edit = |current: Option<&Account>| {
         let before = current.map_or_else(Headers::new, |current| current.headers.clone());
-        let after = changes.apply(before);
+        let after = changes.clone().apply(before);
         check_merged(&after, Kind::Account, limits)
             .map_err(|error| Error::Refused(error.text().unwrap_or_default().to_owned()))?;
         Ok(after)

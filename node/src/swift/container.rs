@@ -90,7 +90,7 @@ async fn put(api: &Api, call: &Call, account: &str, container: &str) -> Result<R
     let limits = &api.limits;
     let edit = |current: Option<&Container>| {
         let before = current.map_or_else(Headers::new, |current| current.headers.clone());
-        merged(changes, before, limits)
+        merged(changes.clone(), before, limits)
     };
     match api.store.put_container(account, container, policy.index, edit).await {
         // The account is deleted and its containers are being reaped.
@@ -103,7 +103,7 @@ async fn post(api: &Api, call: &Call, account: &str, container: &str) -> Result<
     let grant = authorize(api, call, Subject::container(account, container), Verb::Write).await?;
     let changes = parse_changes(api, call, grant)?;
     let limits = &api.limits;
-    let edit = |current: &Container| merged(changes, current.headers.clone(), limits);
+    let edit = |current: &Container| merged(changes.clone(), current.headers.clone(), limits);
     api.store.post_container(account, container, edit).await?;
     Ok(simple(204))
 }

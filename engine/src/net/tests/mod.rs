@@ -1,6 +1,6 @@
 //! Tests over the simulated network.
 
 mod remote;
-mod rig;
+pub(crate) mod rig;
 mod router;
 mod sim;

@@ -9,30 +9,30 @@ use crate::net::{NodeId, Service, SimFaults, SimNet, Timer, Transport};
 use crate::object::{BoxFuture, Spawn};
 
 /// What moves on beside the future that is waited for.
-pub(super) type Tasks = Arc<Mutex<Vec<BoxFuture<'static, ()>>>>;
+pub(crate) type Tasks = Arc<Mutex<Vec<BoxFuture<'static, ()>>>>;
 
-pub(super) struct SimRig {
-    pub(super) net: SimNet,
-    pub(super) tasks: Tasks,
+pub(crate) struct SimRig {
+    pub(crate) net: SimNet,
+    pub(crate) tasks: Tasks,
 }
 
 impl SimRig {
-    pub(super) fn new(seed: u64, faults: SimFaults) -> Self {
+    pub(crate) fn new(seed: u64, faults: SimFaults) -> Self {
         Self { net: SimNet::new(seed, faults), tasks: Tasks::default() }
     }
 
-    pub(super) fn timer(&self) -> Timer {
+    pub(crate) fn timer(&self) -> Timer {
         let net = self.net.clone();
         Arc::new(move |time| sleep(net.clone(), time))
     }
 
-    pub(super) fn spawner(&self) -> Spawn {
+    pub(crate) fn spawner(&self) -> Spawn {
         let tasks = self.tasks.clone();
         Arc::new(move |work| tasks.lock().unwrap().push(work))
     }
 
     /// Polls what runs beside.
-    pub(super) fn poll_tasks(&self) {
+    pub(crate) fn poll_tasks(&self) {
         let mut context = Context::from_waker(Waker::noop());
         let mut running = std::mem::take(&mut *self.tasks.lock().unwrap());
         running.retain_mut(|task| task.as_mut().poll(&mut context).is_pending());
@@ -40,7 +40,7 @@ impl SimRig {
     }
 
     /// One turn: to what is due next when nothing moves, a millisecond on at most.
-    pub(super) fn turn(&self) {
+    pub(crate) fn turn(&self) {
         self.poll_tasks();
         if !self.net.turn(self.net.now()) {
             let soon = self.net.now() + Duration::from_millis(1);

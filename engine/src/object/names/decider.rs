@@ -1,0 +1,305 @@
+//! Deciding where the group is led: reads behind its barrier, changes under claims.
+//!
+//! Invariant: existence, emptiness and deletion are judged under the claim that the change is made under.
+//! Invariant: a permit is held until the change that it covers is applied, also when the caller stops waiting.
+
+use std::sync::Arc;
+
+use super::{Answer, Ask, Grant, Hold, Line, Names, NewLine, Page, Standing, leads};
+use crate::catalog::{
+    self, AccountValue, ContainerValue, ListingValue, Row, account_key, container_key, containers_prefix,
+    listing_key, listing_prefix,
+};
+use crate::clock::{Clock, Timestamp};
+use crate::disk::Class;
+use crate::index::{Range, after_prefix};
+use crate::object::finish::Finisher;
+use crate::object::group::{IndexGroup, TotalsOf};
+use crate::object::listing::{Sorted, page};
+use crate::object::locks::{Claim, Permit};
+use crate::object::replica::{BoxFuture, Draft};
+use crate::object::{Account, Container, ContainerRow, Entry, Error, Listing, ObjectPath, ObjectRow, Result};
+
+/// Decides for one index group; clones share everything.
+#[derive(Clone)]
+pub(crate) struct Decider {
+    pub(crate) group: Arc<dyn IndexGroup>,
+    pub(crate) clock: Arc<Clock>,
+    finisher: Finisher,
+}
+
+impl Decider {
+    pub(crate) fn new(group: Arc<dyn IndexGroup>, clock: Arc<Clock>, finisher: Finisher) -> Self {
+        Self { group, clock, finisher }
+    }
+
+    /// A version time for a change, reserved before it is given out.
+    pub(super) async fn time(&self, given: Option<Timestamp>) -> Result<Timestamp> {
+        let at = given.unwrap_or_else(|| self.clock.tick());
+        self.clock.observe(at);
+        if at > self.group.ceiling() {
+            self.group.raise(at).await?;
+        }
+        Ok(at)
+    }
+
+    pub(super) async fn behind_barrier(&self) -> Result<()> {
+        match self.group.barrier() {
+            Some(barrier) => barrier.await,
+            None => Ok(()),
+        }
+    }
+
+    /// Makes changes of rows durable, and then lets go of the permit.
+    pub(super) async fn commit(&self, rows: Vec<Draft>, class: Class, permit: Permit) -> Result<()> {
+        for row in &rows {
+            row.check()?;
+        }
+        let group = Arc::clone(&self.group);
+        let work = async move {
+            group.append(rows, class).await?;
+            drop(permit);
+            Ok(())
+        };
+        self.finisher.finish(work).await
+    }
+
+    pub(super) fn account_row(&self, account: &str) -> Result<Option<(Row, AccountValue)>> {
+        let Some(row) = self.group.row(&account_key(account))? else { return Ok(None) };
+        let value = AccountValue::decode(&row.value)?;
+        Ok(Some((row, value)))
+    }
+
+    pub(super) fn container_row(
+        &self,
+        account: &str,
+        container: &str,
+    ) -> Result<Option<(Row, ContainerValue)>> {
+        let Some(row) = self.group.row(&container_key(account, container))? else { return Ok(None) };
+        let value = ContainerValue::decode(&row.value)?;
+        Ok(Some((row, value)))
+    }
+
+    pub(super) fn account(&self, name: &str) -> Result<Option<Account>> {
+        let Some((row, value)) = self.account_row(name)? else { return Ok(None) };
+        let totals = self.group.totals(TotalsOf::Account(name))?;
+        Ok(Some(Account {
+            created: Timestamp(value.created),
+            changed: Timestamp(row.sequence),
+            deleted: value.marked,
+            containers: totals.containers,
+            objects: totals.objects,
+            bytes: totals.bytes,
+            headers: value.headers,
+        }))
+    }
+
+    fn container(&self, account: &str, container: &str) -> Result<Option<Container>> {
+        let Some((row, value)) = self.container_row(account, container)? else { return Ok(None) };
+        let totals = self.group.totals(TotalsOf::Container(value.id))?;
+        Ok(Some(Container {
+            created: Timestamp(value.id),
+            changed: Timestamp(row.sequence),
+            policy: value.policy,
+            objects: totals.objects,
+            bytes: totals.bytes,
+            headers: value.headers,
+        }))
+    }
+
+    fn standing(&self, path: &ObjectPath) -> Result<Option<Standing>> {
+        let found = self.container_row(&path.account, &path.container)?;
+        Ok(found.map(|(_, value)| Standing { id: value.id, policy: value.policy }))
+    }
+
+    /// What stands of an object's name.
+    fn line(&self, path: &ObjectPath) -> Result<Line> {
+        let container = self.standing(path)?;
+        let Some(Standing { id, .. }) = container.filter(|_| !path.object.is_empty()) else {
+            return Ok(Line { container, at: None });
+        };
+        let row = self.group.row(&listing_key(id, &path.object))?;
+        Ok(Line { container, at: row.map(|row| Timestamp(row.sequence)) })
+    }
+
+    fn read(&self, ask: Ask) -> Result<Answer> {
+        Ok(match ask {
+            Ask::Account { account } => Answer::Account(self.account(&account)?),
+            Ask::Container { account, container } => Answer::Container(self.container(&account, &container)?),
+            Ask::Line { path } => Answer::Line(self.line(&path)?),
+            Ask::MarkedAccounts { limit } => Answer::Accounts(self.group.marked_accounts(limit as usize)?),
+            Ask::Accounts { marker, limit } => Answer::Accounts(self.accounts(&marker, limit as usize)?),
+            Ask::Containers { account, listing, marked } => {
+                let standing = self.account_row(&account)?.is_some_and(|(_, value)| marked || !value.marked);
+                if !standing {
+                    return Err(Error::NoAccount);
+                }
+                Answer::Containers(whole(self.containers(&account, &listing)?))
+            }
+            Ask::Objects { account, container, listing } => {
+                Answer::Objects(whole(self.objects(&account, &container, &listing)?))
+            }
+            Ask::PutAccount { .. }
+            | Ask::MarkAccount { .. }
+            | Ask::RemoveMarked { .. }
+            | Ask::PutContainer { .. }
+            | Ask::DeleteContainer { .. } => {
+                return Err(Error::Refused("a change is no question".to_owned()));
+            }
+        })
+    }
+
+    fn accounts(&self, marker: &str, limit: usize) -> Result<Vec<String>> {
+        let from = if marker.is_empty() { account_key("") } else { account_key(&format!("{marker}\0")) };
+        let range = Range { from: Some(from), to: after_prefix(&account_key("")), reverse: false };
+        let name = |pair: Result<(Box<[u8]>, Row)>| Ok(catalog::row_name(&pair?.0)?);
+        self.group.scan(range).take(limit).map(name).collect()
+    }
+
+    fn containers(&self, account: &str, listing: &Listing) -> Result<Vec<Entry<ContainerRow>>> {
+        let decode = |name: String, row: Row| {
+            let value = ContainerValue::decode(&row.value)?;
+            let totals = self.group.totals(TotalsOf::Container(value.id))?;
+            let changed = Timestamp(value.put);
+            let (objects, bytes) = (totals.objects, totals.bytes);
+            Ok(ContainerRow { name, objects, bytes, changed, policy: value.policy })
+        };
+        page(&Prefixed { group: &*self.group, prefix: containers_prefix(account), decode }, listing)
+    }
+
+    fn objects(&self, account: &str, container: &str, listing: &Listing) -> Result<Vec<Entry<ObjectRow>>> {
+        let Some((_, value)) = self.container_row(account, container)? else {
+            return Err(Error::NoContainer);
+        };
+        let decode = |name: String, row: Row| {
+            let ListingValue { size, etag, content_type } = ListingValue::decode(&row.value)?;
+            let timestamp = Timestamp(row.sequence);
+            Ok(ObjectRow { name, size, etag: etag.into_text(), content_type, timestamp })
+        };
+        page(&Prefixed { group: &*self.group, prefix: listing_prefix(value.id), decode }, listing)
+    }
+
+    async fn grant(&self, path: ObjectPath, given: Option<Timestamp>) -> Result<Grant> {
+        let permit = self.group.claim(Claim::Object(&path)).await;
+        self.behind_barrier().await?;
+        let line = match self.group.home() {
+            // One disk holds both: the device knows better than the line, which need not be looked for.
+            Some(_) => Line { container: self.standing(&path)?, at: None },
+            None => self.line(&path)?,
+        };
+        // Greater than the line's also where another node with a clock ahead of ours granted that.
+        self.clock.observe(line.at.unwrap_or_default());
+        let at = self.time(given).await?;
+        let hold = Hold::Own { permit, home: self.group.home() };
+        Ok(Grant { path, line, at, hold })
+    }
+
+    async fn write_line(&self, grant: Grant, line: NewLine, class: Class) -> Result<()> {
+        let Hold::Own { permit, .. } = grant.hold else {
+            return Err(Error::Unavailable { reason: "this grant was given by another node".to_owned() });
+        };
+        self.append_line(&grant.path, line, class, permit).await
+    }
+
+    async fn append_line(
+        &self,
+        path: &ObjectPath,
+        line: NewLine,
+        class: Class,
+        permit: Permit,
+    ) -> Result<()> {
+        self.commit(vec![line.row(path)], class, permit).await
+    }
+
+    /// Makes a line whose grant is not known any more: it ran out, or another node gave it. `before` is what stood when it
+    /// was given.
+    pub(super) async fn settle_late(
+        &self,
+        path: &ObjectPath,
+        before: Option<Timestamp>,
+        line: NewLine,
+        class: Class,
+    ) -> Result<()> {
+        let permit = self.group.claim(Claim::Object(path)).await;
+        self.behind_barrier().await?;
+        let now = self.line(path)?;
+        if now.container.is_none_or(|standing| standing.id != line.container) {
+            return if line.value.is_some() { Err(Error::NoContainer) } else { Ok(()) };
+        }
+        if now.at == Some(line.at) {
+            return Ok(());
+        }
+        if line.conditional && now.at != before {
+            return Err(Error::ConditionFailed);
+        }
+        // Somebody decided after us: what they made stands, and ours was there for a moment.
+        if now.at.is_some_and(|at| at > line.at) {
+            return Ok(());
+        }
+        self.append_line(path, line, class, permit).await
+    }
+}
+
+fn whole<R>(entries: Vec<Entry<R>>) -> Page<R> {
+    Page { entries, cut: false }
+}
+
+impl Names for Decider {
+    fn ask(&self, ask: Ask) -> BoxFuture<'static, Result<Answer>> {
+        let this = self.clone();
+        Box::pin(async move {
+            match ask {
+                Ask::PutAccount { .. }
+                | Ask::MarkAccount { .. }
+                | Ask::RemoveMarked { .. }
+                | Ask::PutContainer { .. }
+                | Ask::DeleteContainer { .. } => this.change(ask).await,
+                question => {
+                    this.behind_barrier().await?;
+                    this.read(question)
+                }
+            }
+        })
+    }
+
+    fn begin(&self, path: ObjectPath, given: Option<Timestamp>) -> BoxFuture<'static, Result<Grant>> {
+        let this = self.clone();
+        Box::pin(async move { this.grant(path, given).await })
+    }
+
+    fn settle(&self, grant: Grant, line: NewLine, class: Class) -> BoxFuture<'static, Result<()>> {
+        let this = self.clone();
+        Box::pin(async move { this.write_line(grant, line, class).await })
+    }
+
+    fn lines_count(&self) -> bool {
+        self.group.home().is_none()
+    }
+
+    fn here(&self) -> bool {
+        leads(&*self.group)
+    }
+}
+
+/// Rows whose keys begin with a prefix, by what follows it.
+struct Prefixed<'a, F> {
+    group: &'a dyn IndexGroup,
+    prefix: Vec<u8>,
+    decode: F,
+}
+
+impl<R, F: Fn(String, Row) -> Result<R>> Sorted for Prefixed<'_, F> {
+    type Row = R;
+
+    fn scan(&self, range: Range) -> Box<dyn Iterator<Item = Result<(String, R)>> + '_> {
+        let key = |name: Vec<u8>| [self.prefix.as_slice(), &name].concat();
+        let to = range.to.map_or_else(|| after_prefix(&self.prefix), |to| Some(key(to)));
+        let range = Range { from: range.from.map(key), to, reverse: range.reverse };
+        Box::new(self.group.scan(range).map(|pair| {
+            let (key, row) = pair?;
+            let name = key.get(self.prefix.len()..).unwrap_or_default().to_vec();
+            let name = String::from_utf8(name).map_err(|_| catalog::BadValue::Field("name"))?;
+            Ok((name.clone(), (self.decode)(name, row)?))
+        }))
+    }
+}

@@ -1,0 +1,140 @@
+//! Changes of accounts and containers.
+
+use super::{Answer, Ask, Decider, Put};
+use crate::catalog::{AccountValue, ContainerValue, account_key, container_key};
+use crate::clock::Timestamp;
+use crate::disk::Class;
+use crate::object::group::TotalsOf;
+use crate::object::locks::Claim;
+use crate::object::{Deleted, Error, Headers, Made, Result, row_draft};
+
+/// A container that shall be made or changed.
+struct Wanted {
+    account: String,
+    container: String,
+    policy: u16,
+    headers: Headers,
+    expect: Option<Timestamp>,
+    post: bool,
+}
+
+impl Decider {
+    pub(super) async fn change(&self, ask: Ask) -> Result<Answer> {
+        match ask {
+            Ask::PutAccount { account, headers, expect } => {
+                self.put_account(&account, headers, expect).await.map(Answer::Put)
+            }
+            Ask::MarkAccount { account } => self.mark_account(&account).await.map(Answer::Deleted),
+            Ask::RemoveMarked { account } => self.remove_marked(&account).await.map(Answer::Deleted),
+            Ask::PutContainer { account, container, policy, headers, expect, post } => {
+                let wanted = Wanted { account, container, policy, headers, expect, post };
+                self.put_container(wanted).await.map(Answer::Put)
+            }
+            Ask::DeleteContainer { account, container } => {
+                self.delete_container(&account, &container).await.map(Answer::Deleted)
+            }
+            _ => Err(Error::Refused("a question is no change".to_owned())),
+        }
+    }
+
+    async fn put_account(&self, account: &str, headers: Headers, expect: Option<Timestamp>) -> Result<Put> {
+        let permit = self.group.claim(Claim::Account(account)).await;
+        self.behind_barrier().await?;
+        let current = self.account_row(account)?;
+        if current.as_ref().is_some_and(|(_, value)| value.marked) {
+            return Err(Error::NoAccount);
+        }
+        if current.as_ref().map(|(row, _)| Timestamp(row.sequence)) != expect {
+            return Ok(Put::Changed);
+        }
+        let now = self.time_after(expect).await?;
+        let created = current.as_ref().map_or(now.0, |(_, value)| value.created);
+        let value = AccountValue { created, marked: false, headers };
+        let row = row_draft(account_key(account), Some(value.encode()), now);
+        self.commit(vec![row], Class::Client, permit).await?;
+        Ok(Put::Done(if current.is_some() { Made::Updated } else { Made::Created }))
+    }
+
+    /// A version time that is greater than what stands.
+    async fn time_after(&self, standing: Option<Timestamp>) -> Result<Timestamp> {
+        self.clock.observe(standing.unwrap_or_default());
+        self.time(None).await
+    }
+
+    async fn mark_account(&self, account: &str) -> Result<Deleted> {
+        let permit = self.group.claim(Claim::Account(account)).await;
+        self.behind_barrier().await?;
+        let Some((row, mut value)) = self.account_row(account)?.filter(|(_, value)| !value.marked) else {
+            return Ok(Deleted::Absent);
+        };
+        value.marked = true;
+        let now = self.time_after(Some(Timestamp(row.sequence))).await?;
+        let row = row_draft(account_key(account), Some(value.encode()), now);
+        self.commit(vec![row], Class::Delete, permit).await?;
+        Ok(Deleted::Gone)
+    }
+
+    /// The reaper's last step: the mark goes when nothing is left under it.
+    async fn remove_marked(&self, account: &str) -> Result<Deleted> {
+        let permit = self.group.claim(Claim::Account(account)).await;
+        self.behind_barrier().await?;
+        let Some((row, _)) = self.account_row(account)?.filter(|(_, value)| value.marked) else {
+            return Ok(Deleted::Absent);
+        };
+        if self.group.totals(TotalsOf::Account(account))?.containers > 0 {
+            return Ok(Deleted::NotEmpty);
+        }
+        let now = self.time_after(Some(Timestamp(row.sequence))).await?;
+        self.commit(vec![row_draft(account_key(account), None, now)], Class::Delete, permit).await?;
+        Ok(Deleted::Gone)
+    }
+
+    async fn put_container(&self, wanted: Wanted) -> Result<Put> {
+        let Wanted { account, container, policy, headers, expect, post } = wanted;
+        let (account, container) = (account.as_str(), container.as_str());
+        let mut permit = self.group.claim(Claim::Container { account, container }).await;
+        self.behind_barrier().await?;
+        let mut owner = self.account_row(account)?;
+        if owner.is_none() {
+            drop(permit);
+            permit = self.group.claim(Claim::ContainerAndAccount { account, container }).await;
+            self.behind_barrier().await?;
+            owner = self.account_row(account)?;
+        }
+        if owner.as_ref().is_some_and(|(_, value)| value.marked) {
+            return Err(Error::NoAccount);
+        }
+        let current = self.container_row(account, container)?;
+        if current.as_ref().map(|(row, _)| Timestamp(row.sequence)) != expect {
+            return Ok(Put::Changed);
+        }
+        let now = self.time_after(expect).await?;
+        let mut rows = Vec::new();
+        if owner.is_none() {
+            let value = AccountValue { created: now.0, marked: false, headers: Headers::new() };
+            rows.push(row_draft(account_key(account), Some(value.encode()), now));
+        }
+        let made = if current.is_some() { Made::Updated } else { Made::Created };
+        let value = match current {
+            Some((_, value)) if post => ContainerValue { headers, ..value },
+            Some((_, value)) => ContainerValue { put: now.0, headers, ..value },
+            None => ContainerValue { id: now.0, put: now.0, policy, headers },
+        };
+        rows.push(row_draft(container_key(account, container), Some(value.encode()), now));
+        self.commit(rows, Class::Client, permit).await?;
+        Ok(Put::Done(made))
+    }
+
+    async fn delete_container(&self, account: &str, container: &str) -> Result<Deleted> {
+        let permit = self.group.claim(Claim::Container { account, container }).await;
+        self.behind_barrier().await?;
+        let Some((row, value)) = self.container_row(account, container)? else { return Ok(Deleted::Absent) };
+        if self.group.totals(TotalsOf::Container(value.id))?.objects > 0 {
+            return Ok(Deleted::NotEmpty);
+        }
+        let now = self.time_after(Some(Timestamp(row.sequence))).await?;
+        let row = row_draft(container_key(account, container), None, now);
+        self.commit(vec![row], Class::Delete, permit).await?;
+        Ok(Deleted::Gone)
+    }
+}

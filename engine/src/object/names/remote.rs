@@ -1,0 +1,273 @@
+//! Names that another node may decide: requests find their way to the leader.
+//!
+//! Invariant: a request is asked again only where asking twice does no harm; all of them are made so.
+//! Invariant: nobody waits longer than [`PATIENCE`] for a leader.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use super::service::{AskedFor, NamesAnswer, NamesRequest, NamesService};
+use super::{Answer, Ask, Decider, Grant, Hold, Names, NewLine, leads};
+use crate::clock::Timestamp;
+use crate::disk::Class;
+use crate::net::{NodeId, Request, Response, Timer, Transport, first};
+use crate::object::group::Leader;
+use crate::object::replica::BoxFuture;
+use crate::object::{Error, ObjectPath, Result};
+
+/// How long one node is waited for.
+const ATTEMPT: Duration = Duration::from_secs(4);
+/// Pause before the next node is asked when nobody knows the leader.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How long a leader is looked for.
+pub(super) const PATIENCE: Duration = Duration::from_secs(12);
+
+/// Who votes in a group, as far as this node knows; shared with whoever learns of changes.
+#[derive(Debug, Default)]
+pub struct Directory {
+    voters: RwLock<Vec<NodeId>>,
+}
+
+impl Directory {
+    /// These.
+    #[must_use]
+    pub fn of(voters: Vec<NodeId>) -> Self {
+        Self { voters: RwLock::new(voters) }
+    }
+
+    /// From now on these.
+    pub fn replace(&self, voters: Vec<NodeId>) {
+        *self.voters.write().unwrap_or_else(PoisonError::into_inner) = voters;
+    }
+
+    fn at(&self, turn: usize) -> Option<NodeId> {
+        let voters = self.voters.read().unwrap_or_else(PoisonError::into_inner);
+        if voters.is_empty() { None } else { voters.get(turn % voters.len()).copied() }
+    }
+}
+
+/// Names of an index group, decided wherever it is led; clones share everything.
+#[derive(Clone)]
+pub struct Routed {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    group: u32,
+    net: Arc<dyn Transport>,
+    timer: Timer,
+    /// Decides here when this node leads.
+    own: Option<Decider>,
+    directory: Arc<Directory>,
+    /// Who answered last.
+    leader: Mutex<Option<NodeId>>,
+    turn: AtomicU64,
+    lease: AtomicU64,
+}
+
+/// A grant that another node gave.
+pub(crate) struct Lease {
+    net: Arc<dyn Transport>,
+    leader: NodeId,
+    group: u32,
+    number: u64,
+    over: bool,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if !self.over {
+            let what = AskedFor::Release { lease: self.number };
+            self.net.cast(self.leader, Request::Names(NamesRequest { group: self.group, what }));
+        }
+    }
+}
+
+impl std::fmt::Debug for Routed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Routed").field("group", &self.shared.group).finish_non_exhaustive()
+    }
+}
+
+/// Who answers.
+enum Who {
+    Own(Decider),
+    Node(NodeId),
+}
+
+impl Routed {
+    /// `first_lease` is random, new at every start, so that no grant of an earlier life is taken for one of this.
+    #[must_use]
+    pub fn new(
+        group: u32,
+        net: Arc<dyn Transport>,
+        timer: Timer,
+        own: Option<&NamesService>,
+        directory: Arc<Directory>,
+        first_lease: u64,
+    ) -> Self {
+        let own = own.map(|own| own.decider().clone());
+        let (leader, turn, lease) = (Mutex::new(None), AtomicU64::new(0), AtomicU64::new(first_lease));
+        Self { shared: Arc::new(Shared { group, net, timer, own, directory, leader, turn, lease }) }
+    }
+}
+
+impl Shared {
+    fn who(&self) -> Option<Who> {
+        if let Some(own) = &self.own {
+            match own.group.leader() {
+                Leader::Own => return Some(Who::Own(own.clone())),
+                Leader::Other(node) => return Some(Who::Node(node)),
+                Leader::Unknown => {}
+            }
+        }
+        let known = *self.leader.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = || {
+            let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+            self.directory.at(usize::try_from(turn).unwrap_or(0))
+        };
+        known.or_else(turn).filter(|node| *node != self.net.local()).map(Who::Node)
+    }
+
+    fn learn(&self, leader: Option<NodeId>) {
+        *self.leader.lock().unwrap_or_else(PoisonError::into_inner) = leader;
+    }
+
+    fn knows_leader(&self) -> bool {
+        let own = self.own.as_ref().is_some_and(|own| own.group.leader() != Leader::Unknown);
+        own || self.leader.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// One attempt at another node: what it says, or why it is nobody to say anything.
+    async fn attempt(&self, node: NodeId, what: AskedFor) -> Result<Result<NamesAnswer>, String> {
+        let request = Request::Names(NamesRequest { group: self.group, what });
+        match self.net.call(node, request, ATTEMPT).await {
+            Ok(Response::Names(NamesAnswer::NotLeader(hint))) => {
+                self.learn(hint.filter(|hint| *hint != node));
+                Err(format!("node {node} does not lead"))
+            }
+            Ok(Response::Names(answer)) => {
+                self.learn(Some(node));
+                Ok(Ok(answer))
+            }
+            Ok(Response::Failed(failure)) => Ok(Err(failure.into())),
+            Ok(_) => Err(format!("node {node} answered another question")),
+            Err(error) => {
+                self.learn(None);
+                Err(error.to_string())
+            }
+        }
+    }
+
+    /// Asks whoever leads, until somebody does or patience is over.
+    async fn lead<T: Send + 'static>(
+        self: Arc<Self>,
+        what: AskedFor,
+        own: impl Fn(Decider) -> BoxFuture<'static, Result<T>> + Send + Sync + 'static,
+        read: impl Fn(&Arc<Self>, NamesAnswer, NodeId) -> Option<T> + Send + Sync + 'static,
+    ) -> Result<T> {
+        let why = Arc::new(Mutex::new("no node is known to vote".to_owned()));
+        let (this, last) = (Arc::clone(&self), Arc::clone(&why));
+        let note = move |reason| *last.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+        let asked = async move {
+            loop {
+                match this.who() {
+                    Some(Who::Own(decider)) => match own(decider.clone()).await {
+                        Err(Error::Unavailable { reason }) if !leads(&*decider.group) => note(reason),
+                        answer => return answer,
+                    },
+                    Some(Who::Node(node)) => match this.attempt(node, what.clone()).await {
+                        Ok(Ok(answer)) => {
+                            let odd =
+                                || Error::Unavailable { reason: "an answer to another question".to_owned() };
+                            return read(&this, answer, node).ok_or_else(odd);
+                        }
+                        Ok(Err(error)) => return Err(error),
+                        Err(reason) => note(reason),
+                    },
+                    None => {}
+                }
+                if !this.knows_leader() {
+                    (this.timer)(PAUSE).await;
+                }
+            }
+        };
+        match first(Box::pin(asked), (self.timer)(PATIENCE)).await {
+            Some(answer) => answer,
+            None => {
+                let why = why.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                Err(Error::Unavailable { reason: format!("names have no leader now: {why}") })
+            }
+        }
+    }
+}
+
+impl Names for Routed {
+    fn ask(&self, ask: Ask) -> BoxFuture<'static, Result<Answer>> {
+        let shared = Arc::clone(&self.shared);
+        let own_ask = ask.clone();
+        let own = move |decider: Decider| decider.ask(own_ask.clone());
+        let read = |_: &Arc<Shared>, answer, _| match answer {
+            NamesAnswer::Answer(answer) => Some(answer),
+            _ => None,
+        };
+        Box::pin(shared.lead(AskedFor::Ask(ask), own, read))
+    }
+
+    fn begin(&self, path: ObjectPath, given: Option<Timestamp>) -> BoxFuture<'static, Result<Grant>> {
+        let shared = Arc::clone(&self.shared);
+        let number = shared.lease.fetch_add(1, Ordering::Relaxed);
+        let own_path = path.clone();
+        let own = move |decider: Decider| decider.begin(own_path.clone(), given);
+        let what = AskedFor::Begin { lease: number, path: path.clone(), given };
+        let read = move |shared: &Arc<Shared>, answer, leader| match answer {
+            NamesAnswer::Begun { line, at } => {
+                let (net, group) = (Arc::clone(&shared.net), shared.group);
+                let lease = Lease { net, leader, group, number, over: false };
+                Some(Grant { path: path.clone(), line, at, hold: Hold::Leased(lease) })
+            }
+            _ => None,
+        };
+        Box::pin(shared.lead(what, own, read))
+    }
+
+    fn settle(&self, grant: Grant, line: NewLine, class: Class) -> BoxFuture<'static, Result<()>> {
+        let shared = Arc::clone(&self.shared);
+        Box::pin(async move {
+            let (path, before) = (grant.path.clone(), grant.line.at);
+            let lease = match grant.hold {
+                Hold::Own { .. } => {
+                    let Some(own) = shared.own.clone() else {
+                        return Err(Error::Unavailable { reason: "no group is here".to_owned() });
+                    };
+                    match own.settle(grant, line.clone(), class).await {
+                        // Another node leads now; it judges the line as one whose grant is lost.
+                        Err(Error::Unavailable { .. }) if !leads(&*own.group) => 0,
+                        settled => return settled,
+                    }
+                }
+                Hold::Leased(mut lease) => {
+                    lease.over = true;
+                    lease.number
+                }
+            };
+            let late = (path.clone(), line.clone());
+            let own = move |decider: Decider| -> BoxFuture<'static, Result<()>> {
+                let (path, line) = late.clone();
+                Box::pin(async move { decider.settle_late(&path, before, line, class).await })
+            };
+            let what = AskedFor::Settle { lease, path, before, line, class };
+            let read = |_: &Arc<Shared>, answer, _| matches!(answer, NamesAnswer::Done).then_some(());
+            shared.lead(what, own, read).await
+        })
+    }
+
+    fn lines_count(&self) -> bool {
+        true
+    }
+
+    fn here(&self) -> bool {
+        self.shared.own.as_ref().is_some_and(|own| leads(&*own.group))
+    }
+}

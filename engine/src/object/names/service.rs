@@ -1,0 +1,255 @@
+//! What a node that leads an index group answers to the others.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::leases::{Denied, LeaseId, Leases};
+use super::{Answer, Ask, Decider, Line, Names, NewLine, Page, leads};
+use crate::clock::{Clock, Timestamp};
+use crate::disk::Class;
+use crate::net::limits::MAX_AHEAD;
+use crate::net::{MonotonicClock, NodeId};
+use crate::object::finish::Finisher;
+use crate::object::group::{IndexGroup, Leader};
+use crate::object::{Entry, Error, Listing, ObjectPath, Options, Result};
+
+/// Bytes of names and values in one answer; a longer listing is cut.
+const MAX_PAGE: usize = 2 << 20;
+/// Entries in one answer.
+const MAX_ENTRIES: usize = 10_000;
+/// Names of accounts in one answer.
+const MAX_ACCOUNTS: u32 = 1000;
+/// Bytes that an entry of a listing takes beside its texts.
+const ENTRY: usize = 64;
+
+/// A request to the leader of an index group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamesRequest {
+    /// Which group.
+    pub group: u32,
+    /// What is asked for.
+    pub what: AskedFor,
+}
+
+/// What a node asks of the leader of an index group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AskedFor {
+    /// [`Names::ask`].
+    Ask(Ask),
+    /// [`Names::begin`], under a number that this node gives no other.
+    Begin {
+        /// The number.
+        lease: u64,
+        /// Whose name.
+        path: ObjectPath,
+        /// The version time wanted.
+        given: Option<Timestamp>,
+    },
+    /// [`Names::settle`].
+    Settle {
+        /// The number of the grant.
+        lease: u64,
+        /// Whose name.
+        path: ObjectPath,
+        /// The line's version time when the grant was given.
+        before: Option<Timestamp>,
+        /// The line now.
+        line: NewLine,
+        /// Whose write it is.
+        class: Class,
+    },
+    /// Give a grant back.
+    Release {
+        /// Its number.
+        lease: u64,
+    },
+}
+
+/// The leader's answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NamesAnswer {
+    /// To a question.
+    Answer(Answer),
+    /// Granted.
+    Begun {
+        /// What stands.
+        line: Line,
+        /// The version time of the change.
+        at: Timestamp,
+    },
+    /// Settled, or given back.
+    Done,
+    /// This node does not lead; perhaps that one does.
+    NotLeader(Option<NodeId>),
+}
+
+/// Answers for an index group that this node votes in; clones share everything.
+#[derive(Clone)]
+pub struct NamesService {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    group: u32,
+    decider: Decider,
+    leases: Mutex<Leases>,
+    clock: MonotonicClock,
+}
+
+impl std::fmt::Debug for NamesService {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NamesService").field("group", &self.shared.group).finish_non_exhaustive()
+    }
+}
+
+impl NamesService {
+    /// Decides for a group by its rows at this node. `clock` gives version times and is the store's; `since` is for leases.
+    #[must_use]
+    pub fn new(
+        number: u32,
+        group: Arc<dyn IndexGroup>,
+        clock: Arc<Clock>,
+        options: &Options,
+        since: MonotonicClock,
+    ) -> Self {
+        let decider = Decider::new(group, clock, Finisher(options.spawn.clone()));
+        let shared = Shared { group: number, decider, leases: Mutex::default(), clock: since };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Its number and who decides.
+    pub(super) fn decider(&self) -> &Decider {
+        &self.shared.decider
+    }
+
+    /// Answers a request of another node.
+    pub async fn answer(&self, from: NodeId, request: NamesRequest) -> Result<NamesAnswer> {
+        let NamesRequest { group, what } = request;
+        let shared = &self.shared;
+        if group != shared.group {
+            return Ok(NamesAnswer::NotLeader(None));
+        }
+        if let AskedFor::Release { lease } = what {
+            let grant = shared.leases().end((from, lease), (shared.clock)());
+            drop(grant);
+            return Ok(NamesAnswer::Done);
+        }
+        if !leads(&*shared.decider.group) {
+            return Ok(shared.not_leader());
+        }
+        match shared.lead(from, what).await {
+            // It may have stopped to lead in the middle: somebody else knows better.
+            Err(Error::Unavailable { .. }) if !leads(&*shared.decider.group) => Ok(shared.not_leader()),
+            answer => answer,
+        }
+    }
+
+    /// Ends grants whose time is over. To be called every few seconds.
+    pub fn expire(&self) {
+        let over = self.shared.leases().expire((self.shared.clock)());
+        if !over.is_empty() {
+            tracing::warn!(grants = over.len(), "grants of other nodes ran out: a node was lost, or is slow");
+        }
+    }
+
+    /// Grants that other nodes hold.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.shared.leases().len()
+    }
+}
+
+impl Shared {
+    fn leases(&self) -> MutexGuard<'_, Leases> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn not_leader(&self) -> NamesAnswer {
+        NamesAnswer::NotLeader(match self.decider.group.leader() {
+            Leader::Other(node) => Some(node),
+            Leader::Own | Leader::Unknown => None,
+        })
+    }
+
+    async fn lead(&self, from: NodeId, what: AskedFor) -> Result<NamesAnswer> {
+        match what {
+            AskedFor::Ask(ask) => {
+                let (ask, more) = bound(ask);
+                Ok(NamesAnswer::Answer(cut(self.decider.ask(ask).await?, more)))
+            }
+            AskedFor::Begin { lease, path, given } => self.begin((from, lease), path, given).await,
+            AskedFor::Settle { lease, path, before, line, class } => {
+                let grant = self.leases().end((from, lease), (self.clock)());
+                match grant {
+                    Some(grant) => self.decider.settle(grant, line, class).await?,
+                    None => self.decider.settle_late(&path, before, line, class).await?,
+                }
+                Ok(NamesAnswer::Done)
+            }
+            AskedFor::Release { .. } => Ok(NamesAnswer::Done),
+        }
+    }
+
+    async fn begin(&self, id: LeaseId, path: ObjectPath, given: Option<Timestamp>) -> Result<NamesAnswer> {
+        let begun = |line: Line, at: Timestamp| NamesAnswer::Begun { line, at };
+        if let Some(grant) = self.leases().held(id) {
+            return Ok(begun(grant.line, grant.at));
+        }
+        let latest = (self.decider.clock.unix_seconds() + MAX_AHEAD.as_secs()).saturating_mul(1_000_000);
+        if given.is_some_and(|given| given.0 > latest) {
+            return Err(Error::Refused("the version time is far ahead of the leader's clock".to_owned()));
+        }
+        let grant = self.decider.begin(path, given).await?;
+        let (line, at) = (grant.line, grant.at);
+        let taken = self.leases().insert(id, grant, (self.clock)());
+        match taken {
+            Ok(()) => Ok(begun(line, at)),
+            Err(Denied::Over) => Err(Error::Unavailable { reason: "the grant has ended".to_owned() }),
+            Err(Denied::Full) => {
+                Err(Error::Unavailable { reason: "the node holds too many grants".to_owned() })
+            }
+        }
+    }
+}
+
+/// Bounds a listing to [`MAX_ENTRIES`]; how many more were asked for.
+fn bound(mut ask: Ask) -> (Ask, usize) {
+    let mut more = 0;
+    let mut bound = |listing: &mut Listing| {
+        more = listing.limit.saturating_sub(MAX_ENTRIES);
+        listing.limit -= more;
+    };
+    match &mut ask {
+        Ask::Containers { listing, .. } | Ask::Objects { listing, .. } => bound(listing),
+        Ask::Accounts { limit, .. } | Ask::MarkedAccounts { limit } => *limit = (*limit).min(MAX_ACCOUNTS),
+        _ => {}
+    }
+    (ask, more)
+}
+
+/// Cuts a listing to what one message holds.
+fn cut(answer: Answer, more: usize) -> Answer {
+    match answer {
+        Answer::Containers(page) => Answer::Containers(cut_page(page, more, |row| row.name.len())),
+        Answer::Objects(page) => Answer::Objects(cut_page(page, more, |row| {
+            row.name.len() + row.etag.len() + row.content_type.len()
+        })),
+        other => other,
+    }
+}
+
+fn cut_page<R>(page: Page<R>, more: usize, texts: impl Fn(&R) -> usize) -> Page<R> {
+    let Page { mut entries, .. } = page;
+    let mut bytes = 0;
+    let fits = |entry: &Entry<R>| {
+        bytes += ENTRY
+            + match entry {
+                Entry::Row(row) => texts(row),
+                Entry::Subdir(name) => name.len(),
+            };
+        bytes <= MAX_PAGE
+    };
+    let most = entries.iter().map(fits).take_while(|fits| *fits).count().max(1);
+    let cut = entries.len() > most || (more > 0 && entries.len() == MAX_ENTRIES);
+    entries.truncate(most);
+    Page { entries, cut }
+}

@@ -1,0 +1,484 @@
+//! Names decided on one node and asked for on another, over a simulated network. The two nodes that can lead share the rows of
+//! one disk, as if consensus took no time.
+
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{Directory, Names, NamesService, NewLine, Routed};
+use crate::catalog::{ListedEtag, ListingValue, ObjectMeta, Row, Totals};
+use crate::clock::{Clock, Timestamp};
+use crate::disk::format::record::DeviceId;
+use crate::disk::{Class, Durability};
+use crate::index::Range;
+use crate::net::tests::rig::SimRig;
+use crate::net::{NodeId, NodeService, Remote, ReplicaService, SimFaults};
+use crate::object::group::{IndexGroup, Leader, Rows, SingleVoter, TotalsOf};
+use crate::object::locks::{Claim, Permit};
+use crate::object::objects::object_draft;
+use crate::object::replica::{BoxFuture, Draft, Replica};
+use crate::object::tests::rig::{Rig, all, any, path};
+use crate::object::{
+    Committed, Condition, Deleted, Error, ListedAs, Listing, ObjectInfo, Options, Parts, PutSpec, Result,
+    Spread, Store, hash_of,
+};
+
+const NODES: [NodeId; 3] = [NodeId([1; 16]), NodeId([2; 16]), NodeId([3; 16])];
+const GROUP: u32 = 1;
+const WITHIN: Duration = Duration::from_secs(3);
+
+/// What consensus would share.
+struct Agreed {
+    rows: SingleVoter,
+    leader: Mutex<Option<NodeId>>,
+    ceiling: AtomicU64,
+}
+
+/// A voter.
+struct Voter {
+    agreed: Arc<Agreed>,
+    node: NodeId,
+    /// Claims are each node's own.
+    claims: SingleVoter,
+}
+
+impl Voter {
+    fn check(&self) -> Result<()> {
+        match self.leader() {
+            Leader::Own => Ok(()),
+            _ => Err(Error::Unavailable { reason: "does not lead".to_owned() }),
+        }
+    }
+}
+
+impl IndexGroup for Voter {
+    fn leader(&self) -> Leader {
+        match *self.agreed.leader.lock().unwrap() {
+            Some(node) if node == self.node => Leader::Own,
+            Some(node) => Leader::Other(node),
+            None => Leader::Unknown,
+        }
+    }
+
+    fn home(&self) -> Option<DeviceId> {
+        None
+    }
+
+    fn claim<'a>(&'a self, claim: Claim<'a>) -> BoxFuture<'a, Permit> {
+        self.claims.claim(claim)
+    }
+
+    fn barrier(&self) -> Option<BoxFuture<'static, Result<()>>> {
+        Some(Box::pin(std::future::ready(self.check())))
+    }
+
+    fn ceiling(&self) -> Timestamp {
+        Timestamp(self.agreed.ceiling.load(Ordering::SeqCst))
+    }
+
+    fn raise(&self, to: Timestamp) -> BoxFuture<'static, Result<()>> {
+        self.agreed.ceiling.fetch_max(to.0 + 1000, Ordering::SeqCst);
+        Box::pin(std::future::ready(self.check()))
+    }
+
+    fn row(&self, key: &[u8]) -> Result<Option<Row>> {
+        self.agreed.rows.row(key)
+    }
+
+    fn totals(&self, of: TotalsOf<'_>) -> Result<Totals> {
+        self.agreed.rows.totals(of)
+    }
+
+    fn scan(&self, range: Range) -> Rows<'_> {
+        self.agreed.rows.scan(range)
+    }
+
+    fn marked_accounts(&self, limit: usize) -> Result<Vec<String>> {
+        self.agreed.rows.marked_accounts(limit)
+    }
+
+    fn append(&self, rows: Vec<Draft>, class: Class) -> BoxFuture<'static, Result<()>> {
+        match self.check() {
+            Ok(()) => self.agreed.rows.append(rows, class),
+            Err(error) => Box::pin(std::future::ready(Err(error))),
+        }
+    }
+}
+
+struct Node {
+    store: Store,
+    names: Arc<dyn Names>,
+    service: Option<NamesService>,
+    clock: Arc<Clock>,
+}
+
+/// Three nodes: the first has the disk, the first two can lead, the third asks.
+struct World {
+    rig: Rig,
+    sim: SimRig,
+    agreed: Arc<Agreed>,
+    nodes: Vec<Node>,
+    device: Arc<dyn Replica>,
+}
+
+impl World {
+    fn new(seed: u64, faults: SimFaults) -> Self {
+        let rig = Rig::new(1, seed);
+        let sim = SimRig::new(seed, faults);
+        let disk = rig.handle(0);
+        let agreed = Arc::new(Agreed {
+            rows: SingleVoter::new(disk),
+            leader: Mutex::new(Some(NODES[0])),
+            ceiling: AtomicU64::new(0),
+        });
+        let device = rig.store().replicas()[0].clone();
+        let mut world = Self { rig, sim, agreed, nodes: Vec::new(), device };
+        for number in 0..NODES.len() {
+            world.add(number);
+        }
+        world
+    }
+
+    fn add(&mut self, number: usize) {
+        let node = NODES[number];
+        let (net, wall) = (self.sim.net.clone(), self.rig.wall.clone());
+        let since = Arc::new(move || net.now());
+        // The clock of the second node is a minute behind, that of the third a minute ahead.
+        let skew = [60, 0, 120][number] * 1_000_000;
+        let wall_clock = move || wall.fetch_add(1, Ordering::SeqCst) + skew - 60_000_000;
+        let clock = Arc::new(Clock::new(Box::new(wall_clock)));
+        let options = Options { spawn: Some(self.sim.spawner()) };
+        let service = (number < 2).then(|| {
+            let claims = SingleVoter::new(self.rig.handle(0));
+            let voter = Arc::new(Voter { agreed: self.agreed.clone(), node, claims });
+            NamesService::new(GROUP, voter, clock.clone(), &options, since.clone())
+        });
+        let wall = self.rig.wall.clone();
+        let now = Box::new(move || wall.load(Ordering::SeqCst));
+        let devices = if number == 0 { vec![self.device.clone()] } else { Vec::new() };
+        let replicas = ReplicaService::new(devices, since, now, number as u64);
+        let serving = NodeService::new(replicas, service.clone());
+        let net = Arc::new(self.sim.net.start(node, Arc::new(serving)));
+        let directory = Arc::new(Directory::of(NODES[..2].to_vec()));
+        let first = 1_000_000 * (number as u64 + 1);
+        let routed = Routed::new(GROUP, net.clone(), self.sim.timer(), service.as_ref(), directory, first);
+        let names: Arc<dyn Names> = Arc::new(routed);
+        let disk = self.rig.handle(0);
+        let placement = Box::new(Spread::over(vec![disk.device()]));
+        let remote = Remote::new(net, NODES[0], disk.device(), WITHIN);
+        let (disks, others): (_, Vec<Arc<dyn Replica>>) =
+            if number == 0 { (vec![disk], Vec::new()) } else { (Vec::new(), vec![Arc::new(remote)]) };
+        let parts = Parts { disks, others, placement, names: names.clone(), clock: clock.clone(), options };
+        let store = Store::shared(parts).unwrap();
+        self.nodes.push(Node { store, names, service, clock });
+    }
+
+    fn turn(&mut self) {
+        self.rig.turn();
+        self.sim.turn();
+    }
+
+    fn run<F: Future>(&mut self, future: F) -> F::Output {
+        let mut future = pin!(future);
+        let mut context = Context::from_waker(Waker::noop());
+        for _ in 0..200_000 {
+            if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
+                return output;
+            }
+            self.turn();
+        }
+        panic!("stuck at {:?}", self.sim.net.now());
+    }
+
+    fn pass(&mut self, time: Duration) {
+        let end = self.sim.net.now() + time;
+        while self.sim.net.now() < end {
+            self.turn();
+        }
+        for node in &self.nodes {
+            node.service.iter().for_each(NamesService::expire);
+        }
+    }
+
+    fn lead(&self, node: Option<usize>) {
+        *self.agreed.leader.lock().unwrap() = node.map(|node| NODES[node]);
+        if let Some(node) = node {
+            // As a new leader does before it decides.
+            self.nodes[node].clock.observe(Timestamp(self.agreed.ceiling.load(Ordering::SeqCst)));
+        }
+    }
+
+    fn put(
+        &mut self,
+        node: usize,
+        name: &str,
+        body: &'static [u8],
+        condition: Condition,
+    ) -> Result<Committed> {
+        let put = put(self.nodes[node].store.clone(), name.to_owned(), body, condition);
+        self.run(put)
+    }
+
+    fn get(&mut self, node: usize, name: &str) -> Option<Bytes> {
+        let store = self.nodes[node].store.clone();
+        self.run(async move {
+            let reader = store.open(&path(name)).await.unwrap()?;
+            let mut range = reader.range(0..reader.info.size);
+            let mut out = Vec::new();
+            while let Some(piece) = range.next().await {
+                out.extend_from_slice(&piece.unwrap());
+            }
+            Some(out.into())
+        })
+    }
+
+    fn listing(&mut self, node: usize, listing: Listing) -> Vec<String> {
+        let store = self.nodes[node].store.clone();
+        let entries = self.run(async move { store.list_objects("AUTH_a", "c", &listing).await.unwrap() });
+        let name = |entry| match entry {
+            crate::object::Entry::Row(crate::object::ObjectRow { name, .. }) => name,
+            crate::object::Entry::Subdir(name) => name,
+        };
+        entries.into_iter().map(name).collect()
+    }
+
+    /// A version on the device that no line tells of.
+    fn write_unlisted(&mut self, name: &str, body: &'static [u8], at: Timestamp) {
+        let info = ObjectInfo {
+            timestamp: at,
+            data_timestamp: at,
+            size: body.len() as u64,
+            md5: [0; 16],
+            blake3: [0; 32],
+            content_type: "text/plain".to_owned(),
+            delete_at: None,
+            listed: ListedAs::default(),
+            headers: Default::default(),
+        };
+        let meta = ObjectMeta { path: path(name), info, chunked: None, chunk_size: 0 };
+        let draft = object_draft(hash_of(&path(name)), &meta, Bytes::from_static(body));
+        let append = self.device.append(vec![draft], Durability::Durable, Class::Client);
+        self.run(append).unwrap();
+    }
+}
+
+async fn put(store: Store, name: String, body: &'static [u8], condition: Condition) -> Result<Committed> {
+    let mut writer = store.writer(&path(&name), Some(body.len() as u64)).await?;
+    writer.write(Bytes::from_static(body)).await?;
+    writer.commit(PutSpec { condition, ..PutSpec::default() }).await
+}
+
+fn new_line(container: u64, at: Timestamp, conditional: bool) -> NewLine {
+    let (etag, content_type) = (ListedEtag::Md5([0; 16]), String::new());
+    let value = Some(ListingValue { size: 1, etag, content_type }.encode());
+    NewLine { container, at, value, conditional }
+}
+
+fn absent() -> Condition {
+    Condition { if_none_match: any(), ..Condition::default() }
+}
+
+#[test]
+fn a_node_that_does_not_lead_does_all_that_a_leader_does() {
+    let mut world = World::new(1, SimFaults::NONE);
+    for node in [2, 1, 0] {
+        let store = world.nodes[node].store.clone();
+        let name = format!("of {node}");
+        world.put(node, &name, b"one", Condition::default()).unwrap();
+        world.put(node, &name, b"another", Condition::default()).unwrap();
+        assert!(matches!(world.put(node, &name, b"third", absent()), Err(Error::ConditionFailed)));
+        for reader in 0..3 {
+            assert_eq!(world.get(reader, &name).unwrap(), "another");
+        }
+        let found = world.run(store.container("AUTH_a", "c")).unwrap().unwrap();
+        assert_eq!((found.objects, found.bytes), (1, 7));
+        let deleted = world.run(store.delete_object(&path(&name), &Condition::default())).unwrap();
+        assert_eq!(deleted, Deleted::Gone);
+        assert_eq!(world.get(0, &name), None);
+        let again = world.run(store.delete_object(&path(&name), &Condition::default())).unwrap();
+        assert_eq!(again, Deleted::Absent);
+        let other = format!("d{node}");
+        world.run(store.put_container("AUTH_a", &other, 0, |_| Ok(Default::default()))).unwrap();
+        world.run(store.post_container("AUTH_a", &other, |c| Ok(c.headers.clone()))).unwrap();
+        assert_eq!(world.run(store.delete_container("AUTH_a", &other)).unwrap(), Deleted::Gone);
+        assert!(world.run(store.container("AUTH_a", &other)).unwrap().is_none());
+    }
+    assert_eq!(world.nodes[0].service.as_ref().unwrap().held(), 0);
+}
+
+#[test]
+fn of_two_that_want_a_name_to_be_new_one_gets_it() {
+    for seed in 0..20 {
+        let slow = (Duration::from_micros(50), Duration::from_millis(20));
+        let mut world = World::new(seed, SimFaults { delay: slow, ..SimFaults::NONE });
+        let puts: Vec<_> = (0..3)
+            .map(|node| {
+                let store = world.nodes[node].store.clone();
+                let body: &'static [u8] = [&b"zero"[..], b"one", b"two"][node];
+                Box::pin(put(store, "new".to_owned(), body, absent()))
+            })
+            .collect();
+        let results = world.run(futures_of(puts));
+        let won: Vec<usize> = (0..3).filter(|node| results[*node].is_ok()).collect();
+        assert_eq!(won.len(), 1, "{results:?}");
+        let expected = ["zero", "one", "two"][won[0]];
+        assert_eq!(world.get(1, "new").unwrap(), expected);
+    }
+}
+
+/// All results, in order.
+async fn futures_of<T>(futures: Vec<std::pin::Pin<Box<impl Future<Output = T>>>>) -> Vec<T> {
+    let mut slots: Vec<_> = futures.into_iter().map(|future| (Some(future), None)).collect();
+    std::future::poll_fn(move |context| {
+        for (future, result) in &mut slots {
+            if let Some(waiting) = future
+                && let Poll::Ready(done) = waiting.as_mut().poll(context)
+            {
+                (*future, *result) = (None, Some(done));
+            }
+        }
+        match slots.iter().all(|(_, result)| result.is_some()) {
+            true => Poll::Ready(slots.iter_mut().filter_map(|(_, result)| result.take()).collect()),
+            false => Poll::Pending,
+        }
+    })
+    .await
+}
+
+#[test]
+fn messages_that_are_lost_or_come_twice_change_nothing() {
+    for seed in 0..10 {
+        let faults = SimFaults { loss: 50, duplication: 200, ..SimFaults::NONE };
+        let mut world = World::new(100 + seed, faults);
+        for n in 0..30 {
+            let name = format!("o{}", n % 7);
+            // A record that was lost on its way to the only device is an error; the name must not stay locked by it.
+            let first = world.put(2, &name, b"body", Condition::default());
+            let put = first.or_else(|_| world.put(1, &name, b"body", Condition::default()));
+            if put.is_ok() {
+                assert_eq!(world.get(0, &name).unwrap(), "body");
+            }
+        }
+        world.sim.net.set_faults(SimFaults::NONE);
+        world.pass(Duration::from_secs(120));
+        assert_eq!(world.nodes[0].service.as_ref().unwrap().held(), 0, "seed {seed}");
+        let store = world.nodes[2].store.clone();
+        let names = world.listing(1, all());
+        let totals = world.run(store.container("AUTH_a", "c")).unwrap().unwrap();
+        assert_eq!(totals.objects, names.len() as u64);
+        for name in names {
+            assert_eq!(world.get(2, &name).unwrap(), "body");
+        }
+    }
+}
+
+#[test]
+fn a_line_finds_the_next_leader() {
+    let mut world = World::new(5, SimFaults::NONE);
+    world.put(2, "o", b"before", Condition::default()).unwrap();
+    let names = world.nodes[2].names.clone();
+    let grant = world.run(names.begin(path("o"), None)).unwrap();
+    let (before, at) = (grant.line.at, grant.at);
+    assert!(before.is_some_and(|before| at > before));
+    let id = grant.line.container.unwrap().id;
+    world.write_unlisted("o", b"between", at);
+    world.lead(None);
+    let settle = names.settle(grant, new_line(id, at, false), Class::Client);
+    world.lead(Some(1));
+    world.run(settle).unwrap();
+    let inner = world.nodes[2].store.inner.clone();
+    assert_eq!(world.run(inner.line(&path("o"))).unwrap().at, Some(at));
+    assert_eq!(world.get(0, "o").unwrap(), "between");
+    // The next leader grants later times, although its clock is behind.
+    let again = world.run(names.begin(path("o"), None)).unwrap();
+    assert!(again.at > at);
+    drop(again);
+    world.put(0, "o", b"after", Condition::default()).unwrap();
+    assert_eq!(world.get(2, "o").unwrap(), "after");
+}
+
+#[test]
+fn a_condition_does_not_outlive_its_grant() {
+    let mut world = World::new(6, SimFaults::NONE);
+    let names = world.nodes[2].names.clone();
+    let store = world.nodes[0].store.clone();
+    let id = world.run(store.container("AUTH_a", "c")).unwrap().unwrap().created.0;
+    let grant = world.run(names.begin(path("o"), None)).unwrap();
+    assert_eq!(grant.line.at, None);
+    world.lead(Some(1));
+    world.put(1, "o", b"winner", absent()).unwrap();
+    let at = grant.at;
+    let late = world.run(names.settle(grant, new_line(id, at, true), Class::Client));
+    assert!(matches!(late, Err(Error::ConditionFailed)), "{late:?}");
+    assert_eq!(world.get(2, "o").unwrap(), "winner");
+}
+
+#[test]
+fn a_grant_of_a_lost_node_runs_out() {
+    let mut world = World::new(7, SimFaults::NONE);
+    let names = world.nodes[2].names.clone();
+    let grant = world.run(names.begin(path("o"), None)).unwrap();
+    world.sim.net.cut(NODES[2], NODES[0]);
+    drop(grant);
+    let begun = world.sim.net.now();
+    let store = world.nodes[1].store.clone();
+    let other = put(store, "o".to_owned(), b"body", Condition::default());
+    world.pass(super::GRANT_TIME + Duration::from_secs(1));
+    world.run(other).unwrap();
+    assert!(world.sim.net.now() - begun > super::GRANT_TIME);
+    assert_eq!(world.get(0, "o").unwrap(), "body");
+}
+
+#[test]
+fn without_a_leader_an_answer_comes_in_time() {
+    let mut world = World::new(8, SimFaults::NONE);
+    world.lead(None);
+    let begun = world.sim.net.now();
+    let store = world.nodes[2].store.clone();
+    let answer = world.run(store.container("AUTH_a", "c"));
+    assert!(matches!(answer, Err(Error::Unavailable { .. })), "{answer:?}");
+    assert!(world.sim.net.now() - begun < super::remote::PATIENCE + Duration::from_secs(1));
+}
+
+#[test]
+fn what_was_never_acknowledged_is_made_whole_before_it_is_shown() {
+    let mut world = World::new(9, SimFaults::NONE);
+    let put = world.put(2, "o", b"old", Condition::default()).unwrap();
+    let newer = Timestamp(put.timestamp.0 + 1);
+    world.write_unlisted("o", b"newer", newer);
+    world.write_unlisted("never listed", b"body", newer);
+    assert_eq!(world.get(2, "never listed"), None);
+    assert_eq!(world.get(2, "o").unwrap(), "newer");
+    let inner = world.nodes[0].store.inner.clone();
+    let line = world.run(inner.line(&path("o")));
+    assert_eq!(line.unwrap().at, Some(newer));
+}
+
+#[test]
+fn a_long_listing_comes_in_pages() {
+    let mut world = World::new(10, SimFaults::NONE);
+    let store = world.nodes[0].store.clone();
+    let id = world.run(store.container("AUTH_a", "c")).unwrap().unwrap().created.0;
+    let mut wanted = Vec::new();
+    for n in 0..3000 {
+        let name = format!("{n:04}{}", "x".repeat(900));
+        let line = new_line(id, Timestamp(1), false);
+        let row = line.row(&path(&name));
+        let append = world.device.append(vec![row], Durability::Appended, Class::Client);
+        world.run(append).unwrap();
+        wanted.push(name);
+    }
+    for _ in 0..100 {
+        world.turn();
+    }
+    assert_eq!(world.listing(2, all()), wanted);
+    let reverse = Listing { reverse: true, ..all() };
+    wanted.reverse();
+    assert_eq!(world.listing(2, reverse), wanted);
+    let some = Listing { limit: 2500, ..all() };
+    assert_eq!(world.listing(2, some).len(), 2500);
+}
