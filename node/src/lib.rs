@@ -4,6 +4,7 @@ mod auth;
 pub mod cli;
 pub mod cluster;
 pub mod config;
+mod control;
 mod durable_file;
 mod http;
 mod logging;

@@ -43,6 +43,8 @@ pub enum Leader {
 pub trait IndexGroup: Send + Sync {
     /// Who decides.
     fn leader(&self) -> Leader;
+    /// The present term of the group: a node that stops to lead and leads again does so in another.
+    fn term(&self) -> u64;
     /// The device in whose log alone rows become durable: a record for that device may carry rows in its group. `None` where
     /// they need other nodes.
     fn home(&self) -> Option<DeviceId>;
@@ -63,8 +65,8 @@ pub trait IndexGroup: Send + Sync {
     fn scan(&self, range: Range) -> Rows<'_>;
     /// Accounts marked deleted.
     fn marked_accounts(&self, limit: usize) -> Result<Vec<String>>;
-    /// Log rows, durably and applied, all or nothing.
-    fn append(&self, rows: Vec<Draft>, class: Class) -> BoxFuture<'static, Result<()>>;
+    /// Log rows, durably and applied, all or nothing; nothing when the group is in another term than `term`.
+    fn append(&self, rows: Vec<Draft>, class: Class, term: u64) -> BoxFuture<'static, Result<()>>;
 }
 
 /// A group of one voter, in the log of one disk.
@@ -82,6 +84,11 @@ impl SingleVoter {
 impl IndexGroup for SingleVoter {
     fn leader(&self) -> Leader {
         Leader::Own
+    }
+
+    /// It leads for ever.
+    fn term(&self) -> u64 {
+        0
     }
 
     fn home(&self) -> Option<DeviceId> {
@@ -127,7 +134,7 @@ impl IndexGroup for SingleVoter {
         Ok(catalog::marked_accounts(self.disk.index(), limit)?)
     }
 
-    fn append(&self, rows: Vec<Draft>, class: Class) -> BoxFuture<'static, Result<()>> {
+    fn append(&self, rows: Vec<Draft>, class: Class, _: u64) -> BoxFuture<'static, Result<()>> {
         Local(self.disk.clone()).append(rows, Durability::Durable, class)
     }
 }

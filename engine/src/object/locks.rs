@@ -42,6 +42,8 @@ pub enum Claim<'a> {
 #[derive(Debug)]
 #[must_use]
 pub struct Permit {
+    /// The term of the group in which it was given: what is decided under it counts in no other.
+    pub(crate) term: u64,
     _shared: [Option<OwnedRwLockReadGuard<()>>; 2],
     _exclusive: [Option<OwnedRwLockWriteGuard<()>>; 2],
 }
@@ -83,23 +85,23 @@ impl Locks {
         match claim {
             Claim::Account(account) => {
                 let account = exclusive(shard(&self.accounts, &account)).await;
-                Permit { _shared: [None, None], _exclusive: [account, None] }
+                Permit { term: 0, _shared: [None, None], _exclusive: [account, None] }
             }
             Claim::Container { account, container } => {
                 let held = shared(shard(&self.accounts, &account)).await;
                 let container = exclusive(shard(&self.containers, &(account, container))).await;
-                Permit { _shared: [held, None], _exclusive: [container, None] }
+                Permit { term: 0, _shared: [held, None], _exclusive: [container, None] }
             }
             Claim::ContainerAndAccount { account, container } => {
                 let held = exclusive(shard(&self.accounts, &account)).await;
                 let container = exclusive(shard(&self.containers, &(account, container))).await;
-                Permit { _shared: [None, None], _exclusive: [held, container] }
+                Permit { term: 0, _shared: [None, None], _exclusive: [held, container] }
             }
             Claim::Object(path) => {
                 let container = (&*path.account, &*path.container);
                 let held = shared(shard(&self.containers, &container)).await;
                 let object = exclusive(shard(&self.objects, path)).await;
-                Permit { _shared: [held, None], _exclusive: [object, None] }
+                Permit { term: 0, _shared: [held, None], _exclusive: [object, None] }
             }
         }
     }

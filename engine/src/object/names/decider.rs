@@ -57,7 +57,7 @@ impl Decider {
         }
         let group = Arc::clone(&self.group);
         let work = async move {
-            group.append(rows, class).await?;
+            group.append(rows, class, permit.term).await?;
             drop(permit);
             Ok(())
         };
@@ -198,7 +198,24 @@ impl Decider {
         let Hold::Own { permit, .. } = grant.hold else {
             return Err(Error::Unavailable { reason: "this grant was given by another node".to_owned() });
         };
-        self.append_line(&grant.path, line, class, permit).await
+        let term = permit.term;
+        match self.append_line(&grant.path, line.clone(), class, permit).await {
+            // This node led, did not, and leads again: others may have decided meanwhile.
+            Err(Error::Unavailable { .. }) if self.changed_term(term) => {
+                self.settle_late(&grant.path, grant.line.at, line, class).await
+            }
+            settled => settled,
+        }
+    }
+
+    /// Whether this node leads in a later term than this.
+    pub(super) fn changed_term(&self, term: u64) -> bool {
+        leads(&*self.group) && self.group.term() != term
+    }
+
+    /// Whether this node does not lead any more as it did in this term.
+    pub(super) fn moved(&self, term: u64) -> bool {
+        !leads(&*self.group) || self.group.term() != term
     }
 
     async fn append_line(

@@ -173,10 +173,13 @@ impl Shared {
         let asked = async move {
             loop {
                 match this.who() {
-                    Some(Who::Own(decider)) => match own(decider.clone()).await {
-                        Err(Error::Unavailable { reason }) if !leads(&*decider.group) => note(reason),
-                        answer => return answer,
-                    },
+                    Some(Who::Own(decider)) => {
+                        let term = decider.group.term();
+                        match own(decider.clone()).await {
+                            Err(Error::Unavailable { reason }) if decider.moved(term) => note(reason),
+                            answer => return answer,
+                        }
+                    }
                     Some(Who::Node(node)) => match this.attempt(node, what.clone()).await {
                         Ok(Ok(answer)) => {
                             let odd =

@@ -136,9 +136,10 @@ impl NamesService {
         if !leads(&*shared.decider.group) {
             return Ok(shared.not_leader());
         }
+        let term = shared.decider.group.term();
         match shared.lead(from, what).await {
-            // It may have stopped to lead in the middle: somebody else knows better.
-            Err(Error::Unavailable { .. }) if !leads(&*shared.decider.group) => Ok(shared.not_leader()),
+            // It may have stopped to lead in the middle: it is to be asked again, of whoever leads.
+            Err(Error::Unavailable { .. }) if shared.decider.moved(term) => Ok(shared.not_leader()),
             answer => answer,
         }
     }

@@ -36,6 +36,7 @@ struct Agreed {
     rows: SingleVoter,
     leader: Mutex<Option<NodeId>>,
     ceiling: AtomicU64,
+    term: AtomicU64,
 }
 
 /// A voter.
@@ -64,12 +65,20 @@ impl IndexGroup for Voter {
         }
     }
 
+    fn term(&self) -> u64 {
+        self.agreed.term.load(Ordering::SeqCst)
+    }
+
     fn home(&self) -> Option<DeviceId> {
         None
     }
 
     fn claim<'a>(&'a self, claim: Claim<'a>) -> BoxFuture<'a, Permit> {
-        self.claims.claim(claim)
+        Box::pin(async move {
+            let mut permit = self.claims.claim(claim).await;
+            permit.term = self.term();
+            permit
+        })
     }
 
     fn barrier(&self) -> Option<BoxFuture<'static, Result<()>>> {
@@ -101,9 +110,12 @@ impl IndexGroup for Voter {
         self.agreed.rows.marked_accounts(limit)
     }
 
-    fn append(&self, rows: Vec<Draft>, class: Class) -> BoxFuture<'static, Result<()>> {
+    fn append(&self, rows: Vec<Draft>, class: Class, term: u64) -> BoxFuture<'static, Result<()>> {
         match self.check() {
-            Ok(()) => self.agreed.rows.append(rows, class),
+            Ok(()) if term != self.term() => {
+                Box::pin(std::future::ready(Err(Error::Unavailable { reason: "another term".to_owned() })))
+            }
+            Ok(()) => self.agreed.rows.append(rows, class, term),
             Err(error) => Box::pin(std::future::ready(Err(error))),
         }
     }
@@ -134,6 +146,7 @@ impl World {
             rows: SingleVoter::new(disk),
             leader: Mutex::new(Some(NODES[0])),
             ceiling: AtomicU64::new(0),
+            term: AtomicU64::new(1),
         });
         let device = rig.store().replicas()[0].clone();
         let mut world = Self { rig, sim, agreed, nodes: Vec::new(), device };
@@ -206,6 +219,7 @@ impl World {
 
     fn lead(&self, node: Option<usize>) {
         *self.agreed.leader.lock().unwrap() = node.map(|node| NODES[node]);
+        self.agreed.term.fetch_add(1, Ordering::SeqCst);
         if let Some(node) = node {
             // As a new leader does before it decides.
             self.nodes[node].clock.observe(Timestamp(self.agreed.ceiling.load(Ordering::SeqCst)));
@@ -415,6 +429,28 @@ fn a_condition_does_not_outlive_its_grant() {
     let late = world.run(names.settle(grant, new_line(id, at, true), Class::Client));
     assert!(matches!(late, Err(Error::ConditionFailed)), "{late:?}");
     assert_eq!(world.get(2, "o").unwrap(), "winner");
+}
+
+#[test]
+fn a_line_that_was_granted_before_the_leader_lost_and_won_again_is_judged_anew() {
+    let mut world = World::new(11, SimFaults::NONE);
+    for (node, conditional) in [(2, false), (0, false), (2, true), (0, true)] {
+        let name = format!("o {node} {conditional}");
+        let names = world.nodes[node].names.clone();
+        let grant = world.run(names.begin(path(&name), None)).unwrap();
+        let (id, at) = (grant.line.container.unwrap().id, grant.at);
+        world.write_unlisted(&name, b"body", at);
+        world.lead(Some(1));
+        let other = conditional.then(|| world.put(1, &name, b"winner", absent()).unwrap());
+        world.lead(Some(0));
+        let settled = world.run(names.settle(grant, new_line(id, at, conditional), Class::Client));
+        match other {
+            None => settled.unwrap(),
+            Some(_) => assert!(matches!(settled, Err(Error::ConditionFailed)), "{settled:?}"),
+        }
+        let expected = if conditional { "winner" } else { "body" };
+        assert_eq!(world.get(1, &name).unwrap(), expected);
+    }
 }
 
 #[test]
