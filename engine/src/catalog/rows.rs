@@ -3,7 +3,8 @@
 //! ```text
 //! account    u8 version 1 | u8 flags (1 marked deleted) | varint created | headers
 //! container  u8 version 1 | varint id (= time of creation) | varint time of the last PUT | varint policy | headers
-//! listing    u8 version 1 | u8 flags (1 etag is text) | varint size | md5 16 B or text etag | content type
+//! listing    u8 version 1 | u8 flags (1 etag is text, 2 version) | varint size | md5 16 B or text etag | content type
+//!            | varint version, if flag 2: the object's version time, where the record's sequence is another
 //! headers    varint count | (name, value)*, each varint length | bytes
 //! content    u8 number of a known type, or 0 | text
 //! ```
@@ -36,6 +37,7 @@ const KNOWN_TYPES: [&str; 16] = [
 const VERSION: u8 = 1;
 const MARKED: u8 = 1;
 const TEXT_ETAG: u8 = 1;
+const OWN_VERSION: u8 = 2;
 
 /// An account's row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,6 +134,8 @@ pub struct ListingValue {
     pub etag: ListedEtag,
     /// Listed MIME type.
     pub content_type: String,
+    /// The object's version time, where the line was made later than the object.
+    pub version: Option<u64>,
 }
 
 impl ListingValue {
@@ -140,7 +144,8 @@ impl ListingValue {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(32);
         out.push(VERSION);
-        out.push(if matches!(self.etag, ListedEtag::Text(_)) { TEXT_ETAG } else { 0 });
+        let text_etag = if matches!(self.etag, ListedEtag::Text(_)) { TEXT_ETAG } else { 0 };
+        out.push(text_etag | if self.version.is_some() { OWN_VERSION } else { 0 });
         out.put_varint(self.size);
         match &self.etag {
             ListedEtag::Md5(md5) => out.extend_from_slice(md5),
@@ -153,13 +158,16 @@ impl ListingValue {
                 put_text(&mut out, &self.content_type);
             }
         }
+        if let Some(version) = self.version {
+            out.put_varint(version);
+        }
         out
     }
 
     /// What the bytes say.
     pub fn decode(bytes: &[u8]) -> Result<Self, BadValue> {
         let (size, flags, mut r) = Self::start(bytes)?;
-        let etag = match flags {
+        let etag = match flags & !OWN_VERSION {
             0 => ListedEtag::Md5(r.array()?),
             TEXT_ETAG => ListedEtag::Text(text(&mut r)?.to_owned()),
             _ => return Err(BadValue::Field("listing flags")),
@@ -168,7 +176,8 @@ impl ListingValue {
             0 => text(&mut r)?,
             number => KNOWN_TYPES.get(usize::from(number) - 1).ok_or(BadValue::Field("content type"))?,
         };
-        Ok(Self { size, etag, content_type: content_type.to_owned() })
+        let version = if flags & OWN_VERSION == 0 { None } else { Some(r.varint()?) };
+        Ok(Self { size, etag, content_type: content_type.to_owned(), version })
     }
 
     /// Only the size, for counters.
@@ -197,15 +206,19 @@ mod tests {
         assert_eq!(ContainerValue::decode(&container.encode()), Ok(container));
         for content_type in ["text/plain", "a/b; charset=x", ""] {
             for etag in [ListedEtag::Md5([3; 16]), ListedEtag::Text("x; y".to_owned())] {
-                let row = ListingValue { size: 1 << 40, etag, content_type: content_type.to_owned() };
-                assert_eq!(ListingValue::decode(&row.encode()), Ok(row));
+                for version in [None, Some(300)] {
+                    let (etag, content_type) = (etag.clone(), content_type.to_owned());
+                    let row = ListingValue { size: 1 << 40, etag, content_type, version };
+                    assert_eq!(ListingValue::decode(&row.encode()), Ok(row));
+                }
             }
         }
     }
 
     #[test]
     fn every_cut_and_every_flip_is_a_value_or_an_error() {
-        let row = ListingValue { size: 5, etag: ListedEtag::Md5([1; 16]), content_type: "x/y".to_owned() };
+        let (etag, content_type) = (ListedEtag::Md5([1; 16]), "x/y".to_owned());
+        let row = ListingValue { size: 5, etag, content_type, version: Some(300) };
         let bytes = row.encode();
         for len in 0..bytes.len() {
             assert!(ListingValue::decode(&bytes[..len]).is_err());

@@ -37,6 +37,7 @@ pub(crate) fn listed(container: u64, info: &ObjectInfo, conditional: bool) -> Ne
         size: listed.size.unwrap_or(info.size),
         etag: listed.etag.clone().map_or(ListedEtag::Md5(info.md5), ListedEtag::Text),
         content_type: listed.content_type.clone().unwrap_or_else(|| info.content_type.clone()),
+        version: None,
     };
     NewLine { container, at: info.timestamp, value: Some(value.encode()), conditional }
 }

@@ -194,7 +194,7 @@ impl Inner {
         let hash = hash_of(&grant.path);
         let home = grant.home();
         let mut row = match (&line, home) {
-            (Some(line), Some(_)) => Some(line.row(&grant.path)),
+            (Some(line), Some(_)) => Some(line.row(&grant.path, line.at)?),
             _ => None,
         };
         row.as_ref().map_or(Ok(()), Draft::check)?;

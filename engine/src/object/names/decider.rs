@@ -33,10 +33,10 @@ impl Decider {
         Self { group, clock, finisher }
     }
 
-    /// A version time for a change, reserved before it is given out.
+    /// A version time for a change, reserved before it is given out. It is greater than `given`, which a caller wants.
     pub(super) async fn time(&self, given: Option<Timestamp>) -> Result<Timestamp> {
-        let at = given.unwrap_or_else(|| self.clock.tick());
-        self.clock.observe(at);
+        self.clock.observe(given.unwrap_or_default());
+        let at = self.clock.tick();
         if at > self.group.ceiling() {
             self.group.raise(at).await?;
         }
@@ -119,7 +119,9 @@ impl Decider {
             return Ok(Line { container, at: None });
         };
         let row = self.group.row(&listing_key(id, &path.object))?;
-        Ok(Line { container, at: row.map(|row| Timestamp(row.sequence)) })
+        let at =
+            row.map(|row| Ok(Timestamp(ListingValue::decode(&row.value)?.version.unwrap_or(row.sequence))));
+        Ok(Line { container, at: at.transpose().map_err(|bad: catalog::BadValue| bad)? })
     }
 
     fn read(&self, ask: Ask) -> Result<Answer> {
@@ -172,8 +174,8 @@ impl Decider {
             return Err(Error::NoContainer);
         };
         let decode = |name: String, row: Row| {
-            let ListingValue { size, etag, content_type } = ListingValue::decode(&row.value)?;
-            let timestamp = Timestamp(row.sequence);
+            let ListingValue { size, etag, content_type, version } = ListingValue::decode(&row.value)?;
+            let timestamp = Timestamp(version.unwrap_or(row.sequence));
             Ok(ObjectRow { name, size, etag: etag.into_text(), content_type, timestamp })
         };
         page(&Prefixed { group: &*self.group, prefix: listing_prefix(value.id), decode }, listing)
@@ -189,17 +191,19 @@ impl Decider {
         };
         // Greater than the line's also where another node with a clock ahead of ours granted that.
         self.clock.observe(line.at.unwrap_or_default());
-        let at = self.time(given).await?;
-        let hold = Hold::Own { permit, home: self.group.home() };
+        let row = self.time(given).await?;
+        let at = given.unwrap_or(row);
+        let hold = Hold::Own { permit, row, home: self.group.home() };
         Ok(Grant { path, line, at, hold })
     }
 
     async fn write_line(&self, grant: Grant, line: NewLine, class: Class) -> Result<()> {
-        let Hold::Own { permit, .. } = grant.hold else {
+        let Hold::Own { permit, row, .. } = grant.hold else {
             return Err(Error::Unavailable { reason: "this grant was given by another node".to_owned() });
         };
         let term = permit.term;
-        match self.append_line(&grant.path, line.clone(), class, permit).await {
+        let draft = line.row(&grant.path, row)?;
+        match self.commit(vec![draft], class, permit).await {
             // This node led, did not, and leads again: others may have decided meanwhile.
             Err(Error::Unavailable { .. }) if self.changed_term(term) => {
                 self.settle_late(&grant.path, grant.line.at, line, class).await
@@ -218,16 +222,6 @@ impl Decider {
         !leads(&*self.group) || self.group.term() != term
     }
 
-    async fn append_line(
-        &self,
-        path: &ObjectPath,
-        line: NewLine,
-        class: Class,
-        permit: Permit,
-    ) -> Result<()> {
-        self.commit(vec![line.row(path)], class, permit).await
-    }
-
     /// Makes a line whose grant is not known any more: it ran out, or another node gave it. `before` is what stood when it
     /// was given.
     pub(super) async fn settle_late(
@@ -243,17 +237,22 @@ impl Decider {
         if now.container.is_none_or(|standing| standing.id != line.container) {
             return if line.value.is_some() { Err(Error::NoContainer) } else { Ok(()) };
         }
-        if now.at == Some(line.at) {
+        if now.at == Some(line.at) || (line.value.is_none() && now.at.is_none()) {
             return Ok(());
         }
-        if line.conditional && now.at != before {
-            return Err(Error::ConditionFailed);
+        match before {
+            _ if !line.conditional => {}
+            // Nobody can tell whether it came and went meanwhile.
+            None => return Err(Error::Unavailable { reason: "the grant was lost; try again".to_owned() }),
+            before if now.at != before => return Err(Error::ConditionFailed),
+            Some(_) => {}
         }
         // Somebody decided after us: what they made stands, and ours was there for a moment.
         if now.at.is_some_and(|at| at > line.at) {
             return Ok(());
         }
-        self.append_line(path, line, class, permit).await
+        let row = self.time(None).await?;
+        self.commit(vec![line.row(path, row)?], class, permit).await
     }
 }
 

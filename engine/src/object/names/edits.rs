@@ -57,8 +57,7 @@ impl Decider {
 
     /// A version time that is greater than what stands.
     async fn time_after(&self, standing: Option<Timestamp>) -> Result<Timestamp> {
-        self.clock.observe(standing.unwrap_or_default());
-        self.time(None).await
+        self.time(standing).await
     }
 
     async fn mark_account(&self, account: &str) -> Result<Deleted> {

@@ -27,7 +27,7 @@ use super::{
     Account, Container, ContainerRow, Deleted, Entry, Headers, Listing, Made, ObjectPath, ObjectRow, Result,
     row_draft,
 };
-use crate::catalog::listing_key;
+use crate::catalog::{ListingValue, listing_key};
 use crate::clock::Timestamp;
 use crate::disk::Class;
 use crate::disk::format::record::DeviceId;
@@ -61,7 +61,7 @@ pub struct Standing {
 pub struct Line {
     /// Its container, if that stands.
     pub container: Option<Standing>,
-    /// Version time of its line, if it has one.
+    /// Version time of the object that its line tells of, if it has one.
     pub at: Option<Timestamp>,
 }
 
@@ -105,6 +105,8 @@ pub(crate) enum Hold {
     /// A lock of this node.
     Own {
         permit: Permit,
+        /// Version time of the row.
+        row: Timestamp,
         /// A record for this device may carry the line in its group.
         home: Option<DeviceId>,
     },
@@ -285,8 +287,15 @@ pub(crate) fn leads(group: &dyn IndexGroup) -> bool {
 }
 
 impl NewLine {
-    /// Its record, as it lies where the object's does.
-    pub(crate) fn row(&self, path: &ObjectPath) -> Draft {
-        row_draft(listing_key(self.container, &path.object), self.value.clone(), self.at)
+    /// Its record. Rows of a group ascend in time, so a line that is made later than its object has a time of its own.
+    pub(crate) fn row(&self, path: &ObjectPath, sequence: Timestamp) -> Result<Draft> {
+        let value = match &self.value {
+            Some(value) if sequence != self.at => {
+                let value = ListingValue { version: Some(self.at.0), ..ListingValue::decode(value)? };
+                Some(value.encode())
+            }
+            value => value.clone(),
+        };
+        Ok(row_draft(listing_key(self.container, &path.object), value, sequence))
     }
 }

@@ -65,7 +65,9 @@ fn value_seeds(_: &mut SplitMix64) -> Vec<Vec<u8>> {
     let at = Location { segment: 7, offset: 4096, len: 512 };
     let state =
         ObjectState { chunked: Some(Chunked { data_id: [3; 16], count: 9 }), delete_at: Some(1 << 33) };
-    let listing = |etag| ListingValue { size: 1 << 33, etag, content_type: "text/plain".to_owned() }.encode();
+    let listing = |etag| {
+        ListingValue { size: 1 << 33, etag, content_type: "text/plain".to_owned(), version: None }.encode()
+    };
     let values = [
         (0, AccountValue { created: 1 << 50, marked: true, headers: headers() }.encode()),
         (1, ContainerValue { id: 1 << 50, put: 9, policy: 1, headers: headers() }.encode()),
