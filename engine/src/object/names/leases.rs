@@ -22,7 +22,7 @@ pub(crate) type LeaseId = (NodeId, u64);
 #[derive(Debug)]
 enum Slot {
     Held {
-        grant: Grant,
+        grant: Box<Grant>,
         until: Duration,
     },
     /// Ended; remembered so that a late duplicate of its request is known.
@@ -51,7 +51,7 @@ impl Leases {
     /// The grant of a request that came before.
     pub(crate) fn held(&self, id: LeaseId) -> Option<&Grant> {
         match self.slots.get(&id) {
-            Some(Slot::Held { grant, .. }) => Some(grant),
+            Some(Slot::Held { grant, .. }) => Some(&**grant),
             _ => None,
         }
     }
@@ -66,7 +66,7 @@ impl Leases {
             return Err(Denied::Full);
         }
         *held += 1;
-        self.slots.insert(id, Slot::Held { grant, until: now + GRANT_TIME });
+        self.slots.insert(id, Slot::Held { grant: Box::new(grant), until: now + GRANT_TIME });
         Ok(())
     }
 
@@ -75,7 +75,7 @@ impl Leases {
         match self.slots.insert(id, Slot::Over { until: now + GRANT_TIME }) {
             Some(Slot::Held { grant, .. }) => {
                 self.released(id.0);
-                Some(grant)
+                Some(*grant)
             }
             _ => None,
         }
@@ -101,7 +101,7 @@ impl Leases {
             if let Some(Slot::Held { grant, .. }) = self.slots.remove(&id) {
                 self.released(id.0);
                 self.slots.insert(id, Slot::Over { until: now + GRANT_TIME });
-                grants.push(grant);
+                grants.push(*grant);
             }
         }
         grants
