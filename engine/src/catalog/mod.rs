@@ -18,6 +18,7 @@ pub use counters::Totals;
 pub use entry::{Chunked, DataId, Head, ObjectState};
 pub(crate) use keys::worker_place;
 pub use keys::{PathHash, account_key, container_key, containers_prefix, listing_key, listing_prefix};
+pub(crate) use object_meta::is_chunked;
 pub use object_meta::{ObjectMeta, decode_path, encode_tombstone};
 pub(crate) use query::*;
 pub use query::{Due, Found, Grave, Grip, Row, Version};
@@ -197,7 +198,8 @@ fn decode_row_key<'a>(record: &RecordView<'a>) -> Result<RowKey<'a>, BadValue> {
 fn apply_chunk(tx: &mut Tx<'_>, record: &RecordView<'_>, at: Location) -> Result<(), IndexError> {
     let Some(id) = data_id(record) else { return skip(record, at, BadValue::Field("data id")) };
     match chunk_at(tx, &id, record.number)? {
-        Some(known) if known >= at => return Ok(()),
+        Some(known) if known == at => return Ok(()),
+        // The later copy counts: it may be there to mend a damaged one.
         Some(copy) => tx.died(copy),
         None => {}
     }

@@ -5,10 +5,12 @@
 //! nothing       any               it                 0
 //! put/grave     newer             it                 + 1 if there was a put
 //! put/grave     same, same place  unchanged          unchanged
+//! put           a copy of it      it                 + 1
 //! put/grave     older             unchanged          + 1 if the record is a put
 //! ```
 //!
-//! Newer: greater by (sequence, tombstone, place). Two copies of one record differ in place only; either may win.
+//! Newer: greater by (sequence, tombstone, place). Two copies of one record differ in place only; either may win. The one that
+//! is applied later does: a damaged record is mended by a copy of it.
 //!
 //! Invariant: a key is in its table or in Graves, never in both.
 //! Invariant: ghosts are never fewer than the dead put-records of the key in the log.
@@ -105,7 +107,8 @@ pub(crate) fn enter(
     if old == new {
         return Ok(Outcome::Same);
     }
-    if new < old {
+    let copy = (old.0, old.1) == (new.0, new.1) && current.payload == payload;
+    if new < old && !copy {
         if payload.is_some() {
             current.head.ghosts += 1;
             store(tx, table, record.key, &current);

@@ -81,6 +81,11 @@ fn path_of([account, container, object]: [&str; 3]) -> ObjectPath {
     ObjectPath { account: account.into(), container: container.into(), object: object.into() }
 }
 
+/// Whether the meta of a version names chunks; a look at one byte.
+pub(crate) fn is_chunked(meta: &[u8]) -> bool {
+    meta.get(1).is_some_and(|flags| flags & CHUNKED != 0)
+}
+
 /// The path in the meta of a version or a tombstone.
 pub fn decode_path(bytes: &[u8]) -> Result<ObjectPath, BadValue> {
     start(&mut Reader::new(bytes)).map(|(_, parts)| path_of(parts))

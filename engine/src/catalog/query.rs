@@ -108,6 +108,11 @@ fn chunk_places(index: &dyn Index, id: &DataId, count: u32) -> Result<Vec<Locati
     Ok(places)
 }
 
+/// Whether all chunks of a body are in the index.
+pub(crate) fn has_chunks(index: &dyn Index, id: &DataId, count: u32) -> Result<bool, IndexError> {
+    Ok(chunk_places(index, id, count)?.len() == count as usize)
+}
+
 /// The newest version or tombstone of an object.
 pub(crate) fn version(index: &dyn Index, hash: &PathHash) -> Result<Option<Version>, IndexError> {
     let Some(slot) = newest::load(&index, Table::Objects, hash)? else { return Ok(None) };

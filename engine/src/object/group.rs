@@ -72,12 +72,14 @@ pub trait IndexGroup: Send + Sync {
 /// A group of one voter, in the log of one disk.
 pub(crate) struct SingleVoter {
     disk: DiskHandle,
+    log: Local,
     locks: Arc<Locks>,
 }
 
 impl SingleVoter {
     pub(crate) fn new(disk: DiskHandle) -> Self {
-        Self { disk, locks: Arc::new(Locks::new()) }
+        let log = Local::new(disk.clone());
+        Self { disk, log, locks: Arc::new(Locks::new()) }
     }
 }
 
@@ -135,6 +137,6 @@ impl IndexGroup for SingleVoter {
     }
 
     fn append(&self, rows: Vec<Draft>, class: Class, _: u64) -> BoxFuture<'static, Result<()>> {
-        Local(self.disk.clone()).append(rows, Durability::Durable, class)
+        self.log.append(rows, Durability::Durable, class)
     }
 }

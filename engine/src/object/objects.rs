@@ -7,15 +7,19 @@ use std::sync::Arc;
 use quarry_ring::PathHash;
 
 use super::condition::{Needs, holds, needs};
+use super::copies::tombstone;
 use super::names::{Line, NewLine};
-use super::replica::{Draft, Opened, Replica};
+use super::replica::{Draft, Opened};
+use super::sight::{Found, Open};
+use super::sources::Sources;
 use super::store::{Inner, Store, hash_of};
-use super::writer::{ObjectWriter, Upload};
+use super::upload::Upload;
+use super::writer::ObjectWriter;
 use super::{Condition, Deleted, Error, ObjectEdit, ObjectInfo, ObjectPath, ObjectReader, Result};
-use crate::catalog::{ListedEtag, ListingValue, ObjectMeta, Version, encode_tombstone};
+use crate::catalog::{ListedEtag, ListingValue, ObjectMeta, Version};
 use crate::clock::Timestamp;
-use crate::disk::Class;
 use crate::disk::format::record::Kind;
+use crate::disk::{Class, DiskHandle};
 
 /// An object's record.
 pub(crate) fn object_draft(hash: PathHash, meta: &ObjectMeta, data: bytes::Bytes) -> Draft {
@@ -47,47 +51,34 @@ pub(crate) fn unlisted(container: u64, at: Timestamp, conditional: bool) -> NewL
     NewLine { container, at, value: None, conditional }
 }
 
-/// An object's newest version, checked, and the replica that gave it.
-pub(crate) struct Open {
-    pub(crate) meta: ObjectMeta,
-    pub(crate) opened: Opened,
-    pub(crate) replica: Arc<dyn Replica>,
-}
-
 impl Inner {
-    /// The newest version on the first replica that has one at least as new as `floor`.
+    /// The best version at least as new as `floor`, the time that the listing's row states; `None`: unknown.
     pub(crate) async fn open_version(
         &self,
         path: &ObjectPath,
         floor: Option<Timestamp>,
     ) -> Result<Option<Open>> {
-        let hash = hash_of(path);
-        let mut last = Error::Unavailable { reason: "no device holds this partition".to_owned() };
-        for replica in self.replicas_of(&hash) {
-            match replica.open(hash).await {
-                Ok(None) => return Ok(None),
-                Ok(Some(opened)) => match check_version(path, &opened) {
-                    Ok(meta) if floor.is_some_and(|floor| meta.info.timestamp < floor) => {
-                        last = Error::Unavailable { reason: "only older versions are reachable".to_owned() };
-                    }
-                    Ok(meta) => return Ok(Some(Open { meta, opened, replica })),
-                    Err(e) => last = e,
-                },
-                Err(e) => last = e,
-            }
+        let sight = self.copies.open(path, floor).await?;
+        if !sight.stale.is_empty() {
+            tracing::debug!(%path, devices = ?sight.stale, "copies are stale, missing or damaged");
         }
-        Err(last)
+        Ok(sight.version())
     }
 
-    async fn version(&self, hash: PathHash, _floor: Option<Timestamp>) -> Result<Option<Version>> {
-        let mut last = Error::Unavailable { reason: "no device holds this partition".to_owned() };
-        for replica in self.replicas_of(&hash) {
-            match replica.version(hash).await {
-                Ok(version) => return Ok(version),
-                Err(e) => last = e,
-            }
+    async fn version(&self, hash: PathHash, floor: Option<Timestamp>) -> Result<Option<Version>> {
+        self.copies.newest(&hash, floor).await
+    }
+
+    /// A reader of a version that was found.
+    pub(crate) fn reader(&self, path: &ObjectPath, open: Open) -> ObjectReader {
+        let Open { meta, opened, member, .. } = open;
+        let hash = hash_of(path);
+        if meta.chunked.is_none() || self.copies.devices().sole(&hash).is_some() {
+            return ObjectReader::new(meta, opened, hash, member.replica.clone());
         }
-        Err(last)
+        let (meta, body) = (Arc::new(meta), bytes::Bytes::new());
+        let sources = Sources::several(self.copies.clone(), meta.clone(), opened, hash, member);
+        ObjectReader::over(meta, body, sources)
     }
 
     /// The version that was acknowledged last, or one that came after it and is acknowledged hereby.
@@ -97,7 +88,7 @@ impl Inner {
         }
         let Some(at) = self.line(path).await?.at else { return Ok(None) };
         let found = self.open_version(path, Some(at)).await?;
-        let newer = found.as_ref().is_none_or(|open| open.meta.info.timestamp > at);
+        let newer = found.as_ref().is_none_or(|open| open.ahead);
         if !newer {
             return Ok(found);
         }
@@ -165,15 +156,7 @@ impl Inner {
         }
         let conditional = needs(condition) != Needs::Nothing;
         let line = grant.line.container.map(|standing| unlisted(standing.id, grant.at, conditional));
-        let object = Draft {
-            kind: Kind::Object,
-            deleted: true,
-            sequence: grant.at.0,
-            number: 0,
-            key: hash_of(path).to_vec(),
-            meta: encode_tombstone(path),
-            data: bytes::Bytes::new(),
-        };
+        let object = tombstone(path, grant.at);
         self.commit(object, grant, line, Class::Delete, None).await?;
         Ok(Deleted::Gone)
     }
@@ -199,17 +182,18 @@ impl Inner {
         let grant = self.names.begin(path.clone(), None).await?;
         let line = self.line(path).await?;
         let Some(standing) = line.container else { return Ok(false) };
-        let new = match self.open_version(path, line.at).await? {
-            Some(open) => listed(standing.id, &open.meta.info, false),
-            None if line.at.is_none() => return Ok(false),
-            None => match self.version(hash_of(path), line.at).await? {
-                Some(version) => unlisted(standing.id, Timestamp(version.sequence), false),
-                None => return Ok(false),
-            },
+        let new = match self.copies.open(path, line.at).await?.found {
+            Found::Version(open) => listed(standing.id, &open.meta.info, false),
+            Found::Deleted(version) if line.at.is_some() => {
+                unlisted(standing.id, Timestamp(version.sequence), false)
+            }
+            Found::Deleted(_) | Found::Absent => return Ok(false),
         };
         if !behind(&line, new.at.0) {
             return Ok(false);
         }
+        // What a line says must be found again whichever devices can be reached.
+        self.copies.assure(path, new.at).await?;
         self.names.settle(grant, new, Class::Delete).await?;
         Ok(true)
     }
@@ -247,8 +231,7 @@ impl Store {
     pub async fn open(&self, path: &ObjectPath) -> Result<Option<ObjectReader>> {
         self.count_call();
         let found = self.inner.acknowledged(path).await?;
-        Ok(found
-            .map(|Open { meta, opened, replica }| ObjectReader::new(meta, opened, hash_of(path), replica)))
+        Ok(found.map(|open| self.inner.reader(path, open)))
     }
 
     /// Begin a body. `size_hint` is the announced length, if any. [`Error::NoContainer`] when the container is absent;
@@ -260,9 +243,10 @@ impl Store {
             return Err(Error::NoContainer);
         }
         let hash = hash_of(path);
-        let full =
-            |device| self.inner.disks.iter().any(|disk| disk.device() == device && disk.above_high_water());
-        if self.inner.replicas_of(&hash).iter().any(|replica| full(replica.device())) {
+        // Of several devices those that are full are passed over when the first bytes are there.
+        let sole = self.inner.copies.devices().sole(&hash).map(|member| member.device());
+        let full = |disk: &DiskHandle| Some(disk.device()) == sole && disk.above_high_water();
+        if self.inner.disks.iter().any(full) {
             return Err(Error::NoSpace);
         }
         Ok(ObjectWriter::new(self.inner.clone(), path.clone(), hash, size_hint))
@@ -285,6 +269,10 @@ impl Store {
         let Some(Open { mut meta, opened, .. }) = inner.open_version(path, grant.line.at).await? else {
             return Err(Error::NoObject);
         };
+        if meta.chunked.is_some() {
+            // A device without the body does not take a record that names it.
+            inner.copies.assure(path, meta.info.timestamp).await?;
+        }
         let ObjectEdit { content_type, delete_at, headers, listed: shown } = edit(&meta.info)?;
         let now = grant.at;
         meta.info =

@@ -2,6 +2,7 @@
 //!
 //! Invariant: a reader's version stays readable while the reader lives, overwritten, deleted or moved meanwhile.
 //! Invariant: no byte leaves before the record it lies in was verified.
+//! Invariant: a chunk is an error only when no replica that has the same body gives it.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,10 +11,10 @@ use bytes::Bytes;
 use quarry_ring::PathHash;
 
 use super::in_flight::InFlight;
-use super::replica::{BoxFuture, Opened, Replica};
+use super::replica::{Opened, Replica};
+use super::sources::Sources;
 use super::{CHUNK, Error, ObjectInfo, READ_AHEAD, Result};
 use crate::catalog::ObjectMeta;
-use crate::disk::Location;
 use crate::disk::format::record::{Kind, StoredRecord};
 
 /// An open object version: its facts, and its bytes on demand. What it reads stays readable while it lives,
@@ -26,12 +27,9 @@ pub struct ObjectReader {
 }
 
 struct Source {
-    meta: ObjectMeta,
+    meta: Arc<ObjectMeta>,
     inline: Bytes,
-    chunks: Arc<[Location]>,
-    hash: PathHash,
-    replica: Arc<dyn Replica>,
-    _hold: Arc<dyn std::any::Any + Send + Sync>,
+    chunks: Sources,
 }
 
 impl std::fmt::Debug for Source {
@@ -41,11 +39,15 @@ impl std::fmt::Debug for Source {
 }
 
 impl ObjectReader {
+    /// Over one replica alone.
     pub(crate) fn new(meta: ObjectMeta, opened: Opened, hash: PathHash, replica: Arc<dyn Replica>) -> Self {
-        let info = meta.info.clone();
-        let inline = if meta.chunked.is_none() { opened.record.data() } else { Bytes::new() };
-        let source = Source { meta, inline, chunks: opened.chunks, hash, replica, _hold: opened.hold };
-        Self { info, source: Arc::new(source) }
+        let meta = Arc::new(meta);
+        let inline = inline(&meta, &opened);
+        Self::over(meta.clone(), inline, Sources::one(meta, opened, hash, replica))
+    }
+
+    pub(crate) fn over(meta: Arc<ObjectMeta>, inline: Bytes, chunks: Sources) -> Self {
+        Self { info: meta.info.clone(), source: Arc::new(Source { meta, inline, chunks }) }
     }
 
     /// The bytes of `range`, in pieces of at most 1 MiB, as the consumer asks for them: call [`RangeReader::next`] until `None`.
@@ -72,7 +74,7 @@ pub struct RangeReader {
     /// Up to here bytes were given out.
     given: u64,
     end: u64,
-    reads: InFlight<Result<StoredRecord>>,
+    reads: InFlight<Result<Bytes>>,
 }
 
 impl std::fmt::Debug for RangeReader {
@@ -114,30 +116,23 @@ impl RangeReader {
         let size = u64::from(self.source.meta.chunk_size);
         while self.asked < self.end && self.reads.len() <= READ_AHEAD {
             let number = self.asked / size;
-            let read = self.source.read(number)?;
+            let read = self.source.chunks.read(number);
             self.reads.push(read).await;
             self.asked = ((number + 1) * size).min(self.end);
         }
         let number = self.given / size;
-        let short = || self.source.corrupt("end", number);
-        let record = self.reads.next().await.ok_or_else(short)??;
-        let data = check_chunk(&self.source.meta, &self.source.hash, number, &record)?;
+        let short =
+            || Error::Corrupt { what: format!("end of chunk {number} of {:?}", self.source.meta.path) };
+        let data = self.reads.next().await.ok_or_else(short)??;
         let within = |n: u64| usize::try_from(n - number * size).unwrap_or(usize::MAX);
         let end = self.end.min((number + 1) * size);
         Ok(data.slice(within(self.given)..within(end)))
     }
 }
 
-impl Source {
-    fn corrupt(&self, what: &str, number: u64) -> Error {
-        Error::Corrupt { what: format!("{what} of chunk {number} of {:?}", self.meta.path) }
-    }
-
-    fn read(&self, number: u64) -> Result<BoxFuture<'static, Result<StoredRecord>>> {
-        let place = usize::try_from(number).ok().and_then(|n| self.chunks.get(n));
-        let at = place.ok_or_else(|| self.corrupt("place", number))?;
-        Ok(self.replica.read(*at))
-    }
+/// The body, when it lies in the record.
+fn inline(meta: &ObjectMeta, opened: &Opened) -> Bytes {
+    if meta.chunked.is_none() { opened.record.data() } else { Bytes::new() }
 }
 
 /// The data of a chunk, if the record is the chunk that was asked for, whole.

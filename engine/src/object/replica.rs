@@ -1,16 +1,19 @@
 //! The replica seam: one device that holds objects, here or elsewhere; and its body over a local disk.
 //!
 //! Invariant: a replica decides nothing. Versions order themselves; conditions were judged before.
+//! Invariant: a device takes no commit of a body of which it lacks a chunk ([`Uploads`]): such a version would hide the one before
+//! it and could not be read.
 
 use std::any::Any;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
+use super::uploads::Uploads;
 use super::{Error, Result};
-use crate::catalog::{self, DataId, PathHash, Version};
+use crate::catalog::{self, Chunked, DataId, ObjectMeta, PathHash, Version};
 use crate::disk::format::record::{DeviceId, Kind, NewRecord, Parts, StoredRecord};
 use crate::disk::limits::{MAX_KEY, MAX_META};
 use crate::disk::{Class, DiskError, DiskHandle, Durability, Location};
@@ -99,18 +102,75 @@ impl From<IndexError> for Error {
 
 /// A disk of this node.
 #[derive(Debug, Clone)]
-pub(crate) struct Local(pub(crate) DiskHandle);
+pub(crate) struct Local {
+    disk: DiskHandle,
+    uploads: Arc<Mutex<Uploads>>,
+}
 
 impl Local {
+    pub(crate) fn new(disk: DiskHandle) -> Self {
+        Self { disk, uploads: Arc::default() }
+    }
+
     fn record(&self, draft: Draft) -> NewRecord {
         let Draft { kind, deleted, sequence, number, key, meta, data } = draft;
-        self.0.record(Parts { kind, deleted, sequence, number, key: &key, meta: &meta, data })
+        self.disk.record(Parts { kind, deleted, sequence, number, key: &key, meta: &meta, data })
+    }
+
+    fn uploads(&self) -> MutexGuard<'_, Uploads> {
+        self.uploads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refuses chunks of an upload that was given up, and commits of bodies that are not here.
+    fn admit(&self, piece: &Piece) -> Result<()> {
+        let mut uploads = self.uploads();
+        let here = match piece {
+            Piece::Chunk(id, number) => uploads.may_add(id, *number),
+            Piece::Commit(Chunked { data_id, count }) => uploads
+                .begin_commit(*data_id, *count, || catalog::has_chunks(self.disk.index(), data_id, *count))?,
+        };
+        if here { Ok(()) } else { Err(Error::NoObject) }
+    }
+
+    fn ended(&self, piece: &Piece, sequence: u64, well: bool) {
+        let (id, give_up) = match piece {
+            Piece::Chunk(id, number) => (id, well && !self.uploads().added(*id, *number)),
+            Piece::Commit(Chunked { data_id, .. }) => (data_id, self.uploads().end_commit(data_id, well)),
+        };
+        if give_up {
+            self.write_abort(*id, sequence);
+        }
+    }
+
+    fn write_abort(&self, upload: DataId, sequence: u64) {
+        let (key, meta) = (&upload[..], &[][..]);
+        let parts =
+            Parts { kind: Kind::Abort, deleted: false, sequence, number: 0, key, meta, data: Bytes::new() };
+        self.disk.submit_detached(vec![self.disk.record(parts)], Class::Delete);
+    }
+}
+
+/// What a record is to an upload.
+enum Piece {
+    Chunk(DataId, u32),
+    Commit(Chunked),
+}
+
+impl Piece {
+    fn of(draft: &Draft) -> Result<Option<Self>> {
+        Ok(match draft.kind {
+            Kind::Chunk => draft.key.as_slice().try_into().ok().map(|id| Self::Chunk(id, draft.number)),
+            Kind::Object if !draft.deleted && catalog::is_chunked(&draft.meta) => {
+                ObjectMeta::decode(&draft.meta, draft.sequence)?.chunked.map(Self::Commit)
+            }
+            _ => None,
+        })
     }
 }
 
 impl Replica for Local {
     fn device(&self) -> DeviceId {
-        self.0.device()
+        self.disk.device()
     }
 
     fn append(
@@ -121,29 +181,37 @@ impl Replica for Local {
     ) -> BoxFuture<'static, Result<()>> {
         let this = self.clone();
         Box::pin(async move {
+            let mut pieces = Vec::new();
             for draft in &group {
                 draft.check()?;
+                if let Some(piece) = Piece::of(draft)? {
+                    this.admit(&piece)?;
+                    pieces.push((piece, draft.sequence));
+                }
             }
             let group = group.into_iter().map(|draft| this.record(draft)).collect();
-            this.0.append(group, durability, class).await?;
+            let appended = this.disk.append(group, durability, class).await;
+            for (piece, sequence) in pieces {
+                this.ended(&piece, sequence, appended.is_ok());
+            }
+            appended?;
             Ok(())
         })
     }
 
     fn abandon(&self, upload: DataId, sequence: u64) {
-        let (key, meta) = (&upload[..], &[][..]);
-        let parts =
-            Parts { kind: Kind::Abort, deleted: false, sequence, number: 0, key, meta, data: Bytes::new() };
-        self.0.submit_detached(vec![self.0.record(parts)], Class::Delete);
+        if self.uploads().give_up(upload) {
+            self.write_abort(upload, sequence);
+        }
     }
 
     fn version(&self, hash: PathHash) -> BoxFuture<'static, Result<Option<Version>>> {
-        let version = catalog::version(self.0.index(), &hash).map_err(Error::from);
+        let version = catalog::version(self.disk.index(), &hash).map_err(Error::from);
         Box::pin(std::future::ready(version))
     }
 
     fn open(&self, hash: PathHash) -> BoxFuture<'static, Result<Option<Opened>>> {
-        let disk = self.0.clone();
+        let disk = self.disk.clone();
         Box::pin(async move {
             let found = disk.lookup(|index| {
                 let Some(found) = catalog::find_object(index, &hash)? else { return Ok(None) };
@@ -158,7 +226,7 @@ impl Replica for Local {
     }
 
     fn read(&self, at: Location) -> BoxFuture<'static, Result<StoredRecord>> {
-        let disk = self.0.clone();
+        let disk = self.disk.clone();
         Box::pin(async move { Ok(disk.read(at).await?) })
     }
 }

@@ -2,24 +2,26 @@
 //!
 //! Invariant: a permit is held until the change that it covers is applied, also when the caller stops waiting (given that
 //! [`Options::spawn`] is set, or that callers never stop).
-//! Invariant: object and row share one group, batch and flush when they share a disk; else the object comes first.
+//! Invariant: object and row share one group, batch and flush when one disk has all; else the object comes first.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use quarry_ring::{PathHash, path_hash};
 
+use super::copies::Copies;
 use super::finish::Finisher;
 use super::group::SingleVoter;
+use super::launch::Time;
 use super::names::{self, Answer, Ask, Decider, Grant, Line, Names, NewLine};
 use super::placement::Placement;
 use super::replica::{BoxFuture, Draft, Local, Replica};
-use super::writer::Upload;
-use super::{Error, ObjectPath, Result, odd, quorum};
+use super::upload::Upload;
+use super::{Error, ObjectPath, Result, odd};
 use crate::catalog;
 use crate::clock::{Clock, Timestamp};
 use crate::disk::format::record::DeviceId;
-use crate::disk::{Class, DiskHandle, Durability};
+use crate::disk::{Class, DiskHandle};
 
 /// Uploads given up at one opening; more wait for the next.
 const MAX_LEFTOVERS: usize = 1 << 16;
@@ -32,11 +34,13 @@ pub type Spawn = Arc<dyn Fn(BoxFuture<'static, ()>) + Send + Sync>;
 pub struct Options {
     /// Finishes changes whose caller stops waiting. Without it callers must not stop.
     pub spawn: Option<Spawn>,
+    /// Ends waits for devices that do not answer. Without it a call takes as long as its device.
+    pub time: Option<Time>,
 }
 
 impl std::fmt::Debug for Options {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Options").field("spawn", &self.spawn.is_some()).finish()
+        f.debug_struct("Options").field("spawn", &self.spawn.is_some()).field("time", &self.time).finish()
     }
 }
 
@@ -72,10 +76,9 @@ pub(crate) struct Inner {
     pub(crate) disks: Vec<DiskHandle>,
     pub(crate) names: Arc<dyn Names>,
     pub(crate) clock: Arc<Clock>,
-    /// Those of this node first.
+    pub(crate) copies: Arc<Copies>,
+    /// Those of this node.
     replicas: Vec<Arc<dyn Replica>>,
-    locals: usize,
-    placement: Box<dyn Placement>,
     finisher: Finisher,
     client_calls: AtomicU64,
 }
@@ -109,7 +112,7 @@ impl Store {
         let mut replicas: Vec<Arc<dyn Replica>> = Vec::new();
         for disk in &disks {
             clock.observe(Timestamp(disk.max_sequence()));
-            let local = Local(disk.clone());
+            let local = Local::new(disk.clone());
             let leftovers = catalog::open_uploads(disk.index(), MAX_LEFTOVERS)?;
             if !leftovers.is_empty() {
                 tracing::info!(device = %disk.device(), uploads = leftovers.len(), "give up uploads left open");
@@ -119,10 +122,9 @@ impl Store {
             }
             replicas.push(Arc::new(local));
         }
-        let locals = replicas.len();
-        replicas.extend(others);
-        let (finisher, client_calls) = (Finisher(options.spawn), AtomicU64::new(0));
-        let inner = Inner { disks, names, clock, replicas, locals, placement, finisher, client_calls };
+        let (finisher, client_calls) = (Finisher(options.spawn.clone()), AtomicU64::new(0));
+        let copies = Arc::new(Copies::new(placement.into(), &replicas, others, options));
+        let inner = Inner { disks, names, clock, copies, replicas, finisher, client_calls };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -135,7 +137,13 @@ impl Store {
     /// The disks of this node as replicas: what other nodes may ask of them.
     #[must_use]
     pub fn replicas(&self) -> &[Arc<dyn Replica>] {
-        self.inner.replicas.get(..self.inner.locals).unwrap_or_default()
+        &self.inner.replicas
+    }
+
+    /// Places objects otherwise from now on: on this node's disks and on the devices of `others`. Calls in flight go on as they
+    /// began. What is known of a device's health stays known.
+    pub fn place(&self, placement: Arc<dyn Placement>, others: Vec<Arc<dyn Replica>>) {
+        self.inner.copies.place(placement, &self.inner.replicas, others);
     }
 
     /// The clock of this node.
@@ -166,13 +174,6 @@ impl Inner {
         self.disks.first().map_or(DeviceId([0; 16]), DiskHandle::device)
     }
 
-    /// The replicas of an object that can be reached.
-    pub(crate) fn replicas_of(&self, hash: &PathHash) -> Vec<Arc<dyn Replica>> {
-        let devices = self.placement.devices(hash);
-        let replica = |id| self.replicas.iter().find(|replica| replica.device() == id).cloned();
-        devices.into_iter().filter_map(replica).collect()
-    }
-
     /// What stands of a name; without an object, of a container alone.
     pub(crate) async fn line(&self, path: &ObjectPath) -> Result<Line> {
         match self.names.ask(Ask::Line { path: path.clone() }).await? {
@@ -193,28 +194,20 @@ impl Inner {
         object.check()?;
         let hash = hash_of(&grant.path);
         let home = grant.home();
-        let mut row = match (&line, home) {
-            (Some(line), Some(_)) => Some(line.row(&grant.path, line.at)?),
+        let row = match (&line, home) {
+            (Some(line), Some(home)) => Some((home, line.row(&grant.path, line.at)?)),
             _ => None,
         };
-        row.as_ref().map_or(Ok(()), Draft::check)?;
-        let (replicas, names) = (self.replicas_of(&hash), Arc::clone(&self.names));
+        row.as_ref().map_or(Ok(()), |(_, row)| row.check())?;
+        let (copies, names) = (self.copies.clone(), Arc::clone(&self.names));
         let work = async move {
-            let mut appends = Vec::with_capacity(replicas.len());
-            for replica in &replicas {
-                let mut drafts = vec![object.clone()];
-                if home == Some(replica.device()) {
-                    drafts.extend(row.take());
-                }
-                appends.push(replica.append(drafts, Durability::Durable, class));
-            }
-            quorum::reach(appends).await?;
-            if let Some(upload) = upload {
-                upload.claimed();
-            }
+            let rode = match upload {
+                Some(upload) => upload.commit(object, row, class).await?,
+                None => copies.commit(&hash, object, row, class).await?,
+            };
             // Where the row rode with the object, it is there already.
             match line {
-                Some(line) if home.is_none() || row.is_some() => names.settle(grant, line, class).await,
+                Some(line) if !rode => names.settle(grant, line, class).await,
                 _ => Ok(()),
             }
         };

@@ -1,6 +1,6 @@
 //! Bodies on their way in: one record when small, chunks and a commit when large.
 //!
-//! Invariant: a writer holds at most one chunk being filled and [`CHUNKS_IN_FLIGHT`] on their way.
+//! Invariant: a writer holds at most one chunk being filled and those that its [`Upload`] has on their way.
 //! Invariant: a body is hashed once, in the order it came.
 //! Invariant: nothing of a body is visible before its commit, and nothing is left of it when there is none.
 
@@ -10,41 +10,14 @@ use bytes::{Bytes, BytesMut};
 use md5::{Digest, Md5};
 use quarry_ring::PathHash;
 
-use super::in_flight::InFlight;
 use super::objects::{listed, object_draft};
-use super::replica::{Draft, Replica};
+use super::replica::Draft;
 use super::store::Inner;
-use super::{
-    CHUNK, CHUNKS_IN_FLIGHT, Committed, Condition, Error, ObjectInfo, ObjectPath, PutSpec, Result, quorum,
-};
-use crate::catalog::{Chunked, DataId, ObjectMeta};
+use super::upload::Upload;
+use super::{CHUNK, Committed, Condition, Error, ObjectInfo, ObjectPath, PutSpec, Result};
+use crate::catalog::{Chunked, ObjectMeta};
+use crate::disk::Class;
 use crate::disk::format::record::Kind;
-use crate::disk::{Class, Durability};
-
-/// An upload that has chunks in the log. Dropped unclaimed, they are given up.
-pub(crate) struct Upload {
-    id: DataId,
-    sequence: u64,
-    replicas: Vec<Arc<dyn Replica>>,
-    claimed: bool,
-}
-
-impl Upload {
-    /// A commit refers to the chunks now.
-    pub(crate) fn claimed(mut self) {
-        self.claimed = true;
-    }
-}
-
-impl Drop for Upload {
-    fn drop(&mut self) {
-        if !self.claimed {
-            for replica in &self.replicas {
-                replica.abandon(self.id, self.sequence);
-            }
-        }
-    }
-}
 
 /// Streams one body into the store. Dropped before [`ObjectWriter::commit`], it leaves nothing behind.
 pub struct ObjectWriter {
@@ -52,8 +25,6 @@ pub struct ObjectWriter {
     path: ObjectPath,
     hash: PathHash,
     body: Body,
-    // Before the upload: what is not yet submitted is dropped before the chunks are given up.
-    in_flight: InFlight<Result<()>>,
     upload: Option<Upload>,
     chunks: u32,
 }
@@ -115,7 +86,7 @@ impl Body {
 impl ObjectWriter {
     pub(crate) fn new(inner: Arc<Inner>, path: ObjectPath, hash: PathHash, size_hint: Option<u64>) -> Self {
         let body = Body::new(size_hint);
-        Self { inner, path, hash, body, in_flight: InFlight::default(), upload: None, chunks: 0 }
+        Self { inner, path, hash, body, upload: None, chunks: 0 }
     }
 
     /// Append bytes to the body; waits while the disks are behind (back-pressure), so memory stays bounded.
@@ -131,13 +102,8 @@ impl ObjectWriter {
     }
 
     async fn send_chunk(&mut self) -> Result<()> {
-        while self.in_flight.len() >= CHUNKS_IN_FLIGHT {
-            self.in_flight.next().await.unwrap_or(Ok(()))?;
-        }
-        let upload = match &mut self.upload {
-            Some(upload) => upload,
-            None => self.upload.insert(begin_upload(&self.inner, &self.hash)),
-        };
+        let first = self.upload.is_none();
+        let upload = self.upload.get_or_insert_with(|| begin_upload(&self.inner, &self.hash));
         let chunk = Draft {
             kind: Kind::Chunk,
             deleted: false,
@@ -149,21 +115,13 @@ impl ObjectWriter {
         };
         let too_many = || Error::Refused("body has too many chunks".to_owned());
         self.chunks = self.chunks.checked_add(1).ok_or_else(too_many)?;
-        let append = |replica: &Arc<dyn Replica>| {
-            replica.append(vec![chunk.clone()], Durability::Appended, Class::Client)
-        };
-        let appends = upload.replicas.iter().map(append).collect();
-        self.in_flight.push(Box::pin(quorum::reach(appends))).await;
-        Ok(())
+        if first { upload.open(&self.hash, chunk).await } else { upload.send(chunk).await }
     }
 
     /// Make the version durable and visible, with its listing row.
     pub async fn commit(mut self, spec: PutSpec) -> Result<Committed> {
         if self.upload.is_some() && self.body.waiting() > 0 {
             self.send_chunk().await?;
-        }
-        while let Some(appended) = self.in_flight.next().await {
-            appended?;
         }
         let md5: [u8; 16] = self.body.md5.clone().finalize().into();
         if spec.expect_md5.is_some_and(|expected| expected != md5) {
@@ -200,7 +158,7 @@ impl ObjectWriter {
 }
 
 /// The name of an upload: no other upload of this node has its time (chunks carry it, so it is observed after a restart),
-/// and no other node has its home.
+/// and no other node has its device.
 fn begin_upload(inner: &Inner, hash: &PathHash) -> Upload {
     let sequence = inner.clock.tick().0;
     let mut hasher = blake3::Hasher::new();
@@ -210,5 +168,5 @@ fn begin_upload(inner: &Inner, hash: &PathHash) -> Upload {
     hasher.update(hash);
     let mut id = [0; 16];
     hasher.finalize_xof().fill(&mut id);
-    Upload { id, sequence, replicas: inner.replicas_of(hash), claimed: false }
+    Upload::new(inner.copies.clone(), hash, id, sequence)
 }

@@ -100,7 +100,7 @@ impl World {
         let spawn = Arc::new(move |work| {
             spawned.lock().unwrap_or_else(PoisonError::into_inner).push(work);
         });
-        let options = Options { spawn: Some(spawn) };
+        let options = Options { spawn: Some(spawn), ..Options::default() };
         let store = Store::start(vec![handle], placement, clock, options);
         self.store = Some(store.map_err(|e| OpenError::Io {
             verb: "start store",

@@ -124,7 +124,7 @@ fn start_store(disks: &[OpenDisk], runtime: Handle) -> quarry_engine::object::Re
         handles,
         Box::new(placement),
         Clock::new(Box::new(wall_clock)),
-        Options { spawn: Some(Arc::new(spawn)) },
+        Options { spawn: Some(Arc::new(spawn)), ..Options::default() },
     )
 }
 

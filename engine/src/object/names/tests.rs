@@ -164,7 +164,7 @@ impl World {
         let skew = [60, 0, 120][number] * 1_000_000;
         let wall_clock = move || wall.fetch_add(1, Ordering::SeqCst) + skew - 60_000_000;
         let clock = Arc::new(Clock::new(Box::new(wall_clock)));
-        let options = Options { spawn: Some(self.sim.spawner()) };
+        let options = Options { spawn: Some(self.sim.spawner()), ..Options::default() };
         let service = (number < 2).then(|| {
             let claims = SingleVoter::new(self.rig.handle(0));
             let voter = Arc::new(Voter { agreed: self.agreed.clone(), node, claims });

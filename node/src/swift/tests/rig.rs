@@ -73,7 +73,7 @@ impl Rig {
         let clock = Clock::new(Box::new(|| timestamp::now_precise().0));
         let spawn = |work| drop(tokio::spawn(work));
         let placement = Box::new(Spread::over(vec![disk.device()]));
-        let options = Options { spawn: Some(Arc::new(spawn)) };
+        let options = Options { spawn: Some(Arc::new(spawn)), ..Options::default() };
         let store = Store::start(vec![disk.clone()], placement, clock, options).unwrap();
         Self { api: SwiftApi::new(store, Limits::default(), SwiftOptions::default()), disk, _dir: dir }
     }

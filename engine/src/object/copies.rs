@@ -1,0 +1,326 @@
+//! The coordinator of an object's copies: who gets a change, who is asked for a version, and what is mended on the way.
+//!
+//! ```text
+//! change    to n primaries at once; one that is down, full or stalls is replaced by a handoff; done when a quorum is durable
+//! read      of one replica, what is older than the floor passed over: primaries, then handoffs; the next one when it is slow
+//! unknown   the newest among n - quorum + 1 answers is the floor
+//! ```
+//!
+//! Invariant: a change is acknowledged when a quorum of devices has it durably, primaries and handoffs alike; what was asked beyond
+//! that goes on by itself. One that was refused may have reached a minority: it may become visible later, and whole.
+//! Invariant: nothing older than the floor is ever answered, and "not there" only when no floor is known.
+//! Invariant: where one device alone can hold an object, nothing of this costs anything.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use quarry_ring::PathHash;
+
+use super::devices::{Candidates, Devices, Member};
+use super::fan::Fan;
+use super::health::Budget;
+use super::launch::Time;
+use super::limits::{LONGEST_PAUSE, REMINDED, REMINDERS};
+use super::placement::Placement;
+use super::quorum::quorum;
+use super::repair::Repairs;
+use super::replica::{BoxFuture, Draft, Replica};
+use super::store::{Options, Spawn};
+use super::transfer::copy_version;
+use super::{Error, ObjectPath, Result, hash_of};
+use crate::catalog::{DataId, Version, encode_tombstone};
+use crate::clock::Timestamp;
+use crate::disk::format::record::{DeviceId, Kind};
+use crate::disk::{Class, Durability};
+
+/// Handoffs that a write may use, in numbers of replicas.
+const WRITE_HANDOFFS: usize = 1;
+/// Handoffs that a read looks at: those that a write may have used, past those that were down then.
+const READ_HANDOFFS: usize = 2;
+
+/// The coordinator of a node.
+pub(crate) struct Copies {
+    devices: RwLock<Arc<Devices>>,
+    pub(crate) spawn: Option<Spawn>,
+    pub(crate) time: Option<Time>,
+    pub(crate) budget: Mutex<Budget>,
+    pub(crate) repairs: Repairs,
+    turn: AtomicUsize,
+    /// Uploads of which devices are to be told again.
+    reminders: AtomicUsize,
+}
+
+impl Copies {
+    pub(crate) fn new(
+        placement: Arc<dyn Placement>,
+        local: &[Arc<dyn Replica>],
+        remote: Vec<Arc<dyn Replica>>,
+        options: Options,
+    ) -> Self {
+        let devices = RwLock::new(Arc::new(Devices::new(placement, local, remote, None)));
+        let Options { spawn, time } = options;
+        let (turn, reminders) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let (budget, repairs) = (Mutex::new(Budget::new()), Repairs::default());
+        Self { devices, spawn, time, budget, repairs, turn, reminders }
+    }
+
+    /// Calls from now on use this placement and these devices; those in flight keep theirs.
+    pub(crate) fn place(
+        &self,
+        placement: Arc<dyn Placement>,
+        local: &[Arc<dyn Replica>],
+        remote: Vec<Arc<dyn Replica>>,
+    ) {
+        let mut devices = self.devices.write().unwrap_or_else(PoisonError::into_inner);
+        *devices = Arc::new(Devices::new(placement, local, remote, Some(&devices)));
+    }
+
+    pub(crate) fn devices(&self) -> Arc<Devices> {
+        self.devices.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn candidates(self: &Arc<Self>, hash: &PathHash, handoffs: usize) -> Candidates {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let candidates = self.devices().candidates(hash, handoffs, turn);
+        self.probe(&candidates, hash);
+        candidates
+    }
+
+    pub(crate) fn candidates_to_write(self: &Arc<Self>, hash: &PathHash) -> Candidates {
+        self.candidates(hash, WRITE_HANDOFFS)
+    }
+
+    pub(crate) fn candidates_to_read(self: &Arc<Self>, hash: &PathHash) -> Candidates {
+        self.candidates(hash, READ_HANDOFFS)
+    }
+
+    /// Looks whether devices that are down are back, at nobody's cost.
+    fn probe(self: &Arc<Self>, candidates: &Candidates, hash: &PathHash) {
+        let Some(spawn) = &self.spawn else { return };
+        for member in candidates.probes(self.time.as_ref()) {
+            let (copies, asked) = (self.clone(), member.replica.version(*hash));
+            spawn(Box::pin(async move { member.heard(&asked.await, copies.time.as_ref()) }));
+        }
+    }
+
+    /// Makes an object's record durable on a quorum of its devices. `row` rides along when the one device that has all is that of
+    /// the row: true then.
+    pub(crate) async fn commit(
+        self: &Arc<Self>,
+        hash: &PathHash,
+        record: Draft,
+        row: Option<(DeviceId, Draft)>,
+        class: Class,
+    ) -> Result<bool> {
+        let devices = self.devices();
+        let Some(member) = devices.sole(hash) else {
+            self.put(hash, record, class).await?;
+            return Ok(false);
+        };
+        let row = row.filter(|(home, _)| *home == member.device());
+        let rides = row.is_some();
+        let mut drafts = Vec::with_capacity(2);
+        drafts.push(record);
+        drafts.extend(row.map(|(_, row)| row));
+        member.replica.append(drafts, Durability::Durable, class).await?;
+        Ok(rides)
+    }
+
+    /// Makes a record durable on a quorum of an object's devices.
+    async fn put(self: &Arc<Self>, hash: &PathHash, record: Draft, class: Class) -> Result<()> {
+        let mut candidates = self.candidates_to_write(hash);
+        let wanted = candidates.wanted();
+        let next = move || {
+            let member = candidates.next()?;
+            let work = member.replica.append(vec![record.clone()], Durability::Durable, class);
+            Some((member, work))
+        };
+        let mut fan = self.fan(wanted, quorum(wanted), Box::new(next))?;
+        fan.reach().await?;
+        self.finish(fan, |_| {});
+        Ok(())
+    }
+
+    pub(crate) fn fan<T>(&self, wanted: usize, needed: usize, next: super::fan::Next<T>) -> Result<Fan<T>> {
+        if wanted == 0 {
+            return Err(Error::Unavailable { reason: "no device holds this partition".to_owned() });
+        }
+        Ok(Fan::new(wanted, needed, self.time.clone(), next))
+    }
+
+    /// Lets what was asked beyond the quorum go on by itself, and then looks at what came of it.
+    pub(crate) fn finish<T: Send + 'static>(
+        &self,
+        mut fan: Fan<T>,
+        then: impl FnOnce(&Fan<T>) + Send + 'static,
+    ) {
+        match &self.spawn {
+            Some(spawn) if !fan.is_over() => spawn(Box::pin(async move {
+                fan.rest().await;
+                then(&fan);
+            })),
+            _ => then(&fan),
+        }
+    }
+
+    /// The newest version or tombstone among so many answers that every acknowledged change is among them (unless handoffs took
+    /// it: then the listing's row alone knows); at least as new as `floor`, the time that the row states.
+    pub(crate) async fn newest(
+        self: &Arc<Self>,
+        hash: &PathHash,
+        floor: Option<Timestamp>,
+    ) -> Result<Option<Version>> {
+        if let Some(member) = self.devices().sole(hash) {
+            let version = member.replica.version(*hash).await?;
+            return new_enough(version, floor);
+        }
+        let versions = self.versions(hash, |wanted| wanted - quorum(wanted) + 1).await?;
+        let newest =
+            versions.into_iter().filter_map(|(_, version)| version).max_by_key(|v| (v.sequence, v.deleted));
+        if let Ok(found) = new_enough(newest, floor) {
+            return Ok(found);
+        }
+        // One device that has it is enough: that every other one is asked too is the exception.
+        let at = floor.unwrap_or_default();
+        let mut candidates = self.candidates_to_read(hash);
+        let (hash, wanted) = (*hash, candidates.wanted());
+        let next = move || {
+            let member = candidates.next()?;
+            Some((member.clone(), holds(member, hash, at)))
+        };
+        let mut fan = self.fan(wanted, 1, Box::new(next))?;
+        fan.reach().await?;
+        Ok(fan.into_good().into_iter().map(|(_, version)| version).next())
+    }
+
+    async fn versions(
+        self: &Arc<Self>,
+        hash: &PathHash,
+        needed: impl FnOnce(usize) -> usize,
+    ) -> Result<Vec<(Arc<Member>, Option<Version>)>> {
+        let mut candidates = self.candidates_to_read(hash);
+        let (hash, wanted) = (*hash, candidates.wanted());
+        let next = move || {
+            let member = candidates.next()?;
+            let work = member.replica.version(hash);
+            Some((member, work))
+        };
+        let needed = if wanted == 0 { 0 } else { needed(wanted) };
+        let mut fan = self.fan(wanted.min(needed), needed, Box::new(next))?;
+        fan.reach().await?;
+        Ok(fan.into_good())
+    }
+
+    /// Copies the version that `from` has to `to`, by and by.
+    pub(crate) fn mend(self: &Arc<Self>, from: &Arc<Member>, to: &Arc<Member>, hash: PathHash) {
+        let Some(spawn) = &self.spawn else { return };
+        self.repairs.start(spawn, from.clone(), to.clone(), hash);
+    }
+
+    /// Has an upload given up by these devices; those that are down are told again when they are back.
+    pub(crate) fn abandon(self: &Arc<Self>, members: &[Arc<Member>], id: DataId, sequence: u64) {
+        members.iter().for_each(|member| member.replica.abandon(id, sequence));
+        let (Some(spawn), Some(time)) = (&self.spawn, &self.time) else { return };
+        for member in members.iter().filter(|member| member.known().down_since().is_some()) {
+            if self.reminders.fetch_add(1, Ordering::Relaxed) >= REMINDERS {
+                self.reminders.fetch_sub(1, Ordering::Relaxed);
+                return;
+            }
+            let (copies, member, time) = (self.clone(), member.clone(), time.clone());
+            spawn(Box::pin(async move {
+                for _ in 0..REMINDED {
+                    (time.timer)(LONGEST_PAUSE).await;
+                    let answer = member.replica.version(PathHash::default()).await;
+                    member.heard(&answer, Some(&time));
+                    if answer.is_ok() {
+                        member.replica.abandon(id, sequence);
+                        break;
+                    }
+                }
+                copies.reminders.fetch_sub(1, Ordering::Relaxed);
+            }));
+        }
+    }
+
+    /// Makes sure that a quorum of an object's devices has the version, or tombstone, of this time or a newer one.
+    pub(crate) async fn assure(self: &Arc<Self>, path: &ObjectPath, at: Timestamp) -> Result<()> {
+        let hash = hash_of(path);
+        if self.devices().sole(&hash).is_some() {
+            return Ok(());
+        }
+        let mut candidates = self.candidates_to_write(&hash);
+        let wanted = candidates.wanted();
+        let primaries = candidates.primaries().to_vec();
+        let next = move || {
+            let member = candidates.next()?;
+            Some((member.clone(), holds(member, hash, at)))
+        };
+        let mut fan = self.fan(wanted, quorum(wanted), Box::new(next))?;
+        let Err(error) = fan.reach().await else { return Ok(()) };
+        let (holders, mut lacking) = (fan.good(), fan.refused(|e| matches!(e, Error::NoObject)));
+        let Some((_, version)) = holders.first().cloned() else { return Err(error) };
+        let from: Arc<[Arc<Member>]> = holders.iter().map(|(member, _)| member.clone()).collect();
+        lacking.sort_by_key(|member| !primaries.contains(&member.device()));
+        let (mut lacking, path) = (lacking.into_iter(), path.clone());
+        let missing = quorum(wanted) - from.len();
+        let next = move || {
+            let to = lacking.next()?;
+            let work = copy_or_bury(from.clone(), to.clone(), path.clone(), version);
+            Some((to, work))
+        };
+        // However long a copy takes: each of its calls ends by its own deadline.
+        Fan::new(missing, missing, None, Box::new(next)).reach().await
+    }
+}
+
+/// Nothing older than the floor is an answer, and neither is nothing at all.
+fn new_enough(version: Option<Version>, floor: Option<Timestamp>) -> Result<Option<Version>> {
+    let Some(floor) = floor else { return Ok(version) };
+    let new = version.filter(|version| version.sequence >= floor.0);
+    let older = || Error::Unavailable { reason: "only older versions can be reached".to_owned() };
+    new.ok_or_else(older).map(Some)
+}
+
+/// The version that a device has, if it is at least that new.
+fn holds(member: Arc<Member>, hash: PathHash, at: Timestamp) -> BoxFuture<'static, Result<Version>> {
+    Box::pin(async move {
+        let version = member.replica.version(hash).await?;
+        version.filter(|version| version.sequence >= at.0).ok_or(Error::NoObject)
+    })
+}
+
+/// Puts on `to` what one of `from` has.
+fn copy_or_bury(
+    from: Arc<[Arc<Member>]>,
+    to: Arc<Member>,
+    path: ObjectPath,
+    version: Version,
+) -> BoxFuture<'static, Result<()>> {
+    Box::pin(async move {
+        if version.deleted {
+            let tombstone = tombstone(&path, Timestamp(version.sequence));
+            return to.replica.append(vec![tombstone], Durability::Durable, Class::Delete).await;
+        }
+        let mut result = Err(Error::NoObject);
+        for from in from.iter() {
+            result = copy_version(from.replica.as_ref(), to.replica.as_ref(), hash_of(&path)).await.map(drop);
+            if result.is_ok() {
+                break;
+            }
+        }
+        result
+    })
+}
+
+/// The record that deletes an object.
+pub(crate) fn tombstone(path: &ObjectPath, at: Timestamp) -> Draft {
+    Draft {
+        kind: Kind::Object,
+        deleted: true,
+        sequence: at.0,
+        number: 0,
+        key: hash_of(path).to_vec(),
+        meta: encode_tombstone(path),
+        data: bytes::Bytes::new(),
+    }
+}
