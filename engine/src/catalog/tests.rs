@@ -350,6 +350,28 @@ fn records_that_come_twice_change_nothing_but_may_leave_ghosts_uncounted_for() {
 }
 
 /// The cleaner at work between the steps: it copies records, live or just overtaken, and forgets dead ones.
+/// A copy that was made to mend a damaged record lay below it on the disk, and the index kept to the damaged one.
+#[test]
+fn a_copy_counts_from_when_it_is_applied_wherever_it_lies() {
+    let mut bench = Bench::default();
+    let chunked = Some(Chunked { data_id: [3; 16], count: 1 });
+    let version = [record(Kind::Chunk, false, 5, 0, &[3; 16], &hash(1)), object(1, 6, chunked, Some(9))];
+    let mut log = Vec::new();
+    for segment in [7, 2, 5] {
+        for (n, record) in version.iter().enumerate() {
+            let len = u32::try_from(record.stored_len()).unwrap();
+            let at = Location { segment, offset: 8192 * u32::try_from(n + 1).unwrap(), len };
+            bench.apply(record, at);
+            log.push((record.clone(), at));
+        }
+        let found = find_object(&bench.index, &hash(1)).unwrap().unwrap();
+        assert_eq!((found.record.segment, found.chunks[0].segment), (segment, segment));
+        assert_eq!(bench.live_sum(), bench.live_records(&log));
+    }
+    let entry = bench.index.get(Table::Objects, &hash(1)).unwrap().unwrap();
+    assert_eq!(Head::decode(&entry).unwrap().0.ghosts, 2);
+}
+
 #[test]
 fn cleaning_keeps_the_index_and_counts_ghosts_exactly() {
     for seed in 0..200 {

@@ -96,8 +96,12 @@ impl Copies {
 
     /// Looks whether devices that are down are back, at nobody's cost.
     fn probe(self: &Arc<Self>, candidates: &Candidates, hash: &PathHash) {
-        let Some(spawn) = &self.spawn else { return };
         for member in candidates.probes(self.time.as_ref()) {
+            let Some(spawn) = &self.spawn else {
+                // Somebody must look; it is the next caller.
+                member.known().answered();
+                continue;
+            };
             let (copies, asked) = (self.clone(), member.replica.version(*hash));
             spawn(Box::pin(async move { member.heard(&asked.await, copies.time.as_ref()) }));
         }

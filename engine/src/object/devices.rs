@@ -13,6 +13,7 @@ use quarry_ring::PathHash;
 
 use super::health::{Known, Standing, Work, order};
 use super::launch::Time;
+use super::limits::STALL;
 use super::placement::Placement;
 use super::replica::Replica;
 use super::{Error, Result};
@@ -90,9 +91,16 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        let took = (self.time.now)().saturating_sub(self.begun);
+        let now = (self.time.now)();
+        let took = now.saturating_sub(self.begun);
         let mut known = self.member.known();
-        if self.done { known.took(self.work, took) } else { known.took_longer(self.work, took) }
+        match self.done {
+            true => known.took(self.work, took),
+            false => known.took_longer(self.work, took),
+        }
+        if !self.done && took >= STALL {
+            known.failed(now);
+        }
     }
 }
 

@@ -7,7 +7,9 @@
 
 use std::time::Duration;
 
-use super::limits::{FIRST_PAUSE, HEDGE_BURST, HEDGE_FLOOR, HEDGES_PER_THOUSAND, LONGEST_PAUSE, STALL};
+use super::limits::{
+    FIRST_PAUSE, HEDGE_BURST, HEDGE_FLOOR, HEDGES_PER_THOUSAND, LOCAL_PACE, LONGEST_PAUSE, STALL,
+};
 
 /// What kind of work took so long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,12 +132,13 @@ pub(crate) struct Standing {
     pub(crate) mean: Duration,
 }
 
-/// The order in which replicas are asked: the own node's, then the fastest, those that are down last. Equals (within a factor
-/// of two, and all below a millisecond) take turns.
+/// The order in which replicas are asked: the own node's (unless they are that slow), then the fastest, those that are down last.
+/// Equals (within a factor of two, and all below a millisecond) take turns.
 pub(crate) fn order(replicas: &[Standing], turn: usize) -> Vec<usize> {
     let count = replicas.len().max(1);
     let rank = |at: usize| {
         let Standing { local, down, mean } = replicas[at];
+        let local = local && mean < LOCAL_PACE;
         let pace = if local { 0 } else { mean.as_millis().checked_ilog2().map_or(0, |log| log + 1) };
         (down, !local, pace, (at + turn) % count)
     };
@@ -232,6 +235,7 @@ mod tests {
         let table = [
             (vec![near, far, local], 0, vec![2, 0, 1]),
             (vec![dead, far, local], 0, vec![2, 1, 0]),
+            (vec![Standing { mean: LOCAL_PACE, ..local }, far], 0, vec![1, 0]),
             (vec![far, near, dead], 0, vec![1, 0, 2]),
             (vec![Standing { down: true, ..local }, far], 0, vec![1, 0]),
             (vec![near, near, near], 0, vec![0, 1, 2]),

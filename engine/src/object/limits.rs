@@ -13,6 +13,8 @@ pub const GIVE_UP: Duration = Duration::from_secs(6);
 pub const LAST_RESORT: Duration = Duration::from_millis(500);
 /// A second replica is not asked earlier than this after the first.
 pub const HEDGE_FLOOR: Duration = Duration::from_millis(10);
+/// A device of the own node that takes so long to answer is no better than another node's.
+pub const LOCAL_PACE: Duration = Duration::from_millis(100);
 /// Reads that ask a second replica because the first is slow, in a thousand.
 pub const HEDGES_PER_THOUSAND: u32 = 30;
 /// Hedges that may be saved up.

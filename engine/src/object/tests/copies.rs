@@ -272,6 +272,25 @@ fn a_slow_replica_is_hedged_and_then_avoided() {
     assert!(times[45] < Duration::from_millis(10), "most ask another first: {times:?}");
 }
 
+/// The own node's disk is asked first; when it hangs, few clients wait for it, and none for long.
+#[test]
+fn an_own_disk_that_hangs_is_found_out() {
+    let mut cluster = Cluster::new(Shape::new(4, 3), 12);
+    let name = cluster.name_on(&[0]);
+    let body = bytes(9, 70_000);
+    let stored = cluster.put(0, &name, &body);
+    cluster.settle();
+    cluster.slow_down(0, u64::MAX);
+    let mut times = Vec::new();
+    for _ in 0..40 {
+        let begun = cluster.net.now();
+        assert!(cluster.get(0, &name, Some(stored.timestamp)).unwrap() == body);
+        times.push(cluster.net.now() - begun);
+    }
+    times.sort_unstable();
+    assert!(times[39] < STALL + QUICK && times[36] < Duration::from_millis(300), "{times:?}");
+}
+
 #[test]
 fn an_upload_goes_on_without_a_device_that_dies() {
     for seed in 0..6_u64 {
