@@ -4,6 +4,7 @@
 
 pub mod catalog;
 pub mod clock;
+pub mod consensus;
 pub mod disk;
 pub mod index;
 pub mod io;

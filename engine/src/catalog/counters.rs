@@ -9,7 +9,7 @@
 //! Invariant: an account's totals are the sums over its standing containers. So any order of rows ends in the same
 //! totals, and records never carry them.
 
-use super::keys::{RowKey, account_totals, container_totals, marked_account};
+use super::keys::{GroupId, RowKey, account_totals, container_totals, marked_account};
 use super::newest::{Source, damaged};
 use super::rows::{AccountValue, ContainerValue, ListingValue};
 use super::value::BadValue;
@@ -47,8 +47,8 @@ fn signed(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-fn container(from: &impl Source, id: u64) -> Result<ContainerTotals, IndexError> {
-    let Some(bytes) = from.value(Table::System, &container_totals(id))? else {
+fn container(from: &impl Source, group: GroupId, id: u64) -> Result<ContainerTotals, IndexError> {
+    let Some(bytes) = from.value(Table::System, &container_totals(group, id))? else {
         return Ok(Default::default());
     };
     let decode = || -> Result<ContainerTotals, BadValue> {
@@ -63,8 +63,8 @@ fn container(from: &impl Source, id: u64) -> Result<ContainerTotals, IndexError>
     decode().map_err(damaged)
 }
 
-fn put_container(tx: &mut Tx<'_>, id: u64, totals: &ContainerTotals) {
-    let key = container_totals(id);
+fn put_container(tx: &mut Tx<'_>, group: GroupId, id: u64, totals: &ContainerTotals) {
+    let key = container_totals(group, id);
     if *totals == ContainerTotals::default() {
         return tx.delete(Table::System, key);
     }
@@ -77,14 +77,14 @@ fn put_container(tx: &mut Tx<'_>, id: u64, totals: &ContainerTotals) {
 }
 
 /// Totals of a container by its id.
-pub(crate) fn of_container(from: &impl Source, id: u64) -> Result<Totals, IndexError> {
-    let totals = container(from, id)?;
+pub(crate) fn of_container(from: &impl Source, group: GroupId, id: u64) -> Result<Totals, IndexError> {
+    let totals = container(from, group, id)?;
     Ok(Totals { containers: 0, objects: totals.objects, bytes: totals.bytes })
 }
 
 /// Totals of an account.
-pub(crate) fn of_account(from: &impl Source, account: &str) -> Result<Totals, IndexError> {
-    let Some(bytes) = from.value(Table::System, &account_totals(account))? else {
+pub(crate) fn of_account(from: &impl Source, group: GroupId, account: &str) -> Result<Totals, IndexError> {
+    let Some(bytes) = from.value(Table::System, &account_totals(group, account))? else {
         return Ok(Totals::default());
     };
     let mut r = Reader::new(&bytes);
@@ -92,14 +92,14 @@ pub(crate) fn of_account(from: &impl Source, account: &str) -> Result<Totals, In
     Ok(Totals { containers: field()?, objects: field()?, bytes: field()? })
 }
 
-fn shift_account(tx: &mut Tx<'_>, account: &str, delta: Delta) -> Result<(), IndexError> {
-    let old = of_account(tx, account)?;
+fn shift_account(tx: &mut Tx<'_>, group: GroupId, account: &str, delta: Delta) -> Result<(), IndexError> {
+    let old = of_account(tx, group, account)?;
     let new = Totals {
         containers: old.containers.saturating_add_signed(delta.containers),
         objects: old.objects.saturating_add_signed(delta.objects),
         bytes: old.bytes.saturating_add_signed(delta.bytes),
     };
-    let key = account_totals(account);
+    let key = account_totals(group, account);
     if new == Totals::default() {
         tx.delete(Table::System, key);
         return Ok(());
@@ -112,39 +112,41 @@ fn shift_account(tx: &mut Tx<'_>, account: &str, delta: Delta) -> Result<(), Ind
     Ok(())
 }
 
-fn shift_container(tx: &mut Tx<'_>, id: u64, delta: Delta) -> Result<(), IndexError> {
-    let mut totals = container(tx, id)?;
+fn shift_container(tx: &mut Tx<'_>, group: GroupId, id: u64, delta: Delta) -> Result<(), IndexError> {
+    let mut totals = container(tx, group, id)?;
     totals.objects = totals.objects.saturating_add_signed(delta.objects);
     totals.bytes = totals.bytes.saturating_add_signed(delta.bytes);
-    put_container(tx, id, &totals);
+    put_container(tx, group, id, &totals);
     match totals.account {
-        Some(account) => shift_account(tx, &account, delta),
+        Some(account) => shift_account(tx, group, &account, delta),
         None => Ok(()),
     }
 }
 
 /// The row of container `id` begins (`stands`) or ceases to stand in `account`.
-fn own(tx: &mut Tx<'_>, id: u64, account: &str, stands: bool) -> Result<(), IndexError> {
-    let mut totals = container(tx, id)?;
+fn own(tx: &mut Tx<'_>, group: GroupId, id: u64, account: &str, stands: bool) -> Result<(), IndexError> {
+    let mut totals = container(tx, group, id)?;
     totals.account = stands.then(|| account.to_owned());
-    put_container(tx, id, &totals);
+    put_container(tx, group, id, &totals);
     let sign = if stands { 1 } else { -1 };
     let delta = Delta {
         containers: sign,
         objects: sign * signed(totals.objects),
         bytes: sign * signed(totals.bytes),
     };
-    shift_account(tx, account, delta)
+    shift_account(tx, group, account, delta)
 }
 
 /// A row's standing value went from `before` to `after`.
 pub(crate) fn row_changed(
     tx: &mut Tx<'_>,
+    group: GroupId,
     key: &RowKey<'_>,
     before: Option<&[u8]>,
     after: Option<&[u8]>,
 ) -> Result<(), IndexError> {
     match key {
+        RowKey::Control(_) => Ok(()),
         RowKey::Listing { id, .. } => {
             let size = |value: Option<&[u8]>| value.map(ListingValue::size_of).transpose().map_err(damaged);
             let (old, new) = (size(before)?, size(after)?);
@@ -153,7 +155,7 @@ pub(crate) fn row_changed(
             if bytes == 0 && objects == 0 {
                 return Ok(());
             }
-            shift_container(tx, *id, Delta { containers: 0, objects, bytes })
+            shift_container(tx, group, *id, Delta { containers: 0, objects, bytes })
         }
         RowKey::Container { account, .. } => {
             let id = |value: Option<&[u8]>| value.map(ContainerValue::decode).transpose().map_err(damaged);
@@ -162,10 +164,10 @@ pub(crate) fn row_changed(
                 return Ok(());
             }
             if let Some(id) = old {
-                own(tx, id, account, false)?;
+                own(tx, group, id, account, false)?;
             }
             if let Some(id) = new {
-                own(tx, id, account, true)?;
+                own(tx, group, id, account, true)?;
             }
             Ok(())
         }
@@ -175,8 +177,8 @@ pub(crate) fn row_changed(
             let was =
                 before.map(AccountValue::decode).transpose().map_err(damaged)?.is_some_and(|v| v.marked);
             match (was, marked) {
-                (false, true) => tx.put(Table::System, marked_account(account), Vec::new()),
-                (true, false) => tx.delete(Table::System, marked_account(account)),
+                (false, true) => tx.put(Table::System, marked_account(group, account), Vec::new()),
+                (true, false) => tx.delete(Table::System, marked_account(group, account)),
                 _ => {}
             }
             Ok(())

@@ -4,6 +4,8 @@
 //! Rows     "a" | account                                 an account
 //!          "c" | escaped account | container             a container; escape: 00 -> 00 ff, end: 00 01
 //!          "o" | container id u64 BE | object            a line of a listing
+//!          "k" | anything                                a row of the control group
+//!          "g" | group u32 BE | one of the above         the same, in a group other than the first
 //! Objects  path hash 16 B
 //! Chunks   data id 16 B | number u32 BE
 //! Graves   table number u8 (0 Objects, 2 Rows) | the key it had there
@@ -13,9 +15,12 @@
 //!          01 "a" | account                              totals of an account
 //!          01 "d" | account                              account marked deleted, waiting for the reaper
 //!          01 "w" | worker name                          where a worker goes on
+//!          01 "G" | group u32 BE | "c", "a" or "d" | …   the same of groups other than the first
+//!          01 "g" | key of a consensus record            group.rs
 //! ```
 //!
 //! Invariant: keys sort as the names in them do, as bytes.
+//! Invariant: no key of one group begins with the prefix of another; the first index group alone has none.
 
 use super::entry::DataId;
 use super::value::BadValue;
@@ -24,9 +29,32 @@ use crate::index::Table;
 /// What decides where an object lies, and its key in the index.
 pub type PathHash = [u8; 16];
 
-/// A row key, taken apart.
+/// A group of rows: the control group is 0, index groups begin at 1.
+pub type GroupId = u32;
+
+/// The first index group: all that a machine on its own has. Its rows have no prefix.
+pub const FIRST_GROUP: GroupId = 1;
+
+/// What the key of every row of a group begins with; none for the first.
+#[must_use]
+pub fn group_prefix(group: GroupId) -> Vec<u8> {
+    if group == FIRST_GROUP { Vec::new() } else { [&b"g"[..], &group.to_be_bytes()].concat() }
+}
+
+/// The group of a row key, and the key within it.
+pub(crate) fn split_group(key: &[u8]) -> Result<(GroupId, &[u8]), BadValue> {
+    let Some(rest) = key.strip_prefix(b"g") else { return Ok((FIRST_GROUP, key)) };
+    let (group, inner) = rest.split_first_chunk::<4>().ok_or(BadValue::Truncated)?;
+    match u32::from_be_bytes(*group) {
+        FIRST_GROUP => Err(BadValue::Field("group")),
+        group => Ok((group, inner)),
+    }
+}
+
+/// A row key within its group, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum RowKey<'a> {
+    Control(&'a [u8]),
     Account(&'a str),
     Container { account: String, container: &'a str },
     Listing { id: u64, object: &'a str },
@@ -77,6 +105,7 @@ impl<'a> RowKey<'a> {
     pub(crate) fn parse(key: &'a [u8]) -> Result<Self, BadValue> {
         let text = |bytes| std::str::from_utf8(bytes).map_err(|_| BadValue::Field("row key"));
         match key.split_first() {
+            Some((b'k', rest)) => Ok(Self::Control(rest)),
             Some((b'a', account)) => Ok(Self::Account(text(account)?)),
             Some((b'c', rest)) => {
                 let (account, container) = unescape(rest).ok_or(BadValue::Field("row key"))?;
@@ -130,7 +159,6 @@ fn system(tag: u8, parts: [&[u8]; 2]) -> Vec<u8> {
 
 pub(crate) const OPEN_UPLOADS: [u8; 2] = [SPACE, b'u'];
 pub(crate) const EXPIRIES: [u8; 2] = [SPACE, b'x'];
-pub(crate) const MARKED_ACCOUNTS: [u8; 2] = [SPACE, b'd'];
 
 pub(crate) fn open_upload(data_id: &DataId) -> Vec<u8> {
     system(b'u', [data_id, &[]])
@@ -140,17 +168,33 @@ pub(crate) fn expiry(delete_at: u64, hash: &[u8]) -> Vec<u8> {
     system(b'x', [&delete_at.to_be_bytes(), hash])
 }
 
-pub(crate) fn container_totals(id: u64) -> Vec<u8> {
-    system(b'c', [&id.to_be_bytes(), &[]])
+/// A key of bookkeeping that each group has of its own.
+fn of_group(group: GroupId, tag: u8, part: &[u8]) -> Vec<u8> {
+    if group == FIRST_GROUP {
+        return system(tag, [part, &[]]);
+    }
+    let [a, b, c, d] = group.to_be_bytes();
+    system(b'G', [&[a, b, c, d, tag], part])
 }
 
-pub(crate) fn account_totals(account: &str) -> Vec<u8> {
-    system(b'a', [account.as_bytes(), &[]])
+pub(crate) fn container_totals(group: GroupId, id: u64) -> Vec<u8> {
+    of_group(group, b'c', &id.to_be_bytes())
 }
 
-pub(crate) fn marked_account(account: &str) -> Vec<u8> {
-    system(b'd', [account.as_bytes(), &[]])
+pub(crate) fn account_totals(group: GroupId, account: &str) -> Vec<u8> {
+    of_group(group, b'a', account.as_bytes())
 }
+
+pub(crate) fn marked_account(group: GroupId, account: &str) -> Vec<u8> {
+    of_group(group, b'd', account.as_bytes())
+}
+
+/// What the keys of a group's accounts that are marked deleted begin with.
+pub(crate) fn marked_accounts(group: GroupId) -> Vec<u8> {
+    of_group(group, b'd', &[])
+}
+
+pub(crate) const CONSENSUS: [u8; 2] = [SPACE, b'g'];
 
 pub(crate) fn worker_place(name: &str) -> Vec<u8> {
     system(b'w', [name.as_bytes(), &[]])
@@ -191,6 +235,18 @@ mod tests {
         by_key.sort_by_key(|(account, container)| container_key(account, container));
         pairs.sort_unstable();
         assert_eq!(by_key, pairs);
+    }
+
+    #[test]
+    fn groups_have_keys_of_their_own() {
+        assert_eq!(split_group(&account_key("a")), Ok((FIRST_GROUP, &account_key("a")[..])));
+        for group in [0, 2, u32::MAX] {
+            let key = [group_prefix(group), account_key("a")].concat();
+            assert_eq!(split_group(&key), Ok((group, &account_key("a")[..])));
+            assert_ne!(account_totals(group, "a"), account_totals(FIRST_GROUP, "a"));
+        }
+        assert!(split_group(b"g\0\0\0\x01a").is_err(), "the first group has no prefix");
+        assert!(split_group(b"g\0\0").is_err());
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 mod counters;
 mod entry;
+mod group;
 mod keys;
 mod newest;
 mod object_meta;
@@ -16,8 +17,13 @@ mod value;
 
 pub use counters::Totals;
 pub use entry::{Chunked, DataId, Head, ObjectState};
-pub(crate) use keys::worker_place;
-pub use keys::{PathHash, account_key, container_key, containers_prefix, listing_key, listing_prefix};
+pub use group::{Cut, GroupKey, GroupTag, Reach};
+pub(crate) use group::{group_reach, group_record, group_records, groups};
+pub use keys::{
+    FIRST_GROUP, GroupId, PathHash, account_key, container_key, containers_prefix, group_prefix, listing_key,
+    listing_prefix,
+};
+pub(crate) use keys::{split_group, worker_place};
 pub(crate) use object_meta::is_chunked;
 pub use object_meta::{ObjectMeta, decode_path, encode_tombstone};
 pub(crate) use query::*;
@@ -50,7 +56,11 @@ impl Catalog for ObjectCatalog {
                 Some(id) => give_up(tx, &id),
                 None => Ok(()),
             },
-            Kind::VolumeExtent | Kind::VolumeMap | Kind::GroupEntry => Ok(()),
+            Kind::GroupEntry => match group::parse(record) {
+                Ok(key) => group::apply(tx, key, record, at),
+                Err(bad) => skip(record, at, bad),
+            },
+            Kind::VolumeExtent | Kind::VolumeMap => Ok(()),
         }
     }
 
@@ -65,7 +75,8 @@ impl Catalog for ObjectCatalog {
             Kind::Object => newest::relocate(tx, Table::Objects, record, from, to),
             Kind::Row => newest::relocate(tx, Table::Rows, record, from, to),
             Kind::Chunk => relocate_chunk(tx, record, from, to),
-            Kind::Abort | Kind::VolumeExtent | Kind::VolumeMap | Kind::GroupEntry => Ok(false),
+            Kind::GroupEntry => group::relocate(tx, record, from, to),
+            Kind::Abort | Kind::VolumeExtent | Kind::VolumeMap => Ok(false),
         }
     }
 
@@ -77,7 +88,8 @@ impl Catalog for ObjectCatalog {
                 Some(id) => chunk_at(&index, &id, record.number)?,
                 None => None,
             },
-            Kind::Abort | Kind::VolumeExtent | Kind::VolumeMap | Kind::GroupEntry => None,
+            Kind::GroupEntry => group::place(index, record)?,
+            Kind::Abort | Kind::VolumeExtent | Kind::VolumeMap => None,
         };
         Ok(place == Some(at))
     }
@@ -170,29 +182,40 @@ fn apply_object(tx: &mut Tx<'_>, record: &RecordView<'_>, at: Location) -> Resul
 }
 
 fn apply_row(tx: &mut Tx<'_>, record: &RecordView<'_>, at: Location) -> Result<(), IndexError> {
-    let key = match decode_row_key(record) {
+    let (group, key) = match decode_row_key(record) {
         Ok(key) => key,
         Err(bad) => return skip(record, at, bad),
     };
     let payload = (!record.deleted).then(|| record.meta.to_vec());
     if let Outcome::Newest { before } = enter(tx, Table::Rows, record, at, payload)? {
         let after = (!record.deleted).then_some(record.meta);
-        counters::row_changed(tx, &key, before.as_deref(), after)?;
+        counters::row_changed(tx, group, &key, before.as_deref(), after)?;
     }
     Ok(())
 }
 
-/// The key of a row whose value is readable too.
-fn decode_row_key<'a>(record: &RecordView<'a>) -> Result<RowKey<'a>, BadValue> {
-    let key = RowKey::parse(record.key)?;
-    if !record.deleted {
+/// The group and key of a row whose value is readable too.
+fn decode_row_key<'a>(record: &RecordView<'a>) -> Result<(GroupId, RowKey<'a>), BadValue> {
+    let (group, key) = split_group(record.key)?;
+    Ok((group, decode_row_within(key, (!record.deleted).then_some(record.meta))?))
+}
+
+fn decode_row_within<'a>(key: &'a [u8], value: Option<&[u8]>) -> Result<RowKey<'a>, BadValue> {
+    let key = RowKey::parse(key)?;
+    if let Some(value) = value {
         match key {
-            RowKey::Account(_) => AccountValue::decode(record.meta).map(drop)?,
-            RowKey::Container { .. } => ContainerValue::decode(record.meta).map(drop)?,
-            RowKey::Listing { .. } => ListingValue::decode(record.meta).map(drop)?,
+            RowKey::Control(_) => {}
+            RowKey::Account(_) => AccountValue::decode(value).map(drop)?,
+            RowKey::Container { .. } => ContainerValue::decode(value).map(drop)?,
+            RowKey::Listing { .. } => ListingValue::decode(value).map(drop)?,
         }
     }
     Ok(key)
+}
+
+/// Whether a row with this key, without its group's prefix, and this value would be taken.
+pub(crate) fn check_row(key: &[u8], value: Option<&[u8]>) -> Result<(), BadValue> {
+    decode_row_within(key, value).map(drop)
 }
 
 fn apply_chunk(tx: &mut Tx<'_>, record: &RecordView<'_>, at: Location) -> Result<(), IndexError> {

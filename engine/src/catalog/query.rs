@@ -4,7 +4,7 @@
 
 use super::counters::{self, Totals};
 use super::entry::{DataId, Head, ObjectState};
-use super::keys::{self, PathHash, RowKey};
+use super::keys::{self, FIRST_GROUP, GroupId, PathHash, RowKey};
 use super::newest::{self, damaged};
 use super::value::{BadValue, put_text, text};
 use crate::disk::Location;
@@ -135,14 +135,28 @@ pub(crate) fn decode_row(bytes: &[u8]) -> Result<Row, IndexError> {
     Ok(Row { sequence: head.sequence, value: value.to_vec() })
 }
 
-/// Totals of a container by its id.
+/// Totals of a container of the first group, by its id.
 pub(crate) fn container_totals(index: &dyn Index, id: u64) -> Result<Totals, IndexError> {
-    counters::of_container(&index, id)
+    container_totals_in(index, FIRST_GROUP, id)
 }
 
-/// Totals of an account.
+/// Totals of an account of the first group.
 pub(crate) fn account_totals(index: &dyn Index, account: &str) -> Result<Totals, IndexError> {
-    counters::of_account(&index, account)
+    account_totals_in(index, FIRST_GROUP, account)
+}
+
+/// Totals of a container of a group, by its id.
+pub(crate) fn container_totals_in(index: &dyn Index, group: GroupId, id: u64) -> Result<Totals, IndexError> {
+    counters::of_container(&index, group, id)
+}
+
+/// Totals of an account of a group.
+pub(crate) fn account_totals_in(
+    index: &dyn Index,
+    group: GroupId,
+    account: &str,
+) -> Result<Totals, IndexError> {
+    counters::of_account(&index, group, account)
 }
 
 fn system_rows(
@@ -163,14 +177,24 @@ pub(crate) fn open_uploads(index: &dyn Index, limit: usize) -> Result<Vec<DataId
     system_rows(index, &keys::OPEN_UPLOADS, limit).map(id).collect()
 }
 
-/// Accounts marked deleted.
+/// Accounts of the first group that are marked deleted.
 pub(crate) fn marked_accounts(index: &dyn Index, limit: usize) -> Result<Vec<String>, IndexError> {
+    marked_accounts_in(index, FIRST_GROUP, limit)
+}
+
+/// Accounts of a group that are marked deleted.
+pub(crate) fn marked_accounts_in(
+    index: &dyn Index,
+    group: GroupId,
+    limit: usize,
+) -> Result<Vec<String>, IndexError> {
+    let prefix = keys::marked_accounts(group);
     let name = |pair: Result<Pair, IndexError>| {
         let (key, _) = pair?;
-        let name = key.get(keys::MARKED_ACCOUNTS.len()..).map(|name| name.to_vec());
+        let name = key.get(prefix.len()..).map(|name| name.to_vec());
         name.and_then(|name| String::from_utf8(name).ok()).ok_or_else(|| damaged(BadValue::Field("account")))
     };
-    system_rows(index, &keys::MARKED_ACCOUNTS, limit).map(name).collect()
+    system_rows(index, &prefix, limit).map(name).collect()
 }
 
 /// Value of a row of the expiry queue.
@@ -248,9 +272,11 @@ pub(crate) fn prune(tx: &mut Tx<'_>, key: &[u8], reclaim_before: u64) -> Result<
     Ok(())
 }
 
-/// The name of an account or container whose row has this key.
+/// The name of an account, container or object whose row has this key.
 pub(crate) fn row_name(key: &[u8]) -> Result<String, IndexError> {
+    let (_, key) = keys::split_group(key).map_err(damaged)?;
     match RowKey::parse(key).map_err(damaged)? {
+        RowKey::Control(name) => Ok(String::from_utf8_lossy(name).into_owned()),
         RowKey::Account(name) => Ok(name.to_owned()),
         RowKey::Container { container, .. } => Ok(container.to_owned()),
         RowKey::Listing { object, .. } => Ok(object.to_owned()),

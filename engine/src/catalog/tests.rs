@@ -464,3 +464,6 @@ fn unreadable_records_are_skipped_and_never_live() {
     }
     assert!(bench.dump().is_empty());
 }
+
+#[path = "group_tests.rs"]
+mod group;

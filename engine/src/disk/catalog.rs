@@ -8,11 +8,11 @@
 //! Invariant: a decision that depends on other state (conditions, "container exists") was taken before the record
 //! was submitted; `apply` never refuses.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::Location;
 use super::format::record::RecordView;
-use crate::index::{Index, IndexError, Table, WriteSet};
+use crate::index::{Index, IndexError, Range, Table, WriteSet};
 
 /// What records mean. Runs on the disk's thread (`is_live` also elsewhere): no blocking but for index reads.
 pub trait Catalog: Send + Sync {
@@ -42,6 +42,9 @@ pub trait Catalog: Send + Sync {
         Ok(())
     }
 }
+
+/// A key and its value.
+type KeyValue = (Vec<u8>, Vec<u8>);
 
 fn footprint(at: Location) -> i64 {
     i64::try_from(super::segments::footprint(at.len)).unwrap_or(i64::MAX)
@@ -84,8 +87,27 @@ impl<'a> Tx<'a> {
 
     /// Keys of the index that begin with `prefix`, in order, **without** the changes of this transaction.
     pub fn scan_stored(&self, table: Table, prefix: &[u8]) -> Result<Vec<crate::index::Pair>, IndexError> {
-        let range = crate::index::Range::prefix(prefix);
+        let range = Range::prefix(prefix);
         self.index.scan(table, range).collect()
+    }
+
+    /// Pairs of a range, in order, changes of this transaction included.
+    pub fn range(&self, table: Table, range: &Range) -> Result<Vec<KeyValue>, IndexError> {
+        let mut pairs = BTreeMap::new();
+        for pair in self.index.scan(table, Range { reverse: false, ..range.clone() }) {
+            let (key, value) = pair?;
+            pairs.insert(key.into_vec(), value.into_vec());
+        }
+        let within = |key: &Vec<u8>| {
+            range.from.as_ref().is_none_or(|from| key >= from) && range.to.as_ref().is_none_or(|to| key < to)
+        };
+        for ((_, key), value) in self.pending.iter().filter(|((t, key), _)| *t == table && within(key)) {
+            match value {
+                Some(value) => pairs.insert(key.clone(), value.clone()),
+                None => pairs.remove(key),
+            };
+        }
+        Ok(pairs.into_iter().collect())
     }
 
     /// The record at `at` is needed from now on.

@@ -70,6 +70,25 @@ impl Drop for PinSet {
     }
 }
 
+/// A group of records that is in a disk's queue.
+pub struct Submitted {
+    answer: oneshot::Receiver<Result<Lsn, DiskError>>,
+    shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for Submitted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Submitted").finish_non_exhaustive()
+    }
+}
+
+impl Submitted {
+    /// Waits as long as the durability that was asked for says.
+    pub async fn done(self) -> Result<Lsn, DiskError> {
+        self.answer.await.unwrap_or_else(|_| Err(self.shared.gone()))
+    }
+}
+
 impl DiskHandle {
     /// Identity of the device.
     #[must_use]
@@ -159,6 +178,15 @@ impl DiskHandle {
         durability: Durability,
         class: Class,
     ) -> Result<Lsn, DiskError> {
+        self.submit_items(items, durability, class).await?.done().await
+    }
+
+    async fn submit_items(
+        &self,
+        items: Vec<Item>,
+        durability: Durability,
+        class: Class,
+    ) -> Result<Submitted, DiskError> {
         if class == Class::Client && self.above_high_water() {
             return Err(DiskError::NoSpace);
         }
@@ -169,7 +197,19 @@ impl DiskHandle {
         assert!(append.items.len() <= most && bytes <= MAX_GROUP, "group over its limit");
         append.permit = self.shared.admission.write(class, bytes).await;
         self.shared.send(Request::Append(append))?;
-        answer.await.unwrap_or_else(|_| Err(self.shared.gone()))
+        Ok(Submitted { answer, shared: self.shared.clone() })
+    }
+
+    /// As [`DiskHandle::append`], but waits only until the group has its place in the queue. Groups of one class that are
+    /// submitted one after another lie in the log in that order.
+    pub async fn submit(
+        &self,
+        group: Vec<NewRecord>,
+        durability: Durability,
+        class: Class,
+    ) -> Result<Submitted, DiskError> {
+        let items = group.into_iter().map(|record| Item { record, from: None }).collect();
+        self.submit_items(items, durability, class).await
     }
 
     /// Submits a group without waiting for anything, from where waiting is impossible (a `Drop`). Not counted against

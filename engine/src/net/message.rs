@@ -3,11 +3,15 @@
 //! Invariant: a request names the device that it is for, and a device answers it as it answers a local caller.
 //! Invariant: an error travels as a code with a text for people; no code is decided by its text.
 
+mod consensus;
+
 use bytes::Bytes;
 use quarry_ring::PathHash;
 
+pub use consensus::{Ballot, ConsensusAnswer, ConsensusCall, Position};
+
 use super::limits::MAX_TEXT;
-use crate::catalog::{DataId, Version};
+use crate::catalog::{DataId, GroupId, Version};
 use crate::disk::format::record::DeviceId;
 use crate::disk::{Class, Durability};
 use crate::object::names::{NamesAnswer, NamesRequest};
@@ -80,6 +84,13 @@ pub enum Request {
         /// From [`Response::Opened`].
         handle: Handle,
     },
+    /// To a voter of a group of rows, or to one that will be (`engine/src/consensus`).
+    Consensus {
+        /// Which group.
+        group: GroupId,
+        /// What.
+        call: ConsensusCall,
+    },
     /// For the leader of an index group ([`crate::object::names::NamesService`]).
     Names(NamesRequest),
 }
@@ -102,6 +113,8 @@ pub enum Response {
     Record(Bytes),
     /// Not done.
     Failed(Failure),
+    /// Of a voter.
+    Consensus(ConsensusAnswer),
     /// The leader's.
     Names(NamesAnswer),
 }

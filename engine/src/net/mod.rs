@@ -21,7 +21,9 @@ pub mod wire;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use message::{Code, Failure, Handle, OpenedObject, Request, Response};
+pub use message::{
+    Ballot, Code, ConsensusAnswer, ConsensusCall, Failure, Handle, OpenedObject, Position, Request, Response,
+};
 pub use node_service::NodeService;
 pub use remote::Remote;
 pub use router::Router;
@@ -33,7 +35,7 @@ use crate::object::BoxFuture;
 use wire::WireError;
 
 /// Identity of a node: random when its certificate is made, and in that certificate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub [u8; 16]);
 
 impl std::fmt::Display for NodeId {

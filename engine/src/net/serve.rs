@@ -110,6 +110,8 @@ impl Shared {
                 drop(hold);
                 Ok(Response::Done)
             }
+            // `consensus::Groups` stands before this service where there are groups.
+            Request::Consensus { .. } => Err(Failure::new(Code::NotServed, "there are no groups here")),
             Request::Names(_) => Err(Failure::new(Code::NotServed, "devices do not decide about names")),
         }
     }

@@ -158,6 +158,12 @@ impl SimNet {
         SimNode { net: self.clone(), local: node }
     }
 
+    /// A node's end of the network, in its present life.
+    #[must_use]
+    pub fn end_of(&self, node: NodeId) -> SimNode {
+        SimNode { net: self.clone(), local: node }
+    }
+
     /// Takes a node away, as `kill -9` does.
     pub fn stop(&self, node: NodeId) {
         let mut state = self.state();

@@ -1,4 +1,4 @@
-//! Messages as bytes (engine/FORMAT-wire.md): the one module that knows bincode.
+//! Messages as bytes (engine/FORMAT-wire.md): the one family of modules that knows bincode.
 //!
 //! ```text
 //! offset  size  field
@@ -16,6 +16,7 @@
 //! Invariant: any bytes whatever give a message within its limits or a [`WireError`], never a panic.
 //! Invariant: payloads are never copied here: they are slices of what came, and chunks of what goes.
 
+mod consensus;
 mod names;
 
 use std::time::Duration;
@@ -255,6 +256,7 @@ enum RequestHead {
     Open { device: [u8; 16], hash: [u8; 16] },
     Read { device: [u8; 16], handle: HandleHead, chunk: u32 },
     Close { device: [u8; 16], handle: HandleHead },
+    Consensus { group: u32, call: consensus::CallHead },
     Names { body: u32 },
 }
 
@@ -283,6 +285,7 @@ enum ResponseHead {
     Opened(Option<OpenedHead>),
     Record { record: u32 },
     Failed { code: u8, text: String },
+    Consensus(consensus::AnswerHead),
     Names { body: u32 },
 }
 
@@ -356,6 +359,10 @@ fn request_head(request: Request) -> Result<(RequestHead, Vec<Bytes>), WireError
             RequestHead::Read { device: device.0, handle: handle.into(), chunk }
         }
         Request::Close { device, handle } => RequestHead::Close { device: device.0, handle: handle.into() },
+        Request::Consensus { group, call } => {
+            let (call, payload) = consensus::call_head(call)?;
+            return Ok((RequestHead::Consensus { group, call }, payload));
+        }
         Request::Names(names) => {
             let body = names::encode(&names)?;
             return Ok((
@@ -398,6 +405,9 @@ fn request_of(head: RequestHead, mut payload: Payload) -> Result<Request, WireEr
         }
         RequestHead::Close { device, handle } => {
             Request::Close { device: DeviceId(device), handle: handle.into() }
+        }
+        RequestHead::Consensus { group, call } => {
+            Request::Consensus { group, call: consensus::call_of(call, &mut payload)? }
         }
         RequestHead::Names { body } => Request::Names(names::decode(&payload.take(body)?)?),
     };
@@ -442,6 +452,7 @@ fn response_head(response: Response) -> Result<(ResponseHead, Vec<Bytes>), WireE
             bounded(text.len(), MAX_TEXT, "text")?;
             (ResponseHead::Failed { code: code as u8, text }, Vec::new())
         }
+        Response::Consensus(answer) => (ResponseHead::Consensus(consensus::answer_head(&answer)), Vec::new()),
         Response::Names(answer) => {
             let body = names::encode(&answer)?;
             (ResponseHead::Names { body: bounded(body.len(), MAX_PAYLOAD, "payload")? }, vec![body])
@@ -476,6 +487,7 @@ fn response_of(head: ResponseHead, mut payload: Payload) -> Result<Response, Wir
             let code = Code::from_u8(code).ok_or(WireError::Field("code"))?;
             Response::Failed(Failure { code, text })
         }
+        ResponseHead::Consensus(answer) => Response::Consensus(consensus::answer_of(answer)),
         ResponseHead::Names { body } => Response::Names(names::decode(&payload.take(body)?)?),
     };
     payload.end()?;

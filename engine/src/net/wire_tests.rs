@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::disk::limits::MAX_GROUP;
+use crate::net::{Ballot, ConsensusAnswer, ConsensusCall, Position};
 
 const DEVICE: DeviceId = DeviceId([0xd0; 16]);
 const HASH: [u8; 16] = [0xa5; 16];
@@ -38,8 +39,48 @@ fn requests() -> Vec<(Request, &'static str)> {
         (Request::Open { device: DEVICE, hash: HASH }, text("04", &[d, h, "|"])),
         (Request::Read { device: DEVICE, handle: HANDLE, chunk: 2 }, text("05", &[d, handle, "02|"])),
         (Request::Close { device: DEVICE, handle: HANDLE }, text("06", &[d, handle, "|"])),
-        (Request::Names(names::tests::begin()), "070d|0101fb2c0101610163016f0105"),
+        (Request::Names(names::tests::begin()), "080d|0101fb2c0101610163016f0105"),
     ]
+    .into_iter()
+    .chain(consensus_requests())
+    .collect()
+}
+
+fn consensus_requests() -> Vec<(Request, &'static str)> {
+    let vote = Ballot { term: 300, node: Some(crate::net::NodeId([0xee; 16])), committed: true };
+    let position = Some(Position { term: 2, index: 1000 });
+    let ballot = "fb2c0101eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee01";
+    let of = |call| Request::Consensus { group: 9, call };
+    let entries = vec![Bytes::from_static(b"one"), Bytes::from_static(b"second")];
+    let append = ConsensusCall::Append { vote, previous: position, committed: None, entries };
+    let begin = ConsensusCall::SnapshotBegin { vote, transfer: 4, head: Bytes::from_static(b"head") };
+    let chunk = ConsensusCall::SnapshotChunk { transfer: 4, number: 5, rows: Bytes::from_static(b"rows") };
+    let text = |tag: &str, rest: &str| -> &'static str { format!("0709{tag}{rest}").leak() };
+    vec![
+        (of(append), text("00", &[ballot, "0102fbe803", "00", "020306|6f6e657365636f6e64"].concat())),
+        (of(ConsensusCall::Vote { vote, last: None }), text("01", &[ballot, "00|"].concat())),
+        (of(begin), text("02", &[ballot, "0404|68656164"].concat())),
+        (of(chunk), text("03", "040504|726f7773")),
+        (of(ConsensusCall::SnapshotEnd { transfer: 4, chunks: 6 }), text("04", "0406|")),
+    ]
+}
+
+fn consensus_responses() -> Vec<(Response, &'static str)> {
+    let vote = Ballot { term: 1, node: None, committed: false };
+    let last = Some(Position { term: 2, index: 3 });
+    vec![
+        (ConsensusAnswer::Appended, "0600|"),
+        (ConsensusAnswer::AppendedTo(last), "0601010203|"),
+        (ConsensusAnswer::Conflict, "0602|"),
+        (ConsensusAnswer::Higher(vote), "0603010000|"),
+        (ConsensusAnswer::Voted { vote, granted: true, last }, "060401000001010203|"),
+        (ConsensusAnswer::Next(7), "060507|"),
+        (ConsensusAnswer::Busy, "0606|"),
+        (ConsensusAnswer::Installed(vote), "0607010000|"),
+    ]
+    .into_iter()
+    .map(|(answer, golden)| (Response::Consensus(answer), golden))
+    .collect()
 }
 
 fn responses() -> Vec<(Response, &'static str)> {
@@ -58,8 +99,11 @@ fn responses() -> Vec<(Response, &'static str)> {
         (Response::Opened(Some(whole)), "0301000006|7265636f7264"),
         (Response::Record(record), "0406|7265636f7264"),
         (Response::Failed(failure), "0521046c617465|"),
-        (Response::Names(names::tests::begun()), "0608|0101090200fb2c01"),
+        (Response::Names(names::tests::begun()), "0708|0101090200fb2c01"),
     ]
+    .into_iter()
+    .chain(consensus_responses())
+    .collect()
 }
 
 fn join(message: Message) -> Bytes {

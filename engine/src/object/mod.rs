@@ -38,6 +38,7 @@ mod writer;
 pub(crate) use accounts::{odd, row_draft};
 pub use group::{IndexGroup, Leader, Rows, TotalsOf};
 pub use launch::Time;
+pub(crate) use locks::Locks;
 pub use locks::{Claim, Permit};
 pub use placement::{Placement, RingPlacement, Spread, UnknownDevice};
 pub use quorum::{Asked, Tally, Verdict, quorum};

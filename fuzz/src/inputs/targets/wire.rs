@@ -9,7 +9,10 @@ use quarry_engine::net::limits::{FIXED, MAX_HEAD, MAX_PAYLOAD};
 use quarry_engine::net::wire::{
     Direction, Message, decode_request, decode_response, encode_request, encode_response, split,
 };
-use quarry_engine::net::{Code, Failure, Handle, OpenedObject, Request, Response};
+use quarry_engine::net::{
+    Ballot, Code, ConsensusAnswer, ConsensusCall, Failure, Handle, NodeId, OpenedObject, Position, Request,
+    Response,
+};
 use quarry_engine::object::Draft;
 
 use super::super::Target;
@@ -39,6 +42,10 @@ fn requests(_: &mut SplitMix64) -> Vec<Vec<u8>> {
         data: Bytes::from(vec![7; len]),
     };
     let group = vec![draft(Kind::Object, 100), draft(Kind::Row, 0)];
+    let vote = Ballot { term: 9, node: Some(NodeId([1; 16])), committed: true };
+    let previous = Some(Position { term: 8, index: 1 << 33 });
+    let entries = vec![Bytes::from(vec![1; 30]), Bytes::from(vec![2; 10])];
+    let append = ConsensusCall::Append { vote, previous, committed: None, entries };
     let requests = [
         Request::Ping { payload: Bytes::from_static(b"payload") },
         Request::Append { device, group, durability: Durability::Durable, class: Class::Client },
@@ -47,6 +54,8 @@ fn requests(_: &mut SplitMix64) -> Vec<Vec<u8>> {
         Request::Open { device, hash },
         Request::Read { device, handle, chunk: 77 },
         Request::Close { device, handle },
+        Request::Consensus { group: 2, call: append },
+        Request::Consensus { group: 1, call: ConsensusCall::SnapshotEnd { transfer: 5, chunks: 6 } },
     ];
     let encode = |request| encode_request(request, std::time::Duration::from_secs(5)).ok().map(join);
     requests.into_iter().filter_map(encode).collect()
@@ -58,6 +67,7 @@ fn responses(_: &mut SplitMix64) -> Vec<Vec<u8>> {
     let responses = [
         Response::Pong { payload: Bytes::from_static(b"payload") },
         Response::Done,
+        Response::Consensus(ConsensusAnswer::AppendedTo(Some(Position { term: 1, index: 300 }))),
         Response::Version(Some(Version { sequence: 5, deleted: true, delete_at: Some(6) })),
         Response::Opened(Some(OpenedObject { handle, chunks: 3, record: record.clone() })),
         Response::Record(record),

@@ -1,0 +1,484 @@
+//! A voter's handle of a group.
+//!
+//! Invariant: what `propose` answers with [`Outcome::Applied`] is in this node's index, and durable on a majority.
+//! Invariant: rows are read here only while they are those of one moment; whether that is the newest, [`Group::barrier`] says.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::error::{CheckIsLeaderError, ClientWriteError, RaftError};
+use openraft::{ChangeMembers, Config, EmptyNode, ServerState, SnapshotPolicy};
+use tokio::sync::watch;
+
+use super::codec::{Marker, entry_bytes};
+use super::limits::{APPEND_ENTRIES, MAX_ENTRY, MAX_ENTRY_ROWS, MAX_GUARDS, MAX_MEMBERS, PREFIX};
+use super::log::Log;
+use super::machine::Machine;
+use super::network::Network;
+use super::propose::Proposals;
+use super::raft::{Membership, Raft, StoredMembership, log_id};
+use super::receive::Receiver;
+use super::runtime::{Runtime, Scoped, scope};
+use super::store::Store;
+use super::types::{Entry, GroupError, Outcome};
+use crate::catalog::{self, GroupId, Row, Totals, group_prefix};
+use crate::disk::DiskHandle;
+use crate::disk::limits::{MAX_KEY, MAX_META};
+use crate::index::{IndexError, Range, Table};
+use crate::net::{Code, ConsensusCall, Failure, NodeId, Response, Transport};
+use crate::object::TotalsOf;
+
+/// Times and sizes of a group.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Pause between two signs of life of a leader; also how long a voter may take to answer one.
+    pub heartbeat: Duration,
+    /// A voter that has heard of no leader for so long calls an election: at least, and less than.
+    pub election: (Duration, Duration),
+    /// Entries of the log between two moments at which what is applied may be purged.
+    pub snapshot_every: u64,
+    /// Applied entries that stay in the log for voters that lag.
+    pub keep: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(500),
+            election: (Duration::from_millis(1500), Duration::from_millis(3000)),
+            snapshot_every: 5_000,
+            keep: 20_000,
+        }
+    }
+}
+
+impl Settings {
+    fn config(&self, group: GroupId) -> Result<Config, GroupError> {
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let config = Config {
+            cluster_name: format!("group {group}"),
+            heartbeat_interval: millis(self.heartbeat),
+            election_timeout_min: millis(self.election.0),
+            election_timeout_max: millis(self.election.1),
+            max_payload_entries: APPEND_ENTRIES as u64,
+            snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_every),
+            max_in_snapshot_log_to_keep: self.keep,
+            purge_batch_size: self.snapshot_every.clamp(1, 1024),
+            replication_lag_threshold: self.snapshot_every,
+            ..Config::default()
+        };
+        config.validate().map_err(|e| GroupError::Unavailable(e.to_string()))
+    }
+}
+
+/// What a group's voter is made of.
+#[derive(Clone)]
+pub struct GroupOptions {
+    /// Where it keeps everything.
+    pub disk: DiskHandle,
+    /// How it reaches the other voters.
+    pub net: Arc<dyn Transport>,
+    /// Times and sizes.
+    pub settings: Settings,
+    /// Tasks, time and randomness.
+    pub runtime: Arc<dyn Runtime>,
+}
+
+impl std::fmt::Debug for GroupOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GroupOptions").field("disk", &self.disk).finish_non_exhaustive()
+    }
+}
+
+/// What a voter knows of its group.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct GroupStatus {
+    /// The present term.
+    pub term: u64,
+    /// Who leads, as far as is known.
+    pub leader: Option<NodeId>,
+    /// This node leads.
+    pub leads: bool,
+    /// It runs. A voter whose disk failed does not.
+    pub runs: bool,
+    /// Index of the last entry of the log.
+    pub last: Option<u64>,
+    /// Index of the last applied entry.
+    pub applied: Option<u64>,
+    /// Index up to which the log was purged.
+    pub purged: Option<u64>,
+    /// Voters, as this node knows them. While they are being changed, those of before and after.
+    pub voters: BTreeSet<NodeId>,
+    /// Members that do not vote.
+    pub learners: BTreeSet<NodeId>,
+    /// The voters are being changed.
+    pub changing: bool,
+    /// Of a leader: the last index that each other member is known to have.
+    pub matched: BTreeMap<NodeId, Option<u64>>,
+}
+
+/// What holds for whoever leads: see [`Group::barrier`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leading {
+    /// The term in which this node leads. What is decided now is proposed with it.
+    pub term: u64,
+    /// Version times that are given from now on must be greater.
+    pub above: u64,
+}
+
+/// A voter of a group; clones share everything.
+#[derive(Clone)]
+pub struct Group {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    node: NodeId,
+    store: Arc<Store>,
+    raft: Raft,
+    proposals: Arc<Proposals>,
+    receiver: Receiver,
+    runtime: Arc<dyn Runtime>,
+}
+
+impl std::fmt::Debug for Group {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Group").field("id", &self.id()).finish_non_exhaustive()
+    }
+}
+
+fn stopped(e: impl std::fmt::Display) -> GroupError {
+    GroupError::Unavailable(e.to_string())
+}
+
+impl Group {
+    /// Makes a group of the rows that a disk has, which may be none, with these voters; true when it was made, false when the
+    /// disk had it already. It is the state up to the first place of the log, and that is purged: whoever joins gets the rows
+    /// as a snapshot. `above` is at least every version time that was given so far. On one node only; the other voters open
+    /// the group empty.
+    pub async fn found(
+        disk: &DiskHandle,
+        group: GroupId,
+        voters: BTreeSet<NodeId>,
+        above: u64,
+    ) -> Result<bool, GroupError> {
+        if voters.is_empty() || voters.len() > MAX_MEMBERS {
+            return Err(GroupError::Limit("voters"));
+        }
+        let store = Store::open(group, disk.clone()).await?;
+        if store.ends() != (None, None) || store.vote().is_some() {
+            return Ok(false);
+        }
+        let first = log_id(0, 0);
+        let membership = StoredMembership::new(Some(first), Membership::new(vec![voters], ()));
+        let marker =
+            Marker { applied: Some(first), part: 0, max_sequence: above, term: 0, floor: above, membership };
+        store.found(&marker).await.map_err(stopped)?;
+        Ok(true)
+    }
+
+    /// Opens this node's voter of a group: from what its disk has, or empty, to be filled by a leader.
+    pub async fn open(group: GroupId, options: GroupOptions) -> Result<Self, GroupError> {
+        let GroupOptions { disk, net, settings, runtime } = options;
+        let config = Arc::new(settings.config(group)?);
+        let node = net.local();
+        let opened = scope(Arc::clone(&runtime), async move {
+            let store = Store::open(group, disk).await?;
+            store.resign(node);
+            let machine = Machine::open(Arc::clone(&store)).await?;
+            let network = Network { net, store: Arc::clone(&store) };
+            let log = Log(Arc::clone(&store));
+            let raft = Raft::new(node, config, network, log, machine).await.map_err(stopped)?;
+            let proposals = Proposals::new();
+            <super::runtime::Ambient as openraft::AsyncRuntime>::spawn(
+                Arc::clone(&proposals).run(raft.clone()),
+            );
+            if status_of(&raft.metrics().borrow()).voters == BTreeSet::from([node]) {
+                // Nobody else can lead: there is nothing to wait for.
+                raft.trigger().elect().await.map_err(stopped)?;
+            }
+            Ok::<_, GroupError>((store, raft, proposals))
+        });
+        let (store, raft, proposals) = opened.await?;
+        let receiver = Receiver::new(raft.clone(), Arc::clone(&store));
+        Ok(Self { shared: Arc::new(Shared { node, store, raft, proposals, receiver, runtime }) })
+    }
+
+    fn scope<F: Future>(&self, future: F) -> Scoped<F> {
+        scope(Arc::clone(&self.shared.runtime), future)
+    }
+
+    /// Which group.
+    #[must_use]
+    pub fn id(&self) -> GroupId {
+        self.shared.store.group
+    }
+
+    /// Proposes an entry and waits until it is applied here, or refused.
+    pub async fn propose(&self, entry: Entry) -> Result<Outcome, GroupError> {
+        check(&entry)?;
+        let grows = entry.rows.iter().any(|row| row.value.is_some());
+        if grows && self.shared.store.disk.above_high_water() {
+            return Err(GroupError::NoSpace);
+        }
+        let status = self.status();
+        if !status.leads {
+            return Err(GroupError::NotLeader(status.leader));
+        }
+        self.shared.proposals.propose(entry).await
+    }
+
+    /// Who leads, as far as is known here.
+    #[must_use]
+    pub fn leader(&self) -> Option<NodeId> {
+        self.status().leader
+    }
+
+    /// Waits until a majority has confirmed that this node leads, and until everything that was ever acknowledged is applied
+    /// here: what is read afterwards is not older than this call.
+    pub async fn barrier(&self) -> Result<Leading, GroupError> {
+        let before = self.status();
+        if !before.leads {
+            return Err(GroupError::NotLeader(before.leader));
+        }
+        self.scope(self.shared.raft.ensure_linearizable()).await.map_err(|e| match e {
+            RaftError::APIError(CheckIsLeaderError::ForwardToLeader(to)) => {
+                GroupError::NotLeader(to.leader_id)
+            }
+            RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(e)) => stopped(e),
+            RaftError::Fatal(e) => stopped(e),
+        })?;
+        let after = self.status();
+        if !after.leads || after.term != before.term {
+            return Err(GroupError::NotLeader(after.leader));
+        }
+        Ok(Leading { term: after.term, above: self.max_sequence() })
+    }
+
+    /// Greatest version time of a row that was ever applied here.
+    #[must_use]
+    pub fn max_sequence(&self) -> u64 {
+        self.shared.store.progress().max_sequence
+    }
+
+    fn believed(&self) -> Result<(), GroupError> {
+        if self.shared.store.progress().installing {
+            return Err(stopped("a snapshot is being installed"));
+        }
+        Ok(())
+    }
+
+    /// A standing row, as applied here. The key is without the group's prefix.
+    pub fn row(&self, key: &[u8]) -> Result<Option<Row>, GroupError> {
+        self.believed()?;
+        let key = [&group_prefix(self.id())[..], key].concat();
+        catalog::row(self.shared.store.disk.index(), &key).map_err(stopped)
+    }
+
+    /// Standing rows of a range, as applied here. Keys and bounds are without the group's prefix.
+    pub fn scan(
+        &self,
+        range: &Range,
+    ) -> Result<impl Iterator<Item = Result<(Vec<u8>, Row), IndexError>> + Send + '_, GroupError> {
+        self.believed()?;
+        let prefix = group_prefix(self.id());
+        let skip = prefix.len();
+        let mut scans: Vec<_> = super::snapshot::ranges(self.id())
+            .into_iter()
+            .filter_map(|all| {
+                let whole = Range { from: all.from, to: all.to, reverse: range.reverse };
+                narrow(whole, range, &prefix)
+            })
+            .collect();
+        if range.reverse {
+            scans.reverse();
+        }
+        let index = self.shared.store.disk.index();
+        Ok(scans.into_iter().flat_map(move |range| index.scan(Table::Rows, range)).map(move |pair| {
+            let (key, value) = pair?;
+            Ok((key.get(skip..).unwrap_or_default().to_vec(), catalog::decode_row(&value)?))
+        }))
+    }
+
+    /// Exact totals, as applied here.
+    pub fn totals(&self, of: TotalsOf<'_>) -> Result<Totals, GroupError> {
+        self.believed()?;
+        let index = self.shared.store.disk.index();
+        match of {
+            TotalsOf::Account(account) => catalog::account_totals_in(index, self.id(), account),
+            TotalsOf::Container(id) => catalog::container_totals_in(index, self.id(), id),
+        }
+        .map_err(stopped)
+    }
+
+    /// Accounts marked deleted, as applied here.
+    pub fn marked_accounts(&self, limit: usize) -> Result<Vec<String>, GroupError> {
+        self.believed()?;
+        catalog::marked_accounts_in(self.shared.store.disk.index(), self.id(), limit).map_err(stopped)
+    }
+
+    /// Adds a member that does not vote. It is sent everything; when it has it, make it a voter.
+    pub async fn add_learner(&self, node: NodeId) -> Result<(), GroupError> {
+        let added = self.scope(self.shared.raft.add_learner(node, EmptyNode {}, false)).await;
+        added.map(drop).map_err(members_error)
+    }
+
+    /// Makes these the voters; new ones must be members and should have caught up. Others leave the group.
+    pub async fn change_voters(&self, voters: BTreeSet<NodeId>) -> Result<(), GroupError> {
+        if voters.is_empty() || voters.len() > MAX_MEMBERS {
+            return Err(GroupError::Limit("voters"));
+        }
+        let changed = self.scope(self.shared.raft.change_membership(voters, false)).await;
+        changed.map(drop).map_err(members_error)
+    }
+
+    /// Removes a member that does not vote.
+    pub async fn remove_learner(&self, node: NodeId) -> Result<(), GroupError> {
+        let change = ChangeMembers::RemoveNodes(BTreeSet::from([node]));
+        let changed = self.scope(self.shared.raft.change_membership(change, true)).await;
+        changed.map(drop).map_err(members_error)
+    }
+
+    /// Calls an election, if this node may vote: it will probably lead.
+    pub async fn campaign(&self) -> Result<(), GroupError> {
+        self.scope(self.shared.raft.trigger().elect()).await.map_err(stopped)
+    }
+
+    /// Purges what is applied, but for what [`Settings::keep`] says.
+    pub async fn compact(&self) -> Result<(), GroupError> {
+        self.scope(self.shared.raft.trigger().snapshot()).await.map_err(stopped)
+    }
+
+    /// What this voter knows now.
+    #[must_use]
+    pub fn status(&self) -> GroupStatus {
+        status_of(&self.shared.raft.metrics().borrow())
+    }
+
+    /// Follows what this voter knows.
+    #[must_use]
+    pub fn watch(&self) -> StatusWatch {
+        StatusWatch { metrics: self.shared.raft.metrics() }
+    }
+
+    /// Answers another voter.
+    pub(crate) async fn answer(&self, from: NodeId, call: ConsensusCall) -> Response {
+        let answer = self.scope(self.shared.receiver.answer(from, call)).await;
+        answer.map_or_else(Response::Failed, Response::Consensus)
+    }
+
+    /// Stops this voter. Its disk stays open.
+    pub async fn close(&self) -> Result<(), GroupError> {
+        self.shared.proposals.close();
+        self.scope(self.shared.raft.shutdown()).await.map_err(stopped)
+    }
+
+    /// Its records.
+    #[cfg(test)]
+    pub(crate) fn store(&self) -> Arc<Store> {
+        Arc::clone(&self.shared.store)
+    }
+
+    /// This node.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.shared.node
+    }
+}
+
+/// Follows what a voter knows of its group.
+pub struct StatusWatch {
+    metrics: watch::Receiver<openraft::RaftMetrics<NodeId, EmptyNode>>,
+}
+
+impl std::fmt::Debug for StatusWatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StatusWatch").finish_non_exhaustive()
+    }
+}
+
+impl StatusWatch {
+    /// Waits for a change; `None` when the voter is gone.
+    pub async fn changed(&mut self) -> Option<GroupStatus> {
+        self.metrics.changed().await.ok()?;
+        Some(status_of(&self.metrics.borrow_and_update()))
+    }
+
+    /// What is known now.
+    #[must_use]
+    pub fn now(&self) -> GroupStatus {
+        status_of(&self.metrics.borrow())
+    }
+}
+
+fn status_of(metrics: &openraft::RaftMetrics<NodeId, EmptyNode>) -> GroupStatus {
+    let membership = metrics.membership_config.membership();
+    let matched = metrics.replication.iter().flatten();
+    GroupStatus {
+        term: metrics.current_term,
+        leader: metrics.current_leader,
+        leads: metrics.state == ServerState::Leader,
+        runs: metrics.running_state.is_ok() && metrics.state != ServerState::Shutdown,
+        last: metrics.last_log_index,
+        applied: metrics.last_applied.map(|id| id.index),
+        purged: metrics.purged.map(|id| id.index),
+        voters: membership.voter_ids().collect(),
+        learners: membership.learner_ids().collect(),
+        changing: membership.get_joint_config().len() > 1,
+        matched: matched.map(|(node, id)| (*node, id.map(|id| id.index))).collect(),
+    }
+}
+
+fn members_error(e: RaftError<NodeId, ClientWriteError<NodeId, EmptyNode>>) -> GroupError {
+    match e {
+        RaftError::APIError(ClientWriteError::ForwardToLeader(to)) => GroupError::NotLeader(to.leader_id),
+        RaftError::APIError(ClientWriteError::ChangeMembershipError(e)) => GroupError::Members(e.to_string()),
+        RaftError::Fatal(e) => stopped(e),
+    }
+}
+
+/// The part of `whole` that `range` asks for; `None` when there is none.
+fn narrow(whole: Range, range: &Range, prefix: &[u8]) -> Option<Range> {
+    let within = |bound: &Option<Vec<u8>>| bound.as_ref().map(|key| [prefix, key].concat());
+    let from = whole.from.max(within(&range.from));
+    let to = match (whole.to, within(&range.to)) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    };
+    let empty = from.as_ref().zip(to.as_ref()).is_some_and(|(from, to)| from >= to);
+    (!empty).then_some(Range { from, to, reverse: range.reverse })
+}
+
+/// Holds an entry to its limits: what is in the log cannot be refused any more.
+fn check(entry: &Entry) -> Result<(), GroupError> {
+    if entry.rows.len() > MAX_ENTRY_ROWS {
+        return Err(GroupError::Limit("rows"));
+    }
+    if entry.guards.len() > MAX_GUARDS {
+        return Err(GroupError::Limit("guards"));
+    }
+    let keys = entry.rows.iter().map(|row| &row.key).chain(entry.guards.iter().map(|guard| &guard.key));
+    if keys.into_iter().any(|key| key.len() + PREFIX > MAX_KEY) {
+        return Err(GroupError::Limit("key"));
+    }
+    let values = entry.rows.iter().filter_map(|row| row.value.as_ref());
+    if values.into_iter().any(|value| value.len() > MAX_META) || entry_bytes(entry) > MAX_ENTRY {
+        return Err(GroupError::Limit("value"));
+    }
+    let mut seen = BTreeSet::new();
+    for row in &entry.rows {
+        let readable = catalog::check_row(&row.key, row.value.as_deref());
+        readable.map_err(|e| GroupError::Unavailable(format!("row of an entry: {e}")))?;
+        if !seen.insert(&row.key) {
+            return Err(GroupError::Limit("changes of one row"));
+        }
+    }
+    Ok(())
+}
+
+/// Says that a group is not here.
+pub(crate) fn no_group(group: GroupId) -> Response {
+    Response::Failed(Failure::new(Code::NotServed, format!("group {group} is not at this node")))
+}

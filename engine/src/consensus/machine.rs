@@ -1,0 +1,185 @@
+//! The row machine, as openraft asks for it: applied entries are rows in the index, and the rows are the snapshot.
+//!
+//! Invariant: what is applied is in the index when `apply` returns; all of it shares one flush, or few.
+//! Invariant: openraft hears of no applied state before an installation that was begun has ended.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use openraft::storage::RaftStateMachine;
+use openraft::{OptionalSend, RaftSnapshotBuilder};
+
+use super::codec::{Marker, Staged};
+use super::install::install;
+use super::judge::{Judge, Step};
+use super::raft::{LogEntry, LogId, Rows, Snapshot, SnapshotMeta, Stored, StoredMembership, broken};
+use super::snapshot::{RowStream, SnapshotData};
+use super::store::{Progress, Store};
+use super::types::{GroupError, Outcome, RowChange};
+use crate::catalog::{self, GroupTag, group_prefix};
+use crate::disk::format::record::{Kind, NewRecord, Parts};
+use crate::disk::{DiskError, Durability};
+
+/// The rows of a group.
+pub(crate) struct Machine {
+    store: Arc<Store>,
+    marker: Marker,
+}
+
+/// The record of a row.
+pub(crate) fn row_record(store: &Store, key: &[u8], sequence: u64, value: Option<&[u8]>) -> NewRecord {
+    let key = [&group_prefix(store.group)[..], key].concat();
+    let deleted = value.is_none();
+    let meta = value.unwrap_or_default();
+    store.disk.record(Parts {
+        kind: Kind::Row,
+        deleted,
+        sequence,
+        number: 0,
+        key: &key,
+        meta,
+        data: Bytes::new(),
+    })
+}
+
+/// What was applied on this disk.
+pub(crate) async fn load_marker(store: &Store) -> Result<Marker, GroupError> {
+    let bad = |what: String| GroupError::Damaged { group: store.group, what };
+    match store.fetch(GroupTag::Marker, 0).await.map_err(|e| bad(e.to_string()))? {
+        Some((_, data)) => Marker::decode(&data).map_err(|e| bad(e.to_string())),
+        None => Ok(Marker::default()),
+    }
+}
+
+impl Machine {
+    /// Ends what a crash interrupted.
+    pub(crate) async fn open(store: Arc<Store>) -> Result<Self, GroupError> {
+        let marker = load_marker(&store).await?;
+        let mut machine = Self { store, marker };
+        let unavailable = |e: DiskError| GroupError::Unavailable(e.to_string());
+        match machine.store.staged() {
+            Some(staged) => machine.install(staged).await.map_err(unavailable)?,
+            // Chunks that may lie here are of no use: whoever sent them begins anew.
+            None => {
+                machine.store.unstage().await.map_err(unavailable)?;
+                machine.tell();
+            }
+        }
+        Ok(machine)
+    }
+
+    fn tell(&self) {
+        let Marker { applied, max_sequence, .. } = self.marker;
+        self.store.set_progress(Progress { applied, max_sequence, installing: false });
+    }
+
+    async fn install(&mut self, staged: Staged) -> Result<(), DiskError> {
+        install(&self.store, &staged).await?;
+        self.marker = staged.marker;
+        Ok(())
+    }
+
+    async fn write(&self, steps: Vec<Step>) -> Result<(), DiskError> {
+        let mut under_way = Vec::with_capacity(steps.len());
+        for Step { rows, marker } in steps {
+            let row = |row: &RowChange| row_record(&self.store, &row.key, row.sequence, row.value.as_deref());
+            let mut records: Vec<NewRecord> = rows.iter().map(row).collect();
+            records.push(self.store.marker_record(&marker));
+            under_way.push(self.store.submit(records, Durability::Durable).await?);
+        }
+        for submitted in under_way {
+            submitted.done().await?;
+        }
+        Ok(())
+    }
+
+    fn meta(&self) -> Option<SnapshotMeta> {
+        let applied = self.marker.applied?;
+        let snapshot_id = format!("{}-{}", applied.leader_id.term, applied.index);
+        let last_membership = self.marker.membership.clone();
+        Some(SnapshotMeta { last_log_id: Some(applied), last_membership, snapshot_id })
+    }
+
+    async fn stage(&self, mut rows: RowStream) -> Result<u64, DiskError> {
+        self.store.unstage().await?;
+        let mut chunks = 0;
+        while let Some(chunk) = rows.next().await? {
+            self.store.stage(chunks, chunk).await?;
+            chunks += 1;
+        }
+        Ok(chunks)
+    }
+
+    async fn replace(&mut self, meta: &SnapshotMeta, data: SnapshotData) -> Result<(), DiskError> {
+        let (marker, chunks) = match data {
+            SnapshotData::Staged { marker, chunks } => (marker, chunks),
+            SnapshotData::Rows { marker, rows } => (marker, self.stage(rows).await?),
+            SnapshotData::Nothing => (Marker::default(), 0),
+        };
+        let membership = meta.last_membership.clone();
+        let staged = Staged { marker: Marker { applied: meta.last_log_id, membership, ..marker }, chunks };
+        self.store.decide(staged.clone()).await?;
+        self.install(staged).await
+    }
+}
+
+impl RaftStateMachine<Rows> for Machine {
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> Stored<(Option<LogId>, StoredMembership)> {
+        Ok((self.marker.applied, self.marker.membership.clone()))
+    }
+
+    async fn apply<I>(&mut self, entries: I) -> Stored<Vec<Vec<Outcome>>>
+    where
+        I: IntoIterator<Item = LogEntry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let store = Arc::clone(&self.store);
+        let prefix = group_prefix(store.group);
+        let stands = |key: &[u8]| {
+            let row = catalog::row(store.disk.index(), &[&prefix[..], key].concat())?;
+            Ok(row.map(|row| row.sequence))
+        };
+        let mut judge = Judge::new(self.marker.clone(), stands);
+        let mut outcomes = Vec::new();
+        for entry in entries {
+            outcomes.push(judge.apply(&entry).map_err(|e| broken(&e))?);
+        }
+        let (steps, marker) = judge.finish();
+        self.write(steps).await.map_err(|e| broken(&e))?;
+        self.marker = marker;
+        self.tell();
+        Ok(outcomes)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder(self.meta())
+    }
+
+    async fn begin_receiving_snapshot(&mut self) -> Stored<Box<SnapshotData>> {
+        Ok(Box::new(SnapshotData::Nothing))
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Box<SnapshotData>) -> Stored<()> {
+        self.replace(meta, *snapshot).await.map_err(|e| broken(&e))
+    }
+
+    async fn get_current_snapshot(&mut self) -> Stored<Option<Snapshot>> {
+        let Some(meta) = self.meta() else { return Ok(None) };
+        let rows = RowStream::begin(&self.store.disk, self.store.group);
+        let snapshot = Box::new(SnapshotData::Rows { marker: self.marker.clone(), rows });
+        Ok(Some(Snapshot { meta, snapshot }))
+    }
+}
+
+/// Says what a snapshot would say now: the rows themselves are it.
+pub(crate) struct Builder(Option<SnapshotMeta>);
+
+impl RaftSnapshotBuilder<Rows> for Builder {
+    async fn build_snapshot(&mut self) -> Stored<Snapshot> {
+        let nothing = || SnapshotMeta { snapshot_id: "0-0".to_owned(), ..SnapshotMeta::default() };
+        let meta = self.0.clone().unwrap_or_else(nothing);
+        Ok(Snapshot { meta, snapshot: Box::new(SnapshotData::Nothing) })
+    }
+}

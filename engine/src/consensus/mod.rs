@@ -1,0 +1,36 @@
+//! Groups of rows that several nodes hold in common, by consensus.
+//!
+//! A group is a log of entries that a majority of its voters have on their disks, and the rows that come of applying it. Its log
+//! entries, its vote and its rows are records in the voter's segment log and share its flushes (engine/FORMAT-groups.md).
+//!
+//! Invariant: what was acknowledged is in the log of a majority, durably, and every voter's rows are those of one prefix of it.
+//! Invariant: openraft is known to this folder alone; nothing of it decides what bytes lie on a disk or go over the wire.
+//! Invariant: where no group is opened, nothing of this runs.
+
+mod codec;
+mod group;
+mod index_voter;
+mod install;
+mod judge;
+pub mod limits;
+mod log;
+mod machine;
+mod network;
+mod propose;
+mod raft;
+mod receive;
+mod registry;
+mod runtime;
+mod sim;
+mod snapshot;
+mod store;
+#[cfg(test)]
+mod tests;
+mod types;
+
+pub use group::{Group, GroupOptions, GroupStatus, Leading, Settings, StatusWatch};
+pub use index_voter::IndexVoter;
+pub use registry::Groups;
+pub use runtime::{Runtime, Sleep};
+pub use sim::SimRuntime;
+pub use types::{Entry, Expected, Failed, GroupError, Guard, Outcome, RowChange};
