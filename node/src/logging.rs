@@ -9,6 +9,9 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Format, Level, Log};
 
+/// Of a library that says too much at any level.
+const QUIET: &str = "openraft=error";
+
 /// Sets the process's logging up; later calls change nothing. QUARRY_LOG overrides the level, in the notation of
 /// `EnvFilter`: `info,quarry::access=debug`.
 pub(crate) fn start(log: &Log) {
@@ -21,6 +24,8 @@ pub(crate) fn start(log: &Log) {
     };
     let filter =
         EnvFilter::builder().with_default_directive(level.into()).with_env_var("QUARRY_LOG").from_env_lossy();
+    // What openraft has to say is for those who develop it; what operators need to know, the groups say themselves.
+    let filter = filter.add_directive(QUIET.parse().expect("a directive"));
     let output = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let registry = tracing_subscriber::registry().with(filter);
     let started = match log.format {

@@ -9,6 +9,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use quarry_engine::object::Store;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -16,11 +17,14 @@ use tokio::task::JoinSet;
 
 use crate::auth::users_file::{self, UsersError};
 use crate::auth::{Auth, Endpoints, SetupError, unix_now};
-use crate::cluster::{Cluster, ClusterError};
 use crate::config::{self, Config};
+use crate::control::MemberError;
+use crate::control::member::Member;
+use crate::control::operator::Operator;
+use crate::control::report::report;
 use crate::http::{Bounds, Entrance, Front, serve};
 use crate::metrics::Metrics;
-use crate::storage::{OpenError, Progress, Storage};
+use crate::storage::{self, Disks, OpenError, Progress, Storage};
 use crate::swift::{self, SwiftApi};
 
 /// Why a node could not start.
@@ -60,7 +64,7 @@ pub enum NodeError {
     Disks(#[from] OpenError),
     /// Other nodes.
     #[error(transparent)]
-    Cluster(#[from] ClusterError),
+    Member(#[from] MemberError),
 }
 
 impl From<SetupError> for NodeError {
@@ -86,7 +90,7 @@ pub struct Node {
     pub admin: SocketAddr,
     stop: watch::Sender<bool>,
     listeners: JoinSet<()>,
-    cluster: Option<Cluster>,
+    member: Option<Member>,
     storage: Storage,
 }
 
@@ -131,21 +135,30 @@ impl Node {
         let endpoints = Endpoints::new(&config.listen, object.1.port(), identity.1.port());
         let lists: Vec<_> = users.iter().collect();
         let auth = Arc::new(Auth::open(config, &lists, &config.node.data, endpoints, unix_now)?);
-        let storage = open_storage(config, progress).await?;
-        let cluster = match start_cluster(config, &storage).await {
-            Ok(cluster) => cluster,
+        let disks = open_disks(config, progress).await?;
+        let (store, member) = match open_store(config, &disks).await {
+            Ok(opened) => opened,
             Err(error) => {
-                storage.close().await;
+                disks.close().await;
                 return Err(error);
             }
         };
-        let metrics = Metrics::new(storage.status());
+        let storage = Storage::start(disks, store, config, &tokio::runtime::Handle::current());
+        let status = match &member {
+            Some(member) => {
+                let (groups, state) = (member.groups.clone(), member.state.clone());
+                storage.status().with_cluster(move || report(&groups, &state.borrow()))
+            }
+            None => storage.status(),
+        };
+        let operator = member.as_ref().map(|member| Operator(Arc::clone(&member.cluster.transport)));
+        let metrics = Metrics::new(status.clone());
         let limits = &config.limits;
         let objects =
             SwiftApi::new(storage.store(), swift::Limits::default(), swift::SwiftOptions::default());
         let (slow, body_timeout) = (config.log.slow.get(), limits.body_timeout.get());
-        let front = Front::new(auth, objects, metrics, storage.status(), slow, body_timeout);
-        let front = Arc::new(front);
+        let front = Front::new(auth, objects, metrics, status, slow, body_timeout);
+        let front = Arc::new(front.with_operator(operator));
         let (stop, stopped) = watch::channel(false);
         let mut listeners = JoinSet::new();
         let bounds = Bounds::from(limits);
@@ -157,7 +170,7 @@ impl Node {
         }
         let [object, identity, admin] = addresses;
         tracing::info!(%object, %identity, %admin, "serving");
-        Ok(Self { object, identity, admin, stop, listeners, cluster, storage })
+        Ok(Self { object, identity, admin, stop, listeners, member, storage })
     }
 
     /// Stops accepting, lets requests end within the drain time, then closes the disks.
@@ -169,26 +182,26 @@ impl Node {
                 tracing::error!(%error, "end listener");
             }
         }
-        if let Some(cluster) = self.cluster {
-            cluster.stop().await;
+        let disks = self.storage.stop().await;
+        if let Some(member) = self.member {
+            member.stop().await;
         }
-        self.storage.close().await;
+        disks.close().await;
         tracing::info!("stopped");
     }
 }
 
-/// Takes part in the cluster that is configured.
-async fn start_cluster(config: &Config, storage: &Storage) -> Result<Option<Cluster>, NodeError> {
-    let Some(settings) = &config.cluster else { return Ok(None) };
-    let replicas = storage.store().replicas().to_vec();
-    Ok(Some(Cluster::start(settings, &config.node.data, replicas).await?))
+/// The object layer: that of the cluster, when one is configured, or this node's own.
+async fn open_store(config: &Config, disks: &Disks) -> Result<(Store, Option<Member>), NodeError> {
+    let Some(settings) = &config.cluster else { return Ok((disks.alone()?, None)) };
+    let member = Member::start(settings, &config.node.data, disks.handles(), storage::options()).await?;
+    Ok((member.store.clone(), Some(member)))
 }
 
 /// Opening may replay a log: not on a thread that serves.
-async fn open_storage(config: &Config, mut progress: Progress) -> Result<Storage, NodeError> {
+async fn open_disks(config: &Config, mut progress: Progress) -> Result<Disks, NodeError> {
     let config = config.clone();
-    let runtime = tokio::runtime::Handle::current();
-    let opened = tokio::task::spawn_blocking(move || Storage::open(&config, &runtime, &mut progress)).await;
+    let opened = tokio::task::spawn_blocking(move || Disks::open(&config, &mut progress)).await;
     Ok(opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?)
 }
 

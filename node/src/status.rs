@@ -25,6 +25,79 @@ pub struct Status {
     pub disks: Vec<DiskStatus>,
     /// Background work.
     pub workers: Vec<WorkerStatus>,
+    /// The cluster, when the node is in one.
+    #[serde(default)]
+    pub cluster: Option<ClusterStatus>,
+}
+
+/// The cluster as a node knows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// This node.
+    pub node: String,
+    /// Version of the ring; 0: there is none yet.
+    pub ring_version: u64,
+    /// Copies of each object.
+    pub replicas: u32,
+    /// Partitions of the ring.
+    pub partitions: usize,
+    /// The consensus groups.
+    pub groups: Vec<GroupReport>,
+    /// The nodes.
+    pub members: Vec<MemberStatus>,
+    /// The disks.
+    pub devices: Vec<DeviceStatus>,
+}
+
+/// A consensus group.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupReport {
+    /// `control`, or `names`.
+    pub name: String,
+    /// The node that leads, if one is known.
+    pub leader: Option<String>,
+    /// Its term.
+    pub term: u64,
+    /// Members that vote.
+    pub voters: usize,
+    /// Members that do not.
+    pub learners: usize,
+    /// Last entry of this node's log.
+    pub last: u64,
+    /// Last entry that this node has applied.
+    pub applied: u64,
+}
+
+/// A node of the cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberStatus {
+    /// Its identity.
+    pub node: String,
+    /// Where others reach it.
+    pub address: String,
+    /// `member` or `leaving`.
+    pub state: String,
+    /// It votes.
+    pub votes: bool,
+}
+
+/// A disk of the cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceStatus {
+    /// Its identity.
+    pub device: String,
+    /// The node that has it.
+    pub node: String,
+    /// Its failure domain.
+    pub zone: u16,
+    /// Its size.
+    pub bytes: u64,
+    /// `in`, `draining`, `drained` or `out`.
+    pub state: String,
+    /// Replicas of partitions that the ring gives it.
+    pub replicas: u64,
+    /// Replicas that it should have by its size.
+    pub share: u64,
 }
 
 /// One disk.
@@ -63,12 +136,15 @@ pub struct WorkerStatus {
 
 /// Reads disks and workers.
 type Read = dyn Fn() -> (Vec<DiskStatus>, Vec<WorkerStatus>) + Send + Sync;
+/// Reads the cluster.
+type ReadCluster = dyn Fn() -> ClusterStatus + Send + Sync;
 
 /// Reads the node's state when asked; clones are cheap.
 #[derive(Clone)]
 pub(crate) struct StatusSource {
     started: Instant,
     read: Arc<Read>,
+    cluster: Option<Arc<ReadCluster>>,
 }
 
 impl fmt::Debug for StatusSource {
@@ -82,14 +158,20 @@ impl StatusSource {
     pub(crate) fn new(
         read: impl Fn() -> (Vec<DiskStatus>, Vec<WorkerStatus>) + Send + Sync + 'static,
     ) -> Self {
-        Self { started: Instant::now(), read: Arc::new(read) }
+        Self { started: Instant::now(), read: Arc::new(read), cluster: None }
+    }
+
+    /// With the cluster.
+    pub(crate) fn with_cluster(self, read: impl Fn() -> ClusterStatus + Send + Sync + 'static) -> Self {
+        Self { cluster: Some(Arc::new(read)), ..self }
     }
 
     /// The state now.
     pub(crate) fn status(&self) -> Status {
         let (disks, workers) = (self.read)();
         let uptime_seconds = self.started.elapsed().as_secs();
-        Status { version: env!("CARGO_PKG_VERSION").to_owned(), uptime_seconds, disks, workers }
+        let cluster = self.cluster.as_ref().map(|read| read());
+        Status { version: env!("CARGO_PKG_VERSION").to_owned(), uptime_seconds, disks, workers, cluster }
     }
 
     /// The state now, as JSON.

@@ -9,7 +9,6 @@
 
 mod codec;
 mod group;
-mod index_voter;
 mod install;
 mod judge;
 pub mod limits;
@@ -29,7 +28,6 @@ mod tests;
 mod types;
 
 pub use group::{Group, GroupOptions, GroupStatus, Leading, Settings, StatusWatch};
-pub use index_voter::IndexVoter;
 pub use registry::Groups;
 pub use runtime::{Runtime, Sleep};
 pub use sim::SimRuntime;

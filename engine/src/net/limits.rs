@@ -16,6 +16,8 @@ pub const HEAD_PER_CALL: usize = 1024;
 pub const MAX_PAYLOAD: usize = MAX_GROUP;
 /// Most bytes of the text of a failure.
 pub const MAX_TEXT: usize = 512;
+/// Most disks that a node announces.
+pub const MAX_DISKS: usize = 1024;
 /// Most chunks of an object that is opened over the network: 8 TiB.
 pub const MAX_CHUNKS: u32 = 8 << 20;
 /// Calls of one node that may be in the hands of another.

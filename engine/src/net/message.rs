@@ -10,6 +10,7 @@ use quarry_ring::PathHash;
 
 pub use consensus::{Ballot, ConsensusAnswer, ConsensusCall, Position};
 
+use super::NodeId;
 use super::limits::MAX_TEXT;
 use crate::catalog::{DataId, GroupId, Version};
 use crate::disk::format::record::DeviceId;
@@ -84,6 +85,10 @@ pub enum Request {
         /// From [`Response::Opened`].
         handle: Handle,
     },
+    /// A node says where it is and which disks it has.
+    Announce(Announcement),
+    /// What an operator wants of a disk or a node.
+    Wish(Wish),
     /// To a voter of a group of rows, or to one that will be (`engine/src/consensus`).
     Consensus {
         /// Which group.
@@ -93,6 +98,36 @@ pub enum Request {
     },
     /// For the leader of an index group ([`crate::object::names::NamesService`]).
     Names(NamesRequest),
+}
+
+/// What an operator wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// Of a disk: 0, to hold its share; 1, to be emptied; 2, to be out.
+    Device {
+        /// Which.
+        device: DeviceId,
+        /// What.
+        wanted: u8,
+    },
+    /// Of a node: to be emptied with all its disks and to vote no more, or to stay.
+    Node {
+        /// Which.
+        node: NodeId,
+        /// To leave.
+        leaving: bool,
+    },
+}
+
+/// What a node says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Announcement {
+    /// Which node; `None`: the one that sends it.
+    pub node: Option<NodeId>,
+    /// Where others reach it: IP address and port, at most [`MAX_TEXT`] bytes.
+    pub address: String,
+    /// Its disks, their bytes and their zone; at most [`super::limits::MAX_DISKS`].
+    pub devices: Vec<(DeviceId, u64, u16)>,
 }
 
 /// An answer.

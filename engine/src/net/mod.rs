@@ -22,7 +22,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use message::{
-    Ballot, Code, ConsensusAnswer, ConsensusCall, Failure, Handle, OpenedObject, Position, Request, Response,
+    Announcement, Ballot, Code, ConsensusAnswer, ConsensusCall, Failure, Handle, OpenedObject, Position,
+    Request, Response, Wish,
 };
 pub use node_service::NodeService;
 pub use remote::Remote;

@@ -110,6 +110,9 @@ impl Shared {
                 drop(hold);
                 Ok(Response::Done)
             }
+            Request::Announce(_) | Request::Wish(_) => {
+                Err(Failure::new(Code::NotServed, "this node is in no cluster"))
+            }
             // `consensus::Groups` stands before this service where there are groups.
             Request::Consensus { .. } => Err(Failure::new(Code::NotServed, "there are no groups here")),
             Request::Names(_) => Err(Failure::new(Code::NotServed, "devices do not decide about names")),

@@ -24,8 +24,9 @@ use std::time::Duration;
 use bincode::{Decode, Encode};
 use bytes::Bytes;
 
-use super::limits::{FIXED, MAX_CHUNKS, MAX_DEADLINE, MAX_HEAD, MAX_PAYLOAD, MAX_TEXT};
-use super::message::{Code, Failure, Handle, OpenedObject, Request, Response};
+use super::NodeId;
+use super::limits::{FIXED, MAX_CHUNKS, MAX_DEADLINE, MAX_DISKS, MAX_HEAD, MAX_PAYLOAD, MAX_TEXT};
+use super::message::{Announcement, Code, Failure, Handle, OpenedObject, Request, Response, Wish};
 use crate::catalog::Version;
 use crate::disk::format::record::{DeviceId, Kind};
 use crate::disk::limits::{MAX_DATA, MAX_GROUP_RECORDS, MAX_KEY, MAX_META, MAX_RECORD};
@@ -258,6 +259,8 @@ enum RequestHead {
     Close { device: [u8; 16], handle: HandleHead },
     Consensus { group: u32, call: consensus::CallHead },
     Names { body: u32 },
+    Announce { node: Option<[u8; 16]>, address: String, devices: Vec<([u8; 16], u64, u16)> },
+    Wish { of_node: bool, id: [u8; 16], wanted: u8 },
 }
 
 #[derive(Encode, Decode)]
@@ -370,6 +373,18 @@ fn request_head(request: Request) -> Result<(RequestHead, Vec<Bytes>), WireError
                 vec![body],
             ));
         }
+        Request::Wish(Wish::Device { device, wanted }) => {
+            RequestHead::Wish { of_node: false, id: device.0, wanted }
+        }
+        Request::Wish(Wish::Node { node, leaving }) => {
+            RequestHead::Wish { of_node: true, id: node.0, wanted: u8::from(leaving) }
+        }
+        Request::Announce(Announcement { node, address, devices }) => {
+            bounded(address.len(), MAX_TEXT, "address")?;
+            bounded(devices.len(), MAX_DISKS, "disks")?;
+            let devices = devices.into_iter().map(|(id, bytes, zone)| (id.0, bytes, zone)).collect();
+            RequestHead::Announce { node: node.map(|node| node.0), address, devices }
+        }
     };
     Ok((head, Vec::new()))
 }
@@ -405,6 +420,20 @@ fn request_of(head: RequestHead, mut payload: Payload) -> Result<Request, WireEr
         }
         RequestHead::Close { device, handle } => {
             Request::Close { device: DeviceId(device), handle: handle.into() }
+        }
+        RequestHead::Wish { of_node: false, id, wanted } => {
+            Request::Wish(Wish::Device { device: DeviceId(id), wanted })
+        }
+        RequestHead::Wish { of_node: true, id, wanted: wanted @ (0 | 1) } => {
+            Request::Wish(Wish::Node { node: NodeId(id), leaving: wanted == 1 })
+        }
+        RequestHead::Wish { .. } => return Err(WireError::Field("wish")),
+        RequestHead::Announce { node, address, devices } => {
+            bounded(address.len(), MAX_TEXT, "address")?;
+            bounded(devices.len(), MAX_DISKS, "disks")?;
+            let device = |(id, bytes, zone)| (DeviceId(id), bytes, zone);
+            let devices = devices.into_iter().map(device).collect();
+            Request::Announce(Announcement { node: node.map(NodeId), address, devices })
         }
         RequestHead::Consensus { group, call } => {
             Request::Consensus { group, call: consensus::call_of(call, &mut payload)? }

@@ -40,6 +40,16 @@ fn requests() -> Vec<(Request, &'static str)> {
         (Request::Read { device: DEVICE, handle: HANDLE, chunk: 2 }, text("05", &[d, handle, "02|"])),
         (Request::Close { device: DEVICE, handle: HANDLE }, text("06", &[d, handle, "|"])),
         (Request::Names(names::tests::begin()), "080d|0101fb2c0101610163016f0105"),
+        (
+            Request::Announce(Announcement {
+                node: None,
+                address: "a:1".to_owned(),
+                devices: vec![(DEVICE, 300, 2)],
+            }),
+            text("09", &["00", "03613a31", "01", d, "fb2c01", "02|"]),
+        ),
+        (Request::Wish(Wish::Device { device: DEVICE, wanted: 2 }), text("0a", &["00", d, "02|"])),
+        (Request::Wish(Wish::Node { node: NodeId(HASH), leaving: true }), text("0a", &["01", h, "01|"])),
     ]
     .into_iter()
     .chain(consensus_requests())

@@ -33,12 +33,12 @@ mod transfer;
 mod types;
 mod upload;
 mod uploads;
+mod voter;
 mod writer;
 
 pub(crate) use accounts::{odd, row_draft};
 pub use group::{IndexGroup, Leader, Rows, TotalsOf};
 pub use launch::Time;
-pub(crate) use locks::Locks;
 pub use locks::{Claim, Permit};
 pub use placement::{Placement, RingPlacement, Spread, UnknownDevice};
 pub use quorum::{Asked, Tally, Verdict, quorum};
@@ -48,6 +48,7 @@ pub use replica::{BoxFuture, Draft, Opened, Replica};
 pub(crate) use store::hash_of;
 pub use store::{Options, Parts, Spawn, Store};
 pub use types::*;
+pub use voter::Voter;
 pub use writer::ObjectWriter;
 
 /// Bytes of a chunk of a large body; a body of at most this many lies in its record.

@@ -16,6 +16,8 @@ use crate::cluster::identity::{self, Files};
 use crate::cluster::join::{self, Joined, TOKEN_LIFE};
 use crate::cluster::token::{self, Token};
 use crate::config::parse_span;
+use crate::control::founding;
+use crate::control::state::Settings;
 use crate::storage::{self, cluster_text};
 
 /// Shortest and longest time that a token may be good, in milliseconds.
@@ -24,7 +26,12 @@ const TOKEN_LIVES: std::ops::RangeInclusive<u64> = 60_000..=30 * 86_400_000;
 #[derive(Debug, Subcommand)]
 pub(super) enum ClusterCommand {
     /// Make a cluster whose first node has this data directory: its authority, its id, the node's certificate.
-    Init(Data),
+    Init {
+        #[command(flatten)]
+        data: Data,
+        #[command(flatten)]
+        wanted: Wanted,
+    },
     /// Make a word with which one machine may join, once. The node of this directory must run with a [cluster] section.
     Token {
         #[command(flatten)]
@@ -40,6 +47,29 @@ pub(super) enum ClusterCommand {
     Renew(Data),
     /// Show which node of which cluster this is.
     Show(Data),
+    /// Show the nodes, disks, groups and ring of a running cluster.
+    Status {
+        /// Admin listener of any node; default: $QUARRY_ADMIN_URL, else http://127.0.0.1:6000.
+        #[arg(long, value_name = "URL")]
+        admin_url: Option<String>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// What is wanted of a cluster.
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct Wanted {
+    /// Copies of each object, as soon as there are as many nodes.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=32))]
+    replicas: u16,
+    /// The ring has 2 to the power of this many partitions, for ever: about a hundred for each disk that will ever be.
+    #[arg(long, value_name = "P", default_value_t = 12, value_parser = clap::value_parser!(u8).range(1..=24))]
+    part_power: u8,
+    /// Hours in which a partition moves no second time: as long as a pass of replication may take.
+    #[arg(long, value_name = "HOURS", default_value_t = 1, value_parser = clap::value_parser!(u16).range(0..=8784))]
+    min_part_hours: u16,
 }
 
 /// Which data directory.
@@ -67,7 +97,7 @@ fn life(text: &str) -> Result<Duration, String> {
 /// Runs `quarry cluster`.
 pub(super) fn run(command: &ClusterCommand, out: &mut impl Write) -> Result<(), Failure> {
     match command {
-        ClusterCommand::Init(Data { data }) => init(data, out),
+        ClusterCommand::Init { data: Data { data }, wanted } => init(data, *wanted, out),
         ClusterCommand::Token { data: Data { data }, address, valid } => {
             make_token(data, *address, valid.unwrap_or(TOKEN_LIFE), out)
         }
@@ -77,15 +107,20 @@ pub(super) fn run(command: &ClusterCommand, out: &mut impl Write) -> Result<(), 
             Ok(())
         }
         ClusterCommand::Show(Data { data }) => show(data, out),
+        ClusterCommand::Status { admin_url, json } => {
+            super::status::run_cluster(admin_url.as_deref(), *json, out)
+        }
     }
 }
 
-fn init(data: &Path, out: &mut impl Write) -> Result<(), Failure> {
+fn init(data: &Path, wanted: Wanted, out: &mut impl Write) -> Result<(), Failure> {
     let failed = |e: &dyn std::fmt::Display| Failure::new("make cluster", e);
     super::make_private_directory(data)?;
     let known = storage::known_cluster(data)?;
     let cluster = known.unwrap_or_else(storage::random_cluster);
     let node = authority::init(data, cluster).map_err(|e| failed(&e))?;
+    let Wanted { replicas, part_power, min_part_hours } = wanted;
+    founding::write(data, Settings { replicas, part_power, min_part_hours }).map_err(|e| failed(&e))?;
     if known.is_none() {
         storage::remember_cluster(data, cluster)?;
     }
@@ -163,14 +198,12 @@ pub(super) fn join(args: &JoinArgs, out: &mut impl Write) -> Result<(), Failure>
     writeln!(out, "cluster {}", cluster_text(cluster))?;
     writeln!(out, "node    {node}")?;
     writeln!(out)?;
-    writeln!(out, "Add to this node's configuration, with the address at which others reach it:")?;
     writeln!(
         out,
-        "  [cluster]\n  listen = \"IP:PORT\"\n  [[cluster.peer]]\n  node = \"{host}\"\n  address = \"{}\"",
-        token.address
+        "Give the node a [cluster] section with the address at which others reach it, and start it:"
     )?;
-    writeln!(out, "and to that of node {host}:")?;
-    writeln!(out, "  [[cluster.peer]]\n  node = \"{node}\"\n  address = \"IP:PORT\"")?;
+    writeln!(out, "  [cluster]\n  listen = \"IP:PORT\"")?;
+    tracing::debug!(%host, "joined");
     Ok(())
 }
 
@@ -184,6 +217,11 @@ mod tests {
         Ok(String::from_utf8(out).unwrap())
     }
 
+    fn init_of(data: Data) -> ClusterCommand {
+        let wanted = Wanted { replicas: 3, part_power: 8, min_part_hours: 1 };
+        ClusterCommand::Init { data, wanted }
+    }
+
     #[test]
     fn a_cluster_is_made_once_and_gives_tokens() {
         let dir = tempfile::tempdir().unwrap();
@@ -191,11 +229,11 @@ mod tests {
         let data = || Data { data: path.clone() };
         let error = output(&ClusterCommand::Show(data())).unwrap_err();
         assert!(error.contains("quarry cluster init"), "{error}");
-        let made = output(&ClusterCommand::Init(data())).unwrap();
+        let made = output(&init_of(data())).unwrap();
         let shown = output(&ClusterCommand::Show(data())).unwrap();
         let node = made.lines().find_map(|line| line.strip_prefix("node    ")).unwrap();
         assert!(shown.contains(node) && shown.contains("its key is here"), "{shown}");
-        let error = output(&ClusterCommand::Init(data())).unwrap_err();
+        let error = output(&init_of(data())).unwrap_err();
         assert!(error.contains("is there already"), "{error}");
         let token = |address| ClusterCommand::Token { data: data(), address, valid: None };
         let error = output(&token(None)).unwrap_err();
@@ -211,7 +249,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let cluster = storage::random_cluster();
         storage::remember_cluster(dir.path(), cluster).unwrap();
-        let made = output(&ClusterCommand::Init(Data { data: dir.path().to_owned() })).unwrap();
+        let made = output(&init_of(Data { data: dir.path().to_owned() })).unwrap();
         assert!(made.contains(&cluster_text(cluster)), "{made}");
     }
 

@@ -12,8 +12,10 @@ use quarry_engine::io::{DeviceKind, OpenOptions, inspect_device, open_device};
 
 use quarry_engine::work::{Auditor, Outcome, Worker};
 
+use super::wish::{self, Which};
 use super::{Failure, progress, size};
 use crate::config::{MIN_DISK, size_text};
+use crate::control::operator::What;
 use crate::storage;
 
 /// Units of 64 KiB in a step: one finding at a time is shown.
@@ -49,6 +51,12 @@ pub(super) enum DiskCommand {
     RebuildIndex(DiskArgs),
     /// Verify every object and row that is needed; opens the disk as a node would.
     Audit(DiskArgs),
+    /// Give a disk of a running cluster its share (again). New disks get theirs by themselves.
+    Add(Which),
+    /// Empty a disk of a running cluster, one replica of a partition after the other.
+    Drain(Which),
+    /// Take a disk out of a running cluster at once: it is gone, or good for nothing. Others make new copies.
+    Remove(Which),
 }
 
 /// Which disk.
@@ -81,6 +89,9 @@ pub(super) fn run(command: &DiskCommand, out: &mut impl Write) -> Result<(), Fai
         DiskCommand::Info { path } => info(path, out),
         DiskCommand::RebuildIndex(disk) => make_index(disk, out),
         DiskCommand::Check { path } => check_log(path, out),
+        DiskCommand::Add(which) => wish::of_disk(which, What::Share, out),
+        DiskCommand::Drain(which) => wish::of_disk(which, What::Empty, out),
+        DiskCommand::Remove(which) => wish::of_disk(which, What::Out, out),
         DiskCommand::Audit(disk) => audit(disk, out),
     }
 }

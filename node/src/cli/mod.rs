@@ -11,6 +11,7 @@ mod progress;
 mod ring;
 mod serve;
 mod status;
+mod wish;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -41,7 +42,7 @@ enum Command {
     /// Check a configuration file, or print an example.
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Work on disks that no node has open.
+    /// Work on disks that no node has open, or say what a running cluster shall do with one.
     #[command(subcommand)]
     Disk(disk::DiskCommand),
     /// Build rings: which devices hold which partitions.
@@ -50,6 +51,9 @@ enum Command {
     /// Make a cluster and let machines join it.
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
+    /// Say what a running cluster shall do with a node.
+    #[command(subcommand)]
+    Node(wish::NodeCommand),
     /// Make this machine a node of a cluster.
     Join(cluster::JoinArgs),
     /// Show the disks and workers of a running node.
@@ -157,6 +161,7 @@ pub fn main() -> ExitCode {
         Command::Disk(command) => disk::run(&command, &mut out),
         Command::Ring(command) => ring::run(&command, &mut out),
         Command::Cluster(command) => cluster::run(&command, &mut out),
+        Command::Node(command) => wish::run_node(&command, &mut out),
         Command::Join(args) => cluster::join(&args, &mut out),
         Command::Status { admin_url, json } => status::run(admin_url.as_deref(), json, &mut out),
         Command::Version => writeln!(out, "quarry {}", env!("CARGO_PKG_VERSION")).map_err(Into::into),

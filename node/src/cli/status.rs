@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Failure;
 use crate::config::size_text;
-use crate::status::Status;
+use crate::status::{ClusterStatus, DeviceStatus, GroupReport, Status};
 
 /// The admin listener when nothing else is said.
 const DEFAULT_URL: &str = "http://127.0.0.1:6000";
@@ -19,21 +19,85 @@ const MAX_ANSWER: u64 = 4 << 20;
 
 /// Prints the state of the node at `url`.
 pub(super) fn run(url: Option<&str>, json: bool, out: &mut impl Write) -> Result<(), Failure> {
-    let url = url.map(str::to_owned).or_else(|| std::env::var("QUARRY_ADMIN_URL").ok());
-    let url = url.unwrap_or_else(|| DEFAULT_URL.to_owned());
-    let text = get(&url, "/status").map_err(|reason| {
-        Failure::new(
-            format!("ask {url}"),
-            format!("{reason}; is the node running, and is this its admin listener?"),
-        )
-    })?;
+    let url = admin_url(url);
+    let text = ask(&url, "GET", "/status", "")?;
     if json {
         writeln!(out, "{text}")?;
         return Ok(());
     }
-    let status: Status =
-        serde_json::from_str(&text).map_err(|e| Failure::new(format!("read status of {url}"), e))?;
-    print(&status, out)?;
+    print(&parse(&url, &text)?, out)?;
+    Ok(())
+}
+
+/// Prints what the node at `url` knows of its cluster.
+pub(super) fn run_cluster(url: Option<&str>, json: bool, out: &mut impl Write) -> Result<(), Failure> {
+    let url = admin_url(url);
+    let status = parse(&url, &ask(&url, "GET", "/status", "")?)?;
+    let none = || Failure::new("show cluster", "the node is in none; see `quarry cluster init`");
+    let cluster = status.cluster.ok_or_else(none)?;
+    if json {
+        let text = serde_json::to_string_pretty(&cluster).map_err(|e| Failure::new("show cluster", e))?;
+        writeln!(out, "{text}")?;
+        return Ok(());
+    }
+    print_cluster(&cluster, out)?;
+    Ok(())
+}
+
+/// The admin listener to be asked.
+pub(super) fn admin_url(url: Option<&str>) -> String {
+    let url = url.map(str::to_owned).or_else(|| std::env::var("QUARRY_ADMIN_URL").ok());
+    url.unwrap_or_else(|| DEFAULT_URL.to_owned())
+}
+
+/// Asks an admin listener, which is to answer 200.
+pub(super) fn ask(url: &str, method: &str, path: &str, body: &str) -> Result<String, Failure> {
+    request(url, method, path, body).map_err(|reason| {
+        Failure::new(
+            format!("ask {url}"),
+            format!("{reason}; is the node running, and is this its admin listener?"),
+        )
+    })
+}
+
+fn parse(url: &str, text: &str) -> Result<Status, Failure> {
+    serde_json::from_str(text).map_err(|e| Failure::new(format!("read status of {url}"), e))
+}
+
+fn print_cluster(cluster: &ClusterStatus, out: &mut impl Write) -> std::io::Result<()> {
+    let ClusterStatus { node, ring_version, replicas, partitions, groups, members, devices } = cluster;
+    writeln!(
+        out,
+        "seen from node {node}: ring version {ring_version}, {partitions} partitions x {replicas}"
+    )?;
+    writeln!(out)?;
+    writeln!(
+        out,
+        "{:<8} {:<32} {:>6} {:>6} {:>8} {:>10} {:>10}",
+        "GROUP", "LEADER", "TERM", "VOTERS", "LEARNERS", "LAST", "APPLIED"
+    )?;
+    for group in groups {
+        let leader = group.leader.as_deref().unwrap_or("none");
+        let GroupReport { name, term, voters, learners, last, applied, .. } = group;
+        writeln!(out, "{name:<8} {leader:<32} {term:>6} {voters:>6} {learners:>8} {last:>10} {applied:>10}")?;
+    }
+    writeln!(out)?;
+    writeln!(out, "{:<32} {:<22} {:<8} VOTES", "NODE", "ADDRESS", "STATE")?;
+    for member in members {
+        let votes = if member.votes { "yes" } else { "no" };
+        writeln!(out, "{:<32} {:<22} {:<8} {votes}", member.node, member.address, member.state)?;
+    }
+    writeln!(out)?;
+    writeln!(
+        out,
+        "{:<32} {:<32} {:>4} {:<8} {:>9} {:>8} {:>8}",
+        "DISK", "NODE", "ZONE", "STATE", "SIZE", "REPLICAS", "SHARE"
+    )?;
+    for device in devices {
+        let DeviceStatus { device, node, zone, bytes, state, replicas, share } = device;
+        let size = short_size(*bytes);
+        writeln!(out, "{device:<32} {node:<32} {zone:>4} {state:<8} {size:>9} {replicas:>8} {share:>8}")?;
+    }
     Ok(())
 }
 
@@ -80,19 +144,23 @@ fn short_size(bytes: u64) -> String {
     size_text(bytes)
 }
 
-/// One HTTP/1.0 GET, the body of a 200.
-fn get(url: &str, path: &str) -> Result<String, String> {
+/// One HTTP/1.0 request, the body of a 200.
+fn request(url: &str, method: &str, path: &str, body: &str) -> Result<String, String> {
     let host = url.strip_prefix("http://").ok_or("not an http:// URL")?.trim_end_matches('/');
     let address = host.to_socket_addrs().map_err(|e| e.to_string())?.next().ok_or("no such host")?;
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE).map_err(|e| e.to_string())?;
     stream.set_read_timeout(Some(PATIENCE)).map_err(|e| e.to_string())?;
-    let request = format!("GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n");
+    let length = body.len();
+    let request =
+        format!("{method} {path} HTTP/1.0\r\nHost: {host}\r\nContent-Length: {length}\r\n\r\n{body}");
     stream.write_all(request.as_bytes()).map_err(|e| e.to_string())?;
     let mut answer = String::new();
     stream.take(MAX_ANSWER).read_to_string(&mut answer).map_err(|e| e.to_string())?;
     let (head, body) = answer.split_once("\r\n\r\n").ok_or("the answer is not HTTP")?;
-    let status = head.split(' ').nth(1).unwrap_or("?");
-    if status == "200" { Ok(body.to_owned()) } else { Err(format!("it answers {status}")) }
+    match head.split(' ').nth(1).unwrap_or("?") {
+        "200" => Ok(body.to_owned()),
+        status => Err(format!("it answers {status}: {}", body.trim())),
+    }
 }
 
 #[cfg(test)]
@@ -123,8 +191,13 @@ mod tests {
             done: 7,
             ..WorkerStatus::default()
         };
-        let status =
-            Status { version: "1".to_owned(), uptime_seconds: 5, disks: vec![disk], workers: vec![worker] };
+        let status = Status {
+            version: "1".to_owned(),
+            uptime_seconds: 5,
+            disks: vec![disk],
+            workers: vec![worker],
+            cluster: None,
+        };
         let mut out = Vec::new();
         print(&status, &mut out).unwrap();
         let text = String::from_utf8(out).unwrap();

@@ -6,6 +6,8 @@
 //! DATA/cluster/node.pem   key and certificate of this node; the certificate has one name, quarry://CLUSTER/NODE
 //! DATA/cluster/tokens/    join tokens that were given out and not used
 //! DATA/cluster/address    where the running node is reached
+//! DATA/cluster/founder    on the node that made the cluster: what was wanted of it
+//! DATA/cluster/contacts   on every other: the node that let it join, and where that is reached
 //! ```
 //!
 //! Invariant: every file is mode 600 and whole; a key never leaves the machine that made it.
@@ -39,6 +41,8 @@ pub(crate) struct Files {
     pub(crate) tokens: PathBuf,
     /// Where others reach the running node.
     pub(crate) address: PathBuf,
+    pub(crate) founder: PathBuf,
+    pub(crate) contacts: PathBuf,
 }
 
 impl Files {
@@ -52,6 +56,8 @@ impl Files {
             node: file("node.pem"),
             tokens: file("tokens"),
             address: file("address"),
+            founder: file("founder"),
+            contacts: file("contacts"),
             directory,
         }
     }

@@ -233,8 +233,25 @@ pub(crate) async fn join(data: &Path, token: &Token) -> Result<Joined, JoinError
     make_directory(&files)?;
     storage::remember_cluster(data, identity.cluster)?;
     identity::write(&files.authority, &pem(&met.authority))?;
+    identity::write(&files.contacts, &format!("{} {address}\n", met.host))?;
     identity::write(&files.node, &node_file(&key, &certificate))?;
     Ok(Joined { cluster: identity.cluster, node: identity.node, renewed: own.is_some(), host: met.host })
+}
+
+/// The node that let this one join, and where it was reached then; none at the node that made the cluster.
+pub(super) fn contacts(data: &Path) -> Result<Vec<(NodeId, SocketAddr)>, IdentityError> {
+    let file = Files::of(data).contacts;
+    let text = match identity::read(&file) {
+        Ok(text) => String::from_utf8_lossy(&text).into_owned(),
+        Err(IdentityError::Missing(_)) => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let parse = |line: &str| {
+        let (node, address) = line.split_once(' ')?;
+        Some((node.parse().ok()?, address.parse().ok()?))
+    };
+    let bad = || IdentityError::invalid(&file, "a line is no node and its address; join again");
+    text.lines().map(|line| parse(line).ok_or_else(bad)).collect()
 }
 
 /// Why the host said nothing. That it takes no fancy to the certificate shown comes after the handshake, as an alert.

@@ -8,6 +8,7 @@ mod core;
 mod frames;
 pub(crate) mod identity;
 pub(crate) mod join;
+pub(crate) mod late;
 mod listener;
 mod lives;
 mod quic;
@@ -24,8 +25,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use quarry_engine::net::{NodeId, ReplicaService, Router, Timer, Transport};
-use quarry_engine::object::{Replica, Spawn};
+use quarry_engine::net::{NodeId, Router, Service, Timer, Transport};
+use quarry_engine::object::Spawn;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
@@ -40,8 +41,8 @@ use identity::Files;
 use join::Host;
 use listener::Entrances;
 
-/// Pause between two looks at leases and at the file of the certificate.
-const LOOK: Duration = Duration::from_secs(5);
+/// Pause between two looks at what others hold, and at the file of the certificate.
+pub(crate) const LOOK: Duration = Duration::from_secs(5);
 /// A certificate that ends sooner is renewed, or its renewal asked for.
 const RENEW_BEFORE: Duration = Duration::from_secs(60 * 24 * 3600);
 /// Pause between two reminders.
@@ -85,8 +86,14 @@ pub enum ClusterError {
 pub struct Cluster {
     /// Where it listens.
     pub address: SocketAddr,
+    /// Where others reach it, if that is known.
+    pub reached: Option<SocketAddr>,
     /// Calls to every node, the own one included.
     pub transport: Arc<dyn Transport>,
+    /// Where nodes are reached.
+    pub book: Arc<AddressBook>,
+    /// Nodes that are called while nothing is known of the cluster.
+    pub contacts: Vec<NodeId>,
     quic: Option<Quic>,
     tasks: JoinSet<()>,
 }
@@ -98,11 +105,11 @@ impl std::fmt::Debug for Cluster {
 }
 
 impl Cluster {
-    /// Listens, and serves the node's devices to the others.
+    /// Listens, and serves the node to the others.
     pub(crate) async fn start(
         settings: &config::Cluster,
         data: &Path,
-        replicas: Vec<Arc<dyn Replica>>,
+        service: Arc<dyn Service>,
     ) -> Result<Self, ClusterError> {
         let files = Files::of(data);
         let identity = Identity::load(data)?;
@@ -113,28 +120,31 @@ impl Cluster {
             return Err(ClusterError::TwoClusters { path: files.node, of_identity, of_disks });
         }
         let node = identity.node;
-        let (wall, incarnation) =
-            (Box::new(storage::wall_clock), u64::from_le_bytes(storage::random_bytes()));
-        let service = ReplicaService::new(replicas, monotonic(), wall, incarnation);
-        let peers = settings.peers.iter().map(|peer| (peer.node.get_ref().0, peer.address.get_ref().0));
-        let parts = Parts {
-            keeper: Arc::new(Keeper::new(identity)),
-            book: Arc::new(AddressBook::new(peers)),
-            service: Arc::new(service.clone()),
-        };
+        let mut peers = join::contacts(data)?;
+        peers.extend(settings.peers.iter().map(|peer| (peer.node.get_ref().0, peer.address.get_ref().0)));
+        let contacts = peers.iter().map(|(node, _)| *node).collect();
+        let book = Arc::new(AddressBook::new(peers));
+        let keeper = Arc::new(Keeper::new(identity));
+        let parts = Parts { keeper: Arc::clone(&keeper), book: Arc::clone(&book), service };
         let host = Host::load(data)?;
-        let (joins, keeper) = (host.is_some(), Arc::clone(&parts.keeper));
+        let joins = host.is_some();
         let Listening { address, net, quic, mut tasks } = listen(settings, parts.clone(), host)?;
-        if let Some(reached) = settings.reached_at(address) {
+        let reached = settings.reached_at(address);
+        if let Some(reached) = reached {
             identity::write(&files.address, &format!("{reached}\n"))?;
         }
-        tasks.spawn(look_after(service, keeper, data.to_owned()));
+        tasks.spawn(look_after(keeper, data.to_owned()));
         let transport: Arc<dyn Transport> = Arc::new(Router::new(net, parts.service, timer(), spawn()));
         for peer in &settings.peers {
             tasks.spawn(watch::watch(Arc::clone(&transport), peer.node.get_ref().0));
         }
         tracing::info!(%address, %node, carrier = %settings.transport, joins, "taking part in the cluster");
-        Ok(Self { address, transport, quic, tasks })
+        Ok(Self { address, reached, transport, book, contacts, quic, tasks })
+    }
+
+    /// Runs something for as long as this node takes part.
+    pub(crate) fn run(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(task);
     }
 
     /// Takes no more part.
@@ -204,7 +214,7 @@ fn bind_tcp(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
 }
 
 /// Time since the first call of this.
-fn monotonic() -> quarry_engine::net::MonotonicClock {
+pub(crate) fn monotonic() -> quarry_engine::net::MonotonicClock {
     let begun = Instant::now();
     Arc::new(move || begun.elapsed())
 }
@@ -222,14 +232,13 @@ pub fn spawn() -> Spawn {
     Arc::new(move |work| drop(runtime.spawn(work)))
 }
 
-/// Ends leases, takes up a renewed certificate, and sees to it that there is one in time.
-async fn look_after(service: ReplicaService, keeper: Arc<Keeper>, data: PathBuf) {
+/// Takes up a renewed certificate, and sees to it that there is one in time.
+async fn look_after(keeper: Arc<Keeper>, data: PathBuf) {
     let mut seen = changed_at(&data);
     let mut reminded: Option<Instant> = None;
     let mut pause = tokio::time::interval(LOOK);
     loop {
         pause.tick().await;
-        service.expire();
         if reminded.is_none_or(|last| last.elapsed() >= REMIND)
             && tls::ends_within(&keeper.current(), RENEW_BEFORE)
         {

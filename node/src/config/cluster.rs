@@ -21,7 +21,10 @@ pub struct Cluster {
     /// What calls go over.
     #[serde(default)]
     pub transport: Carrier,
-    /// `[[cluster.peer]]`: the other nodes.
+    /// The node's failure domain: a room, a rack, a power feed. Copies of an object are spread over zones.
+    #[serde(default)]
+    pub zone: u16,
+    /// `[[cluster.peer]]`: other nodes, while nothing is known of the cluster. A node that joined knows the one that let it in.
     #[serde(default, rename = "peer")]
     pub peers: Vec<Peer>,
 }

@@ -324,10 +324,10 @@ mod tests {
             class: None,
         };
         let mut builder = Builder::new(settings, 1).unwrap();
-        for node in 0..3 {
-            let device =
-                quarry_ring::Device { id: 0, region: 0, zone: 0, node, weight: 10, class: Class::Hdd };
-            builder.add(&device, &hex::encode([node as u8; 16]), 1).unwrap();
+        for label in 0..3_u8 {
+            let (node, class) = (label.into(), Class::Hdd);
+            let device = quarry_ring::Device { id: 0, region: 0, zone: 0, node, weight: 10, class };
+            builder.add(&device, &hex::encode([label; 16]), 1).unwrap();
         }
         builder.rebalance(1).unwrap();
         builder

@@ -18,6 +18,7 @@ use super::body::{Received, Sent, Tracked};
 use super::target::BetweenRequests;
 use super::trans_id::{TransId, TransIds};
 use crate::auth::{Access, Arrival, Auth, Session, keystone, unix_now, v1};
+use crate::control::operator::Operator;
 use crate::metrics::{Api, Metrics};
 use crate::status::StatusSource;
 use crate::swift::SwiftApi;
@@ -46,6 +47,7 @@ enum Route {
     Keystone,
     Metrics,
     Status,
+    Wish,
     Nothing,
 }
 
@@ -60,6 +62,8 @@ pub(crate) struct Front {
     pub(crate) metrics: Arc<Metrics>,
     /// What `/status` shows.
     pub(crate) status: StatusSource,
+    /// Takes what operators want of the cluster.
+    pub(crate) operator: Option<Operator>,
     /// Requests that take longer are logged at info.
     pub(crate) slow: Duration,
     /// A request body that stalls for so long is given up.
@@ -77,7 +81,13 @@ impl Front {
         slow: Duration,
         body_timeout: Duration,
     ) -> Self {
-        Self { auth, objects, metrics, status, slow, body_timeout, ids: TransIds::new() }
+        let (operator, ids) = (None, TransIds::new());
+        Self { auth, objects, metrics, status, operator, slow, body_timeout, ids }
+    }
+
+    /// With a cluster that operators may change.
+    pub(crate) fn with_operator(self, operator: Option<Operator>) -> Self {
+        Self { operator, ..self }
     }
 
     /// Answers one request.
@@ -105,6 +115,10 @@ impl Front {
             Route::Swift => self.swift(request, &id, &mut finish).await,
             Route::Metrics => text(StatusCode::OK, Metrics::CONTENT_TYPE, self.metrics.encode()),
             Route::Status => text(StatusCode::OK, "application/json", self.status.json()),
+            Route::Wish => match &self.operator {
+                Some(operator) => operator.answer(request).await.map(Sent::Whole),
+                None => text(StatusCode::NOT_FOUND, "text/plain", "This node is in no cluster.\n"),
+            },
             Route::Nothing => text(StatusCode::NOT_FOUND, "text/plain", "Not found.\n"),
         };
         finish.status = response.status();
@@ -132,6 +146,7 @@ fn route(entrance: Entrance, path: &str) -> Route {
         (Entrance::Identity, _) => Route::Keystone,
         (Entrance::Admin, "/metrics") => Route::Metrics,
         (Entrance::Admin, "/status") => Route::Status,
+        (Entrance::Admin, "/cluster/wish") => Route::Wish,
         (Entrance::Admin, _) => Route::Nothing,
     }
 }

@@ -12,5 +12,6 @@ mod trans_id;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use body::Received;
 pub(crate) use dispatch::{Entrance, Front};
 pub(crate) use listener::{Bounds, serve};

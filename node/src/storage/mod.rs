@@ -18,7 +18,7 @@ use quarry_engine::disk::format::superblock::ClusterId;
 use quarry_engine::disk::{Counters, DiskConfig, DiskHandle, start};
 use quarry_engine::index::RocksOptions;
 use quarry_engine::io::OpenOptions;
-use quarry_engine::object::{Options, Spread, Store};
+use quarry_engine::object::{Options, Spread, Store, Time};
 use tokio::runtime::Handle;
 
 use crate::config::{self, Config, MIN_DISK};
@@ -40,7 +40,7 @@ pub(crate) type Progress = Box<dyn FnMut(&str, u64, u64) + Send>;
 #[derive(Debug)]
 pub(crate) struct Storage {
     store: Store,
-    disks: Vec<OpenDisk>,
+    disks: Disks,
     workers: Workers,
     status: StatusSource,
 }
@@ -71,27 +71,56 @@ impl OpenError {
     }
 }
 
-impl Storage {
-    /// Opens every disk of the configuration; the first start makes the disk files.
-    /// What the object layer starts runs on `runtime`. Blocks: a log may have to be replayed.
-    pub(crate) fn open(
-        config: &Config,
-        runtime: &Handle,
-        progress: &mut Progress,
-    ) -> Result<Self, OpenError> {
+/// The open disks of a node, and nothing over them yet.
+#[derive(Debug)]
+pub(crate) struct Disks(Vec<OpenDisk>);
+
+impl Disks {
+    /// Opens every disk of the configuration; the first start makes the disk files. Blocks: a log may have to be replayed.
+    pub(crate) fn open(config: &Config, progress: &mut Progress) -> Result<Self, OpenError> {
         let cluster = provision::prepare(config, progress)?;
         let mut disks = Vec::with_capacity(config.disks.len());
         for disk in &config.disks {
             disks.push(open_disk(config, disk, cluster, progress)?);
         }
-        let store = start_store(&disks, runtime.clone()).map_err(|e| OpenError::new(&disks[0].path, e))?;
+        Ok(Self(disks))
+    }
+
+    /// Their handles, in the configuration's order.
+    pub(crate) fn handles(&self) -> Vec<DiskHandle> {
+        self.0.iter().map(|disk| disk.handle.clone()).collect()
+    }
+
+    /// The object layer over them, when this node knows no other: each object on one of them, which is waited for.
+    pub(crate) fn alone(&self) -> Result<Store, OpenError> {
+        let options = Options { spawn: Some(crate::cluster::spawn()), time: None };
+        let handles = self.handles();
+        let placement = Spread::over(handles.iter().map(DiskHandle::device).collect());
+        let clock = Clock::new(Box::new(wall_clock));
+        let path = self.0.first().map_or_else(PathBuf::new, |disk| disk.path.clone());
+        Store::start(handles, Box::new(placement), clock, options).map_err(|e| OpenError::new(&path, e))
+    }
+
+    /// Makes everything durable and closes them.
+    pub(crate) async fn close(&self) {
+        for disk in &self.0 {
+            if let Err(error) = disk.handle.close().await {
+                tracing::error!(disk = %disk.path.display(), %error, "close disk");
+            }
+        }
+    }
+}
+
+impl Storage {
+    /// Starts background work over a store of these disks, on `runtime`.
+    pub(crate) fn start(disks: Disks, store: Store, config: &Config, runtime: &Handle) -> Self {
         let workers = Workers::start(&store, &config.work, runtime);
-        let (watched, reports) = (disks.clone(), workers.reports());
+        let (watched, reports) = (disks.0.clone(), workers.reports());
         let status = StatusSource::new(move || {
             let disks = watched.iter().map(status_of).collect();
             (disks, reports.iter().map(workers::status_of).collect())
         });
-        Ok(Self { store, disks, workers, status })
+        Self { store, disks, workers, status }
     }
 
     /// The object layer.
@@ -104,28 +133,20 @@ impl Storage {
         self.status.clone()
     }
 
-    /// Stops the workers, makes everything durable and closes the disks.
-    pub(crate) async fn close(self) {
+    /// Stops the workers; the disks are still open.
+    pub(crate) async fn stop(self) -> Disks {
         self.workers.stop().await;
-        for disk in &self.disks {
-            if let Err(error) = disk.handle.close().await {
-                tracing::error!(disk = %disk.path.display(), %error, "close disk");
-            }
-        }
+        self.disks
     }
 }
 
-/// The object layer over the disks: each object on one of them, as this node knows no other.
-fn start_store(disks: &[OpenDisk], runtime: Handle) -> quarry_engine::object::Result<Store> {
-    let handles: Vec<_> = disks.iter().map(|disk| disk.handle.clone()).collect();
-    let placement = Spread::over(handles.iter().map(DiskHandle::device).collect());
-    let spawn = move |work| drop(runtime.spawn(work));
-    Store::start(
-        handles,
-        Box::new(placement),
-        Clock::new(Box::new(wall_clock)),
-        Options { spawn: Some(Arc::new(spawn)), ..Options::default() },
-    )
+/// How a store of a cluster runs on the runtime that this is called in.
+pub(crate) fn options() -> Options {
+    let since = crate::cluster::monotonic();
+    Options {
+        spawn: Some(crate::cluster::spawn()),
+        time: Some(Time { now: since, timer: crate::cluster::timer() }),
+    }
 }
 
 /// Microseconds since the Unix epoch.

@@ -2,11 +2,12 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use quarry_engine::disk::format::superblock::ClusterId;
-use quarry_engine::net::{NodeId, Request};
+use quarry_engine::net::{NodeId, ReplicaService, Request, Service};
 
 use super::rig::{BOTH, CLUSTER, LONG, runtime};
 use crate::cluster::authority::{Authority, Validity, init, node_file, unix_now};
@@ -28,6 +29,12 @@ fn settings(carrier: Carrier, peers: &[(NodeId, std::net::SocketAddr)]) -> confi
     Config::parse(Source { file: Path::new("test.toml"), text: &text }).unwrap().cluster.unwrap()
 }
 
+/// A node without devices.
+fn service() -> Arc<dyn Service> {
+    let wall = Box::new(storage::wall_clock);
+    Arc::new(ReplicaService::new(Vec::new(), crate::cluster::monotonic(), wall, 1))
+}
+
 /// A first node that lets others join.
 struct First {
     dir: tempfile::TempDir,
@@ -39,7 +46,7 @@ async fn first(carrier: Carrier) -> First {
     let dir = tempfile::tempdir().unwrap();
     storage::remember_cluster(dir.path(), CLUSTER).unwrap();
     let node = init(dir.path(), CLUSTER).unwrap();
-    let cluster = Cluster::start(&settings(carrier, &[]), dir.path(), Vec::new()).await.unwrap();
+    let cluster = Cluster::start(&settings(carrier, &[]), dir.path(), service()).await.unwrap();
     First { dir, node, cluster }
 }
 
@@ -71,8 +78,7 @@ fn a_machine_joins_and_calls() {
                 }
             }
             let peers = [(first.node, first.cluster.address)];
-            let cluster =
-                Cluster::start(&settings(carrier, &peers), second.path(), Vec::new()).await.unwrap();
+            let cluster = Cluster::start(&settings(carrier, &peers), second.path(), service()).await.unwrap();
             for to in [first.node, joined.node] {
                 let call =
                     cluster.transport.call(to, Request::Ping { payload: Bytes::from_static(b"x") }, LONG);
@@ -187,12 +193,12 @@ fn a_node_whose_certificate_is_over_renews_with_a_token() {
 fn a_node_without_an_identity_or_with_disks_of_another_cluster_does_not_start() {
     runtime().block_on(async {
         let dir = tempfile::tempdir().unwrap();
-        let started = Cluster::start(&settings(Carrier::Quic, &[]), dir.path(), Vec::new()).await;
+        let started = Cluster::start(&settings(Carrier::Quic, &[]), dir.path(), service()).await;
         let error = started.map(drop).unwrap_err().to_string();
         assert!(error.contains("quarry cluster init") && error.contains("quarry join"), "{error}");
         init(dir.path(), CLUSTER).unwrap();
         storage::remember_cluster(dir.path(), ClusterId([9; 16])).unwrap();
-        let started = Cluster::start(&settings(Carrier::Quic, &[]), dir.path(), Vec::new()).await;
+        let started = Cluster::start(&settings(Carrier::Quic, &[]), dir.path(), service()).await;
         assert!(matches!(started.map(drop), Err(ClusterError::TwoClusters { .. })));
         assert!(init(dir.path(), CLUSTER).is_err(), "an identity is never replaced");
     });

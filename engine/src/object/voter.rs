@@ -1,0 +1,223 @@
+//! An index group whose rows several nodes hold: the body of the seam over [`crate::consensus`].
+//!
+//! Invariant: a row is read only behind a barrier: this node led after the question came, and had applied what came before.
+//! Invariant: one barrier serves all who came before it began; nobody uses one that began before they came.
+//! Invariant: version times of a term are greater than those of every earlier one: a leader reserves them before it gives
+//! them, by a row whose own version time is the ceiling, and the next leader starts above all rows. The leader itself does
+//! not follow its reservations: its clock would run ahead of them, and they of it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Mutex as AsyncMutex;
+
+use super::group::{IndexGroup, Leader, Rows, TotalsOf};
+use super::locks::{Claim, Locks, Permit};
+use super::replica::{BoxFuture, Draft};
+use super::{Error, Result};
+use crate::catalog::{Row, Totals};
+use crate::clock::{Clock, Timestamp};
+use crate::consensus::{Entry, Group, GroupError, Leading, Outcome, RowChange};
+use crate::disk::Class;
+use crate::disk::format::record::DeviceId;
+use crate::index::Range;
+
+/// The row whose version time is the ceiling (engine/FORMAT-objects.md).
+const CEILING_KEY: &[u8] = b"kt";
+/// How far ahead version times are reserved.
+const RESERVE: Duration = Duration::from_secs(2);
+
+/// This node's voter of an index group; clones share everything.
+#[derive(Clone)]
+pub struct Voter {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    group: Group,
+    clock: Arc<Clock>,
+    locks: Locks,
+    /// The term in which the clock was set above all rows.
+    began: AtomicU64,
+    /// Term and ceiling of the last reservation.
+    reserved: Mutex<(u64, u64)>,
+    /// Makes one reservation at a time.
+    reserving: AsyncMutex<()>,
+    barriers: Barriers,
+}
+
+/// Barriers, shared by those who wait.
+#[derive(Default)]
+struct Barriers {
+    /// Counted up when one begins.
+    begun: AtomicU64,
+    /// The number of the last that ended well; held while one is under way.
+    ended: AsyncMutex<u64>,
+}
+
+impl std::fmt::Debug for Voter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Voter").field("group", &self.shared.group).finish_non_exhaustive()
+    }
+}
+
+fn refused(error: GroupError) -> Error {
+    match error {
+        GroupError::NoSpace => Error::NoSpace,
+        GroupError::Limit(what) => Error::Refused(format!("too much for one change of rows: {what}")),
+        other => Error::Unavailable { reason: other.to_string() },
+    }
+}
+
+impl Voter {
+    /// Over a group that is open here, with the clock of this node.
+    #[must_use]
+    pub fn new(group: Group, clock: Arc<Clock>) -> Self {
+        let shared = Shared {
+            group,
+            clock,
+            locks: Locks::new(),
+            began: AtomicU64::new(0),
+            reserved: Mutex::default(),
+            reserving: AsyncMutex::default(),
+            barriers: Barriers::default(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+}
+
+#[cfg(test)]
+impl Voter {
+    pub(crate) fn shared_clock(&self) -> &Clock {
+        &self.shared.clock
+    }
+}
+
+impl Shared {
+    fn term(&self) -> u64 {
+        self.group.status().term
+    }
+
+    /// Waits for a barrier that began after this call.
+    async fn barrier(&self) -> Result<()> {
+        let wanted = self.barriers.begun.load(Ordering::SeqCst) + 1;
+        let mut ended = self.barriers.ended.lock().await;
+        if *ended >= wanted {
+            return Ok(());
+        }
+        let number = self.barriers.begun.fetch_add(1, Ordering::SeqCst) + 1;
+        let Leading { term, above } = self.group.barrier().await.map_err(refused)?;
+        if self.began.load(Ordering::SeqCst) != term {
+            self.clock.observe(Timestamp(above));
+            self.began.store(term, Ordering::SeqCst);
+        }
+        *ended = number;
+        Ok(())
+    }
+
+    fn ceiling(&self) -> Timestamp {
+        let (term, ceiling) = *self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
+        Timestamp(if term == self.term() { ceiling } else { 0 })
+    }
+
+    async fn raise(&self, to: Timestamp) -> Result<()> {
+        let _one = self.reserving.lock().await;
+        if to <= self.ceiling() {
+            return Ok(());
+        }
+        let term = self.term();
+        let ceiling = to.0.saturating_add(u64::try_from(RESERVE.as_micros()).unwrap_or(0));
+        let row = RowChange { key: CEILING_KEY.to_vec(), sequence: ceiling, value: Some(Vec::new()) };
+        self.propose(vec![row], term).await?;
+        *self.reserved.lock().unwrap_or_else(PoisonError::into_inner) = (term, ceiling);
+        Ok(())
+    }
+
+    async fn propose(&self, rows: Vec<RowChange>, term: u64) -> Result<()> {
+        let entry = Entry { term: Some(term), guards: Vec::new(), rows };
+        match self.group.propose(entry).await.map_err(refused)? {
+            Outcome::Applied => Ok(()),
+            Outcome::Stale { .. } => {
+                Err(Error::Unavailable { reason: "somebody else changed the row later".to_owned() })
+            }
+            Outcome::Fenced { .. } | Outcome::Refused(_) | Outcome::Repeated => {
+                Err(Error::Unavailable { reason: "the index group has another leader".to_owned() })
+            }
+        }
+    }
+}
+
+impl IndexGroup for Voter {
+    fn leader(&self) -> Leader {
+        let status = self.shared.group.status();
+        match status.leader {
+            _ if status.leads => Leader::Own,
+            Some(node) if node != self.shared.group.node() => Leader::Other(node),
+            _ => Leader::Unknown,
+        }
+    }
+
+    fn term(&self) -> u64 {
+        self.shared.term()
+    }
+
+    fn home(&self) -> Option<DeviceId> {
+        None
+    }
+
+    fn claim<'a>(&'a self, claim: Claim<'a>) -> BoxFuture<'a, Permit> {
+        Box::pin(async move {
+            let mut permit = self.shared.locks.claim(claim).await;
+            permit.term = self.shared.term();
+            permit
+        })
+    }
+
+    fn barrier(&self) -> Option<BoxFuture<'static, Result<()>>> {
+        let shared = Arc::clone(&self.shared);
+        Some(Box::pin(async move { shared.barrier().await }))
+    }
+
+    fn ceiling(&self) -> Timestamp {
+        self.shared.ceiling()
+    }
+
+    fn raise(&self, to: Timestamp) -> BoxFuture<'static, Result<()>> {
+        let shared = Arc::clone(&self.shared);
+        Box::pin(async move { shared.raise(to).await })
+    }
+
+    fn row(&self, key: &[u8]) -> Result<Option<Row>> {
+        self.shared.group.row(key).map_err(refused)
+    }
+
+    fn totals(&self, of: TotalsOf<'_>) -> Result<Totals> {
+        self.shared.group.totals(of).map_err(refused)
+    }
+
+    fn scan(&self, range: Range) -> Rows<'_> {
+        match self.shared.group.scan(&range) {
+            Ok(rows) => Box::new(rows.map(|pair| {
+                let (key, row) = pair?;
+                Ok((key.into_boxed_slice(), row))
+            })),
+            Err(error) => Box::new(std::iter::once(Err(refused(error)))),
+        }
+    }
+
+    fn marked_accounts(&self, limit: usize) -> Result<Vec<String>> {
+        self.shared.group.marked_accounts(limit).map_err(refused)
+    }
+
+    fn append(&self, rows: Vec<Draft>, _: Class, term: u64) -> BoxFuture<'static, Result<()>> {
+        let shared = Arc::clone(&self.shared);
+        let change = |draft: Draft| RowChange {
+            key: draft.key,
+            sequence: draft.sequence,
+            value: (!draft.deleted).then_some(draft.meta),
+        };
+        let rows = rows.into_iter().map(change).collect();
+        Box::pin(async move { shared.propose(rows, term).await })
+    }
+}

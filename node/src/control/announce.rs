@@ -1,0 +1,268 @@
+//! What is told to the leader of the control group, who writes it down: where a node is and which disks it has, and what an
+//! operator wants of them.
+//!
+//! Invariant: a node speaks for itself alone: who it is says its certificate.
+//! Invariant: what is announced again and has not changed changes nothing.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quarry_engine::clock::Clock;
+use quarry_engine::disk::format::record::DeviceId;
+use quarry_engine::net::{Announcement, Code, Failure, NodeId, Request, Response, Service, Transport, Wish};
+use quarry_engine::object::BoxFuture;
+use quarry_ring::Class;
+
+use super::groups::{Both, ControlError, Table, change, put};
+use super::state::{Device, Member, State, Wanted, device_key, member_key};
+
+/// Pause until the next announcement when one was taken note of, and when not.
+const PAUSE: Duration = Duration::from_secs(30);
+const RETRY: Duration = Duration::from_millis(500);
+/// How long one may take.
+const WITHIN: Duration = Duration::from_secs(5);
+/// Rows of one change.
+const ROWS: usize = 4;
+
+/// Announces for as long as it is polled. `contacts` are asked while the leader is not known.
+pub(crate) async fn announce(
+    groups: Both,
+    net: Arc<dyn Transport>,
+    contacts: Vec<NodeId>,
+    what: Announcement,
+) {
+    let mut turn = 0;
+    let mut said = false;
+    loop {
+        let to = groups.control.leader().or_else(|| contacts.get(turn % contacts.len().max(1)).copied());
+        let answer = match to {
+            Some(to) => {
+                net.call(to, Request::Announce(what.clone()), WITHIN).await.map_err(|e| e.to_string())
+            }
+            None => Err("no other node is known: join again, or list one as [[cluster.peer]]".to_owned()),
+        };
+        let failed = match answer {
+            Ok(Response::Done) => None,
+            Ok(Response::Failed(failure)) => Some(failure.to_string()),
+            Ok(_) => Some("the peer answered another question".to_owned()),
+            Err(why) => Some(why),
+        };
+        turn += 1;
+        match failed {
+            None => said = false,
+            Some(why) if !said && turn > 10 => {
+                said = true;
+                tracing::warn!("the cluster has not taken note of this node: {why}; it is tried again");
+            }
+            Some(_) => {}
+        }
+        let noted = !said && matches!(to, Some(to) if groups.control.leader() == Some(to));
+        tokio::time::sleep(if noted { PAUSE } else { RETRY }).await;
+    }
+}
+
+/// Takes announcements, and hands everything else on.
+pub(crate) struct Announcements {
+    pub(crate) groups: Both,
+    pub(crate) net: Arc<dyn Transport>,
+    pub(crate) clock: Arc<Clock>,
+    pub(crate) others: Arc<dyn Service>,
+}
+
+impl Service for Announcements {
+    fn handle(&self, from: NodeId, request: Request) -> BoxFuture<'static, Response> {
+        let (groups, net, clock) = (self.groups.clone(), Arc::clone(&self.net), Arc::clone(&self.clock));
+        let answer = |taken: Result<Response, String>| {
+            taken.unwrap_or_else(|why| Response::Failed(Failure::new(Code::Unavailable, why)))
+        };
+        match request {
+            Request::Announce(what) => {
+                Box::pin(async move { answer(take(&groups, &*net, &clock, from, what).await) })
+            }
+            Request::Wish(wish) => {
+                Box::pin(
+                    async move { answer(grant(&groups, &*net, &clock, from == net.local(), wish).await) },
+                )
+            }
+            request => self.others.handle(from, request),
+        }
+    }
+}
+
+async fn take(
+    groups: &Both,
+    net: &dyn Transport,
+    clock: &Clock,
+    from: NodeId,
+    what: Announcement,
+) -> Result<Response, String> {
+    let Announcement { node, address, devices } = what;
+    let node = node.unwrap_or(from);
+    let status = groups.control.status();
+    if !status.leads {
+        let leader = status.leader.ok_or("this node knows no leader")?;
+        // A member speaks for a node that does not know the leader yet.
+        if node != from || leader == net.local() {
+            return Err("this node does not lead".to_owned());
+        }
+        let told = Announcement { node: Some(node), address, devices };
+        return net.call(leader, Request::Announce(told), WITHIN).await.map_err(|e| e.to_string());
+    }
+    let address: SocketAddr = address.parse().map_err(|_| "the address is none".to_owned())?;
+    write(groups, clock, node, address, &devices).await.map_err(|e| e.to_string())?;
+    Ok(Response::Done)
+}
+
+async fn write(
+    groups: &Both,
+    clock: &Clock,
+    node: NodeId,
+    address: SocketAddr,
+    devices: &[(DeviceId, u64, u16)],
+) -> Result<(), ControlError> {
+    groups.control.barrier().await?;
+    let table = Table::read(&groups.control)?;
+    let rows = rows_of(&table.state()?, clock.unix_seconds() * 1_000_000, node, address, devices);
+    for some in rows.chunks(ROWS) {
+        change(&groups.control, clock, &table, put(some.to_vec())).await?;
+    }
+    if !rows.is_empty() {
+        tracing::info!(%node, %address, disks = devices.len(), "node is a member");
+    }
+    Ok(())
+}
+
+/// Writes down what an operator wants, or hands it on (`first`: it comes from this node) to the leader.
+async fn grant(
+    groups: &Both,
+    net: &dyn Transport,
+    clock: &Clock,
+    first: bool,
+    wish: Wish,
+) -> Result<Response, String> {
+    let status = groups.control.status();
+    if !status.leads {
+        let leader = status.leader.filter(|_| first).ok_or("the control group has no leader now")?;
+        return net.call(leader, Request::Wish(wish), WITHIN).await.map_err(|e| e.to_string());
+    }
+    let written = async {
+        groups.control.barrier().await?;
+        let table = Table::read(&groups.control)?;
+        let rows = wished(&table.state()?, wish);
+        for some in rows.chunks(ROWS) {
+            change(&groups.control, clock, &table, put(some.to_vec())).await?;
+        }
+        Ok::<_, ControlError>(rows.len())
+    };
+    match written.await.map_err(|e| e.to_string())? {
+        0 => Err("the cluster knows no such disk or node, or it is so already".to_owned()),
+        _ => Ok(Response::Done),
+    }
+}
+
+/// Rows that a wish changes.
+fn wished(state: &State, wish: Wish) -> Vec<super::state::KeyValue> {
+    let mut rows = Vec::new();
+    let mut want = |id: &DeviceId, device: &Device, wanted: Wanted| {
+        if device.wanted != wanted {
+            rows.push((device_key(*id), Device { wanted, ..device.clone() }.encode()));
+        }
+    };
+    match wish {
+        Wish::Device { device, wanted } => {
+            let wanted = match wanted {
+                0 => Wanted::Share,
+                1 => Wanted::Empty,
+                _ => Wanted::Out,
+            };
+            if let Some(known) = state.devices.get(&device) {
+                want(&device, known, wanted);
+            }
+        }
+        Wish::Node { node, leaving } => {
+            let wanted = if leaving { Wanted::Empty } else { Wanted::Share };
+            let own = state.devices.iter().filter(|(_, device)| device.node == node);
+            own.filter(|(_, device)| device.wanted != Wanted::Out)
+                .for_each(|(id, device)| want(id, device, wanted));
+            if let Some(member) = state.members.get(&node).filter(|member| member.leaving != leaving) {
+                rows.push((member_key(node), Member { leaving, ..member.clone() }.encode()));
+            }
+        }
+    }
+    rows
+}
+
+/// Rows that an announcement changes.
+fn rows_of(
+    state: &State,
+    now: u64,
+    node: NodeId,
+    address: SocketAddr,
+    devices: &[(DeviceId, u64, u16)],
+) -> Vec<super::state::KeyValue> {
+    let mut rows = Vec::new();
+    let known = state.members.get(&node);
+    if known.is_none_or(|member| member.address != address) {
+        let next = || state.members.values().map(|member| member.number).max().map_or(0, |most| most + 1);
+        let fresh = || Member { number: next(), address, since: now, leaving: false };
+        let member = known.map_or_else(fresh, |member| Member { address, ..member.clone() });
+        rows.push((member_key(node), member.encode()));
+    }
+    for (id, bytes, zone) in devices {
+        let known = state.devices.get(id);
+        if known.is_some_and(|known| known.node == node && known.bytes == *bytes && known.zone == *zone) {
+            continue;
+        }
+        let fresh = || Device {
+            node,
+            bytes: *bytes,
+            region: 0,
+            zone: *zone,
+            class: Class::Hdd,
+            wanted: Wanted::Share,
+        };
+        let device =
+            known.map_or_else(fresh, |known| Device { node, bytes: *bytes, zone: *zone, ..known.clone() });
+        rows.push((device_key(*id), device.encode()));
+    }
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_announced_again_changes_nothing() {
+        let (node, address) = (NodeId([1; 16]), "10.0.0.1:6100".parse().unwrap());
+        let devices = [(DeviceId([2; 16]), 300, 0), (DeviceId([3; 16]), 400, 1)];
+        let mut state = State::default();
+        let rows = rows_of(&state, 5, node, address, &devices);
+        assert_eq!(rows.len(), 3);
+        let mut table: std::collections::BTreeMap<_, _> = rows.into_iter().collect();
+        state = State::of_rows(&table).unwrap();
+        assert!(rows_of(&state, 6, node, address, &devices).is_empty());
+        let moved = "10.0.0.9:6100".parse().unwrap();
+        let rows = rows_of(&state, 7, node, moved, &devices);
+        assert_eq!(rows.len(), 1);
+        table.extend(rows);
+        state = State::of_rows(&table).unwrap();
+        let member = &state.members[&node];
+        assert_eq!((member.address, member.since, member.number), (moved, 5, 0));
+        let drained = wished(&state, Wish::Node { node, leaving: true });
+        assert_eq!(drained.len(), 3);
+        let mut leaving = table.clone();
+        leaving.extend(drained);
+        let leaving = State::of_rows(&leaving).unwrap();
+        assert!(leaving.devices.values().all(|device| device.wanted == Wanted::Empty));
+        assert!(wished(&leaving, Wish::Node { node, leaving: true }).is_empty());
+        assert_eq!(wished(&leaving, Wish::Device { device: DeviceId([2; 16]), wanted: 2 }).len(), 1);
+        assert!(wished(&state, Wish::Device { device: DeviceId([8; 16]), wanted: 2 }).is_empty());
+        let other = rows_of(&state, 8, NodeId([9; 16]), address, &devices[..1]);
+        table.extend(other);
+        state = State::of_rows(&table).unwrap();
+        assert_eq!(state.members[&NodeId([9; 16])].number, 1);
+        assert_eq!(state.devices[&DeviceId([2; 16])].node, NodeId([9; 16]));
+    }
+}

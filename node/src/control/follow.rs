@@ -1,0 +1,99 @@
+//! What every node makes of the cluster's state: addresses, voters, devices.
+//!
+//! Invariant: a ring is used only together with the devices that it names; calls under way keep the one that they began with.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quarry_engine::net::{Remote, Transport};
+use quarry_engine::object::names::Directory;
+use quarry_engine::object::{Replica, RingPlacement, Store};
+use tokio::sync::watch;
+
+use super::groups::{Both, ControlError, Table};
+use super::state::State;
+use crate::cluster::AddressBook;
+
+/// Pause between two looks.
+const PAUSE: Duration = Duration::from_millis(250);
+/// How long a call to a device of another node may take.
+const WITHIN: Duration = Duration::from_secs(10);
+
+/// Follows the control group.
+pub(crate) struct Follower {
+    pub(crate) groups: Both,
+    pub(crate) net: Arc<dyn Transport>,
+    pub(crate) book: Arc<AddressBook>,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) store: Store,
+    pub(crate) seen: watch::Sender<Arc<State>>,
+}
+
+impl Follower {
+    /// Follows for as long as it is polled.
+    pub(crate) async fn run(self) {
+        let mut newest = (0, 0);
+        let mut applied = None;
+        let mut failed: Option<String> = None;
+        let mut pause = tokio::time::interval(PAUSE);
+        loop {
+            pause.tick().await;
+            self.directory.replace(self.groups.names.status().voters.into_iter().collect());
+            let now = self.groups.control.status().applied;
+            if now == applied {
+                continue;
+            }
+            match self.look(&mut newest) {
+                Ok(()) => (applied, failed) = (now, None),
+                Err(error) => {
+                    let why = error.to_string();
+                    if failed.as_ref() != Some(&why) {
+                        tracing::warn!("read the cluster's state: {why}");
+                    }
+                    failed = Some(why);
+                }
+            }
+        }
+    }
+
+    fn look(&self, newest: &mut (usize, u64)) -> Result<(), ControlError> {
+        let table = Table::read(&self.groups.control)?;
+        if table.newest() == *newest {
+            return Ok(());
+        }
+        let state = table.state()?;
+        for (node, member) in &state.members {
+            self.book.set(*node, member.address);
+        }
+        self.place(&state);
+        self.seen.send_replace(Arc::new(state));
+        *newest = table.newest();
+        Ok(())
+    }
+
+    /// Uses the ring of this state, if it is another than before, and the devices.
+    fn place(&self, state: &State) {
+        let before = self.seen.borrow().clone();
+        let owners = |state: &State| -> Vec<_> {
+            state.devices.iter().map(|(id, device)| (*id, device.node)).collect()
+        };
+        if before.builder == state.builder && owners(&before) == owners(state) {
+            return;
+        }
+        let Some(Ok(Some(ring))) = state.builder.as_ref().map(quarry_ring::Builder::ring) else { return };
+        let version = ring.version();
+        let numbers: HashMap<_, _> = state.ring_devices().into_iter().collect();
+        let placement = match RingPlacement::new(ring, numbers) {
+            Ok(placement) => placement,
+            Err(error) => return tracing::error!(%error, "use ring"),
+        };
+        let local = self.net.local();
+        let others = state.devices.iter().filter(|(_, device)| device.node != local);
+        let remote = |(id, device): (&_, &super::state::Device)| -> Arc<dyn Replica> {
+            Arc::new(Remote::new(Arc::clone(&self.net), device.node, *id, WITHIN))
+        };
+        self.store.place(Arc::new(placement), others.map(remote).collect());
+        tracing::info!(version, devices = state.devices.len(), "ring is in use");
+    }
+}

@@ -1,0 +1,61 @@
+//! What was wanted when the cluster was made: kept by its first node until the control group has it.
+//!
+//! ```text
+//! DATA/cluster/founder   toml: replicas, part_power, min_part_hours
+//! ```
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::state::Settings;
+use crate::cluster::IdentityError;
+use crate::cluster::identity::{self, Files};
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Founding {
+    replicas: u16,
+    part_power: u8,
+    min_part_hours: u16,
+}
+
+/// Writes it down.
+pub(crate) fn write(data: &Path, settings: Settings) -> Result<(), IdentityError> {
+    let Settings { replicas, part_power, min_part_hours } = settings;
+    let file = Files::of(data).founder;
+    let text = toml::to_string(&Founding { replicas, part_power, min_part_hours })
+        .map_err(|e| IdentityError::invalid(&file, e))?;
+    identity::write(&file, &text)
+}
+
+/// What was wanted, at the node that made the cluster; `None` at every other.
+pub(crate) fn read(data: &Path) -> Result<Option<Settings>, IdentityError> {
+    let file = Files::of(data).founder;
+    let text = match identity::read(&file) {
+        Ok(text) => text,
+        Err(IdentityError::Missing(_)) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let parsed = toml::from_str(&String::from_utf8_lossy(&text));
+    let Founding { replicas, part_power, min_part_hours } =
+        parsed.map_err(|e| IdentityError::invalid(&file, e))?;
+    Ok(Some(Settings { replicas, part_power, min_part_hours }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_wanted_is_remembered_by_the_founder_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(read(dir.path()).unwrap(), None);
+        std::fs::create_dir(dir.path().join("cluster")).unwrap();
+        let settings = Settings { replicas: 2, part_power: 9, min_part_hours: 0 };
+        write(dir.path(), settings).unwrap();
+        assert_eq!(read(dir.path()).unwrap(), Some(settings));
+        std::fs::write(Files::of(dir.path()).founder, "replicas = 1").unwrap();
+        assert!(read(dir.path()).is_err());
+    }
+}

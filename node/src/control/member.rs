@@ -1,0 +1,163 @@
+//! A node as a member of its cluster: transport, groups, names and objects put together.
+//!
+//! Invariant: a node answers others only when all of it is there.
+//! Invariant: what the founder wanted is written into the control group once.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quarry_engine::clock::{Clock, Timestamp};
+use quarry_engine::disk::DiskHandle;
+use quarry_engine::net::{Announcement, NodeService, ReplicaService, Service};
+use quarry_engine::object::names::{Directory, NamesService, Routed};
+use quarry_engine::object::{Options, Parts, Spread, Store, Voter};
+use tokio::sync::watch;
+
+use super::announce::{Announcements, announce};
+use super::follow::Follower;
+use super::govern::govern;
+use super::groups::{Both, ControlError, NAMES, Table, change, put};
+use super::state::{Settings, State, settings_key};
+use super::{MemberError, founding};
+use crate::cluster::late::LateService;
+use crate::cluster::{self, Cluster, LOOK};
+use crate::config;
+use crate::storage::{random_bytes, wall_clock};
+
+/// How long a start waits for a ring, so that the first requests find one.
+const READY: Duration = Duration::from_secs(5);
+
+/// A running member.
+pub(crate) struct Member {
+    pub(crate) cluster: Cluster,
+    pub(crate) groups: Both,
+    pub(crate) store: Store,
+    pub(crate) state: watch::Receiver<Arc<State>>,
+}
+
+impl std::fmt::Debug for Member {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Member").field("cluster", &self.cluster).finish_non_exhaustive()
+    }
+}
+
+impl Member {
+    /// Takes part in the cluster with these disks.
+    pub(crate) async fn start(
+        settings: &config::Cluster,
+        data: &Path,
+        disks: Vec<DiskHandle>,
+        options: Options,
+    ) -> Result<Self, MemberError> {
+        let first = disks.first().cloned().ok_or(MemberError::NoDisk)?;
+        let late = LateService::default();
+        let mut cluster = Cluster::start(settings, data, Arc::new(late.clone())).await?;
+        let clock = Arc::new(Clock::new(Box::new(wall_clock)));
+        let above = disks.iter().map(DiskHandle::max_sequence).max().unwrap_or(0);
+        clock.observe(Timestamp(above));
+        let founding = founding::read(data)?;
+        let net = Arc::clone(&cluster.transport);
+        let groups = Both::open(&first, Arc::clone(&net), founding.is_some(), above).await?;
+        let voter = Arc::new(Voter::new(groups.names.clone(), Arc::clone(&clock)));
+        let names = NamesService::new(NAMES, voter, Arc::clone(&clock), &options, cluster::monotonic());
+        let directory = Arc::new(Directory::default());
+        let (timer, lease) = (cluster::timer(), u64::from_le_bytes(random_bytes()) >> 1);
+        let routed = Routed::new(NAMES, Arc::clone(&net), timer, Some(&names), Arc::clone(&directory), lease);
+        let bytes: Vec<_> =
+            disks.iter().map(|disk| (disk.device(), disk.usage().capacity, settings.zone)).collect();
+        let parts = Parts {
+            disks,
+            others: Vec::new(),
+            placement: Box::new(Spread::over(Vec::new())),
+            names: Arc::new(routed),
+            clock: Arc::clone(&clock),
+            options,
+        };
+        let store = Store::shared(parts)?;
+        let incarnation = u64::from_le_bytes(random_bytes());
+        let replicas = ReplicaService::new(
+            store.replicas().to_vec(),
+            cluster::monotonic(),
+            Box::new(wall_clock),
+            incarnation,
+        );
+        let node = NodeService::new(replicas, Some(names));
+        let others: Arc<dyn Service> = Arc::new(node.clone());
+        let announcements = Announcements {
+            groups: groups.clone(),
+            net: Arc::clone(&net),
+            clock: Arc::clone(&clock),
+            others,
+        };
+        late.set(groups.all.service(Arc::new(announcements)));
+        let (seen, state) = watch::channel(Arc::default());
+        let book = Arc::clone(&cluster.book);
+        let follower = Follower {
+            groups: groups.clone(),
+            net: Arc::clone(&net),
+            book,
+            directory,
+            store: store.clone(),
+            seen,
+        };
+        cluster.run(follower.run());
+        cluster.run(govern(groups.clone(), Arc::clone(&clock)));
+        cluster.run(look_after(node));
+        if let Some(settings) = founding {
+            cluster.run(found(groups.clone(), clock, settings));
+        }
+        match cluster.reached {
+            Some(reached) => {
+                let what = Announcement { node: None, address: reached.to_string(), devices: bytes };
+                cluster.run(announce(groups.clone(), net, cluster.contacts.clone(), what));
+            }
+            None => {
+                tracing::error!(
+                    "others cannot reach this node at a wildcard address; give cluster.advertise"
+                );
+            }
+        }
+        let mut state = state;
+        if tokio::time::timeout(READY, state.wait_for(|state| state.builder.is_some())).await.is_err() {
+            tracing::warn!("there is no ring yet: requests for objects are refused until there is one");
+        }
+        Ok(Self { cluster, groups, store, state })
+    }
+
+    /// Takes no more part.
+    pub(crate) async fn stop(self) {
+        self.groups.close().await;
+        self.cluster.stop().await;
+    }
+}
+
+/// Ends what others held too long.
+async fn look_after(node: NodeService) {
+    let mut pause = tokio::time::interval(LOOK);
+    loop {
+        pause.tick().await;
+        node.expire();
+    }
+}
+
+/// Writes down what the founder wanted, unless that was done.
+async fn found(groups: Both, clock: Arc<Clock>, settings: Settings) {
+    loop {
+        match try_found(&groups, &clock, settings).await {
+            Ok(()) => return,
+            Err(error) => tracing::debug!(%error, "found cluster"),
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+async fn try_found(groups: &Both, clock: &Clock, settings: Settings) -> Result<(), ControlError> {
+    let leading = groups.control.barrier().await?;
+    clock.observe(Timestamp(leading.above));
+    let table = Table::read(&groups.control)?;
+    if table.state()?.settings.is_some() {
+        return Ok(());
+    }
+    change(&groups.control, clock, &table, put([(settings_key(), settings.encode())])).await
+}

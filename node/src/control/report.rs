@@ -1,0 +1,69 @@
+//! What an operator sees of the cluster.
+
+use std::collections::BTreeMap;
+
+use quarry_engine::consensus::Group;
+use quarry_ring::{Builder, Load};
+
+use super::groups::{Both, CONTROL};
+use super::state::{State, Wanted};
+use crate::status::{ClusterStatus, DeviceStatus, GroupReport, MemberStatus};
+
+/// The cluster as this node knows it now.
+pub(crate) fn report(groups: &Both, state: &State) -> ClusterStatus {
+    let shares = shares(state);
+    let member = |(node, member): (&_, &super::state::Member)| MemberStatus {
+        node: format!("{node}"),
+        address: member.address.to_string(),
+        state: if member.leaving { "leaving" } else { "member" }.to_owned(),
+        votes: groups.control.status().voters.contains(node),
+    };
+    let device = |(id, device): (&quarry_engine::disk::format::record::DeviceId, &super::state::Device)| {
+        let (replicas, share) = shares.get(&hex::encode(id.0)).copied().unwrap_or_default();
+        DeviceStatus {
+            device: hex::encode(id.0),
+            node: device.node.to_string(),
+            zone: device.zone,
+            bytes: device.bytes,
+            state: match device.wanted {
+                Wanted::Share => "in",
+                Wanted::Empty if replicas > 0 => "draining",
+                Wanted::Empty => "drained",
+                Wanted::Out => "out",
+            }
+            .to_owned(),
+            replicas,
+            share,
+        }
+    };
+    ClusterStatus {
+        node: groups.control.node().to_string(),
+        ring_version: state.builder.as_ref().map_or(0, Builder::version),
+        replicas: state.builder.as_ref().map_or(0, |b| b.settings().replicas.hundredths() / 100),
+        partitions: state.builder.as_ref().map_or(0, Builder::partitions),
+        groups: [&groups.control, &groups.names].map(group).to_vec(),
+        members: state.members.iter().map(member).collect(),
+        devices: state.devices.iter().map(device).collect(),
+    }
+}
+
+fn group(group: &Group) -> GroupReport {
+    let status = group.status();
+    GroupReport {
+        name: if group.id() == CONTROL { "control" } else { "names" }.to_owned(),
+        leader: status.leader.map(|leader| leader.to_string()),
+        term: status.term,
+        voters: status.voters.len(),
+        learners: status.learners.len(),
+        last: status.last.unwrap_or(0),
+        applied: status.applied.unwrap_or(0),
+    }
+}
+
+/// Replicas that each device holds and should hold, by its label in the ring.
+fn shares(state: &State) -> BTreeMap<String, (u64, u64)> {
+    let Some(builder) = &state.builder else { return BTreeMap::new() };
+    let share = |load: Load| (load.replicas, load.target / 1_000_000);
+    let labels = builder.members().iter().map(|member| member.label.clone());
+    labels.zip(builder.loads().into_iter().map(share)).collect()
+}
