@@ -10,7 +10,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::config::{Format, Level, Log};
 
 /// Of a library that says too much at any level.
-const QUIET: &str = "openraft=error";
+const QUIET: &str = "openraft=off";
 
 /// Sets the process's logging up; later calls change nothing. QUARRY_LOG overrides the level, in the notation of
 /// `EnvFilter`: `info,quarry::access=debug`.

@@ -1,6 +1,6 @@
 //! Who may decide at the same time: sharded locks over accounts, containers and objects.
 //!
-//! Invariant: locks are taken in the order account, container, object, at most one of each; so there is no deadlock, also
+//! Invariant: locks are taken in the order account, row, container, object, at most one of each; so there is no deadlock, also
 //! when unrelated names share a shard.
 //! Invariant: a [`Permit`] is held from the first look at the state until the change is applied.
 
@@ -20,7 +20,7 @@ const OBJECT_SHARDS: u64 = 4096;
 pub enum Claim<'a> {
     /// The account's row changes.
     Account(&'a str),
-    /// The container's row changes, its emptiness is looked at; the account stays as it is.
+    /// The container's row changes; the account stays as it is, objects in it may change.
     Container {
         /// Its account.
         account: &'a str,
@@ -29,6 +29,13 @@ pub enum Claim<'a> {
     },
     /// As [`Claim::Container`], and the account may be created.
     ContainerAndAccount {
+        /// Its account.
+        account: &'a str,
+        /// Its name.
+        container: &'a str,
+    },
+    /// The container's row goes if nothing is in it: as [`Claim::Container`], and no object in it changes.
+    Emptiness {
         /// Its account.
         account: &'a str,
         /// Its name.
@@ -52,6 +59,9 @@ pub struct Permit {
 #[derive(Debug)]
 pub(crate) struct Locks {
     accounts: Vec<Arc<RwLock<()>>>,
+    /// Of containers' rows.
+    rows: Vec<Arc<RwLock<()>>>,
+    /// Of what is in containers.
     containers: Vec<Arc<RwLock<()>>>,
     objects: Vec<Arc<RwLock<()>>>,
 }
@@ -76,6 +86,7 @@ impl Locks {
         let shards = |n: u64| (0..n).map(|_| Arc::default()).collect();
         Self {
             accounts: shards(ACCOUNT_SHARDS),
+            rows: shards(CONTAINER_SHARDS),
             containers: shards(CONTAINER_SHARDS),
             objects: shards(OBJECT_SHARDS),
         }
@@ -89,13 +100,19 @@ impl Locks {
             }
             Claim::Container { account, container } => {
                 let held = shared(shard(&self.accounts, &account)).await;
-                let container = exclusive(shard(&self.containers, &(account, container))).await;
-                Permit { term: 0, _shared: [held, None], _exclusive: [container, None] }
+                let row = exclusive(shard(&self.rows, &(account, container))).await;
+                Permit { term: 0, _shared: [held, None], _exclusive: [row, None] }
             }
             Claim::ContainerAndAccount { account, container } => {
                 let held = exclusive(shard(&self.accounts, &account)).await;
-                let container = exclusive(shard(&self.containers, &(account, container))).await;
-                Permit { term: 0, _shared: [None, None], _exclusive: [held, container] }
+                let row = exclusive(shard(&self.rows, &(account, container))).await;
+                Permit { term: 0, _shared: [None, None], _exclusive: [held, row] }
+            }
+            Claim::Emptiness { account, container } => {
+                let held = shared(shard(&self.accounts, &account)).await;
+                let row = exclusive(shard(&self.rows, &(account, container))).await;
+                let content = exclusive(shard(&self.containers, &(account, container))).await;
+                Permit { term: 0, _shared: [held, None], _exclusive: [row, content] }
             }
             Claim::Object(path) => {
                 let container = (&*path.account, &*path.container);

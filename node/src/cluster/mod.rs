@@ -17,7 +17,7 @@ mod tcp;
 mod tests;
 mod tls;
 pub(crate) mod token;
-mod watch;
+pub(crate) mod watch;
 
 use std::io;
 use std::net::SocketAddr;
@@ -41,8 +41,8 @@ use identity::Files;
 use join::Host;
 use listener::Entrances;
 
-/// Pause between two looks at what others hold, and at the file of the certificate.
-pub(crate) const LOOK: Duration = Duration::from_secs(5);
+/// Pause between two looks at the file of the certificate.
+const LOOK: Duration = Duration::from_secs(5);
 /// A certificate that ends sooner is renewed, or its renewal asked for.
 const RENEW_BEFORE: Duration = Duration::from_secs(60 * 24 * 3600);
 /// Pause between two reminders.

@@ -37,7 +37,7 @@ impl Known {
 }
 
 /// Watches a peer for ever.
-pub(super) async fn watch(net: Arc<dyn Transport>, peer: NodeId) {
+pub(crate) async fn watch(net: Arc<dyn Transport>, peer: NodeId) {
     let mut known = Known::default();
     loop {
         let tried = net.call(peer, Request::Ping { payload: Bytes::new() }, WITHIN).await;

@@ -35,7 +35,9 @@ pub(crate) async fn announce(
     let mut turn = 0;
     let mut said = false;
     loop {
-        let to = groups.control.leader().or_else(|| contacts.get(turn % contacts.len().max(1)).copied());
+        let voters = groups.control.status().voters.into_iter().filter(|node| *node != net.local());
+        let others: Vec<NodeId> = contacts.iter().copied().chain(voters).collect();
+        let to = groups.control.leader().or_else(|| others.get(turn % others.len().max(1)).copied());
         let answer = match to {
             Some(to) => {
                 net.call(to, Request::Announce(what.clone()), WITHIN).await.map_err(|e| e.to_string())

@@ -2,18 +2,17 @@
 //!
 //! Invariant: a ring is used only together with the devices that it names; calls under way keep the one that they began with.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use quarry_engine::net::{Remote, Transport};
+use quarry_engine::net::{NodeId, Remote, Transport};
 use quarry_engine::object::names::Directory;
 use quarry_engine::object::{Replica, RingPlacement, Store};
-use tokio::sync::watch;
 
-use super::groups::{Both, ControlError, Table};
+use super::groups::{Both, CONTROL, ControlError, Table};
 use super::state::State;
-use crate::cluster::AddressBook;
+use crate::cluster::{AddressBook, watch};
 
 /// Pause between two looks.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -27,7 +26,7 @@ pub(crate) struct Follower {
     pub(crate) book: Arc<AddressBook>,
     pub(crate) directory: Arc<Directory>,
     pub(crate) store: Store,
-    pub(crate) seen: watch::Sender<Arc<State>>,
+    pub(crate) seen: tokio::sync::watch::Sender<Arc<State>>,
 }
 
 impl Follower {
@@ -36,10 +35,14 @@ impl Follower {
         let mut newest = (0, 0);
         let mut applied = None;
         let mut failed: Option<String> = None;
+        let mut leaders = [None; 2];
+        let mut watched = BTreeSet::from([self.net.local()]);
         let mut pause = tokio::time::interval(PAUSE);
         loop {
             pause.tick().await;
             self.directory.replace(self.groups.names.status().voters.into_iter().collect());
+            self.say_leaders(&mut leaders);
+            self.watch(&mut watched);
             let now = self.groups.control.status().applied;
             if now == applied {
                 continue;
@@ -53,6 +56,33 @@ impl Follower {
                     }
                     failed = Some(why);
                 }
+            }
+        }
+    }
+
+    /// Logs who leads, when that changes.
+    fn say_leaders(&self, known: &mut [Option<NodeId>; 2]) {
+        for (known, group) in known.iter_mut().zip([&self.groups.control, &self.groups.names]) {
+            let leader = group.leader();
+            if *known == leader {
+                continue;
+            }
+            *known = leader;
+            let name = if group.id() == CONTROL { "control" } else { "names" };
+            match leader {
+                Some(node) => tracing::info!(group = name, %node, own = group.status().leads, "node leads"),
+                None => tracing::warn!(group = name, "nobody leads"),
+            }
+        }
+    }
+
+    /// Begins to watch members that are new.
+    fn watch(&self, watched: &mut BTreeSet<NodeId>) {
+        let seen = Arc::clone(&self.seen.borrow());
+        for node in seen.members.keys() {
+            if watched.insert(*node) {
+                // Ends with the runtime: a member is watched for as long as this node runs.
+                drop(tokio::spawn(watch::watch(Arc::clone(&self.net), *node)));
             }
         }
     }

@@ -21,12 +21,15 @@ use super::groups::{Both, ControlError, NAMES, Table, change, put};
 use super::state::{Settings, State, settings_key};
 use super::{MemberError, founding};
 use crate::cluster::late::LateService;
-use crate::cluster::{self, Cluster, LOOK};
+use crate::cluster::{self, Cluster};
 use crate::config;
 use crate::storage::{random_bytes, wall_clock};
 
 /// How long a start waits for a ring, so that the first requests find one.
 const READY: Duration = Duration::from_secs(5);
+
+/// Pause between two looks at what others hold.
+const EXPIRE: Duration = Duration::from_secs(1);
 
 /// A running member.
 pub(crate) struct Member {
@@ -134,7 +137,7 @@ impl Member {
 
 /// Ends what others held too long.
 async fn look_after(node: NodeService) {
-    let mut pause = tokio::time::interval(LOOK);
+    let mut pause = tokio::time::interval(EXPIRE);
     loop {
         pause.tick().await;
         node.expire();

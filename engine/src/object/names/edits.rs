@@ -125,7 +125,7 @@ impl Decider {
     }
 
     async fn delete_container(&self, account: &str, container: &str) -> Result<Deleted> {
-        let permit = self.group.claim(Claim::Container { account, container }).await;
+        let permit = self.group.claim(Claim::Emptiness { account, container }).await;
         self.behind_barrier().await?;
         let Some((row, value)) = self.container_row(account, container)? else { return Ok(Deleted::Absent) };
         if self.group.totals(TotalsOf::Container(value.id))?.objects > 0 {

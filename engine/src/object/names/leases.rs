@@ -10,8 +10,11 @@ use std::time::Duration;
 use super::Grant;
 use crate::net::NodeId;
 
-/// How long a grant holds. The devices' part of a change must be over well before.
-pub const GRANT_TIME: Duration = Duration::from_secs(30);
+/// How long a grant holds: longer than a change takes, and no longer than others may wait for a node that was lost. A change
+/// that takes longer is judged as one whose grant is lost, which only a conditional one notices.
+pub const GRANT_TIME: Duration = Duration::from_secs(6);
+/// For so long it is remembered that a grant has ended: longer than a duplicate of its request may be on its way.
+const REMEMBERED: Duration = Duration::from_secs(60);
 /// Grants that one node may hold.
 const MAX_HELD: usize = 4096;
 
@@ -72,7 +75,7 @@ impl Leases {
 
     /// Ends a lease; its grant, if it was held.
     pub(crate) fn end(&mut self, id: LeaseId, now: Duration) -> Option<Grant> {
-        match self.slots.insert(id, Slot::Over { until: now + GRANT_TIME }) {
+        match self.slots.insert(id, Slot::Over { until: now + REMEMBERED }) {
             Some(Slot::Held { grant, .. }) => {
                 self.released(id.0);
                 Some(*grant)
@@ -100,7 +103,7 @@ impl Leases {
         for id in ids {
             if let Some(Slot::Held { grant, .. }) = self.slots.remove(&id) {
                 self.released(id.0);
-                self.slots.insert(id, Slot::Over { until: now + GRANT_TIME });
+                self.slots.insert(id, Slot::Over { until: now + REMEMBERED });
                 grants.push(*grant);
             }
         }

@@ -1,7 +1,8 @@
 //! Names that another node may decide: requests find their way to the leader.
 //!
 //! Invariant: a request is asked again only where asking twice does no harm; all of them are made so.
-//! Invariant: nobody waits longer than [`PATIENCE`] for a leader.
+//! Invariant: nobody waits longer than [`PATIENCE`] for a leader, and nobody asks twice without a pause.
+//! Invariant: a grant that nobody waits for any more is given back, also when it is not known whether it was given.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -18,8 +19,13 @@ use crate::object::{Error, ObjectPath, Result};
 
 /// How long one node is waited for.
 const ATTEMPT: Duration = Duration::from_secs(4);
-/// Pause before the next node is asked when nobody knows the leader.
+/// Pause before somebody is asked again, and before the next node when this one named another leader.
 const PAUSE: Duration = Duration::from_millis(100);
+const SHORT_PAUSE: Duration = Duration::from_millis(5);
+/// How often it is looked whether the node that is waited for leads still.
+const LOOK: Duration = Duration::from_millis(100);
+/// How often this node is asked again while it believes to lead and cannot: it may have been started just now.
+const OWN_TRIES: u32 = 10;
 /// How long a leader is looked for.
 pub(super) const PATIENCE: Duration = Duration::from_secs(12);
 
@@ -39,6 +45,10 @@ impl Directory {
     /// From now on these.
     pub fn replace(&self, voters: Vec<NodeId>) {
         *self.voters.write().unwrap_or_else(PoisonError::into_inner) = voters;
+    }
+
+    fn all(&self) -> Vec<NodeId> {
+        self.voters.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn at(&self, turn: usize) -> Option<NodeId> {
@@ -64,6 +74,29 @@ struct Shared {
     leader: Mutex<Option<NodeId>>,
     turn: AtomicU64,
     lease: AtomicU64,
+}
+
+/// A grant that is being asked for: given back everywhere if it is not taken.
+struct Asking {
+    shared: Arc<Shared>,
+    number: u64,
+    taken: bool,
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        let shared = &self.shared;
+        // Only where it was asked for is known for sure; a release that finds nothing does nothing.
+        let known = *shared.leader.lock().unwrap_or_else(PoisonError::into_inner);
+        let local = shared.net.local();
+        let asked = shared.directory.all().into_iter().chain(known).filter(|node| *node != local);
+        if !self.taken {
+            for node in asked {
+                let what = AskedFor::Release { lease: self.number };
+                shared.net.cast(node, Request::Names(NamesRequest { group: shared.group, what }));
+            }
+        }
+    }
 }
 
 /// A grant that another node gave.
@@ -134,28 +167,45 @@ impl Shared {
         *self.leader.lock().unwrap_or_else(PoisonError::into_inner) = leader;
     }
 
-    fn knows_leader(&self) -> bool {
-        let own = self.own.as_ref().is_some_and(|own| own.group.leader() != Leader::Unknown);
-        own || self.leader.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    /// Waits while `node` may lead, as far as this node's own voter knows.
+    async fn deposed(&self, node: NodeId) {
+        loop {
+            (self.timer)(LOOK).await;
+            if self.own.as_ref().is_some_and(|own| own.group.leader() != Leader::Other(node)) {
+                return;
+            }
+        }
     }
 
-    /// One attempt at another node: what it says, or why it is nobody to say anything.
-    async fn attempt(&self, node: NodeId, what: AskedFor) -> Result<Result<NamesAnswer>, String> {
+    /// One attempt at another node: what it says, or why it is nobody to say anything and when somebody is asked again.
+    async fn attempt(
+        self: &Arc<Self>,
+        node: NodeId,
+        what: AskedFor,
+    ) -> Result<Result<NamesAnswer>, (String, Duration)> {
         let request = Request::Names(NamesRequest { group: self.group, what });
-        match self.net.call(node, request, ATTEMPT).await {
+        let this = Arc::clone(self);
+        let deposed = Box::pin(async move { this.deposed(node).await });
+        let Some(answer) = first(self.net.call(node, request, ATTEMPT), deposed).await else {
+            self.learn(None);
+            return Err((format!("node {node} leads no more"), SHORT_PAUSE));
+        };
+        match answer {
             Ok(Response::Names(NamesAnswer::NotLeader(hint))) => {
-                self.learn(hint.filter(|hint| *hint != node));
-                Err(format!("node {node} does not lead"))
+                let hint = hint.filter(|hint| *hint != node && *hint != self.net.local());
+                self.learn(hint);
+                let pause = if hint.is_some() { SHORT_PAUSE } else { PAUSE };
+                Err((format!("node {node} does not lead"), pause))
             }
             Ok(Response::Names(answer)) => {
                 self.learn(Some(node));
                 Ok(Ok(answer))
             }
             Ok(Response::Failed(failure)) => Ok(Err(failure.into())),
-            Ok(_) => Err(format!("node {node} answered another question")),
+            Ok(_) => Err((format!("node {node} answered another question"), PAUSE)),
             Err(error) => {
                 self.learn(None);
-                Err(error.to_string())
+                Err((error.to_string(), PAUSE))
             }
         }
     }
@@ -167,16 +217,23 @@ impl Shared {
         own: impl Fn(Decider) -> BoxFuture<'static, Result<T>> + Send + Sync + 'static,
         read: impl Fn(&Arc<Self>, NamesAnswer, NodeId) -> Option<T> + Send + Sync + 'static,
     ) -> Result<T> {
-        let why = Arc::new(Mutex::new("no node is known to vote".to_owned()));
+        let why = Arc::new(Mutex::new("no voter of the group is known".to_owned()));
         let (this, last) = (Arc::clone(&self), Arc::clone(&why));
         let note = move |reason| *last.lock().unwrap_or_else(PoisonError::into_inner) = reason;
         let asked = async move {
+            let mut tries = 0;
             loop {
-                match this.who() {
+                let pause = match this.who() {
                     Some(Who::Own(decider)) => {
                         let term = decider.group.term();
                         match own(decider.clone()).await {
-                            Err(Error::Unavailable { reason }) if decider.moved(term) => note(reason),
+                            Err(Error::Unavailable { reason })
+                                if decider.moved(term) || tries < OWN_TRIES =>
+                            {
+                                tries += 1;
+                                note(reason);
+                                PAUSE
+                            }
                             answer => return answer,
                         }
                     }
@@ -187,20 +244,21 @@ impl Shared {
                             return read(&this, answer, node).ok_or_else(odd);
                         }
                         Ok(Err(error)) => return Err(error),
-                        Err(reason) => note(reason),
+                        Err((reason, pause)) => {
+                            note(reason);
+                            pause
+                        }
                     },
-                    None => {}
-                }
-                if !this.knows_leader() {
-                    (this.timer)(PAUSE).await;
-                }
+                    None => PAUSE,
+                };
+                (this.timer)(pause).await;
             }
         };
         match first(Box::pin(asked), (self.timer)(PATIENCE)).await {
             Some(answer) => answer,
             None => {
                 let why = why.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                Err(Error::Unavailable { reason: format!("names have no leader now: {why}") })
+                Err(Error::Unavailable { reason: format!("nobody decided about names in time: {why}") })
             }
         }
     }
@@ -232,7 +290,12 @@ impl Names for Routed {
             }
             _ => None,
         };
-        Box::pin(shared.lead(what, own, read))
+        Box::pin(async move {
+            let mut asking = Asking { shared: Arc::clone(&shared), number, taken: false };
+            let granted = shared.lead(what, own, read).await;
+            asking.taken = granted.is_ok();
+            granted
+        })
     }
 
     fn settle(&self, grant: Grant, line: NewLine, class: Class) -> BoxFuture<'static, Result<()>> {
