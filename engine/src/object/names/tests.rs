@@ -481,6 +481,58 @@ fn without_a_leader_an_answer_comes_in_time() {
     assert!(world.sim.net.now() - begun < super::remote::PATIENCE + Duration::from_secs(1));
 }
 
+/// The loop never gave up its thread: a node that was started while it knew no addresses yet hung for ever.
+#[test]
+fn a_leader_that_is_not_known_by_address_is_asked_for_with_pauses() {
+    let mut world = World::new(12, SimFaults::NONE);
+    *world.agreed.leader.lock().unwrap() = Some(NodeId([9; 16]));
+    let begun = world.sim.net.now();
+    let store = world.nodes[1].store.clone();
+    let answer = world.run(store.container("AUTH_a", "c"));
+    assert!(matches!(answer, Err(Error::Unavailable { .. })), "{answer:?}");
+    assert!(world.sim.net.now() - begun < super::remote::PATIENCE + Duration::from_secs(1));
+}
+
+/// A node that was killed while it held a grant stopped every upload: they waited behind a PUT of the container.
+#[test]
+fn a_change_of_headers_waits_for_no_upload_and_a_delete_does() {
+    let mut world = World::new(13, SimFaults::NONE);
+    let names = world.nodes[2].names.clone();
+    let grant = world.run(names.begin(path("o"), None)).unwrap();
+    let begun = world.sim.net.now();
+    let store = world.nodes[0].store.clone();
+    world.run(store.put_container("AUTH_a", "c", 0, |_| Ok(Default::default()))).unwrap();
+    assert!(world.sim.net.now() - begun < Duration::from_secs(1));
+    let mut deleting = Box::pin(store.delete_container("AUTH_a", "c"));
+    for _ in 0..1000 {
+        let polled = deleting.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(polled.is_pending(), "an upload is under way");
+        world.turn();
+    }
+    drop(grant);
+    assert_eq!(world.run(deleting).unwrap(), Deleted::Gone);
+}
+
+#[test]
+fn a_grant_that_nobody_waits_for_any_more_is_given_back() {
+    let slow = (Duration::from_millis(5), Duration::from_millis(20));
+    let mut world = World::new(14, SimFaults { delay: slow, ..SimFaults::NONE });
+    let names = world.nodes[2].names.clone();
+    for polls in [1, 10, 50, 100] {
+        let mut asking = names.begin(path("o"), None);
+        for _ in 0..polls {
+            let polled = asking.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            world.turn();
+            if polled.is_ready() {
+                break;
+            }
+        }
+        drop(asking);
+        world.pass(Duration::from_secs(1));
+        assert_eq!(world.nodes[0].service.as_ref().unwrap().held(), 0, "after {polls} polls");
+    }
+}
+
 #[test]
 fn what_was_never_acknowledged_is_made_whole_before_it_is_shown() {
     let mut world = World::new(9, SimFaults::NONE);
