@@ -61,8 +61,11 @@ class Node:
             if time.monotonic() - began > limit:
                 raise AssertionError(f"the node was not ready within {limit:.0f} s:\n{self.tail()}")
         took = time.monotonic() - began
-        self.env = read_shell_variables(self.data / "client.env")
+        self.env = self.credentials()
         return took
+
+    def credentials(self):
+        return read_shell_variables(self.data / "client.env")
 
     def kill(self):
         """SIGKILL: the process gets no chance to write anything more."""
