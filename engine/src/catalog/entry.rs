@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! head     varint sequence | varint segment | varint offset / 8 | varint len / 8 | varint ghosts
-//! object   head | u8 flags (1 chunked, 2 expires) | data id 16 B, varint chunks (chunked) | varint delete_at (expires)
+//! object   head | u8 flags (1 chunked, 2 expires, 4 again) | data id 16 B, varint chunks (1) | varint delete_at (2) |
+//!          varint turn (4)
 //! row      head | the row's value (rows.rs)
-//! grave    head
-//! chunk    head (ghosts 0)
+//! grave    head | nothing for a tombstone of turn 0, else: u8 flags (1 evicted, 2 what was evicted was a put) | varint turn
+//! chunk    head (ghosts 0) | varint turn if not 0
 //! ```
 //!
 //! Ghosts are the put-records of the key that are dead and still lie in the log. A tombstone outlives them: an index
@@ -80,8 +81,11 @@ pub struct ObjectState {
     pub chunked: Option<Chunked>,
     /// Unix seconds at which it expires.
     pub delete_at: Option<u64>,
+    /// How often this version came back to the device after it was evicted.
+    pub turn: u32,
 }
 
+const AGAIN: u8 = 4;
 const CHUNKED: u8 = 1;
 const EXPIRES: u8 = 2;
 
@@ -91,13 +95,20 @@ impl ObjectState {
     pub fn encode(&self) -> Vec<u8> {
         let flag = |set: bool, bit: u8| if set { bit } else { 0 };
         let mut out = Vec::with_capacity(1);
-        out.push(flag(self.chunked.is_some(), CHUNKED) | flag(self.delete_at.is_some(), EXPIRES));
+        out.push(
+            flag(self.chunked.is_some(), CHUNKED)
+                | flag(self.delete_at.is_some(), EXPIRES)
+                | flag(self.turn > 0, AGAIN),
+        );
         if let Some(chunked) = self.chunked {
             out.extend_from_slice(&chunked.data_id);
             out.put_varint(u64::from(chunked.count));
         }
         if let Some(at) = self.delete_at {
             out.put_varint(at);
+        }
+        if self.turn > 0 {
+            out.put_varint(u64::from(self.turn));
         }
         out
     }
@@ -106,7 +117,7 @@ impl ObjectState {
     pub fn decode(bytes: &[u8]) -> Result<Self, BadValue> {
         let mut r = Reader::new(bytes);
         let flags = r.u8()?;
-        if flags & !(CHUNKED | EXPIRES) != 0 {
+        if flags & !(CHUNKED | EXPIRES | AGAIN) != 0 {
             return Err(BadValue::Field("object flags"));
         }
         let mut state = Self::default();
@@ -118,7 +129,65 @@ impl ObjectState {
         if flags & EXPIRES != 0 {
             state.delete_at = Some(r.varint()?);
         }
+        if flags & AGAIN != 0 {
+            state.turn = turn(&mut r)?;
+        }
         Ok(state)
+    }
+}
+
+fn turn(r: &mut Reader<'_>) -> Result<u32, BadValue> {
+    u32::try_from(r.varint()?).map_err(|_| BadValue::Field("turn"))
+}
+
+/// A turn, where most are 0: nothing then.
+pub(crate) fn encode_turn(turn: u32) -> Vec<u8> {
+    let mut out = Vec::new();
+    if turn > 0 {
+        out.put_varint(u64::from(turn));
+    }
+    out
+}
+
+pub(crate) fn decode_turn(bytes: &[u8]) -> Result<u32, BadValue> {
+    if bytes.is_empty() { Ok(0) } else { turn(&mut Reader::new(bytes)) }
+}
+
+/// What a grave says beyond its head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GraveState {
+    /// The device keeps this version no longer; else: a tombstone.
+    pub evicted: bool,
+    /// What was evicted was a put.
+    pub put: bool,
+    /// How often the version came back to the device after it was evicted.
+    pub turn: u32,
+}
+
+const EVICTED: u8 = 1;
+const PUT: u8 = 2;
+
+impl GraveState {
+    pub(crate) fn encode(self) -> Vec<u8> {
+        let mut out = Vec::new();
+        if self != Self::default() {
+            out.push(u8::from(self.evicted) * EVICTED | u8::from(self.put) * PUT);
+            out.put_varint(u64::from(self.turn));
+        }
+        out
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, BadValue> {
+        if bytes.is_empty() {
+            return Ok(Self::default());
+        }
+        let mut r = Reader::new(bytes);
+        let flags = r.u8()?;
+        if flags & !(EVICTED | PUT) != 0 {
+            return Err(BadValue::Field("grave flags"));
+        }
+        let turn = turn(&mut r)?;
+        Ok(Self { evicted: flags & EVICTED != 0, put: flags & PUT != 0, turn })
     }
 }
 
@@ -138,6 +207,7 @@ mod tests {
         let full = ObjectState {
             chunked: Some(Chunked { data_id: [7; 16], count: 5_120 }),
             delete_at: Some(u64::MAX),
+            turn: 300,
         };
         assert_eq!(ObjectState::decode(&full.encode()), Ok(full));
     }

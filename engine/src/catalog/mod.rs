@@ -13,10 +13,11 @@ mod newest;
 mod object_meta;
 mod query;
 mod rows;
+mod sums;
 mod value;
 
 pub use counters::Totals;
-pub use entry::{Chunked, DataId, Head, ObjectState};
+pub use entry::{Chunked, DataId, GraveState, Head, ObjectState};
 pub use group::{Cut, GroupKey, GroupTag, Reach};
 pub(crate) use group::{group_reach, group_record, group_records, groups};
 pub use keys::{
@@ -27,17 +28,18 @@ pub(crate) use keys::{split_group, worker_place};
 pub(crate) use object_meta::is_chunked;
 pub use object_meta::{ObjectMeta, decode_path, encode_tombstone};
 pub(crate) use query::*;
-pub use query::{Due, Found, Grave, Grip, Row, Version};
+pub use query::{Due, Found, Grave, Grip, Row, Stamp, Stamps, Version, stamps};
 pub use rows::{AccountValue, ContainerValue, ListedEtag, ListingValue};
+pub use sums::{tally, weight};
 pub use value::BadValue;
 
-use crate::disk::Location;
+use crate::disk::{Location, Shift};
 use crate::disk::catalog::{Catalog, Tx};
 use crate::disk::format::bytes::{Put, Reader};
 use crate::disk::format::record::{Kind, RecordView};
 use crate::index::{Index, IndexError, Table};
 use keys::{RowKey, chunk_key, expiry, open_upload};
-use newest::{Outcome, damaged, enter};
+use newest::{Outcome, Slot, Standing, damaged, enter};
 
 /// Uploads that one [`Catalog::rebuilt`] gives up; what is left over is given up when the store opens.
 const MAX_REBUILT: usize = 1 << 14;
@@ -49,7 +51,7 @@ pub struct ObjectCatalog;
 impl Catalog for ObjectCatalog {
     fn apply(&self, tx: &mut Tx<'_>, record: &RecordView<'_>, at: Location) -> Result<(), IndexError> {
         match record.kind {
-            Kind::Object => apply_object(tx, record, at),
+            Kind::Object | Kind::Evict => apply_object(tx, record, at),
             Kind::Row => apply_row(tx, record, at),
             Kind::Chunk => apply_chunk(tx, record, at),
             Kind::Abort => match data_id(record) {
@@ -72,7 +74,7 @@ impl Catalog for ObjectCatalog {
         to: Location,
     ) -> Result<bool, IndexError> {
         match record.kind {
-            Kind::Object => newest::relocate(tx, Table::Objects, record, from, to),
+            Kind::Object | Kind::Evict => newest::relocate(tx, Table::Objects, record, from, to),
             Kind::Row => newest::relocate(tx, Table::Rows, record, from, to),
             Kind::Chunk => relocate_chunk(tx, record, from, to),
             Kind::GroupEntry => group::relocate(tx, record, from, to),
@@ -82,10 +84,12 @@ impl Catalog for ObjectCatalog {
 
     fn is_live(&self, index: &dyn Index, record: &RecordView<'_>, at: Location) -> Result<bool, IndexError> {
         let place = match record.kind {
-            Kind::Object => newest::load(&index, Table::Objects, record.key)?.map(|slot| slot.head.at),
+            Kind::Object | Kind::Evict => {
+                newest::load(&index, Table::Objects, record.key)?.map(|slot| slot.head.at)
+            }
             Kind::Row => newest::load(&index, Table::Rows, record.key)?.map(|slot| slot.head.at),
             Kind::Chunk => match data_id(record) {
-                Some(id) => chunk_at(&index, &id, record.number)?,
+                Some(id) => chunk_at(&index, &id, record.number)?.map(|known| known.at),
                 None => None,
             },
             Kind::GroupEntry => group::place(index, record)?,
@@ -103,6 +107,7 @@ impl Catalog for ObjectCatalog {
             | Kind::Row
             | Kind::Chunk
             | Kind::Abort
+            | Kind::Evict
             | Kind::VolumeExtent
             | Kind::VolumeMap
             | Kind::GroupEntry => Ok(()),
@@ -118,6 +123,10 @@ impl Catalog for ObjectCatalog {
         }
         Ok(())
     }
+
+    fn count(&self, index: &dyn Index, add: &mut dyn FnMut(Shift)) -> Result<(), IndexError> {
+        sums::count(index, add)
+    }
 }
 
 fn skip(record: &RecordView<'_>, at: Location, bad: BadValue) -> Result<(), IndexError> {
@@ -129,12 +138,12 @@ fn data_id(record: &RecordView<'_>) -> Option<DataId> {
     record.key.try_into().ok()
 }
 
-/// `None`: a tombstone.
+/// `None`: a tombstone, or an eviction.
 fn decode_object(record: &RecordView<'_>) -> Result<Option<ObjectMeta>, BadValue> {
     if record.key.len() != size_of::<PathHash>() {
         return Err(BadValue::Field("path hash"));
     }
-    if record.deleted {
+    if record.deleted || record.kind == Kind::Evict {
         return Ok(None);
     }
     ObjectMeta::decode(record.meta, record.sequence).map(Some)
@@ -145,22 +154,34 @@ fn apply_object(tx: &mut Tx<'_>, record: &RecordView<'_>, at: Location) -> Resul
         Ok(meta) => meta,
         Err(bad) => return skip(record, at, bad),
     };
-    let state = meta.as_ref().map(ObjectMeta::state);
-    let decode_state =
-        |bytes: Option<Vec<u8>>| bytes.map(|bytes| ObjectState::decode(&bytes)).transpose().map_err(damaged);
-    let new = state.unwrap_or_default();
-    match enter(tx, Table::Objects, record, at, state.map(|s| s.encode()))? {
+    let evicted = record.kind == Kind::Evict;
+    let new = meta.as_ref().map(|meta| ObjectState { turn: record.number, ..meta.state() });
+    let standing = match new {
+        Some(state) => Standing::Put(state.encode()),
+        None => {
+            let put = evicted && !record.deleted;
+            Standing::Grave(GraveState { evicted, put, turn: record.number })
+        }
+    };
+    let state_of = |slot: &Slot| {
+        let state = slot.payload().map(ObjectState::decode).transpose().map_err(damaged)?;
+        Ok::<_, IndexError>(state.unwrap_or_default())
+    };
+    let new = new.unwrap_or_default();
+    match enter(tx, Table::Objects, record, at, standing)? {
         Outcome::Same => {}
         Outcome::Older { current } => {
-            let current = decode_state(current)?.unwrap_or_default();
-            if let Some(old) =
-                new.chunked.filter(|old| Some(old.data_id) != current.chunked.map(|c| c.data_id))
+            let claimed = state_of(&current)?.chunked.map(|chunked| chunked.data_id);
+            if let Some(old) = new.chunked.filter(|old| Some(old.data_id) != claimed)
             {
-                drop_chunks(tx, &old)?;
+                // What was evicted may be about to come back.
+                drop_chunks(tx, &old, current.evicted_in().unwrap_or(u32::MAX))?;
             }
         }
         Outcome::Newest { before } => {
-            let before = decode_state(before)?.unwrap_or_default();
+            let kept = (!evicted).then_some((record.sequence, record.deleted));
+            sums::replace(tx, record.key, sums::kept(&before), kept);
+            let before = before.as_ref().map(state_of).transpose()?.unwrap_or_default();
             if before.delete_at != new.delete_at
                 && let Some(due) = before.delete_at
             {
@@ -171,7 +192,7 @@ fn apply_object(tx: &mut Tx<'_>, record: &RecordView<'_>, at: Location) -> Resul
             }
             let same_data = before.chunked.map(|c| c.data_id) == new.chunked.map(|c| c.data_id);
             if let Some(old) = before.chunked.filter(|_| !same_data) {
-                drop_chunks(tx, &old)?;
+                drop_chunks(tx, &old, if evicted { record.number } else { u32::MAX })?;
             }
             if let Some(claimed) = new.chunked.filter(|_| !same_data) {
                 tx.delete(Table::System, open_upload(&claimed.data_id));
@@ -186,10 +207,14 @@ fn apply_row(tx: &mut Tx<'_>, record: &RecordView<'_>, at: Location) -> Result<(
         Ok(key) => key,
         Err(bad) => return skip(record, at, bad),
     };
-    let payload = (!record.deleted).then(|| record.meta.to_vec());
-    if let Outcome::Newest { before } = enter(tx, Table::Rows, record, at, payload)? {
+    let standing = if record.deleted {
+        Standing::Grave(GraveState::default())
+    } else {
+        Standing::Put(record.meta.to_vec())
+    };
+    if let Outcome::Newest { before } = enter(tx, Table::Rows, record, at, standing)? {
         let after = (!record.deleted).then_some(record.meta);
-        counters::row_changed(tx, group, &key, before.as_deref(), after)?;
+        counters::row_changed(tx, group, &key, before.as_ref().and_then(Slot::payload), after)?;
     }
     Ok(())
 }
@@ -220,25 +245,33 @@ pub(crate) fn check_row(key: &[u8], value: Option<&[u8]>) -> Result<(), BadValue
 
 fn apply_chunk(tx: &mut Tx<'_>, record: &RecordView<'_>, at: Location) -> Result<(), IndexError> {
     let Some(id) = data_id(record) else { return skip(record, at, BadValue::Field("data id")) };
+    let (owner, turn) = match chunk_meta(record.meta) {
+        Ok(meta) => meta,
+        Err(bad) => return skip(record, at, bad),
+    };
     match chunk_at(tx, &id, record.number)? {
-        Some(known) if known == at => return Ok(()),
+        Some(known) if known.at == at || known.turn > turn => return Ok(()),
         // The later copy counts: it may be there to mend a damaged one.
-        Some(copy) => tx.died(copy),
+        Some(copy) => tx.died(copy.at),
         None => {}
     }
     let key = chunk_key(&id, record.number);
-    tx.put(Table::Chunks, key, Head::of(record, at).encode(&[]));
+    tx.put(Table::Chunks, key, Head::of(record, at).encode(&entry::encode_turn(turn)));
     tx.born(at);
-    let owner = newest::load(tx, Table::Objects, record.meta)?.and_then(|slot| slot.payload);
-    let owner = owner.map(|bytes| ObjectState::decode(&bytes)).transpose().map_err(damaged)?;
+    let owner = newest::load(tx, Table::Objects, owner)?;
+    let owner = owner.as_ref().and_then(Slot::payload).map(ObjectState::decode).transpose().map_err(damaged)?;
     if owner.and_then(|state| state.chunked).is_some_and(|chunked| chunked.data_id == id) {
         return Ok(());
     }
-    let seen = u64::from(record.number) + 1;
-    if uploaded(tx, &id)?.is_none_or(|known| known < seen) {
+    open_until(tx, &id, u64::from(record.number) + 1)
+}
+
+/// Notes that an upload which no object claims has so many chunks, or more.
+fn open_until(tx: &mut Tx<'_>, id: &DataId, seen: u64) -> Result<(), IndexError> {
+    if uploaded(tx, id)?.is_none_or(|known| known < seen) {
         let mut out = Vec::new();
         out.put_varint(seen);
-        tx.put(Table::System, open_upload(&id), out);
+        tx.put(Table::System, open_upload(id), out);
     }
     Ok(())
 }
@@ -250,18 +283,38 @@ fn relocate_chunk(
     to: Location,
 ) -> Result<bool, IndexError> {
     let Some(id) = data_id(record) else { return Ok(false) };
-    if chunk_at(tx, &id, record.number)? != Some(from) {
+    let Some(known) = chunk_at(tx, &id, record.number)?.filter(|known| known.at == from) else {
         return Ok(false);
-    }
-    tx.put(Table::Chunks, chunk_key(&id, record.number), Head::of(record, to).encode(&[]));
+    };
+    let entry = Head::of(record, to).encode(&entry::encode_turn(known.turn));
+    tx.put(Table::Chunks, chunk_key(&id, record.number), entry);
     tx.died(from);
     tx.born(to);
     Ok(true)
 }
 
-fn chunk_at(from: &impl newest::Source, id: &DataId, number: u32) -> Result<Option<Location>, IndexError> {
+/// A chunk in the index.
+struct ChunkAt {
+    at: Location,
+    turn: u32,
+}
+
+fn chunk_at(from: &impl newest::Source, id: &DataId, number: u32) -> Result<Option<ChunkAt>, IndexError> {
     let Some(bytes) = from.value(Table::Chunks, &chunk_key(id, number))? else { return Ok(None) };
-    Head::decode(&bytes).map(|(head, _)| Some(head.at)).map_err(damaged)
+    let (head, rest) = Head::decode(&bytes).map_err(damaged)?;
+    let turn = entry::decode_turn(rest).map_err(damaged)?;
+    Ok(Some(ChunkAt { at: head.at, turn }))
+}
+
+/// Whose chunk it is, and in which turn of its version.
+fn chunk_meta(meta: &[u8]) -> Result<(&PathHash, u32), BadValue> {
+    let (owner, rest) = meta.split_first_chunk::<16>().ok_or(BadValue::Field("path hash"))?;
+    Ok((owner, entry::decode_turn(rest)?))
+}
+
+/// Meta of a chunk: whose it is, and in which turn of its version.
+pub(crate) fn encode_chunk_meta(owner: &PathHash, turn: u32) -> Vec<u8> {
+    [&owner[..], &entry::encode_turn(turn)].concat()
 }
 
 /// Chunks that an open upload may have: one more than the largest number seen.
@@ -270,12 +323,21 @@ fn uploaded(tx: &Tx<'_>, id: &DataId) -> Result<Option<u64>, IndexError> {
     Reader::new(&bytes).varint().map(Some).map_err(|e| damaged(e.into()))
 }
 
-fn drop_chunks(tx: &mut Tx<'_>, chunked: &Chunked) -> Result<(), IndexError> {
+/// Drops the chunks that came in turn `most` of their version or before. What came later belongs to a record that is still to
+/// be applied, or to nobody.
+fn drop_chunks(tx: &mut Tx<'_>, chunked: &Chunked, most: u32) -> Result<(), IndexError> {
+    let mut later = false;
     for number in 0..chunked.count {
-        if let Some(at) = chunk_at(tx, &chunked.data_id, number)? {
-            tx.died(at);
-            tx.delete(Table::Chunks, chunk_key(&chunked.data_id, number));
+        match chunk_at(tx, &chunked.data_id, number)? {
+            Some(known) if known.turn <= most => {
+                tx.died(known.at);
+                tx.delete(Table::Chunks, chunk_key(&chunked.data_id, number));
+            }
+            known => later |= known.is_some(),
         }
+    }
+    if later {
+        return open_until(tx, &chunked.data_id, u64::from(chunked.count));
     }
     tx.delete(Table::System, open_upload(&chunked.data_id));
     Ok(())
@@ -285,7 +347,7 @@ fn give_up(tx: &mut Tx<'_>, id: &DataId) -> Result<(), IndexError> {
     // A claimed upload has no such row: an abort that comes after the commit changes nothing.
     let Some(count) = uploaded(tx, id)? else { return Ok(()) };
     let count = u32::try_from(count).map_err(|_| damaged(BadValue::Field("open upload")))?;
-    drop_chunks(tx, &Chunked { data_id: *id, count })
+    drop_chunks(tx, &Chunked { data_id: *id, count }, u32::MAX)
 }
 
 #[cfg(test)]

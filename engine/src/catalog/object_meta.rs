@@ -164,7 +164,7 @@ impl ObjectMeta {
     /// What the index keeps.
     #[must_use]
     pub fn state(&self) -> ObjectState {
-        ObjectState { chunked: self.chunked, delete_at: self.info.delete_at }
+        ObjectState { chunked: self.chunked, delete_at: self.info.delete_at, turn: 0 }
     }
 }
 

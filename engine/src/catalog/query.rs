@@ -2,10 +2,13 @@
 //!
 //! Invariant: nothing here changes the index, but for [`prune`], which runs on the applier.
 
+use std::ops::RangeInclusive;
+
 use super::counters::{self, Totals};
-use super::entry::{DataId, Head, ObjectState};
+use super::entry::{DataId, GraveState, Head, ObjectState};
 use super::keys::{self, FIRST_GROUP, GroupId, PathHash, RowKey};
 use super::newest::{self, damaged};
+use super::sums;
 use super::value::{BadValue, put_text, text};
 use crate::disk::Location;
 use crate::disk::catalog::Tx;
@@ -63,6 +66,23 @@ pub struct Grave {
     pub key: Vec<u8>,
     /// Its head.
     pub head: Head,
+    /// It is the mark of an eviction.
+    pub evicted: bool,
+}
+
+impl Grave {
+    fn decode(key: Vec<u8>, value: &[u8]) -> Result<Self, IndexError> {
+        let (head, rest) = Head::decode(value).map_err(damaged)?;
+        let evicted = GraveState::decode(rest).map_err(damaged)?.evicted;
+        Ok(Self { key, head, evicted })
+    }
+
+    /// Of which object it is; `None`: of a row.
+    #[must_use]
+    pub fn object(&self) -> Option<PathHash> {
+        let hash = self.key.strip_prefix(&[Table::Objects as u8])?;
+        hash.try_into().ok()
+    }
 }
 
 /// An entry whose record a worker may read: where in the walk it is, and what to read.
@@ -116,12 +136,134 @@ pub(crate) fn has_chunks(index: &dyn Index, id: &DataId, count: u32) -> Result<b
 /// The newest version or tombstone of an object.
 pub(crate) fn version(index: &dyn Index, hash: &PathHash) -> Result<Option<Version>, IndexError> {
     let Some(slot) = newest::load(&index, Table::Objects, hash)? else { return Ok(None) };
-    let state = slot.payload.as_deref().map(ObjectState::decode).transpose().map_err(damaged)?;
-    Ok(Some(Version {
-        sequence: slot.head.sequence,
-        deleted: state.is_none(),
-        delete_at: state.and_then(|state| state.delete_at),
-    }))
+    let state = slot.payload().map(ObjectState::decode).transpose().map_err(damaged)?;
+    let delete_at = state.and_then(|state| state.delete_at);
+    Ok(slot.version().map(|(sequence, deleted)| Version { sequence, deleted, delete_at }))
+}
+
+/// Where the newest record of an object lies, a tombstone's too.
+pub(crate) fn newest_record(index: &dyn Index, hash: &PathHash) -> Result<Option<Location>, IndexError> {
+    let slot = newest::load(&index, Table::Objects, hash)?;
+    Ok(slot.filter(|slot| slot.version().is_some()).map(|slot| slot.head.at))
+}
+
+/// The turn that a record of this version must have to stand: the next one, when the version was evicted.
+pub(crate) fn next_turn(
+    index: &dyn Index,
+    hash: &[u8],
+    sequence: u64,
+    deleted: bool,
+) -> Result<u32, IndexError> {
+    let Some(slot) = newest::load(&index, Table::Objects, hash)? else { return Ok(0) };
+    let turn = slot.turn(Table::Objects)?;
+    Ok(match slot.standing {
+        newest::Standing::Grave(GraveState { evicted: true, put, .. })
+            if slot.head.sequence == sequence && put != deleted =>
+        {
+            turn.saturating_add(1)
+        }
+        _ if slot.version() == Some((sequence, deleted)) => turn,
+        _ => 0,
+    })
+}
+
+/// The turn that an eviction of this version ends, if the device keeps it: its own, or that of its chunks where a later version
+/// names the same.
+pub(crate) fn turn_of(
+    index: &dyn Index,
+    hash: &PathHash,
+    sequence: u64,
+    deleted: bool,
+) -> Result<Option<u32>, IndexError> {
+    let slot = newest::load(&index, Table::Objects, hash)?;
+    let Some(slot) = slot.filter(|slot| slot.version() == Some((sequence, deleted))) else { return Ok(None) };
+    let turn = slot.turn(Table::Objects)?;
+    let state = slot.payload().map(ObjectState::decode).transpose().map_err(damaged)?;
+    let first = match state.and_then(|state| state.chunked) {
+        Some(chunked) => super::chunk_at(&index, &chunked.data_id, 0)?.map_or(0, |chunk| chunk.turn),
+        None => 0,
+    };
+    Ok(Some(turn.max(first)))
+}
+
+/// Which version of an object a device holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Stamp {
+    /// Of which object.
+    pub hash: PathHash,
+    /// Its version time.
+    pub sequence: u64,
+    /// A tombstone.
+    pub deleted: bool,
+}
+
+/// A page of what a device holds.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Stamps {
+    /// In the order of their hashes.
+    pub stamps: Vec<Stamp>,
+    /// There may be more behind `upto`.
+    pub more: bool,
+    /// Up to here the page is complete, if there is more.
+    pub upto: Option<PathHash>,
+}
+
+/// What an index holds of the objects in `range`, tombstones too, behind `after`.
+pub fn stamps(
+    index: &dyn Index,
+    range: RangeInclusive<PathHash>,
+    after: Option<PathHash>,
+    limit: usize,
+) -> Result<Stamps, IndexError> {
+    let mut all = stamps_in(index, Table::Objects, &range, after, limit)?;
+    let graves = stamps_in(index, Table::Graves, &range, after, limit)?;
+    // A page that is cut short says nothing of what lies behind its end.
+    let end = [&all, &graves].into_iter().filter(|page| page.more).filter_map(|page| page.upto).min();
+    all.stamps.extend(graves.stamps);
+    all.stamps.sort_unstable();
+    all.stamps.retain(|stamp| end.is_none_or(|end| stamp.hash <= end));
+    // Moved from one table to the other between the two scans.
+    all.stamps.dedup_by_key(|stamp| stamp.hash);
+    Ok(Stamps { stamps: all.stamps, more: end.is_some(), upto: end })
+}
+
+struct Page {
+    stamps: Vec<Stamp>,
+    more: bool,
+    /// The last hash that was looked at.
+    upto: Option<PathHash>,
+}
+
+fn stamps_in(
+    index: &dyn Index,
+    table: Table,
+    range: &RangeInclusive<PathHash>,
+    after: Option<PathHash>,
+    limit: usize,
+) -> Result<Page, IndexError> {
+    let prefix: &[u8] = if table == Table::Graves { &[Table::Objects as u8] } else { &[] };
+    let from = match after {
+        Some(after) => [prefix, &after, &[0]].concat(),
+        None => [prefix, range.start()].concat(),
+    };
+    let to = [prefix, range.end(), &[0]].concat();
+    let mut page = Page { stamps: Vec::new(), more: false, upto: None };
+    for (looked, pair) in index.scan(table, Range { from: Some(from), to: Some(to), reverse: false }).enumerate() {
+        if looked == limit {
+            page.more = true;
+            break;
+        }
+        let (key, value) = pair?;
+        let hash = key.get(prefix.len()..).and_then(|hash| hash.try_into().ok());
+        let hash = hash.ok_or_else(|| damaged(BadValue::Field("path hash")))?;
+        let (head, rest) = Head::decode(&value).map_err(damaged)?;
+        page.upto = Some(hash);
+        let evicted = table == Table::Graves && GraveState::decode(rest).map_err(damaged)?.evicted;
+        if !evicted {
+            page.stamps.push(Stamp { hash, sequence: head.sequence, deleted: table == Table::Graves });
+        }
+    }
+    Ok(page)
 }
 
 /// A standing row.
@@ -228,8 +370,9 @@ pub(crate) fn due(index: &dyn Index, now: u64, limit: usize) -> Result<Vec<Due>,
 
 /// Tombstones after `after`, in key order.
 pub(crate) fn graves(index: &dyn Index, after: &[u8], limit: usize) -> Result<Vec<Grave>, IndexError> {
-    let grips = walk(index, Table::Graves, after, limit)?;
-    Ok(grips.into_iter().map(|grip| Grave { key: grip.key, head: grip.head }).collect())
+    let from = if after.is_empty() { None } else { Some([after, &[0]].concat()) };
+    let scan = index.scan(Table::Graves, Range { from, to: None, reverse: false }).take(limit);
+    scan.map(|pair| pair.and_then(|(key, value)| Grave::decode(key.into_vec(), &value))).collect()
 }
 
 /// Entries of a table after the key `after`, in key order.
@@ -254,20 +397,23 @@ pub(crate) fn walk_one(index: &dyn Index, table: Table, key: &[u8]) -> Result<Op
     Head::decode(&bytes).map(|(head, _)| Some(head)).map_err(damaged)
 }
 
-/// Whether a tombstone protects nothing any more: no ghost in the log, and, for an object, old enough that no
-/// other device can still offer what it deleted.
+/// Whether a tombstone protects nothing any more: no ghost in the log, and, for an object's, old enough that no
+/// other device can still offer what it deleted. The mark of an eviction protects from ghosts alone.
 pub(crate) fn may_prune(grave: &Grave, reclaim_before: u64) -> bool {
-    let of_object = grave.key.first() == Some(&(Table::Objects as u8));
-    grave.head.ghosts == 0 && (!of_object || grave.head.sequence < reclaim_before)
+    let ages = grave.object().is_some() && !grave.evicted;
+    grave.head.ghosts == 0 && (!ages || grave.head.sequence < reclaim_before)
 }
 
 /// Drops a tombstone, when [`may_prune`] still holds.
 pub(crate) fn prune(tx: &mut Tx<'_>, key: &[u8], reclaim_before: u64) -> Result<(), IndexError> {
     let Some(bytes) = tx.get(Table::Graves, key)? else { return Ok(()) };
-    let (head, _) = Head::decode(&bytes).map_err(damaged)?;
-    if may_prune(&Grave { key: key.to_vec(), head }, reclaim_before) {
-        tx.died(head.at);
+    let grave = Grave::decode(key.to_vec(), &bytes)?;
+    if may_prune(&grave, reclaim_before) {
+        tx.died(grave.head.at);
         tx.delete(Table::Graves, key);
+        if let Some(hash) = grave.object().filter(|_| !grave.evicted) {
+            sums::replace(tx, &hash, Some((grave.head.sequence, true)), None);
+        }
     }
     Ok(())
 }

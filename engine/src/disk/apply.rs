@@ -6,11 +6,12 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
 use super::batching::{Placed, Written};
-use super::catalog::{Catalog, Tx};
+use super::catalog::{Catalog, Finished, Tx};
 use super::core::Core;
 use super::format::record::RecordView;
 use super::segments::{POSITION_KEY, Position, SegmentMap, State, segment_key};
 use super::shared::{DiskError, IndexChange};
+use super::tallies::Tallies;
 use crate::index::{Index, IndexError, Table};
 
 /// Applies the records of one batch and the position after it.
@@ -18,6 +19,7 @@ pub(crate) fn apply_records(
     index: &dyn Index,
     catalog: &dyn Catalog,
     segments: &mut SegmentMap,
+    tallies: &Tallies,
     records: &[Placed],
     position: &Position,
     sealed: Option<u32>,
@@ -36,18 +38,20 @@ pub(crate) fn apply_records(
     }
     tx.put(Table::System, POSITION_KEY, position.encode());
     let also: Vec<u32> = position.heads.iter().flatten().map(|head| head.segment).chain(sealed).collect();
-    commit(index, segments, tx, &also)
+    commit(index, segments, tallies, tx, &also)
 }
 
-/// Makes a transaction visible: the changes, the live bytes they moved, and the rows of the segments in `also`.
+/// Makes a transaction visible: the changes, the live bytes and tallies they moved, and the rows of the segments in `also`.
 /// Returns the change of live bytes.
 pub(crate) fn commit(
     index: &dyn Index,
     segments: &mut SegmentMap,
+    tallies: &Tallies,
     tx: Tx<'_>,
     also: &[u32],
 ) -> Result<i64, IndexError> {
-    let (mut set, live) = tx.finish();
+    let Finished { mut set, live, shifts } = tx.finish();
+    tallies.shift(&shifts, &mut set);
     for (segment, delta) in &live {
         segments.shift_live(*segment, *delta);
     }
@@ -70,6 +74,7 @@ impl Core {
             shared.index.as_ref(),
             shared.catalog.as_ref(),
             &mut segments,
+            &shared.tallies,
             &batch.records,
             &batch.position,
             batch.sealed,
@@ -93,7 +98,7 @@ impl Core {
         let shared = self.shared.clone();
         let mut tx = Tx::new(shared.index.as_ref());
         let result = change(&mut tx)
-            .and_then(|()| commit(shared.index.as_ref(), &mut shared.segments(), tx, &[]))
+            .and_then(|()| commit(shared.index.as_ref(), &mut shared.segments(), &shared.tallies, tx, &[]))
             .map(|delta| self.moved_live(delta));
         self.checkpoint.touched();
         result.map_err(|e| self.index_failed(e))
@@ -138,7 +143,7 @@ impl Core {
         if retired {
             s.state = State::Retired;
         }
-        let committed = commit(shared.index.as_ref(), &mut segments, tx, &[segment]);
+        let committed = commit(shared.index.as_ref(), &mut segments, &shared.tallies, tx, &[segment]);
         drop(segments);
         let delta = committed.map_err(|e| self.index_failed(e))?;
         self.moved_live(delta);

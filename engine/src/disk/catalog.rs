@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::Location;
 use super::format::record::RecordView;
+use super::tallies::Shift;
 use crate::index::{Index, IndexError, Range, Table, WriteSet};
 
 /// What records mean. Runs on the disk's thread (`is_live` also elsewhere): no blocking but for index reads.
@@ -41,6 +42,12 @@ pub trait Catalog: Send + Sync {
         let _ = tx;
         Ok(())
     }
+
+    /// Tells what [`Tx::shift`] has made the tallies, from the index alone: for an index that was made before there were any.
+    fn count(&self, index: &dyn Index, add: &mut dyn FnMut(Shift)) -> Result<(), IndexError> {
+        let _ = (index, add);
+        Ok(())
+    }
 }
 
 /// A key and its value.
@@ -55,13 +62,22 @@ pub struct Tx<'a> {
     index: &'a dyn Index,
     pending: HashMap<(Table, Vec<u8>), Option<Vec<u8>>>,
     live: HashMap<u32, i64>,
+    shifts: Vec<Shift>,
+}
+
+/// What a transaction came to.
+pub(crate) struct Finished {
+    pub(crate) set: WriteSet,
+    /// Live bytes that each segment won or lost.
+    pub(crate) live: HashMap<u32, i64>,
+    pub(crate) shifts: Vec<Shift>,
 }
 
 impl<'a> Tx<'a> {
     /// Nothing changed yet.
     #[must_use]
     pub fn new(index: &'a dyn Index) -> Self {
-        Self { index, pending: HashMap::new(), live: HashMap::new() }
+        Self { index, pending: HashMap::new(), live: HashMap::new(), shifts: Vec::new() }
     }
 
     /// The value of a key, changes of this transaction included.
@@ -120,9 +136,13 @@ impl<'a> Tx<'a> {
         *self.live.entry(at.segment).or_default() -= footprint(at);
     }
 
-    /// The changes, and the live bytes that each segment won or lost.
-    pub(crate) fn finish(self) -> (WriteSet, HashMap<u32, i64>) {
+    /// Adds to a tally, modulo 2^128.
+    pub fn shift(&mut self, tally: u32, by: u128) {
+        self.shifts.push((tally, by));
+    }
+
+    pub(crate) fn finish(self) -> Finished {
         let changes = self.pending.into_iter().map(|((table, key), value)| (table, key, value)).collect();
-        (WriteSet { changes }, self.live)
+        Finished { set: WriteSet { changes }, live: self.live, shifts: self.shifts }
     }
 }

@@ -15,6 +15,7 @@ use super::format::record::{BadRecord, DeviceId, FIXED_HEAD, NewRecord, Parts, S
 use super::limits::{CLIENT_HIGH_WATER, MAX_GROUP, MAX_GROUP_RECORDS, MAX_MOVE_RECORDS, MAX_RECORD};
 use super::segments::State;
 use super::shared::{Append, Class, Counters, DiskError, IndexChange, Item, Request, Shared};
+use super::tallies::Tallies;
 use super::{Durability, Location, Lsn};
 use crate::index::{Index, IndexError};
 use crate::io::BLOCK;
@@ -106,6 +107,12 @@ impl DiskHandle {
     #[must_use]
     pub fn catalog(&self) -> &dyn Catalog {
         self.shared.catalog.as_ref()
+    }
+
+    /// Sums that the catalog keeps.
+    #[must_use]
+    pub fn tallies(&self) -> &Tallies {
+        &self.shared.tallies
     }
 
     /// Counters of the disk.

@@ -21,6 +21,7 @@ mod salvage;
 mod segments;
 mod shared;
 mod simulate;
+mod tallies;
 #[cfg(test)]
 mod tests;
 mod thread;
@@ -36,6 +37,7 @@ pub use recovery::{Gap, RecoveryError, Report, judge_gap};
 pub use segments::{Segment, State};
 pub use shared::{Class, Counters, DiskError};
 pub use simulate::SimulatedDisk;
+pub use tallies::{Shift, TALLIES, TALLY_BITS, Tallies};
 pub use thread::{DiskConfig, StartError, rebuild_index, start, start_on};
 
 /// Position in the order of all records of a disk. The first record has 1.

@@ -32,6 +32,7 @@ use super::rebuild::{Rebuild, Rebuilt};
 use super::recovery::{RecoveryError, Replay, Report};
 use super::segments::{IDENTITY_KEY, POSITION_KEY, Position, Segment, SegmentMap, State, segment_key};
 use super::shared::{Admission, Counters, Nap, Shared};
+use super::tallies::Tallies;
 use super::upkeep::{CheckpointState, Freeing, flush_now, read_now, read_what_can_be, write_now};
 use super::window::Window;
 use crate::index::{Index, IndexError, Range, Table, WriteSet};
@@ -290,7 +291,7 @@ pub(crate) fn open(
     } else {
         replay(disk.as_mut(), &superblock, index.as_ref(), catalog.as_ref())?
     };
-    let Recovered { segments, mut position, heads, report } = recovered;
+    let Recovered { segments, tallies, mut position, heads, report } = recovered;
     forget_stale_openings(disk.as_mut(), &superblock, &segments, &mut position)?;
     position.reserved = segments.reserve(&[]);
     save_opening(index.as_ref(), &superblock, &position, &segments)?;
@@ -303,11 +304,23 @@ pub(crate) fn open(
         tracing::error!(device = %superblock.device, from = range.start, to = range.end,
             "acknowledged records are unreadable; run `quarry disk audit`, repair from replicas, replace the disk");
     }
-    Ok(assemble(disk, index, catalog, superblock, segments, position, heads, report, options.cache_bytes))
+    Ok(assemble(
+        disk,
+        index,
+        catalog,
+        superblock,
+        segments,
+        tallies,
+        position,
+        heads,
+        report,
+        options.cache_bytes,
+    ))
 }
 
 struct Recovered {
     segments: SegmentMap,
+    tallies: Tallies,
     position: Position,
     heads: [Option<Head>; 2],
     report: Report,
@@ -321,7 +334,8 @@ fn rebuild(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Recovered, OpenError> {
     let Superblock { layout, device, .. } = *superblock;
-    let work = Rebuild { disk, layout, device, index, catalog, progress };
+    let tallies = Tallies::default();
+    let work = Rebuild { disk, layout, device, index, catalog, tallies: &tallies, progress };
     let (segments, position, rebuilt) = work.run()?;
     let Rebuilt { segments: count, by_footer, records, damaged } = rebuilt;
     if count > 0 {
@@ -329,7 +343,7 @@ fn rebuild(
     }
     let why = (count > 0).then_some("there was none");
     let report = Report { records, damaged, rebuilt: why, ..Report::default() };
-    Ok(Recovered { segments, position, heads: [None, None], report })
+    Ok(Recovered { segments, tallies, position, heads: [None, None], report })
 }
 
 fn replay(
@@ -348,6 +362,7 @@ fn replay(
         return Err(OpenError::StaleIndex("it is ahead of the log"));
     }
     let mut segments = load_segments(index, layout, &position)?;
+    let tallies = load_tallies(index, catalog)?;
     let mut replay = Replay {
         disk,
         layout,
@@ -355,13 +370,14 @@ fn replay(
         index,
         catalog,
         segments: &mut segments,
+        tallies: &tallies,
         position,
         held: HashMap::new(),
     };
     let report = replay.run()?;
     let heads = replay.heads()?;
     let position = replay.position;
-    Ok(Recovered { segments, position, heads, report })
+    Ok(Recovered { segments, tallies, position, heads, report })
 }
 
 /// A segment that was opened by a batch which recovery did not take (torn, or behind a torn one) is free, yet its header says
@@ -429,6 +445,18 @@ fn load_segments(index: &dyn Index, layout: Layout, position: &Position) -> Resu
     Ok(segments)
 }
 
+/// An index from before there were tallies gets them here, at the prefix of the log that it holds.
+fn load_tallies(index: &dyn Index, catalog: &dyn Catalog) -> Result<Tallies, OpenError> {
+    let loaded = Tallies::load(index).map_err(|_| OpenError::StaleIndex("its tallies are damaged"))?;
+    if let Some(tallies) = loaded {
+        return Ok(tallies);
+    }
+    tracing::info!("index has no tallies yet: count them once");
+    let (tallies, set) = Tallies::counted(index, |add| catalog.count(index, add))?;
+    index.apply(set)?;
+    Ok(tallies)
+}
+
 fn save_opening(
     index: &dyn Index,
     superblock: &Superblock,
@@ -440,6 +468,7 @@ fn save_opening(
     let mut changes = vec![
         (Table::System, IDENTITY_KEY.to_vec(), Some(identity)),
         (Table::System, POSITION_KEY.to_vec(), Some(position.encode())),
+        Tallies::marker(),
     ];
     let in_use = segments.iter().filter(|(_, s)| s.state != State::Free);
     changes.extend(in_use.map(|(number, s)| (Table::System, segment_key(number), Some(s.encode()))));
@@ -454,6 +483,7 @@ fn assemble(
     catalog: Arc<dyn Catalog>,
     superblock: Superblock,
     segments: SegmentMap,
+    tallies: Tallies,
     position: Position,
     heads: [Option<Head>; 2],
     report: Report,
@@ -477,6 +507,7 @@ fn assemble(
         nap: Nap::default(),
         admission: Admission::new(),
         segments: Mutex::new(segments),
+        tallies,
         seqs,
         pins,
         frees: AtomicU64::new(0),

@@ -15,6 +15,7 @@ use super::format::superblock::Layout;
 use super::limits::MAX_RECORD;
 use super::recovery::{RecoveryError, max_sequence};
 use super::segments::{Position, Segment, SegmentMap, State};
+use super::tallies::Tallies;
 use super::window::{At, SegmentUse, Window};
 use crate::index::Index;
 use crate::io::{BLOCK, Disk};
@@ -45,6 +46,8 @@ pub(crate) struct Rebuild<'a> {
     pub(crate) device: DeviceId,
     pub(crate) index: &'a dyn Index,
     pub(crate) catalog: &'a dyn Catalog,
+    /// All zero.
+    pub(crate) tallies: &'a Tallies,
     pub(crate) progress: &'a mut dyn FnMut(u64, u64),
 }
 
@@ -66,7 +69,7 @@ impl Rebuild<'_> {
         let mut tx = Tx::new(self.index);
         self.catalog.rebuilt(&mut tx)?;
         let all: Vec<u32> = segments.iter().map(|(segment, _)| segment).collect();
-        commit(self.index, &mut segments, tx, &all)?;
+        commit(self.index, &mut segments, self.tallies, tx, &all)?;
         (self.progress)(total, total);
         Ok((segments, position, result))
     }
@@ -259,7 +262,7 @@ impl Rebuild<'_> {
         }
         position.max_sequence = position.max_sequence.max(max_sequence(batch));
         result.records += batch.len() as u64;
-        commit(self.index, segments, tx, &[])?;
+        commit(self.index, segments, self.tallies, tx, &[])?;
         batch.clear();
         Ok(())
     }

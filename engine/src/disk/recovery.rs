@@ -20,6 +20,7 @@ use super::format::batch::{BatchHeader, HeadClass};
 use super::format::record::{DeviceId, RecordView};
 use super::format::superblock::Layout;
 use super::segments::{HeadPosition, Position, SegmentMap, State};
+use super::tallies::Tallies;
 use super::window::{At, Found, Held, Window, entry};
 use super::{Location, Lsn};
 use crate::index::{Index, IndexError};
@@ -98,6 +99,7 @@ pub(crate) struct Replay<'a> {
     pub(crate) index: &'a dyn Index,
     pub(crate) catalog: &'a dyn Catalog,
     pub(crate) segments: &'a mut SegmentMap,
+    pub(crate) tallies: &'a Tallies,
     pub(crate) position: Position,
     /// What was read of the segments that the heads stand in.
     pub(crate) held: HashMap<u32, Held>,
@@ -293,7 +295,15 @@ impl Replay<'_> {
         self.position.last = Some(Location { segment, offset: start, len: found.header_len });
         self.position.max_sequence = self.position.max_sequence.max(max_sequence(&found.records));
         self.position.reserved = self.segments.reserve(&self.position.reserved);
-        apply_records(self.index, self.catalog, self.segments, &found.records, &self.position, sealed)?;
+        apply_records(
+            self.index,
+            self.catalog,
+            self.segments,
+            self.tallies,
+            &found.records,
+            &self.position,
+            sealed,
+        )?;
         report.batches += 1;
         report.records += found.records.len() as u64;
         Ok(())

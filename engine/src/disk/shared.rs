@@ -13,6 +13,7 @@ use super::format::record::{BadRecord, DeviceId, NewRecord};
 use super::format::superblock::Layout;
 use super::limits::{ALIGN_FROM, CLEANER_QUEUE_BYTES, DELETE_QUEUE_BYTES, QUEUE_BYTES, READ_BYTES};
 use super::segments::SegmentMap;
+use super::tallies::Tallies;
 use super::{Durability, Location, Lsn};
 use crate::index::{Index, IndexError};
 use crate::io::Waker;
@@ -187,6 +188,7 @@ pub(crate) struct Shared {
     pub(crate) nap: Nap,
     pub(crate) admission: Admission,
     pub(crate) segments: Mutex<SegmentMap>,
+    pub(crate) tallies: Tallies,
     /// Sequence of each segment's present use.
     pub(crate) seqs: Box<[AtomicU64]>,
     pub(crate) pins: Box<[AtomicU64]>,

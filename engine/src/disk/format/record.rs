@@ -50,6 +50,8 @@ pub enum Kind {
     Row = 3,
     /// Marks an upload as given up: key = data id.
     Abort = 4,
+    /// Marks a version as no longer kept on this device: key = path hash; deleted = of the tombstone.
+    Evict = 5,
     /// Reserved for volume blocks (volume/FORMAT.md).
     VolumeExtent = 16,
     /// Reserved for volume map changes: snapshots, trims, epochs.
@@ -67,6 +69,7 @@ impl Kind {
             Self::Chunk,
             Self::Row,
             Self::Abort,
+            Self::Evict,
             Self::VolumeExtent,
             Self::VolumeMap,
             Self::GroupEntry,
