@@ -10,4 +10,5 @@ pub mod index;
 pub mod io;
 pub mod net;
 pub mod object;
+pub mod sync;
 pub mod work;

@@ -65,6 +65,11 @@ fn a_tombstone_that_goes_before_what_it_deleted_is_caught() {
 }
 
 #[test]
+fn a_sum_that_is_not_subtracted_is_caught() {
+    caught(Plant::SumNotSubtracted);
+}
+
+#[test]
 fn a_move_that_does_not_look_at_what_stands_is_caught() {
     caught(Plant::BlindMove);
 }

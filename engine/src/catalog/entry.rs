@@ -171,7 +171,7 @@ impl GraveState {
     pub(crate) fn encode(self) -> Vec<u8> {
         let mut out = Vec::new();
         if self != Self::default() {
-            out.push(u8::from(self.evicted) * EVICTED | u8::from(self.put) * PUT);
+            out.push((u8::from(self.evicted) * EVICTED) | (u8::from(self.put) * PUT));
             out.put_varint(u64::from(self.turn));
         }
         out

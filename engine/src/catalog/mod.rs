@@ -33,10 +33,10 @@ pub use rows::{AccountValue, ContainerValue, ListedEtag, ListingValue};
 pub use sums::{tally, weight};
 pub use value::BadValue;
 
-use crate::disk::{Location, Shift};
 use crate::disk::catalog::{Catalog, Tx};
 use crate::disk::format::bytes::{Put, Reader};
 use crate::disk::format::record::{Kind, RecordView};
+use crate::disk::{Location, Shift};
 use crate::index::{Index, IndexError, Table};
 use keys::{RowKey, chunk_key, expiry, open_upload};
 use newest::{Outcome, Slot, Standing, damaged, enter};
@@ -172,8 +172,7 @@ fn apply_object(tx: &mut Tx<'_>, record: &RecordView<'_>, at: Location) -> Resul
         Outcome::Same => {}
         Outcome::Older { current } => {
             let claimed = state_of(&current)?.chunked.map(|chunked| chunked.data_id);
-            if let Some(old) = new.chunked.filter(|old| Some(old.data_id) != claimed)
-            {
+            if let Some(old) = new.chunked.filter(|old| Some(old.data_id) != claimed) {
                 // What was evicted may be about to come back.
                 drop_chunks(tx, &old, current.evicted_in().unwrap_or(u32::MAX))?;
             }
@@ -259,7 +258,8 @@ fn apply_chunk(tx: &mut Tx<'_>, record: &RecordView<'_>, at: Location) -> Result
     tx.put(Table::Chunks, key, Head::of(record, at).encode(&entry::encode_turn(turn)));
     tx.born(at);
     let owner = newest::load(tx, Table::Objects, owner)?;
-    let owner = owner.as_ref().and_then(Slot::payload).map(ObjectState::decode).transpose().map_err(damaged)?;
+    let owner =
+        owner.as_ref().and_then(Slot::payload).map(ObjectState::decode).transpose().map_err(damaged)?;
     if owner.and_then(|state| state.chunked).is_some_and(|chunked| chunked.data_id == id) {
         return Ok(());
     }

@@ -224,7 +224,12 @@ pub fn stamps(
     all.stamps.retain(|stamp| end.is_none_or(|end| stamp.hash <= end));
     // Moved from one table to the other between the two scans.
     all.stamps.dedup_by_key(|stamp| stamp.hash);
-    Ok(Stamps { stamps: all.stamps, more: end.is_some(), upto: end })
+    let (mut stamps, mut upto) = (all.stamps, end);
+    if stamps.len() > limit {
+        stamps.truncate(limit);
+        upto = stamps.last().map(|stamp| stamp.hash);
+    }
+    Ok(Stamps { stamps, more: upto.is_some(), upto })
 }
 
 struct Page {
@@ -248,7 +253,9 @@ fn stamps_in(
     };
     let to = [prefix, range.end(), &[0]].concat();
     let mut page = Page { stamps: Vec::new(), more: false, upto: None };
-    for (looked, pair) in index.scan(table, Range { from: Some(from), to: Some(to), reverse: false }).enumerate() {
+    for (looked, pair) in
+        index.scan(table, Range { from: Some(from), to: Some(to), reverse: false }).enumerate()
+    {
         if looked == limit {
             page.more = true;
             break;

@@ -45,7 +45,9 @@ pub(super) fn replace(tx: &mut Tx<'_>, hash: &[u8], before: Option<(u64, bool)>,
     if before == after {
         return;
     }
-    let weigh = |version: Option<(u64, bool)>| version.map_or(0, |(sequence, deleted)| weight(hash, sequence, deleted));
+    let weigh = |version: Option<(u64, bool)>| {
+        version.map_or(0, |(sequence, deleted)| weight(hash, sequence, deleted))
+    };
     tx.shift(tally(hash), weigh(after).wrapping_sub(weigh(before)));
 }
 
@@ -82,7 +84,10 @@ mod tests {
         assert_ne!(weight(&[7; 16], 301, true), GOLDEN[1]);
     }
 
-    const GOLDEN: [u128; 2] = [61_764_174_071_727_292_663_834_332_768_205_558_622, 247_496_040_663_329_468_796_635_943_235_244_876_814];
+    const GOLDEN: [u128; 2] = [
+        61_764_174_071_727_292_663_834_332_768_205_558_622,
+        247_496_040_663_329_468_796_635_943_235_244_876_814,
+    ];
 
     #[test]
     fn a_partition_is_a_range_of_tallies() {

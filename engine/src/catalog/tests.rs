@@ -509,7 +509,11 @@ fn an_evicted_version_is_absent_comes_back_and_goes_again() {
         let next = next_turn(&bench.index, &hash(1), 10, false).unwrap();
         let turn = history.newest[&1].0.view().number;
         assert_eq!(next, if present { turn } else { turn + 1 });
-        assert_eq!(next_turn(&bench.index, &hash(1), 11, false).unwrap(), 0, "another version has its first turn");
+        assert_eq!(
+            next_turn(&bench.index, &hash(1), 11, false).unwrap(),
+            0,
+            "another version has its first turn"
+        );
     }
 }
 

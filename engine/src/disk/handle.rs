@@ -314,6 +314,22 @@ impl DiskHandle {
         answer.await.map_err(|_| self.shared.gone())
     }
 
+    /// Writes a record anew in the place of one that cannot be read; nothing changes when the index points elsewhere by then.
+    pub(crate) async fn replace(&self, at: Location, record: NewRecord) -> Result<Lsn, DiskError> {
+        self.append_items(vec![Item { record, from: Some(at) }], Durability::Durable, Class::Cleaner).await
+    }
+
+    /// Whether what the disk holds may be believed: said by its replicator once it has judged it.
+    #[must_use]
+    pub fn believed(&self) -> bool {
+        self.shared.believed.load(Ordering::Acquire)
+    }
+
+    /// Says whether what the disk holds may be believed. False when it is opened.
+    pub fn believe(&self, believed: bool) {
+        self.shared.believed.store(believed, Ordering::Release);
+    }
+
     /// Runs an index-only change between two batches. It may be lost in a crash: it must be safe to repeat.
     pub async fn submit_prune(&self, change: IndexChange) -> Result<(), DiskError> {
         let (reply, answer) = oneshot::channel();

@@ -12,7 +12,7 @@
 //! Invariant: what recovery makes visible is durable first: the device is flushed before the replay.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -508,6 +508,7 @@ fn assemble(
         admission: Admission::new(),
         segments: Mutex::new(segments),
         tallies,
+        believed: AtomicBool::new(false),
         seqs,
         pins,
         frees: AtomicU64::new(0),

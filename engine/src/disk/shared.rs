@@ -189,6 +189,8 @@ pub(crate) struct Shared {
     pub(crate) admission: Admission,
     pub(crate) segments: Mutex<SegmentMap>,
     pub(crate) tallies: Tallies,
+    /// What it holds was judged since it was opened, and is believed.
+    pub(crate) believed: AtomicBool,
     /// Sequence of each segment's present use.
     pub(crate) seqs: Box<[AtomicU64]>,
     pub(crate) pins: Box<[AtomicU64]>,

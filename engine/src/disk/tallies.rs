@@ -93,11 +93,9 @@ impl Page {
         let mut out = Vec::with_capacity(8 + PAGE / 8);
         out.put_u64(counter);
         let sums = self.sums.as_deref().unwrap_or(&[0; PAGE]);
-        out.extend(
-            sums.chunks(8).map(|eight| {
-                eight.iter().enumerate().fold(0, |byte, (bit, sum)| byte | u8::from(*sum != 0) << bit)
-            }),
-        );
+        out.extend(sums.chunks(8).map(|eight| {
+            eight.iter().enumerate().fold(0, |byte, (bit, sum)| byte | u8::from(*sum != 0) << bit)
+        }));
         for sum in sums.iter().filter(|sum| **sum != 0) {
             out.extend_from_slice(&sum.to_le_bytes());
         }
@@ -242,7 +240,8 @@ impl Tallies {
         let mut from = range.start;
         while from < range.end {
             let (n, slot) = place(from);
-            let end = (from - u32::try_from(slot).unwrap_or(0) + u32::try_from(PAGE).unwrap_or(0)).min(range.end);
+            let end =
+                (from - u32::try_from(slot).unwrap_or(0) + u32::try_from(PAGE).unwrap_or(0)).min(range.end);
             if let Some(sums) = &self.read().pages[n].sums {
                 for tally in from..end {
                     let sum = sums[tally as usize % PAGE];
@@ -302,7 +301,10 @@ mod tests {
 
     fn shifts(rng: &mut SplitMix64, spread: u64) -> Vec<Shift> {
         let one = |rng: &mut SplitMix64| {
-            (u32::try_from(rng.below(spread) * 97 % u64::from(TALLIES)).unwrap(), u128::from(rng.next_u64()) << 60)
+            (
+                u32::try_from(rng.below(spread) * 97 % u64::from(TALLIES)).unwrap(),
+                u128::from(rng.next_u64()) << 60,
+            )
         };
         (0..rng.below(60)).map(|_| one(rng)).collect()
     }
@@ -370,7 +372,9 @@ mod tests {
     fn damaged_rows_are_errors() {
         let index = MemoryIndex::new();
         start(&index);
-        for (key, value) in [(page_key(1), vec![0; 39]), (shift_key(1), vec![0xff; 20]), (shift_key(1), vec![0; 7])] {
+        for (key, value) in
+            [(page_key(1), vec![0; 39]), (shift_key(1), vec![0xff; 20]), (shift_key(1), vec![0; 7])]
+        {
             index.apply(WriteSet { changes: vec![(Table::System, key.clone(), Some(value))] }).unwrap();
             assert!(Tallies::load(&index).is_err());
             index.apply(WriteSet { changes: vec![(Table::System, key, None)] }).unwrap();

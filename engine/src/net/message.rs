@@ -17,6 +17,7 @@ use crate::disk::format::record::DeviceId;
 use crate::disk::{Class, Durability};
 use crate::object::names::{NamesAnswer, NamesRequest};
 use crate::object::{Draft, Error};
+use crate::sync::{Answer, Ask};
 
 /// An object that a node holds open for another. Good for the incarnation of the node that gave it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -98,6 +99,13 @@ pub enum Request {
     },
     /// For the leader of an index group ([`crate::object::names::NamesService`]).
     Names(NamesRequest),
+    /// What a device holds ([`crate::object::Replica::ask`]).
+    Sync {
+        /// Which.
+        device: DeviceId,
+        /// What of it.
+        ask: Ask,
+    },
 }
 
 /// What an operator wants.
@@ -152,6 +160,8 @@ pub enum Response {
     Consensus(ConsensusAnswer),
     /// The leader's.
     Names(NamesAnswer),
+    /// What the device holds.
+    Sync(Answer),
 }
 
 /// An opened object.

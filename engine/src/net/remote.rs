@@ -18,6 +18,7 @@ use crate::catalog::{DataId, Version};
 use crate::disk::format::record::{DeviceId, StoredRecord};
 use crate::disk::{Class, Durability, Location};
 use crate::object::{BoxFuture, Draft, Error, Opened, Replica, Result};
+use crate::sync::{Answer, Ask};
 
 impl From<NetError> for Error {
     fn from(error: NetError) -> Self {
@@ -171,6 +172,16 @@ impl Replica for Remote {
             };
             match answer {
                 Response::Record(record) => shared.verify(record),
+                other => Err(unexpected(other)),
+            }
+        })
+    }
+
+    fn ask(&self, ask: Ask) -> BoxFuture<'static, Result<Answer>> {
+        let asked = self.shared.ask(Request::Sync { device: self.shared.device, ask });
+        Box::pin(async move {
+            match asked.await? {
+                Response::Sync(answer) => Ok(answer),
                 other => Err(unexpected(other)),
             }
         })

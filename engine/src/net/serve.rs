@@ -116,6 +116,7 @@ impl Shared {
             // `consensus::Groups` stands before this service where there are groups.
             Request::Consensus { .. } => Err(Failure::new(Code::NotServed, "there are no groups here")),
             Request::Names(_) => Err(Failure::new(Code::NotServed, "devices do not decide about names")),
+            Request::Sync { device, ask } => Ok(Response::Sync(self.replica(device)?.ask(ask).await?)),
         }
     }
 
@@ -195,6 +196,9 @@ fn check_group(group: &[Draft]) -> Result<(), Failure> {
         draft.check()?;
         if draft.data.len() > MAX_DATA {
             return bad("data of a record is too long");
+        }
+        if draft.kind == Kind::Evict {
+            return bad("only its own node evicts what a device keeps");
         }
     }
     if group.iter().map(most_bytes).sum::<usize>() > MAX_GROUP {

@@ -18,6 +18,7 @@
 
 mod consensus;
 mod names;
+mod sync;
 
 use std::time::Duration;
 
@@ -261,6 +262,7 @@ enum RequestHead {
     Names { body: u32 },
     Announce { node: Option<[u8; 16]>, address: String, devices: Vec<([u8; 16], u64, u16)> },
     Wish { of_node: bool, id: [u8; 16], wanted: u8 },
+    Sync { device: [u8; 16], ask: sync::AskHead },
 }
 
 #[derive(Encode, Decode)]
@@ -290,6 +292,7 @@ enum ResponseHead {
     Failed { code: u8, text: String },
     Consensus(consensus::AnswerHead),
     Names { body: u32 },
+    Sync(sync::AnswerHead),
 }
 
 #[derive(Encode, Decode)]
@@ -385,6 +388,7 @@ fn request_head(request: Request) -> Result<(RequestHead, Vec<Bytes>), WireError
             let devices = devices.into_iter().map(|(id, bytes, zone)| (id.0, bytes, zone)).collect();
             RequestHead::Announce { node: node.map(|node| node.0), address, devices }
         }
+        Request::Sync { device, ask } => RequestHead::Sync { device: device.0, ask: sync::ask_head(ask)? },
     };
     Ok((head, Vec::new()))
 }
@@ -439,6 +443,9 @@ fn request_of(head: RequestHead, mut payload: Payload) -> Result<Request, WireEr
             Request::Consensus { group, call: consensus::call_of(call, &mut payload)? }
         }
         RequestHead::Names { body } => Request::Names(names::decode(&payload.take(body)?)?),
+        RequestHead::Sync { device, ask } => {
+            Request::Sync { device: DeviceId(device), ask: sync::ask_of(ask)? }
+        }
     };
     payload.end()?;
     Ok(request)
@@ -486,6 +493,10 @@ fn response_head(response: Response) -> Result<(ResponseHead, Vec<Bytes>), WireE
             let body = names::encode(&answer)?;
             (ResponseHead::Names { body: bounded(body.len(), MAX_PAYLOAD, "payload")? }, vec![body])
         }
+        Response::Sync(answer) => {
+            let (head, payload) = sync::answer_head(answer)?;
+            (ResponseHead::Sync(head), payload)
+        }
     })
 }
 
@@ -518,6 +529,7 @@ fn response_of(head: ResponseHead, mut payload: Payload) -> Result<Response, Wir
         }
         ResponseHead::Consensus(answer) => Response::Consensus(consensus::answer_of(answer)),
         ResponseHead::Names { body } => Response::Names(names::decode(&payload.take(body)?)?),
+        ResponseHead::Sync(head) => Response::Sync(sync::answer_of(head, &mut payload)?),
     };
     payload.end()?;
     Ok(response)

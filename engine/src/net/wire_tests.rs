@@ -1,8 +1,10 @@
 //! Golden bytes of every message, and what becomes of bytes that are none.
 
 use super::*;
+use crate::catalog::{Stamp, Stamps};
 use crate::disk::limits::MAX_GROUP;
 use crate::net::{Ballot, ConsensusAnswer, ConsensusCall, Position};
+use crate::sync::{Answer, Ask, Parts};
 
 const DEVICE: DeviceId = DeviceId([0xd0; 16]);
 const HASH: [u8; 16] = [0xa5; 16];
@@ -21,12 +23,17 @@ fn draft(data: &'static [u8]) -> Draft {
     }
 }
 
+fn parts() -> Parts {
+    [1, 2, 5].into_iter().collect()
+}
+
 fn requests() -> Vec<(Request, &'static str)> {
     let (d, h) = ("d0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d0", "a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5");
     let handle = "fd0807060504030201fb2c01";
     let text = |tag: &str, parts: &[&str]| -> &'static str { format!("{tag}{}", parts.concat()).leak() };
     let tombstone = Draft { kind: Kind::Row, deleted: true, data: Bytes::new(), ..draft(b"") };
     let group = vec![draft(b"bytes"), tombstone];
+    let stamps = Ask::Stamps { power: 20, part: 300, after: Some(HASH), limit: 4096, doubt: true };
     let heads = "0100fc0000010007036b6579046d65746105".to_owned() + "0301fc0000010007036b6579046d65746100";
     vec![
         (Request::Ping { payload: Bytes::from_static(b"hello") }, "0005|68656c6c6f"),
@@ -50,6 +57,19 @@ fn requests() -> Vec<(Request, &'static str)> {
         ),
         (Request::Wish(Wish::Device { device: DEVICE, wanted: 2 }), text("0a", &["00", d, "02|"])),
         (Request::Wish(Wish::Node { node: NodeId(HASH), leaving: true }), text("0a", &["01", h, "01|"])),
+        (
+            Request::Sync { device: DEVICE, ask: Ask::Sums { power: 8, parts: parts(), group: 64 } },
+            text("0b", &[d, "00", "08", "0201020201", "40|"]),
+        ),
+        (
+            Request::Sync { device: DEVICE, ask: stamps },
+            text("0b", &[d, "01", "14", "fb2c01", "01", h, "fb0010", "01|"]),
+        ),
+        (
+            Request::Sync { device: DEVICE, ask: Ask::Held { power: 8, from: 7 } },
+            text("0b", &[d, "02", "08", "07|"]),
+        ),
+        (Request::Sync { device: DEVICE, ask: Ask::Record { hash: HASH } }, text("0b", &[d, "03", h, "|"])),
     ]
     .into_iter()
     .chain(consensus_requests())
@@ -99,6 +119,10 @@ fn responses() -> Vec<(Response, &'static str)> {
     let opened = OpenedObject { handle: Some(HANDLE), chunks: 3, record: record.clone() };
     let whole = OpenedObject { handle: None, chunks: 0, record: record.clone() };
     let failure = Failure::new(Code::Expired, "late");
+    let sums = "080002|01000000000000000000000000000000feffffffffffffffffffffffffffffff";
+    let stamps = vec![Stamp { hash: HASH, sequence: 0x0102, deleted: true }];
+    let stamps = Stamps { stamps, more: true, upto: Some(HASH) };
+    let page = "08010101a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5|a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5020100000000000001";
     vec![
         (Response::Pong { payload: Bytes::from_static(b"hello") }, "0005|68656c6c6f"),
         (Response::Done, "01|"),
@@ -110,6 +134,11 @@ fn responses() -> Vec<(Response, &'static str)> {
         (Response::Record(record), "0406|7265636f7264"),
         (Response::Failed(failure), "0521046c617465|"),
         (Response::Names(names::tests::begun()), "0708|0101090200fb2c01"),
+        (Response::Sync(Answer::Sums(vec![1, u128::MAX - 1])), sums),
+        (Response::Sync(Answer::Stamps(stamps)), page),
+        (Response::Sync(Answer::Held { parts: parts(), next: Some(9) }), "080202010202010109|"),
+        (Response::Sync(Answer::Record(None)), "080300|"),
+        (Response::Sync(Answer::Record(Some(Bytes::from_static(b"record")))), "08030106|7265636f7264"),
     ]
     .into_iter()
     .chain(consensus_responses())

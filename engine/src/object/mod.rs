@@ -38,15 +38,19 @@ mod writer;
 
 pub(crate) use accounts::{odd, row_draft};
 pub use group::{IndexGroup, Leader, Rows, TotalsOf};
+pub(crate) use in_flight::InFlight;
 pub use launch::Time;
 pub use locks::{Claim, Permit};
 pub use placement::{Placement, RingPlacement, Spread, UnknownDevice};
 pub use quorum::{Asked, Tally, Verdict, quorum};
 pub(crate) use reader::check_chunk;
 pub use reader::{ObjectReader, RangeReader};
-pub use replica::{BoxFuture, Draft, Opened, Replica};
+#[cfg(test)]
+pub(crate) use replica::Local;
+pub use replica::{BoxFuture, COPY, Draft, Opened, Replica};
 pub(crate) use store::hash_of;
 pub use store::{Options, Parts, Spawn, Store};
+pub(crate) use transfer::draft;
 pub use types::*;
 pub use voter::Voter;
 pub use writer::ObjectWriter;

@@ -13,14 +13,19 @@ use bytes::Bytes;
 
 use super::uploads::Uploads;
 use super::{Error, Result};
-use crate::catalog::{self, Chunked, DataId, ObjectMeta, PathHash, Version};
+use crate::catalog::{self, Chunked, DataId, ObjectMeta, PathHash, Version, encode_chunk_meta};
 use crate::disk::format::record::{DeviceId, Kind, NewRecord, Parts, StoredRecord};
 use crate::disk::limits::{MAX_KEY, MAX_META};
 use crate::disk::{Class, DiskError, DiskHandle, Durability, Location};
 use crate::index::IndexError;
+use crate::sync::{self, Answer, Ask};
 
 /// A future on the heap, so that seams are objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The number of an object's draft that is a copy of a version which another device has: it may stand again where it was
+/// evicted. The draft of a chunk of a copy has the version's time behind the path hash in its meta.
+pub const COPY: u32 = 1;
 
 /// A record that does not yet know its device.
 #[derive(Debug, Clone)]
@@ -31,7 +36,7 @@ pub struct Draft {
     pub deleted: bool,
     /// Version time.
     pub sequence: u64,
-    /// Chunk number.
+    /// Chunk number; of an object 0 or [`COPY`].
     pub number: u32,
     /// Key.
     pub key: Vec<u8>,
@@ -80,6 +85,12 @@ pub trait Replica: Send + Sync {
     fn open(&self, hash: PathHash) -> BoxFuture<'static, Result<Option<Opened>>>;
     /// A record, verified. Its place comes from an [`Opened`] whose hold lives.
     fn read(&self, at: Location) -> BoxFuture<'static, Result<StoredRecord>>;
+    /// What it holds, for anti-entropy.
+    fn ask(&self, ask: Ask) -> BoxFuture<'static, Result<Answer>> {
+        let _ = ask;
+        let reason = "this replica does not tell what it holds".to_owned();
+        Box::pin(std::future::ready(Err(Error::Unavailable { reason })))
+    }
 }
 
 impl From<DiskError> for Error {
@@ -112,9 +123,24 @@ impl Local {
         Self { disk, uploads: Arc::default() }
     }
 
-    fn record(&self, draft: Draft) -> NewRecord {
-        let Draft { kind, deleted, sequence, number, key, meta, data } = draft;
-        self.disk.record(Parts { kind, deleted, sequence, number, key: &key, meta: &meta, data })
+    fn record(&self, draft: Draft) -> Result<NewRecord> {
+        let Draft { kind, deleted, sequence, mut number, key, mut meta, data } = draft;
+        let index = self.disk.index();
+        match kind {
+            Kind::Object if number != 0 => number = catalog::next_turn(index, &key, sequence, deleted)?,
+            Kind::Chunk => match meta.split_first_chunk::<16>() {
+                Some((_, [])) => {}
+                Some((owner, version)) => {
+                    let version = version.try_into().map(u64::from_le_bytes);
+                    let version = version.map_err(|_| Error::Refused("meta of a chunk".to_owned()))?;
+                    let turn = catalog::next_turn(index, owner, version, false)?;
+                    meta = encode_chunk_meta(owner, turn);
+                }
+                None => return Err(Error::Refused("meta of a chunk".to_owned())),
+            },
+            _ => {}
+        }
+        Ok(self.disk.record(Parts { kind, deleted, sequence, number, key: &key, meta: &meta, data }))
     }
 
     fn uploads(&self) -> MutexGuard<'_, Uploads> {
@@ -189,8 +215,11 @@ impl Replica for Local {
                     pieces.push((piece, draft.sequence));
                 }
             }
-            let group = group.into_iter().map(|draft| this.record(draft)).collect();
-            let appended = this.disk.append(group, durability, class).await;
+            let group = group.into_iter().map(|draft| this.record(draft)).collect::<Result<Vec<_>>>();
+            let appended = match group {
+                Ok(group) => this.disk.append(group, durability, class).await.map_err(Error::from),
+                Err(e) => Err(e),
+            };
             for (piece, sequence) in pieces {
                 this.ended(&piece, sequence, appended.is_ok());
             }
@@ -228,5 +257,17 @@ impl Replica for Local {
     fn read(&self, at: Location) -> BoxFuture<'static, Result<StoredRecord>> {
         let disk = self.disk.clone();
         Box::pin(async move { Ok(disk.read(at).await?) })
+    }
+
+    fn ask(&self, ask: Ask) -> BoxFuture<'static, Result<Answer>> {
+        let disk = self.disk.clone();
+        Box::pin(async move {
+            let Ask::Record { hash } = ask else { return sync::answer(&disk, &ask) };
+            let find = |index: &dyn crate::index::Index| {
+                Ok(catalog::newest_record(index, &hash)?.map(|at| (at, vec![at])))
+            };
+            let Some((at, _pins)) = disk.lookup(find)? else { return Ok(Answer::Record(None)) };
+            Ok(Answer::Record(Some(disk.read(at).await?.bytes())))
+        })
     }
 }

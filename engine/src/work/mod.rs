@@ -12,6 +12,7 @@ mod expirer;
 mod pacer;
 mod pruner;
 mod reaper;
+mod replicator;
 mod runner;
 #[cfg(test)]
 mod tests;
@@ -22,9 +23,16 @@ pub use expirer::Expirer;
 pub use pacer::{Pace, Pacer};
 pub use pruner::Pruner;
 pub use reaper::Reaper;
+pub use replicator::{Ages, Replicator};
 pub use runner::{Report, Reports, Runner, Sleep, State};
 
+use std::sync::Arc;
+
 use crate::object::{BoxFuture, Store};
+use crate::sync::Synced;
+
+/// Reads the wall clock: microseconds since the Unix epoch.
+pub type Wall = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 /// What a step came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,6 +85,12 @@ pub trait Worker: Send {
 /// Seconds for which the tombstone of an object is kept at least: Swift's reclaim age, one week.
 pub const RECLAIM_AGE: u64 = 7 * 24 * 3600;
 
+/// The clock of a store, for ages.
+fn wall_of(store: &Store) -> Wall {
+    let store = store.clone();
+    Arc::new(move || store.clock().unix_seconds().saturating_mul(1_000_000))
+}
+
 /// Every worker of a store, with its usual pace.
 #[must_use]
 pub fn workers(store: &Store, reclaim_age: u64) -> Vec<(Box<dyn Worker>, Pace)> {
@@ -85,7 +99,8 @@ pub fn workers(store: &Store, reclaim_age: u64) -> Vec<(Box<dyn Worker>, Pace)> 
         (Box::new(Reaper::new(store.clone())), Pace { units_per_second: 200, idle_seconds: 10 }),
     ];
     for disk in store.disks() {
-        let pruner = Pruner::new(disk.clone(), store.clone(), reclaim_age);
+        let synced = Arc::new(Synced::alone(disk.device()));
+        let pruner = Pruner::new(disk.clone(), wall_of(store), reclaim_age, synced);
         workers.push((Box::new(pruner), Pace { units_per_second: 20_000, idle_seconds: 300 }));
         // Units of 64 KiB: 4 MiB/s.
         let auditor = Auditor::new(disk.clone(), store.clone());

@@ -2,36 +2,45 @@
 //!
 //! Invariant: a tombstone is judged again on the applier, where nothing can come in between.
 
-use super::{Outcome, Progress, Worker};
+use super::{Outcome, Progress, Wall, Worker};
 use crate::catalog;
 use crate::disk::{DiskError, DiskHandle};
-use crate::object::{BoxFuture, Store};
+use std::sync::Arc;
+
+use crate::object::BoxFuture;
+use crate::sync::Synced;
 
 /// Tombstones dropped by one change of the index.
 const MAX_CHANGE: usize = 1000;
 
 /// The pruner of a disk. A unit is a tombstone looked at.
-#[derive(Debug)]
 pub struct Pruner {
     name: String,
     disk: DiskHandle,
-    store: Store,
+    wall: Wall,
     reclaim_age: u64,
+    synced: Arc<Synced>,
     after: Vec<u8>,
     progress: Progress,
 }
 
+impl std::fmt::Debug for Pruner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pruner").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
 impl Pruner {
-    /// Of one disk; tombstones of objects are kept for `reclaim_age` seconds.
+    /// Of one disk; tombstones of objects are kept for `reclaim_age` seconds, and until all that shall have them were `synced`.
     #[must_use]
-    pub fn new(disk: DiskHandle, store: Store, reclaim_age: u64) -> Self {
+    pub fn new(disk: DiskHandle, wall: Wall, reclaim_age: u64, synced: Arc<Synced>) -> Self {
         let name = format!("pruner {}", disk.device());
-        Self { name, disk, store, reclaim_age, after: Vec::new(), progress: Progress::default() }
+        Self { name, disk, wall, reclaim_age, synced, after: Vec::new(), progress: Progress::default() }
     }
 
     async fn prune(&mut self, budget: u32) -> Result<Outcome, DiskError> {
-        let now = self.store.inner.clock.unix_seconds();
-        let reclaim_before = now.saturating_sub(self.reclaim_age).saturating_mul(1_000_000);
+        let now = (self.wall)();
+        let reclaim_before = now.saturating_sub(self.reclaim_age.saturating_mul(1_000_000));
         let limit = (budget as usize).min(MAX_CHANGE);
         let graves = catalog::graves(self.disk.index(), &self.after, limit)?;
         let Some(last) = graves.last() else {
@@ -40,14 +49,20 @@ impl Pruner {
             return Ok(Outcome::Idle);
         };
         let (after, looked) = (last.key.clone(), graves.len());
-        let keys: Vec<Vec<u8>> = graves
+        let before =
+            |grave: &catalog::Grave| match grave.object().filter(|_| grave.head.sequence < reclaim_before) {
+                Some(hash) => self.synced.before(&hash).min(reclaim_before),
+                None => reclaim_before,
+            };
+        let keys: Vec<(Vec<u8>, u64)> = graves
             .into_iter()
-            .filter(|grave| catalog::may_prune(grave, reclaim_before))
-            .map(|grave| grave.key)
+            .map(|grave| (before(&grave), grave))
+            .filter(|(before, grave)| catalog::may_prune(grave, *before))
+            .map(|(before, grave)| (grave.key, before))
             .collect();
         if !keys.is_empty() {
             let change = move |tx: &mut crate::disk::catalog::Tx<'_>| {
-                keys.iter().try_for_each(|key| catalog::prune(tx, key, reclaim_before))
+                keys.iter().try_for_each(|(key, before)| catalog::prune(tx, key, *before))
             };
             self.disk.submit_prune(Box::new(change)).await?;
         }

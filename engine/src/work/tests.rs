@@ -8,6 +8,10 @@ use crate::index::Table;
 use crate::object::tests::rig::{DISK, Rig, START, bytes, path};
 use crate::object::{Deleted, Error, PutSpec};
 
+fn alone(rig: &Rig) -> Arc<Synced> {
+    Arc::new(Synced::alone(rig.handle(0).device()))
+}
+
 /// Steps until the worker is idle, twice: the second time it has nothing to do at all.
 fn run(rig: &mut Rig, worker: &mut dyn Worker) -> u32 {
     let mut did = 0;
@@ -75,7 +79,7 @@ fn tombstones_go_when_cleaning_has_taken_what_they_hide() {
         rig.put(&name, &bytes(n, 500_000));
         rig.delete(&name);
     }
-    let mut pruner = Pruner::new(rig.handle(0), rig.store(), 100);
+    let mut pruner = Pruner::new(rig.handle(0), wall_of(&rig.store()), 100, alone(&rig));
     run(&mut rig, &mut pruner);
     assert_eq!(rig.count(0, Table::Graves), 120, "what they hide is still in the log");
     rig.advance(1000);

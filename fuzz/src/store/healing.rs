@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use quarry_engine::catalog::Head;
-use quarry_engine::disk::check;
+use quarry_engine::catalog::{Head, ObjectCatalog};
+use quarry_engine::disk::catalog::Catalog;
+use quarry_engine::disk::{TALLIES, check};
 use quarry_engine::index::{Index, Range, Table};
 use quarry_engine::object::Condition;
 
@@ -57,14 +58,35 @@ impl History {
         self.restart(Down::Kill, IndexFate::Prefix(seed))?;
         self.settle_uploads();
         let kept = facts(self.world.index.as_ref())?;
+        self.check_sums()?;
         self.restart(Down::Kill, IndexFate::Lost)?;
         self.settle_uploads();
         let rebuilt = facts(self.world.index.as_ref())?;
         if let Some(difference) = difference(&kept, &rebuilt) {
             return Err(Violation(format!("a rebuilt index differs: {difference}")));
         }
+        self.check_sums()?;
         self.check_offline()?;
         self.empty()
+    }
+
+    /// The sums that the disk keeps are those of what its index has.
+    fn check_sums(&self) -> Result<(), Violation> {
+        let Some(disk) = self.world.disk() else { return Ok(()) };
+        let (mut kept, mut counted) = (BTreeMap::new(), BTreeMap::<u32, u128>::new());
+        disk.tallies().visit(0..TALLIES, |tally, sum| {
+            kept.insert(tally, sum);
+        });
+        let mut add = |(tally, by): (u32, u128)| {
+            let sum = counted.entry(tally).or_default();
+            *sum = sum.wrapping_add(by);
+        };
+        let count = ObjectCatalog.count(self.world.index.as_ref(), &mut add);
+        count.map_err(|e| Violation(format!("count sums: {e}")))?;
+        if kept == counted {
+            return Ok(());
+        }
+        Err(Violation("sums are not those of what the index has".to_owned()))
     }
 
     fn sweep(&mut self) -> Result<(), Violation> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use quarry_engine::catalog::ObjectCatalog;
+use quarry_engine::catalog::{Head, ObjectCatalog, tally, weight};
 use quarry_engine::disk::Location;
 use quarry_engine::disk::catalog::{Catalog, Tx};
 use quarry_engine::disk::format::record::{Kind, RecordView};
@@ -23,6 +23,8 @@ pub enum Plant {
     EarlyReclaim,
     /// Of a group of records, now and then the row is lost.
     LostRow,
+    /// The sum of a version is not subtracted when a tombstone takes its place.
+    SumNotSubtracted,
 }
 
 impl Plant {
@@ -47,6 +49,14 @@ fn grave_key(record: &RecordView<'_>) -> Vec<u8> {
     [&[table as u8], record.key].concat()
 }
 
+/// Adds a version of an object to its sum, or takes it away: what a bug does to the index alone shall not show in the sums.
+fn shift(tx: &mut Tx<'_>, record: &RecordView<'_>, deleted: bool, sequence: u64, add: bool) {
+    if let (Kind::Object, Ok(hash)) = (record.kind, record.key.try_into()) {
+        let weight = weight(&hash, sequence, deleted);
+        tx.shift(tally(&hash), if add { weight } else { 0_u128.wrapping_sub(weight) });
+    }
+}
+
 impl Catalog for Faulty {
     fn apply(&self, tx: &mut Tx<'_>, record: &RecordView<'_>, at: Location) -> Result<(), IndexError> {
         if self.plant == Plant::LostRow
@@ -55,10 +65,16 @@ impl Catalog for Faulty {
         {
             return Ok(());
         }
+        let replaced = self.plant == Plant::SumNotSubtracted && record.deleted;
+        let before = if replaced { tx.get(Table::Objects, record.key)? } else { None };
         ObjectCatalog.apply(tx, record, at)?;
+        if let Some((head, _)) = before.as_deref().and_then(|entry| Head::decode(entry).ok()) {
+            shift(tx, record, false, head.sequence, true);
+        }
         if self.plant == Plant::EarlyReclaim && record.deleted {
             let key = grave_key(record);
             if tx.get(Table::Graves, &key)?.is_some() {
+                shift(tx, record, true, record.sequence, false);
                 tx.died(at);
                 tx.delete(Table::Graves, key);
             }
@@ -75,6 +91,12 @@ impl Catalog for Faulty {
     ) -> Result<bool, IndexError> {
         if self.plant == Plant::BlindMove && record.kind == Kind::Object {
             // No look at what stands: the copy is entered as if it were the newest.
+            for (table, key) in [(Table::Objects, record.key.to_vec()), (Table::Graves, grave_key(record))] {
+                let entry = tx.get(table, &key)?;
+                if let Some((head, _)) = entry.as_deref().and_then(|entry| Head::decode(entry).ok()) {
+                    shift(tx, record, table == Table::Graves, head.sequence, false);
+                }
+            }
             tx.delete(Table::Objects, record.key);
             tx.delete(Table::Graves, grave_key(record));
             tx.died(from);

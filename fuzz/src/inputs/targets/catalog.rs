@@ -63,8 +63,11 @@ fn object_meta(data: &[u8]) {
 
 fn value_seeds(_: &mut SplitMix64) -> Vec<Vec<u8>> {
     let at = Location { segment: 7, offset: 4096, len: 512 };
-    let state =
-        ObjectState { chunked: Some(Chunked { data_id: [3; 16], count: 9 }), delete_at: Some(1 << 33) };
+    let state = ObjectState {
+        chunked: Some(Chunked { data_id: [3; 16], count: 9 }),
+        delete_at: Some(1 << 33),
+        turn: 3,
+    };
     let listing = |etag| {
         ListingValue { size: 1 << 33, etag, content_type: "text/plain".to_owned(), version: None }.encode()
     };

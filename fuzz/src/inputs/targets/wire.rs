@@ -1,7 +1,7 @@
 //! Messages between nodes.
 
 use bytes::Bytes;
-use quarry_engine::catalog::Version;
+use quarry_engine::catalog::{Stamp, Stamps, Version};
 use quarry_engine::disk::format::record::{DeviceId, Kind};
 use quarry_engine::disk::{Class, Durability};
 use quarry_engine::io::SplitMix64;
@@ -14,6 +14,7 @@ use quarry_engine::net::{
     Response,
 };
 use quarry_engine::object::Draft;
+use quarry_engine::sync::{Answer, Ask, Parts};
 
 use super::super::Target;
 use super::put_u32;
@@ -27,6 +28,15 @@ pub(super) const RESPONSE: Target =
 
 fn join(message: Message) -> Vec<u8> {
     message.into_chunks().concat()
+}
+
+fn parts() -> Parts {
+    [1, 2, 5, 200_000].into_iter().collect()
+}
+
+fn stamps() -> Stamps {
+    let stamp = |n| Stamp { hash: [n; 16], sequence: 1 << 50, deleted: n == 2 };
+    Stamps { stamps: vec![stamp(1), stamp(2)], more: true, upto: Some([3; 16]) }
 }
 
 fn requests(_: &mut SplitMix64) -> Vec<Vec<u8>> {
@@ -56,6 +66,13 @@ fn requests(_: &mut SplitMix64) -> Vec<Vec<u8>> {
         Request::Close { device, handle },
         Request::Consensus { group: 2, call: append },
         Request::Consensus { group: 1, call: ConsensusCall::SnapshotEnd { transfer: 5, chunks: 6 } },
+        Request::Sync { device, ask: Ask::Sums { power: 18, parts: parts(), group: 64 } },
+        Request::Sync {
+            device,
+            ask: Ask::Stamps { power: 20, part: 7, after: Some(hash), limit: 9, doubt: true },
+        },
+        Request::Sync { device, ask: Ask::Held { power: 8, from: 3 } },
+        Request::Sync { device, ask: Ask::Record { hash } },
     ];
     let encode = |request| encode_request(request, std::time::Duration::from_secs(5)).ok().map(join);
     requests.into_iter().filter_map(encode).collect()
@@ -72,6 +89,10 @@ fn responses(_: &mut SplitMix64) -> Vec<Vec<u8>> {
         Response::Opened(Some(OpenedObject { handle, chunks: 3, record: record.clone() })),
         Response::Record(record),
         Response::Failed(Failure::new(Code::Expired, "late")),
+        Response::Sync(Answer::Sums(vec![1 << 100, 2])),
+        Response::Sync(Answer::Stamps(stamps())),
+        Response::Sync(Answer::Held { parts: parts(), next: Some(77) }),
+        Response::Sync(Answer::Record(Some(Bytes::from(vec![9; 64])))),
     ];
     responses.into_iter().filter_map(|response| encode_response(response).ok().map(join)).collect()
 }

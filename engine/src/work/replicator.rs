@@ -1,0 +1,541 @@
+//! Keeps what a device holds equal to what its peers hold, in rounds.
+//!
+//! | what the device holds | with whom | how |
+//! |---|---|---|
+//! | partitions of which it is a primary | each other primary, one pair at a time | compare; pull what the peer has newer |
+//! | all others (handoffs, and what the ring took away) | every primary | page by page: push what one lacks; evict what all have |
+//!
+//! A device pulls what it lacks, and its peers pull what they lack: so nothing is copied twice, and each device sets its own pace.
+//! A round over equal devices is one question and one answer for each peer. A device that was away first has each of its versions judged
+//! ([`crate::sync::judge`]), and is believed only then.
+//!
+//! Invariant: a copy is evicted only when every primary was seen to have that version or a newer one, in this very step.
+//! Invariant: a pair counts as synced up to a time when a whole comparison found nothing older that differs; nothing is assumed
+//! from copies made.
+//! Invariant: what is younger than the settling time is left alone: its writer may still be at it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use quarry_ring::PathHash;
+
+use super::{Outcome, Progress, Wall, Worker};
+use crate::catalog::{self, Stamp, Stamps};
+use crate::disk::format::record::DeviceId;
+use crate::disk::{DiskHandle, TALLY_BITS};
+use crate::index::{Range, Table};
+use crate::object::{BoxFuture, Error, Replica, Result};
+use crate::sync::{
+    self, Answer, Ask, Cluster, Comparison, Copied, CopyError, Difference, Judgement, Parts, Side, Synced,
+    is_away, judge,
+};
+
+/// Handoffs looked at in one go.
+const PAGE: u32 = 256;
+/// Bytes of a unit.
+const UNIT: u64 = 64 << 10;
+/// Times that a page of handoffs is looked at again because something had to be pushed.
+const ATTEMPTS: u32 = 3;
+const SECOND: u64 = 1_000_000;
+
+/// How a replicator goes about it.
+#[derive(Debug, Clone, Copy)]
+pub struct Ages {
+    /// Seconds for which tombstones are kept at least.
+    pub reclaim: u64,
+    /// Seconds after which a write has reached all devices that it will reach by itself.
+    pub settle: u64,
+}
+
+impl Default for Ages {
+    fn default() -> Self {
+        Self { reclaim: super::RECLAIM_AGE, settle: 10 }
+    }
+}
+
+/// The replicator of a device. A unit is 64 KiB copied, or a question.
+pub struct Replicator {
+    name: String,
+    disk: DiskHandle,
+    local: Arc<dyn Replica>,
+    cluster: Arc<dyn Cluster>,
+    synced: Arc<Synced>,
+    wall: Wall,
+    ages: Ages,
+    shares: Option<Shares>,
+    /// When all that the device held was last judged.
+    judged: Option<u64>,
+    round: Option<Round>,
+    progress: Progress,
+}
+
+/// What a version of the ring says of this device.
+struct Shares {
+    version: u64,
+    own: Parts,
+    peers: BTreeMap<DeviceId, Parts>,
+}
+
+struct Round {
+    version: u64,
+    power: u8,
+    /// Only what is older counts.
+    upto: u64,
+    /// Tombstones from before need not be copied.
+    reclaim_before: u64,
+    /// When the device last completed a sync, if it was away since.
+    away_since: Option<u64>,
+    /// Something could not be judged.
+    undecided: bool,
+    /// The last comes first.
+    tasks: Vec<Task>,
+    copied: u64,
+    failed: Option<String>,
+}
+
+enum Task {
+    /// Judge what a partition holds.
+    Doubt(Page),
+    Pair {
+        peer: DeviceId,
+        comparison: Comparison,
+        pulls: Vec<Difference>,
+        clean: bool,
+    },
+    Handoff(Page),
+}
+
+/// Where in a partition.
+#[derive(Clone, Copy)]
+struct Page {
+    part: u32,
+    after: Option<PathHash>,
+    attempts: u32,
+}
+
+impl Page {
+    fn of(part: u32) -> Self {
+        Self { part, after: None, attempts: 0 }
+    }
+
+    /// The page behind this one, if there is one.
+    fn next(self, page: &Stamps) -> Option<Self> {
+        page.upto.filter(|_| page.more).map(|upto| Self { after: Some(upto), attempts: 0, ..self })
+    }
+}
+
+impl std::fmt::Debug for Replicator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Replicator").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+fn peer_row(peer: Option<DeviceId>) -> Vec<u8> {
+    catalog::worker_place(&peer.map_or_else(|| "synced ".to_owned(), |peer| format!("synced {peer}")))
+}
+
+/// Whether a device that holds `theirs` needs nothing of `own`.
+fn has(own: &Stamp, theirs: Option<&Stamp>, reclaim_before: u64) -> bool {
+    match theirs {
+        Some(theirs) => theirs >= own,
+        // It has pruned it, or never had what it deleted.
+        None => own.deleted && own.sequence < reclaim_before,
+    }
+}
+
+impl Replicator {
+    /// Of a local disk, and the same as a replica. `synced` is shared with the disk's pruner.
+    #[must_use]
+    pub fn new(
+        disk: DiskHandle,
+        local: Arc<dyn Replica>,
+        cluster: Arc<dyn Cluster>,
+        synced: Arc<Synced>,
+        wall: Wall,
+        ages: Ages,
+    ) -> Self {
+        let name = format!("replicator {}", disk.device());
+        let progress = Progress::default();
+        Self {
+            name,
+            disk,
+            local,
+            cluster,
+            synced,
+            wall,
+            ages,
+            shares: None,
+            judged: None,
+            round: None,
+            progress,
+        }
+    }
+
+    async fn replicate(&mut self, budget: u32) -> Result<Outcome> {
+        let mut units = 0_u32;
+        while units < budget {
+            let mut round = match self.round.take() {
+                Some(round) if round.version == self.cluster.version() => round,
+                // The ring has changed: what was found out is no longer what is wanted.
+                _ => self.begin()?,
+            };
+            let Some(task) = round.tasks.pop() else { return Ok(self.end(&round, units)) };
+            let done = match task {
+                Task::Doubt(page) => self.doubt(&mut round, page).await,
+                Task::Pair { peer, comparison, pulls, clean } => {
+                    self.pair(&mut round, peer, comparison, pulls, clean).await
+                }
+                Task::Handoff(page) => self.handoff(&mut round, page).await,
+            };
+            match done {
+                Ok(did) => {
+                    self.progress.done += 1;
+                    units = units.saturating_add(did.max(1));
+                }
+                Err(e) => {
+                    units += 1;
+                    round.undecided = true;
+                    round.failed = Some(e.to_string());
+                }
+            }
+            self.round = Some(round);
+        }
+        Ok(Outcome::Did(units))
+    }
+
+    fn end(&mut self, round: &Round, units: u32) -> Outcome {
+        if round.away_since.is_some() && !round.undecided {
+            tracing::info!(worker = self.name, "the device was away; all that it holds was judged");
+            self.judged = Some((self.wall)());
+            // What it is believed to hold can be compared now.
+            return Outcome::Did(units.max(1));
+        }
+        self.progress.pass_ended();
+        match &round.failed {
+            Some(why) => Outcome::Failed(why.clone()),
+            // What was copied is compared once more at once.
+            None if round.copied > 0 => Outcome::Did(units.max(1)),
+            None => Outcome::Idle,
+        }
+    }
+
+    fn begin(&mut self) -> Result<Round> {
+        let now = (self.wall)();
+        let (version, power) = (self.cluster.version(), self.cluster.power());
+        if power > TALLY_BITS {
+            return Err(Error::Refused(format!(
+                "rings of more than 2^{TALLY_BITS} partitions are not compared"
+            )));
+        }
+        self.share_out(version, power);
+        let times = self.sync_times()?;
+        let reclaim = self.ages.reclaim.saturating_mul(SECOND);
+        let judged = self.judged.is_some_and(|judged| now.saturating_sub(judged) < reclaim);
+        let away = is_away(now, reclaim, &times) && !judged;
+        self.disk.believe(!away);
+        let away_since = away.then(|| times.into_iter().max().unwrap_or(0));
+        let mut round = Round {
+            version,
+            power,
+            upto: now.saturating_sub(self.ages.settle.saturating_mul(SECOND)),
+            reclaim_before: now.saturating_sub(reclaim),
+            away_since,
+            undecided: false,
+            tasks: Vec::new(),
+            copied: 0,
+            failed: None,
+        };
+        let held = self.held(power)?;
+        let shares = self.shares.as_ref();
+        if round.away_since.is_some() {
+            round.tasks.extend(held.iter().map(Page::of).map(Task::Doubt));
+            return Ok(round);
+        }
+        let own = |part: u32| shares.is_some_and(|shares| shares.own.contains(part));
+        round.tasks.extend(held.iter().filter(|part| !own(*part)).map(Page::of).map(Task::Handoff));
+        for (peer, parts) in shares.into_iter().flat_map(|shares| &shares.peers) {
+            let comparison = Comparison::new(power, parts.clone());
+            round.tasks.push(Task::Pair { peer: *peer, comparison, pulls: Vec::new(), clean: true });
+        }
+        self.progress.total = round.tasks.len() as u64;
+        Ok(round)
+    }
+
+    /// Reads from the ring what this device shares with whom, once for each of its versions.
+    fn share_out(&mut self, version: u64, power: u8) {
+        if self.shares.as_ref().is_some_and(|shares| shares.version == version) {
+            return;
+        }
+        let mut shares = Shares { version, own: Parts::default(), peers: BTreeMap::new() };
+        let me = self.disk.device();
+        for part in 0..1_u32 << power {
+            let primaries = self.cluster.primaries(part);
+            if !primaries.contains(&me) {
+                continue;
+            }
+            shares.own.push(part..part + 1);
+            for peer in primaries.into_iter().filter(|device| *device != me) {
+                shares.peers.entry(peer).or_default().push(part..part + 1);
+            }
+        }
+        self.shares = Some(shares);
+    }
+
+    fn held(&self, power: u8) -> Result<Parts> {
+        let (mut all, mut from) = (Parts::default(), 0);
+        loop {
+            let Answer::Held { parts, next } = sync::answer(&self.disk, &Ask::Held { power, from })? else {
+                return Ok(all);
+            };
+            parts.ranges().iter().for_each(|range| all.push(range.clone()));
+            match next {
+                Some(next) => from = next,
+                None => return Ok(all),
+            }
+        }
+    }
+
+    /// When the device last completed a sync, with each peer of now; with each that ever was when it has none of now.
+    fn sync_times(&self) -> Result<Vec<u64>> {
+        let index = self.disk.index();
+        let prefix = peer_row(None);
+        let mut times = Vec::new();
+        for pair in index.scan(Table::System, Range::prefix(&prefix)) {
+            let (key, value) = pair?;
+            let time = value.as_ref().try_into().map_or(0, u64::from_le_bytes);
+            times.push((key, time));
+        }
+        let peers = self.shares.iter().flat_map(|shares| shares.peers.keys());
+        let rows: Vec<_> = peers.map(|peer| peer_row(Some(*peer))).collect();
+        let of_now = |(key, _): &&(Box<[u8]>, u64)| rows.iter().any(|row| **row == **key);
+        let current: Vec<u64> = times.iter().filter(of_now).map(|(_, time)| *time).collect();
+        Ok(if current.is_empty() { times.into_iter().map(|(_, time)| time).collect() } else { current })
+    }
+
+    fn reach(&self, device: DeviceId) -> Result<Arc<dyn Replica>> {
+        let away = || Error::Unavailable { reason: format!("device {device} is not reached") };
+        self.cluster.replica(device).ok_or_else(away)
+    }
+
+    async fn pair(
+        &mut self,
+        round: &mut Round,
+        peer: DeviceId,
+        mut comparison: Comparison,
+        mut pulls: Vec<Difference>,
+        mut clean: bool,
+    ) -> Result<u32> {
+        let replica = self.reach(peer)?;
+        if let Some(Difference { theirs: Some(stamp), .. }) = pulls.pop() {
+            let did = self.pull(round, replica.as_ref(), stamp).await;
+            round.tasks.push(Task::Pair { peer, comparison, pulls, clean });
+            return did;
+        }
+        let Some(ask) = comparison.ask() else {
+            if clean {
+                self.note_synced(round, peer).await?;
+            }
+            return Ok(1);
+        };
+        let mine = sync::answer(&self.disk, &ask)?;
+        let theirs = replica.ask(ask).await?;
+        let bad = |e: sync::BadAnswer| Error::Unavailable { reason: format!("device {peer}: {e}") };
+        let found = comparison.tell(&mine, &theirs).map_err(bad)?;
+        for difference in found.into_iter().filter(|found| round.counts(found)) {
+            clean = false;
+            if difference.theirs > difference.mine {
+                pulls.push(difference);
+            }
+        }
+        round.tasks.push(Task::Pair { peer, comparison, pulls, clean });
+        Ok(1)
+    }
+
+    /// Copies a version from a peer. That the peer cannot read it is a finding, and ends nothing.
+    async fn pull(&mut self, round: &mut Round, peer: &dyn Replica, stamp: Stamp) -> Result<u32> {
+        match sync::copy(peer, self.local.as_ref(), stamp).await {
+            Ok(copied) => Ok(round.count(copied)),
+            Err(CopyError { side: Side::From, error: error @ Error::Corrupt { .. } }) => {
+                self.progress.found(format!("device {}: {error}", peer.device()));
+                Ok(1)
+            }
+            Err(e) => Err(e.error),
+        }
+    }
+
+    async fn note_synced(&self, round: &Round, peer: DeviceId) -> Result<()> {
+        self.synced.note(round.version, peer, round.upto);
+        let value = round.upto.to_le_bytes().to_vec();
+        let change = move |tx: &mut crate::disk::catalog::Tx<'_>| {
+            tx.put(Table::System, peer_row(Some(peer)), value);
+            Ok(())
+        };
+        Ok(self.disk.submit_prune(Box::new(change)).await?)
+    }
+
+    fn page(&self, power: u8, page: Page) -> Result<Stamps> {
+        let Page { part, after, .. } = page;
+        let ask = Ask::Stamps { power, part, after, limit: PAGE, doubt: true };
+        match sync::answer(&self.disk, &ask)? {
+            Answer::Stamps(stamps) => Ok(stamps),
+            _ => Ok(Stamps::default()),
+        }
+    }
+
+    /// What another device has of a page of ours.
+    async fn theirs(
+        &self,
+        power: u8,
+        page: Page,
+        ours: &Stamps,
+        device: DeviceId,
+        doubt: bool,
+    ) -> Result<BTreeMap<PathHash, Stamp>> {
+        let replica = self.reach(device)?;
+        let (mut theirs, mut after) = (BTreeMap::new(), page.after);
+        let last = ours.stamps.last().map(|stamp| stamp.hash);
+        loop {
+            let limit = u32::try_from(sync::MAX_STAMPS).unwrap_or(u32::MAX);
+            let ask = Ask::Stamps { power, part: page.part, after, limit, doubt };
+            let Answer::Stamps(stamps) = replica.ask(ask).await? else {
+                return Err(Error::Unavailable { reason: "the peer answered another question".to_owned() });
+            };
+            theirs.extend(stamps.stamps.iter().map(|stamp| (stamp.hash, *stamp)));
+            if !stamps.more || stamps.upto >= last {
+                return Ok(theirs);
+            }
+            if stamps.upto <= after {
+                return Err(Error::Unavailable { reason: "the peer's list does not get on".to_owned() });
+            }
+            after = stamps.upto;
+        }
+    }
+
+    async fn handoff(&mut self, round: &mut Round, page: Page) -> Result<u32> {
+        let primaries = self.cluster.primaries(page.part);
+        if primaries.is_empty() {
+            return Err(Error::Unavailable { reason: "no device shall hold this partition".to_owned() });
+        }
+        if primaries.contains(&self.disk.device()) {
+            // The ring has changed under this step: it is no handoff any more.
+            return Ok(1);
+        }
+        let ours = self.page(round.power, page)?;
+        let next = page.next(&ours);
+        let mut units = 1;
+        let (mut everywhere, mut pushed) = (true, false);
+        let mut away = None;
+        for device in primaries {
+            let theirs = match self.theirs(round.power, page, &ours, device, false).await {
+                Ok(theirs) => theirs,
+                Err(e) => {
+                    // The others get theirs all the same.
+                    (everywhere, away) = (false, Some(e));
+                    continue;
+                }
+            };
+            let upto = round.upto;
+            for stamp in ours.stamps.iter().filter(|stamp| stamp.sequence <= upto) {
+                if !has(stamp, theirs.get(&stamp.hash), round.reclaim_before) {
+                    pushed = true;
+                    units += self.push(round, device, *stamp).await?;
+                }
+            }
+        }
+        round.failed = away.map(|e| e.to_string()).or(round.failed.take());
+        if pushed && page.attempts < ATTEMPTS {
+            // What was pushed is looked for before anything goes.
+            round.tasks.push(Task::Handoff(Page { attempts: page.attempts + 1, ..page }));
+            return Ok(units);
+        }
+        if everywhere && !pushed {
+            let settled: Vec<Stamp> =
+                ours.stamps.iter().filter(|stamp| stamp.sequence <= round.upto).copied().collect();
+            sync::evict(&self.disk, &settled).await?;
+        }
+        round.tasks.extend(next.map(Task::Handoff));
+        Ok(units)
+    }
+
+    /// Copies a version to a primary. What cannot be read here is mended from there, if it has it.
+    async fn push(&mut self, round: &mut Round, device: DeviceId, stamp: Stamp) -> Result<u32> {
+        let replica = self.reach(device)?;
+        match sync::copy(self.local.as_ref(), replica.as_ref(), stamp).await {
+            Ok(copied) => Ok(round.count(copied)),
+            Err(CopyError { side: Side::From, error: error @ Error::Corrupt { .. } }) => {
+                self.progress.found(error.to_string());
+                for other in self.cluster.primaries(quarry_ring::partition_of(&stamp.hash, round.power)) {
+                    let Ok(other) = self.reach(other) else { continue };
+                    if sync::mend(&self.disk, other.as_ref(), stamp).await.unwrap_or(false) {
+                        break;
+                    }
+                }
+                Ok(1)
+            }
+            Err(e) => Err(e.error),
+        }
+    }
+
+    async fn doubt(&mut self, round: &mut Round, page: Page) -> Result<u32> {
+        let ours = self.page(round.power, page)?;
+        let me = self.disk.device();
+        let mut others = Vec::new();
+        for device in self.cluster.primaries(page.part).into_iter().filter(|device| *device != me) {
+            others.push(self.theirs(round.power, page, &ours, device, true).await.ok());
+        }
+        let last_sync = round.away_since.unwrap_or(0);
+        let mut dropped = Vec::new();
+        for stamp in &ours.stamps {
+            let of = |theirs: &Option<BTreeMap<_, Stamp>>| Some(theirs.as_ref()?.get(&stamp.hash).copied());
+            let others: Vec<_> = others.iter().map(of).collect();
+            match judge(*stamp, last_sync, &others) {
+                Judgement::Drop => dropped.push(*stamp),
+                Judgement::Wait => {
+                    round.undecided = true;
+                    let reason = "a device that was away cannot be judged: a primary does not answer";
+                    round.failed = Some(reason.to_owned());
+                }
+                Judgement::Keep | Judgement::Believe => {}
+            }
+        }
+        if !dropped.is_empty() {
+            self.progress.found(format!("{} versions were deleted while the device was away", dropped.len()));
+            sync::evict(&self.disk, &dropped).await?;
+        }
+        round.tasks.extend(page.next(&ours).map(Task::Doubt));
+        Ok(1)
+    }
+}
+
+impl Round {
+    /// Whether a difference must be gone before the two are in sync.
+    fn counts(&self, found: &Difference) -> bool {
+        let alone = found.mine.is_none() || found.theirs.is_none();
+        found.newer().is_some_and(|newer| {
+            let reclaimable = alone && newer.deleted && newer.sequence < self.reclaim_before;
+            newer.sequence <= self.upto && !reclaimable
+        })
+    }
+
+    fn count(&mut self, copied: Copied) -> u32 {
+        let Copied::Bytes(bytes) = copied else { return 1 };
+        self.copied += 1;
+        u32::try_from(bytes / UNIT).unwrap_or(u32::MAX).saturating_add(1)
+    }
+}
+
+impl Worker for Replicator {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn step(&mut self, budget: u32) -> BoxFuture<'_, Outcome> {
+        Box::pin(async move {
+            self.replicate(budget).await.unwrap_or_else(|e| Outcome::Failed(format!("replicate: {e}")))
+        })
+    }
+
+    fn progress(&self) -> Progress {
+        self.progress.clone()
+    }
+}
