@@ -143,7 +143,9 @@ impl Node {
                 return Err(error);
             }
         };
-        let storage = Storage::start(disks, store, config, &tokio::runtime::Handle::current());
+        let cluster = member.as_ref().map(Member::peers);
+        let runtime = tokio::runtime::Handle::current();
+        let storage = Storage::start(disks, store, cluster.as_ref(), config, &runtime);
         let status = match &member {
             Some(member) => {
                 let (groups, state) = (member.groups.clone(), member.state.clone());

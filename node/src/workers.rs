@@ -2,9 +2,11 @@
 //!
 //! Invariant: a worker stopped at any moment leaves everything consistent; so stopping is dropping its task.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quarry_engine::object::Store;
+use quarry_engine::sync::Cluster;
 use quarry_engine::work::{Pace, Report, Reports, Runner, State, workers};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -21,10 +23,15 @@ pub(crate) struct Workers {
 
 impl Workers {
     /// Starts every worker of the store, as the configuration wants them.
-    pub(crate) fn start(store: &Store, work: &Work, runtime: &Handle) -> Self {
+    pub(crate) fn start(
+        store: &Store,
+        cluster: Option<&Arc<dyn Cluster>>,
+        work: &Work,
+        runtime: &Handle,
+    ) -> Self {
         let began = Instant::now();
         let mut all = Self { tasks: Vec::new(), reports: Vec::new() };
-        for (worker, usual) in workers(store, work.reclaim_age.get().as_secs()) {
+        for (worker, usual) in workers(store, work.reclaim_age.get().as_secs(), cluster) {
             let Some(pace) = pace(worker.name(), usual, work) else { continue };
             let calls = store.clone();
             let elapsed = Box::new(move || began.elapsed());

@@ -47,6 +47,12 @@ impl RingPlacement {
         &self.ring
     }
 
+    /// The devices of a partition, in replica order; none of a partition that there is not.
+    #[must_use]
+    pub fn devices_of(&self, partition: u32) -> Vec<DeviceId> {
+        self.ring.lookup(partition).filter_map(|device| self.identity(device)).collect()
+    }
+
     fn identity(&self, device: &quarry_ring::Device) -> Option<DeviceId> {
         self.ids.get(&device.id).copied()
     }
@@ -54,7 +60,7 @@ impl RingPlacement {
 
 impl Placement for RingPlacement {
     fn primaries(&self, hash: &PathHash) -> Vec<DeviceId> {
-        self.ring.lookup(self.ring.partition_of(hash)).filter_map(|device| self.identity(device)).collect()
+        self.devices_of(self.ring.partition_of(hash))
     }
 
     fn handoffs<'a>(&'a self, hash: &PathHash) -> Box<dyn Iterator<Item = DeviceId> + Send + 'a> {

@@ -74,9 +74,12 @@ impl Synced {
     #[must_use]
     pub fn before(&self, hash: &PathHash) -> u64 {
         let Some(cluster) = &self.cluster else { return u64::MAX };
+        let version = cluster.version();
         let primaries = cluster.primaries(partition_of(hash, cluster.power()));
         let state = self.state();
-        if !primaries.contains(&self.device) || (state.version != cluster.version() && primaries.len() > 1) {
+        // The primaries may be of a ring that came meanwhile.
+        let of_now = cluster.version() == version && (state.version == version || primaries.len() == 1);
+        if !of_now || !primaries.contains(&self.device) {
             return 0;
         }
         let others = primaries.iter().filter(|device| **device != self.device);

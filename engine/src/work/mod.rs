@@ -29,7 +29,7 @@ pub use runner::{Report, Reports, Runner, Sleep, State};
 use std::sync::Arc;
 
 use crate::object::{BoxFuture, Store};
-use crate::sync::Synced;
+use crate::sync::{Cluster, Synced};
 
 /// Reads the wall clock: microseconds since the Unix epoch.
 pub type Wall = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -91,15 +91,31 @@ fn wall_of(store: &Store) -> Wall {
     Arc::new(move || store.clock().unix_seconds().saturating_mul(1_000_000))
 }
 
-/// Every worker of a store, with its usual pace.
+/// Every worker of a store, with its usual pace. `cluster` is the one that its disks are in, if they are in one.
 #[must_use]
-pub fn workers(store: &Store, reclaim_age: u64) -> Vec<(Box<dyn Worker>, Pace)> {
+pub fn workers(
+    store: &Store,
+    reclaim_age: u64,
+    cluster: Option<&Arc<dyn Cluster>>,
+) -> Vec<(Box<dyn Worker>, Pace)> {
     let mut workers: Vec<(Box<dyn Worker>, Pace)> = vec![
         (Box::new(Expirer::new(store.clone())), Pace { units_per_second: 200, idle_seconds: 5 }),
         (Box::new(Reaper::new(store.clone())), Pace { units_per_second: 200, idle_seconds: 10 }),
     ];
     for disk in store.disks() {
-        let synced = Arc::new(Synced::alone(disk.device()));
+        let synced = cluster.map_or_else(
+            || Synced::alone(disk.device()),
+            |cluster| Synced::new(disk.device(), Arc::clone(cluster)),
+        );
+        let synced = Arc::new(synced);
+        let replica = store.replicas().iter().find(|replica| replica.device() == disk.device());
+        if let (Some(cluster), Some(replica)) = (cluster, replica) {
+            let (wall, ages) = (wall_of(store), Ages { reclaim: reclaim_age, ..Ages::default() });
+            let (replica, cluster, synced) = (Arc::clone(replica), Arc::clone(cluster), Arc::clone(&synced));
+            let replicator = Replicator::new(disk.clone(), replica, cluster, synced, wall, ages);
+            // Units of 64 KiB copied: 64 MiB/s.
+            workers.push((Box::new(replicator), Pace { units_per_second: 1024, idle_seconds: 10 }));
+        }
         let pruner = Pruner::new(disk.clone(), wall_of(store), reclaim_age, synced);
         workers.push((Box::new(pruner), Pace { units_per_second: 20_000, idle_seconds: 300 }));
         // Units of 64 KiB: 4 MiB/s.

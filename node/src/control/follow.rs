@@ -11,6 +11,7 @@ use quarry_engine::object::names::Directory;
 use quarry_engine::object::{Replica, RingPlacement, Store};
 
 use super::groups::{Both, CONTROL, ControlError, Table};
+use super::peers::Peers;
 use super::state::State;
 use crate::cluster::{AddressBook, watch};
 
@@ -26,6 +27,7 @@ pub(crate) struct Follower {
     pub(crate) book: Arc<AddressBook>,
     pub(crate) directory: Arc<Directory>,
     pub(crate) store: Store,
+    pub(crate) peers: Arc<Peers>,
     pub(crate) seen: tokio::sync::watch::Sender<Arc<State>>,
 }
 
@@ -115,7 +117,7 @@ impl Follower {
         let version = ring.version();
         let numbers: HashMap<_, _> = state.ring_devices().into_iter().collect();
         let placement = match RingPlacement::new(ring, numbers) {
-            Ok(placement) => placement,
+            Ok(placement) => Arc::new(placement),
             Err(error) => return tracing::error!(%error, "use ring"),
         };
         let local = self.net.local();
@@ -123,7 +125,9 @@ impl Follower {
         let remote = |(id, device): (&_, &super::state::Device)| -> Arc<dyn Replica> {
             Arc::new(Remote::new(Arc::clone(&self.net), device.node, *id, WITHIN))
         };
-        self.store.place(Arc::new(placement), others.map(remote).collect());
+        let others: Vec<_> = others.map(remote).collect();
+        self.peers.replace(Arc::clone(&placement), self.store.replicas().iter().chain(&others).cloned());
+        self.store.place(placement, others);
         tracing::info!(version, devices = state.devices.len(), "ring is in use");
     }
 }

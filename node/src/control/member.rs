@@ -12,12 +12,14 @@ use quarry_engine::disk::DiskHandle;
 use quarry_engine::net::{Announcement, NodeService, ReplicaService, Service};
 use quarry_engine::object::names::{Directory, NamesService, Routed};
 use quarry_engine::object::{Options, Parts, Spread, Store, Voter};
+use quarry_engine::sync;
 use tokio::sync::watch;
 
 use super::announce::{Announcements, announce};
 use super::follow::Follower;
 use super::govern::govern;
 use super::groups::{Both, ControlError, NAMES, Table, change, put};
+use super::peers::Peers;
 use super::state::{Settings, State, settings_key};
 use super::{MemberError, founding};
 use crate::cluster::late::LateService;
@@ -37,6 +39,7 @@ pub(crate) struct Member {
     pub(crate) groups: Both,
     pub(crate) store: Store,
     pub(crate) state: watch::Receiver<Arc<State>>,
+    peers: Arc<Peers>,
 }
 
 impl std::fmt::Debug for Member {
@@ -95,13 +98,14 @@ impl Member {
         };
         late.set(groups.all.service(Arc::new(announcements)));
         let (seen, state) = watch::channel(Arc::default());
-        let book = Arc::clone(&cluster.book);
+        let (book, peers) = (Arc::clone(&cluster.book), Arc::<Peers>::default());
         let follower = Follower {
             groups: groups.clone(),
             net: Arc::clone(&net),
             book,
             directory,
             store: store.clone(),
+            peers: Arc::clone(&peers),
             seen,
         };
         cluster.run(follower.run());
@@ -125,7 +129,12 @@ impl Member {
         if tokio::time::timeout(READY, state.wait_for(|state| state.builder.is_some())).await.is_err() {
             tracing::warn!("there is no ring yet: requests for objects are refused until there is one");
         }
-        Ok(Self { cluster, groups, store, state })
+        Ok(Self { cluster, groups, store, state, peers })
+    }
+
+    /// The cluster as the replicators see it.
+    pub(crate) fn peers(&self) -> Arc<dyn sync::Cluster> {
+        Arc::<Peers>::clone(&self.peers)
     }
 
     /// Takes no more part.

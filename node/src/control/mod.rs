@@ -9,6 +9,7 @@ mod govern;
 pub(crate) mod groups;
 pub(crate) mod member;
 pub(crate) mod operator;
+mod peers;
 mod plan;
 pub(crate) mod report;
 mod runtime;

@@ -19,6 +19,7 @@ use quarry_engine::disk::{Counters, DiskConfig, DiskHandle, start};
 use quarry_engine::index::RocksOptions;
 use quarry_engine::io::OpenOptions;
 use quarry_engine::object::{Options, Spread, Store, Time};
+use quarry_engine::sync::Cluster;
 use tokio::runtime::Handle;
 
 use crate::config::{self, Config, MIN_DISK};
@@ -112,9 +113,15 @@ impl Disks {
 }
 
 impl Storage {
-    /// Starts background work over a store of these disks, on `runtime`.
-    pub(crate) fn start(disks: Disks, store: Store, config: &Config, runtime: &Handle) -> Self {
-        let workers = Workers::start(&store, &config.work, runtime);
+    /// Starts background work over a store of these disks, on `runtime`; `cluster` is the one that they are in, if any.
+    pub(crate) fn start(
+        disks: Disks,
+        store: Store,
+        cluster: Option<&Arc<dyn Cluster>>,
+        config: &Config,
+        runtime: &Handle,
+    ) -> Self {
+        let workers = Workers::start(&store, cluster, &config.work, runtime);
         let (watched, reports) = (disks.0.clone(), workers.reports());
         let status = StatusSource::new(move || {
             let disks = watched.iter().map(status_of).collect();
