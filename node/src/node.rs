@@ -16,12 +16,14 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::auth::users_file::{self, UsersError};
-use crate::auth::{Auth, Endpoints, SetupError, unix_now};
+use crate::auth::{Auth, Endpoints, Listed, SetupError, unix_now};
+use crate::cluster::identity::Files;
 use crate::config::{self, Config};
 use crate::control::MemberError;
 use crate::control::member::Member;
 use crate::control::operator::Operator;
 use crate::control::report::report;
+use crate::control::state::State;
 use crate::http::{Bounds, Entrance, Front, serve};
 use crate::metrics::Metrics;
 use crate::storage::{self, Disks, OpenError, Progress, Storage};
@@ -94,15 +96,21 @@ pub struct Node {
     storage: Storage,
 }
 
-/// The users of a node: those of the configuration, or else generated ones; and the test users when wanted.
-pub(crate) fn users(config: &Config, test_users: bool) -> Result<Vec<config::Auth>, NodeError> {
-    make_private_directory(&config.node.data)?;
-    let mut listed = config.auth.clone();
-    if listed.is_empty() {
-        listed = users_file::load_or_generate(&config.node.data)?;
+/// The users of a node: those of the configuration, or else generated ones; and the test users when wanted. A cluster has
+/// those that its founder made.
+pub(crate) fn users(config: &Config, test_users: bool) -> Result<Listed, NodeError> {
+    let data = &config.node.data;
+    make_private_directory(data)?;
+    let mut listed = Listed { own: config.auth.clone(), ..Listed::default() };
+    let founds = Files::of(data).founder.exists();
+    match &config.cluster {
+        None if listed.own.is_empty() => listed.own = users_file::load_or_generate(data)?,
+        None => {}
+        Some(_) if founds && listed.own.is_empty() => listed.made = Some(users_file::load_or_generate(data)?),
+        Some(_) => listed.made = users_file::of_founder(data)?,
     }
     if !test_users {
-        return Ok(vec![listed]);
+        return Ok(listed);
     }
     let public = [config.listen.object, config.listen.identity].map(|address| address.0);
     if let Some(exposed) = public.into_iter().find(|address| !address.ip().is_loopback()) {
@@ -111,8 +119,9 @@ pub(crate) fn users(config: &Config, test_users: bool) -> Result<Vec<config::Aut
     let known = users_file::test_users();
     let name = |user: &config::V1User| (user.account.get_ref().clone(), user.user.get_ref().clone());
     let known_names: Vec<_> = known.v1_users.iter().map(name).collect();
-    listed.v1_users.retain(|user| !known_names.contains(&name(user)));
-    Ok(vec![known, listed])
+    listed.own.v1_users.retain(|user| !known_names.contains(&name(user)));
+    listed.test = Some(known);
+    Ok(listed)
 }
 
 /// Makes a directory, for its owner alone.
@@ -125,7 +134,7 @@ impl Node {
     /// Opens the disks and serves; returns when all listeners accept.
     pub(crate) async fn start(
         config: &Config,
-        users: &[config::Auth],
+        users: &Listed,
         progress: Progress,
     ) -> Result<Self, NodeError> {
         make_private_directory(&config.node.data)?;
@@ -133,10 +142,9 @@ impl Node {
         let identity = bind("identity", config.listen.identity).await?;
         let admin = bind("admin", config.listen.admin).await?;
         let endpoints = Endpoints::new(&config.listen, object.1.port(), identity.1.port());
-        let lists: Vec<_> = users.iter().collect();
-        let auth = Arc::new(Auth::open(config, &lists, &config.node.data, endpoints, unix_now)?);
+        let auth = Arc::new(Auth::open(config, users, &config.node.data, endpoints, unix_now)?);
         let disks = open_disks(config, progress).await?;
-        let (store, member) = match open_store(config, &disks).await {
+        let (store, mut member) = match open_store(config, &disks, users).await {
             Ok(opened) => opened,
             Err(error) => {
                 disks.close().await;
@@ -144,6 +152,12 @@ impl Node {
             }
         };
         let cluster = member.as_ref().map(Member::peers);
+        if let Some(member) = &mut member {
+            auth.join(Arc::clone(&member.cluster.transport));
+            let first = member.state.borrow_and_update().clone();
+            auth.adopt(&first.people, None);
+            member.cluster.run(follow_people(Arc::clone(&auth), first, member.state.clone()));
+        }
         let runtime = tokio::runtime::Handle::current();
         let storage = Storage::start(disks, store, cluster.as_ref(), config, &runtime);
         let status = match &member {
@@ -153,7 +167,11 @@ impl Node {
             }
             None => storage.status(),
         };
-        let operator = member.as_ref().map(|member| Operator(Arc::clone(&member.cluster.transport)));
+        let operator = member.as_ref().map(|member| Operator {
+            net: Arc::clone(&member.cluster.transport),
+            state: member.state.clone(),
+            own: admin.1.ip(),
+        });
         let metrics = Metrics::new(status.clone());
         let limits = &config.limits;
         let objects =
@@ -193,10 +211,24 @@ impl Node {
     }
 }
 
+/// Takes over what changes of the cluster's users, keys and revocations.
+async fn follow_people(auth: Arc<Auth>, mut last: Arc<State>, mut state: watch::Receiver<Arc<State>>) {
+    while state.changed().await.is_ok() {
+        let seen = Arc::clone(&state.borrow_and_update());
+        auth.adopt(&seen.people, Some(&last.people));
+        last = seen;
+    }
+}
+
 /// The object layer: that of the cluster, when one is configured, or this node's own.
-async fn open_store(config: &Config, disks: &Disks) -> Result<(Store, Option<Member>), NodeError> {
+async fn open_store(
+    config: &Config,
+    disks: &Disks,
+    users: &Listed,
+) -> Result<(Store, Option<Member>), NodeError> {
     let Some(settings) = &config.cluster else { return Ok((disks.alone()?, None)) };
-    let member = Member::start(settings, &config.node.data, disks.handles(), storage::options()).await?;
+    let (data, listed) = (&config.node.data, users.clone());
+    let member = Member::start(settings, data, disks.handles(), storage::options(), listed).await?;
     Ok((member.store.clone(), Some(member)))
 }
 

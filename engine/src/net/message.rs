@@ -108,8 +108,8 @@ pub enum Request {
     },
 }
 
-/// What an operator wants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What an operator wants, or a node on behalf of its users.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wish {
     /// Of a disk: 0, to hold its share; 1, to be emptied; 2, to be out.
     Device {
@@ -124,6 +124,15 @@ pub enum Wish {
         node: NodeId,
         /// To leave.
         leaving: bool,
+    },
+    /// Of a row of the control group that is not about nodes and disks: the node that leads judges whether it may be written.
+    Row {
+        /// Which, at most [`crate::disk::limits::MAX_KEY`] bytes.
+        key: Vec<u8>,
+        /// What it shall be, at most [`crate::disk::limits::MAX_META`] bytes; `None`: not there.
+        value: Option<Vec<u8>>,
+        /// Only if there is none.
+        fresh: bool,
     },
 }
 

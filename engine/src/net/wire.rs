@@ -263,6 +263,7 @@ enum RequestHead {
     Announce { node: Option<[u8; 16]>, address: String, devices: Vec<([u8; 16], u64, u16)> },
     Wish { of_node: bool, id: [u8; 16], wanted: u8 },
     Sync { device: [u8; 16], ask: sync::AskHead },
+    Row { key: Vec<u8>, value: Option<Vec<u8>>, fresh: bool },
 }
 
 #[derive(Encode, Decode)]
@@ -382,6 +383,11 @@ fn request_head(request: Request) -> Result<(RequestHead, Vec<Bytes>), WireError
         Request::Wish(Wish::Node { node, leaving }) => {
             RequestHead::Wish { of_node: true, id: node.0, wanted: u8::from(leaving) }
         }
+        Request::Wish(Wish::Row { key, value, fresh }) => {
+            bounded(key.len(), MAX_KEY, "key")?;
+            bounded(value.as_ref().map_or(0, Vec::len), MAX_META, "value")?;
+            RequestHead::Row { key, value, fresh }
+        }
         Request::Announce(Announcement { node, address, devices }) => {
             bounded(address.len(), MAX_TEXT, "address")?;
             bounded(devices.len(), MAX_DISKS, "disks")?;
@@ -432,6 +438,11 @@ fn request_of(head: RequestHead, mut payload: Payload) -> Result<Request, WireEr
             Request::Wish(Wish::Node { node: NodeId(id), leaving: wanted == 1 })
         }
         RequestHead::Wish { .. } => return Err(WireError::Field("wish")),
+        RequestHead::Row { key, value, fresh } => {
+            bounded(key.len(), MAX_KEY, "key")?;
+            bounded(value.as_ref().map_or(0, Vec::len), MAX_META, "value")?;
+            Request::Wish(Wish::Row { key, value, fresh })
+        }
         RequestHead::Announce { node, address, devices } => {
             bounded(address.len(), MAX_TEXT, "address")?;
             bounded(devices.len(), MAX_DISKS, "disks")?;

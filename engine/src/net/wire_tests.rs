@@ -58,6 +58,11 @@ fn requests() -> Vec<(Request, &'static str)> {
         (Request::Wish(Wish::Device { device: DEVICE, wanted: 2 }), text("0a", &["00", d, "02|"])),
         (Request::Wish(Wish::Node { node: NodeId(HASH), leaving: true }), text("0a", &["01", h, "01|"])),
         (
+            Request::Wish(Wish::Row { key: b"ku".to_vec(), value: Some(vec![7]), fresh: true }),
+            "0c026b7501010701|",
+        ),
+        (Request::Wish(Wish::Row { key: b"ku".to_vec(), value: None, fresh: false }), "0c026b750000|"),
+        (
             Request::Sync { device: DEVICE, ask: Ask::Sums { power: 8, parts: parts(), group: 64 } },
             text("0b", &[d, "00", "08", "0201020201", "40|"]),
         ),

@@ -1,20 +1,36 @@
-//! Who exists: users, projects and roles, as the configuration lists them.
+//! Who exists: users, projects and roles, as the configuration lists them and the cluster has them.
 //!
-//! Invariant: looked up by name or id in constant time; never changes while the node runs.
+//! Invariant: never changes; what the cluster changes makes another directory.
+//! Invariant: where the cluster has a user or project, what the configuration says of it does not count.
 //! Invariant: keys and passwords are compared in constant time, also for users that do not exist.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use hmac::{Hmac, Mac};
+use quick_cache::sync::Cache;
 use sha2::Sha256;
 
+use super::Verifier;
 use crate::config;
+use crate::control::people::{People, Person, V1Person};
 use crate::swift::Caller;
 
 /// Reseller prefixes of accounts; the first is where users of v1 auth live.
 pub(crate) const ACCOUNT_PREFIX: &str = "AUTH_";
 /// Accounts that also want a service's token.
 pub(crate) const SERVICE_PREFIX: &str = "SERVICE_";
+
+/// Secrets that a node remembers to have verified.
+const PROVEN: usize = 4096;
+
+/// What is known of a key or password.
+#[derive(Debug)]
+enum Known {
+    /// As a configuration has it.
+    Clear(config::Secret),
+    /// As the cluster has it.
+    Kept(Verifier),
+}
 
 /// A user of v1 auth.
 #[derive(Debug)]
@@ -25,7 +41,7 @@ pub(crate) struct V1User {
     pub(crate) account: String,
     /// As the object API knows it. Groups as Swift's tempauth spells them: account, account:user, groups, owned accounts.
     pub(crate) caller: Caller,
-    key: config::Secret,
+    key: Known,
 }
 
 /// A Keystone user.
@@ -36,7 +52,7 @@ pub(crate) struct User {
     pub(crate) default_project: Option<String>,
     /// Role names by project id.
     pub(crate) roles: HashMap<String, Vec<String>>,
-    password: config::Secret,
+    password: Known,
 }
 
 /// A Keystone project.
@@ -54,6 +70,10 @@ pub(crate) struct Directory {
     projects: Vec<Project>,
     /// Compares secrets: fresh in each process, so that timing tells nothing.
     compare_key: [u8; 32],
+    /// Compared with for users that do not exist, where verifying takes long.
+    decoy: Option<Verifier>,
+    /// Digests of secrets that were verified: verifying takes long once.
+    proven: Cache<[u8; 32], ()>,
 }
 
 /// The lists given to a directory contradict one another.
@@ -64,31 +84,61 @@ pub(crate) struct ListedTwice(String);
 impl Directory {
     /// Joins lists that were validated one by one.
     pub(crate) fn new(lists: &[&config::Auth]) -> Result<Self, ListedTwice> {
-        let mut compare_key = [0; 32];
-        getrandom::fill(&mut compare_key).expect("the operating system has randomness");
-        let mut directory = Self { v1: HashMap::new(), users: Vec::new(), projects: Vec::new(), compare_key };
+        let mut directory = Self::empty();
         for list in lists {
-            for user in &list.v1_users {
-                directory.add_v1(user)?;
-            }
-            for project in &list.projects {
-                directory.add_project(project)?;
-            }
-            for user in &list.users {
-                directory.add_user(user)?;
-            }
+            directory.add(list)?;
         }
         Ok(directory)
     }
 
+    /// The users of test suites, those of a cluster, and those that are listed here and that it does not have.
+    pub(crate) fn shared(test: Option<&config::Auth>, people: &People, listed: &config::Auth) -> Self {
+        let mut directory = Self::empty();
+        if !people.v1_users.is_empty() || !people.users.is_empty() {
+            directory.decoy = Some(Verifier::decoy());
+        }
+        let known = |_: ListedTwice| tracing::trace!("what came first counts");
+        test.map_or(Ok(()), |test| directory.add(test)).unwrap_or_else(known);
+        for (name, person) in &people.v1_users {
+            directory.add_v1_person(name, person).unwrap_or_else(known);
+        }
+        let project = |(id, name): (&String, &String)| Project { id: id.clone(), name: name.clone() };
+        directory.projects.extend(people.projects.iter().map(project));
+        directory.users.extend(people.users.iter().map(|(id, person)| User::of(id, person)));
+        listed.v1_users.iter().for_each(|user| directory.add_v1(user).unwrap_or_else(known));
+        listed.projects.iter().for_each(|project| directory.add_project(project).unwrap_or_else(known));
+        listed.users.iter().for_each(|user| directory.add_user(user).unwrap_or_else(known));
+        directory
+    }
+
+    fn empty() -> Self {
+        let mut compare_key = [0; 32];
+        getrandom::fill(&mut compare_key).expect("the operating system has randomness");
+        let (v1, users, projects) = (HashMap::new(), Vec::new(), Vec::new());
+        Self { v1, users, projects, compare_key, decoy: None, proven: Cache::new(PROVEN) }
+    }
+
+    fn add(&mut self, list: &config::Auth) -> Result<(), ListedTwice> {
+        list.v1_users.iter().try_for_each(|user| self.add_v1(user))?;
+        list.projects.iter().try_for_each(|project| self.add_project(project))?;
+        list.users.iter().try_for_each(|user| self.add_user(user))
+    }
+
     fn add_v1(&mut self, user: &config::V1User) -> Result<(), ListedTwice> {
-        let account = user.account.get_ref().clone();
-        let name = format!("{account}:{}", user.user.get_ref());
-        let has = |wanted: &str| user.groups.iter().any(|group| group.get_ref() == wanted);
+        let groups: Vec<String> = user.groups.iter().map(toml::Spanned::get_ref).cloned().collect();
+        self.put_v1(user.account.get_ref(), v1_name(user), &groups, Known::Clear(user.key.clone()))
+    }
+
+    fn add_v1_person(&mut self, name: &str, person: &V1Person) -> Result<(), ListedTwice> {
+        let account = name.split(':').next().unwrap_or(name);
+        self.put_v1(account, name.to_owned(), &person.groups, Known::Kept(person.verifier.clone()))
+    }
+
+    fn put_v1(&mut self, account: &str, name: String, of: &[String], key: Known) -> Result<(), ListedTwice> {
+        let account = account.to_owned();
+        let has = |wanted: &str| of.iter().any(|group| group == wanted);
         let mut groups = vec![account.clone(), name.clone()];
-        groups.extend(
-            user.groups.iter().map(toml::Spanned::get_ref).filter(|group| *group != ".admin").cloned(),
-        );
+        groups.extend(of.iter().filter(|group| *group != ".admin").cloned());
         if has(".admin") {
             groups.extend([ACCOUNT_PREFIX, SERVICE_PREFIX].map(|prefix| format!("{prefix}{account}")));
         }
@@ -102,10 +152,12 @@ impl Directory {
             reseller_reader: has(".reseller_reader"),
             service: false,
         };
-        let entry = V1User { name: name.clone(), account, caller, key: user.key.clone() };
-        match self.v1.insert(name.clone(), entry) {
-            None => Ok(()),
-            Some(_) => Err(ListedTwice(name)),
+        match self.v1.entry(name.clone()) {
+            std::collections::hash_map::Entry::Occupied(_) => Err(ListedTwice(name)),
+            std::collections::hash_map::Entry::Vacant(entry) => {
+                entry.insert(V1User { name, account, caller, key });
+                Ok(())
+            }
         }
     }
 
@@ -134,19 +186,20 @@ impl Directory {
             Some(name) => project_id(name.get_ref()),
             None => only(),
         };
-        self.users.push(User { id, name, default_project, roles, password: user.password.clone() });
+        let password = Known::Clear(user.password.clone());
+        self.users.push(User { id, name, default_project, roles, password });
         Ok(())
     }
 
     /// The v1 user `account:user`, if the key is right.
     pub(crate) fn v1_login(&self, name: &str, key: &str) -> Option<&V1User> {
         let user = self.v1.get(name);
-        self.same(user.map(|user| &user.key), key).then_some(user).flatten()
+        self.same(name, user.map(|user| &user.key), key).then_some(user).flatten()
     }
 
     /// The Keystone user, if the password is right.
     pub(crate) fn password_login(&self, user: Option<&User>, password: &str) -> bool {
-        self.same(user.map(|user| &user.password), password)
+        self.same(user.map_or("", |user| &user.id), user.map(|user| &user.password), password)
     }
 
     /// The v1 user `account:user`.
@@ -193,10 +246,30 @@ impl Directory {
         roles
     }
 
-    /// Whether `given` is the secret, in a time that depends on neither.
-    fn same(&self, secret: Option<&config::Secret>, given: &str) -> bool {
-        let known = self.digest(secret.map_or("", |secret| &secret.0));
-        let right = known.verify_slice(&self.digest(given).finalize().into_bytes()).is_ok();
+    /// Whether `given` is the secret of `whose`, in a time that depends on neither.
+    fn same(&self, whose: &str, secret: Option<&Known>, given: &str) -> bool {
+        let verifier = match secret {
+            Some(Known::Kept(verifier)) => Some(verifier),
+            Some(Known::Clear(_)) => None,
+            None => self.decoy.as_ref(),
+        };
+        if let Some(verifier) = verifier {
+            let proof = self.digest(&format!("{} {whose} {given}", whose.len()));
+            let proof: [u8; 32] = proof.finalize().into_bytes().into();
+            if self.proven.get(&proof).is_some() {
+                return true;
+            }
+            let right = verifier.knows(given) && secret.is_some();
+            if right {
+                self.proven.insert(proof, ());
+            }
+            return right;
+        }
+        let clear = match secret {
+            Some(Known::Clear(secret)) => secret.0.as_str(),
+            _ => "",
+        };
+        let right = self.digest(clear).verify_slice(&self.digest(given).finalize().into_bytes()).is_ok();
         right && secret.is_some()
     }
 
@@ -216,6 +289,16 @@ impl V1User {
 }
 
 impl User {
+    fn of(id: &str, person: &Person) -> Self {
+        Self {
+            id: id.to_owned(),
+            name: person.name.clone(),
+            default_project: person.default_project.clone(),
+            roles: person.roles.clone().into_iter().collect(),
+            password: Known::Kept(person.verifier.clone()),
+        }
+    }
+
     /// Changes with the password: ties tokens to it.
     pub(crate) fn fingerprint(&self) -> String {
         fingerprint("user", &self.id, &self.password)
@@ -232,11 +315,48 @@ fn id_of(kind: &str, given: Option<&toml::Spanned<String>>, name: &str) -> Strin
 }
 
 /// An id that stays the same as long as the name does: 32 hex digits, as Keystone's.
-fn derived_id(kind: &str, name: &str) -> String {
+pub(crate) fn derived_id(kind: &str, name: &str) -> String {
     hex::encode(&blake3::hash(format!("quarry {kind} {name}").as_bytes()).as_bytes()[..16])
 }
 
-fn fingerprint(kind: &str, name: &str, secret: &config::Secret) -> String {
-    let text = format!("quarry {kind} {}:{name}:{}", name.len(), secret.0);
+/// `account:user`.
+pub(crate) fn v1_name(user: &config::V1User) -> String {
+    format!("{}:{}", user.account.get_ref(), user.user.get_ref())
+}
+
+/// What a cluster keeps of the users and projects of a list: each with the key of its row. Takes milliseconds for each user
+/// of which `wanted` says that it is needed.
+pub(crate) fn rows_of(list: &config::Auth, wanted: impl Fn(&[u8]) -> bool) -> Vec<(Vec<u8>, Vec<u8>)> {
+    use crate::control::people::{project_key, project_value, user_key, v1_key};
+    // Identities are worked out in one place.
+    let directory = Directory::shared(None, &People::default(), list);
+    let verifier = |known: &Known| match known {
+        Known::Clear(secret) => Verifier::of(&secret.0),
+        Known::Kept(verifier) => verifier.clone(),
+    };
+    let mut rows = Vec::new();
+    for project in directory.projects.iter().filter(|project| wanted(&project_key(&project.id))) {
+        rows.push((project_key(&project.id), project_value(&project.name)));
+    }
+    for user in list.v1_users.iter().filter(|user| wanted(&v1_key(&v1_name(user)))) {
+        let groups = user.groups.iter().map(toml::Spanned::get_ref).cloned().collect();
+        let person = V1Person { groups, verifier: Verifier::of(&user.key.0) };
+        rows.push((v1_key(&v1_name(user)), person.encode()));
+    }
+    for user in directory.users.iter().filter(|user| wanted(&user_key(&user.id))) {
+        let (name, default_project) = (user.name.clone(), user.default_project.clone());
+        let roles: BTreeMap<_, _> = user.roles.clone().into_iter().collect();
+        let person = Person { name, default_project, roles, verifier: verifier(&user.password) };
+        rows.push((user_key(&user.id), person.encode()));
+    }
+    rows
+}
+
+fn fingerprint(kind: &str, name: &str, secret: &Known) -> String {
+    let secret = match secret {
+        Known::Clear(secret) => secret.0.clone(),
+        Known::Kept(verifier) => verifier.text(),
+    };
+    let text = format!("quarry {kind} {}:{name}:{secret}", name.len());
     hex::encode(&blake3::hash(text.as_bytes()).as_bytes()[..8])
 }

@@ -2,7 +2,8 @@
 //!
 //! Decides who a caller is, never what it may do: that is the API's.
 //! Invariant: a session is only ever made from a token that opened, for a user who is still listed with the same key.
-//! Invariant: a cached session ends with its token: at its expiry, and at any revocation it is looked at anew.
+//! Invariant: a cached session ends with its token: at its expiry, and at any revocation or change of users it is looked at anew.
+//! Invariant: nobody is asked who a caller is: users, keys and revocations of a cluster are known at every node.
 
 mod calendar;
 mod directory;
@@ -11,25 +12,32 @@ pub(crate) mod keystone;
 mod token;
 pub(crate) mod users_file;
 pub(crate) mod v1;
+mod verifier;
 
+#[cfg(test)]
+mod shared_tests;
 #[cfg(test)]
 mod tests;
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
 
 use http::HeaderMap;
+use quarry_engine::net::{Request, Response, Transport, Wish};
 use quick_cache::sync::Cache;
 
 use crate::config;
+use crate::control::people::{self, People};
 use crate::swift::Caller;
 use directory::{ACCOUNT_PREFIX, Directory, User};
 use token::{CLAIMS_VERSION, Claims, Kind, Tokens};
 
-pub(crate) use directory::ListedTwice;
+pub(crate) use directory::{ListedTwice, derived_id, rows_of};
 pub(crate) use endpoints::{Arrival, Endpoints};
 pub(crate) use token::TokenError;
+pub(crate) use verifier::Verifier;
 
 /// Roles that own the account of their project, as Swift's keystoneauth has them by default.
 const OWNER_ROLES: [&str; 2] = ["admin", "swiftoperator"];
@@ -37,6 +45,32 @@ const OWNER_ROLES: [&str; 2] = ["admin", "swiftoperator"];
 const RESELLER_ROLE: &str = "ResellerAdmin";
 /// Group or role whose token, sent as X-Service-Token, opens service accounts.
 const SERVICE_GROUP: &str = "service";
+
+/// How long a revocation in a cluster may take.
+const WITHIN: Duration = Duration::from_secs(10);
+
+/// The users that a node was given: test users and others.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Listed {
+    /// The well-known users of test suites, which come before all others.
+    pub(crate) test: Option<config::Auth>,
+    /// Of the configuration; at a node alone that has none, those that it made at its first start.
+    pub(crate) own: config::Auth,
+    /// At a node of a cluster: those that its founder made at its first start. They are the cluster's since.
+    pub(crate) made: Option<config::Auth>,
+}
+
+impl Listed {
+    /// The lists that count here, in their order.
+    fn lists(&self) -> impl Iterator<Item = &config::Auth> {
+        self.test.iter().chain([&self.own])
+    }
+
+    /// All lists that clients may be told of.
+    pub(crate) fn told(&self) -> impl Iterator<Item = &config::Auth> {
+        self.lists().chain(&self.made)
+    }
+}
 
 /// Reads the time in Unix seconds.
 pub(crate) type Now = fn() -> u64;
@@ -47,18 +81,26 @@ pub(crate) fn unix_now() -> u64 {
 }
 
 /// Authentication of one node.
-#[derive(Debug)]
 pub(crate) struct Auth {
-    directory: Directory,
+    listed: Listed,
+    directory: RwLock<Arc<Directory>>,
     tokens: Tokens,
+    /// What the cluster is told by, at a node that is in one.
+    cluster: OnceLock<Arc<dyn Transport>>,
     endpoints: Endpoints,
     region: String,
     /// Seconds.
     token_life: u64,
     cache: Cache<Box<str>, Arc<Session>>,
-    /// Counts revocations: a cached session of an older count is looked at anew.
-    revocations: AtomicU64,
+    /// Counts revocations and changes of users: a cached session of an older count is looked at anew.
+    changes: AtomicU64,
     now: Now,
+}
+
+impl std::fmt::Debug for Auth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Auth").field("tokens", &self.tokens).finish_non_exhaustive()
+    }
 }
 
 /// An authenticated caller.
@@ -69,7 +111,7 @@ pub(crate) struct Session {
     claims: Claims,
     /// Role names within the project.
     roles: Vec<String>,
-    /// [`Auth::revocations`] when the token was checked.
+    /// [`Auth::changes`] when the token was checked.
     checked_at: u64,
 }
 
@@ -96,24 +138,52 @@ pub(crate) enum SetupError {
 }
 
 impl Auth {
-    /// Over the users in `lists`; keys and revocations are kept in `data`.
+    /// Over the users in `listed`; keys and revocations are kept in `data`. A node of a cluster knows nobody until it
+    /// [adopts](Self::adopt) what the cluster has.
     pub(crate) fn open(
         config: &config::Config,
-        lists: &[&config::Auth],
+        listed: &Listed,
         data: &Path,
         endpoints: Endpoints,
         now: Now,
     ) -> Result<Self, SetupError> {
+        let tokens = if config.cluster.is_some() { Tokens::shared() } else { Tokens::open(data)? };
+        let lists: Vec<_> = listed.lists().collect();
         Ok(Self {
-            directory: Directory::new(lists)?,
-            tokens: Tokens::open(data)?,
+            listed: listed.clone(),
+            directory: RwLock::new(Arc::new(Directory::new(&lists)?)),
+            tokens,
+            cluster: OnceLock::new(),
             endpoints,
             region: config.node.region.clone(),
             token_life: config.auth.token_life.get().as_secs(),
             cache: Cache::new(config.limits.token_cache.get()),
-            revocations: AtomicU64::new(0),
+            changes: AtomicU64::new(0),
             now,
         })
+    }
+
+    /// From now on revocations are told to the cluster.
+    pub(crate) fn join(&self, cluster: Arc<dyn Transport>) {
+        self.cluster.get_or_init(|| cluster);
+    }
+
+    /// Takes over what the cluster has; `before` is what was taken over last.
+    pub(crate) fn adopt(&self, people: &People, before: Option<&People>) {
+        if before == Some(people) {
+            return;
+        }
+        self.tokens.adopt(people, (self.now)());
+        // Who verified a password stays known for as long as nobody is changed.
+        if before.is_none_or(|before| !before.same_persons(people)) {
+            let directory = Directory::shared(self.listed.test.as_ref(), people, &self.listed.own);
+            *self.directory.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(directory);
+        }
+        self.changes.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn directory(&self) -> Arc<Directory> {
+        Arc::clone(&self.directory.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Who sends these headers.
@@ -137,29 +207,28 @@ impl Auth {
     /// The session of a token, if it is good.
     pub(crate) fn session(&self, token: &str) -> Option<Arc<Session>> {
         let now = (self.now)();
-        let revocations = self.revocations.load(Ordering::Acquire);
+        let changes = self.changes.load(Ordering::Acquire);
         if let Some(session) = self.cache.get(token)
-            && session.checked_at == revocations
+            && session.checked_at == changes
         {
             return (now < session.claims.expires).then_some(session);
         }
         let claims = self.tokens.open_token(token, now)?;
-        let session = Arc::new(self.session_of(claims, revocations)?);
+        let session = Arc::new(self.session_of(claims, changes)?);
         self.cache.insert(token.into(), Arc::clone(&session));
         Some(session)
     }
 
     /// The session that claims stand for: `None` when the user, the project, the role or the key is no more.
     fn session_of(&self, claims: Claims, checked_at: u64) -> Option<Session> {
+        let directory = self.directory();
         match claims.kind {
             Kind::V1 => {
-                let user =
-                    self.directory.v1(&claims.user).filter(|user| user.fingerprint() == claims.secret)?;
+                let user = directory.v1(&claims.user).filter(|user| user.fingerprint() == claims.secret)?;
                 Some(Session { caller: user.caller.clone(), claims, roles: Vec::new(), checked_at })
             }
             Kind::Keystone => {
-                let user =
-                    self.directory.user(&claims.user).filter(|user| user.fingerprint() == claims.secret)?;
+                let user = directory.user(&claims.user).filter(|user| user.fingerprint() == claims.secret)?;
                 let roles = match &claims.project {
                     Some(project) => user.roles.get(project)?.clone(),
                     None => Vec::new(),
@@ -186,10 +255,23 @@ impl Auth {
         }
     }
 
-    /// Takes a token back, durably, and ends it in the cache. Blocks on a file.
-    fn revoke(&self, session: &Session) -> Result<(), TokenError> {
-        self.tokens.revoke(&session.claims, (self.now)())?;
-        self.revocations.fetch_add(1, Ordering::AcqRel);
+    /// Takes a token back, durably, and ends it in the cache.
+    async fn revoke(self: &Arc<Self>, session: &Arc<Session>) -> Result<(), TokenError> {
+        if let Some(cluster) = self.cluster.get() {
+            let (key, value) = people::revoked_row(&session.claims.audit, session.claims.expires);
+            let wish = Request::Wish(Wish::Row { key, value: Some(value), fresh: false });
+            match cluster.call(cluster.local(), wish, WITHIN).await {
+                Ok(Response::Done) => {}
+                Ok(Response::Failed(failure)) => return Err(TokenError::Cluster(failure.to_string())),
+                Ok(_) => return Err(TokenError::Cluster("it answered another question".to_owned())),
+                Err(error) => return Err(TokenError::Cluster(error.to_string())),
+            }
+        }
+        let (auth, session) = (Arc::clone(self), Arc::clone(session));
+        let noted = move || auth.tokens.revoke(&session.claims, (auth.now)());
+        let done = tokio::task::spawn_blocking(noted).await;
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        self.changes.fetch_add(1, Ordering::AcqRel);
         Ok(())
     }
 }

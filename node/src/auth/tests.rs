@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::config::{Config, Source};
 
-const CONFIG: &str = r#"
+pub(super) const CONFIG: &str = r#"
 [node]
 data = "data"
 [[disk]]
@@ -41,31 +41,40 @@ password = "guest"
 roles = { other = ["reader"] }
 "#;
 
-fn auth_with(text: &str, data: &Path, now: Now) -> Arc<Auth> {
+pub(super) fn auth_with(text: &str, data: &Path, now: Now) -> Arc<Auth> {
     let config = Config::parse(Source { file: Path::new("quarry.toml"), text }).unwrap();
     let endpoints = Endpoints::new(&config.listen, 8080, 5000);
-    Arc::new(Auth::open(&config, &[&config.auth], data, endpoints, now).unwrap())
+    Arc::new(
+        Auth::open(
+            &config,
+            &Listed { test: None, own: config.auth.clone(), made: None },
+            data,
+            endpoints,
+            now,
+        )
+        .unwrap(),
+    )
 }
 
-fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
+pub(super) fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
     fields.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
 }
 
-fn v1_token(auth: &Auth, user: &str, key: &str) -> String {
+pub(super) fn v1_token(auth: &Auth, user: &str, key: &str) -> String {
     let response =
         v1::answer(auth, &Method::GET, "/auth/v1.0", &headers(&[("x-auth-user", user), ("x-auth-key", key)]));
     assert_eq!(response.status(), StatusCode::OK);
     response.headers()["x-auth-token"].to_str().unwrap().to_owned()
 }
 
-fn known(auth: &Auth, fields: &[(&'static str, &str)]) -> Arc<Session> {
+pub(super) fn known(auth: &Auth, fields: &[(&'static str, &str)]) -> Arc<Session> {
     match auth.access(&headers(fields)) {
         Access::Known(session) => session,
         other => panic!("{other:?}"),
     }
 }
 
-async fn call(
+pub(super) async fn call(
     auth: &Arc<Auth>,
     method: Method,
     path: &str,
@@ -82,7 +91,7 @@ async fn call(
     (Response::from_parts(head, ()), value)
 }
 
-fn password(user: &str, password: &str, scope: Value) -> Value {
+pub(super) fn password(user: &str, password: &str, scope: Value) -> Value {
     let mut body = json!({ "auth": { "identity": { "methods": ["password"], "password": { "user": {
         "name": user, "domain": { "name": "Default" }, "password": password } } } } });
     if !scope.is_null() {

@@ -1,18 +1,20 @@
 //! Tokens: what they say, how they are sealed, and which were taken back.
 //!
 //! A token is a Fernet token (<https://github.com/fernet/spec>) over [`Claims`] as JSON: nothing is stored for it, and
-//! any node with the key can check it. A v1 token is the same with the prefix `AUTH_tk`.
+//! any node with the key can check it. A v1 token is the same with the prefix `AUTH_tk`. A node alone has its key and the
+//! revocations in files; nodes of a cluster have both as rows of the control group.
 //! Invariant: claims are believed only from a token that the key authenticates.
 //! Invariant: an expired or revoked token is refused, whatever a cache holds.
 //! Invariant: revocations are durable before they are answered, and bounded: expired ones are dropped.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError, RwLock};
 
 use fernet::Fernet;
 use serde::{Deserialize, Serialize};
 
+use crate::control::people::{Keys, People};
 use crate::durable_file;
 
 /// Prefix of tokens given out by v1 auth, as Swift's.
@@ -92,13 +94,43 @@ pub(crate) enum TokenError {
     /// Too many unexpired revocations.
     #[error("{MAX_REVOKED} tokens are revoked and not yet expired")]
     Full,
+    /// The cluster did not take note of a revocation.
+    #[error("tell the cluster: {0}")]
+    Cluster(String),
 }
 
 /// Seals and opens tokens.
 pub(crate) struct Tokens {
-    fernet: Fernet,
+    sealers: RwLock<Sealers>,
     revoked: Mutex<HashMap<String, u64>>,
-    revoked_file: PathBuf,
+    /// Of a node alone.
+    revoked_file: Option<PathBuf>,
+}
+
+/// What seals and opens.
+enum Sealers {
+    /// The key of a node alone.
+    One(Fernet),
+    /// Those of a cluster.
+    Many { keys: Keys, by_number: BTreeMap<u64, Fernet> },
+}
+
+impl Sealers {
+    fn sealing(&self, now: u64) -> Option<&Fernet> {
+        match self {
+            Self::One(fernet) => Some(fernet),
+            Self::Many { keys, by_number } => by_number.get(&keys.sealing(now)?),
+        }
+    }
+
+    fn open(&self, sealed: &str) -> Option<Vec<u8>> {
+        match self {
+            Self::One(fernet) => fernet.decrypt(sealed).ok(),
+            Self::Many { by_number, .. } => {
+                by_number.values().rev().find_map(|fernet| fernet.decrypt(sealed).ok())
+            }
+        }
+    }
 }
 
 impl std::fmt::Debug for Tokens {
@@ -136,18 +168,44 @@ impl Tokens {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => HashMap::new(),
             Err(error) => return Err(failed(&revoked_file)(error)),
         };
-        Ok(Self { fernet, revoked: Mutex::new(revoked), revoked_file })
+        let sealers = RwLock::new(Sealers::One(fernet));
+        Ok(Self { sealers, revoked: Mutex::new(revoked), revoked_file: Some(revoked_file) })
     }
 
-    /// The token for some claims.
-    pub(crate) fn seal(&self, claims: &Claims) -> String {
+    /// Of a cluster; opens and seals nothing until it has [adopted](Self::adopt) keys.
+    pub(crate) fn shared() -> Self {
+        let sealers = Sealers::Many { keys: Keys::default(), by_number: BTreeMap::new() };
+        Self { sealers: RwLock::new(sealers), revoked: Mutex::default(), revoked_file: None }
+    }
+
+    /// Takes over the keys and revocations of the cluster. What was revoked here stays so until it expires.
+    pub(crate) fn adopt(&self, people: &People, now: u64) {
+        use base64::Engine as _;
+        let fernet = |(number, key): (&u64, &crate::control::people::Key)| {
+            let text = base64::engine::general_purpose::URL_SAFE.encode(key.bytes);
+            Fernet::new(&text).map(|fernet| (*number, fernet))
+        };
+        let by_number = people.keys.0.iter().filter_map(fernet).collect();
+        let many = Sealers::Many { keys: people.keys.clone(), by_number };
+        *self.sealers.write().unwrap_or_else(PoisonError::into_inner) = many;
+        let mut revoked = self.revoked();
+        revoked.retain(|_, expires| *expires > now);
+        revoked.extend(people.revoked.iter().map(|(audit, expires)| (audit.clone(), *expires)));
+    }
+
+    fn sealers(&self) -> std::sync::RwLockReadGuard<'_, Sealers> {
+        self.sealers.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The token for some claims; `None` while the cluster's keys are not known.
+    pub(crate) fn seal(&self, claims: &Claims) -> Option<String> {
         let json = serde_json::to_vec(claims).expect("claims are plain data");
-        let sealed = self.fernet.encrypt(&json);
+        let sealed = self.sealers().sealing(claims.issued)?.encrypt(&json);
         let sealed = sealed.trim_end_matches('=');
-        match claims.kind {
+        Some(match claims.kind {
             Kind::V1 => format!("{V1_PREFIX}{sealed}"),
             Kind::Keystone => sealed.to_owned(),
-        }
+        })
     }
 
     /// The claims of a token that is ours, unexpired at `now` (Unix seconds) and not revoked.
@@ -159,13 +217,13 @@ impl Tokens {
             Some(sealed) => (Kind::V1, sealed),
             None => (Kind::Keystone, token),
         };
-        let json = self.fernet.decrypt(sealed).ok()?;
+        let json = self.sealers().open(sealed)?;
         let claims: Claims = serde_json::from_slice(&json).ok()?;
         let fits = claims.version == CLAIMS_VERSION && claims.kind == kind && now < claims.expires;
         (fits && !self.revoked().contains_key(&claims.audit)).then_some(claims)
     }
 
-    /// Takes a token back, durably. Blocks on the file.
+    /// Takes a token back: at a node alone durably, blocking on the file; in a cluster the rows must have it already.
     pub(crate) fn revoke(&self, claims: &Claims, now: u64) -> Result<(), TokenError> {
         let mut revoked = self.revoked();
         revoked.retain(|_, expires| *expires > now);
@@ -173,9 +231,10 @@ impl Tokens {
             return Err(TokenError::Full);
         }
         revoked.insert(claims.audit.clone(), claims.expires);
+        let Some(file) = &self.revoked_file else { return Ok(()) };
         let json = serde_json::to_vec(&*revoked).expect("revocations are plain data");
-        durable_file::replace(&self.revoked_file, &json, durable_file::PRIVATE)
-            .map_err(|source| TokenError::File { file: self.revoked_file.clone(), source })
+        durable_file::replace(file, &json, durable_file::PRIVATE)
+            .map_err(|source| TokenError::File { file: file.clone(), source })
     }
 
     fn revoked(&self) -> std::sync::MutexGuard<'_, HashMap<String, u64>> {
@@ -216,7 +275,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let tokens = Tokens::open(dir.path()).unwrap();
         for kind in [Kind::V1, Kind::Keystone] {
-            let token = tokens.seal(&claims(kind));
+            let token = tokens.seal(&claims(kind)).unwrap();
             assert_eq!(token.starts_with("AUTH_tk"), kind == Kind::V1);
             let opened = tokens.open_token(&token, NOW + 59).unwrap();
             assert_eq!((opened.kind, opened.user.as_str()), (kind, "test:tester"));
@@ -228,7 +287,7 @@ mod tests {
     fn a_changed_byte_ends_a_token() {
         let dir = tempfile::tempdir().unwrap();
         let tokens = Tokens::open(dir.path()).unwrap();
-        let token = tokens.seal(&claims(Kind::Keystone));
+        let token = tokens.seal(&claims(Kind::Keystone)).unwrap();
         for at in 0..token.len() - 1 {
             let mut bytes = token.clone().into_bytes();
             bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
@@ -243,9 +302,9 @@ mod tests {
     fn a_token_of_one_kind_is_none_of_the_other() {
         let dir = tempfile::tempdir().unwrap();
         let tokens = Tokens::open(dir.path()).unwrap();
-        let keystone = tokens.seal(&claims(Kind::Keystone));
+        let keystone = tokens.seal(&claims(Kind::Keystone)).unwrap();
         assert_eq!(tokens.open_token(&format!("AUTH_tk{keystone}"), NOW), None);
-        let v1 = tokens.seal(&claims(Kind::V1));
+        let v1 = tokens.seal(&claims(Kind::V1)).unwrap();
         assert_eq!(tokens.open_token(v1.strip_prefix("AUTH_tk").unwrap(), NOW), None);
     }
 
@@ -255,10 +314,10 @@ mod tests {
         let (kept, revoked) = (claims(Kind::V1), claims(Kind::V1));
         let (kept_token, revoked_token) = {
             let tokens = Tokens::open(dir.path()).unwrap();
-            let revoked_token = tokens.seal(&revoked);
+            let revoked_token = tokens.seal(&revoked).unwrap();
             tokens.revoke(&revoked, NOW).unwrap();
             assert_eq!(tokens.open_token(&revoked_token, NOW), None);
-            (tokens.seal(&kept), revoked_token)
+            (tokens.seal(&kept).unwrap(), revoked_token)
         };
         let tokens = Tokens::open(dir.path()).unwrap();
         assert_eq!(tokens.open_token(&kept_token, NOW), Some(kept));

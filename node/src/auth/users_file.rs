@@ -55,6 +55,21 @@ pub(crate) fn load_or_generate(data: &Path) -> Result<Auth, UsersError> {
     Ok(Auth::load(&file)?)
 }
 
+/// What the file of the users in `data` says, if there is one.
+pub(crate) fn text(data: &Path) -> Option<String> {
+    std::fs::read_to_string(data.join(FILE)).ok()
+}
+
+/// The users that a node made which let this one join its cluster.
+pub(crate) fn of_founder(data: &Path) -> Result<Option<Auth>, UsersError> {
+    let file = crate::cluster::identity::Files::of(data).client;
+    match file.try_exists() {
+        Ok(true) => Ok(Some(Auth::load(&file)?)),
+        Ok(false) => Ok(None),
+        Err(source) => Err(UsersError::Write { file, source }),
+    }
+}
+
 /// The users of Swift's test suites with their well-known keys.
 pub(crate) fn test_users() -> Auth {
     let text: String =

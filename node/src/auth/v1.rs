@@ -36,7 +36,7 @@ pub(crate) fn answer(auth: &Auth, method: &Method, path: &str, headers: &HeaderM
     match parse(path, headers) {
         Login::NoSuchPath => plain(StatusCode::BAD_REQUEST, "Not a path of v1 auth; try /auth/v1.0.\n"),
         Login::Incomplete { realm } => unauthorized(&realm),
-        Login::Try { account, name, key } => match auth.directory.v1_login(&name, &key) {
+        Login::Try { account, name, key } => match auth.directory().v1_login(&name, &key) {
             Some(user) => granted(auth, headers, user),
             None => unauthorized(&account),
         },
@@ -77,7 +77,9 @@ fn parse(path: &str, headers: &HeaderMap) -> Login {
 
 fn granted(auth: &Auth, headers: &HeaderMap, user: &super::directory::V1User) -> Response<Full<Bytes>> {
     let claims = auth.claims(Kind::V1, &user.name, user.fingerprint(), &["password"]);
-    let token = auth.tokens.seal(&claims);
+    let Some(token) = auth.tokens.seal(&claims) else {
+        return plain(StatusCode::SERVICE_UNAVAILABLE, "The cluster's keys are not known here yet.\n");
+    };
     let account = utf8_percent_encode(&user.account, &IN_URL);
     let url = format!("{}/v1/{ACCOUNT_PREFIX}{account}", auth.endpoints.object(headers, Arrival::Object));
     let mut response = plain(StatusCode::OK, "");

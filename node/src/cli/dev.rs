@@ -7,7 +7,8 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use super::{DevArgs, Failure, Ports};
-use crate::config::{self, Config, MIN_DISK, size_text};
+use crate::auth::Listed;
+use crate::config::{Config, MIN_DISK, size_text};
 use crate::durable_file;
 use crate::node::{self, Node};
 
@@ -90,11 +91,11 @@ struct Keystone {
 
 impl Client {
     /// The first user of each kind.
-    fn of(users: &[config::Auth]) -> Result<Self, Failure> {
-        let first = users.iter().flat_map(|list| &list.v1_users).next();
+    fn of(users: &Listed) -> Result<Self, Failure> {
+        let first = users.told().flat_map(|list| &list.v1_users).next();
         let first =
             first.ok_or_else(|| Failure::new("choose a client", "no [[v1_user]] is listed; add one"))?;
-        let keystone = users.iter().flat_map(|list| &list.users).next().and_then(|user| {
+        let keystone = users.told().flat_map(|list| &list.users).next().and_then(|user| {
             let project = user.default_project.as_ref().or_else(|| user.roles.keys().next())?;
             Some(Keystone {
                 user: user.name.get_ref().clone(),

@@ -11,6 +11,7 @@ mod progress;
 mod ring;
 mod serve;
 mod status;
+mod user;
 mod wish;
 
 use std::io::Write;
@@ -54,6 +55,9 @@ enum Command {
     /// Say what a running cluster shall do with a node.
     #[command(subcommand)]
     Node(wish::NodeCommand),
+    /// Say who may use a running cluster.
+    #[command(subcommand)]
+    User(user::UserCommand),
     /// Make this machine a node of a cluster.
     Join(cluster::JoinArgs),
     /// Show the disks and workers of a running node.
@@ -162,6 +166,7 @@ pub fn main() -> ExitCode {
         Command::Ring(command) => ring::run(&command, &mut out),
         Command::Cluster(command) => cluster::run(&command, &mut out),
         Command::Node(command) => wish::run_node(&command, &mut out),
+        Command::User(command) => user::run(&command, &mut out),
         Command::Join(args) => cluster::join(&args, &mut out),
         Command::Status { admin_url, json } => status::run(admin_url.as_deref(), json, &mut out),
         Command::Version => writeln!(out, "quarry {}", env!("CARGO_PKG_VERSION")).map_err(Into::into),
@@ -206,6 +211,9 @@ mod tests {
             "quarry cluster renew --data d",
             "quarry cluster show --data d",
             "quarry join quarry-join-AAAA --data d",
+            "quarry user set test:ann --group .admin --new-secret",
+            "quarry user set ann --project demo --role admin --secret-stdin",
+            "quarry user remove ann --admin-url http://127.0.0.1:6000",
             "quarry status --json",
             "quarry version",
         ] {

@@ -19,7 +19,7 @@ pub(super) fn run(file: &Path) -> Result<(), Failure> {
 /// Runs a node until a signal; `announce` is called when it serves.
 pub(super) fn run_node(
     config: &Config,
-    users: &[crate::config::Auth],
+    users: &crate::auth::Listed,
     announce: impl FnOnce(&Node) -> std::io::Result<()>,
 ) -> Result<(), Failure> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();

@@ -7,6 +7,7 @@
 //! DATA/cluster/tokens/    join tokens that were given out and not used
 //! DATA/cluster/address    where the running node is reached
 //! DATA/cluster/founder    on the node that made the cluster: what was wanted of it
+//! DATA/cluster/client     on every other: the users that the founder made, for clients of this node
 //! DATA/cluster/contacts   on every other: the node that let it join, and where that is reached
 //! ```
 //!
@@ -43,6 +44,7 @@ pub(crate) struct Files {
     pub(crate) address: PathBuf,
     pub(crate) founder: PathBuf,
     pub(crate) contacts: PathBuf,
+    pub(crate) client: PathBuf,
 }
 
 impl Files {
@@ -58,6 +60,7 @@ impl Files {
             address: file("address"),
             founder: file("founder"),
             contacts: file("contacts"),
+            client: file("client"),
             directory,
         }
     }

@@ -5,6 +5,7 @@
 //!
 //! Invariant: the secret is sent only to a node of the authority that the token names.
 //! Invariant: which node a certificate names is decided by the host: a new one, or the one that the machine proved to be.
+//! Invariant: the users that the founder made for itself are told to machines that join, and to nobody else.
 //! Invariant: a data directory that belongs to a cluster never changes to another.
 
 use std::io;
@@ -30,6 +31,7 @@ use super::authority::{Authority, NODE_LIFE, Validity, make_directory, node_file
 use super::identity::{self, Files, Identity, IdentityError};
 use super::tls::{self, Met};
 use super::token::{self, Token, TokenId};
+use crate::auth::users_file;
 use crate::storage::{self, cluster_text, random_bytes};
 
 /// Most bytes of a message of joining.
@@ -51,8 +53,8 @@ struct Ask {
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "lowercase", deny_unknown_fields)]
 enum Answer {
-    /// Its certificate: DER in base64.
-    Joined { certificate: String },
+    /// Its certificate: DER in base64; and the users file of the node, if it made one.
+    Joined { certificate: String, users: Option<String> },
     /// Not, and why.
     Refused { reason: String },
 }
@@ -160,7 +162,8 @@ impl Host {
             let answer = match judged.unwrap_or_else(|e| Err(e.to_string())) {
                 Ok((node, certificate)) => {
                     tracing::info!(%peer, %node, renewed = known.is_some(), "node joins");
-                    Answer::Joined { certificate: STANDARD.encode(certificate) }
+                    let users = users_file::text(&self.data);
+                    Answer::Joined { certificate: STANDARD.encode(certificate), users }
                 }
                 Err(reason) => {
                     tracing::warn!(%peer, "refuse to let join: {reason}");
@@ -220,8 +223,10 @@ pub(crate) async fn join(data: &Path, token: &Token) -> Result<Joined, JoinError
     let answer = timeout(RECEIVE_WITHIN, talk(&mut stream, &ask)).await;
     let answer =
         answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(|e| host(told(&e)))?;
-    let certificate = match answer {
-        Answer::Joined { certificate } => STANDARD.decode(certificate).map_err(|e| host(e.to_string()))?,
+    let (certificate, users) = match answer {
+        Answer::Joined { certificate, users } => {
+            (STANDARD.decode(certificate).map_err(|e| host(e.to_string()))?, users)
+        }
         Answer::Refused { reason } => return Err(JoinError::Refused { address, reason }),
     };
     let certificate = CertificateDer::from(certificate);
@@ -234,6 +239,9 @@ pub(crate) async fn join(data: &Path, token: &Token) -> Result<Joined, JoinError
     storage::remember_cluster(data, identity.cluster)?;
     identity::write(&files.authority, &pem(&met.authority))?;
     identity::write(&files.contacts, &format!("{} {address}\n", met.host))?;
+    if let Some(users) = users {
+        identity::write(&files.client, &users)?;
+    }
     identity::write(&files.node, &node_file(&key, &certificate))?;
     Ok(Joined { cluster: identity.cluster, node: identity.node, renewed: own.is_some(), host: met.host })
 }

@@ -25,6 +25,9 @@ const WITHIN: Duration = Duration::from_secs(5);
 /// Rows of one change.
 const ROWS: usize = 4;
 
+/// Rows, and what they shall be.
+type Changes = Vec<(Vec<u8>, Option<Vec<u8>>)>;
+
 /// Announces for as long as it is polled. `contacts` are asked while the leader is not known.
 pub(crate) async fn announce(
     groups: Both,
@@ -151,27 +154,54 @@ async fn grant(
     let written = async {
         groups.control.barrier().await?;
         let table = Table::read(&groups.control)?;
-        let rows = wished(&table.state()?, wish);
-        for some in rows.chunks(ROWS) {
-            change(&groups.control, clock, &table, put(some.to_vec())).await?;
+        let state = table.state()?;
+        let rows = match wish {
+            Wish::Row { key, value, fresh } => row_wished(&table, &state, key, value, fresh),
+            wish => wished(&state, &wish),
+        };
+        for some in rows.as_ref().map_or(&[][..], Vec::as_slice).chunks(ROWS) {
+            change(&groups.control, clock, &table, some.to_vec()).await?;
         }
-        Ok::<_, ControlError>(rows.len())
+        Ok::<_, ControlError>(rows)
     };
-    match written.await.map_err(|e| e.to_string())? {
-        0 => Err("the cluster knows no such disk or node, or it is so already".to_owned()),
-        _ => Ok(Response::Done),
+    written.await.map_err(|e| e.to_string())?.map(|_| Response::Done)
+}
+
+/// The row that a node wishes for, unless it is so already.
+fn row_wished(
+    table: &Table,
+    state: &State,
+    key: Vec<u8>,
+    value: Option<Vec<u8>>,
+    fresh: bool,
+) -> Result<Changes, String> {
+    state.people.may_write(&key, value.as_deref())?;
+    match table.rows.get(&key) {
+        // Somebody was faster.
+        Some(_) if fresh => Ok(Vec::new()),
+        row if row == value.as_ref() => Ok(Vec::new()),
+        _ => Ok(vec![(key, value)]),
     }
 }
 
-/// Rows that a wish changes.
-fn wished(state: &State, wish: Wish) -> Vec<super::state::KeyValue> {
+/// Rows that a wish of a disk or node changes.
+fn wished(state: &State, wish: &Wish) -> Result<Changes, String> {
+    let rows = wished_of(state, wish);
+    if rows.is_empty() {
+        return Err("the cluster knows no such disk or node, or it is so already".to_owned());
+    }
+    Ok(put(rows))
+}
+
+fn wished_of(state: &State, wish: &Wish) -> Vec<super::state::KeyValue> {
     let mut rows = Vec::new();
     let mut want = |id: &DeviceId, device: &Device, wanted: Wanted| {
         if device.wanted != wanted {
             rows.push((device_key(*id), Device { wanted, ..device.clone() }.encode()));
         }
     };
-    match wish {
+    match *wish {
+        Wish::Row { .. } => {}
         Wish::Device { device, wanted } => {
             let wanted = match wanted {
                 0 => Wanted::Share,
@@ -252,15 +282,15 @@ mod tests {
         state = State::of_rows(&table).unwrap();
         let member = &state.members[&node];
         assert_eq!((member.address, member.since, member.number), (moved, 5, 0));
-        let drained = wished(&state, Wish::Node { node, leaving: true });
+        let drained = wished_of(&state, &Wish::Node { node, leaving: true });
         assert_eq!(drained.len(), 3);
         let mut leaving = table.clone();
         leaving.extend(drained);
         let leaving = State::of_rows(&leaving).unwrap();
         assert!(leaving.devices.values().all(|device| device.wanted == Wanted::Empty));
-        assert!(wished(&leaving, Wish::Node { node, leaving: true }).is_empty());
-        assert_eq!(wished(&leaving, Wish::Device { device: DeviceId([2; 16]), wanted: 2 }).len(), 1);
-        assert!(wished(&state, Wish::Device { device: DeviceId([8; 16]), wanted: 2 }).is_empty());
+        assert!(wished(&leaving, &Wish::Node { node, leaving: true }).is_err());
+        assert_eq!(wished_of(&leaving, &Wish::Device { device: DeviceId([2; 16]), wanted: 2 }).len(), 1);
+        assert!(wished(&state, &Wish::Device { device: DeviceId([8; 16]), wanted: 2 }).is_err());
         let other = rows_of(&state, 8, NodeId([9; 16]), address, &devices[..1]);
         table.extend(other);
         state = State::of_rows(&table).unwrap();

@@ -15,6 +15,7 @@ use quarry_engine::net::NodeId;
 use super::groups::{Both, ControlError, Table, change, put};
 use super::plan;
 use super::state::{State, ring_rows, stale_parts};
+use crate::storage::random_bytes;
 
 /// Pause between two looks.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -57,6 +58,7 @@ async fn step(groups: &Both, clock: &Clock) -> Result<(), ControlError> {
         members(group, &state).await?;
     }
     if leads_control {
+        people(&groups.control, clock, &table, &state).await?;
         ring(&groups.control, clock, &table, &state).await?;
     }
     Ok(())
@@ -91,6 +93,12 @@ fn caught_up(status: &GroupStatus, node: &NodeId) -> bool {
     let matched = status.matched.get(node).copied().flatten();
     status.voters.contains(node)
         || matched.zip(status.last).is_some_and(|(matched, last)| matched + CAUGHT_UP >= last)
+}
+
+/// Makes the next key of tokens when it is due, and drops what is over.
+async fn people(group: &Group, clock: &Clock, table: &Table, state: &State) -> Result<(), ControlError> {
+    let rows = state.people.due(clock.unix_seconds(), random_bytes, ROWS);
+    if rows.is_empty() { Ok(()) } else { change(group, clock, table, rows).await }
 }
 
 /// Publishes the next ring, if another is wanted.

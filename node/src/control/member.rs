@@ -19,15 +19,17 @@ use super::announce::{Announcements, announce};
 use super::follow::Follower;
 use super::govern::govern;
 use super::groups::{Both, ControlError, NAMES, Table, change, put};
+use super::introduce::introduce;
 use super::peers::Peers;
 use super::state::{Settings, State, settings_key};
 use super::{MemberError, founding};
+use crate::auth::Listed;
 use crate::cluster::late::LateService;
 use crate::cluster::{self, Cluster};
 use crate::config;
 use crate::storage::{random_bytes, wall_clock};
 
-/// How long a start waits for a ring, so that the first requests find one.
+/// How long a start waits for a ring and for users, so that the first requests find them.
 const READY: Duration = Duration::from_secs(5);
 
 /// Pause between two looks at what others hold.
@@ -55,6 +57,7 @@ impl Member {
         data: &Path,
         disks: Vec<DiskHandle>,
         options: Options,
+        listed: Listed,
     ) -> Result<Self, MemberError> {
         let first = disks.first().cloned().ok_or(MemberError::NoDisk)?;
         let late = LateService::default();
@@ -111,6 +114,7 @@ impl Member {
         cluster.run(follower.run());
         cluster.run(govern(groups.clone(), Arc::clone(&clock)));
         cluster.run(look_after(node));
+        cluster.run(introduce(Arc::clone(&net), state.clone(), listed, founding.is_some()));
         if let Some(settings) = founding {
             cluster.run(found(groups.clone(), clock, settings));
         }
@@ -126,8 +130,8 @@ impl Member {
             }
         }
         let mut state = state;
-        if tokio::time::timeout(READY, state.wait_for(|state| state.builder.is_some())).await.is_err() {
-            tracing::warn!("there is no ring yet: requests for objects are refused until there is one");
+        if tokio::time::timeout(READY, state.wait_for(|state| state.is_usable())).await.is_err() {
+            tracing::warn!("the cluster is not known yet: requests are refused until it is");
         }
         Ok(Self { cluster, groups, store, state, peers })
     }

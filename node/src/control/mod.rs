@@ -7,11 +7,14 @@ mod follow;
 pub(crate) mod founding;
 mod govern;
 pub(crate) mod groups;
+mod introduce;
 pub(crate) mod member;
 pub(crate) mod operator;
 mod peers;
+pub(crate) mod people;
 mod plan;
 pub(crate) mod report;
+pub(crate) mod roster;
 mod runtime;
 pub(crate) mod state;
 

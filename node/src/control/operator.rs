@@ -1,10 +1,11 @@
-//! What operators want of the cluster: `POST /cluster/wish` on the admin listener.
+//! What operators want of the cluster: `POST /cluster/wish` on the admin listener; for users see [`super::roster`].
 //!
 //! ```text
 //! {"device": HEX, "wanted": "share" | "empty" | "out"}
 //! {"node": HEX, "wanted": "share" | "empty"}
 //! ```
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,10 @@ use http_body_util::{BodyExt, Full, Limited};
 use quarry_engine::disk::format::record::DeviceId;
 use quarry_engine::net::{NodeId, Response as Answer, Transport, Wish};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
+use super::roster;
+use super::state::State;
 use crate::http::Received;
 
 /// Most bytes of a wish.
@@ -63,7 +67,12 @@ impl Wanted {
 
 /// Takes wishes to the leader of the control group.
 #[derive(Clone)]
-pub(crate) struct Operator(pub(crate) Arc<dyn Transport>);
+pub(crate) struct Operator {
+    pub(crate) net: Arc<dyn Transport>,
+    pub(crate) state: watch::Receiver<Arc<State>>,
+    /// Of the admin listener.
+    pub(crate) own: IpAddr,
+}
 
 impl std::fmt::Debug for Operator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -85,12 +94,50 @@ impl Operator {
             Ok(wish) => wish,
             Err(why) => return text(StatusCode::BAD_REQUEST, &why),
         };
-        let local = self.0.local();
-        match self.0.call(local, quarry_engine::net::Request::Wish(wish), WITHIN).await {
-            Ok(Answer::Done) => text(StatusCode::OK, "Written down."),
-            Ok(Answer::Failed(failure)) => text(StatusCode::CONFLICT, &failure.to_string()),
-            Ok(_) => text(StatusCode::SERVICE_UNAVAILABLE, "The leader answered another question."),
-            Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
+        self.tell(wish).await.map_or_else(|refused| refused, |()| text(StatusCode::OK, "Written down."))
+    }
+
+    /// Shows or changes users.
+    pub(crate) async fn users(&self, request: Request<Received>) -> Response<Full<Bytes>> {
+        let peer = request.extensions().get::<SocketAddr>().map(SocketAddr::ip);
+        if !peer.is_some_and(|peer| peer.is_loopback() || peer == self.own) {
+            return text(StatusCode::FORBIDDEN, "Users are shown and changed on the node's own machine.");
+        }
+        let people = self.state.borrow().people.clone();
+        if request.method() == Method::GET {
+            let shown = serde_json::to_string(&roster::shown(&people)).unwrap_or_default();
+            return text(StatusCode::OK, &shown);
+        }
+        if request.method() != Method::POST {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "GET and POST are allowed here.");
+        }
+        let body = Limited::new(request.into_body(), MAX_BODY).collect().await;
+        let Ok(body) = body else { return text(StatusCode::BAD_REQUEST, "The change is too long.") };
+        // What the parser says may quote a secret.
+        let Ok(edit) = serde_json::from_slice::<roster::Edit>(&body.to_bytes()) else {
+            return text(StatusCode::BAD_REQUEST, "The change cannot be read.");
+        };
+        let rows = tokio::task::spawn_blocking(move || edit.rows(&people)).await;
+        let rows = match rows {
+            Ok(Ok(rows)) => rows,
+            Ok(Err(why)) => return text(StatusCode::BAD_REQUEST, why),
+            Err(_) => return text(StatusCode::SERVICE_UNAVAILABLE, "The node is stopping."),
+        };
+        for (key, value) in rows {
+            if let Err(refused) = self.tell(Wish::Row { key, value, fresh: false }).await {
+                return refused;
+            }
+        }
+        text(StatusCode::OK, "Written down.")
+    }
+
+    async fn tell(&self, wish: Wish) -> Result<(), Response<Full<Bytes>>> {
+        let wish = quarry_engine::net::Request::Wish(wish);
+        match self.net.call(self.net.local(), wish, WITHIN).await {
+            Ok(Answer::Done) => Ok(()),
+            Ok(Answer::Failed(failure)) => Err(text(StatusCode::CONFLICT, &failure.to_string())),
+            Ok(_) => Err(text(StatusCode::SERVICE_UNAVAILABLE, "The leader answered another question.")),
+            Err(error) => Err(text(StatusCode::SERVICE_UNAVAILABLE, &error.to_string())),
         }
     }
 }

@@ -12,6 +12,8 @@ use quarry_engine::disk::format::record::DeviceId;
 use quarry_engine::net::NodeId;
 use quarry_ring::{Builder, Class, decode_builder, encode_builder};
 
+use super::people::{self, People};
+
 /// Bytes of a builder in one row.
 pub(crate) const RING_PART: usize = 48 << 10;
 const VERSION: u8 = 1;
@@ -27,6 +29,7 @@ pub(crate) struct State {
     pub(crate) members: BTreeMap<NodeId, Member>,
     pub(crate) devices: BTreeMap<DeviceId, Device>,
     pub(crate) builder: Option<Builder>,
+    pub(crate) people: People,
 }
 
 /// What is wanted of it.
@@ -263,10 +266,16 @@ impl State {
                     state.builder = Some(builder_of(rows, &RingRow::decode(value)?)?);
                 }
                 Some((b'r', _)) => {}
+                Some((&people::TAG, rest)) => state.people.take(rest, value)?,
                 _ => return Err(BadState::Field("key")),
             }
         }
         Ok(state)
+    }
+
+    /// Whether clients can be served: there is a ring, and users, and a key for their tokens.
+    pub(crate) fn is_usable(&self) -> bool {
+        self.builder.is_some() && self.people.founded && !self.people.keys.0.is_empty()
     }
 
     /// The device of each number in the ring.

@@ -48,6 +48,7 @@ enum Route {
     Metrics,
     Status,
     Wish,
+    Users,
     Nothing,
 }
 
@@ -119,6 +120,10 @@ impl Front {
                 Some(operator) => operator.answer(request).await.map(Sent::Whole),
                 None => text(StatusCode::NOT_FOUND, "text/plain", "This node is in no cluster.\n"),
             },
+            Route::Users => match &self.operator {
+                Some(operator) => operator.users(request).await.map(Sent::Whole),
+                None => text(StatusCode::NOT_FOUND, "text/plain", "This node is in no cluster.\n"),
+            },
             Route::Nothing => text(StatusCode::NOT_FOUND, "text/plain", "Not found.\n"),
         };
         finish.status = response.status();
@@ -147,6 +152,7 @@ fn route(entrance: Entrance, path: &str) -> Route {
         (Entrance::Admin, "/metrics") => Route::Metrics,
         (Entrance::Admin, "/status") => Route::Status,
         (Entrance::Admin, "/cluster/wish") => Route::Wish,
+        (Entrance::Admin, "/cluster/users") => Route::Users,
         (Entrance::Admin, _) => Route::Nothing,
     }
 }

@@ -18,6 +18,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Body;
 use serde_json::{Value, json};
 
+use super::directory::Directory;
 use super::token::Kind as TokenKind;
 use super::{Arrival, Auth, Session};
 
@@ -85,7 +86,8 @@ impl Refusal {
             Self::NotFound(what) => (StatusCode::NOT_FOUND, format!("Could not find {what}.")),
             Self::MethodNotAllowed(_) => (
                 StatusCode::METHOD_NOT_ALLOWED,
-                "Not possible here; users and projects are listed in the node's configuration.".to_owned(),
+                "Not possible here; users and projects are listed in the node's configuration, or `quarry user` changes them."
+                    .to_owned(),
             ),
             Self::TooLarge => {
                 (StatusCode::PAYLOAD_TOO_LARGE, format!("The body is larger than {MAX_BODY} bytes."))
@@ -132,6 +134,7 @@ where
             let base = auth.endpoints.identity(&head.headers, arrival);
             let context = Context {
                 auth,
+                directory: auth.directory(),
                 arrival,
                 headers: &head.headers,
                 query: head.uri.query().unwrap_or(""),
@@ -167,6 +170,8 @@ where
 /// What a call is answered from.
 struct Context<'a> {
     auth: &'a Arc<Auth>,
+    /// As it was when the request came.
+    directory: Arc<Directory>,
     arrival: Arrival,
     headers: &'a HeaderMap,
     query: &'a str,

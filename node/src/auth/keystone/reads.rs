@@ -1,4 +1,4 @@
-//! Reads of what the configuration lists: users, projects, roles, services, endpoints, regions and the one domain.
+//! Reads of who exists: users, projects, roles, services, endpoints, regions and the one domain.
 //!
 //! Invariant: an admin sees all; others see themselves, their projects and the domain.
 
@@ -64,7 +64,7 @@ pub(super) fn show(context: &Context<'_>, caller: &Session, kind: Kind, id: &str
     let own = match kind {
         Kind::Users => caller.claims.user == id,
         Kind::Projects => {
-            let user = context.auth.directory.user(&caller.claims.user);
+            let user = context.directory.user(&caller.claims.user);
             user.is_some_and(|user| user.roles.contains_key(id))
         }
         Kind::Domains | Kind::Regions => true,
@@ -83,7 +83,7 @@ pub(super) fn projects_of(context: &Context<'_>, caller: &Session, user: &str) -
     if caller.claims.user != user && !caller.is_admin() {
         return Err(Refusal::Forbidden);
     }
-    let user = context.auth.directory.user(user).ok_or_else(|| Refusal::NotFound(format!("user {user}")))?;
+    let user = context.directory.user(user).ok_or_else(|| Refusal::NotFound(format!("user {user}")))?;
     let mut found = all(context, Kind::Projects);
     found.retain(|project| project["id"].as_str().is_some_and(|id| user.roles.contains_key(id)));
     found.retain(|project| passes(context.query, project));
@@ -96,7 +96,7 @@ pub(super) fn links(context: &Context<'_>, path: &str) -> Value {
 }
 
 fn all(context: &Context<'_>, kind: Kind) -> Vec<Value> {
-    let directory = &context.auth.directory;
+    let directory = &context.directory;
     let (many, _) = kind.names();
     let with_link = |id: &str, mut value: Value| {
         value["id"] = json!(id);

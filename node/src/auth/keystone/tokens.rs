@@ -7,10 +7,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Answer, Context, DOMAIN_ID, DOMAIN_NAME, Refusal, Reply, catalog};
+use crate::auth::Session;
 use crate::auth::calendar::iso8601;
-use crate::auth::directory::{User, role_id};
+use crate::auth::directory::{Directory, User, role_id};
 use crate::auth::token::{Claims, Kind};
-use crate::auth::{Auth, Session};
 
 /// `{"auth": {...}}`; unknown members are ignored, as Keystone does.
 #[derive(Debug, Deserialize)]
@@ -93,8 +93,8 @@ struct Proven<'a> {
 pub(super) fn authenticate(context: &Context<'_>, body: &[u8]) -> Reply {
     let envelope: Envelope = serde_json::from_slice(body)
         .map_err(|_| Refusal::BadRequest("not an object {\"auth\": {\"identity\": ..., \"scope\": ...}}"))?;
-    let proven = prove(context.auth, &envelope.auth.identity)?;
-    let project = scope(context.auth, proven.user, envelope.auth.scope.as_ref())?;
+    let proven = prove(context, &envelope.auth.identity)?;
+    let project = scope(&context.directory, proven.user, envelope.auth.scope.as_ref())?;
     let methods: Vec<&str> = match &proven.from {
         Some(session) => {
             let earlier = session.claims.methods.iter().map(String::as_str);
@@ -109,31 +109,34 @@ pub(super) fn authenticate(context: &Context<'_>, body: &[u8]) -> Reply {
         claims.expires = session.claims.expires; // a token is never prolonged by itself
     }
     let token = context.auth.tokens.seal(&claims);
+    let unknown = || Refusal::Unavailable("The cluster's keys are not known here yet.".to_owned());
+    let token = token.ok_or_else(unknown)?;
     let body = describe(context, proven.user, &claims);
     Ok(Answer { status: StatusCode::CREATED, body, subject: Some(token) })
 }
 
-fn prove<'a>(auth: &'a Auth, identity: &Identity) -> Result<Proven<'a>, Refusal> {
+fn prove<'a>(context: &'a Context<'_>, identity: &Identity) -> Result<Proven<'a>, Refusal> {
+    let (auth, directory) = (context.auth, &*context.directory);
     let methods: Vec<_> = identity.methods.iter().map(String::as_str).collect();
     match (&methods[..], &identity.password, &identity.token) {
         (["password"], Some(PasswordMethod { user: given }), _) => {
             let in_domain = given.domain.as_ref().is_none_or(Domain::is_ours);
             let user = match (&given.id, &given.name) {
-                (Some(id), _) => auth.directory.user(id),
+                (Some(id), _) => directory.user(id),
                 (None, Some(name)) => {
-                    auth.directory.user_named(name).filter(|_| in_domain && given.domain.is_some())
+                    directory.user_named(name).filter(|_| in_domain && given.domain.is_some())
                 }
                 (None, None) => {
                     return Err(Refusal::BadRequest("auth.identity.password.user needs id or name"));
                 }
             };
-            let right = auth.directory.password_login(user, &given.password);
+            let right = directory.password_login(user, &given.password);
             user.filter(|_| right).map(|user| Proven { user, from: None }).ok_or(Refusal::Unauthorized)
         }
         (["token"], _, Some(given)) => {
             let session = auth.session(&given.id).filter(|session| session.claims.kind == Kind::Keystone);
             let session = session.ok_or(Refusal::Unauthorized)?;
-            let user = auth.directory.user(&session.claims.user).ok_or(Refusal::Unauthorized)?;
+            let user = directory.user(&session.claims.user).ok_or(Refusal::Unauthorized)?;
             Ok(Proven { user, from: Some(session) })
         }
         (["password"], None, _) => Err(Refusal::BadRequest("auth.identity.password is missing")),
@@ -143,7 +146,7 @@ fn prove<'a>(auth: &'a Auth, identity: &Identity) -> Result<Proven<'a>, Refusal>
 }
 
 /// The project id that a token is for: the one asked for, else the user's default.
-fn scope(auth: &Auth, user: &User, scope: Option<&Scope>) -> Result<Option<String>, Refusal> {
+fn scope(directory: &Directory, user: &User, scope: Option<&Scope>) -> Result<Option<String>, Refusal> {
     match scope {
         None => Ok(user.default_project.clone()),
         Some(Scope::Word(word)) if word == "unscoped" => Ok(None),
@@ -151,8 +154,8 @@ fn scope(auth: &Auth, user: &User, scope: Option<&Scope>) -> Result<Option<Strin
         Some(Scope::Project { project: given }) => {
             let in_domain = given.domain.as_ref().is_some_and(Domain::is_ours);
             let project = match (&given.id, &given.name) {
-                (Some(id), _) => auth.directory.project(id),
-                (None, Some(name)) => auth.directory.project_named(name).filter(|_| in_domain),
+                (Some(id), _) => directory.project(id),
+                (None, Some(name)) => directory.project_named(name).filter(|_| in_domain),
                 (None, None) => return Err(Refusal::BadRequest("auth.scope.project needs id or name")),
             };
             let project = project.filter(|project| user.roles.contains_key(&project.id));
@@ -168,7 +171,7 @@ fn scope(auth: &Auth, user: &User, scope: Option<&Scope>) -> Result<Option<Strin
 /// GET and HEAD: what a token says.
 pub(super) fn show(context: &Context<'_>) -> Reply {
     let (token, session) = subject(context)?;
-    let user = context.auth.directory.user(&session.claims.user).ok_or_else(no_token)?;
+    let user = context.directory.user(&session.claims.user).ok_or_else(no_token)?;
     let mut body = describe(context, user, &session.claims);
     let bare = context.query.split('&').any(|pair| pair.split('=').next() == Some("nocatalog"));
     if bare && let Some(token) = body["token"].as_object_mut() {
@@ -180,15 +183,12 @@ pub(super) fn show(context: &Context<'_>) -> Reply {
 /// DELETE: takes a token back.
 pub(super) async fn revoke(context: &Context<'_>) -> Reply {
     let (_, session) = subject(context)?;
-    let auth = Arc::clone(context.auth);
-    let done = tokio::task::spawn_blocking(move || auth.revoke(&session)).await;
-    match done {
-        Ok(Ok(())) => Ok(Answer { status: StatusCode::NO_CONTENT, body: Value::Null, subject: None }),
-        Ok(Err(error)) => {
+    match context.auth.revoke(&session).await {
+        Ok(()) => Ok(Answer { status: StatusCode::NO_CONTENT, body: Value::Null, subject: None }),
+        Err(error) => {
             tracing::error!(%error, "revoke token");
             Err(Refusal::Unavailable("The token could not be revoked; try again.".to_owned()))
         }
-        Err(_) => Err(Refusal::Unavailable("The node is stopping.".to_owned())),
     }
 }
 
@@ -220,7 +220,7 @@ fn describe(context: &Context<'_>, user: &User, claims: &Claims) -> Value {
         "issued_at": iso8601(claims.issued),
         "expires_at": iso8601(claims.expires),
     });
-    if let Some(project) = claims.project.as_deref().and_then(|id| context.auth.directory.project(id)) {
+    if let Some(project) = claims.project.as_deref().and_then(|id| context.directory.project(id)) {
         let roles = user.roles.get(&project.id).map_or(&[][..], Vec::as_slice);
         token["project"] = json!({ "id": project.id, "name": project.name, "domain": domain });
         token["is_domain"] = json!(false);
