@@ -35,6 +35,19 @@ pub type GroupId = u32;
 /// The first index group: all that a machine on its own has. Its rows have no prefix.
 pub const FIRST_GROUP: GroupId = 1;
 
+/// Greatest number of a group.
+pub const MAX_GROUP_ID: GroupId = 0xffff;
+
+/// The number that stands for a group in the keys of a disk: another for each of its lives there, itself in the first.
+pub(crate) fn space_of(group: GroupId, life: u16) -> GroupId {
+    GroupId::from(life) << 16 | group
+}
+
+/// Group and life of such a number.
+pub(crate) fn group_of_space(space: GroupId) -> (GroupId, u16) {
+    (space & MAX_GROUP_ID, u16::try_from(space >> 16).unwrap_or(u16::MAX))
+}
+
 /// What the key of every row of a group begins with; none for the first.
 #[must_use]
 pub fn group_prefix(group: GroupId) -> Vec<u8> {
@@ -168,8 +181,13 @@ pub(crate) fn expiry(delete_at: u64, hash: &[u8]) -> Vec<u8> {
     system(b'x', [&delete_at.to_be_bytes(), hash])
 }
 
+/// What the bookkeeping of groups other than the first begins with.
+pub(crate) const GROUP_TOTALS: [u8; 2] = [SPACE, b'G'];
+/// Tags of the bookkeeping that each group has of its own.
+pub(crate) const FIRST_TOTALS: [u8; 3] = [b'a', b'c', b'd'];
+
 /// A key of bookkeeping that each group has of its own.
-fn of_group(group: GroupId, tag: u8, part: &[u8]) -> Vec<u8> {
+pub(crate) fn of_group(group: GroupId, tag: u8, part: &[u8]) -> Vec<u8> {
     if group == FIRST_GROUP {
         return system(tag, [part, &[]]);
     }

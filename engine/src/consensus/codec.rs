@@ -199,6 +199,10 @@ pub(crate) fn decode_entry(bytes: &[u8]) -> Decoded<LogEntry> {
 pub(crate) struct Facts {
     pub(crate) vote: Option<Vote>,
     pub(crate) purged: Option<LogId>,
+    /// How often this disk gave the group up: rows of each life have keys of their own.
+    pub(crate) life: u16,
+    /// The group is not here.
+    pub(crate) given_up: bool,
     /// A snapshot that lies here whole and is being installed.
     pub(crate) staged: Option<Staged>,
 }
@@ -223,6 +227,8 @@ impl Facts {
             out.push(u8::from(committed));
         }
         put_option(&mut out, self.purged);
+        out.extend_from_slice(&self.life.to_le_bytes());
+        out.push(u8::from(self.given_up));
         out.push(u8::from(self.staged.is_some()));
         if let Some(staged) = &self.staged {
             out.put_u64(staged.chunks);
@@ -243,12 +249,13 @@ impl Facts {
             None
         };
         let purged = read_option(&mut r)?;
+        let (life, given_up) = (u16::from_le_bytes(r.array()?), flag(&mut r)?);
         if !flag(&mut r)? {
-            return end(r, Self { vote, purged, staged: None });
+            return end(r, Self { vote, purged, life, given_up, staged: None });
         }
         let chunks = r.u64()?;
         let marker = Marker::decode(r.rest())?;
-        Ok(Self { vote, purged, staged: Some(Staged { marker, chunks }) })
+        Ok(Self { vote, purged, life, given_up, staged: Some(Staged { marker, chunks }) })
     }
 }
 

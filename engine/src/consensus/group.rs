@@ -131,16 +131,17 @@ pub struct Leading {
 /// A voter of a group; clones share everything.
 #[derive(Clone)]
 pub struct Group {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
-struct Shared {
+pub(super) struct Shared {
     node: NodeId,
     store: Arc<Store>,
     raft: Raft,
-    proposals: Arc<Proposals>,
+    pub(super) proposals: Arc<Proposals>,
     receiver: Receiver,
-    runtime: Arc<dyn Runtime>,
+    pub(super) runtime: Arc<dyn Runtime>,
+    pub(super) net: Arc<dyn Transport>,
 }
 
 impl std::fmt::Debug for Group {
@@ -153,11 +154,16 @@ fn stopped(e: impl std::fmt::Display) -> GroupError {
     GroupError::Unavailable(e.to_string())
 }
 
+/// Greater numbers stand for later lives of a group on a disk.
+fn numbered(group: GroupId) -> Result<(), GroupError> {
+    if group > catalog::MAX_GROUP_ID { Err(GroupError::Limit("number of a group")) } else { Ok(()) }
+}
+
 impl Group {
     /// Makes a group of the rows that a disk has, which may be none, with these voters; true when it was made, false when the
     /// disk had it already. It is the state up to the first place of the log, and that is purged: whoever joins gets the rows
-    /// as a snapshot. `above` is at least every version time that was given so far. On one node only; the other voters open
-    /// the group empty.
+    /// as a snapshot. `above` is at least every version time that was given so far. Voters other than the first must be founded
+    /// from the same rows; whoever opens the group empty joins as a member that does not vote.
     pub async fn found(
         disk: &DiskHandle,
         group: GroupId,
@@ -167,6 +173,7 @@ impl Group {
         if voters.is_empty() || voters.len() > MAX_MEMBERS {
             return Err(GroupError::Limit("voters"));
         }
+        numbered(group)?;
         let store = Store::open(group, disk.clone()).await?;
         if store.ends() != (None, None) || store.vote().is_some() {
             return Ok(false);
@@ -182,13 +189,15 @@ impl Group {
     /// Opens this node's voter of a group: from what its disk has, or empty, to be filled by a leader.
     pub async fn open(group: GroupId, options: GroupOptions) -> Result<Self, GroupError> {
         let GroupOptions { disk, net, settings, runtime } = options;
+        numbered(group)?;
         let config = Arc::new(settings.config(group)?);
-        let node = net.local();
+        let (node, peers) = (net.local(), Arc::clone(&net));
         let opened = scope(Arc::clone(&runtime), async move {
             let store = Store::open(group, disk).await?;
+            store.take_up().await.map_err(stopped)?;
             store.resign(node);
             let machine = Machine::open(Arc::clone(&store)).await?;
-            let network = Network { net, store: Arc::clone(&store) };
+            let network = Network { net: peers, store: Arc::clone(&store) };
             let log = Log(Arc::clone(&store));
             let raft = Raft::new(node, config, network, log, machine).await.map_err(stopped)?;
             let proposals = Proposals::new();
@@ -203,7 +212,7 @@ impl Group {
         });
         let (store, raft, proposals) = opened.await?;
         let receiver = Receiver::new(raft.clone(), Arc::clone(&store));
-        Ok(Self { shared: Arc::new(Shared { node, store, raft, proposals, receiver, runtime }) })
+        Ok(Self { shared: Arc::new(Shared { node, store, raft, proposals, receiver, runtime, net }) })
     }
 
     fn scope<F: Future>(&self, future: F) -> Scoped<F> {
@@ -214,6 +223,17 @@ impl Group {
     #[must_use]
     pub fn id(&self) -> GroupId {
         self.shared.store.group
+    }
+
+    /// What its keys on this disk begin with, as a group's number.
+    fn space(&self) -> GroupId {
+        self.shared.store.space()
+    }
+
+    /// The disk that it lies on.
+    #[must_use]
+    pub fn disk(&self) -> &DiskHandle {
+        &self.shared.store.disk
     }
 
     /// Proposes an entry and waits until it is applied here, or refused.
@@ -273,7 +293,7 @@ impl Group {
     /// A standing row, as applied here. The key is without the group's prefix.
     pub fn row(&self, key: &[u8]) -> Result<Option<Row>, GroupError> {
         self.believed()?;
-        let key = [&group_prefix(self.id())[..], key].concat();
+        let key = [&group_prefix(self.space())[..], key].concat();
         catalog::row(self.shared.store.disk.index(), &key).map_err(stopped)
     }
 
@@ -283,9 +303,9 @@ impl Group {
         range: &Range,
     ) -> Result<impl Iterator<Item = Result<(Vec<u8>, Row), IndexError>> + Send + '_, GroupError> {
         self.believed()?;
-        let prefix = group_prefix(self.id());
+        let prefix = group_prefix(self.space());
         let skip = prefix.len();
-        let mut scans: Vec<_> = super::snapshot::ranges(self.id())
+        let mut scans: Vec<_> = catalog::row_ranges(self.space())
             .into_iter()
             .filter_map(|all| {
                 let whole = Range { from: all.from, to: all.to, reverse: range.reverse };
@@ -307,8 +327,8 @@ impl Group {
         self.believed()?;
         let index = self.shared.store.disk.index();
         match of {
-            TotalsOf::Account(account) => catalog::account_totals_in(index, self.id(), account),
-            TotalsOf::Container(id) => catalog::container_totals_in(index, self.id(), id),
+            TotalsOf::Account(account) => catalog::account_totals_in(index, self.space(), account),
+            TotalsOf::Container(id) => catalog::container_totals_in(index, self.space(), id),
         }
         .map_err(stopped)
     }
@@ -316,7 +336,7 @@ impl Group {
     /// Accounts marked deleted, as applied here.
     pub fn marked_accounts(&self, limit: usize) -> Result<Vec<String>, GroupError> {
         self.believed()?;
-        catalog::marked_accounts_in(self.shared.store.disk.index(), self.id(), limit).map_err(stopped)
+        catalog::marked_accounts_in(self.shared.store.disk.index(), self.space(), limit).map_err(stopped)
     }
 
     /// Adds a member that does not vote. It is sent everything; when it has it, make it a voter.
@@ -365,11 +385,15 @@ impl Group {
 
     /// Answers another voter.
     pub(crate) async fn answer(&self, from: NodeId, call: ConsensusCall) -> Response {
-        let answer = self.scope(self.shared.receiver.answer(from, call)).await;
+        let answer = match call {
+            ConsensusCall::Members => self.say_members().await,
+            ConsensusCall::Lead => self.lead(from).await,
+            call => self.scope(self.shared.receiver.answer(from, call)).await,
+        };
         answer.map_or_else(Response::Failed, Response::Consensus)
     }
 
-    /// Stops this voter. Its disk stays open.
+    /// Stops this voter. Its disk stays open, and keeps all that it has of the group.
     pub async fn close(&self) -> Result<(), GroupError> {
         self.shared.proposals.close();
         self.scope(self.shared.raft.shutdown()).await.map_err(stopped)

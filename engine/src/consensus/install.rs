@@ -114,7 +114,7 @@ impl Writer<'_> {
 /// Installs what is staged.
 pub(crate) async fn install(store: &Store, staged: &Staged) -> Result<(), DiskError> {
     let mut wanted = Cursor::new(StagedChunks { store, next: 0, end: staged.chunks });
-    let mut here = Cursor::new(RowStream::begin(&store.disk, store.group));
+    let mut here = Cursor::new(RowStream::begin(&store.disk, store.space()));
     let mut writer = Writer { store, records: Vec::new(), under_way: VecDeque::new() };
     loop {
         let next = wanted.peek().await?.map(|row| row.key.clone());

@@ -28,7 +28,7 @@ pub(crate) struct Machine {
 
 /// The record of a row.
 pub(crate) fn row_record(store: &Store, key: &[u8], sequence: u64, value: Option<&[u8]>) -> NewRecord {
-    let key = [&group_prefix(store.group)[..], key].concat();
+    let key = [&group_prefix(store.space())[..], key].concat();
     let deleted = value.is_none();
     let meta = value.unwrap_or_default();
     store.disk.record(Parts {
@@ -136,7 +136,7 @@ impl RaftStateMachine<Rows> for Machine {
         I::IntoIter: OptionalSend,
     {
         let store = Arc::clone(&self.store);
-        let prefix = group_prefix(store.group);
+        let prefix = group_prefix(store.space());
         let stands = |key: &[u8]| {
             let row = catalog::row(store.disk.index(), &[&prefix[..], key].concat())?;
             Ok(row.map(|row| row.sequence))
@@ -167,7 +167,7 @@ impl RaftStateMachine<Rows> for Machine {
 
     async fn get_current_snapshot(&mut self) -> Stored<Option<Snapshot>> {
         let Some(meta) = self.meta() else { return Ok(None) };
-        let rows = RowStream::begin(&self.store.disk, self.store.group);
+        let rows = RowStream::begin(&self.store.disk, self.store.space());
         let snapshot = Box::new(SnapshotData::Rows { marker: self.marker.clone(), rows });
         Ok(Some(Snapshot { meta, snapshot }))
     }

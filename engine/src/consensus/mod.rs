@@ -8,7 +8,9 @@
 //! Invariant: where no group is opened, nothing of this runs.
 
 mod codec;
+mod give_up;
 mod group;
+mod hand_over;
 mod install;
 mod judge;
 pub mod limits;
@@ -27,6 +29,7 @@ mod store;
 mod tests;
 mod types;
 
+pub use give_up::{held, sweep};
 pub use group::{Group, GroupOptions, GroupStatus, Leading, Settings, StatusWatch};
 pub use registry::Groups;
 pub use runtime::{Runtime, Sleep};

@@ -5,6 +5,7 @@
 //! Invariant: proposals reach the log in the order in which they were made.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use openraft::AsyncRuntime;
@@ -29,12 +30,26 @@ pub(crate) struct Proposals {
     queue: Mutex<Option<VecDeque<Waiting>>>,
     came: Notify,
     room: Arc<Semaphore>,
+    /// Nothing is sent for so long as somebody wants it so.
+    held: AtomicUsize,
+    /// Commands that were sent and have not ended.
+    sent: AtomicUsize,
+}
+
+/// Holds proposals back.
+pub(crate) struct Pause(Arc<Proposals>);
+
+impl Drop for Pause {
+    fn drop(&mut self) {
+        self.0.held.fetch_sub(1, Ordering::SeqCst);
+        self.0.came.notify_one();
+    }
 }
 
 impl Proposals {
     pub(crate) fn new() -> Arc<Self> {
         let room = Arc::new(Semaphore::new(COMMANDS_UNDER_WAY));
-        Arc::new(Self { queue: Mutex::new(Some(VecDeque::new())), came: Notify::new(), room })
+        Arc::new(Self { queue: Mutex::new(Some(VecDeque::new())), came: Notify::new(), room, held: AtomicUsize::new(0), sent: AtomicUsize::new(0) })
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<VecDeque<Waiting>>> {
@@ -50,6 +65,17 @@ impl Proposals {
         }
         self.came.notify_one();
         outcome.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// What comes from now on waits until this is dropped.
+    pub(crate) fn pause(self: &Arc<Self>) -> Pause {
+        self.held.fetch_add(1, Ordering::SeqCst);
+        Pause(Arc::clone(self))
+    }
+
+    /// Nothing is on its way.
+    pub(crate) fn are_done(&self) -> bool {
+        self.sent.load(Ordering::SeqCst) == 0
     }
 
     /// Ends [`Proposals::run`].
@@ -71,6 +97,7 @@ impl Proposals {
                 }
             };
             let (entries, answers): (Vec<_>, Vec<_>) = batch.into_iter().map(|w| (w.entry, w.answer)).unzip();
+            let this = Arc::clone(&self);
             let sent = raft.client_write_ff(Command(Arc::new(entries))).await;
             Ambient::spawn(async move {
                 let outcomes = match sent {
@@ -84,6 +111,7 @@ impl Proposals {
                         Err(GroupError::Unavailable(e.to_string()))
                     }
                 });
+                this.sent.fetch_sub(1, Ordering::SeqCst);
                 drop(permit);
                 tell(answers, outcomes);
             });
@@ -95,6 +123,9 @@ impl Proposals {
         let mut guard = self.lock();
         let queue = guard.as_mut()?;
         let (mut batch, mut bytes) = (Vec::new(), 0);
+        if self.held.load(Ordering::SeqCst) > 0 {
+            return Some(batch);
+        }
         while let Some(next) = queue.front() {
             let more = entry_bytes(&next.entry);
             let full = batch.len() >= MAX_COMMAND_ENTRIES || bytes + more > COMMAND_BYTES;
@@ -104,6 +135,7 @@ impl Proposals {
             bytes += more;
             batch.extend(queue.pop_front());
         }
+        self.sent.fetch_add(usize::from(!batch.is_empty()), Ordering::SeqCst);
         Some(batch)
     }
 }

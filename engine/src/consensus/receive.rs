@@ -90,6 +90,11 @@ impl Receiver {
                     AppendEntriesResponse::HigherVote(vote) => ConsensusAnswer::Higher(ballot(vote)),
                 })
             }
+            ConsensusCall::Vote { .. } if self.store.is_empty() => {
+                // What it once held and promised, if it did, is gone: it is no voter before it was filled.
+                let vote = ballot(self.store.vote().unwrap_or_default());
+                Ok(ConsensusAnswer::Voted { vote, granted: false, last: None })
+            }
             ConsensusCall::Vote { vote, last } => {
                 let rpc = VoteRequest { vote: vote_of(vote), last_log_id: id_of(last) };
                 let VoteResponse { vote, vote_granted, last_log_id } =
@@ -105,6 +110,9 @@ impl Receiver {
                 self.chunk(from, transfer, number, &rows).await
             }
             ConsensusCall::SnapshotEnd { transfer, chunks } => self.end(from, transfer, chunks).await,
+            ConsensusCall::Members | ConsensusCall::Lead => {
+                Err(Failure::new(Code::BadRequest, "asked of the wrong part of a voter"))
+            }
         }
     }
 

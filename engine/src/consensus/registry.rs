@@ -5,9 +5,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use super::give_up::{give_up, held};
 use super::group::{Group, GroupOptions, no_group};
 use super::types::GroupError;
-use crate::catalog::{self, GroupId};
+use crate::catalog::GroupId;
+use crate::disk::DiskHandle;
 use crate::net::{NodeId, Request, Response, Service};
 use crate::object::BoxFuture;
 
@@ -54,9 +56,9 @@ impl Groups {
 
     /// Opens every group that the disk has, and says which could not be opened.
     pub async fn open_all(&self, options: &GroupOptions) -> Vec<(GroupId, GroupError)> {
-        let found = match catalog::groups(options.disk.index()) {
+        let found = match held(&options.disk).await {
             Ok(found) => found,
-            Err(e) => return vec![(0, GroupError::Unavailable(e.to_string()))],
+            Err(e) => return vec![(0, e)],
         };
         let mut failed = Vec::new();
         for group in found {
@@ -74,6 +76,13 @@ impl Groups {
             Some(open) => open.close().await,
             None => Ok(()),
         }
+    }
+
+    /// Closes a group and gives up all that its disk has of it: this node must be no member of it any more, by the word of
+    /// its leader, given after the group was closed. [`super::sweep`] then makes room.
+    pub async fn give_up(&self, group: GroupId, disk: &DiskHandle) -> Result<(), GroupError> {
+        self.close(group).await?;
+        give_up(group, disk.clone()).await
     }
 
     /// A service that answers other voters, and hands everything else on.

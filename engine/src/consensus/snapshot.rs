@@ -9,9 +9,9 @@ use std::task::{Context, Poll, Waker};
 
 use super::codec::{ChunkWriter, Marker};
 use super::limits::CHUNK_BYTES;
-use crate::catalog::{self, FIRST_GROUP, GroupId, group_prefix};
+use crate::catalog::{self, GroupId, group_prefix};
 use crate::disk::DiskHandle;
-use crate::index::{Index, IndexError, Range, Table};
+use crate::index::{Index, IndexError, Table};
 use crate::object::BoxFuture;
 
 /// What openraft carries around as a snapshot.
@@ -47,21 +47,11 @@ fn lock(slot: &Slot) -> MutexGuard<'_, Option<Vec<u8>>> {
     slot.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Where the rows of a group lie in the table. The first group has all but those with a prefix.
-pub(crate) fn ranges(group: GroupId) -> Vec<Range> {
-    if group != FIRST_GROUP {
-        return vec![Range::prefix(&group_prefix(group))];
-    }
-    let below = Range { from: None, to: Some(b"g".to_vec()), reverse: false };
-    let above = Range { from: Some(b"h".to_vec()), to: None, reverse: false };
-    vec![below, above]
-}
-
 impl RowStream {
     /// The rows as they stand now.
-    pub(crate) fn begin(disk: &DiskHandle, group: GroupId) -> Self {
+    pub(crate) fn begin(disk: &DiskHandle, space: GroupId) -> Self {
         let slot = Slot::default();
-        let producer: BoxFuture<'static, _> = Box::pin(produce(disk.clone(), group, Arc::clone(&slot)));
+        let producer: BoxFuture<'static, _> = Box::pin(produce(disk.clone(), space, Arc::clone(&slot)));
         let mut stream = Self { producer: Some(producer), slot };
         // The scans begin at the first poll, that is now.
         if let Err(e) = stream.advance(&mut Context::from_waker(Waker::noop())) {
@@ -97,10 +87,10 @@ async fn put(slot: &Slot, chunk: Vec<u8>) {
     *lock(slot) = Some(chunk);
 }
 
-async fn produce(disk: DiskHandle, group: GroupId, slot: Slot) -> Result<(), IndexError> {
+async fn produce(disk: DiskHandle, space: GroupId, slot: Slot) -> Result<(), IndexError> {
     let index: &dyn Index = disk.index();
-    let prefix = group_prefix(group).len();
-    let scans: Vec<_> = ranges(group).into_iter().map(|range| index.scan(Table::Rows, range)).collect();
+    let prefix = group_prefix(space).len();
+    let scans: Vec<_> = catalog::row_ranges(space).into_iter().map(|range| index.scan(Table::Rows, range)).collect();
     let mut chunk = ChunkWriter::default();
     for pair in scans.into_iter().flatten() {
         let (key, value) = pair?;

@@ -13,7 +13,7 @@ use super::codec::{self, Facts, Marker, Staged};
 use super::limits::{APPEND_BYTES, APPEND_ENTRIES, MAX_CUTS, TAIL_BYTES};
 use super::raft::{LogEntry, LogId, Vote};
 use super::types::GroupError;
-use crate::catalog::{self, GroupId, GroupKey, GroupTag, Reach};
+use crate::catalog::{self, GroupId, GroupKey, GroupTag, Reach, space_of};
 use crate::disk::format::record::{Kind, NewRecord, Parts};
 use crate::disk::limits::{MAX_GROUP, MAX_GROUP_RECORDS};
 use crate::disk::{Class, DiskError, DiskHandle, Durability};
@@ -152,6 +152,33 @@ impl Store {
 
     pub(crate) fn vote(&self) -> Option<Vote> {
         self.lock().facts.vote
+    }
+
+    /// What the keys of this life's rows begin with, as a group's number.
+    pub(crate) fn space(&self) -> GroupId {
+        space_of(self.group, self.lock().facts.life)
+    }
+
+    /// How often this disk gave the group up.
+    pub(crate) fn life(&self) -> u16 {
+        self.lock().facts.life
+    }
+
+    /// What the newest state of a group on a disk says, if there is one.
+    pub(crate) async fn facts(group: GroupId, disk: &DiskHandle) -> Result<Option<Facts>, GroupError> {
+        let key = GroupKey { group, tag: GroupTag::State, number: 0 };
+        let state = fetch(disk, key).await.map_err(|e| GroupError::Unavailable(e.to_string()))?;
+        state.map(|(_, data)| Facts::decode(&data)).transpose().map_err(|e| damaged(group, &e))
+    }
+
+    /// The group was given up and not opened since.
+    pub(crate) fn given_up(&self) -> bool {
+        self.lock().facts.given_up
+    }
+
+    /// Nothing was ever applied or logged here in this life.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ends() == (None, None)
     }
 
     /// A leader that was started anew does not go on leading in the same term: what was decided in that term was decided by
@@ -358,13 +385,7 @@ impl Store {
 
     /// A record's stamp and data.
     pub(crate) async fn fetch(&self, tag: GroupTag, number: u64) -> Result<Option<(u64, Bytes)>, DiskError> {
-        let key = GroupKey { group: self.group, tag, number };
-        let found = self
-            .disk
-            .lookup(|index| Ok(catalog::group_record(index, key)?.map(|head| (head, vec![head.at]))))?;
-        let Some((head, _pins)) = found else { return Ok(None) };
-        let record = self.disk.read(head.at).await?;
-        Ok(Some((head.sequence, record.data())))
+        fetch(&self.disk, GroupKey { group: self.group, tag, number }).await
     }
 
     /// Throws away what is staged.
@@ -403,6 +424,28 @@ impl Store {
         Ok(())
     }
 
+    /// The group is here from now on.
+    pub(crate) async fn take_up(&self) -> Result<(), DiskError> {
+        if !self.given_up() {
+            return Ok(());
+        }
+        self.change(|inner| inner.facts.given_up = false).await
+    }
+
+    /// All that is here of the group is dead, rows too: they are of a life that has ended. The next one begins empty.
+    pub(crate) async fn give_up(&self) -> Result<(), DiskError> {
+        let marker = self.marker_record(&Marker::default());
+        let state = self.state_record(|inner| {
+            let life = inner.facts.life + 1;
+            inner.facts = Facts { life, given_up: true, ..Facts::default() };
+            inner.reach = Reach { first: 0, floor: inner.stamp, staged: inner.stamp, cuts: Vec::new() };
+            (inner.last, inner.tail) = (None, Tail::default());
+        });
+        self.disk.append(vec![marker, state], Durability::Durable, CLASS).await?;
+        self.set_progress(Progress::default());
+        Ok(())
+    }
+
     /// Makes a group out of the rows that are here: they are what was applied up to the first log id.
     pub(crate) async fn found(&self, marker: &Marker) -> Result<(), DiskError> {
         let marker_record = self.marker_record(marker);
@@ -412,6 +455,14 @@ impl Store {
         });
         self.disk.append(vec![marker_record, state], Durability::Durable, CLASS).await.map(drop)
     }
+}
+
+/// The needed record of a key.
+async fn fetch(disk: &DiskHandle, key: GroupKey) -> Result<Option<(u64, Bytes)>, DiskError> {
+    let found = disk.lookup(|index| Ok(catalog::group_record(index, key)?.map(|head| (head, vec![head.at]))))?;
+    let Some((head, _pins)) = found else { return Ok(None) };
+    let record = disk.read(head.at).await?;
+    Ok(Some((head.sequence, record.data())))
 }
 
 fn undecodable(e: &catalog::BadValue) -> DiskError {

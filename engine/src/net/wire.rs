@@ -499,7 +499,7 @@ fn response_head(response: Response) -> Result<(ResponseHead, Vec<Bytes>), WireE
             bounded(text.len(), MAX_TEXT, "text")?;
             (ResponseHead::Failed { code: code as u8, text }, Vec::new())
         }
-        Response::Consensus(answer) => (ResponseHead::Consensus(consensus::answer_head(&answer)), Vec::new()),
+        Response::Consensus(answer) => (ResponseHead::Consensus(consensus::answer_head(&answer)?), Vec::new()),
         Response::Names(answer) => {
             let body = names::encode(&answer)?;
             (ResponseHead::Names { body: bounded(body.len(), MAX_PAYLOAD, "payload")? }, vec![body])
@@ -538,7 +538,7 @@ fn response_of(head: ResponseHead, mut payload: Payload) -> Result<Response, Wir
             let code = Code::from_u8(code).ok_or(WireError::Field("code"))?;
             Response::Failed(Failure { code, text })
         }
-        ResponseHead::Consensus(answer) => Response::Consensus(consensus::answer_of(answer)),
+        ResponseHead::Consensus(answer) => Response::Consensus(consensus::answer_of(answer)?),
         ResponseHead::Names { body } => Response::Names(names::decode(&payload.take(body)?)?),
         ResponseHead::Sync(head) => Response::Sync(sync::answer_of(head, &mut payload)?),
     };

@@ -97,6 +97,8 @@ fn consensus_requests() -> Vec<(Request, &'static str)> {
         (of(begin), text("02", &[ballot, "0404|68656164"].concat())),
         (of(chunk), text("03", "040504|726f7773")),
         (of(ConsensusCall::SnapshotEnd { transfer: 4, chunks: 6 }), text("04", "0406|")),
+        (of(ConsensusCall::Members), text("05", "|")),
+        (of(ConsensusCall::Lead), text("06", "|")),
     ]
 }
 
@@ -112,6 +114,11 @@ fn consensus_responses() -> Vec<(Response, &'static str)> {
         (ConsensusAnswer::Next(7), "060507|"),
         (ConsensusAnswer::Busy, "0606|"),
         (ConsensusAnswer::Installed(vote), "0607010000|"),
+        (
+            ConsensusAnswer::Members { voters: vec![crate::net::NodeId([3; 16])], learners: Vec::new() },
+            "0608010303030303030303030303030303030300|",
+        ),
+        (ConsensusAnswer::Campaigns, "0609|"),
     ]
     .into_iter()
     .map(|(answer, golden)| (Response::Consensus(answer), golden))

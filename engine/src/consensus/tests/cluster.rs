@@ -203,10 +203,14 @@ fn rows_of_before_the_group_reach_new_members_and_groups_do_not_mix() {
     cluster
         .run(disk.append(vec![record], crate::disk::Durability::Durable, crate::disk::Class::Client))
         .unwrap();
-    let all = voters(1..=3);
-    assert!(cluster.run(crate::consensus::Group::found(&disk, 1, all.clone(), 7)).unwrap());
-    assert!(!cluster.run(crate::consensus::Group::found(&disk, 1, all, 7)).unwrap(), "once");
+    assert!(cluster.run(crate::consensus::Group::found(&disk, 1, voters([1]), 7)).unwrap());
+    assert!(!cluster.run(crate::consensus::Group::found(&disk, 1, voters([1]), 7)).unwrap(), "once");
     (1..=3).for_each(|n| drop(cluster.open(n, 1)));
+    let (_, leader) = cluster.leader(1);
+    for n in [2, 3] {
+        cluster.run(leader.add_learner(node(n))).unwrap();
+    }
+    cluster.run(leader.change_voters(voters(1..=3))).unwrap();
     cluster.found(0, 3);
     assert_eq!(cluster.propose(0, &rows(vec![put(1, 1, "control")])), Outcome::Applied);
     cluster.settle(1, &[1, 2, 3]);

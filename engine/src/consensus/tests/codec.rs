@@ -119,6 +119,8 @@ fn states_and_markers_have_these_bytes_for_ever() {
     let facts = Facts {
         vote: Some(Vote::new_committed(9, node(1))),
         purged: Some(log_id(1, 1)),
+        life: 0x0203,
+        given_up: true,
         staged: Some(Staged { marker: marker(), chunks: 12 }),
     };
     let golden = bytes_of(&[
@@ -129,13 +131,15 @@ fn states_and_markers_have_these_bytes_for_ever() {
         &one,
         "01", // vote
         &option(1, 1),
+        "0302",
+        "01", // life
         "01",
         &u64_hex(12),
         &golden_marker,
     ]);
     assert_eq!(hex::encode(facts.encode()), golden);
     assert_eq!(Facts::decode(&facts.encode()), Ok(facts.clone()));
-    assert_eq!(hex::encode(Facts::default().encode()), "01000000");
+    assert_eq!(hex::encode(Facts::default().encode()), "01000000000000");
     every_cut_and_flip(&facts.encode(), |bytes| Facts::decode(bytes).map(|facts| facts.encode()));
     every_cut_and_flip(&marker().encode(), |bytes| Marker::decode(bytes).map(|marker| marker.encode()));
 }

@@ -4,5 +4,6 @@ mod cluster;
 mod codec;
 mod crash;
 mod history;
+mod leaving;
 mod rig;
 mod suite;

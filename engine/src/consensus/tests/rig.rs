@@ -151,12 +151,11 @@ impl Cluster {
         self.run(async move { groups.open(group, options).await }).unwrap()
     }
 
-    /// Founds a group on node 1 and opens it on all voters.
+    /// Founds a group on all of its voters, and opens it there.
     pub(super) fn found(&mut self, group: GroupId, of: u8) {
-        let disk = self.disk(1);
-        let voters = voters(1..=of);
-        assert!(self.run(async move { Group::found(&disk, group, voters, 0).await }).unwrap());
         for n in 1..=of {
+            let (disk, voters) = (self.disk(n), voters(1..=of));
+            assert!(self.run(async move { Group::found(&disk, group, voters, 0).await }).unwrap());
             self.open(n, group);
         }
     }

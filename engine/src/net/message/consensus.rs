@@ -72,6 +72,10 @@ pub enum ConsensusCall {
         /// How many chunks it had.
         chunks: u64,
     },
+    /// To a leader: who are the members?
+    Members,
+    /// From the leader: call an election now.
+    Lead,
 }
 
 /// A voter's answer.
@@ -100,4 +104,13 @@ pub enum ConsensusAnswer {
     Busy,
     /// The snapshot is what stands here, or less than that.
     Installed(Ballot),
+    /// The members, after a majority confirmed that this node leads.
+    Members {
+        /// Who votes; while they are being changed, those of before and after.
+        voters: Vec<NodeId>,
+        /// Who does not.
+        learners: Vec<NodeId>,
+    },
+    /// An election was called.
+    Campaigns,
 }

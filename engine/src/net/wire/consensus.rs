@@ -4,7 +4,7 @@ use bincode::{Decode, Encode};
 use bytes::Bytes;
 
 use super::{Payload, WireError, bounded};
-use crate::consensus::limits::{APPEND_ENTRIES, MAX_LOG_ENTRY};
+use crate::consensus::limits::{APPEND_ENTRIES, MAX_LOG_ENTRY, MAX_MEMBERS};
 use crate::disk::limits::MAX_DATA;
 use crate::net::NodeId;
 use crate::net::message::{Ballot, ConsensusAnswer, ConsensusCall, Position};
@@ -35,6 +35,8 @@ pub(super) enum CallHead {
         transfer: u64,
         chunks: u64,
     },
+    Members,
+    Lead,
 }
 
 #[derive(Encode, Decode)]
@@ -47,6 +49,8 @@ pub(super) enum AnswerHead {
     Next(u64),
     Busy,
     Installed(BallotHead),
+    Members { voters: Vec<[u8; 16]>, learners: Vec<[u8; 16]> },
+    Campaigns,
 }
 
 #[derive(Encode, Decode)]
@@ -117,6 +121,8 @@ pub(super) fn call_head(call: ConsensusCall) -> Result<(CallHead, Vec<Bytes>), W
         ConsensusCall::SnapshotEnd { transfer, chunks } => {
             (CallHead::SnapshotEnd { transfer, chunks }, Vec::new())
         }
+        ConsensusCall::Members => (CallHead::Members, Vec::new()),
+        ConsensusCall::Lead => (CallHead::Lead, Vec::new()),
     };
     Ok((call, payload))
 }
@@ -146,11 +152,23 @@ pub(super) fn call_of(head: CallHead, payload: &mut Payload) -> Result<Consensus
             ConsensusCall::SnapshotChunk { transfer, number, rows: payload.take(rows)? }
         }
         CallHead::SnapshotEnd { transfer, chunks } => ConsensusCall::SnapshotEnd { transfer, chunks },
+        CallHead::Members => ConsensusCall::Members,
+        CallHead::Lead => ConsensusCall::Lead,
     })
 }
 
-pub(super) fn answer_head(answer: &ConsensusAnswer) -> AnswerHead {
-    match *answer {
+fn plain(nodes: &[NodeId]) -> Result<Vec<[u8; 16]>, WireError> {
+    bounded(nodes.len(), 2 * MAX_MEMBERS, "members")?;
+    Ok(nodes.iter().map(|node| node.0).collect())
+}
+
+fn nodes(plain: Vec<[u8; 16]>) -> Result<Vec<NodeId>, WireError> {
+    bounded(plain.len(), 2 * MAX_MEMBERS, "members")?;
+    Ok(plain.into_iter().map(NodeId).collect())
+}
+
+pub(super) fn answer_head(answer: &ConsensusAnswer) -> Result<AnswerHead, WireError> {
+    Ok(match *answer {
         ConsensusAnswer::Appended => AnswerHead::Appended,
         ConsensusAnswer::AppendedTo(to) => AnswerHead::AppendedTo(head(to)),
         ConsensusAnswer::Conflict => AnswerHead::Conflict,
@@ -161,11 +179,15 @@ pub(super) fn answer_head(answer: &ConsensusAnswer) -> AnswerHead {
         ConsensusAnswer::Next(chunk) => AnswerHead::Next(chunk),
         ConsensusAnswer::Busy => AnswerHead::Busy,
         ConsensusAnswer::Installed(vote) => AnswerHead::Installed(vote.into()),
-    }
+        ConsensusAnswer::Members { ref voters, ref learners } => {
+            AnswerHead::Members { voters: plain(voters)?, learners: plain(learners)? }
+        }
+        ConsensusAnswer::Campaigns => AnswerHead::Campaigns,
+    })
 }
 
-pub(super) fn answer_of(head: AnswerHead) -> ConsensusAnswer {
-    match head {
+pub(super) fn answer_of(head: AnswerHead) -> Result<ConsensusAnswer, WireError> {
+    Ok(match head {
         AnswerHead::Appended => ConsensusAnswer::Appended,
         AnswerHead::AppendedTo(to) => ConsensusAnswer::AppendedTo(position(to)),
         AnswerHead::Conflict => ConsensusAnswer::Conflict,
@@ -176,5 +198,9 @@ pub(super) fn answer_of(head: AnswerHead) -> ConsensusAnswer {
         AnswerHead::Next(chunk) => ConsensusAnswer::Next(chunk),
         AnswerHead::Busy => ConsensusAnswer::Busy,
         AnswerHead::Installed(vote) => ConsensusAnswer::Installed(vote.into()),
-    }
+        AnswerHead::Members { voters, learners } => {
+            ConsensusAnswer::Members { voters: nodes(voters)?, learners: nodes(learners)? }
+        }
+        AnswerHead::Campaigns => ConsensusAnswer::Campaigns,
+    })
 }

@@ -8,16 +8,20 @@
 //! Invariant: asking twice changes nothing twice: every request bears being repeated.
 
 mod decider;
+mod divided;
 mod edits;
 mod leases;
 mod remote;
+mod seats;
 mod service;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use decider::Decider;
+pub use divided::{Divided, group_of};
 pub use leases::GRANT_TIME;
 pub use remote::{Directory, Routed};
+pub use seats::Seats;
 pub use service::{AskedFor, NamesAnswer, NamesRequest, NamesService};
 
 use super::group::IndexGroup;

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::service::{AskedFor, NamesAnswer, NamesRequest, NamesService};
-use super::{Answer, Ask, Decider, Grant, Hold, Names, NewLine, leads};
+use super::{Answer, Ask, Decider, Grant, Hold, Names, NewLine, Seats, leads};
 use crate::clock::Timestamp;
 use crate::disk::Class;
 use crate::net::{NodeId, Request, Response, Timer, Transport, first};
@@ -67,8 +67,8 @@ struct Shared {
     group: u32,
     net: Arc<dyn Transport>,
     timer: Timer,
-    /// Decides here when this node leads.
-    own: Option<Decider>,
+    /// Those of this node: what decides when it leads.
+    seats: Seats,
     directory: Arc<Directory>,
     /// Who answered last.
     leader: Mutex<Option<NodeId>>,
@@ -140,17 +140,34 @@ impl Routed {
         directory: Arc<Directory>,
         first_lease: u64,
     ) -> Self {
-        let own = own.map(|own| own.decider().clone());
+        Self::among(group, net, timer, Seats::from(own.cloned()), directory, first_lease)
+    }
+
+    /// As [`Routed::new`]; this node may take part in the group, or not, from one moment to the next.
+    #[must_use]
+    pub fn among(
+        group: u32,
+        net: Arc<dyn Transport>,
+        timer: Timer,
+        seats: Seats,
+        directory: Arc<Directory>,
+        first_lease: u64,
+    ) -> Self {
         let (leader, turn, lease) = (Mutex::new(None), AtomicU64::new(0), AtomicU64::new(first_lease));
-        Self { shared: Arc::new(Shared { group, net, timer, own, directory, leader, turn, lease }) }
+        Self { shared: Arc::new(Shared { group, net, timer, seats, directory, leader, turn, lease }) }
     }
 }
 
 impl Shared {
+    /// Who decides here when this node leads.
+    fn own(&self) -> Option<Decider> {
+        self.seats.decider(self.group)
+    }
+
     fn who(&self) -> Option<Who> {
-        if let Some(own) = &self.own {
+        if let Some(own) = self.own() {
             match own.group.leader() {
-                Leader::Own => return Some(Who::Own(own.clone())),
+                Leader::Own => return Some(Who::Own(own)),
                 Leader::Other(node) => return Some(Who::Node(node)),
                 Leader::Unknown => {}
             }
@@ -171,7 +188,7 @@ impl Shared {
     async fn deposed(&self, node: NodeId) {
         loop {
             (self.timer)(LOOK).await;
-            if self.own.as_ref().is_some_and(|own| own.group.leader() != Leader::Other(node)) {
+            if self.own().is_some_and(|own| own.group.leader() != Leader::Other(node)) {
                 return;
             }
         }
@@ -303,16 +320,14 @@ impl Names for Routed {
         Box::pin(async move {
             let (path, before) = (grant.path.clone(), grant.line.at);
             let lease = match grant.hold {
-                Hold::Own { .. } => {
-                    let Some(own) = shared.own.clone() else {
-                        return Err(Error::Unavailable { reason: "no group is here".to_owned() });
-                    };
-                    match own.settle(grant, line.clone(), class).await {
-                        // Another node leads now; it judges the line as one whose grant is lost.
+                // Where another node leads now, it judges the line as one whose grant is lost.
+                Hold::Own { .. } => match shared.own() {
+                    None => 0,
+                    Some(own) => match own.settle(grant, line.clone(), class).await {
                         Err(Error::Unavailable { .. }) if !leads(&*own.group) => 0,
                         settled => return settled,
-                    }
-                }
+                    },
+                },
                 Hold::Leased(mut lease) => {
                     lease.over = true;
                     lease.number
@@ -334,6 +349,6 @@ impl Names for Routed {
     }
 
     fn here(&self) -> bool {
-        self.shared.own.as_ref().is_some_and(|own| leads(&*own.group))
+        self.shared.own().is_some_and(|own| leads(&*own.group))
     }
 }

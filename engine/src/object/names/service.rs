@@ -116,7 +116,12 @@ impl NamesService {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Its number and who decides.
+    /// The number of its group.
+    pub(super) fn group(&self) -> u32 {
+        self.shared.group
+    }
+
+    /// Who decides.
     pub(super) fn decider(&self) -> &Decider {
         &self.shared.decider
     }

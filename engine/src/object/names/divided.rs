@@ -1,0 +1,173 @@
+//! Names of a cluster, divided over its index groups: an account is in one of them, with all that is in it.
+//!
+//! Invariant: the group of an account follows from its name and the number of groups alone, for ever.
+//! Invariant: what concerns all accounts is gathered from all groups, and what need be done once is done where a group is led.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use super::{Answer, Ask, Directory, Grant, Names, NewLine, Routed, Seats};
+use crate::clock::Timestamp;
+use crate::disk::Class;
+use crate::net::{NodeId, Timer, Transport};
+use crate::object::replica::BoxFuture;
+use crate::object::{Error, ObjectPath, Result, odd};
+
+/// Names of accounts in one answer.
+const MAX_ACCOUNTS: u32 = 1000;
+
+/// The group of an account, from 1, among so many: a power of two.
+#[must_use]
+pub fn group_of(account: &str, groups: u32) -> u32 {
+    assert!(groups.is_power_of_two(), "the number of index groups is a power of two");
+    let power = u8::try_from(groups.trailing_zeros()).unwrap_or(0);
+    1 + quarry_ring::partition_of(&quarry_ring::path_hash(account, "", ""), power)
+}
+
+/// Names of all index groups; clones share everything.
+#[derive(Clone)]
+pub struct Divided {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    net: Arc<dyn Transport>,
+    timer: Timer,
+    seats: Seats,
+    first_lease: u64,
+    groups: RwLock<Vec<Part>>,
+}
+
+/// One of the groups.
+#[derive(Clone)]
+struct Part {
+    routed: Routed,
+    directory: Arc<Directory>,
+}
+
+impl std::fmt::Debug for Divided {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Divided").field("groups", &self.groups()).finish_non_exhaustive()
+    }
+}
+
+impl Divided {
+    /// Into no groups yet. `seats` are those of this node, and `first_lease` is random, new at every start.
+    #[must_use]
+    pub fn new(net: Arc<dyn Transport>, timer: Timer, seats: Seats, first_lease: u64) -> Self {
+        let groups = RwLock::default();
+        Self { shared: Arc::new(Shared { net, timer, seats, first_lease, groups }) }
+    }
+
+    /// Into so many groups, once; a power of two.
+    pub fn divide(&self, groups: u32) {
+        let shared = &self.shared;
+        let mut parts = shared.groups.write().unwrap_or_else(PoisonError::into_inner);
+        if parts.is_empty() {
+            assert!(groups.is_power_of_two(), "the number of index groups is a power of two");
+            let part = |group| {
+                let directory = Arc::new(Directory::default());
+                let (net, timer) = (Arc::clone(&shared.net), Arc::clone(&shared.timer));
+                let seats = shared.seats.clone();
+                let routed = Routed::among(group, net, timer, seats, Arc::clone(&directory), shared.first_lease);
+                Part { routed, directory }
+            };
+            *parts = (1..=groups).map(part).collect();
+        }
+    }
+
+    /// How many groups there are; 0 while that is not known.
+    #[must_use]
+    pub fn groups(&self) -> u32 {
+        u32::try_from(self.parts().len()).unwrap_or(u32::MAX)
+    }
+
+    /// Who votes in a group, as far as is known here.
+    pub fn voters(&self, group: u32, voters: Vec<NodeId>) {
+        if let Some(part) = self.part(group) {
+            part.directory.replace(voters);
+        }
+    }
+
+    fn parts(&self) -> Vec<Part> {
+        self.shared.groups.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn part(&self, group: u32) -> Option<Part> {
+        let at = usize::try_from(group.checked_sub(1)?).ok()?;
+        self.shared.groups.read().unwrap_or_else(PoisonError::into_inner).get(at).cloned()
+    }
+
+    fn of(&self, account: &str) -> Result<Routed> {
+        let unknown = || Error::Unavailable { reason: "the cluster's index groups are not known yet".to_owned() };
+        match self.groups() {
+            0 => Err(unknown()),
+            groups => self.part(group_of(account, groups)).map(|part| part.routed).ok_or_else(unknown),
+        }
+    }
+
+    /// Names of accounts of all groups, in order.
+    async fn accounts(self, marker: String, limit: u32) -> Result<Answer> {
+        let limit = limit.min(MAX_ACCOUNTS);
+        let mut all = Vec::new();
+        for part in self.parts() {
+            match part.routed.ask(Ask::Accounts { marker: marker.clone(), limit }).await? {
+                Answer::Accounts(names) => all.extend(names),
+                other => return odd(other),
+            }
+        }
+        all.sort_unstable();
+        all.truncate(limit as usize);
+        Ok(Answer::Accounts(all))
+    }
+
+    /// Accounts marked deleted in the groups that this node leads: each is somebody's to reap.
+    async fn marked(self, limit: u32) -> Result<Answer> {
+        let mut all = Vec::new();
+        for group in self.shared.seats.led() {
+            let Some(decider) = self.shared.seats.decider(group) else { continue };
+            match decider.ask(Ask::MarkedAccounts { limit }).await {
+                Ok(Answer::Accounts(names)) => all.extend(names),
+                // It leads no more, or is just about to: whoever does looks there.
+                Ok(_) | Err(Error::Unavailable { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        all.truncate(limit as usize);
+        Ok(Answer::Accounts(all))
+    }
+}
+
+impl Names for Divided {
+    fn ask(&self, ask: Ask) -> BoxFuture<'static, Result<Answer>> {
+        match &ask {
+            Ask::Accounts { marker, limit } => Box::pin(self.clone().accounts(marker.clone(), *limit)),
+            Ask::MarkedAccounts { limit } => Box::pin(self.clone().marked(*limit)),
+            _ => match self.of(ask.account().unwrap_or_default()) {
+                Ok(routed) => routed.ask(ask),
+                Err(error) => Box::pin(std::future::ready(Err(error))),
+            },
+        }
+    }
+
+    fn begin(&self, path: ObjectPath, given: Option<Timestamp>) -> BoxFuture<'static, Result<Grant>> {
+        match self.of(&path.account) {
+            Ok(routed) => routed.begin(path, given),
+            Err(error) => Box::pin(std::future::ready(Err(error))),
+        }
+    }
+
+    fn settle(&self, grant: Grant, line: NewLine, class: Class) -> BoxFuture<'static, Result<()>> {
+        match self.of(&grant.path.account) {
+            Ok(routed) => routed.settle(grant, line, class),
+            Err(error) => Box::pin(std::future::ready(Err(error))),
+        }
+    }
+
+    fn lines_count(&self) -> bool {
+        true
+    }
+
+    fn here(&self) -> bool {
+        !self.shared.seats.led().is_empty()
+    }
+}
