@@ -52,8 +52,10 @@ pub struct ClusterStatus {
 /// A consensus group.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupReport {
-    /// `control`, or `names`.
+    /// `control`, or `index` and a number.
     pub name: String,
+    /// This node takes part in it.
+    pub here: bool,
     /// The node that leads, if one is known.
     pub leader: Option<String>,
     /// Its term.

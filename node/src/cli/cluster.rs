@@ -17,7 +17,7 @@ use crate::cluster::join::{self, Joined, TOKEN_LIFE};
 use crate::cluster::token::{self, Token};
 use crate::config::parse_span;
 use crate::control::founding;
-use crate::control::state::Settings;
+use crate::control::state::{MAX_INDEX_GROUPS, Settings};
 use crate::storage::{self, cluster_text};
 
 /// Shortest and longest time that a token may be good, in milliseconds.
@@ -70,6 +70,9 @@ pub(super) struct Wanted {
     /// Hours in which a partition moves no second time: as long as a pass of replication may take.
     #[arg(long, value_name = "HOURS", default_value_t = 1, value_parser = clap::value_parser!(u16).range(0..=8784))]
     min_part_hours: u16,
+    /// Groups of voters that keep the names, for ever, a power of two: an account is in one of them, with all its listings.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = index_groups)]
+    index_groups: u32,
 }
 
 /// Which data directory.
@@ -87,6 +90,11 @@ pub(super) struct JoinArgs {
     token: String,
     #[command(flatten)]
     data: Data,
+}
+
+fn index_groups(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|n: &u32| n.is_power_of_two() && *n <= MAX_INDEX_GROUPS);
+    number.ok_or_else(|| format!("allowed: a power of two up to {MAX_INDEX_GROUPS}"))
 }
 
 fn life(text: &str) -> Result<Duration, String> {
@@ -119,8 +127,9 @@ fn init(data: &Path, wanted: Wanted, out: &mut impl Write) -> Result<(), Failure
     let known = storage::known_cluster(data)?;
     let cluster = known.unwrap_or_else(storage::random_cluster);
     let node = authority::init(data, cluster).map_err(|e| failed(&e))?;
-    let Wanted { replicas, part_power, min_part_hours } = wanted;
-    founding::write(data, Settings { replicas, part_power, min_part_hours }).map_err(|e| failed(&e))?;
+    let Wanted { replicas, part_power, min_part_hours, index_groups } = wanted;
+    let settings = Settings { replicas, part_power, min_part_hours, index_groups };
+    founding::write(data, settings).map_err(|e| failed(&e))?;
     if known.is_none() {
         storage::remember_cluster(data, cluster)?;
     }
@@ -218,7 +227,7 @@ mod tests {
     }
 
     fn init_of(data: Data) -> ClusterCommand {
-        let wanted = Wanted { replicas: 3, part_power: 8, min_part_hours: 1 };
+        let wanted = Wanted { replicas: 3, part_power: 8, min_part_hours: 1, index_groups: 2 };
         ClusterCommand::Init { data, wanted }
     }
 

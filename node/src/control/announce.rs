@@ -14,7 +14,7 @@ use quarry_engine::net::{Announcement, Code, Failure, NodeId, Request, Response,
 use quarry_engine::object::BoxFuture;
 use quarry_ring::Class;
 
-use super::groups::{Both, ControlError, Table, change, put};
+use super::groups::{ControlError, Own, Table, change, put};
 use super::state::{Device, Member, State, Wanted, device_key, member_key};
 
 /// Pause until the next announcement when one was taken note of, and when not.
@@ -30,7 +30,7 @@ type Changes = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 
 /// Announces for as long as it is polled. `contacts` are asked while the leader is not known.
 pub(crate) async fn announce(
-    groups: Both,
+    groups: Own,
     net: Arc<dyn Transport>,
     contacts: Vec<NodeId>,
     what: Announcement,
@@ -69,7 +69,7 @@ pub(crate) async fn announce(
 
 /// Takes announcements, and hands everything else on.
 pub(crate) struct Announcements {
-    pub(crate) groups: Both,
+    pub(crate) groups: Own,
     pub(crate) net: Arc<dyn Transport>,
     pub(crate) clock: Arc<Clock>,
     pub(crate) others: Arc<dyn Service>,
@@ -96,7 +96,7 @@ impl Service for Announcements {
 }
 
 async fn take(
-    groups: &Both,
+    groups: &Own,
     net: &dyn Transport,
     clock: &Clock,
     from: NodeId,
@@ -120,7 +120,7 @@ async fn take(
 }
 
 async fn write(
-    groups: &Both,
+    groups: &Own,
     clock: &Clock,
     node: NodeId,
     address: SocketAddr,
@@ -140,7 +140,7 @@ async fn write(
 
 /// Writes down what an operator wants, or hands it on (`first`: it comes from this node) to the leader.
 async fn grant(
-    groups: &Both,
+    groups: &Own,
     net: &dyn Transport,
     clock: &Clock,
     first: bool,

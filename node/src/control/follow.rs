@@ -2,15 +2,15 @@
 //!
 //! Invariant: a ring is used only together with the devices that it names; calls under way keep the one that they began with.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use quarry_engine::net::{NodeId, Remote, Transport};
-use quarry_engine::object::names::Directory;
+use quarry_engine::object::names::Divided;
 use quarry_engine::object::{Replica, RingPlacement, Store};
 
-use super::groups::{Both, CONTROL, ControlError, Table};
+use super::groups::{CONTROL, ControlError, Own, Table};
 use super::peers::Peers;
 use super::state::State;
 use crate::cluster::{AddressBook, watch};
@@ -22,10 +22,10 @@ const WITHIN: Duration = Duration::from_secs(10);
 
 /// Follows the control group.
 pub(crate) struct Follower {
-    pub(crate) groups: Both,
+    pub(crate) groups: Own,
     pub(crate) net: Arc<dyn Transport>,
     pub(crate) book: Arc<AddressBook>,
-    pub(crate) directory: Arc<Directory>,
+    pub(crate) names: Divided,
     pub(crate) store: Store,
     pub(crate) peers: Arc<Peers>,
     pub(crate) seen: tokio::sync::watch::Sender<Arc<State>>,
@@ -37,12 +37,12 @@ impl Follower {
         let mut newest = (0, 0);
         let mut applied = None;
         let mut failed: Option<String> = None;
-        let mut leaders = [None; 2];
+        let mut leaders = BTreeMap::new();
         let mut watched = BTreeSet::from([self.net.local()]);
         let mut pause = tokio::time::interval(PAUSE);
         loop {
             pause.tick().await;
-            self.directory.replace(self.groups.names.status().voters.into_iter().collect());
+            self.say_voters();
             self.say_leaders(&mut leaders);
             self.watch(&mut watched);
             let now = self.groups.control.status().applied;
@@ -62,15 +62,28 @@ impl Follower {
         }
     }
 
+    /// Tells whoever asks for names who votes in which group: by the group where it is here, else by its row.
+    fn say_voters(&self) {
+        let seen = Arc::clone(&self.seen.borrow());
+        for (group, row) in &seen.groups {
+            self.names.voters(*group, row.iter().map(|seat| seat.node).collect());
+        }
+        for group in self.groups.index.open_groups() {
+            let voters = group.status().voters;
+            if !voters.is_empty() {
+                self.names.voters(group.id(), voters.into_iter().collect());
+            }
+        }
+    }
+
     /// Logs who leads, when that changes.
-    fn say_leaders(&self, known: &mut [Option<NodeId>; 2]) {
-        for (known, group) in known.iter_mut().zip([&self.groups.control, &self.groups.names]) {
+    fn say_leaders(&self, known: &mut BTreeMap<u32, Option<NodeId>>) {
+        for group in self.groups.all() {
             let leader = group.leader();
-            if *known == leader {
+            if known.insert(group.id(), leader).unwrap_or_default() == leader {
                 continue;
             }
-            *known = leader;
-            let name = if group.id() == CONTROL { "control" } else { "names" };
+            let name = if group.id() == CONTROL { "control".to_owned() } else { format!("index {}", group.id()) };
             match leader {
                 Some(node) => tracing::info!(group = name, %node, own = group.status().leads, "node leads"),
                 None => tracing::warn!(group = name, "nobody leads"),
@@ -97,6 +110,9 @@ impl Follower {
         let state = table.state()?;
         for (node, member) in &state.members {
             self.book.set(*node, member.address);
+        }
+        if let Some(settings) = state.settings {
+            self.names.divide(settings.index_groups);
         }
         self.place(&state);
         self.seen.send_replace(Arc::new(state));

@@ -4,17 +4,18 @@
 //! be one do no harm.
 //! Invariant: a step that fails is tried again from the beginning, from what stands then.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quarry_engine::clock::{Clock, Timestamp};
 use quarry_engine::consensus::{Group, GroupStatus};
-use quarry_engine::net::NodeId;
+use quarry_engine::net::{NodeId, Transport};
 
-use super::groups::{Both, ControlError, Table, change, put};
-use super::plan;
+use super::groups::{ControlError, Own, Table, change, put};
+use super::seating::{self, Seat};
 use super::state::{State, ring_rows, stale_parts};
+use super::{plan, seats};
 use crate::storage::random_bytes;
 
 /// Pause between two looks.
@@ -23,15 +24,20 @@ const PAUSE: Duration = Duration::from_millis(500);
 const CAUGHT_UP: u64 = 500;
 /// Rows of one change.
 const ROWS: usize = 4;
+/// Index groups whose voters change at the same time: those that join are sent all rows.
+const MOVING: usize = 2;
+/// How long a group stays where it is before it is handed over, again.
+const HAND_OVER: Duration = Duration::from_secs(15);
 
 /// Governs for as long as it is polled.
-pub(crate) async fn govern(groups: Both, clock: Arc<Clock>) {
+pub(crate) async fn govern(groups: Own, net: Arc<dyn Transport>, clock: Arc<Clock>) {
     let mut last: Option<String> = None;
     let mut pause = tokio::time::interval(PAUSE);
     pause.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut governor = Governor { groups, net, clock, moving: BTreeSet::new(), handed: BTreeMap::new() };
     loop {
         pause.tick().await;
-        let failed = step(&groups, &clock).await.err().map(|error| error.to_string());
+        let failed = governor.step().await.err().map(|error| error.to_string());
         if failed != last
             && let Some(why) = &failed
         {
@@ -41,50 +47,136 @@ pub(crate) async fn govern(groups: Both, clock: Arc<Clock>) {
     }
 }
 
-async fn step(groups: &Both, clock: &Clock) -> Result<(), ControlError> {
-    let leads_control = groups.control.status().leads;
-    let led: Vec<&Group> =
-        [&groups.control, &groups.names].into_iter().filter(|group| group.status().leads).collect();
-    if led.is_empty() {
-        return Ok(());
-    }
-    if leads_control {
-        let leading = groups.control.barrier().await?;
-        clock.observe(Timestamp(leading.above));
-    }
-    let table = Table::read(&groups.control)?;
-    let state = table.state()?;
-    for group in led {
-        members(group, &state).await?;
-    }
-    if leads_control {
-        people(&groups.control, clock, &table, &state).await?;
-        ring(&groups.control, clock, &table, &state).await?;
-    }
-    Ok(())
+struct Governor {
+    groups: Own,
+    net: Arc<dyn Transport>,
+    clock: Arc<Clock>,
+    /// Index groups whose voters were changed and may not be so yet.
+    moving: BTreeSet<u32>,
+    /// When this node began to lead an index group that another shall lead, or tried last to hand it over.
+    handed: BTreeMap<u32, Instant>,
 }
 
-/// Brings members and voters of a group one step nearer to those of the cluster.
-async fn members(group: &Group, state: &State) -> Result<(), ControlError> {
+impl Governor {
+    async fn step(&mut self) -> Result<(), ControlError> {
+        let groups = self.groups.clone();
+        let led: Vec<Group> = groups.all().into_iter().filter(|group| group.status().leads).collect();
+        if led.is_empty() {
+            return Ok(());
+        }
+        let leads_control = groups.control.status().leads;
+        if leads_control {
+            let leading = groups.control.barrier().await?;
+            self.clock.observe(Timestamp(leading.above));
+        }
+        let table = Table::read(&groups.control)?;
+        let state = table.state()?;
+        for group in &led {
+            match state.groups.get(&group.id()) {
+                Some(row) => self.index_members(group, row).await?,
+                None if group.id() == groups.control.id() => {
+                    let voters = plan::voters(&state, &group.status().voters);
+                    members(group, &state.members.keys().copied().collect(), voters).await?;
+                }
+                // It is about to be written down.
+                None => {}
+            }
+        }
+        if leads_control {
+            people(&groups.control, &self.clock, &table, &state).await?;
+            ring(&groups.control, &self.clock, &table, &state).await?;
+            self.seat(&table, &state).await?;
+        }
+        Ok(())
+    }
+
+    /// Brings the voters of an index group nearer to its row, and hands it over to the first of them.
+    async fn index_members(&mut self, group: &Group, row: &[Seat]) -> Result<(), ControlError> {
+        let wanted = seating::nodes(row);
+        let status = group.status();
+        let first = row.first().map(|seat| seat.node).filter(|first| *first != group.node());
+        if status.voters != wanted || !status.learners.is_empty() || status.changing {
+            return members(group, &wanted, wanted.clone()).await;
+        }
+        let Some(first) = first else {
+            self.handed.remove(&group.id());
+            return Ok(());
+        };
+        let since = *self.handed.entry(group.id()).or_insert_with(Instant::now);
+        if since.elapsed() >= HAND_OVER && caught_up(&status, &first) {
+            self.handed.insert(group.id(), Instant::now());
+            let done = group.hand_over(first).await?;
+            tracing::info!(group = group.id(), to = %first, done, "hand over index group");
+        }
+        Ok(())
+    }
+
+    /// Writes down who shall vote in index groups next, a few at a time.
+    async fn seat(&mut self, table: &Table, state: &State) -> Result<(), ControlError> {
+        let mut settled = Vec::new();
+        for group in &self.moving {
+            let Some(row) = state.groups.get(group) else { continue };
+            if self.is_settled(*group, row).await {
+                settled.push(*group);
+            }
+        }
+        self.moving.retain(|group| !settled.contains(group));
+        let mut rows = Vec::new();
+        for (group, next) in seating::next(state) {
+            let Some(row) = state.groups.get(&group) else { continue };
+            let moves = seating::nodes(row) != seating::nodes(&next);
+            if moves {
+                let full = self.moving.len() >= MOVING || self.moving.contains(&group);
+                if full || !self.is_settled(group, row).await || !self.may_join(group, row, &next).await {
+                    continue;
+                }
+                let names: Vec<String> = next.iter().map(|seat| seat.node.to_string()).collect();
+                tracing::info!(group, voters = names.join(" "), "seat index group");
+                self.moving.insert(group);
+            }
+            rows.push((seating::group_key(group), seating::encode(&next)));
+        }
+        for some in rows.chunks(ROWS) {
+            change(&self.groups.control, &self.clock, table, put(some.to_vec())).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the members of a group are those of its row.
+    async fn is_settled(&self, group: u32, row: &[Seat]) -> bool {
+        let wanted = seating::nodes(row);
+        seats::members(&*self.net, group, &wanted).await == Some(wanted)
+    }
+
+    /// Whether those who are to join have nothing of the group: what they had before, they must have given up.
+    async fn may_join(&self, group: u32, row: &[Seat], next: &[Seat]) -> bool {
+        for node in seating::nodes(next).difference(&seating::nodes(row)) {
+            if !seats::has_nothing(&*self.net, group, *node).await {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// Brings members and voters of a group one step nearer to what they shall be.
+async fn members(group: &Group, all: &BTreeSet<NodeId>, voters: BTreeSet<NodeId>) -> Result<(), ControlError> {
     let status = group.status();
     if status.changing {
         return Ok(());
     }
     let known = |node: &NodeId| status.voters.contains(node) || status.learners.contains(node);
-    if let Some(node) = state.members.keys().find(|node| !known(node)) {
+    if let Some(node) = all.iter().find(|node| !known(node)) {
         tracing::info!(group = group.id(), %node, "add member");
         return Ok(group.add_learner(*node).await?);
     }
-    let wanted = plan::voters(state, &status.voters);
-    if wanted != status.voters && wanted.iter().all(|node| caught_up(&status, node)) {
-        let names: Vec<String> = wanted.iter().map(ToString::to_string).collect();
+    if voters != status.voters && voters.iter().all(|node| caught_up(&status, node)) {
+        let names: Vec<String> = voters.iter().map(ToString::to_string).collect();
         tracing::info!(group = group.id(), voters = names.join(" "), "change voters");
-        return Ok(group.change_voters(wanted).await?);
+        return Ok(group.change_voters(voters).await?);
     }
-    let gone: BTreeSet<&NodeId> =
-        status.learners.iter().filter(|node| !state.members.contains_key(node)).collect();
-    match gone.first() {
-        Some(node) => Ok(group.remove_learner(**node).await?),
+    match status.learners.iter().find(|node| !all.contains(node)) {
+        Some(node) => Ok(group.remove_learner(*node).await?),
         None => Ok(()),
     }
 }

@@ -1,4 +1,4 @@
-//! The two groups that every node takes part in: the control group, and the first index group.
+//! The groups that this node takes part in: the control group, as every node does, and index groups.
 //!
 //! Invariant: groups are founded by the node that made the cluster, once; every other node opens them empty and is filled.
 
@@ -11,22 +11,34 @@ use quarry_engine::consensus::{
 };
 use quarry_engine::disk::DiskHandle;
 use quarry_engine::index::Range;
-use quarry_engine::net::Transport;
+use quarry_engine::net::{Service, Transport};
+use quarry_engine::object::Options;
 
+use super::MemberError;
 use super::runtime::Tokio;
+use super::seats::{self, Seats};
 use super::state::{BadState, KeyValue, State, prefix};
+use crate::cluster;
 
-/// Number of the control group.
+/// Number of the control group; index groups are counted from 1.
 pub(crate) const CONTROL: u32 = 0;
-/// Number of the first index group.
-pub(crate) const NAMES: u32 = 1;
 
-/// Both groups.
+/// The groups of this node.
 #[derive(Debug, Clone)]
-pub(crate) struct Both {
-    pub(crate) all: Groups,
+pub(crate) struct Own {
     pub(crate) control: Group,
-    pub(crate) names: Group,
+    pub(crate) index: Seats,
+    all: Groups,
+}
+
+/// What they are opened with.
+pub(crate) struct Opening {
+    pub(crate) disks: Vec<DiskHandle>,
+    pub(crate) net: Arc<dyn Transport>,
+    pub(crate) clock: Arc<Clock>,
+    pub(crate) options: Options,
+    /// How many index groups are to be made, by the founder of a cluster.
+    pub(crate) founds: Option<u32>,
 }
 
 /// Why the control group did not do what it was asked.
@@ -43,30 +55,47 @@ pub(crate) enum ControlError {
     Changed,
 }
 
-impl Both {
-    /// Opens both on a disk. `above`: every version time that this node gave so far, when it founds the cluster.
-    pub(crate) async fn open(
-        disk: &DiskHandle,
-        net: Arc<dyn Transport>,
-        founds: bool,
-        above: u64,
-    ) -> Result<Self, GroupError> {
-        if founds {
-            let voters = BTreeSet::from([net.local()]);
-            Group::found(disk, NAMES, voters.clone(), above).await?;
-            Group::found(disk, CONTROL, voters, above).await?;
+impl Own {
+    /// Opens what the disks have; the control group is on the first.
+    pub(crate) async fn open(opening: Opening) -> Result<Self, MemberError> {
+        let Opening { disks, net, clock, options, founds } = opening;
+        let first = disks.first().cloned().ok_or(MemberError::NoDisk)?;
+        // Every version time that this node gave so far.
+        let above = disks.iter().map(DiskHandle::max_sequence).max().unwrap_or(0);
+        let (all, runtime) = (Groups::new(), Arc::new(Tokio::current()));
+        let parts = seats::Parts {
+            disks,
+            net: Arc::clone(&net),
+            groups: all.clone(),
+            clock,
+            since: cluster::monotonic(),
+            options,
+            runtime: Arc::clone(&runtime),
+        };
+        let index = Seats::new(parts);
+        if let Some(count) = founds {
+            index.found(count, above).await?;
+            Group::found(&first, CONTROL, BTreeSet::from([net.local()]), above).await?;
         }
-        let runtime = Arc::new(Tokio::current());
-        let options = GroupOptions { disk: disk.clone(), net, settings: Settings::default(), runtime };
-        let all = Groups::new();
-        let control = all.open(CONTROL, options.clone()).await?;
-        let names = all.open(NAMES, options).await?;
-        Ok(Self { all, control, names })
+        let options = GroupOptions { disk: first, net, settings: Settings::default(), runtime };
+        let control = all.open(CONTROL, options).await?;
+        index.open_held().await?;
+        Ok(Self { control, index, all })
     }
 
-    /// Stops both.
+    /// Every group that is open here.
+    pub(crate) fn all(&self) -> Vec<Group> {
+        self.all.all()
+    }
+
+    /// Answers other voters, and hands everything else on.
+    pub(crate) fn service(&self, others: Arc<dyn Service>) -> Arc<dyn Service> {
+        self.all.service(others)
+    }
+
+    /// Stops them all.
     pub(crate) async fn close(&self) {
-        for group in self.all.all() {
+        for group in self.all() {
             if let Err(error) = group.close().await {
                 tracing::warn!(group = group.id(), %error, "close group");
             }

@@ -3,24 +3,26 @@
 //! Invariant: a node answers others only when all of it is there.
 //! Invariant: what the founder wanted is written into the control group once.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use quarry_engine::clock::{Clock, Timestamp};
+use quarry_engine::consensus::Group;
 use quarry_engine::disk::DiskHandle;
 use quarry_engine::net::{Announcement, NodeService, ReplicaService, Service};
-use quarry_engine::object::names::{Directory, NamesService, Routed};
-use quarry_engine::object::{Options, Parts, Spread, Store, Voter};
+use quarry_engine::object::names::Divided;
+use quarry_engine::object::{Options, Parts, Spread, Store};
 use quarry_engine::sync;
 use tokio::sync::watch;
 
 use super::announce::{Announcements, announce};
 use super::follow::Follower;
 use super::govern::govern;
-use super::groups::{Both, ControlError, NAMES, Table, change, put};
+use super::groups::{ControlError, Opening, Own, Table, change, put};
 use super::introduce::introduce;
 use super::peers::Peers;
+use super::seating::{self, Seat};
 use super::state::{Settings, State, settings_key};
 use super::{MemberError, founding};
 use crate::auth::Listed;
@@ -32,13 +34,16 @@ use crate::storage::{random_bytes, wall_clock};
 /// How long a start waits for a ring and for users, so that the first requests find them.
 const READY: Duration = Duration::from_secs(5);
 
+/// Rows of one change.
+const ROWS: usize = 4;
+
 /// Pause between two looks at what others hold.
 const EXPIRE: Duration = Duration::from_secs(1);
 
 /// A running member.
 pub(crate) struct Member {
     pub(crate) cluster: Cluster,
-    pub(crate) groups: Both,
+    pub(crate) groups: Own,
     pub(crate) store: Store,
     pub(crate) state: watch::Receiver<Arc<State>>,
     peers: Arc<Peers>,
@@ -59,7 +64,6 @@ impl Member {
         options: Options,
         listed: Listed,
     ) -> Result<Self, MemberError> {
-        let first = disks.first().cloned().ok_or(MemberError::NoDisk)?;
         let late = LateService::default();
         let mut cluster = Cluster::start(settings, data, Arc::new(late.clone())).await?;
         let clock = Arc::new(Clock::new(Box::new(wall_clock)));
@@ -67,19 +71,23 @@ impl Member {
         clock.observe(Timestamp(above));
         let founding = founding::read(data)?;
         let net = Arc::clone(&cluster.transport);
-        let groups = Both::open(&first, Arc::clone(&net), founding.is_some(), above).await?;
-        let voter = Arc::new(Voter::new(groups.names.clone(), Arc::clone(&clock)));
-        let names = NamesService::new(NAMES, voter, Arc::clone(&clock), &options, cluster::monotonic());
-        let directory = Arc::new(Directory::default());
+        let opening = Opening {
+            disks: disks.clone(),
+            net: Arc::clone(&net),
+            clock: Arc::clone(&clock),
+            options: options.clone(),
+            founds: founding.map(|settings| settings.index_groups),
+        };
+        let groups = Own::open(opening).await?;
         let (timer, lease) = (cluster::timer(), u64::from_le_bytes(random_bytes()) >> 1);
-        let routed = Routed::new(NAMES, Arc::clone(&net), timer, Some(&names), Arc::clone(&directory), lease);
+        let names = Divided::new(Arc::clone(&net), timer, groups.index.names(), lease);
         let bytes: Vec<_> =
             disks.iter().map(|disk| (disk.device(), disk.usage().capacity, settings.zone)).collect();
         let parts = Parts {
             disks,
             others: Vec::new(),
             placement: Box::new(Spread::over(Vec::new())),
-            names: Arc::new(routed),
+            names: Arc::new(names.clone()),
             clock: Arc::clone(&clock),
             options,
         };
@@ -91,7 +99,7 @@ impl Member {
             Box::new(wall_clock),
             incarnation,
         );
-        let node = NodeService::new(replicas, Some(names));
+        let node = NodeService::new(replicas, groups.index.names());
         let others: Arc<dyn Service> = Arc::new(node.clone());
         let announcements = Announcements {
             groups: groups.clone(),
@@ -99,24 +107,25 @@ impl Member {
             clock: Arc::clone(&clock),
             others,
         };
-        late.set(groups.all.service(Arc::new(announcements)));
+        late.set(groups.service(Arc::new(announcements)));
         let (seen, state) = watch::channel(Arc::default());
         let (book, peers) = (Arc::clone(&cluster.book), Arc::<Peers>::default());
         let follower = Follower {
             groups: groups.clone(),
             net: Arc::clone(&net),
             book,
-            directory,
+            names,
             store: store.clone(),
             peers: Arc::clone(&peers),
             seen,
         };
         cluster.run(follower.run());
-        cluster.run(govern(groups.clone(), Arc::clone(&clock)));
+        cluster.run(govern(groups.clone(), Arc::clone(&net), Arc::clone(&clock)));
+        cluster.run(groups.index.clone().run(state.clone()));
         cluster.run(look_after(node));
         cluster.run(introduce(Arc::clone(&net), state.clone(), listed, founding.is_some()));
         if let Some(settings) = founding {
-            cluster.run(found(groups.clone(), clock, settings));
+            cluster.run(found(groups.clone(), clock, data.to_owned(), settings));
         }
         match cluster.reached {
             Some(reached) => {
@@ -158,22 +167,36 @@ async fn look_after(node: NodeService) {
 }
 
 /// Writes down what the founder wanted, unless that was done.
-async fn found(groups: Both, clock: Arc<Clock>, settings: Settings) {
+async fn found(groups: Own, clock: Arc<Clock>, data: PathBuf, settings: Settings) {
     loop {
-        match try_found(&groups, &clock, settings).await {
-            Ok(()) => return,
+        let founded = try_found(&groups, &clock, settings).await;
+        match founded.map(|()| founding::done(&data, settings)) {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => tracing::warn!(%error, "remember that the cluster is founded"),
             Err(error) => tracing::debug!(%error, "found cluster"),
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 
-async fn try_found(groups: &Both, clock: &Clock, settings: Settings) -> Result<(), ControlError> {
+async fn try_found(groups: &Own, clock: &Clock, settings: Settings) -> Result<(), ControlError> {
     let leading = groups.control.barrier().await?;
     clock.observe(Timestamp(leading.above));
     let table = Table::read(&groups.control)?;
-    if table.state()?.settings.is_some() {
+    let state = table.state()?;
+    if state.settings.is_some() {
         return Ok(());
     }
+    let node = groups.control.node();
+    let new = groups.index.open_groups().into_iter().filter(|group| !state.groups.contains_key(&group.id()));
+    let row = |group: Group| {
+        let seat = Seat { node, device: group.disk().device() };
+        (seating::group_key(group.id()), seating::encode(&[seat]))
+    };
+    let rows: Vec<_> = new.map(row).collect();
+    for some in rows.chunks(ROWS) {
+        change(&groups.control, clock, &table, put(some.to_vec())).await?;
+    }
+    // Last: where this stands, all does.
     change(&groups.control, clock, &table, put([(settings_key(), settings.encode())])).await
 }

@@ -16,6 +16,8 @@ mod plan;
 pub(crate) mod report;
 pub(crate) mod roster;
 mod runtime;
+pub(crate) mod seating;
+mod seats;
 pub(crate) mod state;
 
 use quarry_engine::consensus::GroupError;

@@ -129,7 +129,7 @@ mod tests {
     }
 
     fn cluster(nodes: u8) -> State {
-        let settings = Some(Settings { replicas: 3, part_power: 6, min_part_hours: 0 });
+        let settings = Some(Settings { replicas: 3, part_power: 6, min_part_hours: 0, index_groups: 8 });
         let mut state = State { settings, ..State::default() };
         for n in 1..=nodes {
             grow(&mut state, n);

@@ -1,16 +1,16 @@
 //! What an operator sees of the cluster.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use quarry_engine::consensus::Group;
 use quarry_ring::{Builder, Load};
 
-use super::groups::{Both, CONTROL};
+use super::groups::Own;
 use super::state::{State, Wanted};
 use crate::status::{ClusterStatus, DeviceStatus, GroupReport, MemberStatus};
 
 /// The cluster as this node knows it now.
-pub(crate) fn report(groups: &Both, state: &State) -> ClusterStatus {
+pub(crate) fn report(groups: &Own, state: &State) -> ClusterStatus {
     let shares = shares(state);
     let member = |(node, member): (&_, &super::state::Member)| MemberStatus {
         node: format!("{node}"),
@@ -41,16 +41,33 @@ pub(crate) fn report(groups: &Both, state: &State) -> ClusterStatus {
         ring_version: state.builder.as_ref().map_or(0, Builder::version),
         replicas: state.builder.as_ref().map_or(0, |b| b.settings().replicas.hundredths() / 100),
         partitions: state.builder.as_ref().map_or(0, Builder::partitions),
-        groups: [&groups.control, &groups.names].map(group).to_vec(),
+        groups: group_reports(groups, state),
         members: state.members.iter().map(member).collect(),
         devices: state.devices.iter().map(device).collect(),
     }
 }
 
-fn group(group: &Group) -> GroupReport {
+/// The control group, and each index group: as it is here, or by its row where it is not.
+fn group_reports(groups: &Own, state: &State) -> Vec<GroupReport> {
+    let mut reports = vec![group("control".to_owned(), &groups.control)];
+    let open = groups.index.open_groups();
+    let here: BTreeMap<u32, &Group> = open.iter().map(|group| (group.id(), group)).collect();
+    let numbers: BTreeSet<u32> = here.keys().chain(state.groups.keys()).copied().collect();
+    reports.extend(numbers.into_iter().map(|number| {
+        let name = format!("index {number}");
+        match (here.get(&number), state.groups.get(&number)) {
+            (Some(open), _) => group(name, open),
+            (None, row) => GroupReport { name, voters: row.map_or(0, Vec::len), ..GroupReport::default() },
+        }
+    }));
+    reports
+}
+
+fn group(name: String, group: &Group) -> GroupReport {
     let status = group.status();
     GroupReport {
-        name: if group.id() == CONTROL { "control" } else { "names" }.to_owned(),
+        name,
+        here: true,
         leader: status.leader.map(|leader| leader.to_string()),
         term: status.term,
         voters: status.voters.len(),

@@ -13,11 +13,14 @@ use quarry_engine::net::NodeId;
 use quarry_ring::{Builder, Class, decode_builder, encode_builder};
 
 use super::people::{self, People};
+use super::seating::{self, Seating};
 
 /// Bytes of a builder in one row.
 pub(crate) const RING_PART: usize = 48 << 10;
-const VERSION: u8 = 1;
+pub(super) const VERSION: u8 = 1;
 const PREFIX: u8 = b'k';
+/// Most index groups of a cluster.
+pub(crate) const MAX_INDEX_GROUPS: u32 = 1024;
 /// The one policy so far.
 pub(crate) const POLICY: u16 = 0;
 
@@ -30,6 +33,8 @@ pub(crate) struct State {
     pub(crate) devices: BTreeMap<DeviceId, Device>,
     pub(crate) builder: Option<Builder>,
     pub(crate) people: People,
+    /// Who votes in each index group.
+    pub(crate) groups: Seating,
 }
 
 /// What is wanted of it.
@@ -41,6 +46,8 @@ pub(crate) struct Settings {
     pub(crate) part_power: u8,
     /// Hours in which a partition moves no second time.
     pub(crate) min_part_hours: u16,
+    /// Index groups, a power of two; for ever.
+    pub(crate) index_groups: u32,
 }
 
 /// A node.
@@ -103,7 +110,7 @@ pub(crate) fn prefix() -> Vec<u8> {
     vec![PREFIX]
 }
 
-fn key(tag: u8, rest: &[u8]) -> Vec<u8> {
+pub(super) fn key(tag: u8, rest: &[u8]) -> Vec<u8> {
     [&[PREFIX, tag], rest].concat()
 }
 
@@ -133,6 +140,7 @@ impl Settings {
         let mut out = vec![VERSION, self.part_power];
         out.put_varint(u64::from(self.replicas));
         out.put_varint(u64::from(self.min_part_hours));
+        out.put_varint(u64::from(self.index_groups));
         out
     }
 
@@ -140,7 +148,11 @@ impl Settings {
         let mut r = reader(bytes)?;
         let part_power = r.u8()?;
         let (replicas, min_part_hours) = (small(&mut r, "replicas")?, small(&mut r, "hours")?);
-        Ok(Self { replicas, part_power, min_part_hours })
+        let index_groups = small(&mut r, "index groups")?;
+        if !u32::is_power_of_two(index_groups) || index_groups > MAX_INDEX_GROUPS {
+            return Err(BadState::Field("index groups"));
+        }
+        Ok(Self { replicas, part_power, min_part_hours, index_groups })
     }
 }
 
@@ -196,7 +208,7 @@ impl Device {
     }
 }
 
-fn reader(bytes: &[u8]) -> Result<Reader<'_>, BadState> {
+pub(super) fn reader(bytes: &[u8]) -> Result<Reader<'_>, BadState> {
     let mut r = Reader::new(bytes);
     match r.u8()? {
         VERSION => Ok(r),
@@ -262,6 +274,10 @@ impl State {
                 Some((b'd', device)) => {
                     state.devices.insert(DeviceId(id(device)?), Device::decode(value)?);
                 }
+                Some((b'g', group)) => {
+                    let group = group.try_into().map_err(|_| BadState::Field("number of a group"))?;
+                    state.groups.insert(u32::from_be_bytes(group), seating::decode(value)?);
+                }
                 Some((b'R', policy)) if policy == POLICY.to_be_bytes() => {
                     state.builder = Some(builder_of(rows, &RingRow::decode(value)?)?);
                 }
@@ -273,9 +289,9 @@ impl State {
         Ok(state)
     }
 
-    /// Whether clients can be served: there is a ring, and users, and a key for their tokens.
+    /// Whether clients can be served: there is a ring, there are index groups, and users, and a key for their tokens.
     pub(crate) fn is_usable(&self) -> bool {
-        self.builder.is_some() && self.people.founded && !self.people.keys.0.is_empty()
+        self.builder.is_some() && !self.groups.is_empty() && self.people.founded && !self.people.keys.0.is_empty()
     }
 
     /// The device of each number in the ring.
@@ -315,7 +331,7 @@ mod tests {
     }
 
     fn sample() -> (Settings, Member, Device) {
-        let settings = Settings { replicas: 3, part_power: 12, min_part_hours: 1 };
+        let settings = Settings { replicas: 3, part_power: 12, min_part_hours: 1, index_groups: 8 };
         let address = "10.0.0.1:6100".parse().unwrap();
         let member = Member { number: 300, address, since: 5, leaving: true };
         let (region, zone, class, wanted) = (1, 2, Class::Ssd, Wanted::Empty);
@@ -345,7 +361,7 @@ mod tests {
     #[test]
     fn rows_have_these_bytes_for_ever() {
         let (settings, member, device) = sample();
-        assert_eq!(hex::encode(settings.encode()), "010c0301");
+        assert_eq!(hex::encode(settings.encode()), "010c030108");
         assert_eq!(hex::encode(member.encode()), format!("0101ac0205{}", hex::encode("10.0.0.1:6100")));
         assert_eq!(hex::encode(device.encode()), format!("010101{}ac020102", "07".repeat(16)));
         assert_eq!(hex::encode(member_key(NodeId([1; 16]))), format!("6b6d{}", "01".repeat(16)));

@@ -1,0 +1,218 @@
+//! The index groups that this node votes in: opened when it becomes a voter, closed and given up when it is none any more.
+//!
+//! Invariant: what a disk has of a group is given up only when the group's leader said that this node is no member, after this
+//! node had stopped to take part in it.
+//! Invariant: a group is on one disk of a node at a time, and stays there for as long as the node is a member.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quarry_engine::clock::Clock;
+use quarry_engine::consensus::{self, Group, GroupError, GroupOptions, Groups, Settings};
+use quarry_engine::disk::DiskHandle;
+use quarry_engine::net::{
+    Code, ConsensusAnswer, ConsensusCall, Failure, MonotonicClock, NodeId, Request, Response, Transport,
+};
+use quarry_engine::object::names::{self, NamesService};
+use quarry_engine::object::{Options, Voter};
+use tokio::sync::watch;
+
+use super::groups::CONTROL;
+use super::runtime::Tokio;
+use super::seating::Seat;
+use super::state::State;
+
+/// Pause between two looks.
+const PAUSE: Duration = Duration::from_millis(500);
+/// How long a node may take to say who the members of a group are.
+const WITHIN: Duration = Duration::from_secs(2);
+
+/// The seats of this node; clones share everything.
+#[derive(Clone)]
+pub(crate) struct Seats {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    disks: Vec<DiskHandle>,
+    net: Arc<dyn Transport>,
+    groups: Groups,
+    names: names::Seats,
+    clock: Arc<Clock>,
+    since: MonotonicClock,
+    options: Options,
+    runtime: Arc<Tokio>,
+}
+
+impl std::fmt::Debug for Seats {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Seats").field("groups", &self.shared.groups).finish_non_exhaustive()
+    }
+}
+
+/// What seats are made of.
+pub(crate) struct Parts {
+    pub(crate) disks: Vec<DiskHandle>,
+    pub(crate) net: Arc<dyn Transport>,
+    pub(crate) groups: Groups,
+    pub(crate) clock: Arc<Clock>,
+    pub(crate) since: MonotonicClock,
+    pub(crate) options: Options,
+    pub(crate) runtime: Arc<Tokio>,
+}
+
+impl Seats {
+    /// None open yet.
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts { disks, net, groups, clock, since, options, runtime } = parts;
+        let names = names::Seats::default();
+        Self { shared: Arc::new(Shared { disks, net, groups, names, clock, since, options, runtime }) }
+    }
+
+    /// What answers others about names.
+    pub(crate) fn names(&self) -> names::Seats {
+        self.shared.names.clone()
+    }
+
+    /// The index groups that are open here.
+    pub(crate) fn open_groups(&self) -> Vec<Group> {
+        self.shared.groups.all().into_iter().filter(|group| group.id() != CONTROL).collect()
+    }
+
+    /// Makes the index groups of a new cluster on this node's disks, those that are not there.
+    pub(crate) async fn found(&self, count: u32, above: u64) -> Result<(), GroupError> {
+        let mut known = BTreeSet::new();
+        for disk in &self.shared.disks {
+            known.extend(consensus::held(disk).await?);
+        }
+        let disks = self.shared.disks.iter().cycle();
+        for (group, disk) in (1..=count).zip(disks).filter(|(group, _)| !known.contains(group)) {
+            Group::found(disk, group, BTreeSet::from([self.shared.net.local()]), above).await?;
+        }
+        Ok(())
+    }
+
+    /// Opens what the disks have. One that cannot be opened is left out: the others of its group go on without this node.
+    pub(crate) async fn open_held(&self) -> Result<(), GroupError> {
+        for disk in &self.shared.disks {
+            for group in consensus::held(disk).await?.into_iter().filter(|group| *group != CONTROL) {
+                if let Err(error) = self.shared.open(group, disk).await {
+                    tracing::error!(group, disk = %disk.device(), %error, "open index group");
+                }
+            }
+            self.shared.sweep(disk.clone());
+        }
+        Ok(())
+    }
+
+    /// Follows the cluster's state for as long as it is polled.
+    pub(crate) async fn run(self, state: watch::Receiver<Arc<State>>) {
+        let mut pause = tokio::time::interval(PAUSE);
+        pause.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut said = BTreeSet::new();
+        loop {
+            pause.tick().await;
+            let state = Arc::clone(&state.borrow());
+            self.step(&state, &mut said).await;
+        }
+    }
+
+    /// Opens and leaves what the state says. `said`: groups whose trouble was told.
+    async fn step(&self, state: &State, said: &mut BTreeSet<u32>) {
+        let shared = &self.shared;
+        let local = shared.net.local();
+        for (group, row) in &state.groups {
+            let done = match (row.iter().find(|seat| seat.node == local), shared.groups.get(*group)) {
+                (Some(seat), None) => shared.join(*group, seat).await,
+                (None, Some(open)) => shared.leave(&open, row).await,
+                (Some(_), Some(_)) | (None, None) => Ok(()),
+            };
+            match done {
+                Ok(()) => {
+                    said.remove(group);
+                }
+                Err(error) if said.insert(*group) => {
+                    tracing::warn!(group, %error, "take part in index group; it is tried again");
+                }
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+impl Shared {
+    async fn open(&self, number: u32, disk: &DiskHandle) -> Result<(), GroupError> {
+        let runtime = Arc::<Tokio>::clone(&self.runtime);
+        let (net, settings) = (Arc::clone(&self.net), Settings::default());
+        let options = GroupOptions { disk: disk.clone(), net, settings, runtime };
+        let group = self.groups.open(number, options).await?;
+        let voter = Arc::new(Voter::new(group, Arc::clone(&self.clock)));
+        let since = Arc::clone(&self.since);
+        self.names.take(NamesService::new(number, voter, Arc::clone(&self.clock), &self.options, since));
+        Ok(())
+    }
+
+    async fn join(&self, group: u32, seat: &Seat) -> Result<(), GroupError> {
+        let disk = self.disks.iter().find(|disk| disk.device() == seat.device);
+        let disk = disk.ok_or_else(|| GroupError::Unavailable(format!("disk {} is not here", seat.device)))?;
+        self.open(group, disk).await?;
+        tracing::info!(group, disk = %seat.device, "this node joins an index group");
+        Ok(())
+    }
+
+    /// Leaves a group, if its leader says that this node is no member any more.
+    async fn leave(&self, open: &Group, row: &[Seat]) -> Result<(), GroupError> {
+        let (group, disk, local) = (open.id(), open.disk().clone(), self.net.local());
+        let asked = row.iter().map(|seat| seat.node).collect();
+        let gone = async || members(&*self.net, group, &asked).await.is_some_and(|all| !all.contains(&local));
+        if !gone().await {
+            return Ok(());
+        }
+        self.names.leave(group);
+        self.groups.close(group).await?;
+        // Asked again: what this node has promised since the first answer, it has promised as a member.
+        if !gone().await {
+            return self.open(group, &disk).await;
+        }
+        self.groups.give_up(group, &disk).await?;
+        tracing::info!(group, disk = %disk.device(), "this node has left an index group");
+        self.sweep(disk);
+        Ok(())
+    }
+
+    /// Makes room of what was given up.
+    fn sweep(&self, disk: DiskHandle) {
+        drop(tokio::spawn(async move {
+            match consensus::sweep(&disk).await {
+                Ok(0) => {}
+                Ok(rows) => tracing::info!(rows, disk = %disk.device(), "rows that were given up are gone"),
+                Err(error) => tracing::warn!(%error, disk = %disk.device(), "sweep rows that were given up"),
+            }
+        }));
+    }
+}
+
+/// Who are members of a group, those that do not vote too, by the word of its leader, which is one of these nodes.
+pub(super) async fn members(
+    net: &dyn Transport,
+    group: u32,
+    asked: &BTreeSet<NodeId>,
+) -> Option<BTreeSet<NodeId>> {
+    for node in asked {
+        let request = Request::Consensus { group, call: ConsensusCall::Members };
+        if let Ok(Response::Consensus(ConsensusAnswer::Members { voters, learners })) =
+            net.call(*node, request, WITHIN).await
+        {
+            return Some(voters.into_iter().chain(learners).collect());
+        }
+    }
+    None
+}
+
+/// Whether a node says that it has nothing of a group.
+pub(super) async fn has_nothing(net: &dyn Transport, group: u32, node: NodeId) -> bool {
+    let request = Request::Consensus { group, call: ConsensusCall::Members };
+    let answer = net.call(node, request, WITHIN).await;
+    matches!(answer, Ok(Response::Failed(Failure { code: Code::NotServed, .. })))
+}
