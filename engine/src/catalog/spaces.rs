@@ -4,7 +4,7 @@
 //! Invariant: keys of a space are dropped only whole spaces at a time, and a space that was dropped is never used again.
 
 use super::entry::Head;
-use super::keys::{FIRST_GROUP, GROUP_TOTALS, GroupId, FIRST_TOTALS, group_prefix, of_group};
+use super::keys::{FIRST_GROUP, FIRST_TOTALS, GROUP_TOTALS, GroupId, group_prefix, of_group};
 use super::newest::damaged;
 use crate::disk::catalog::Tx;
 use crate::index::{Index, IndexError, Range, Table, after_prefix};
@@ -27,7 +27,8 @@ fn all_ranges(space: GroupId) -> Vec<(Table, Range)> {
         let to = to.map_or_else(|| after_prefix(&tombs), |to| Some(under(to)));
         Range { from: Some(from.map_or_else(|| tombs.to_vec(), under)), to, reverse }
     };
-    let mut all: Vec<(Table, Range)> = row_ranges(space).into_iter().map(|range| (Table::Rows, range)).collect();
+    let mut all: Vec<(Table, Range)> =
+        row_ranges(space).into_iter().map(|range| (Table::Rows, range)).collect();
     all.extend(row_ranges(space).into_iter().map(|range| (Table::Graves, grave(range))));
     let totals = FIRST_TOTALS.iter().map(|tag| (Table::System, Range::prefix(&of_group(space, *tag, &[]))));
     all.extend(totals);
@@ -44,7 +45,8 @@ pub(crate) fn spaces(index: &dyn Index) -> Result<Vec<GroupId>, IndexError> {
         }
     }
     let tombs: &[u8] = &[Table::Rows as u8, b'g'];
-    for (table, prefix) in [(Table::Rows, &b"g"[..]), (Table::Graves, tombs), (Table::System, &GROUP_TOTALS)] {
+    for (table, prefix) in [(Table::Rows, &b"g"[..]), (Table::Graves, tombs), (Table::System, &GROUP_TOTALS)]
+    {
         let end = after_prefix(prefix);
         let mut from = prefix.to_vec();
         loop {

@@ -49,7 +49,13 @@ impl Drop for Pause {
 impl Proposals {
     pub(crate) fn new() -> Arc<Self> {
         let room = Arc::new(Semaphore::new(COMMANDS_UNDER_WAY));
-        Arc::new(Self { queue: Mutex::new(Some(VecDeque::new())), came: Notify::new(), room, held: AtomicUsize::new(0), sent: AtomicUsize::new(0) })
+        Arc::new(Self {
+            queue: Mutex::new(Some(VecDeque::new())),
+            came: Notify::new(),
+            room,
+            held: AtomicUsize::new(0),
+            sent: AtomicUsize::new(0),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<VecDeque<Waiting>>> {

@@ -90,7 +90,8 @@ async fn put(slot: &Slot, chunk: Vec<u8>) {
 async fn produce(disk: DiskHandle, space: GroupId, slot: Slot) -> Result<(), IndexError> {
     let index: &dyn Index = disk.index();
     let prefix = group_prefix(space).len();
-    let scans: Vec<_> = catalog::row_ranges(space).into_iter().map(|range| index.scan(Table::Rows, range)).collect();
+    let scans: Vec<_> =
+        catalog::row_ranges(space).into_iter().map(|range| index.scan(Table::Rows, range)).collect();
     let mut chunk = ChunkWriter::default();
     for pair in scans.into_iter().flatten() {
         let (key, value) = pair?;

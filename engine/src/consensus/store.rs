@@ -459,7 +459,8 @@ impl Store {
 
 /// The needed record of a key.
 async fn fetch(disk: &DiskHandle, key: GroupKey) -> Result<Option<(u64, Bytes)>, DiskError> {
-    let found = disk.lookup(|index| Ok(catalog::group_record(index, key)?.map(|head| (head, vec![head.at]))))?;
+    let found =
+        disk.lookup(|index| Ok(catalog::group_record(index, key)?.map(|head| (head, vec![head.at]))))?;
     let Some((head, _pins)) = found else { return Ok(None) };
     let record = disk.read(head.at).await?;
     Ok(Some((head.sequence, record.data())))

@@ -499,7 +499,9 @@ fn response_head(response: Response) -> Result<(ResponseHead, Vec<Bytes>), WireE
             bounded(text.len(), MAX_TEXT, "text")?;
             (ResponseHead::Failed { code: code as u8, text }, Vec::new())
         }
-        Response::Consensus(answer) => (ResponseHead::Consensus(consensus::answer_head(&answer)?), Vec::new()),
+        Response::Consensus(answer) => {
+            (ResponseHead::Consensus(consensus::answer_head(&answer)?), Vec::new())
+        }
         Response::Names(answer) => {
             let body = names::encode(&answer)?;
             (ResponseHead::Names { body: bounded(body.len(), MAX_PAYLOAD, "payload")? }, vec![body])

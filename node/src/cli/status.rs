@@ -77,7 +77,8 @@ fn print_cluster(cluster: &ClusterStatus, out: &mut impl Write) -> std::io::Resu
         "GROUP", "LEADER", "TERM", "VOTERS", "LEARNERS", "LAST", "APPLIED"
     )?;
     for group in groups {
-        let leader = group.leader.as_deref().unwrap_or(if group.here { "none" } else { "(not at this node)" });
+        let leader =
+            group.leader.as_deref().unwrap_or(if group.here { "none" } else { "(not at this node)" });
         let GroupReport { name, term, voters, learners, last, applied, .. } = group;
         writeln!(out, "{name:<8} {leader:<32} {term:>6} {voters:>6} {learners:>8} {last:>10} {applied:>10}")?;
     }

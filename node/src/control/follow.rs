@@ -83,7 +83,8 @@ impl Follower {
             if known.insert(group.id(), leader).unwrap_or_default() == leader {
                 continue;
             }
-            let name = if group.id() == CONTROL { "control".to_owned() } else { format!("index {}", group.id()) };
+            let name =
+                if group.id() == CONTROL { "control".to_owned() } else { format!("index {}", group.id()) };
             match leader {
                 Some(node) => tracing::info!(group = name, %node, own = group.status().leads, "node leads"),
                 None => tracing::warn!(group = name, "nobody leads"),

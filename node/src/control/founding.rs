@@ -44,8 +44,8 @@ fn put(data: &Path, settings: Settings, founded: bool) -> Result<(), IdentityErr
     identity::write(&file, &text)
 }
 
-/// What was wanted, at the node that made the cluster, until that was done; `None` at every other.
-pub(crate) fn read(data: &Path) -> Result<Option<Settings>, IdentityError> {
+/// What was wanted, and whether that was done, at the node that made the cluster; `None` at every other.
+pub(crate) fn read(data: &Path) -> Result<Option<(Settings, bool)>, IdentityError> {
     let file = Files::of(data).founder;
     let text = match identity::read(&file) {
         Ok(text) => text,
@@ -58,7 +58,7 @@ pub(crate) fn read(data: &Path) -> Result<Option<Settings>, IdentityError> {
     if !index_groups.is_power_of_two() {
         return Err(IdentityError::invalid(&file, "index_groups is no power of two"));
     }
-    Ok((!founded).then_some(Settings { replicas, part_power, min_part_hours, index_groups }))
+    Ok(Some((Settings { replicas, part_power, min_part_hours, index_groups }, founded)))
 }
 
 #[cfg(test)]
@@ -72,9 +72,9 @@ mod tests {
         std::fs::create_dir(dir.path().join("cluster")).unwrap();
         let settings = Settings { replicas: 2, part_power: 9, min_part_hours: 0, index_groups: 4 };
         write(dir.path(), settings).unwrap();
-        assert_eq!(read(dir.path()).unwrap(), Some(settings));
+        assert_eq!(read(dir.path()).unwrap(), Some((settings, false)));
         done(dir.path(), settings).unwrap();
-        assert_eq!(read(dir.path()).unwrap(), None, "it is founded once");
+        assert_eq!(read(dir.path()).unwrap(), Some((settings, true)), "it is founded once");
         std::fs::write(Files::of(dir.path()).founder, "replicas = 1").unwrap();
         assert!(read(dir.path()).is_err());
     }

@@ -160,7 +160,11 @@ impl Governor {
 }
 
 /// Brings members and voters of a group one step nearer to what they shall be.
-async fn members(group: &Group, all: &BTreeSet<NodeId>, voters: BTreeSet<NodeId>) -> Result<(), ControlError> {
+async fn members(
+    group: &Group,
+    all: &BTreeSet<NodeId>,
+    voters: BTreeSet<NodeId>,
+) -> Result<(), ControlError> {
     let status = group.status();
     if status.changing {
         return Ok(());

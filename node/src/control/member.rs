@@ -69,7 +69,8 @@ impl Member {
         let clock = Arc::new(Clock::new(Box::new(wall_clock)));
         let above = disks.iter().map(DiskHandle::max_sequence).max().unwrap_or(0);
         clock.observe(Timestamp(above));
-        let founding = founding::read(data)?;
+        let founder = founding::read(data)?;
+        let founding = founder.and_then(|(settings, founded)| (!founded).then_some(settings));
         let net = Arc::clone(&cluster.transport);
         let opening = Opening {
             disks: disks.clone(),
@@ -123,7 +124,7 @@ impl Member {
         cluster.run(govern(groups.clone(), Arc::clone(&net), Arc::clone(&clock)));
         cluster.run(groups.index.clone().run(state.clone()));
         cluster.run(look_after(node));
-        cluster.run(introduce(Arc::clone(&net), state.clone(), listed, founding.is_some()));
+        cluster.run(introduce(Arc::clone(&net), state.clone(), listed, founder.is_some()));
         if let Some(settings) = founding {
             cluster.run(found(groups.clone(), clock, data.to_owned(), settings));
         }

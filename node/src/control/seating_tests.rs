@@ -162,10 +162,12 @@ fn whatever_happens_to_nodes_each_step_is_safe_and_ends_well() {
             let n = 1 + below(9);
             match below(4) {
                 0 | 1 => grow(&mut state, n, u16::from(below(zones)), 1 + below(3)),
-                2 => drop(state.members.get_mut(&node(n)).map(|member| member.leaving ^= true)),
+                2 => {
+                    state.members.entry(node(n)).and_modify(|member| member.leaving ^= true);
+                }
                 _ => {
                     let wanted = [Wanted::Share, Wanted::Empty, Wanted::Out][usize::from(below(3))];
-                    drop(state.devices.get_mut(&device(n, below(3))).map(|device| device.wanted = wanted));
+                    state.devices.entry(device(n, below(3))).and_modify(|device| device.wanted = wanted);
                 }
             }
             // Often the next change comes before the last one has been followed.

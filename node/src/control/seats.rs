@@ -155,7 +155,8 @@ impl Shared {
 
     async fn join(&self, group: u32, seat: &Seat) -> Result<(), GroupError> {
         let disk = self.disks.iter().find(|disk| disk.device() == seat.device);
-        let disk = disk.ok_or_else(|| GroupError::Unavailable(format!("disk {} is not here", seat.device)))?;
+        let disk =
+            disk.ok_or_else(|| GroupError::Unavailable(format!("disk {} is not here", seat.device)))?;
         self.open(group, disk).await?;
         tracing::info!(group, disk = %seat.device, "this node joins an index group");
         Ok(())

@@ -291,7 +291,10 @@ impl State {
 
     /// Whether clients can be served: there is a ring, there are index groups, and users, and a key for their tokens.
     pub(crate) fn is_usable(&self) -> bool {
-        self.builder.is_some() && !self.groups.is_empty() && self.people.founded && !self.people.keys.0.is_empty()
+        self.builder.is_some()
+            && !self.groups.is_empty()
+            && self.people.founded
+            && !self.people.keys.0.is_empty()
     }
 
     /// The device of each number in the ring.

@@ -92,7 +92,7 @@ class Network:
 class Member(Node):
     """One `quarry serve` process of a cluster."""
 
-    def __init__(self, network, path, number, size, work):
+    def __init__(self, network, path, number, size, work, accounts=(ACCOUNT,)):
         super().__init__(binary_argument(), path / f"n{number}", size=size)
         self.number, self.network = number, network
         self.within, self.client, self.peer = network.attach(number)
@@ -101,7 +101,8 @@ class Member(Node):
         listen = [f'{name} = "{self.client}:{port}"' for name, port in (("object", OBJECT), ("identity", IDENTITY), ("admin", ADMIN))]
         lines = ["[node]", f'data = "{self.data}"', "[listen]", *listen, "[cluster]", f'listen = "{self.peer}:{CLUSTER}"']
         lines += ["[log]", f'slow = "{os.environ.get("SLOW", "5s")}"', "[work]", *work]
-        lines += ["[[auth.v1_user]]", f'account = "{ACCOUNT}"', f'user = "{USER}"', f'key = "{KEY}"', 'groups = [".admin"]']
+        for account in accounts:
+            lines += ["[[auth.v1_user]]", f'account = "{account}"', f'user = "{USER}"', f'key = "{KEY}"', 'groups = [".admin"]']
         lines += ["[[disk]]", f'path = "{self.disk}"', f'index = "{self.data / "index"}"', f'size = "{size}"']
         file.write_text("\n".join(lines) + "\n")
         self.command = [*self.within, self.binary, "serve", "--config", str(file)]
@@ -114,15 +115,15 @@ class Member(Node):
     def disk(self):
         return self.data / "disk"
 
-    def credentials(self):
+    def credentials(self, account=ACCOUNT):
         auth = f"http://{self.client}:{OBJECT}/auth/v1.0"
-        return {"ST_AUTH": auth, "ST_USER": f"{ACCOUNT}:{USER}", "ST_KEY": KEY}
+        return {"ST_AUTH": auth, "ST_USER": f"{account}:{USER}", "ST_KEY": KEY}
 
     def quarry(self, *arguments):
         return run(*self.within, self.binary, *arguments)
 
-    def account(self):
-        return Account(self.credentials())
+    def account(self, name=ACCOUNT):
+        return Account(self.credentials(name))
 
     def status(self):
         with urllib.request.urlopen(f"http://{self.client}:{ADMIN}/status", timeout=10) as answer:
@@ -148,15 +149,15 @@ class Member(Node):
 class Cluster:
     """Members, the first of which founds it."""
 
-    def __init__(self, path, sizes, work=("audit_rate = 0",), part_power=8):
+    def __init__(self, path, sizes, work=("audit_rate = 0",), part_power=8, accounts=(ACCOUNT,)):
         self.path, self.work, self.members, self.clients = path, list(work), [], []
         self.network = Network()
-        self.part_power = part_power
+        self.part_power, self.accounts = part_power, accounts
         self.grow(sizes)
 
     def grow(self, sizes):
         """Further nodes join, all at the same time; returns when all nodes use a ring over all disks."""
-        fresh = [Member(self.network, self.path, len(self.members) + 1 + at, size, self.work) for at, size in enumerate(sizes)]
+        fresh = [Member(self.network, self.path, len(self.members) + 1 + at, size, self.work, self.accounts) for at, size in enumerate(sizes)]
         self.members += fresh
         rest = list(fresh)
         if fresh[0] is self.members[0]:
@@ -179,12 +180,26 @@ class Cluster:
     def rings(self):
         return {str(member): self.ring_of(member) for member in self.members}
 
+    def groups(self):
+        """What the nodes that answer say of the groups that are at them: node, and the group's report."""
+        said = []
+        for member in self.members:
+            with contextlib.suppress(OSError):
+                said += [(member, group) for group in member.status()["cluster"]["groups"] if group["here"]]
+        return said
+
     def leader(self):
-        """The node that said last that it leads the names."""
-        told = ('node leads group="names"', "own=true")
-        said = [(line.split(" ", 1)[0], member.number) for member in self.members for line in member.lines() if all(word in line for word in told)]
-        assert said, "no node says that it leads the names"
-        return self.members[max(said)[1] - 1]
+        """The node that leads the index group with the longest log: that of the account that is written to."""
+        said = [(group["last"], group["leader"]) for _, group in self.groups() if group["name"] != "control" and group["leader"]]
+        assert said, "no node knows who leads the names"
+        return self.node(max(said)[1])
+
+    def node(self, identity):
+        for member in self.members:
+            with contextlib.suppress(OSError):
+                if member.status()["cluster"]["node"] == identity:
+                    return member
+        raise AssertionError(f"node {identity} does not answer")
 
     def close(self):
         for client in self.clients:

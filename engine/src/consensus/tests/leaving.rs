@@ -147,7 +147,9 @@ fn a_voter_with_an_empty_disk_gives_nobody_its_vote() {
     assert_eq!(cluster.propose(GROUP, &rows(vec![put(1, 1, "x")])), Outcome::Applied);
     cluster.settle(GROUP, &[1, 2, 3]);
     let (leader, _) = cluster.leader(GROUP);
-    let [lags, loses] = [1, 2, 3].into_iter().filter(|n| *n != leader).collect::<Vec<_>>()[..] else { panic!() };
+    let [lags, loses] = [1, 2, 3].into_iter().filter(|n| *n != leader).collect::<Vec<_>>()[..] else {
+        panic!()
+    };
     cluster.crash(lags);
     assert_eq!(cluster.propose(GROUP, &rows(vec![put(2, 2, "acknowledged")])), Outcome::Applied);
     cluster.crash(leader);
@@ -157,7 +159,10 @@ fn a_voter_with_an_empty_disk_gives_nobody_its_vote() {
     cluster.start(lags);
     cluster.pass(Duration::from_secs(10));
     for n in [lags, loses] {
-        assert!(!cluster.group(n, GROUP).unwrap().status().leads, "node {n} leads without what was acknowledged");
+        assert!(
+            !cluster.group(n, GROUP).unwrap().status().leads,
+            "node {n} leads without what was acknowledged"
+        );
     }
     cluster.start(leader);
     cluster.settle(GROUP, &[lags, leader]);

@@ -68,7 +68,8 @@ impl Divided {
                 let directory = Arc::new(Directory::default());
                 let (net, timer) = (Arc::clone(&shared.net), Arc::clone(&shared.timer));
                 let seats = shared.seats.clone();
-                let routed = Routed::among(group, net, timer, seats, Arc::clone(&directory), shared.first_lease);
+                let routed =
+                    Routed::among(group, net, timer, seats, Arc::clone(&directory), shared.first_lease);
                 Part { routed, directory }
             };
             *parts = (1..=groups).map(part).collect();
@@ -98,7 +99,8 @@ impl Divided {
     }
 
     fn of(&self, account: &str) -> Result<Routed> {
-        let unknown = || Error::Unavailable { reason: "the cluster's index groups are not known yet".to_owned() };
+        let unknown =
+            || Error::Unavailable { reason: "the cluster's index groups are not known yet".to_owned() };
         match self.groups() {
             0 => Err(unknown()),
             groups => self.part(group_of(account, groups)).map(|part| part.routed).ok_or_else(unknown),
