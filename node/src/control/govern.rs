@@ -20,6 +20,8 @@ use crate::storage::random_bytes;
 
 /// Pause between two looks.
 const PAUSE: Duration = Duration::from_millis(500);
+/// How long a step may take: whoever stops to lead in the middle of a change of members may never hear of its end.
+const STEP: Duration = Duration::from_secs(120);
 /// A member that lags by so many entries has caught up enough to vote.
 const CAUGHT_UP: u64 = 500;
 /// Rows of one change.
@@ -37,7 +39,10 @@ pub(crate) async fn govern(groups: Own, net: Arc<dyn Transport>, clock: Arc<Cloc
     let mut governor = Governor { groups, net, clock, moving: BTreeSet::new(), handed: BTreeMap::new() };
     loop {
         pause.tick().await;
-        let failed = governor.step().await.err().map(|error| error.to_string());
+        let failed = match tokio::time::timeout(STEP, governor.step()).await {
+            Ok(done) => done.err().map(|error| error.to_string()),
+            Err(_) => Some("a step took too long".to_owned()),
+        };
         if failed != last
             && let Some(why) = &failed
         {
