@@ -13,6 +13,7 @@ use openraft::{ChangeMembers, Config, EmptyNode, ServerState, SnapshotPolicy};
 use tokio::sync::watch;
 
 use super::codec::{Marker, entry_bytes};
+use super::elect::Elector;
 use super::limits::{APPEND_ENTRIES, MAX_ENTRY, MAX_ENTRY_ROWS, MAX_GUARDS, MAX_MEMBERS, PREFIX};
 use super::log::Log;
 use super::machine::Machine;
@@ -35,19 +36,25 @@ use crate::object::TotalsOf;
 pub struct Settings {
     /// Pause between two signs of life of a leader; also how long a voter may take to answer one.
     pub heartbeat: Duration,
-    /// A voter that has heard of no leader for so long calls an election: at least, and less than.
-    pub election: (Duration, Duration),
+    /// A voter that has heard of no leader for so long asks the others for an election; at least four times the heartbeat.
+    pub silence: Duration,
     /// Entries of the log between two moments at which what is applied may be purged.
     pub snapshot_every: u64,
     /// Applied entries that stay in the log for voters that lag.
     pub keep: u64,
 }
 
+/// By so much the lease of a leader ends before its silence counts, and a vote may take less than that.
+const TICKS: Duration = Duration::from_millis(50);
+/// How long a leader that hears of no majority asks again before it says so, and the pause between two questions.
+const BARRIER_WITHIN: Duration = Duration::from_secs(3);
+const BARRIER_PAUSE: Duration = Duration::from_millis(50);
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            heartbeat: Duration::from_millis(500),
-            election: (Duration::from_millis(1500), Duration::from_millis(3000)),
+            heartbeat: Duration::from_millis(250),
+            silence: Duration::from_millis(1300),
             snapshot_every: 5_000,
             keep: 20_000,
         }
@@ -57,11 +64,13 @@ impl Default for Settings {
 impl Settings {
     fn config(&self, group: GroupId) -> Result<Config, GroupError> {
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        // openraft calls no elections itself: these are how long a vote may take, and how long voters keep a leader's lease.
+        let lease = self.silence.saturating_sub(self.heartbeat + TICKS);
         let config = Config {
             cluster_name: format!("group {group}"),
             heartbeat_interval: millis(self.heartbeat),
-            election_timeout_min: millis(self.election.0),
-            election_timeout_max: millis(self.election.1),
+            election_timeout_min: millis(lease.saturating_sub(TICKS)),
+            election_timeout_max: millis(lease),
             max_payload_entries: APPEND_ENTRIES as u64,
             snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_every),
             max_in_snapshot_log_to_keep: self.keep,
@@ -140,6 +149,7 @@ pub(super) struct Shared {
     raft: Raft,
     pub(super) proposals: Arc<Proposals>,
     receiver: Receiver,
+    elector: Arc<Elector>,
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) net: Arc<dyn Transport>,
 }
@@ -191,7 +201,8 @@ impl Group {
         let GroupOptions { disk, net, settings, runtime } = options;
         numbered(group)?;
         let config = Arc::new(settings.config(group)?);
-        let (node, peers) = (net.local(), Arc::clone(&net));
+        let (node, current) = (net.local(), Arc::clone(&runtime));
+        let (peers, kept) = (Arc::clone(&net), Arc::clone(&net));
         let opened = scope(Arc::clone(&runtime), async move {
             let store = Store::open(group, disk).await?;
             store.take_up().await.map_err(stopped)?;
@@ -204,15 +215,20 @@ impl Group {
             <super::runtime::Ambient as openraft::AsyncRuntime>::spawn(
                 Arc::clone(&proposals).run(raft.clone()),
             );
+            let elector = Elector::new(settings, net, current, Arc::clone(&store), raft.clone());
             if status_of(&raft.metrics().borrow()).voters == BTreeSet::from([node]) {
                 // Nobody else can lead: there is nothing to wait for.
                 raft.trigger().elect().await.map_err(stopped)?;
             }
-            Ok::<_, GroupError>((store, raft, proposals))
+            <super::runtime::Ambient as openraft::AsyncRuntime>::spawn(Arc::clone(&elector).run());
+            Ok::<_, GroupError>((store, raft, proposals, elector))
         });
-        let (store, raft, proposals) = opened.await?;
-        let receiver = Receiver::new(raft.clone(), Arc::clone(&store));
-        Ok(Self { shared: Arc::new(Shared { node, store, raft, proposals, receiver, runtime, net }) })
+        let (store, raft, proposals, elector) = opened.await?;
+        let receiver = Receiver::new(raft.clone(), Arc::clone(&store), Arc::clone(&elector));
+        let net = kept;
+        Ok(Self {
+            shared: Arc::new(Shared { node, store, raft, proposals, receiver, elector, runtime, net }),
+        })
     }
 
     fn scope<F: Future>(&self, future: F) -> Scoped<F> {
@@ -263,13 +279,23 @@ impl Group {
         if !before.leads {
             return Err(GroupError::NotLeader(before.leader));
         }
-        self.scope(self.shared.raft.ensure_linearizable()).await.map_err(|e| match e {
-            RaftError::APIError(CheckIsLeaderError::ForwardToLeader(to)) => {
-                GroupError::NotLeader(to.leader_id)
+        let until = self.shared.runtime.now() + BARRIER_WITHIN;
+        loop {
+            match self.scope(self.shared.raft.ensure_linearizable()).await {
+                Ok(_) => break,
+                Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(to))) => {
+                    return Err(GroupError::NotLeader(to.leader_id));
+                }
+                // The others may be busy, or were just started.
+                Err(RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(e))) => {
+                    if self.shared.runtime.now() >= until || !self.status().leads {
+                        return Err(stopped(e));
+                    }
+                }
+                Err(RaftError::Fatal(e)) => return Err(stopped(e)),
             }
-            RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(e)) => stopped(e),
-            RaftError::Fatal(e) => stopped(e),
-        })?;
+            self.shared.runtime.sleep(BARRIER_PAUSE).await;
+        }
         let after = self.status();
         if !after.leads || after.term != before.term {
             return Err(GroupError::NotLeader(after.leader));
@@ -366,6 +392,11 @@ impl Group {
         self.scope(self.shared.raft.trigger().elect()).await.map_err(stopped)
     }
 
+    /// Before this node stops: gives the leader's place to another voter, if it leads and another can. From then on it never leads.
+    pub async fn step_down(&self) {
+        self.scope(self.shared.elector.step_down()).await;
+    }
+
     /// Purges what is applied, but for what [`Settings::keep`] says.
     pub async fn compact(&self) -> Result<(), GroupError> {
         self.scope(self.shared.raft.trigger().snapshot()).await.map_err(stopped)
@@ -374,7 +405,13 @@ impl Group {
     /// What this voter knows now.
     #[must_use]
     pub fn status(&self) -> GroupStatus {
-        status_of(&self.shared.raft.metrics().borrow())
+        let mut status = status_of(&self.shared.raft.metrics().borrow());
+        if self.shared.elector.is_leaving() {
+            // Whoever asks for a leader waits for the next one.
+            status.leads = false;
+            status.leader = status.leader.filter(|leader| *leader != self.shared.node);
+        }
+        status
     }
 
     /// Follows what this voter knows.
@@ -396,6 +433,7 @@ impl Group {
     /// Stops this voter. Its disk stays open, and keeps all that it has of the group.
     pub async fn close(&self) -> Result<(), GroupError> {
         self.shared.proposals.close();
+        self.shared.elector.close();
         self.scope(self.shared.raft.shutdown()).await.map_err(stopped)
     }
 
@@ -437,7 +475,7 @@ impl StatusWatch {
     }
 }
 
-fn status_of(metrics: &openraft::RaftMetrics<NodeId, EmptyNode>) -> GroupStatus {
+pub(super) fn status_of(metrics: &openraft::RaftMetrics<NodeId, EmptyNode>) -> GroupStatus {
     let membership = metrics.membership_config.membership();
     let matched = metrics.replication.iter().flatten();
     GroupStatus {

@@ -8,6 +8,7 @@
 //! Invariant: where no group is opened, nothing of this runs.
 
 mod codec;
+mod elect;
 mod give_up;
 mod group;
 mod hand_over;

@@ -11,6 +11,7 @@ use openraft::AsyncRuntime;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse};
 
 use super::codec::{self, Marker};
+use super::elect::Elector;
 use super::limits::CHUNK_BYTES;
 use super::network::{ballot, id_of, position, vote_of};
 use super::raft::{Raft, Snapshot, SnapshotMeta, Vote};
@@ -26,6 +27,7 @@ use crate::net::{Code, ConsensusAnswer, ConsensusCall, Failure, NodeId};
 pub(crate) struct Receiver {
     raft: Raft,
     store: Arc<Store>,
+    elector: Arc<Elector>,
     /// Held while a part is being staged: parts come one after another.
     transfer: tokio::sync::Mutex<Option<Transfer>>,
 }
@@ -67,14 +69,15 @@ impl From<DiskError> for Failure {
 }
 
 impl Receiver {
-    pub(crate) fn new(raft: Raft, store: Arc<Store>) -> Self {
-        Self { raft, store, transfer: tokio::sync::Mutex::new(None) }
+    pub(crate) fn new(raft: Raft, store: Arc<Store>, elector: Arc<Elector>) -> Self {
+        Self { raft, store, elector, transfer: tokio::sync::Mutex::new(None) }
     }
 
     /// The answer to a call; to be polled with the group's runtime at hand.
     pub(crate) async fn answer(&self, from: NodeId, call: ConsensusCall) -> Result<ConsensusAnswer, Failure> {
         match call {
             ConsensusCall::Append { vote, previous, committed, entries } => {
+                self.elector.hear(vote);
                 let entries = entries.iter().map(|bytes| codec::decode_entry(bytes).map_err(bad));
                 let rpc = AppendEntriesRequest {
                     vote: vote_of(vote),
@@ -102,14 +105,20 @@ impl Receiver {
                 let last = position(last_log_id);
                 Ok(ConsensusAnswer::Voted { vote: ballot(vote), granted: vote_granted, last })
             }
+            ConsensusCall::Silent { last } => Ok(ConsensusAnswer::Silent(self.elector.would_vote(last))),
             ConsensusCall::SnapshotBegin { vote, transfer, head } => {
+                self.elector.hear(vote);
                 let marker = Marker::decode(&head).map_err(bad)?;
                 self.begin(from, transfer, vote_of(vote), marker).await
             }
             ConsensusCall::SnapshotChunk { transfer, number, rows } => {
+                self.elector.hear_of(from);
                 self.chunk(from, transfer, number, &rows).await
             }
-            ConsensusCall::SnapshotEnd { transfer, chunks } => self.end(from, transfer, chunks).await,
+            ConsensusCall::SnapshotEnd { transfer, chunks } => {
+                self.elector.hear_of(from);
+                self.end(from, transfer, chunks).await
+            }
             ConsensusCall::Members | ConsensusCall::Lead => {
                 Err(Failure::new(Code::BadRequest, "asked of the wrong part of a voter"))
             }

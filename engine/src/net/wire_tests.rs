@@ -99,6 +99,7 @@ fn consensus_requests() -> Vec<(Request, &'static str)> {
         (of(ConsensusCall::SnapshotEnd { transfer: 4, chunks: 6 }), text("04", "0406|")),
         (of(ConsensusCall::Members), text("05", "|")),
         (of(ConsensusCall::Lead), text("06", "|")),
+        (of(ConsensusCall::Silent { last: None }), text("07", "00|")),
     ]
 }
 
@@ -119,6 +120,7 @@ fn consensus_responses() -> Vec<(Response, &'static str)> {
             "0608010303030303030303030303030303030300|",
         ),
         (ConsensusAnswer::Campaigns, "0609|"),
+        (ConsensusAnswer::Silent(true), "060a01|"),
     ]
     .into_iter()
     .map(|(answer, golden)| (Response::Consensus(answer), golden))

@@ -190,6 +190,7 @@ impl Replicator {
             match done {
                 Ok(did) => {
                     self.progress.done += 1;
+                    self.progress.total = self.progress.done + round.tasks.len() as u64;
                     units = units.saturating_add(did.max(1));
                 }
                 Err(e) => {
@@ -246,6 +247,7 @@ impl Replicator {
             failed: None,
         };
         let held = self.held(power)?;
+        self.progress.done = 0;
         let shares = self.shares.as_ref();
         if round.away_since.is_some() {
             round.tasks.extend(held.iter().map(Page::of).map(Task::Doubt));
@@ -257,7 +259,6 @@ impl Replicator {
             let comparison = Comparison::new(power, parts.clone());
             round.tasks.push(Task::Pair { peer: *peer, comparison, pulls: Vec::new(), clean: true });
         }
-        self.progress.total = round.tasks.len() as u64;
         Ok(round)
     }
 

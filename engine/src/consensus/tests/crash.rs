@@ -112,25 +112,26 @@ fn the_cleaner_moves_log_and_state_and_a_rebuild_finds_them() {
     assert!(entries.len() > 90);
 }
 
-/// Whether histories fail, and say so.
-fn finds(bug: Bug, says: &str) -> bool {
+/// Whether histories fail, and say one of these.
+fn finds(bug: Bug, says: &[&str]) -> bool {
     (0..60).any(|seed| {
         let run = std::panic::AssertUnwindSafe(|| with(bug, || history(seed, 3, 300)));
         let Err(panic) = std::panic::catch_unwind(run) else { return false };
         let text = panic.downcast_ref::<String>().cloned().unwrap_or_default();
-        assert!(text.contains(says), "{text}");
+        assert!(says.iter().any(|says| text.contains(says)), "{text}");
         true
     })
 }
 
 #[test]
 fn histories_find_a_voter_that_answers_before_its_vote_is_on_disk() {
-    assert!(finds(Bug::VoteNotWritten, "two leaders in term"));
+    assert!(finds(Bug::VoteNotWritten, &["two leaders in term"]));
 }
 
 #[test]
 fn histories_find_a_voter_that_counts_entries_that_are_not_on_disk() {
-    assert!(finds(Bug::EntriesOneBehind, "key"));
+    // An acknowledged key is gone, or voters go apart.
+    assert!(finds(Bug::EntriesOneBehind, &["key", "rows of node"]));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod cluster;
 mod codec;
 mod crash;
+mod elect;
 mod history;
 mod leaving;
 mod rig;

@@ -80,7 +80,7 @@ impl Cluster {
         let mut rng = SplitMix64::new(seed);
         let settings = Settings {
             heartbeat: Duration::from_millis(100),
-            election: (Duration::from_millis(300), Duration::from_millis(600)),
+            silence: Duration::from_millis(600),
             snapshot_every: 50,
             keep: 20,
         };

@@ -76,6 +76,11 @@ pub enum ConsensusCall {
     Members,
     /// From the leader: call an election now.
     Lead,
+    /// Have you heard of no leader for long either?
+    Silent {
+        /// The end of the log of whoever asks.
+        last: Option<Position>,
+    },
 }
 
 /// A voter's answer.
@@ -113,4 +118,6 @@ pub enum ConsensusAnswer {
     },
     /// An election was called.
     Campaigns,
+    /// Whether no leader was heard of, and the log is no longer than the one that was asked with.
+    Silent(bool),
 }

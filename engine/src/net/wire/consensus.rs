@@ -37,6 +37,9 @@ pub(super) enum CallHead {
     },
     Members,
     Lead,
+    Silent {
+        last: Option<PositionHead>,
+    },
 }
 
 #[derive(Encode, Decode)]
@@ -51,6 +54,7 @@ pub(super) enum AnswerHead {
     Installed(BallotHead),
     Members { voters: Vec<[u8; 16]>, learners: Vec<[u8; 16]> },
     Campaigns,
+    Silent(bool),
 }
 
 #[derive(Encode, Decode)]
@@ -123,6 +127,7 @@ pub(super) fn call_head(call: ConsensusCall) -> Result<(CallHead, Vec<Bytes>), W
         }
         ConsensusCall::Members => (CallHead::Members, Vec::new()),
         ConsensusCall::Lead => (CallHead::Lead, Vec::new()),
+        ConsensusCall::Silent { last } => (CallHead::Silent { last: head(last) }, Vec::new()),
     };
     Ok((call, payload))
 }
@@ -154,6 +159,7 @@ pub(super) fn call_of(head: CallHead, payload: &mut Payload) -> Result<Consensus
         CallHead::SnapshotEnd { transfer, chunks } => ConsensusCall::SnapshotEnd { transfer, chunks },
         CallHead::Members => ConsensusCall::Members,
         CallHead::Lead => ConsensusCall::Lead,
+        CallHead::Silent { last } => ConsensusCall::Silent { last: position(last) },
     })
 }
 
@@ -183,6 +189,7 @@ pub(super) fn answer_head(answer: &ConsensusAnswer) -> Result<AnswerHead, WireEr
             AnswerHead::Members { voters: plain(voters)?, learners: plain(learners)? }
         }
         ConsensusAnswer::Campaigns => AnswerHead::Campaigns,
+        ConsensusAnswer::Silent(silent) => AnswerHead::Silent(silent),
     })
 }
 
@@ -202,5 +209,6 @@ pub(super) fn answer_of(head: AnswerHead) -> Result<ConsensusAnswer, WireError> 
             ConsensusAnswer::Members { voters: nodes(voters)?, learners: nodes(learners)? }
         }
         AnswerHead::Campaigns => ConsensusAnswer::Campaigns,
+        AnswerHead::Silent(silent) => ConsensusAnswer::Silent(silent),
     })
 }

@@ -1,0 +1,124 @@
+//! How long a group is without a leader, and what makes it change leaders.
+
+use std::time::Duration;
+
+use super::rig::{Cluster, node, put, rows};
+use crate::consensus::{Group, GroupError, Outcome, Settings};
+
+const GROUP: u32 = 4;
+
+fn cluster(seed: u64, of: u8) -> Cluster {
+    let mut cluster = Cluster::new(seed, of);
+    cluster.settings = Settings { snapshot_every: 50, keep: 20, ..Settings::default() };
+    cluster.found(GROUP, of);
+    cluster
+}
+
+/// Passes time until somebody but `former` leads in a term above `term`; how long that took.
+fn vacancy(cluster: &mut Cluster, former: u8, term: u64) -> Duration {
+    let began = cluster.runtime.now();
+    cluster.until("another leader", |cluster| {
+        let others = cluster.numbers().into_iter().filter(|n| *n != former);
+        let mut groups = others.filter_map(|n| cluster.group(n, GROUP));
+        groups.any(|group| group.status().leads && group.status().term > term)
+    });
+    cluster.runtime.now() - began
+}
+
+#[test]
+fn a_leader_that_is_killed_is_missed_for_less_than_two_seconds() {
+    for (seed, of) in [(1, 3), (2, 3), (3, 5), (4, 5), (5, 3)] {
+        let mut cluster = cluster(seed, of);
+        assert_eq!(cluster.propose(GROUP, &rows(vec![put(1, 1, "x")])), Outcome::Applied);
+        let (leader, group) = cluster.leader(GROUP);
+        let term = group.status().term;
+        cluster.pass(Duration::from_millis(70 * seed));
+        cluster.crash(leader);
+        let took = vacancy(&mut cluster, leader, term);
+        assert!(took < Duration::from_millis(1800), "seed {seed}: {took:?}");
+        assert!(took > Duration::from_millis(900), "seed {seed}: {took:?}, which is nervous");
+        assert_eq!(cluster.propose(GROUP, &rows(vec![put(2, 2, "y")])), Outcome::Applied);
+    }
+}
+
+/// A voter that heard nothing for a while called elections, of which each took the leader's place away.
+#[test]
+fn a_voter_that_heard_of_nobody_disturbs_nobody() {
+    let mut cluster = cluster(6, 3);
+    let (leader, group) = cluster.leader(GROUP);
+    let term = group.status().term;
+    let deaf = (1..=3).find(|n| *n != leader).unwrap();
+    for n in (1..=3).filter(|n| *n != deaf) {
+        cluster.net.cut(node(n), node(deaf));
+    }
+    cluster.pass(Duration::from_secs(10));
+    assert_eq!(cluster.propose(GROUP, &rows(vec![put(1, 1, "x")])), Outcome::Applied);
+    cluster.net.heal();
+    cluster.pass(Duration::from_secs(5));
+    let status = group.status();
+    assert!(status.leads && status.term == term, "{status:?}");
+    cluster.settle(GROUP, &[1, 2, 3]);
+}
+
+fn stepped_down(cluster: &mut Cluster, group: &Group) -> Duration {
+    let began = cluster.runtime.now();
+    let gone = group.clone();
+    cluster.run(async move { gone.step_down().await });
+    cluster.runtime.now() - began
+}
+
+#[test]
+fn a_leader_gives_its_place_away_at_once_and_takes_nothing_more() {
+    for (seed, of) in [(7, 3), (8, 5)] {
+        let mut cluster = cluster(seed, of);
+        for n in 1..=20 {
+            assert_eq!(cluster.propose(GROUP, &rows(vec![put(n, n, "x")])), Outcome::Applied);
+        }
+        let (leader, group) = cluster.leader(GROUP);
+        let term = group.status().term;
+        let took = stepped_down(&mut cluster, &group);
+        assert!(took < Duration::from_millis(400), "seed {seed}: {took:?}");
+        let status = group.status();
+        assert!(!status.leads && status.term > term, "{status:?}");
+        assert!(status.leader.is_some_and(|next| next != node(leader)), "{status:?}");
+        let refused = cluster.run(group.propose(rows(vec![put(99, 99, "x")])));
+        assert!(matches!(refused, Err(GroupError::NotLeader(_))), "{refused:?}");
+        cluster.crash(leader);
+        for n in 21..=30 {
+            assert_eq!(cluster.propose(GROUP, &rows(vec![put(n, n, "x")])), Outcome::Applied);
+        }
+        cluster.start(leader);
+        cluster.settle(GROUP, &(1..=of).collect::<Vec<_>>());
+        assert_eq!(cluster.dump(leader, GROUP).len(), 30);
+    }
+}
+
+#[test]
+fn who_does_not_lead_or_is_alone_has_nothing_to_give_away() {
+    let mut cluster = cluster(9, 1);
+    let (_, group) = cluster.leader(GROUP);
+    stepped_down(&mut cluster, &group);
+    assert!(group.status().leads);
+    let mut cluster = self::cluster(10, 3);
+    let (leader, group) = cluster.leader(GROUP);
+    let other = cluster.group((1..=3).find(|n| *n != leader).unwrap(), GROUP).unwrap();
+    stepped_down(&mut cluster, &other);
+    assert!(group.status().leads);
+}
+
+/// A successor that dies while it is given the place is no worse than a leader that dies.
+#[test]
+fn a_place_that_nobody_takes_is_filled_by_an_election() {
+    let mut cluster = cluster(11, 5);
+    let (leader, group) = cluster.leader(GROUP);
+    let term = group.status().term;
+    for n in (1..=5).filter(|n| *n != leader) {
+        // Nobody hears that it shall lead.
+        cluster.net.cut(node(leader), node(n));
+    }
+    stepped_down(&mut cluster, &group);
+    let took = vacancy(&mut cluster, leader, term);
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    cluster.net.heal();
+    assert_eq!(cluster.propose(GROUP, &rows(vec![put(1, 1, "x")])), Outcome::Applied);
+}
