@@ -167,11 +167,7 @@ impl Node {
             }
             None => storage.status(),
         };
-        let operator = member.as_ref().map(|member| Operator {
-            net: Arc::clone(&member.cluster.transport),
-            state: member.state.clone(),
-            own: admin.1.ip(),
-        });
+        let operator = member.as_ref().map(|member| Operator::new(member, admin.1.ip()));
         let metrics = Metrics::new(status.clone());
         let limits = &config.limits;
         let objects =
@@ -193,9 +189,12 @@ impl Node {
         Ok(Self { object, identity, admin, stop, listeners, member, storage })
     }
 
-    /// Stops accepting, lets requests end within the drain time, then closes the disks.
+    /// Lets others lead, stops accepting, lets requests end within the drain time, then closes the disks.
     pub async fn stop(mut self) {
         tracing::info!("stopping: requests in flight may end");
+        if let Some(member) = &self.member {
+            member.groups.step_down().await;
+        }
         self.stop.send_replace(true);
         while let Some(ended) = self.listeners.join_next().await {
             if let Err(error) = ended {

@@ -30,7 +30,7 @@ pub(super) enum ClusterCommand {
         #[command(flatten)]
         data: Data,
         #[command(flatten)]
-        wanted: Wanted,
+        settled: Settled,
     },
     /// Make a word with which one machine may join, once. The node of this directory must run with a [cluster] section.
     Token {
@@ -47,6 +47,15 @@ pub(super) enum ClusterCommand {
     Renew(Data),
     /// Show which node of which cluster this is.
     Show(Data),
+    /// Ask all disks of a running cluster whether the copies of each partition are equal, and where they belong.
+    Compare {
+        /// Admin listener of any node; default: $QUARRY_ADMIN_URL, else http://127.0.0.1:6000.
+        #[arg(long, value_name = "URL")]
+        admin_url: Option<String>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Show the nodes, disks, groups and ring of a running cluster.
     Status {
         /// Admin listener of any node; default: $QUARRY_ADMIN_URL, else http://127.0.0.1:6000.
@@ -58,9 +67,9 @@ pub(super) enum ClusterCommand {
     },
 }
 
-/// What is wanted of a cluster.
+/// What is settled for a cluster when it is made.
 #[derive(Debug, Clone, Copy, Args)]
-pub(super) struct Wanted {
+pub(super) struct Settled {
     /// Copies of each object, as soon as there are as many nodes.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=32))]
     replicas: u16,
@@ -88,6 +97,9 @@ pub(super) struct Data {
 pub(super) struct JoinArgs {
     /// What `quarry cluster token` printed on a node of the cluster.
     token: String,
+    /// Make the machine of a node whose disk is lost another node, which takes the old one's place when it is started.
+    #[arg(long)]
+    replace: bool,
     #[command(flatten)]
     data: Data,
 }
@@ -105,7 +117,7 @@ fn life(text: &str) -> Result<Duration, String> {
 /// Runs `quarry cluster`.
 pub(super) fn run(command: &ClusterCommand, out: &mut impl Write) -> Result<(), Failure> {
     match command {
-        ClusterCommand::Init { data: Data { data }, wanted } => init(data, *wanted, out),
+        ClusterCommand::Init { data: Data { data }, settled } => init(data, *settled, out),
         ClusterCommand::Token { data: Data { data }, address, valid } => {
             make_token(data, *address, valid.unwrap_or(TOKEN_LIFE), out)
         }
@@ -115,19 +127,20 @@ pub(super) fn run(command: &ClusterCommand, out: &mut impl Write) -> Result<(), 
             Ok(())
         }
         ClusterCommand::Show(Data { data }) => show(data, out),
+        ClusterCommand::Compare { admin_url, json } => super::compare::run(admin_url.as_deref(), *json, out),
         ClusterCommand::Status { admin_url, json } => {
             super::status::run_cluster(admin_url.as_deref(), *json, out)
         }
     }
 }
 
-fn init(data: &Path, wanted: Wanted, out: &mut impl Write) -> Result<(), Failure> {
+fn init(data: &Path, settled: Settled, out: &mut impl Write) -> Result<(), Failure> {
     let failed = |e: &dyn std::fmt::Display| Failure::new("make cluster", e);
     super::make_private_directory(data)?;
     let known = storage::known_cluster(data)?;
     let cluster = known.unwrap_or_else(storage::random_cluster);
     let node = authority::init(data, cluster).map_err(|e| failed(&e))?;
-    let Wanted { replicas, part_power, min_part_hours, index_groups } = wanted;
+    let Settled { replicas, part_power, min_part_hours, index_groups } = settled;
     let settings = Settings { replicas, part_power, min_part_hours, index_groups };
     founding::write(data, settings).map_err(|e| failed(&e))?;
     if known.is_none() {
@@ -198,6 +211,21 @@ pub(super) fn join(args: &JoinArgs, out: &mut impl Write) -> Result<(), Failure>
     super::make_private_directory(data)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Failure::new("start threads", e))?;
+    if args.replace {
+        let (old, joined) = runtime.block_on(join::replace(data, &token)).map_err(|e| failed(&e))?;
+        writeln!(out, "cluster {}", cluster_text(joined.cluster))?;
+        writeln!(out, "node    {}", joined.node)?;
+        writeln!(out)?;
+        writeln!(
+            out,
+            "It takes the place of node {old} when it is started: that one votes no more, its disks are out,"
+        )?;
+        writeln!(
+            out,
+            "and the others make copies of what they held. `quarry cluster status` shows how far they are."
+        )?;
+        return Ok(());
+    }
     let joined = runtime.block_on(join::join(data, &token)).map_err(|e| failed(&e))?;
     let Joined { cluster, node, renewed, host } = joined;
     if renewed {
@@ -227,8 +255,8 @@ mod tests {
     }
 
     fn init_of(data: Data) -> ClusterCommand {
-        let wanted = Wanted { replicas: 3, part_power: 8, min_part_hours: 1, index_groups: 2 };
-        ClusterCommand::Init { data, wanted }
+        let settled = Settled { replicas: 3, part_power: 8, min_part_hours: 1, index_groups: 2 };
+        ClusterCommand::Init { data, settled }
     }
 
     #[test]
@@ -265,7 +293,11 @@ mod tests {
     #[test]
     fn what_is_no_token_is_said_to_be_none() {
         let dir = tempfile::tempdir().unwrap();
-        let args = JoinArgs { token: "quarry-join-x".to_owned(), data: Data { data: dir.path().to_owned() } };
+        let args = JoinArgs {
+            token: "quarry-join-x".to_owned(),
+            replace: false,
+            data: Data { data: dir.path().to_owned() },
+        };
         let error = join(&args, &mut Vec::new()).unwrap_err().to_string();
         assert!(error.starts_with("join cluster: found something that is no token"), "{error}");
     }

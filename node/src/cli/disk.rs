@@ -12,7 +12,7 @@ use quarry_engine::io::{DeviceKind, OpenOptions, inspect_device, open_device};
 
 use quarry_engine::work::{Auditor, Outcome, Worker};
 
-use super::wish::{self, Which};
+use super::wish::{self, Replace, Which};
 use super::{Failure, progress, size};
 use crate::config::{MIN_DISK, size_text};
 use crate::control::operator::What;
@@ -55,6 +55,8 @@ pub(super) enum DiskCommand {
     Add(Which),
     /// Empty a disk of a running cluster, one replica of a partition after the other.
     Drain(Which),
+    /// Let a new disk of a running cluster take over from an old one, which is emptied, or is out at once with --dead.
+    Replace(Replace),
     /// Take a disk out of a running cluster at once: it is gone, or good for nothing. Others make new copies.
     Remove(Which),
 }
@@ -92,6 +94,7 @@ pub(super) fn run(command: &DiskCommand, out: &mut impl Write) -> Result<(), Fai
         DiskCommand::Add(which) => wish::of_disk(which, What::Share, out),
         DiskCommand::Drain(which) => wish::of_disk(which, What::Empty, out),
         DiskCommand::Remove(which) => wish::of_disk(which, What::Out, out),
+        DiskCommand::Replace(replace) => wish::replace_disk(replace, out),
         DiskCommand::Audit(disk) => audit(disk, out),
     }
 }

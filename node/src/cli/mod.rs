@@ -4,6 +4,7 @@
 //! exits with 2.
 
 mod cluster;
+mod compare;
 mod config;
 mod dev;
 mod disk;
@@ -210,10 +211,13 @@ mod tests {
             "quarry cluster token --data d --address 192.0.2.1:7000 --valid 30m",
             "quarry cluster renew --data d",
             "quarry cluster show --data d",
+            "quarry cluster compare --json",
             "quarry join quarry-join-AAAA --data d",
             "quarry user set test:ann --group .admin --new-secret",
             "quarry user set ann --project demo --role admin --secret-stdin",
             "quarry user remove ann --admin-url http://127.0.0.1:6000",
+            "quarry join quarry-join-AAAA --data d --replace",
+            "quarry disk replace 00112233445566778899aabbccddeeff ffeeddccbbaa99887766554433221100 --dead",
             "quarry status --json",
             "quarry version",
         ] {

@@ -32,16 +32,22 @@ pub(super) fn run(url: Option<&str>, json: bool, out: &mut impl Write) -> Result
 /// Prints what the node at `url` knows of its cluster.
 pub(super) fn run_cluster(url: Option<&str>, json: bool, out: &mut impl Write) -> Result<(), Failure> {
     let url = admin_url(url);
-    let status = parse(&url, &ask(&url, "GET", "/status", "")?)?;
-    let none = || Failure::new("show cluster", "the node is in none; see `quarry cluster init`");
-    let cluster = status.cluster.ok_or_else(none)?;
+    let cluster = cluster_of(&url)?;
     if json {
         let text = serde_json::to_string_pretty(&cluster).map_err(|e| Failure::new("show cluster", e))?;
         writeln!(out, "{text}")?;
         return Ok(());
     }
     print_cluster(&cluster, out)?;
+    writeln!(out)?;
+    writeln!(out, "{}", super::compare::of(&url)?.summary())?;
     Ok(())
+}
+
+/// What the node at `url` knows of its cluster.
+pub(super) fn cluster_of(url: &str) -> Result<ClusterStatus, Failure> {
+    let none = || Failure::new("show cluster", "the node is in none; see `quarry cluster init`");
+    parse(url, &ask(url, "GET", "/status", "")?)?.cluster.ok_or_else(none)
 }
 
 /// The admin listener to be asked.

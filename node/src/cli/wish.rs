@@ -8,7 +8,7 @@ use std::io::Write;
 use clap::{Args, Subcommand};
 
 use super::{Failure, status};
-use crate::control::operator::{Wanted, What};
+use crate::control::operator::{Demand, What};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum NodeCommand {
@@ -27,6 +27,20 @@ pub(super) struct Which {
     admin: Admin,
 }
 
+/// `quarry disk replace`
+#[derive(Debug, Args)]
+pub(super) struct Replace {
+    /// Identity of the old disk, 32 hex digits.
+    old: String,
+    /// Identity of the new one: `quarry cluster status` shows it as soon as a node with it has been started.
+    new: String,
+    /// The old one cannot be read any more.
+    #[arg(long)]
+    dead: bool,
+    #[command(flatten)]
+    admin: Admin,
+}
+
 /// Whom to tell.
 #[derive(Debug, Args)]
 pub(super) struct Admin {
@@ -41,15 +55,39 @@ pub(super) fn run_node(command: &NodeCommand, out: &mut impl Write) -> Result<()
         NodeCommand::Drain(which) => (which, What::Empty),
         NodeCommand::Keep(which) => (which, What::Share),
     };
-    tell(&which.admin, &Wanted { device: None, node: Some(which.id.clone()), wanted }, out)
+    tell(&which.admin, &Demand { device: None, node: Some(which.id.clone()), wanted }, out)
 }
 
 /// Tells what is wanted of a disk.
 pub(super) fn of_disk(which: &Which, wanted: What, out: &mut impl Write) -> Result<(), Failure> {
-    tell(&which.admin, &Wanted { device: Some(which.id.clone()), node: None, wanted }, out)
+    tell(&which.admin, &Demand { device: Some(which.id.clone()), node: None, wanted }, out)
 }
 
-fn tell(admin: &Admin, wanted: &Wanted, out: &mut impl Write) -> Result<(), Failure> {
+/// Tells that a disk takes over from another. Both are looked at first: nothing is emptied for a disk that is not there.
+pub(super) fn replace_disk(replace: &Replace, out: &mut impl Write) -> Result<(), Failure> {
+    let Replace { old, new, dead, admin } = replace;
+    let failed = |why: &str| Failure::new("replace disk", why);
+    let known = status::cluster_of(&status::admin_url(admin.url.as_deref()))?.devices;
+    let find = |id: &str| known.iter().find(|disk| disk.device == *id);
+    let Some(before) = find(old) else { return Err(failed("the cluster does not know the old disk")) };
+    let Some(after) = find(new).filter(|_| old != new) else {
+        return Err(failed("the cluster does not know the new disk; format it, list it, and start its node"));
+    };
+    if after.bytes < before.bytes {
+        writeln!(out, "the new disk is smaller than the old one: others take what it cannot hold")?;
+    }
+    let wish = |device: &str, wanted| Demand { device: Some(device.to_owned()), node: None, wanted };
+    if after.state != "in" {
+        tell_quietly(admin, &wish(new, What::Share))?;
+    }
+    tell(admin, &wish(old, if *dead { What::Out } else { What::Empty }), out)
+}
+
+fn tell_quietly(admin: &Admin, wanted: &Demand) -> Result<(), Failure> {
+    tell(admin, wanted, &mut std::io::sink())
+}
+
+fn tell(admin: &Admin, wanted: &Demand, out: &mut impl Write) -> Result<(), Failure> {
     let url = status::admin_url(admin.url.as_deref());
     let body = serde_json::to_string(wanted).map_err(|e| Failure::new("write wish", e))?;
     status::ask(&url, "POST", "/cluster/wish", &body)?;

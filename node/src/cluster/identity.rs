@@ -8,6 +8,8 @@
 //! DATA/cluster/address    where the running node is reached
 //! DATA/cluster/founder    on the node that made the cluster: what was wanted of it
 //! DATA/cluster/client     on every other: the users that the founder made, for clients of this node
+//! DATA/cluster/disk       the disk that has this node's votes
+//! DATA/cluster/replaces   on a node that takes the place of another, until the cluster knows: that one
 //! DATA/cluster/contacts   on every other: the node that let it join, and where that is reached
 //! ```
 //!
@@ -45,6 +47,8 @@ pub(crate) struct Files {
     pub(crate) founder: PathBuf,
     pub(crate) contacts: PathBuf,
     pub(crate) client: PathBuf,
+    pub(crate) disk: PathBuf,
+    pub(crate) replaces: PathBuf,
 }
 
 impl Files {
@@ -61,6 +65,8 @@ impl Files {
             founder: file("founder"),
             contacts: file("contacts"),
             client: file("client"),
+            disk: file("disk"),
+            replaces: file("replaces"),
             directory,
         }
     }

@@ -246,6 +246,46 @@ pub(crate) async fn join(data: &Path, token: &Token) -> Result<Joined, JoinError
     Ok(Joined { cluster: identity.cluster, node: identity.node, renewed: own.is_some(), host: met.host })
 }
 
+/// Joins as another node, in place of the one that this data directory is of: its disk is lost, and with it what it had voted.
+/// The old identity stays beside the new one, unused.
+pub(crate) async fn replace(data: &Path, token: &Token) -> Result<(NodeId, Joined), JoinError> {
+    let files = Files::of(data);
+    let old = Identity::load(data)?.node;
+    if files.authority_key.exists() {
+        let advice = "this node has the authority's key: copy it to another node's directory first, and remove it here";
+        return Err(IdentityError::Exists { path: files.authority_key, advice }.into());
+    }
+    let aside = data.join(format!("cluster.of-{old}"));
+    std::fs::rename(&files.directory, &aside).map_err(IdentityError::file(&aside))?;
+    let joined = async {
+        let joined = join(data, token).await?;
+        identity::write(&files.replaces, &format!("{old}\n"))?;
+        Ok(joined)
+    };
+    match joined.await {
+        Ok(joined) => Ok((old, joined)),
+        Err(error) => {
+            // Half of an identity may be there: it is of nobody.
+            let _none = std::fs::remove_dir_all(&files.directory);
+            std::fs::rename(&aside, &files.directory).map_err(IdentityError::file(&files.directory))?;
+            Err(error)
+        }
+    }
+}
+
+/// The node in whose place this one came, while the cluster has not taken note of it.
+pub(crate) fn replaces(data: &Path) -> Result<Option<NodeId>, IdentityError> {
+    let file = Files::of(data).replaces;
+    match identity::read(&file) {
+        Ok(text) => {
+            let node = String::from_utf8_lossy(&text).trim().parse();
+            node.map(Some).map_err(|_| IdentityError::invalid(&file, "not the identity of a node"))
+        }
+        Err(IdentityError::Missing(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// The node that let this one join, and where it was reached then; none at the node that made the cluster.
 pub(super) fn contacts(data: &Path) -> Result<Vec<(NodeId, SocketAddr)>, IdentityError> {
     let file = Files::of(data).contacts;

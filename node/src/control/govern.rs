@@ -81,7 +81,8 @@ impl Governor {
                 Some(row) => self.index_members(group, row).await?,
                 None if group.id() == groups.control.id() => {
                     let voters = plan::voters(&state, &group.status().voters);
-                    members(group, &state.members.keys().copied().collect(), voters).await?;
+                    let all = state.members.keys().copied().filter(|node| state.takes_part(*node));
+                    members(group, &all.collect(), voters).await?;
                 }
                 // It is about to be written down.
                 None => {}

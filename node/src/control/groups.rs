@@ -93,6 +93,12 @@ impl Own {
         self.all.service(others)
     }
 
+    /// Gives away the lead of every group that this node leads. From then on it takes no part in elections.
+    pub(crate) async fn step_down(&self) {
+        let all = self.all();
+        futures_util::future::join_all(all.iter().map(Group::step_down)).await;
+    }
+
     /// Stops them all.
     pub(crate) async fn close(&self) {
         for group in self.all() {

@@ -24,7 +24,7 @@ use super::introduce::introduce;
 use super::peers::Peers;
 use super::seating::{self, Seat};
 use super::state::{Settings, State, settings_key};
-use super::{MemberError, founding};
+use super::{MemberError, founding, replace};
 use crate::auth::Listed;
 use crate::cluster::late::LateService;
 use crate::cluster::{self, Cluster};
@@ -64,6 +64,8 @@ impl Member {
         options: Options,
         listed: Listed,
     ) -> Result<Self, MemberError> {
+        let first = disks.first().cloned().ok_or(MemberError::NoDisk)?;
+        replace::check(data, &first)?;
         let late = LateService::default();
         let mut cluster = Cluster::start(settings, data, Arc::new(late.clone())).await?;
         let clock = Arc::new(Clock::new(Box::new(wall_clock)));
@@ -80,6 +82,7 @@ impl Member {
             founds: founding.map(|settings| settings.index_groups),
         };
         let groups = Own::open(opening).await?;
+        replace::remember(data, &first)?;
         let (timer, lease) = (cluster::timer(), u64::from_le_bytes(random_bytes()) >> 1);
         let names = Divided::new(Arc::clone(&net), timer, groups.index.names(), lease);
         let bytes: Vec<_> =
@@ -124,6 +127,7 @@ impl Member {
         cluster.run(govern(groups.clone(), Arc::clone(&net), Arc::clone(&clock)));
         cluster.run(groups.index.clone().run(state.clone()));
         cluster.run(look_after(node));
+        cluster.run(replace::take_place(Arc::clone(&net), state.clone(), data.to_owned()));
         cluster.run(introduce(Arc::clone(&net), state.clone(), listed, founder.is_some()));
         if let Some(settings) = founding {
             cluster.run(found(groups.clone(), clock, data.to_owned(), settings));

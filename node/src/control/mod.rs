@@ -3,6 +3,7 @@
 //! Invariant: the control group alone says what the cluster is; files and configuration only help to find it.
 
 mod announce;
+pub(crate) mod compare;
 mod follow;
 pub(crate) mod founding;
 mod govern;
@@ -13,6 +14,7 @@ pub(crate) mod operator;
 mod peers;
 pub(crate) mod people;
 mod plan;
+mod replace;
 pub(crate) mod report;
 pub(crate) mod roster;
 mod runtime;
@@ -21,6 +23,7 @@ mod seats;
 pub(crate) mod state;
 
 use quarry_engine::consensus::GroupError;
+use quarry_engine::disk::format::record::DeviceId;
 
 use crate::cluster::{ClusterError, IdentityError};
 
@@ -39,6 +42,24 @@ pub enum MemberError {
     /// Its objects.
     #[error("open store: {0}")]
     Store(#[from] quarry_engine::object::Error),
+    /// What it has voted is on another disk.
+    #[error(
+        "the first disk, {found}, is not the one that has this node's votes, {known}: list that one first, or, if it is lost, make \
+         this machine another node in its own place with `quarry join TOKEN --data DIR --replace`; a node that forgot its votes \
+         could undo what was acknowledged"
+    )]
+    OtherDisk {
+        /// The disk that is there.
+        found: DeviceId,
+        /// The disk that was there.
+        known: String,
+    },
+    /// It votes for another node.
+    #[error(
+        "the first disk, {0}, has the votes of another node, in whose place this one comes: give it an empty disk (`quarry disk format \
+         --overwrite`), or list another disk first"
+    )]
+    Votes(DeviceId),
     /// It has none.
     #[error("a node of a cluster needs a disk")]
     NoDisk,

@@ -7,18 +7,22 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use quarry_engine::disk::format::record::DeviceId;
 use quarry_engine::net::{NodeId, Response as Answer, Transport, Wish};
+use quarry_engine::sync;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use super::compare::{History, compare};
+use super::member::Member;
+use super::report::to_leave;
 use super::roster;
-use super::state::State;
+use super::state::{self, State};
 use crate::http::Received;
 
 /// Most bytes of a wish.
@@ -29,7 +33,7 @@ const WITHIN: Duration = Duration::from_secs(10);
 /// A wish as operators write it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Wanted {
+pub(crate) struct Demand {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) device: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -46,7 +50,7 @@ pub(crate) enum What {
     Out,
 }
 
-impl Wanted {
+impl Demand {
     fn wish(&self) -> Result<Wish, &'static str> {
         let id = |text: &str| {
             let mut bytes = [0; 16];
@@ -68,10 +72,13 @@ impl Wanted {
 /// Takes wishes to the leader of the control group.
 #[derive(Clone)]
 pub(crate) struct Operator {
-    pub(crate) net: Arc<dyn Transport>,
-    pub(crate) state: watch::Receiver<Arc<State>>,
+    net: Arc<dyn Transport>,
+    state: watch::Receiver<Arc<State>>,
+    peers: Arc<dyn sync::Cluster>,
     /// Of the admin listener.
-    pub(crate) own: IpAddr,
+    own: IpAddr,
+    history: Arc<History>,
+    begun: Instant,
 }
 
 impl std::fmt::Debug for Operator {
@@ -81,6 +88,13 @@ impl std::fmt::Debug for Operator {
 }
 
 impl Operator {
+    /// For a member whose admin listener is at `own`.
+    pub(crate) fn new(member: &Member, own: IpAddr) -> Self {
+        let (net, state, peers) =
+            (Arc::clone(&member.cluster.transport), member.state.clone(), member.peers());
+        Self { net, state, peers, own, history: Arc::default(), begun: Instant::now() }
+    }
+
     /// Answers one request.
     pub(crate) async fn answer(&self, request: Request<Received>) -> Response<Full<Bytes>> {
         if request.method() != Method::POST {
@@ -88,13 +102,23 @@ impl Operator {
         }
         let body = Limited::new(request.into_body(), MAX_BODY).collect().await;
         let Ok(body) = body else { return text(StatusCode::BAD_REQUEST, "The wish is too long.") };
-        let wanted = serde_json::from_slice::<Wanted>(&body.to_bytes()).map_err(|e| e.to_string());
+        let wanted = serde_json::from_slice::<Demand>(&body.to_bytes()).map_err(|e| e.to_string());
         let wish = wanted.and_then(|wanted| wanted.wish().map_err(str::to_owned));
         let wish = match wish {
             Ok(wish) => wish,
             Err(why) => return text(StatusCode::BAD_REQUEST, &why),
         };
         self.tell(wish).await.map_or_else(|refused| refused, |()| text(StatusCode::OK, "Written down."))
+    }
+
+    /// Compares the copies of all partitions.
+    pub(crate) async fn compare(&self) -> Response<Full<Bytes>> {
+        let seen = Arc::clone(&self.state.borrow());
+        let devices = seen.devices.iter().filter(|(_, device)| device.wanted != state::Wanted::Out);
+        let devices = devices.map(|(id, _)| *id).collect();
+        let compared = compare(&*self.peers, devices).await;
+        let compared = compared.with_left(to_leave(&seen), &self.history, self.begun.elapsed());
+        text(StatusCode::OK, &serde_json::to_string(&compared).unwrap_or_default())
     }
 
     /// Shows or changes users.
@@ -154,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_wish_is_of_one_disk_or_one_node() {
-        let wish = |text: &str| serde_json::from_str::<Wanted>(text).map_err(|e| e.to_string());
+        let wish = |text: &str| serde_json::from_str::<Demand>(text).map_err(|e| e.to_string());
         let id = "ab".repeat(16);
         let device = wish(&format!(r#"{{"device":"{id}","wanted":"out"}}"#)).unwrap();
         assert_eq!(device.wish(), Ok(Wish::Device { device: DeviceId([0xab; 16]), wanted: 2 }));

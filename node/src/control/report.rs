@@ -47,6 +47,13 @@ pub(crate) fn report(groups: &Own, state: &State) -> ClusterStatus {
     }
 }
 
+/// Replicas that the ring is still to take off disks that shall be empty.
+pub(crate) fn to_leave(state: &State) -> u64 {
+    let shares = shares(state);
+    let leaving = state.devices.iter().filter(|(_, device)| device.wanted != Wanted::Share);
+    leaving.filter_map(|(id, _)| shares.get(&hex::encode(id.0))).map(|(replicas, _)| replicas).sum()
+}
+
 /// The control group, and each index group: as it is here, or by its row where it is not.
 fn group_reports(groups: &Own, state: &State) -> Vec<GroupReport> {
     let mut reports = vec![group("control".to_owned(), &groups.control)];

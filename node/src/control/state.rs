@@ -297,6 +297,12 @@ impl State {
             && !self.people.keys.0.is_empty()
     }
 
+    /// Whether a node has a part in the cluster: it stays, or a disk of it is not out yet.
+    pub(crate) fn takes_part(&self, node: NodeId) -> bool {
+        let stays = self.members.get(&node).is_some_and(|member| !member.leaving);
+        stays || self.devices.values().any(|device| device.node == node && device.wanted != Wanted::Out)
+    }
+
     /// The device of each number in the ring.
     pub(crate) fn ring_devices(&self) -> BTreeMap<u32, DeviceId> {
         let named = |label: &str| {

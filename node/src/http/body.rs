@@ -90,13 +90,16 @@ pub(crate) enum Sent {
 #[derive(Debug)]
 pub(crate) struct Tracked {
     body: Sent,
+    /// Bytes that are to go out, where that is known: hyper does not ask for the end behind the last of them.
+    left: Option<u64>,
     finish: Finish,
 }
 
 impl Tracked {
     /// `finish` is dropped with the body.
     pub(crate) fn new(body: Sent, finish: Finish) -> Self {
-        let mut tracked = Self { body, finish };
+        let mut tracked = Self { body, left: None, finish };
+        tracked.left = tracked.size_hint().exact();
         if tracked.is_end_stream() {
             tracked.finish.complete(); // nobody will poll it
         }
@@ -120,11 +123,15 @@ impl Body for Tracked {
             Sent::Object(body) => ready!(Pin::new(body).poll_frame(cx)),
         };
         match &frame {
-            Some(Ok(frame)) => this.finish.sent(frame.data_ref().map_or(0, Bytes::len)),
+            Some(Ok(frame)) => {
+                let bytes = frame.data_ref().map_or(0, Bytes::len);
+                this.finish.sent(bytes);
+                this.left = this.left.map(|left| left.saturating_sub(bytes as u64));
+            }
             Some(Err(error)) => this.finish.failed(error.as_ref()),
             None => this.finish.complete(),
         }
-        if this.is_end_stream() {
+        if this.is_end_stream() || this.left == Some(0) && !matches!(frame, Some(Err(_))) {
             this.finish.complete();
         }
         Poll::Ready(frame)

@@ -49,6 +49,7 @@ enum Route {
     Status,
     Wish,
     Users,
+    Compare,
     Nothing,
 }
 
@@ -120,6 +121,10 @@ impl Front {
                 Some(operator) => operator.answer(request).await.map(Sent::Whole),
                 None => text(StatusCode::NOT_FOUND, "text/plain", "This node is in no cluster.\n"),
             },
+            Route::Compare => match &self.operator {
+                Some(operator) => operator.compare().await.map(Sent::Whole),
+                None => text(StatusCode::NOT_FOUND, "text/plain", "This node is in no cluster.\n"),
+            },
             Route::Users => match &self.operator {
                 Some(operator) => operator.users(request).await.map(Sent::Whole),
                 None => text(StatusCode::NOT_FOUND, "text/plain", "This node is in no cluster.\n"),
@@ -152,6 +157,7 @@ fn route(entrance: Entrance, path: &str) -> Route {
         (Entrance::Admin, "/metrics") => Route::Metrics,
         (Entrance::Admin, "/status") => Route::Status,
         (Entrance::Admin, "/cluster/wish") => Route::Wish,
+        (Entrance::Admin, "/cluster/compare") => Route::Compare,
         (Entrance::Admin, "/cluster/users") => Route::Users,
         (Entrance::Admin, _) => Route::Nothing,
     }

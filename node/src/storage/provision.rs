@@ -13,6 +13,7 @@ use quarry_engine::disk::{Format, format, read_superblock};
 use quarry_engine::io::{BLOCK, OpenOptions, open_device, preallocate};
 
 use super::{OpenError, Progress};
+use crate::cluster::identity::Files;
 use crate::config::{Config, Disk};
 use crate::durable_file;
 
@@ -27,11 +28,13 @@ pub(super) fn prepare(config: &Config, progress: &mut Progress) -> Result<Cluste
     let cluster = cluster(config)?;
     let known_file = data.join(KNOWN_FILE);
     let mut known = read_known(&known_file)?;
+    // In place of a node whose disk is lost there is nothing to be missed.
+    let anew = Files::of(data).replaces.exists();
     for disk in &config.disks {
         let path = disk.path.get_ref();
         let exists = path.try_exists().map_err(|e| OpenError::new(path, e))?;
         if !exists {
-            make_missing(disk, cluster, &known, progress)?;
+            make_missing(disk, cluster, (!anew).then_some(&known), progress)?;
         }
         let name = absolute(path);
         if path.is_file() && known.insert(name) {
@@ -46,7 +49,7 @@ pub(super) fn prepare(config: &Config, progress: &mut Progress) -> Result<Cluste
 fn make_missing(
     disk: &Disk,
     cluster: ClusterId,
-    known: &BTreeSet<PathBuf>,
+    known: Option<&BTreeSet<PathBuf>>,
     progress: &mut Progress,
 ) -> Result<(), OpenError> {
     let (path, index) = (disk.path.get_ref(), disk.index.get_ref());
@@ -57,13 +60,21 @@ fn make_missing(
         ));
     };
     let index_is_there = std::fs::read_dir(index).is_ok_and(|mut entries| entries.next().is_some());
-    if known.contains(&absolute(path)) || index_is_there {
-        let reason = format!(
-            "it was here before and is gone; mount its file system or put it back (to begin anew: another path, or \
-             remove {} and the line in the data directory's file `{KNOWN_FILE}`)",
-            index.display()
-        );
-        return Err(OpenError::new(path, reason));
+    match known {
+        Some(known) if known.contains(&absolute(path)) || index_is_there => {
+            let reason = format!(
+                "it was here before and is gone; mount its file system or put it back (to begin anew: another path, or \
+                 remove {} and the line in the data directory's file `{KNOWN_FILE}`; the only disk of a cluster's node: \
+                 `quarry join TOKEN --data DIR --replace` makes it another node, in its own place)",
+                index.display()
+            );
+            return Err(OpenError::new(path, reason));
+        }
+        None if index_is_there => {
+            std::fs::remove_dir_all(index)
+                .map_err(|e| OpenError::new(path, format!("remove index {}: {e}", index.display())))?;
+        }
+        _ => {}
     }
     make_disk_file(path, size.0, cluster, progress).map(|_| ())
 }

@@ -151,6 +151,7 @@ class Cluster:
 
     def __init__(self, path, sizes, work=("audit_rate = 0",), part_power=8, accounts=(ACCOUNT,)):
         self.path, self.work, self.members, self.clients = path, list(work), [], []
+        self.gone = []  # nodes that were taken away
         self.network = Network()
         self.part_power, self.accounts = part_power, accounts
         self.grow(sizes)
@@ -204,7 +205,7 @@ class Cluster:
     def close(self):
         for client in self.clients:
             client.abandon()
-        for member in self.members:
+        for member in [*self.members, *self.gone]:
             if member.process is not None:
                 member.kill()
         self.network.close()
@@ -231,7 +232,7 @@ def cluster(name, sizes, **options):
         began, it = time.monotonic(), None
         try:
             it = Cluster.__new__(Cluster)
-            it.members, it.clients, it.network = [], [], None
+            it.members, it.clients, it.gone, it.network = [], [], [], None
             it.__init__(path, sizes, **options)
             kind = "namespaces" if it.network.namespaces else "127.0.0.1 (no namespaces here)"
             print(f"cluster: {len(sizes)} nodes up after {time.monotonic() - began:.1f} s, on {kind}", flush=True)

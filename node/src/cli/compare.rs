@@ -1,0 +1,47 @@
+//! `quarry cluster compare`: are the copies of each partition equal?
+
+use std::io::Write;
+
+use super::{Failure, status};
+use crate::control::compare::Compared;
+
+/// Prints what came out; fails when the copies are not equal.
+pub(super) fn run(url: Option<&str>, json: bool, out: &mut impl Write) -> Result<(), Failure> {
+    let found = of(&status::admin_url(url))?;
+    if json {
+        let text = serde_json::to_string(&found).map_err(|e| Failure::new("show comparison", e))?;
+        writeln!(out, "{text}")?;
+    } else {
+        print(&found, out)?;
+    }
+    if found.is_clean() {
+        return Ok(());
+    }
+    let reason = "not all copies are equal and in their places; replicators work on it, ask again";
+    Err(Failure::new("compare copies", reason))
+}
+
+/// What a node finds.
+pub(super) fn of(url: &str) -> Result<Compared, Failure> {
+    let text = status::ask(url, "GET", "/cluster/compare", "")?;
+    serde_json::from_str(&text).map_err(|e| Failure::new(format!("read comparison of {url}"), e))
+}
+
+fn print(found: &Compared, out: &mut impl Write) -> std::io::Result<()> {
+    let Compared { different, unknown, silent, handoffs, .. } = found;
+    writeln!(out, "{}", found.summary())?;
+    if !different.is_empty() {
+        let named: Vec<String> = different.iter().map(ToString::to_string).collect();
+        writeln!(out, "different: partitions {}", named.join(" "))?;
+    }
+    if *unknown > 0 {
+        writeln!(out, "unknown: {unknown} partitions, of which a device does not answer")?;
+    }
+    for (device, why) in silent {
+        writeln!(out, "no answer from device {device}: {why}")?;
+    }
+    for (device, many) in handoffs {
+        writeln!(out, "device {device} holds {many} partitions for others")?;
+    }
+    Ok(())
+}

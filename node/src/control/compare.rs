@@ -1,0 +1,177 @@
+//! Whether the copies of each partition are equal: `GET /cluster/compare` on the admin listener. Sums are asked for, not data.
+//!
+//! Invariant: a partition counts as equal when every device that should have it has said so, and all said the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use quarry_engine::disk::format::record::DeviceId;
+use quarry_engine::sync::{Answer, Ask, Cluster, MAX_SUMS, Parts};
+use serde::{Deserialize, Serialize};
+
+/// Partitions that differ and are named, at most.
+const MAX_NAMED: usize = 100;
+/// Partitions of a ring of which it can be said who else holds something.
+const MAX_HELD_POWER: u8 = 20;
+
+/// What came out.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Compared {
+    /// Of the ring that was compared by.
+    pub(crate) ring_version: u64,
+    /// Partitions of the ring.
+    pub(crate) partitions: u64,
+    /// Partitions whose copies are equal.
+    pub(crate) equal: u64,
+    /// Partitions of which they are not, at most so many.
+    pub(crate) different: Vec<u32>,
+    /// Partitions of which a device did not answer.
+    pub(crate) unknown: u64,
+    /// Devices that did not answer, and why.
+    pub(crate) silent: BTreeMap<String, String>,
+    /// Partitions that devices hold for others, by device.
+    pub(crate) handoffs: BTreeMap<String, u64>,
+    /// Copies of partitions that are to be moved or made equal, those that the ring will take off a disk among them.
+    pub(crate) left: u64,
+    /// When that will be done, as fast as it went since somebody first asked.
+    pub(crate) eta_seconds: Option<u64>,
+}
+
+/// How much was left, whenever somebody asked.
+#[derive(Debug, Default)]
+pub(crate) struct History(Mutex<Option<(Duration, u64)>>);
+
+impl History {
+    /// Notes what is left at a time, and says when nothing will be.
+    fn note(&self, now: Duration, left: u64) -> Option<u64> {
+        let mut begun = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // More than before is another task.
+        let (since, most) = *begun.filter(|(_, most)| *most >= left).get_or_insert((now, left));
+        *begun = (left > 0).then_some((since, most));
+        let took = now.saturating_sub(since).as_secs();
+        if left == 0 {
+            Some(0)
+        } else {
+            left.saturating_mul(took).checked_div(most - left).filter(|_| took > 0)
+        }
+    }
+}
+
+impl Compared {
+    /// All copies are equal, and where they belong.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.equal == self.partitions && self.silent.is_empty() && self.handoffs.is_empty()
+    }
+
+    /// With what the ring is going to move, and when it will be done.
+    pub(crate) fn with_left(self, to_leave: u64, history: &History, now: Duration) -> Self {
+        let left = to_leave + (self.partitions - self.equal) + self.handoffs.values().sum::<u64>();
+        Self { left, eta_seconds: history.note(now, left), ..self }
+    }
+
+    /// In one line.
+    pub(crate) fn summary(&self) -> String {
+        let Self { ring_version, partitions, equal, left, eta_seconds, .. } = self;
+        let equal =
+            format!("ring version {ring_version}: {equal} of {partitions} partitions have equal copies");
+        match (left, eta_seconds) {
+            (0, _) => format!("{equal}, nothing is to be moved"),
+            (left, Some(seconds)) => {
+                format!("{equal}, {left} copies are to be moved or mended, in about {seconds} s")
+            }
+            (left, None) => {
+                format!("{equal}, {left} copies are to be moved or mended; ask again to learn how long")
+            }
+        }
+    }
+}
+
+/// What a device says: the sums of its partitions, and how many it holds that are not its own.
+type Said = (BTreeMap<u32, u128>, u64);
+
+/// Compares all partitions.
+pub(crate) async fn compare(cluster: &dyn Cluster, devices: BTreeSet<DeviceId>) -> Compared {
+    let (ring_version, power) = (cluster.version(), cluster.power());
+    let partitions: u32 = if ring_version == 0 { 0 } else { 1 << power };
+    let primaries: Vec<Vec<DeviceId>> = (0..partitions).map(|part| cluster.primaries(part)).collect();
+    let mut of: BTreeMap<DeviceId, Vec<u32>> =
+        devices.into_iter().map(|device| (device, Vec::new())).collect();
+    for (part, devices) in (0_u32..).zip(&primaries) {
+        devices.iter().for_each(|device| of.entry(*device).or_default().push(part));
+    }
+    let asked = of
+        .into_iter()
+        .map(|(device, parts)| async move { (device, ask(cluster, device, power, &parts).await) });
+    let mut compared = Compared { ring_version, partitions: partitions.into(), ..Compared::default() };
+    let mut sums: BTreeMap<DeviceId, BTreeMap<u32, u128>> = BTreeMap::new();
+    for (device, said) in join_all(asked).await {
+        match said {
+            Ok((own, others)) => {
+                sums.insert(device, own);
+                if others > 0 {
+                    compared.handoffs.insert(device.to_string(), others);
+                }
+            }
+            Err(why) => drop(compared.silent.insert(device.to_string(), why)),
+        }
+    }
+    for (part, devices) in (0_u32..).zip(&primaries) {
+        let said: Option<BTreeSet<u128>> =
+            devices.iter().map(|device| sums.get(device)?.get(&part).copied()).collect();
+        match said {
+            None => compared.unknown += 1,
+            Some(said) if said.len() == 1 => compared.equal += 1,
+            Some(_) if compared.different.len() < MAX_NAMED => compared.different.push(part),
+            Some(_) => {}
+        }
+    }
+    compared
+}
+
+async fn ask(cluster: &dyn Cluster, device: DeviceId, power: u8, own: &[u32]) -> Result<Said, String> {
+    let replica = cluster.replica(device).ok_or("the node does not know it")?;
+    let ask = |ask: Ask| {
+        let replica = Arc::clone(&replica);
+        async move { replica.ask(ask).await.map_err(|e| e.to_string()) }
+    };
+    let odd = || "it answered another question".to_owned();
+    let mut sums = BTreeMap::new();
+    for some in own.chunks(MAX_SUMS) {
+        let parts: Parts = some.iter().copied().collect();
+        match ask(Ask::Sums { power, parts, group: 1 }).await? {
+            Answer::Sums(said) if said.len() == some.len() => sums.extend(some.iter().copied().zip(said)),
+            _ => return Err(odd()),
+        }
+    }
+    let (mut others, mut from) = (0, Some(0).filter(|_| power <= MAX_HELD_POWER));
+    while let Some(at) = from {
+        match ask(Ask::Held { power, from: at }).await? {
+            Answer::Held { parts, next } => {
+                let strange = parts.iter().filter(|part| own.binary_search(part).is_err());
+                others += strange.count() as u64;
+                from = next.filter(|next| *next > at);
+            }
+            _ => return Err(odd()),
+        }
+    }
+    Ok((sums, others))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_ends_when_it_goes_on_like_this() {
+        let history = History::default();
+        let at = |seconds, left| history.note(Duration::from_secs(seconds), left);
+        assert_eq!(at(0, 100), None);
+        assert_eq!(at(10, 100), None, "nothing moved yet");
+        assert_eq!((at(20, 80), at(40, 50)), (Some(80), Some(40)));
+        assert_eq!(at(50, 90), Some(450));
+        assert_eq!(at(60, 200), None, "another task");
+        assert_eq!((at(70, 100), at(80, 0), at(90, 40)), (Some(10), Some(0), None));
+    }
+}
