@@ -53,14 +53,16 @@ fuzz: setup ## Random inputs and histories from seeds, some minutes (ARGS="store
 	cargo build $(FLAGS) -p quarry-fuzz
 	@fuzz="$(CARGO_TARGET_DIR)/release/quarry-fuzz"; \
 	if [ -n "$(ARGS)" ]; then exec "$$fuzz" $(ARGS); fi; \
-	"$$fuzz" run --seconds 20 --save "$(CACHE)" && "$$fuzz" store --seconds 120
+	"$$fuzz" run --seconds 20 --save "$(CACHE)" && "$$fuzz" store --seconds 60 && "$$fuzz" cluster --seconds 60
 
-soak: build ## Hours of kill -9 on the real binary, beside simulated histories (ROUNDS=500, SEED=..., SECONDS_OF_STORE=3600)
+soak: build ## Hours of kill -9 on the real binary, beside simulated stores and clusters (ROUNDS=500, SEED=..., SECONDS_OF_STORE=3600, SECONDS_OF_CLUSTER=3600)
 	@.ci/setup clients
 	cargo build $(FLAGS) -p quarry-fuzz
-	@"$(CARGO_TARGET_DIR)/release/quarry-fuzz" store --seconds $(or $(SECONDS_OF_STORE),3600) & store=$$!; \
-	ROUNDS=$(or $(ROUNDS),500) $(PYTHON) node/tests/e2e/crash_loop.py "$(BIN)" || { kill $$store; exit 1; }; \
-	wait $$store
+	@fuzz="$(CARGO_TARGET_DIR)/release/quarry-fuzz"; \
+	"$$fuzz" store --seconds $(or $(SECONDS_OF_STORE),3600) & store=$$!; \
+	"$$fuzz" cluster --seconds $(or $(SECONDS_OF_CLUSTER),3600) & cluster=$$!; \
+	ROUNDS=$(or $(ROUNDS),500) $(PYTHON) node/tests/e2e/crash_loop.py "$(BIN)" || { kill $$store $$cluster; exit 1; }; \
+	wait $$store; wait $$cluster
 
 clean-cache: ## Remove everything that was built or downloaded, RocksDB too
 	rm -rf "$(CACHE)"

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
+use quarry_fuzz::cluster;
 use quarry_fuzz::inputs::{self, Broken, TARGETS, Target};
 use quarry_fuzz::store::{Plant, history};
 
@@ -56,6 +57,24 @@ enum Command {
         #[arg(long, value_enum, default_value_t)]
         plant: Plant,
     },
+    /// Run histories of whole clusters.
+    Cluster {
+        /// One history.
+        #[arg(long, conflicts_with = "seeds")]
+        seed: Option<u64>,
+        /// Several: FIRST..END.
+        #[arg(long, value_parser = parse_range)]
+        seeds: Option<Range<u64>>,
+        /// From a seed that the clock chooses, for so long.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// Plant a bug, to see that it is found.
+        #[arg(long, value_enum, default_value_t)]
+        planted: cluster::Plant,
+        /// Lines of the log that a failure shows.
+        #[arg(long, default_value_t = cluster::LINES)]
+        lines: usize,
+    },
 }
 
 fn parse_range(text: &str) -> Result<Range<u64>, String> {
@@ -91,6 +110,10 @@ fn main() -> ExitCode {
         Command::Store { seed, seeds, seconds, plant } => {
             let seeds = seed.map(|seed| seed..seed + 1).or(seeds);
             store(seeds, Duration::from_secs(seconds), plant)
+        }
+        Command::Cluster { seed, seeds, seconds, planted, lines } => {
+            let seeds = seed.map(|seed| seed..seed + 1).or(seeds);
+            clusters(seeds, Duration::from_secs(seconds), planted, lines)
         }
     };
     if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -174,6 +197,46 @@ fn store(seeds: Option<Range<u64>>, limit: Duration, plant: Plant) -> bool {
     say(&format!(
         "{histories} histories, {operations} operations ({rate} a second), {restarts} starts, {failures} failures in {:.0?}",
         start.elapsed()
+    ));
+    failures == 0
+}
+
+fn clusters(seeds: Option<Range<u64>>, limit: Duration, planted: cluster::Plant, lines: usize) -> bool {
+    let start = Instant::now();
+    let timed = seeds.is_none();
+    let seeds = seeds.unwrap_or_else(|| seed_of_clock()..u64::MAX);
+    let one = seeds.end - seeds.start == 1;
+    let (mut histories, mut failures) = (0_u64, 0_u64);
+    let mut sum = cluster::Summary::default();
+    for seed in seeds {
+        if timed && start.elapsed() >= limit {
+            break;
+        }
+        match cluster::history_with(seed, planted, lines) {
+            Ok(summary) => {
+                if one {
+                    say(&format!("{summary:?}"));
+                }
+                sum.add(&summary);
+            }
+            Err(failure) => {
+                failures += 1;
+                say(&failure.to_string());
+            }
+        }
+        histories += 1;
+    }
+    let took = start.elapsed();
+    let rate = u128::from(sum.millis) / took.as_millis().max(1);
+    say(&format!(
+        "{histories} histories, {} operations ({} unanswered), {} troubles, {} crashes, {} terms, {failures} failures; \
+         {:.1} simulated hours in {took:.0?}, {rate} times as fast as life",
+        sum.operations,
+        sum.unanswered,
+        sum.troubles,
+        sum.crashes,
+        sum.terms,
+        Duration::from_millis(sum.millis).as_secs_f64() / 3600.0,
     ));
     failures == 0
 }

@@ -8,7 +8,7 @@ use quarry_ring::PathHash;
 
 use super::condition::{Needs, holds, needs};
 use super::copies::tombstone;
-use super::names::{Line, NewLine};
+use super::names::{Grant, Line, NewLine};
 use super::replica::{Draft, Opened};
 use super::sight::{Found, Open};
 use super::sources::Sources;
@@ -51,6 +51,18 @@ pub(crate) fn unlisted(container: u64, at: Timestamp, conditional: bool) -> NewL
     NewLine { container, at, value: None, conditional }
 }
 
+/// Times that a name is looked at again because a newer version than its line's was seen.
+const LOOKS: u32 = 32;
+
+/// Whether a version was never acknowledged: it is newer than what a line tells of.
+fn ahead(line: &Line, sequence: u64) -> bool {
+    line.at.is_some_and(|at| at.0 < sequence)
+}
+
+fn busy() -> Error {
+    Error::Unavailable { reason: "the object is being changed again and again".to_owned() }
+}
+
 impl Inner {
     /// The best version at least as new as `floor`, the time that the listing's row states; `None`: unknown.
     pub(crate) async fn open_version(
@@ -86,19 +98,45 @@ impl Inner {
         if !self.names.lines_count() {
             return self.open_version(path, None).await;
         }
-        let Some(at) = self.line(path).await?.at else { return Ok(None) };
-        let found = self.open_version(path, Some(at)).await?;
-        let newer = found.as_ref().is_none_or(|open| open.ahead);
-        if !newer {
-            return Ok(found);
+        let mut why = busy();
+        for _ in 0..LOOKS {
+            let Some(at) = self.line(path).await?.at else { return Ok(None) };
+            let newer = match self.copies.open(path, Some(at)).await?.found {
+                Found::Version(open) if !open.ahead => return Ok(Some(*open)),
+                Found::Version(open) => open.meta.info.timestamp.0,
+                Found::Deleted(version) => version.sequence,
+                Found::Absent => return Ok(None),
+            };
+            // A writer is at work or was lost half-way: what a reader has seen must stay.
+            match self.relist(path, newer).await {
+                // Whoever had it is gone, perhaps: then nobody has seen it.
+                Err(error @ Error::Unavailable { .. }) => why = error,
+                Err(error) => return Err(error),
+                Ok(_) => {}
+            }
         }
-        // A writer is at work or was lost half-way: what a reader has seen must stay.
-        drop(found);
-        self.relist(path, u64::MAX).await?;
-        match self.line(path).await?.at {
-            Some(at) => self.open_version(path, Some(at)).await,
-            None => Ok(None),
+        Err(why)
+    }
+
+    /// The right to decide about a name by what stands there: the version that its line tells of. One that is newer and that
+    /// nobody acknowledged is made whole first: else a decision by it would be told, and the version never seen again.
+    pub(crate) async fn begin(
+        &self,
+        path: &ObjectPath,
+        given: Option<Timestamp>,
+    ) -> Result<(Grant, Option<Version>)> {
+        for _ in 0..LOOKS {
+            let grant = self.names.begin(path.clone(), given).await?;
+            let version = self.standing_version(path, &grant.line, given.is_some()).await?;
+            match version.filter(|version| ahead(&grant.line, version.sequence)) {
+                None => return Ok((grant, version)),
+                Some(newer) => {
+                    drop(grant);
+                    self.relist(path, newer.sequence).await?;
+                }
+            }
         }
+        Err(busy())
     }
 
     /// Judges a change of an object under its claim. `line` is what stands, where lines count.
@@ -114,15 +152,19 @@ impl Inner {
             return Ok(());
         }
         let version = self.standing_version(path, line, timestamp.is_some()).await?;
+        if version.is_some_and(|version| ahead(line, version.sequence)) {
+            return Err(busy());
+        }
         if timestamp.zip(version).is_some_and(|(ours, standing)| ours.0 <= standing.sequence) {
             return Err(Error::Superseded);
         }
         let now = self.clock.unix_seconds();
         let stands = version.is_some_and(|v| !v.deleted && v.delete_at.is_none_or(|at| at > now));
         let etag = match needs {
-            Needs::Etag if stands => {
-                self.open_version(path, line.at).await?.map(|open| hex::encode(open.meta.info.md5))
-            }
+            Needs::Etag if stands => match self.open_version(path, line.at).await? {
+                Some(open) if !open.ahead => Some(hex::encode(open.meta.info.md5)),
+                _ => return Err(busy()),
+            },
             _ => stands.then(String::new),
         };
         if holds(condition, etag.as_deref()) { Ok(()) } else { Err(Error::ConditionFailed) }
@@ -148,8 +190,7 @@ impl Inner {
         condition: &Condition,
         still: impl Fn(Version) -> bool + Send,
     ) -> Result<Deleted> {
-        let grant = self.names.begin(path.clone(), None).await?;
-        let version = self.standing_version(path, &grant.line, false).await?;
+        let (grant, version) = self.begin(path, None).await?;
         self.judge_change(path, &grant.line, condition, None).await?;
         if !version.is_some_and(|version| !version.deleted && still(version)) {
             return Ok(Deleted::Absent);
@@ -170,8 +211,9 @@ impl Inner {
         self.names.settle(grant, line, Class::Delete).await
     }
 
-    /// Brings the line of an object up to its newest version, when it is older than `sequence`; true when it was so. A crash
-    /// between the object and its line leaves this behind, and so does a writer that was lost half-way.
+    /// Brings the line of an object up to its newest version, when it is older than `sequence`, the time of one that was seen on
+    /// a device; true when it was so. A crash between the object and its line leaves this behind, and so does a writer that was
+    /// lost half-way.
     pub(crate) async fn relist(&self, path: &ObjectPath, sequence: u64) -> Result<bool> {
         let behind = |line: &Line, sequence| line.at.is_none_or(|at| at.0 < sequence);
         let line = self.line(path).await?;
@@ -182,7 +224,8 @@ impl Inner {
         let grant = self.names.begin(path.clone(), None).await?;
         let line = self.line(path).await?;
         let Some(standing) = line.container else { return Ok(false) };
-        let new = match self.copies.open(path, line.at).await?.found {
+        let floor = line.at.map(|at| at.max(Timestamp(sequence)));
+        let new = match self.copies.open(path, floor).await?.found {
             Found::Version(open) => listed(standing.id, &open.meta.info, false),
             Found::Deleted(version) if line.at.is_some() => {
                 unlisted(standing.id, Timestamp(version.sequence), false)
@@ -261,13 +304,14 @@ impl Store {
     ) -> Result<Timestamp> {
         self.count_call();
         let inner = &self.inner;
-        let grant = inner.names.begin(path.clone(), None).await?;
+        let (grant, _) = inner.begin(path, None).await?;
         let Some(standing) = grant.line.container else { return Err(Error::NoObject) };
         if inner.names.lines_count() && grant.line.at.is_none() {
             return Err(Error::NoObject);
         }
+        let gone = if grant.line.at.is_some() { busy() } else { Error::NoObject };
         let Some(Open { mut meta, opened, .. }) = inner.open_version(path, grant.line.at).await? else {
-            return Err(Error::NoObject);
+            return Err(gone);
         };
         if meta.chunked.is_some() {
             // A device without the body does not take a record that names it.

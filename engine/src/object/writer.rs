@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use md5::{Digest, Md5};
 use quarry_ring::PathHash;
 
+use super::condition::{Needs, needs};
 use super::objects::{listed, object_draft};
 use super::replica::Draft;
 use super::store::Inner;
@@ -128,7 +129,10 @@ impl ObjectWriter {
             return Err(Error::EtagMismatch { actual: hex::encode(md5) });
         }
         let inner = self.inner.clone();
-        let grant = inner.names.begin(self.path.clone(), spec.timestamp).await?;
+        let grant = match needs(&spec.condition) {
+            Needs::Nothing => inner.names.begin(self.path.clone(), spec.timestamp).await?,
+            _ => inner.begin(&self.path, spec.timestamp).await?.0,
+        };
         let Some(standing) = grant.line.container else { return Err(Error::NoContainer) };
         inner.judge_change(&self.path, &grant.line, &spec.condition, spec.timestamp).await?;
         let timestamp = grant.at;

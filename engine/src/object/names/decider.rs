@@ -240,16 +240,14 @@ impl Decider {
         if now.at == Some(line.at) || (line.value.is_none() && now.at.is_none()) {
             return Ok(());
         }
-        match before {
-            _ if !line.conditional => {}
-            // Nobody can tell whether it came and went meanwhile.
-            None => return Err(Error::Unavailable { reason: "the grant was lost; try again".to_owned() }),
-            before if now.at != before => return Err(Error::ConditionFailed),
-            Some(_) => {}
-        }
-        // Somebody decided after us: what they made stands, and ours was there for a moment.
-        if now.at.is_some_and(|at| at > line.at) {
-            return Ok(());
+        match now.at {
+            Some(at) if before == Some(at) => {}
+            Some(at) if at < line.at && !line.conditional => {}
+            // Somebody decided after us, and what they made stands: ours was gone in any case.
+            Some(_) if line.value.is_none() && !line.conditional => return Ok(()),
+            // It may have been made and have gone again, by a DELETE that was acknowledged; nobody can tell. And what stands
+            // may be a change of headers that kept a body from before ours.
+            _ => return Err(Error::Unavailable { reason: "the grant was lost; try again".to_owned() }),
         }
         let row = self.time(None).await?;
         self.commit(vec![line.row(path, row)?], class, permit).await

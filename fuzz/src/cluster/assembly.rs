@@ -1,0 +1,203 @@
+//! A node put together of the engine's real parts, as `node/src/control/member.rs` does: groups, names, objects, workers.
+//!
+//! Invariant: nothing here is simulated but the runtime, the network and the drives that are handed in.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use quarry_engine::clock::{Clock, Timestamp};
+use quarry_engine::consensus::{Group, GroupOptions, Groups, Runtime, Settings};
+use quarry_engine::disk::DiskHandle;
+use quarry_engine::net::{
+    Code, Failure, NodeId, NodeService, Remote, ReplicaService, Request, Response, Service, SimNode, Timer,
+    Transport,
+};
+use quarry_engine::object::names::{Directory, Names, NamesService, Routed};
+use quarry_engine::object::{BoxFuture, Options, Parts, Replica, Spawn, Spread, Store, Time, Voter};
+use quarry_engine::sync::Cluster;
+use quarry_engine::work::{Pace, Runner, workers};
+
+use super::board::{Board, Peers};
+use super::machine::{Life, Running, Wall};
+use super::plant::Plant;
+
+/// Number of the index group.
+pub(crate) const NAMES: u32 = 1;
+/// Pause between two looks at the ring, as a node's follower has it.
+const FOLLOW: Duration = Duration::from_millis(250);
+/// Pause between two looks of a leader at its members.
+const GOVERN: Duration = Duration::from_millis(500);
+/// Pause between two looks at what others hold.
+const EXPIRE: Duration = Duration::from_secs(1);
+/// How long a call to a device of another node may take.
+const WITHIN: Duration = Duration::from_secs(10);
+/// Seconds after which a worker that had nothing to do looks again, at most: less than a history takes.
+const IDLE: u64 = 15;
+/// Seconds for which tombstones are kept.
+pub(crate) const RECLAIM: u64 = 3600;
+
+/// Answers others when the node is there.
+#[derive(Clone, Default)]
+pub(crate) struct Late(Arc<OnceLock<Arc<dyn Service>>>);
+
+impl Service for Late {
+    fn handle(&self, from: NodeId, request: Request) -> BoxFuture<'static, Response> {
+        match self.0.get() {
+            Some(service) => service.handle(from, request),
+            None => {
+                let failure = Failure::new(Code::Unavailable, "the node is starting");
+                Box::pin(std::future::ready(Response::Failed(failure)))
+            }
+        }
+    }
+}
+
+/// What a node is made of.
+pub(crate) struct Making {
+    pub(crate) disks: Vec<DiskHandle>,
+    pub(crate) net: SimNode,
+    pub(crate) late: Late,
+    pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) wall: Wall,
+    pub(crate) board: Board,
+    pub(crate) plant: Plant,
+    /// New in every life.
+    pub(crate) random: u64,
+}
+
+/// Starts a node: the rest of it comes as its runtime is polled.
+pub(crate) fn start(making: Making) -> Life {
+    let groups = Groups::new();
+    let life = Life { groups: groups.clone(), running: Arc::default(), failed: Arc::default() };
+    let (running, failed) = (life.running.clone(), life.failed.clone());
+    let runtime = making.runtime.clone();
+    runtime.spawn(Box::pin(async move {
+        match assemble(making, groups).await {
+            Ok(node) => *running.lock().unwrap_or_else(PoisonError::into_inner) = Some(node),
+            Err(why) => *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(why),
+        }
+    }));
+    life
+}
+
+fn timer(runtime: &Arc<dyn Runtime>) -> Timer {
+    let runtime = runtime.clone();
+    Arc::new(move |time| runtime.sleep(time))
+}
+
+async fn assemble(making: Making, groups: Groups) -> Result<Running, String> {
+    let Making { disks, net, late, runtime, wall, board, plant, random } = making;
+    let first = disks.first().cloned().ok_or("no disk")?;
+    let net: Arc<dyn Transport> = Arc::new(net);
+    let spawner = runtime.clone();
+    let spawn: Spawn = Arc::new(move |work| spawner.spawn(work));
+    let since = runtime.clone();
+    let monotonic: quarry_engine::net::MonotonicClock = Arc::new(move || since.now());
+    let time = Time { timer: timer(&runtime), now: monotonic.clone() };
+    let options = Options { spawn: Some(spawn), time: Some(time) };
+    let reading = wall.clone();
+    let clock = Arc::new(Clock::new(Box::new(move || reading.now())));
+    clock.observe(Timestamp(disks.iter().map(DiskHandle::max_sequence).max().unwrap_or(0)));
+    let with = GroupOptions { disk: first, net: net.clone(), settings: settings(), runtime: runtime.clone() };
+    let group = groups.open(NAMES, with).await.map_err(|e| format!("open group: {e}"))?;
+    let voter = Arc::new(Voter::new(group.clone(), clock.clone()));
+    let service = NamesService::new(NAMES, voter, clock.clone(), &options, monotonic.clone());
+    let directory = Arc::new(Directory::default());
+    let routed =
+        Routed::new(NAMES, net.clone(), timer(&runtime), Some(&service), directory.clone(), random >> 1);
+    let names: Arc<dyn Names> = plant.names(Arc::new(routed));
+    let placement = Box::new(Spread::over(Vec::new()));
+    let parts = Parts { disks, others: Vec::new(), placement, names, clock, options };
+    let store = Store::shared(parts).map_err(|e| format!("start store: {e}"))?;
+    let reading = wall.clone();
+    let reading = Box::new(move || reading.now());
+    let replicas = ReplicaService::new(store.replicas().to_vec(), monotonic.clone(), reading, random);
+    let node = NodeService::new(replicas, Some(service));
+    let _first = late.0.set(groups.service(Arc::new(node.clone())));
+    let follower = Follower { net, store: store.clone(), board, peers: Arc::default(), plant };
+    let peers: Arc<dyn Cluster> = follower.peers.clone();
+    follower.look();
+    runtime.spawn(Box::pin(look_after(runtime.clone(), node)));
+    runtime.spawn(Box::pin(govern(runtime.clone(), group.clone(), follower.board.clone())));
+    let pause = runtime.clone();
+    runtime.spawn(Box::pin(async move {
+        loop {
+            directory.replace(group.status().voters.into_iter().collect());
+            follower.look();
+            pause.sleep(FOLLOW).await;
+        }
+    }));
+    let mut reports = Vec::new();
+    let own = workers(&store, RECLAIM, Some(&peers)).into_iter().chain(plant.workers(&store, &wall));
+    for (worker, pace) in own {
+        let pace = Pace { idle_seconds: pace.idle_seconds.min(IDLE), ..pace };
+        let (elapsed, calls) = (monotonic.clone(), store.clone());
+        let runner =
+            Runner::new(worker, pace, Box::new(move || elapsed()), Box::new(move || calls.client_calls()));
+        reports.push(runner.reports());
+        let pause = timer(&runtime);
+        runtime.spawn(Box::pin(runner.run(Box::new(move |time| pause(time)))));
+    }
+    Ok(Running { store, reports })
+}
+
+fn settings() -> Settings {
+    Settings { snapshot_every: 200, keep: 100, ..Settings::default() }
+}
+
+/// Ends what others held too long.
+async fn look_after(runtime: Arc<dyn Runtime>, node: NodeService) {
+    loop {
+        runtime.sleep(EXPIRE).await;
+        node.expire();
+    }
+}
+
+/// Makes every node a member, where this one leads; voters stay those of the beginning.
+async fn govern(runtime: Arc<dyn Runtime>, group: Group, board: Board) {
+    loop {
+        runtime.sleep(GOVERN).await;
+        let status = group.status();
+        if !status.leads || status.changing {
+            continue;
+        }
+        let known = |node: &NodeId| status.voters.contains(node) || status.learners.contains(node);
+        let published = board.read();
+        if let Some(node) = published.owners.values().find(|node| !known(node)) {
+            // It is tried again.
+            let _failed = group.add_learner(*node).await;
+        }
+    }
+}
+
+/// Uses the newest ring that this node has heard of.
+struct Follower {
+    net: Arc<dyn Transport>,
+    store: Store,
+    board: Board,
+    peers: Arc<Peers>,
+    plant: Plant,
+}
+
+impl Follower {
+    fn look(&self) {
+        let published = self.board.read();
+        if published.version() == self.peers.version() {
+            return;
+        }
+        let local = self.net.local();
+        let others = published.owners.iter().filter(|(_, node)| **node != local);
+        let remote = |(device, node): (&_, &_)| -> Arc<dyn Replica> {
+            self.plant.replica(Arc::new(Remote::new(self.net.clone(), *node, *device, WITHIN)))
+        };
+        let others: Vec<_> = others.map(remote).collect();
+        let all = self.store.replicas().iter().chain(&others).cloned();
+        self.peers.replace(published.placement.clone(), all);
+        self.store.place(published.placement.clone(), others);
+    }
+}
+
+/// A lock whose holder never leaves anything half-made.
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

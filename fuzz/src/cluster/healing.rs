@@ -1,0 +1,101 @@
+//! The healing phase: no more trouble, time passes, and then everything must be as clients were told, alike and in its place.
+
+use std::time::Duration;
+
+use quarry_engine::work::State;
+
+use super::history::History;
+use super::invariants;
+use super::profile::{CONTAINERS, everything};
+use crate::store::model::{OBJECTS, Op};
+use crate::store::oracle::Violation;
+use crate::store::world::IndexFate;
+
+/// The replicators have all done by then.
+const SETTLED: Duration = Duration::from_secs(1200);
+/// What is younger is left alone by replicators; version times may have been given by the clock that was furthest ahead.
+const YOUNG: Duration = Duration::from_secs(12 + 60);
+
+impl History {
+    pub(crate) fn heal(&mut self) -> Result<(), Violation> {
+        self.calm()?;
+        self.settle()?;
+        self.demand_all();
+        self.sweep(0)?;
+        // What nobody has seen by now nobody will ever see.
+        self.oracle.settle();
+        for n in 0..self.world.machines.len() {
+            self.sweep(n)?;
+        }
+        self.settle()?;
+        invariants::check(self)?;
+        self.restart_all()?;
+        let last = self.world.machines.len() - 1;
+        self.sweep(last)?;
+        invariants::check(self)
+    }
+
+    pub(crate) fn pass(&mut self, time: Duration) -> Result<(), Violation> {
+        let end = self.world.now() + time;
+        while self.world.now() < end {
+            self.tick()?;
+        }
+        Ok(())
+    }
+
+    /// Until every replicator has twice found nothing to do.
+    fn settle(&mut self) -> Result<(), Violation> {
+        self.pass(YOUNG)?;
+        let begun = self.passes();
+        let end = self.world.now() + SETTLED;
+        loop {
+            self.pass(Duration::from_millis(500))?;
+            let now = self.passes();
+            let twice = begun.len() == now.len()
+                && begun.iter().zip(&now).all(|(before, now)| now.0 >= before.0 + 2 && now.1 == State::Idle);
+            if twice {
+                return Ok(());
+            }
+            if self.world.now() > end {
+                return Err(Violation(format!("the replicators do not settle: {now:?}")));
+            }
+        }
+    }
+
+    /// Rounds of every replicator, what it is about, and what went wrong with it last.
+    fn passes(&self) -> Vec<(u64, State, Option<String>)> {
+        let running = self.world.machines.iter().filter_map(|machine| machine.running());
+        let reports = running.flat_map(|running| running.reports).map(|report| report.read());
+        reports
+            .filter(|report| report.name.starts_with("replicator"))
+            .map(|report| (report.progress.passes, report.state, report.last_error))
+            .collect()
+    }
+
+    /// Everything that a client can look at, once, at one node.
+    fn sweep(&mut self, n: usize) -> Result<(), Violation> {
+        for c in 0..CONTAINERS {
+            self.alone(n, Op::List { c, listing: everything() })?;
+            for o in 0..OBJECTS {
+                self.alone(n, Op::Get { c, o })?;
+            }
+            self.alone(n, Op::HeadContainer { c })?;
+        }
+        Ok(())
+    }
+
+    /// All nodes are killed at once and started again; one has lost its index.
+    fn restart_all(&mut self) -> Result<(), Violation> {
+        let all = 0..self.world.machines.len();
+        let unlucky = self.rng.index(all.len());
+        for n in all.clone() {
+            let seed = self.rng.next_u64();
+            let fate = if n == unlucky { IndexFate::Lost } else { IndexFate::Prefix(seed) };
+            self.world.down(n, None, fate, &mut self.rng);
+        }
+        for n in all {
+            self.start(n)?;
+        }
+        self.wait_for_all()
+    }
+}

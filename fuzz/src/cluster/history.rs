@@ -1,0 +1,444 @@
+//! One history of a cluster from one seed: who does what next, and what it led to.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use md5::{Digest, Md5};
+use quarry_engine::io::SplitMix64;
+
+use super::assembly::RECLAIM;
+use super::log::{LINES, Log};
+use super::machine::Running;
+use super::oracle::Oracle;
+use super::plant::Plant;
+use super::profile::{self, CONTAINERS, Profile};
+use super::trouble::{self, Cure, Trouble, Troubles};
+use super::world::World;
+use crate::store::clients::{Bodies, Call, Reply, perform};
+use crate::store::model::{Fact, Op, OpId};
+use crate::store::oracle::Violation;
+use crate::store::world::IndexFate;
+
+/// No client waits longer than this, whatever happens.
+const STUCK: Duration = Duration::from_secs(120);
+/// Longer than tombstones are kept.
+const NIGHT: Duration = Duration::from_secs(2 * RECLAIM);
+/// For so long after a trouble answers may still say so.
+const RECOVERY: Duration = Duration::from_secs(30);
+
+/// What a history came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Summary {
+    /// Of everything that happened.
+    pub hash: u64,
+    /// Operations of clients, the sweeps included.
+    pub operations: u64,
+    /// Of these, how many were told nothing.
+    pub unanswered: u64,
+    /// Times that a machine went down.
+    pub crashes: u64,
+    /// Troubles of every kind.
+    pub troubles: u64,
+    /// Terms in which somebody led.
+    pub terms: u64,
+    /// Milliseconds of virtual time.
+    pub millis: u64,
+}
+
+/// A broken promise, and how to see it again.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("seed {seed}: {violation}\nlast events:\n{}\nreproduce: quarry-fuzz cluster --seed {seed}{planted}", tail.join("\n"))]
+pub struct Failure {
+    /// Of the history.
+    pub seed: u64,
+    /// What was broken.
+    pub violation: Violation,
+    /// What happened before.
+    pub tail: Vec<String>,
+    /// The option that plants the bug.
+    pub planted: String,
+}
+
+impl Summary {
+    /// Adds another's numbers.
+    pub fn add(&mut self, other: &Self) {
+        self.operations += other.operations;
+        self.unanswered += other.unanswered;
+        self.crashes += other.crashes;
+        self.troubles += other.troubles;
+        self.terms += other.terms;
+        self.millis += other.millis;
+    }
+}
+
+/// Runs the history of a seed.
+pub fn history(seed: u64, plant: Plant) -> Result<Summary, Box<Failure>> {
+    history_with(seed, plant, LINES)
+}
+
+/// Runs the history of a seed; a failure shows so many lines of its log.
+pub fn history_with(seed: u64, plant: Plant, lines: usize) -> Result<Summary, Box<Failure>> {
+    let mut rng = SplitMix64::new(seed);
+    let profile = Profile::draw(&mut rng);
+    let option = clap::ValueEnum::to_possible_value(&plant).map(|value| value.get_name().to_owned());
+    let planted = match plant {
+        Plant::Nothing => String::new(),
+        _ => format!(" --planted {}", option.unwrap_or_default()),
+    };
+    let failure = |violation, tail| Box::new(Failure { seed, violation, tail, planted: planted.clone() });
+    let world = World::new(&profile, &mut rng, plant).map_err(|violation| failure(violation, Vec::new()))?;
+    let mut history = History {
+        bodies: Bodies::new(rng.next_u64()),
+        oracle: Oracle::new(),
+        world,
+        profile,
+        rng,
+        slots: Vec::new(),
+        troubles: Troubles::default(),
+        uneasy_until: RECOVERY,
+        faulty: true,
+        log: Log::new(lines),
+        summary: Summary::default(),
+    };
+    let whole = AssertUnwindSafe(|| history.live(plant).and_then(|()| history.heal()));
+    // An assertion of the engine that fails is a finding like any other.
+    let result =
+        catch_unwind(whole).unwrap_or_else(|panic| Err(Violation(crate::panic_text(panic.as_ref()))));
+    let History { log, mut summary, slots, world, .. } = history;
+    summary.hash = log.hash;
+    summary.terms = world.terms() as u64;
+    summary.millis = u64::try_from(world.now().as_millis()).unwrap_or(u64::MAX);
+    // What a panic left half done is not taken apart.
+    let _left = result.is_err().then(|| std::mem::forget((slots, world)));
+    result.map_err(|violation| failure(violation, log.tail.into()))?;
+    Ok(summary)
+}
+
+struct Slot {
+    machine: usize,
+    id: OpId,
+    began: Duration,
+    future: Pin<Box<dyn Future<Output = Reply>>>,
+}
+
+pub(crate) struct History {
+    pub(crate) world: World,
+    pub(crate) oracle: Oracle,
+    pub(crate) rng: SplitMix64,
+    pub(crate) summary: Summary,
+    pub(crate) profile: Profile,
+    pub(crate) troubles: Troubles,
+    bodies: Rc<Bodies>,
+    slots: Vec<Slot>,
+    /// Until then answers may say that something is unavailable.
+    uneasy_until: Duration,
+    /// There is trouble, or there may be.
+    faulty: bool,
+    log: Log,
+}
+
+impl History {
+    /// The safety phase.
+    fn live(&mut self, plant: Plant) -> Result<(), Violation> {
+        self.note(&format!("{:?}", self.profile));
+        for n in 0..self.world.machines.len() {
+            self.start(n)?;
+            if plant == Plant::AckBeforeFlush {
+                let drives = &self.world.machines[n].drives;
+                drives.iter().for_each(|drive| drive.image.edit_faults(|faults| faults.lying_flush = true));
+            }
+        }
+        self.wait_for_all()?;
+        for c in 0..CONTAINERS {
+            self.alone(0, Op::PutContainer { c })?;
+        }
+        let mut left = self.profile.operations;
+        let mut next = vec![self.world.now(); self.profile.clients];
+        let mut trouble_at = self.world.now();
+        while left > 0 {
+            let now = self.world.now();
+            for at in &mut next {
+                if *at <= now && self.slots.len() < self.profile.clients {
+                    *at = now + self.within(self.profile.think);
+                    let op = profile::draw(&mut self.rng, &self.oracle);
+                    left -= u32::from(self.begin_anywhere(op)?).min(left);
+                }
+            }
+            if let Some(longest) = self.profile.trouble.filter(|_| trouble_at <= now) {
+                trouble_at = now + self.within(longest);
+                self.make_trouble()?;
+            }
+            self.tick()?;
+        }
+        Ok(())
+    }
+
+    fn within(&mut self, longest: Duration) -> Duration {
+        let micros = u64::try_from(longest.as_micros()).unwrap_or(1).max(1);
+        Duration::from_micros(self.rng.below(micros))
+    }
+
+    /// Until every node is there and somebody leads.
+    pub(crate) fn wait_for_all(&mut self) -> Result<(), Violation> {
+        let end = self.world.now() + STUCK;
+        while self.world.leader().is_none() || self.world.machines.iter().any(|m| m.running().is_none()) {
+            if self.world.now() > end {
+                return Err(Violation("the nodes do not start".to_owned()));
+            }
+            self.tick()?;
+        }
+        Ok(())
+    }
+
+    /// Everything moves on a little, and answers are judged.
+    pub(crate) fn tick(&mut self) -> Result<(), Violation> {
+        self.world.turn()?;
+        for n in 0..self.world.machines.len() {
+            self.look_after(n)?;
+        }
+        for cure in self.troubles.due(self.world.now()) {
+            self.cure(cure)?;
+        }
+        let mut at = 0;
+        while at < self.slots.len() {
+            if !self.poll(at)? {
+                at += 1;
+            }
+        }
+        let now = self.world.now();
+        match self.slots.iter().find(|slot| slot.began + STUCK < now) {
+            Some(slot) => Err(Violation(format!("op {} waits for something that never comes", slot.id))),
+            None => Ok(()),
+        }
+    }
+
+    /// Machines that lost their power or a drive are taken down, to be started again later.
+    fn look_after(&mut self, n: usize) -> Result<(), Violation> {
+        let machine = &self.world.machines[n];
+        if !machine.is_up() {
+            return Ok(());
+        }
+        if !machine.has_power() {
+            return self.crash(n, true);
+        }
+        if let Some(why) = machine.drive_failure() {
+            self.note(&format!("{n}: a drive is out: {why}"));
+            if !self.faulty {
+                return Err(Violation(format!("a drive is out without a fault: {why}")));
+            }
+            return self.crash(n, true);
+        }
+        if let Some(why) = machine.why_failed() {
+            return Err(Violation(format!("node {n} does not start: {why}")));
+        }
+        Ok(())
+    }
+
+    /// Polls a client; true when it is over.
+    fn poll(&mut self, at: usize) -> Result<bool, Violation> {
+        let mut context = Context::from_waker(Waker::noop());
+        let Poll::Ready(reply) = self.slots[at].future.as_mut().poll(&mut context) else { return Ok(false) };
+        let slot = self.slots.remove(at);
+        self.note(&format!("{} -> {reply:?}", slot.id));
+        match reply {
+            Reply::Said(outcome) => self.oracle.said(slot.id, &outcome)?,
+            Reply::NoSpace | Reply::Unavailable(_) => {
+                if self.world.now() > self.uneasy_until {
+                    return Err(Violation(format!("op {} is refused without a reason: {reply:?}", slot.id)));
+                }
+                self.lose(slot.id)?;
+            }
+            Reply::Corrupt(what) | Reply::Broken(what) => {
+                return Err(Violation(format!("op {}: {what}", slot.id)));
+            }
+        }
+        Ok(true)
+    }
+
+    fn lose(&mut self, id: OpId) -> Result<(), Violation> {
+        self.summary.unanswered += 1;
+        self.oracle.lose(id, self.world.now())
+    }
+
+    /// Machines whose nodes serve clients.
+    fn serving(&self) -> Vec<(usize, Running)> {
+        let machines = self.world.machines.iter().enumerate();
+        machines.filter_map(|(n, machine)| Some((n, machine.running()?))).collect()
+    }
+
+    /// Starts an operation of a client at some node; false when there is none.
+    fn begin_anywhere(&mut self, op: Op) -> Result<bool, Violation> {
+        let serving = self.serving();
+        if serving.is_empty() {
+            return Ok(false);
+        }
+        let (n, running) = serving[self.rng.index(serving.len())].clone();
+        self.begin(n, &running, op)?;
+        Ok(true)
+    }
+
+    fn begin(&mut self, machine: usize, running: &Running, op: Op) -> Result<OpId, Violation> {
+        let size = if let Op::Put { .. } = op { profile::size(&mut self.rng, &self.profile) } else { 0 };
+        let id = self.oracle.number(Fact::default());
+        if let Op::Put { .. } = op {
+            let body = self.bodies.make(id, size);
+            let etag = hex::encode(Md5::digest(&body));
+            self.oracle.book[id as usize] = Fact { size: size as u64, etag, delete_at: None };
+        }
+        self.note(&format!("{id} at {machine}: {op:?} {size}"));
+        let began = self.world.now();
+        self.oracle.began(id, op.clone(), began)?;
+        self.summary.operations += 1;
+        let call = Call { id, op, delete_at: None, seed: self.rng.next_u64() };
+        let (store, bodies) = (running.store.clone(), self.bodies.clone());
+        self.slots.push(Slot { machine, id, began, future: Box::pin(perform(store, bodies, call)) });
+        Ok(id)
+    }
+
+    /// One operation with nothing beside it.
+    pub(crate) fn alone(&mut self, machine: usize, op: Op) -> Result<(), Violation> {
+        let Some(running) = self.world.machines[machine].running() else {
+            return Err(Violation(format!("node {machine} does not run")));
+        };
+        self.begin(machine, &running, op)?;
+        self.drain()
+    }
+
+    /// Lets everything under way end.
+    pub(crate) fn drain(&mut self) -> Result<(), Violation> {
+        while !self.slots.is_empty() {
+            self.tick()?;
+        }
+        Ok(())
+    }
+
+    fn make_trouble(&mut self) -> Result<(), Violation> {
+        let Some(trouble) = self.troubles.draw(&self.world, &mut self.rng) else { return Ok(()) };
+        self.note(&format!("{trouble:?}"));
+        self.summary.troubles += 1;
+        self.faulty = true;
+        let end = self.world.now() + self.within(Duration::from_secs(10));
+        self.uneasy_until = self.uneasy_until.max(end + RECOVERY);
+        match trouble {
+            Trouble::Kill(n) => return self.crash(n, false),
+            Trouble::Power(n) => return self.crash(n, true),
+            Trouble::Blackout | Trouble::LongNight => {
+                (0..self.world.machines.len()).try_for_each(|n| self.crash(n, true))?;
+                if trouble == Trouble::LongNight {
+                    self.world.sleep(NIGHT);
+                }
+                return Ok(());
+            }
+            Trouble::Empty(n) => self.world.rings.empty(self.world.machines[n].node, true)?,
+            Trouble::CutOff(n) => trouble::cut(&self.world, n, true),
+            Trouble::Mute(n) => trouble::cut(&self.world, n, false),
+            Trouble::BadNet(loss, slow) => {
+                self.world.net.set_faults(trouble::bad_net(self.profile.net, loss, slow));
+            }
+            Trouble::Slow(n, pace) => {
+                self.world.machines[n].drives.iter_mut().for_each(|drive| drive.pace = pace);
+            }
+            Trouble::Clock(n, off) => self.world.machines[n].wall.set_skew(off * 1000),
+            _ => trouble.arm(&self.world),
+        }
+        self.troubles.ends.push((end, trouble.cure(), trouble.machine()));
+        Ok(())
+    }
+
+    fn cure(&mut self, cure: Cure) -> Result<(), Violation> {
+        self.note(&format!("{cure:?}"));
+        self.uneasy_until = self.uneasy_until.max(self.world.now() + RECOVERY);
+        match cure {
+            Cure::Start(n) if !self.world.machines[n].is_up() => self.start(n)?,
+            Cure::Start(_) | Cure::Nothing => {}
+            Cure::Connect => self.world.net.heal(),
+            Cure::Refill(n) => self.world.rings.empty(self.world.machines[n].node, false)?,
+            Cure::GoodNet => self.world.net.set_faults(self.profile.net),
+            Cure::Fast(n) => self.world.machines[n].drives.iter_mut().for_each(|drive| drive.pace = 1),
+        }
+        Ok(())
+    }
+
+    /// A machine goes down, to be started again later.
+    pub(crate) fn crash(&mut self, n: usize, power: bool) -> Result<(), Violation> {
+        if !self.world.machines[n].is_up() {
+            return Ok(());
+        }
+        let plan = power.then(|| trouble::luck(&mut self.rng));
+        let lost = self.rng.chance(150);
+        let fate = if lost { IndexFate::Lost } else { IndexFate::Prefix(self.rng.next_u64()) };
+        self.note(&format!("{n} goes down: {plan:?}, index {fate:?}"));
+        self.summary.crashes += 1;
+        let gone: Vec<Slot> = self.slots.extract_if(.., |slot| slot.machine == n).collect();
+        for slot in gone {
+            self.lose(slot.id)?;
+        }
+        self.world.down(n, plan, fate, &mut self.rng);
+        trouble::disarm(&self.world, n);
+        let end = self.world.now() + self.within(Duration::from_secs(8));
+        self.uneasy_until = self.uneasy_until.max(end + RECOVERY);
+        self.troubles.ends.push((end, Cure::Start(n), Some(n)));
+        Ok(())
+    }
+
+    pub(crate) fn start(&mut self, n: usize) -> Result<(), Violation> {
+        let random = self.rng.next_u64();
+        match self.world.start(n, random) {
+            Ok(reports) => {
+                self.note(&format!("{n} is up: {reports:?}"));
+                match reports.iter().find(|report| !report.lost.is_empty()) {
+                    Some(report) => Err(Violation(format!("recovery reports a loss: {report:?}"))),
+                    None => Ok(()),
+                }
+            }
+            Err(e) if self.world.machines[n].has_power() => {
+                Err(Violation(format!("a drive of {n} does not open: {e}")))
+            }
+            Err(_) => {
+                let (plan, seed) = (trouble::luck(&mut self.rng), self.rng.next_u64());
+                self.world.down(n, Some(plan), IndexFate::Prefix(seed), &mut self.rng);
+                trouble::disarm(&self.world, n);
+                self.start(n)
+            }
+        }
+    }
+
+    pub(crate) fn note(&mut self, event: &str) {
+        self.log.note(self.world.now(), event);
+    }
+
+    /// No more trouble from here on.
+    pub(crate) fn calm(&mut self) -> Result<(), Violation> {
+        self.note("healing");
+        self.profile.trouble = None;
+        let troubles = std::mem::take(&mut self.troubles);
+        for (_, cure, _) in troubles.ends {
+            // Some are still empty when all is looked at.
+            if matches!(cure, Cure::Refill(_)) && self.rng.chance(500) {
+                self.cure(cure)?;
+            }
+        }
+        self.world.net.heal();
+        self.world.net.set_faults(quarry_engine::net::SimFaults::NONE);
+        for n in 0..self.world.machines.len() {
+            trouble::disarm(&self.world, n);
+            self.world.machines[n].wall.set_skew(0);
+            self.world.machines[n].drives.iter_mut().for_each(|drive| drive.pace = 1);
+            if !self.world.machines[n].is_up() {
+                self.start(n)?;
+            }
+        }
+        self.uneasy_until = self.world.now() + RECOVERY;
+        self.drain()?;
+        self.wait_for_all()
+    }
+
+    /// From here on nothing may be refused.
+    pub(crate) fn demand_all(&mut self) {
+        self.faulty = false;
+        self.uneasy_until = self.world.now();
+    }
+}

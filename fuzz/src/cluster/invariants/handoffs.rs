@@ -1,0 +1,16 @@
+//! Nothing is left on a device that is no primary of it.
+
+use quarry_engine::object::RingPlacement;
+
+use super::{Held, primaries};
+use crate::store::oracle::Violation;
+
+pub(super) fn check(held: &Held, placement: &RingPlacement) -> Result<(), Violation> {
+    for (device, stamps) in held {
+        let astray = stamps.values().find(|stamp| !primaries(placement, &stamp.hash).contains(device));
+        if let Some(stamp) = astray {
+            return Err(Violation(format!("{stamp:?} is still on {device}, which is no primary of it")));
+        }
+    }
+    Ok(())
+}

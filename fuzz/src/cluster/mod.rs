@@ -1,0 +1,25 @@
+//! Whole-cluster simulation: real nodes over simulated drives, network and clocks, from one seed.
+//!
+//! First a safety phase: clients at all nodes, background work, and everything that goes wrong with machines and networks; every
+//! answer is judged by the oracle. Then a healing phase: no more trouble, and everything must be there, alike, and in its place.
+//!
+//! Invariant: equal seeds give equal histories, shown by the hash of what happened.
+
+mod assembly;
+mod board;
+mod healing;
+mod history;
+mod invariants;
+mod log;
+mod machine;
+mod oracle;
+mod plant;
+mod profile;
+mod register;
+mod rings;
+mod trouble;
+mod world;
+
+pub use history::{Failure, Summary, history, history_with};
+pub use log::LINES;
+pub use plant::Plant;

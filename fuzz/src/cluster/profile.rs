@@ -1,0 +1,110 @@
+//! What a history is like, and what its clients do: drawn from the seed.
+
+use std::time::Duration;
+
+use quarry_engine::io::SplitMix64;
+use quarry_engine::net::SimFaults;
+use quarry_engine::object::{Condition, EtagMatch, Listing};
+
+use super::oracle::{Name, Oracle};
+use crate::store::model::{OBJECTS, Op};
+
+/// Containers that are used, all of one account.
+pub(crate) const CONTAINERS: usize = 2;
+/// Writes of a name, under way or unanswered, at which it is only read for a while: each makes many more worlds possible.
+const MANY_WRITES: usize = 5;
+
+/// The shape of a history.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Profile {
+    pub(crate) machines: usize,
+    /// On each machine.
+    pub(crate) drives: usize,
+    /// On each drive.
+    pub(crate) segments: u64,
+    pub(crate) clients: usize,
+    /// Of clients, in the safety phase.
+    pub(crate) operations: u32,
+    /// Longest pause of a client.
+    pub(crate) think: Duration,
+    /// Longest pause between two troubles; none: there is no trouble.
+    pub(crate) trouble: Option<Duration>,
+    /// What the network is like when nothing is wrong with it.
+    pub(crate) net: SimFaults,
+    /// Out of a thousand PUTs, how many are of several chunks.
+    pub(crate) large: u32,
+}
+
+impl Profile {
+    pub(crate) fn draw(rng: &mut SplitMix64) -> Self {
+        let machines = [3, 3, 4, 5][rng.index(4)];
+        let drives = if rng.chance(200) { 2 } else { 1 };
+        let trouble = [None, Some(8), Some(4), Some(4), Some(2)][rng.index(5)].map(Duration::from_secs);
+        let think = Duration::from_millis([20, 100, 400][rng.index(3)]);
+        let loss = if trouble.is_some() { [0, 0, 5, 20][rng.index(4)] } else { 0 };
+        let net = SimFaults { loss, duplication: [0, 20][rng.index(2)], ..SimFaults::NONE };
+        Self {
+            machines,
+            drives,
+            segments: 12,
+            clients: 2 + rng.index(4),
+            operations: 250,
+            think,
+            trouble,
+            net,
+            large: 40,
+        }
+    }
+}
+
+fn condition(rng: &mut SplitMix64, etag: &str) -> Condition {
+    let one = || Some(EtagMatch::OneOf(vec![etag.to_owned()]));
+    let any = || Some(EtagMatch::Any);
+    match rng.below(20) {
+        0 => Condition { if_match: any(), if_none_match: None },
+        1 | 2 => Condition { if_match: None, if_none_match: any() },
+        3 => Condition { if_match: one(), if_none_match: None },
+        _ => Condition::default(),
+    }
+}
+
+fn name(rng: &mut SplitMix64) -> Name {
+    if rng.chance(600) { (0, rng.index(3)) } else { (rng.index(CONTAINERS), rng.index(OBJECTS)) }
+}
+
+/// The next operation.
+pub(crate) fn draw(rng: &mut SplitMix64, oracle: &Oracle) -> Op {
+    let (c, o) = name(rng);
+    let what = rng.below(100);
+    if what < 60 && oracle.writes((c, o)) >= MANY_WRITES {
+        return Op::Get { c, o };
+    }
+    let etag = || {
+        let cells = oracle.cells((c, o)).unwrap_or_default();
+        cells.last().map_or(String::new(), |cell| oracle.book[cell.data as usize].etag.clone())
+    };
+    match what {
+        0..35 => Op::Put { c, o, condition: condition(rng, &etag()), wrong_md5: false },
+        35..50 => Op::Delete { c, o, condition: condition(rng, &etag()) },
+        50..60 => Op::Post { c, o },
+        60..88 => Op::Get { c, o },
+        88..95 => Op::List { c, listing: everything() },
+        _ => Op::HeadContainer { c },
+    }
+}
+
+pub(crate) fn everything() -> Listing {
+    Listing { limit: 1000, ..Listing::default() }
+}
+
+/// Bytes of the next body.
+pub(crate) fn size(rng: &mut SplitMix64, profile: &Profile) -> usize {
+    if rng.chance(profile.large) {
+        return (1 << 20) + rng.index(2 << 20);
+    }
+    match rng.below(10) {
+        0 => 0,
+        1 => 60_000 + rng.index(60_000),
+        _ => rng.index(6000),
+    }
+}

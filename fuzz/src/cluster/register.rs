@@ -1,0 +1,308 @@
+//! One name: whether what clients were told of it can have happened, checked as answers arrive.
+//!
+//! As in [`crate::store::oracle`], a world is one way in which it may have gone so far. Names do not depend on one another here,
+//! so each has worlds of its own, and a cluster may leave many writes unanswered before their number grows.
+//!
+//! A read makes no worlds: each world keeps all that the read may have seen there.
+//!
+//! Invariant: a write takes effect once, between its beginning and its answer; one without an answer takes effect once or
+//! never, and never after the effect of a write that began when nobody could be at it any more.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use quarry_engine::object::{Condition, EtagMatch};
+
+use crate::store::model::{Book, Cell, Op, OpId, Outcome};
+use crate::store::oracle::Violation;
+
+/// Nobody works on a write for longer than this after its client was told nothing.
+const FORGOTTEN: Duration = Duration::from_secs(60);
+/// Worlds at which the harness gives up.
+const MAX_WORLDS: usize = 20_000;
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
+struct World {
+    cell: Cell,
+    done: BTreeMap<OpId, Outcome>,
+    /// What stood since a read began.
+    seen: BTreeMap<OpId, BTreeSet<Cell>>,
+}
+
+impl World {
+    fn may_say(&self, id: OpId) -> Vec<Outcome> {
+        let seen = self.seen.get(&id).into_iter().flatten();
+        let read = seen.map(|cell| Outcome::Version((cell.data != 0).then_some(*cell)));
+        self.done.get(&id).cloned().into_iter().chain(read).collect()
+    }
+
+    fn forget(&mut self, id: OpId) {
+        self.done.remove(&id);
+        self.seen.remove(&id);
+    }
+
+    /// This world after a write.
+    fn after(&self, id: OpId, outcome: Outcome, cell: Cell) -> Self {
+        let mut next = self.clone();
+        next.done.insert(id, outcome);
+        next.cell = cell;
+        next.seen.values_mut().for_each(|seen| {
+            seen.insert(cell);
+        });
+        next
+    }
+}
+
+#[derive(Debug)]
+struct Pending {
+    op: Op,
+    began: Duration,
+    /// When its client was told nothing.
+    lost: Option<Duration>,
+}
+
+/// All that may be true of a name.
+#[derive(Debug)]
+pub(crate) struct Register {
+    worlds: BTreeSet<World>,
+    pending: BTreeMap<OpId, Pending>,
+}
+
+impl Default for Register {
+    fn default() -> Self {
+        Self { worlds: BTreeSet::from([World::default()]), pending: BTreeMap::new() }
+    }
+}
+
+fn holds(condition: &Condition, cell: Cell, book: &Book) -> bool {
+    let stands = cell.data != 0;
+    let etag = book.get(cell.data as usize).map_or("", |fact| fact.etag.as_str());
+    let matches = |wanted: &EtagMatch| match wanted {
+        EtagMatch::Any => true,
+        EtagMatch::OneOf(etags) => etags.iter().any(|known| known == etag),
+    };
+    condition.if_match.as_ref().is_none_or(|wanted| stands && matches(wanted))
+        && !condition.if_none_match.as_ref().is_some_and(|wanted| stands && matches(wanted))
+}
+
+/// What a write says and leaves behind when it happens to this cell.
+fn step(id: OpId, op: &Op, cell: Cell, book: &Book) -> (Outcome, Cell) {
+    match op {
+        Op::Put { condition, .. } | Op::Delete { condition, .. } if !holds(condition, cell, book) => {
+            (Outcome::ConditionFailed, cell)
+        }
+        Op::Put { .. } => (Outcome::Done, Cell { data: id, meta: id }),
+        Op::Delete { .. } if cell.data == 0 => (Outcome::Absent, cell),
+        Op::Delete { .. } => (Outcome::Gone, Cell::default()),
+        Op::Post { .. } if cell.data == 0 => (Outcome::NoObject, cell),
+        Op::Post { .. } => (Outcome::Done, Cell { meta: id, ..cell }),
+        _ => (Outcome::Absent, cell),
+    }
+}
+
+impl Register {
+    pub(crate) fn began(&mut self, id: OpId, op: Op, now: Duration) {
+        if op.reads() {
+            let begun = std::mem::take(&mut self.worlds).into_iter().map(|mut world| {
+                world.seen.insert(id, BTreeSet::from([world.cell]));
+                world
+            });
+            self.worlds = begun.collect();
+        }
+        self.pending.insert(id, Pending { op, began: now, lost: None });
+    }
+
+    /// An operation said something that `fits`.
+    pub(crate) fn said(
+        &mut self,
+        id: OpId,
+        fits: &dyn Fn(&Outcome) -> bool,
+        book: &Book,
+    ) -> Result<(), Violation> {
+        let (mut right, mut could) = (BTreeSet::new(), BTreeSet::new());
+        for world in std::mem::take(&mut self.worlds) {
+            for mut world in self.reachable(world, book)? {
+                let says = world.may_say(id);
+                match says.iter().find(|outcome| fits(outcome)) {
+                    Some(outcome) => {
+                        let effect = matches!(outcome, Outcome::Done | Outcome::Gone);
+                        world.forget(id);
+                        right.insert((effect, world));
+                    }
+                    None => could.extend(says.iter().map(|outcome| format!("{outcome:?}"))),
+                }
+            }
+        }
+        let began = self.pending.remove(&id).map_or(Duration::ZERO, |pending| pending.began);
+        if right.is_empty() {
+            let could: Vec<_> = could.into_iter().collect();
+            return Err(Violation(format!("right would be {}", could.join(" or "))));
+        }
+        if right.len() > MAX_WORLDS {
+            return Err(Violation(format!("harness: {} worlds", right.len())));
+        }
+        let effect = right.iter().all(|(effect, _)| *effect);
+        self.worlds = right.into_iter().map(|(_, world)| world).collect();
+        if effect {
+            self.forget(|pending| pending.lost.is_some_and(|lost| lost + FORGOTTEN < began));
+        }
+        Ok(())
+    }
+
+    /// An operation will say nothing.
+    pub(crate) fn lose(&mut self, id: OpId, now: Duration) {
+        let Some(pending) = self.pending.get_mut(&id) else { return };
+        pending.lost = Some(now);
+        if pending.op.reads() {
+            self.forget_one(id);
+        }
+    }
+
+    /// What was lost takes effect no more.
+    pub(crate) fn settle(&mut self) {
+        self.forget(|pending| pending.lost.is_some());
+    }
+
+    fn forget(&mut self, over: impl Fn(&Pending) -> bool) {
+        let ids: Vec<OpId> = self.pending.iter().filter(|(_, p)| over(p)).map(|(id, _)| *id).collect();
+        ids.into_iter().for_each(|id| self.forget_one(id));
+    }
+
+    fn forget_one(&mut self, id: OpId) {
+        self.pending.remove(&id);
+        let stripped = std::mem::take(&mut self.worlds).into_iter().map(|mut world| {
+            world.forget(id);
+            world
+        });
+        self.worlds = stripped.collect();
+    }
+
+    /// Writes that may still take effect.
+    pub(crate) fn writes(&self) -> usize {
+        self.pending.values().filter(|pending| !pending.op.reads()).count()
+    }
+
+    /// All cells that may stand now.
+    pub(crate) fn cells(&self, book: &Book) -> Result<BTreeSet<Cell>, Violation> {
+        let mut cells = BTreeSet::new();
+        for world in &self.worlds {
+            cells.extend(self.reachable(world.clone(), book)?.into_iter().map(|world| world.cell));
+        }
+        Ok(cells)
+    }
+
+    /// Every world that `world` may become when some of what is under way takes effect, in any order.
+    fn reachable(&self, world: World, book: &Book) -> Result<BTreeSet<World>, Violation> {
+        let mut found = BTreeSet::from([world.clone()]);
+        let mut queue = vec![world];
+        while let Some(world) = queue.pop() {
+            let writes = self.pending.iter().filter(|(_, pending)| !pending.op.reads());
+            for (id, pending) in writes.filter(|(id, _)| !world.done.contains_key(id)) {
+                let (outcome, cell) = step(*id, &pending.op, world.cell, book);
+                // What says nothing and changes nothing need not have happened.
+                if pending.lost.is_some() && cell == world.cell {
+                    continue;
+                }
+                let next = world.after(*id, outcome, cell);
+                if found.insert(next.clone()) {
+                    queue.push(next);
+                }
+            }
+            if found.len() > MAX_WORLDS {
+                return Err(Violation(format!("harness: {} worlds from one", found.len())));
+            }
+        }
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::model::Fact;
+
+    const GET: Op = Op::Get { c: 0, o: 0 };
+
+    fn put() -> Op {
+        Op::Put { c: 0, o: 0, condition: Condition::default(), wrong_md5: false }
+    }
+
+    fn delete() -> Op {
+        Op::Delete { c: 0, o: 0, condition: Condition::default() }
+    }
+
+    fn version(id: OpId) -> Outcome {
+        Outcome::Version(Some(Cell { data: id, meta: id }))
+    }
+
+    struct Bench {
+        register: Register,
+        book: Book,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            Self { register: Register::default(), book: vec![Fact::default(); 30] }
+        }
+
+        fn began(&mut self, id: OpId, op: Op, second: u64) {
+            self.register.began(id, op, Duration::from_secs(second));
+        }
+
+        fn said(&mut self, id: OpId, outcome: &Outcome) -> Result<(), Violation> {
+            self.register.said(id, &|said| said == outcome, &self.book)
+        }
+
+        fn read(&mut self, id: OpId, outcome: &Outcome) -> Result<(), Violation> {
+            self.began(id, GET, 0);
+            self.said(id, outcome)
+        }
+    }
+
+    #[test]
+    fn a_write_that_was_acknowledged_is_seen_until_the_next() {
+        let mut bench = Bench::new();
+        bench.began(1, put(), 0);
+        bench.said(1, &Outcome::Done).unwrap();
+        bench.read(2, &version(1)).unwrap();
+        assert!(bench.read(3, &Outcome::Version(None)).is_err());
+    }
+
+    #[test]
+    fn a_write_without_an_answer_may_come_late_and_then_stays() {
+        let mut bench = Bench::new();
+        bench.began(1, put(), 0);
+        bench.register.lose(1, Duration::from_secs(1));
+        bench.read(2, &Outcome::Version(None)).unwrap();
+        bench.read(3, &version(1)).unwrap();
+        assert!(bench.read(4, &Outcome::Version(None)).is_err());
+    }
+
+    #[test]
+    fn a_write_without_an_answer_is_over_when_a_much_later_one_was_acknowledged() {
+        let mut bench = Bench::new();
+        bench.began(1, put(), 0);
+        bench.register.lose(1, Duration::from_secs(1));
+        for (id, second, seen) in [(2, 30, true), (4, 90, false)] {
+            bench.began(id, delete(), second);
+            let said = if seen { Outcome::Absent } else { Outcome::Gone };
+            if !seen {
+                bench.began(3, put(), 80);
+                bench.said(3, &Outcome::Done).unwrap();
+            }
+            bench.said(id, &said).unwrap();
+        }
+        assert_eq!(bench.register.writes(), 0);
+        assert!(bench.read(5, &version(1)).is_err(), "it was deleted, and comes back");
+    }
+
+    #[test]
+    fn a_deleted_object_does_not_come_back() {
+        let mut bench = Bench::new();
+        for (id, op, said) in [(1, put(), Outcome::Done), (2, delete(), Outcome::Gone)] {
+            bench.began(id, op, 0);
+            bench.said(id, &said).unwrap();
+        }
+        assert!(bench.read(3, &version(1)).is_err());
+    }
+}

@@ -1,0 +1,174 @@
+//! The cluster: machines, their network, their time, and the ring over them.
+//!
+//! Invariant: everything that decides what happens comes from the seed; there is no clock, no thread and no order of a hash map.
+//! Invariant: in one term one node leads.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use quarry_engine::consensus::{Group, SimRuntime};
+use quarry_engine::disk::{OpenError, Report, SimulatedDisk};
+use quarry_engine::index::Index;
+use quarry_engine::io::{CrashPlan, SplitMix64};
+use quarry_engine::net::{NodeId, SimNet};
+
+use super::assembly::{self, Late, Making, NAMES};
+use super::board::Board;
+use super::machine::{Machine, Wall, node_id};
+use super::plant::Plant;
+use super::profile::Profile;
+use super::rings::Rings;
+use crate::store::oracle::Violation;
+use crate::store::world::IndexFate;
+
+/// Pause between two looks at whether the ring shall change, as a node that leads has it.
+const GOVERN: Duration = Duration::from_millis(500);
+/// Turns between two looks at who leads.
+const LOOK: u64 = 8;
+
+/// A cluster.
+pub(crate) struct World {
+    pub(crate) machines: Vec<Machine>,
+    pub(crate) net: SimNet,
+    pub(crate) runtime: SimRuntime,
+    pub(crate) board: Board,
+    pub(crate) rings: Rings,
+    slept: Arc<AtomicI64>,
+    governed: Duration,
+    plant: Plant,
+    turns: u64,
+    leaders: BTreeMap<u64, NodeId>,
+}
+
+impl World {
+    /// All machines with formatted drives, the group founded on the first, everything down.
+    pub(crate) fn new(profile: &Profile, rng: &mut SplitMix64, plant: Plant) -> Result<Self, Violation> {
+        let runtime = SimRuntime::new(rng.next_u64());
+        let slept = Arc::new(AtomicI64::new(0));
+        let machine = |n| {
+            let wall = Wall::new(runtime.clone(), slept.clone());
+            Machine::new(n, profile.drives, profile.segments, wall, rng)
+        };
+        let machines = (0..profile.machines).map(machine).collect::<Result<Vec<_>, _>>()?;
+        let mut rings = Rings::new(&machines)?;
+        let first = rings.next()?.ok_or_else(|| Violation("there is no ring".to_owned()))?;
+        let board = Board::new(first);
+        let net = SimNet::new(rng.next_u64(), profile.net);
+        let mut world = Self {
+            machines,
+            net,
+            runtime,
+            board,
+            rings,
+            slept,
+            governed: Duration::ZERO,
+            plant,
+            turns: 0,
+            leaders: BTreeMap::new(),
+        };
+        world.found(profile.machines)?;
+        Ok(world)
+    }
+
+    /// Makes the group on the first drive, with as many voters as are odd.
+    fn found(&mut self, machines: usize) -> Result<(), Violation> {
+        let bad = |e: &dyn std::fmt::Display| Violation(format!("found group: {e}"));
+        let drive = &self.machines[0].drives[0];
+        let index = drive.index.clone() as Arc<dyn Index>;
+        let opened = SimulatedDisk::open(Box::new(drive.image.open()), index, self.plant.catalog());
+        let (mut sim, _) = opened.map_err(|e| bad(&e))?;
+        let voters: BTreeSet<NodeId> = (0..machines - (1 - machines % 2)).map(node_id).collect();
+        let handle = sim.handle();
+        let founded = sim.run(async move { Group::found(&handle, NAMES, voters, 0).await });
+        founded.map_err(|e| bad(&e))?;
+        let handle = sim.handle();
+        sim.run(async move { handle.checkpoint().await }).map_err(|e| bad(&e))
+    }
+
+    pub(crate) fn now(&self) -> Duration {
+        self.runtime.now()
+    }
+
+    /// Starts a machine: recovery runs here, the rest as time passes.
+    pub(crate) fn start(&mut self, n: usize, random: u64) -> Result<Vec<Report>, OpenError> {
+        let machine = &mut self.machines[n];
+        let reports = machine.open(self.plant)?;
+        let late = Late::default();
+        let net = self.net.start(machine.node, Arc::new(late.clone()));
+        machine.life = Some(assembly::start(Making {
+            disks: machine.handles(),
+            net,
+            late,
+            runtime: self.runtime.node(machine.node),
+            wall: machine.wall.clone(),
+            board: self.board.clone(),
+            plant: self.plant,
+            random,
+        }));
+        Ok(reports)
+    }
+
+    /// Takes a machine down from whatever it is doing; with `plan` its power fails.
+    pub(crate) fn down(&mut self, n: usize, plan: Option<CrashPlan>, fate: IndexFate, rng: &mut SplitMix64) {
+        let machine = &mut self.machines[n];
+        if plan.is_some() {
+            // Nothing that is dropped below may reach a drive.
+            machine.cut_power();
+        }
+        self.net.stop(machine.node);
+        self.runtime.kill(machine.node);
+        machine.down(plan, fate, rng);
+    }
+
+    /// Everything that can happen now happens; then time goes on.
+    pub(crate) fn turn(&mut self) -> Result<(), Violation> {
+        self.turns += 1;
+        let (machines, turns) = (&mut self.machines, self.turns);
+        self.runtime.turn(&self.net, &mut || machines.iter_mut().for_each(|machine| machine.turn(turns)));
+        if self.governed + GOVERN < self.now() {
+            self.governed = self.now();
+            if let Some(next) = self.rings.next()? {
+                self.board.publish(next);
+            }
+        }
+        if self.turns.is_multiple_of(LOOK) { self.look() } else { Ok(()) }
+    }
+
+    fn look(&mut self) -> Result<(), Violation> {
+        for machine in &self.machines {
+            let group = machine.life.as_ref().and_then(|life| life.groups.get(NAMES));
+            let Some(status) = group.map(|group| group.status()).filter(|status| status.leads) else {
+                continue;
+            };
+            let first = *self.leaders.entry(status.term).or_insert(machine.node);
+            if first != machine.node {
+                let term = status.term;
+                return Err(Violation(format!("{first} and {} lead in term {term}", machine.node)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Who leads the index group, as it believes itself.
+    pub(crate) fn leader(&self) -> Option<usize> {
+        let leads = |machine: &Machine| {
+            let group = machine.life.as_ref().and_then(|life| life.groups.get(NAMES));
+            group.is_some_and(|group| group.status().leads)
+        };
+        self.machines.iter().position(leads)
+    }
+
+    /// Every wall clock goes on by so much while nothing happens.
+    pub(crate) fn sleep(&mut self, time: Duration) {
+        let by = i64::try_from(time.as_micros()).unwrap_or(0);
+        self.slept.fetch_add(by, Ordering::Relaxed);
+        self.machines.iter_mut().for_each(|machine| machine.pass(time));
+    }
+
+    /// Terms in which somebody led.
+    pub(crate) fn terms(&self) -> usize {
+        self.leaders.len()
+    }
+}

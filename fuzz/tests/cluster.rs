@@ -1,0 +1,69 @@
+//! Histories of whole clusters: real nodes keep their promises, and nodes with a planted bug are caught.
+
+use quarry_fuzz::cluster::{Plant, history};
+
+/// `cargo test` runs these; `quarry-fuzz cluster` runs as many as there is time for.
+const SEEDS: std::ops::Range<u64> = 0..24;
+
+fn run(seeds: impl Iterator<Item = u64>) {
+    for seed in seeds {
+        if let Err(failure) = history(seed, Plant::Nothing) {
+            panic!("{failure}");
+        }
+    }
+}
+
+#[test]
+fn promises_are_kept_over_even_seeds() {
+    run(SEEDS.step_by(2));
+}
+
+#[test]
+fn promises_are_kept_over_odd_seeds() {
+    run(SEEDS.skip(1).step_by(2));
+}
+
+#[test]
+fn equal_seeds_give_equal_histories() {
+    let mut crashes = 0;
+    for seed in 100..106 {
+        let [first, second] = [seed, seed].map(|seed| history(seed, Plant::Nothing).expect("holds"));
+        assert_eq!(first, second, "seed {seed}");
+        crashes += first.crashes;
+    }
+    assert!(crashes > 0);
+}
+
+/// Most histories that may pass before a planted bug shows.
+const PATIENCE: u64 = 40;
+
+/// Some history catches the bug; which one does changes with every change of the engine.
+fn caught(plant: Plant) {
+    let found = (0..PATIENCE).any(|seed| history(seed, plant).is_err());
+    assert!(found, "{plant:?} is not found by {PATIENCE} seeds");
+}
+
+#[test]
+fn a_write_that_is_acknowledged_before_it_is_flushed_is_caught() {
+    caught(Plant::AckBeforeFlush);
+}
+
+#[test]
+fn a_tombstone_that_goes_too_early_is_caught() {
+    caught(Plant::EarlyReclaim);
+}
+
+#[test]
+fn a_stale_replica_that_wins_is_caught() {
+    caught(Plant::StaleReplicaWins);
+}
+
+#[test]
+fn a_vote_that_is_not_kept_is_caught() {
+    caught(Plant::VoteNotPersisted);
+}
+
+#[test]
+fn a_row_that_is_acknowledged_without_its_object_is_caught() {
+    caught(Plant::RowWithoutObject);
+}
