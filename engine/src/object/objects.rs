@@ -215,7 +215,8 @@ impl Inner {
     /// a device; true when it was so. A crash between the object and its line leaves this behind, and so does a writer that was
     /// lost half-way.
     pub(crate) async fn relist(&self, path: &ObjectPath, sequence: u64) -> Result<bool> {
-        let behind = |line: &Line, sequence| line.at.is_none_or(|at| at.0 < sequence);
+        // Where lines count, what has none was never acknowledged, or was deleted; a tombstone may lie where nobody looks.
+        let behind = |line: &Line, sequence| line.at.map_or(!self.names.lines_count(), |at| at.0 < sequence);
         let line = self.line(path).await?;
         if line.container.is_none() || !behind(&line, sequence) {
             return Ok(false);

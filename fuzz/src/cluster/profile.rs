@@ -12,7 +12,7 @@ use crate::store::model::{OBJECTS, Op};
 /// Containers that are used, all of one account.
 pub(crate) const CONTAINERS: usize = 2;
 /// Writes of a name, under way or unanswered, at which it is only read for a while: each makes many more worlds possible.
-const MANY_WRITES: usize = 5;
+const MANY_WRITES: usize = 4;
 
 /// The shape of a history.
 #[derive(Debug, Clone, Copy)]

@@ -19,7 +19,7 @@ use crate::store::oracle::Violation;
 /// Nobody works on a write for longer than this after its client was told nothing.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 /// Worlds at which the harness gives up.
-const MAX_WORLDS: usize = 20_000;
+const MAX_WORLDS: usize = 50_000;
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
 struct World {

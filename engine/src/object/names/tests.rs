@@ -510,6 +510,19 @@ fn a_line_that_comes_late_does_not_undo_a_delete() {
     }
 }
 
+/// A DELETE reached one primary and a handoff; the others came back, and the auditor of one of them found its version without a
+/// line and made one: the object was back (seed 1221 of `quarry-fuzz cluster`).
+#[test]
+fn a_version_without_a_line_gets_none() {
+    let mut world = World::new(15, SimFaults::NONE);
+    let at = world.put(2, "o", b"other", Condition::default()).unwrap().timestamp;
+    world.write_unlisted("deleted", b"body", at);
+    let inner = world.nodes[0].store.inner.clone();
+    assert!(!world.run(inner.relist(&path("deleted"), at.0)).unwrap());
+    assert_eq!(world.get(1, "deleted"), None);
+    assert_eq!(world.listing(1, all()), ["o"]);
+}
+
 #[test]
 fn a_grant_of_a_lost_node_runs_out() {
     let mut world = World::new(7, SimFaults::NONE);
