@@ -128,8 +128,7 @@ async fn assemble(making: Making, groups: Groups) -> Result<Running, String> {
         }
     }));
     let mut reports = Vec::new();
-    let own = workers(&store, RECLAIM, Some(&peers)).into_iter().chain(plant.workers(&store, &wall));
-    for (worker, pace) in own {
+    for (worker, pace) in workers(&store, RECLAIM, Some(&peers)) {
         let pace = Pace { idle_seconds: pace.idle_seconds.min(IDLE), ..pace };
         let (elapsed, calls) = (monotonic.clone(), store.clone());
         let runner =

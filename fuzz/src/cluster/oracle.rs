@@ -29,6 +29,8 @@ pub(crate) struct Oracle {
     listings: BTreeMap<OpId, Vec<OpId>>,
     watches: BTreeMap<OpId, Watch>,
     under_way: BTreeMap<OpId, Op>,
+    /// Names of which a write was ever told nothing.
+    unanswered: BTreeSet<Name>,
 }
 
 fn name_of(op: &Op) -> Option<Name> {
@@ -46,6 +48,7 @@ impl Oracle {
             listings: BTreeMap::new(),
             watches: BTreeMap::new(),
             under_way: BTreeMap::new(),
+            unanswered: BTreeSet::new(),
         }
     }
 
@@ -102,6 +105,11 @@ impl Oracle {
         Ok(())
     }
 
+    /// Whether a write of this name was ever told nothing.
+    pub(crate) fn was_unanswered(&self, name: Name) -> bool {
+        self.unanswered.contains(&name)
+    }
+
     /// All that may stand at a name.
     pub(crate) fn cells(&self, name: Name) -> Result<BTreeSet<Cell>, Violation> {
         match self.registers.get(&name) {
@@ -120,6 +128,9 @@ impl Oracle {
             }
         }
         if let Some(name) = name_of(&op) {
+            if !op.reads() {
+                self.unanswered.insert(name);
+            }
             self.registers.entry(name).or_default().lose(id, now);
             self.look(name)?;
         }

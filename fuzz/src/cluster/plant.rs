@@ -2,19 +2,15 @@
 
 use std::sync::Arc;
 
-use quarry_engine::catalog::{GroupKey, GroupTag, Head, ObjectCatalog};
+use quarry_engine::catalog::{GroupKey, GroupTag, Head, ObjectCatalog, tally, weight};
 use quarry_engine::clock::Timestamp;
 use quarry_engine::disk::catalog::{Catalog, Tx};
 use quarry_engine::disk::format::record::{DeviceId, Kind, RecordView, StoredRecord};
 use quarry_engine::disk::{Class, Durability, Location};
 use quarry_engine::index::{Index, IndexError, Table};
 use quarry_engine::object::names::{Answer, Ask, Grant, Line, Names, NewLine};
-use quarry_engine::object::{BoxFuture, Draft, ObjectPath, Opened, Replica, Result, Store};
-use quarry_engine::sync::Synced;
-use quarry_engine::work::{Pace, Pruner, Worker};
+use quarry_engine::object::{BoxFuture, Draft, ObjectPath, Opened, Replica, Result};
 use quarry_ring::PathHash;
-
-use super::machine::Wall;
 
 /// A bug to plant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -24,7 +20,7 @@ pub enum Plant {
     Nothing,
     /// Writes are acknowledged before they are flushed.
     AckBeforeFlush,
-    /// Tombstones go when they are a second old, whoever has not heard of them.
+    /// Tombstones go as soon as they are there, whoever has not heard of them.
     EarlyReclaim,
     /// A reader takes what the first device has, however old it is.
     StaleReplicaWins,
@@ -38,7 +34,7 @@ impl Plant {
     /// The catalog of every drive.
     pub(crate) fn catalog(self) -> Arc<dyn Catalog> {
         match self {
-            Self::VoteNotPersisted => Arc::new(ForgetsVotes),
+            Self::VoteNotPersisted | Self::EarlyReclaim => Arc::new(Faulty(self)),
             _ => Arc::new(ObjectCatalog),
         }
     }
@@ -58,25 +54,23 @@ impl Plant {
             _ => replica,
         }
     }
-
-    /// Further workers of a node.
-    pub(crate) fn workers(self, store: &Store, wall: &Wall) -> Vec<(Box<dyn Worker>, Pace)> {
-        if self != Self::EarlyReclaim {
-            return Vec::new();
-        }
-        let pruner = |disk: &quarry_engine::disk::DiskHandle| -> (Box<dyn Worker>, Pace) {
-            let wall = wall.clone();
-            let wall = Arc::new(move || wall.now());
-            let synced = Arc::new(Synced::alone(disk.device()));
-            let pace = Pace { units_per_second: 20_000, idle_seconds: 1 };
-            (Box::new(Pruner::new(disk.clone(), wall, 1, synced)), pace)
-        };
-        store.disks().iter().map(pruner).collect()
-    }
 }
 
-/// The real catalog, but that what a voter promised does not get into the index.
-struct ForgetsVotes;
+/// The real catalog, but for one bug.
+struct Faulty(Plant);
+
+/// Drops the tombstone of an object that was just entered, with its part of the sums.
+fn reclaim(tx: &mut Tx<'_>, record: &RecordView<'_>, at: Location) -> std::result::Result<(), IndexError> {
+    let key = [&[Table::Objects as u8], record.key].concat();
+    let Ok(hash) = PathHash::try_from(record.key) else { return Ok(()) };
+    if tx.get(Table::Graves, &key)?.is_some() {
+        let weight = weight(&hash, record.sequence, true);
+        tx.shift(tally(&hash), 0_u128.wrapping_sub(weight));
+        tx.died(at);
+        tx.delete(Table::Graves, key);
+    }
+    Ok(())
+}
 
 /// Whether this is a voter's state that tells of the same log as the one before: then only its promise is new.
 fn says_nothing_dead(tx: &Tx<'_>, record: &RecordView<'_>) -> std::result::Result<bool, IndexError> {
@@ -87,17 +81,22 @@ fn says_nothing_dead(tx: &Tx<'_>, record: &RecordView<'_>) -> std::result::Resul
     Ok(reach == Some(record.meta))
 }
 
-impl Catalog for ForgetsVotes {
+impl Catalog for Faulty {
     fn apply(
         &self,
         tx: &mut Tx<'_>,
         record: &RecordView<'_>,
         at: Location,
     ) -> std::result::Result<(), IndexError> {
-        if record.kind == Kind::GroupEntry && says_nothing_dead(tx, record)? {
+        let forgets = self.0 == Plant::VoteNotPersisted && record.kind == Kind::GroupEntry;
+        if forgets && says_nothing_dead(tx, record)? {
             return Ok(());
         }
-        ObjectCatalog.apply(tx, record, at)
+        ObjectCatalog.apply(tx, record, at)?;
+        if self.0 == Plant::EarlyReclaim && record.kind == Kind::Object && record.deleted {
+            reclaim(tx, record, at)?;
+        }
+        Ok(())
     }
 
     fn relocate(

@@ -7,6 +7,7 @@ mod leaders;
 mod listings;
 mod quorums;
 mod replicas;
+mod resurrected;
 mod rows;
 mod sums;
 mod totals;
@@ -38,6 +39,7 @@ pub(super) fn check(history: &mut History) -> Result<(), Violation> {
     rows::check(&history.world)?;
     totals::check(&history.world)?;
     listings::check(&history.world, &held)?;
+    resurrected::check(&history.world, &held, &history.oracle)?;
     quorums::check(&history.world, &held, &placement)?;
     replicas::check(&held, &placement)?;
     handoffs::check(&held, &placement)

@@ -1,0 +1,29 @@
+//! No device holds an object that no line tells of, but for writes whose clients were told nothing.
+
+use quarry_ring::path_hash;
+
+use super::listings::lines;
+use super::rows::rows;
+use super::{Held, World};
+use crate::cluster::oracle::Oracle;
+use crate::cluster::profile::CONTAINERS;
+use crate::store::model::{NAMES, account_name, container_name};
+use crate::store::oracle::Violation;
+
+pub(super) fn check(world: &World, held: &Held, oracle: &Oracle) -> Result<(), Violation> {
+    let Some((_, rows)) = rows(world)?.pop_first() else { return Ok(()) };
+    let told: Vec<_> = lines(&rows)?.into_iter().map(|line| line.hash).collect();
+    for c in 0..CONTAINERS {
+        for (o, name) in NAMES.iter().enumerate() {
+            let hash = path_hash(&account_name(0), &container_name(c), name);
+            if told.contains(&hash) || oracle.was_unanswered((c, o)) {
+                continue;
+            }
+            let newest = held.values().filter_map(|stamps| stamps.get(&hash)).max();
+            if let Some(stamp) = newest.filter(|stamp| !stamp.deleted) {
+                return Err(Violation(format!("{c} {name:?} was deleted, and a device holds {stamp:?}")));
+            }
+        }
+    }
+    Ok(())
+}
