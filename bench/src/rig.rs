@@ -11,7 +11,9 @@ use quarry_engine::clock::Clock;
 use quarry_engine::disk::catalog::Catalog;
 use quarry_engine::disk::format::record::{DeviceId, Kind, Parts};
 use quarry_engine::disk::format::superblock::ClusterId;
-use quarry_engine::disk::{Class, DiskHandle, Durability, Format, Open, Report, format, start_on};
+use quarry_engine::disk::{
+    CacheBytes, Class, DiskHandle, Durability, Format, Open, Report, format, start_on,
+};
 use quarry_engine::index::{RocksIndex, RocksOptions};
 use quarry_engine::io::{
     AlignedBuf, Completion, Disk, Geometry, Op, OpenOptions, SplitMix64, Wait, Waker, open_device,
@@ -167,7 +169,7 @@ impl Rig {
         let index = Arc::new(RocksIndex::open(index, &RocksOptions::default())?);
         let held = Arc::downgrade(&index);
         // No cache: a get is a read of the device.
-        let options = Open { cluster: None, cache_bytes: 0, progress: &mut |_, _| {} };
+        let options = Open { cluster: None, cache_bytes: CacheBytes::default(), progress: &mut |_, _| {} };
         let catalog: Arc<dyn Catalog> = match layer {
             Layer::Engine => Arc::new(Kv),
             Layer::Object => Arc::new(ObjectCatalog),

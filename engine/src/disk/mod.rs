@@ -28,6 +28,7 @@ mod thread;
 mod upkeep;
 mod window;
 
+pub use cache::CacheBytes;
 pub use check::{CheckReport, Finding, check};
 pub use cleaner::{Cleaned, benefit};
 pub use handle::{DiskHandle, Pins, Submitted, Usage};

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use super::batching::Head;
-use super::cache::Cache;
+use super::cache::{Cache, CacheBytes};
 use super::catalog::Catalog;
 use super::core::Core;
 use super::format::batch::{hash, header_len};
@@ -205,7 +205,7 @@ pub struct Open<'a> {
     /// Refuse a device of another cluster.
     pub cluster: Option<ClusterId>,
     /// Bytes of the read cache.
-    pub cache_bytes: u64,
+    pub cache_bytes: CacheBytes,
     /// Told (done, total) segments while the index is rebuilt.
     pub progress: &'a mut dyn FnMut(u64, u64),
 }
@@ -487,7 +487,7 @@ fn assemble(
     position: Position,
     heads: [Option<Head>; 2],
     report: Report,
-    cache_bytes: u64,
+    cache_bytes: CacheBytes,
 ) -> Opened {
     let (sender, requests) = channel();
     let mut freeing = Freeing::default();

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use super::cache::CacheBytes;
 use super::catalog::Catalog;
 use super::core::{Core, Turn};
 use super::handle::DiskHandle;
@@ -41,7 +42,11 @@ impl SimulatedDisk {
         index: Arc<dyn Index>,
         catalog: Arc<dyn Catalog>,
     ) -> Result<(Self, Report), OpenError> {
-        let options = Open { cluster: None, cache_bytes: 1 << 20, progress: &mut |_, _| {} };
+        let options = Open {
+            cluster: None,
+            cache_bytes: CacheBytes { small: 1 << 20, large: 4 << 20 },
+            progress: &mut |_, _| {},
+        };
         let opened = open(disk, index.clone(), catalog, options)?;
         let sim =
             Self { core: opened.core, handle: opened.handle, index, now: Duration::ZERO, closed: false };

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{SendError, Sender, channel};
 use std::time::{Duration, Instant};
 
+use super::cache::CacheBytes;
 use super::catalog::Catalog;
 use super::core::{Core, LAZY_FLUSH, Turn};
 use super::format::superblock::ClusterId;
@@ -29,7 +30,7 @@ pub struct DiskConfig {
     /// Where the index lives.
     pub index_path: std::path::PathBuf,
     /// Bytes of the read cache.
-    pub cache_bytes: u64,
+    pub cache_bytes: CacheBytes,
     /// Refuse a device of another cluster.
     pub cluster: Option<ClusterId>,
 }

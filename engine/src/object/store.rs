@@ -12,6 +12,7 @@ use quarry_ring::{PathHash, path_hash};
 use super::copies::Copies;
 use super::finish::Finisher;
 use super::group::SingleVoter;
+use super::hashing::Hashing;
 use super::launch::Time;
 use super::names::{self, Answer, Ask, Decider, Grant, Line, Names, NewLine};
 use super::placement::Placement;
@@ -80,6 +81,7 @@ pub(crate) struct Inner {
     /// Those of this node.
     replicas: Vec<Arc<dyn Replica>>,
     finisher: Finisher,
+    pub(crate) hashing: Hashing,
     client_calls: AtomicU64,
 }
 
@@ -123,8 +125,9 @@ impl Store {
             replicas.push(Arc::new(local));
         }
         let (finisher, client_calls) = (Finisher(options.spawn.clone()), AtomicU64::new(0));
+        let hashing = Hashing::default();
         let copies = Arc::new(Copies::new(placement.into(), &replicas, others, options));
-        let inner = Inner { disks, names, clock, copies, replicas, finisher, client_calls };
+        let inner = Inner { disks, names, clock, copies, replicas, finisher, hashing, client_calls };
         Ok(Self { inner: Arc::new(inner) })
     }
 

@@ -7,10 +7,11 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use md5::{Digest, Md5};
 use quarry_ring::PathHash;
 
 use super::condition::{Needs, needs};
+use super::hashing::Hashing;
+use super::md5::Md5;
 use super::objects::{listed, object_draft};
 use super::replica::Draft;
 use super::store::Inner;
@@ -47,7 +48,8 @@ struct Body {
     pieces: BytesMut,
     expected: usize,
     size: u64,
-    md5: Md5,
+    /// None while bytes are being hashed, and for ever when that was not waited for.
+    md5: Option<Md5>,
     blake3: blake3::Hasher,
 }
 
@@ -55,19 +57,24 @@ impl Body {
     fn new(size_hint: Option<u64>) -> Self {
         let expected = size_hint.and_then(|n| usize::try_from(n).ok()).map_or(64 << 10, |n| n.min(CHUNK));
         let (whole, pieces) = (Bytes::new(), BytesMut::new());
-        Self { whole, pieces, expected, size: 0, md5: Md5::new(), blake3: blake3::Hasher::new() }
+        Self { whole, pieces, expected, size: 0, md5: Some(Md5::new()), blake3: blake3::Hasher::new() }
     }
 
     fn waiting(&self) -> usize {
         self.whole.len() + self.pieces.len()
     }
 
-    /// Takes what fits into the chunk being filled, off the front of `data`.
-    fn fill(&mut self, data: &mut Bytes) {
-        let part = data.split_to(data.len().min(CHUNK - self.waiting()));
+    /// Hashes bytes that come next.
+    async fn hash(&mut self, hashing: &Hashing, part: &Bytes) -> Result<()> {
+        let md5 = self.md5.take().ok_or_else(cut_off)?;
+        self.md5 = hashing.update(md5, part.clone()).await;
+        self.blake3.update(part);
         self.size += part.len() as u64;
-        self.md5.update(&part);
-        self.blake3.update(&part);
+        Ok(())
+    }
+
+    /// Adds bytes to the chunk being filled, in which they have room.
+    fn fill(&mut self, part: Bytes) {
         if self.waiting() == 0 {
             self.whole = part;
             return;
@@ -97,7 +104,9 @@ impl ObjectWriter {
             if self.body.waiting() == CHUNK {
                 self.send_chunk().await?;
             }
-            self.body.fill(&mut data);
+            let part = data.split_to(data.len().min(CHUNK - self.body.waiting()));
+            self.body.hash(&self.inner.hashing, &part).await?;
+            self.body.fill(part);
         }
         Ok(())
     }
@@ -124,7 +133,7 @@ impl ObjectWriter {
         if self.upload.is_some() && self.body.waiting() > 0 {
             self.send_chunk().await?;
         }
-        let md5: [u8; 16] = self.body.md5.clone().finalize().into();
+        let md5 = self.body.md5.take().ok_or_else(cut_off)?.finish();
         if spec.expect_md5.is_some_and(|expected| expected != md5) {
             return Err(Error::EtagMismatch { actual: hex::encode(md5) });
         }
@@ -159,6 +168,11 @@ impl ObjectWriter {
         inner.commit(object, grant, Some(line), Class::Client, upload).await?;
         Ok(Committed { md5, size, timestamp })
     }
+}
+
+/// Some bytes of the body were written and not waited for.
+fn cut_off() -> Error {
+    Error::Refused("a part of the body was not taken whole".to_owned())
 }
 
 /// The name of an upload: no other upload of this node has its time (chunks carry it, so it is observed after a restart),

@@ -123,8 +123,10 @@ pub struct Limits {
     pub body_timeout: Span<1000, 600_000, 60_000>,
     /// How long requests in flight may go on after SIGTERM.
     pub drain: Span<0, 600_000, 20_000>,
-    /// Verified object data kept in memory for reads.
+    /// Verified records of up to 64 KiB kept in memory for reads.
     pub read_cache: Size<0, 1_099_511_627_776, 268_435_456>,
+    /// The same for chunks of larger bodies; absent: a quarter of the memory.
+    pub body_cache: Option<Size<0, 1_099_511_627_776, 0>>,
     /// Validated tokens kept in memory.
     pub token_cache: Count<16, 1_000_000, 10_000>,
 }

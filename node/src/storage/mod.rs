@@ -3,6 +3,7 @@
 //! Invariant: no API is served before every disk is open, and no disk is closed while a request runs.
 //! Invariant: a disk that was there before is never made anew.
 
+mod memory;
 mod provision;
 
 use std::collections::BTreeMap;
@@ -15,7 +16,7 @@ use quarry_engine::catalog::ObjectCatalog;
 use quarry_engine::clock::Clock;
 use quarry_engine::disk::catalog::Catalog;
 use quarry_engine::disk::format::superblock::ClusterId;
-use quarry_engine::disk::{Counters, DiskConfig, DiskHandle, start};
+use quarry_engine::disk::{CacheBytes, Counters, DiskConfig, DiskHandle, start};
 use quarry_engine::index::RocksOptions;
 use quarry_engine::io::OpenOptions;
 use quarry_engine::object::{Options, Spread, Store, Time};
@@ -33,6 +34,8 @@ pub(crate) use provision::{
 
 /// How long a start waits for its disks: a killed node's locks go a moment after it.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
+/// The part of the memory that caches pieces of large bodies, where the configuration says nothing.
+const BODY_CACHE_SHARE: u64 = 4;
 
 /// Told what is being done, and how much of how much is done; called from the thread that opens.
 pub(crate) type Progress = Box<dyn FnMut(&str, u64, u64) + Send>;
@@ -169,8 +172,10 @@ fn open_disk(
     progress: &mut Progress,
 ) -> Result<OpenDisk, OpenError> {
     let path = disk.path.get_ref();
-    let cache_bytes = config.limits.read_cache.0 / config.disks.len() as u64;
-    let disk_config = disk_config(path, disk.index.get_ref(), cache_bytes, Some(cluster))?;
+    let disks = config.disks.len() as u64;
+    let large = config.limits.body_cache.map_or_else(|| memory::total() / BODY_CACHE_SHARE, |size| size.0);
+    let cache = CacheBytes { small: config.limits.read_cache.0 / disks, large: large / disks };
+    let disk_config = disk_config(path, disk.index.get_ref(), cache, Some(cluster))?;
     let what = format!("rebuild index of {}", path.display());
     let mut report_progress = |done, total| progress(&what, done, total);
     let (handle, report) =
@@ -194,7 +199,7 @@ pub(crate) fn catalog() -> Arc<dyn Catalog> {
 pub(crate) fn disk_config(
     path: &Path,
     index: &Path,
-    cache_bytes: u64,
+    cache_bytes: CacheBytes,
     cluster: Option<ClusterId>,
 ) -> Result<DiskConfig, OpenError> {
     if let Some(parent) = index.parent() {

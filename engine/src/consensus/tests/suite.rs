@@ -12,7 +12,7 @@ use crate::consensus::raft::Rows;
 use crate::consensus::store::Store;
 use crate::disk::format::record::DeviceId;
 use crate::disk::format::superblock::ClusterId;
-use crate::disk::{DiskHandle, Format, Open, format, start_on};
+use crate::disk::{CacheBytes, DiskHandle, Format, Open, format, start_on};
 use crate::index::MemoryIndex;
 use crate::io::SimImage;
 use crate::net::NodeId;
@@ -52,7 +52,8 @@ impl StoreBuilder<Rows, Log, Machine, Guard> for Disks {
         format(&mut image.open(), &request).unwrap();
         let device = Box::new(image.open());
         let index = Arc::new(MemoryIndex::new());
-        let options = Open { cluster: None, cache_bytes: 1 << 20, progress: &mut |_, _| {} };
+        let options =
+            Open { cluster: None, cache_bytes: CacheBytes::small(1 << 20), progress: &mut |_, _| {} };
         let (disk, _) = start_on(device, index, Arc::new(ObjectCatalog), options).unwrap();
         let store = Store::open(7, disk.clone()).await.unwrap();
         let machine = Machine::open(Arc::clone(&store)).await.unwrap();

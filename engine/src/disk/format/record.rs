@@ -359,6 +359,12 @@ impl StoredRecord {
         self.bytes.clone()
     }
 
+    /// The same in memory of its own, just as long as it is.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        Self { bytes: Bytes::copy_from_slice(&self.bytes), ..*self }
+    }
+
     /// Bytes of memory it holds.
     #[must_use]
     pub fn weight(&self) -> usize {

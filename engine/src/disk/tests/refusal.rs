@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::kv::{Kv, Rig, SEGMENT};
 use crate::disk::format::record::DeviceId;
 use crate::disk::format::superblock::{COPIES, ClusterId, Superblock};
-use crate::disk::{Format, Open, OpenError, format, start_on};
+use crate::disk::{CacheBytes, Format, Open, OpenError, format, start_on};
 use crate::index::{Index, MemoryIndex, Range, Table};
 use crate::io::{BLOCK, Disk, SimImage};
 
@@ -40,7 +40,7 @@ fn untouched<T>(
 fn open(image: &SimImage, capacity: u64, cluster: Option<ClusterId>) -> OpenError {
     let index = Arc::new(MemoryIndex::new());
     let (before, writes) = (contents(image, capacity), image.counters().writes);
-    let options = Open { cluster, cache_bytes: 1 << 20, progress: &mut |_, _| {} };
+    let options = Open { cluster, cache_bytes: CacheBytes::small(1 << 20), progress: &mut |_, _| {} };
     let refused = match start_on(Box::new(image.open()), index.clone(), Arc::new(Kv), options) {
         Err(crate::disk::StartError::Open(e)) => e,
         Err(e) => panic!("{e}"),

@@ -9,7 +9,7 @@ use crate::catalog::ObjectCatalog;
 use crate::clock::Clock;
 use crate::disk::format::record::DeviceId;
 use crate::disk::format::superblock::ClusterId;
-use crate::disk::{DiskConfig, DiskHandle, Format, format, start};
+use crate::disk::{CacheBytes, DiskConfig, DiskHandle, Format, format, start};
 use crate::index::RocksOptions;
 use crate::io::{OpenOptions, open_device, preallocate};
 use crate::object::{Options, PutSpec, Spread, Store};
@@ -41,7 +41,7 @@ fn config(dir: &std::path::Path) -> DiskConfig {
         io: OpenOptions::default(),
         index: RocksOptions::default(),
         index_path: dir.join("index"),
-        cache_bytes: 16 << 20,
+        cache_bytes: CacheBytes { small: 16 << 20, large: 16 << 20 },
         cluster: None,
     }
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use quarry_engine::catalog::{Chunked, ObjectCatalog, ObjectMeta};
 use quarry_engine::clock::{Clock, Timestamp};
 use quarry_engine::disk::format::record::{DeviceId, Kind};
-use quarry_engine::disk::{Class, DiskConfig, DiskHandle, Durability, Format, format, start};
+use quarry_engine::disk::{CacheBytes, Class, DiskConfig, DiskHandle, Durability, Format, format, start};
 use quarry_engine::index::RocksOptions;
 use quarry_engine::io::{OpenOptions, open_device};
 use quarry_engine::net::limits::LEASE;
@@ -33,7 +33,7 @@ fn disk(dir: &Path) -> (Store, DiskHandle) {
         io: OpenOptions::default(),
         index: RocksOptions::default(),
         index_path: dir.join("index"),
-        cache_bytes: 8 << 20,
+        cache_bytes: CacheBytes::small(8 << 20),
         cluster: Some(CLUSTER),
     };
     std::fs::File::create(&config.device).unwrap().set_len(208 << 20).unwrap();

@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
 use quarry_engine::catalog::ObjectCatalog;
 use quarry_engine::clock::Clock;
-use quarry_engine::disk::{DiskConfig, DiskHandle, Format, format, start};
+use quarry_engine::disk::{CacheBytes, DiskConfig, DiskHandle, Format, format, start};
 use quarry_engine::index::RocksOptions;
 use quarry_engine::io::{OpenOptions, open_device};
 use quarry_engine::object::{Options, Spread, Store};
@@ -57,7 +57,7 @@ impl Rig {
             io: OpenOptions::default(),
             index: RocksOptions::default(),
             index_path: dir.path().join("index"),
-            cache_bytes: 8 << 20,
+            cache_bytes: CacheBytes { small: 8 << 20, large: 4 << 20 },
             cluster: None,
         };
         // Sparse: a test needs no steady speed.
