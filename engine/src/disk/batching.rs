@@ -3,14 +3,14 @@
 //! Invariant: a group is never split over batches, a batch never over segments.
 //! Invariant: a segment is opened only when a durable checkpoint named it as reserved: replay finds it there.
 
-use super::core::{Core, Purpose, Writing};
+use super::core::{Core, Writing};
 use super::format::batch::{BatchHeader, Descriptor, HeadClass, hash, header_len};
 use super::format::segment::{Footer, FooterEntry, SegmentHeader, footer_len};
 use super::limits::{ALIGN_FROM, CLIENT_RESERVE, DELETE_RESERVE, MAX_BATCH, MAX_BATCH_RECORDS};
 use super::segments::{HeadPosition, Position, State};
 use super::shared::{Append, Class, Counters, DiskError, Item};
 use super::{Durability, Location, Lsn};
-use crate::io::{BLOCK, Op};
+use crate::io::BLOCK;
 
 /// An open segment that a head appends to.
 #[derive(Debug)]
@@ -328,16 +328,18 @@ impl Core {
         put(total, &[]);
 
         let left = 1 + writes.len();
-        for (offset, bytes) in writes {
-            let mut footer = self.disk.buffer(bytes.len());
-            footer.copy_from_slice(&bytes);
-            let token = self.token(Purpose::Batch);
-            self.disk.submit(Op::Write { token, offset, buf: footer });
-        }
         let offset = self.shared.layout.segment_start(head.segment) + u64::from(head.offset) - lead as u64;
-        let token = self.token(Purpose::Batch);
-        self.disk.submit(Op::Write { token, offset, buf });
         let batch = self.placed(class, head, &header, &encoded, groups);
+        if writes.is_empty() {
+            self.submit_batch(&batch, offset, buf);
+        } else {
+            self.submit_write(offset, buf);
+            for (offset, bytes) in writes {
+                let mut footer = self.disk.buffer(bytes.len());
+                footer.copy_from_slice(&bytes);
+                self.submit_write(offset, footer);
+            }
+        }
         Counters::add(&self.shared.counters.batches, 1);
         Counters::add(&self.shared.counters.records, header.records.len() as u64);
         Counters::add(&self.shared.counters.written_bytes, batch.bytes);

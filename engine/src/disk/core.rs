@@ -36,6 +36,8 @@ pub(crate) enum Purpose {
     Table,
     /// The flush.
     Flush,
+    /// The batch being written, whole and with its flush.
+    Commit,
     /// A caller's read.
     Read { reply: oneshot::Sender<std::io::Result<Bytes>>, _permit: Option<OwnedSemaphorePermit> },
 }
@@ -268,6 +270,25 @@ impl Core {
         self.flushing.is_some() && (self.must_flush() || queued.any(waits))
     }
 
+    /// Submits the one write of a batch: with its flush, where somebody waits for that.
+    pub(crate) fn submit_batch(&mut self, batch: &Written, offset: u64, buf: AlignedBuf) {
+        let alone = self.flushing.is_none() && !self.disk.geometry().write_through;
+        if !(alone && batch.wants_durability()) {
+            return self.submit_write(offset, buf);
+        }
+        let with_upkeep = self.freeing.flushing();
+        self.flushing = Some(Flushing { upto: batch.end_lsn - 1, with_upkeep });
+        Counters::add(&self.shared.counters.flushes, 1);
+        let token = self.token(Purpose::Commit);
+        self.disk.submit(Op::WriteDurably { token, offset, buf });
+    }
+
+    /// Submits a part of a batch, to be flushed by a flush of its own.
+    pub(crate) fn submit_write(&mut self, offset: u64, buf: AlignedBuf) {
+        let token = self.token(Purpose::Batch);
+        self.disk.submit(Op::Write { token, offset, buf });
+    }
+
     fn start_flush(&mut self) {
         let with_upkeep = self.freeing.flushing();
         self.flushing = Some(Flushing { upto: self.written_lsn, with_upkeep });
@@ -307,6 +328,12 @@ impl Core {
                 self.fail(&format!("device refused a write or flush ({e}); replace the disk, then restart"));
             }
             (Purpose::Flush, Ok(())) => self.flushed(),
+            (Purpose::Commit, Ok(())) => {
+                self.recycle(completion.buf);
+                self.batch_part_written();
+                self.unflushed = 0;
+                self.flushed();
+            }
             (Purpose::Batch, Ok(())) => {
                 self.recycle(completion.buf);
                 self.batch_part_written();

@@ -22,6 +22,7 @@ pub(crate) fn check_disk(disk: &mut dyn Disk, sleeps: bool) {
     assert!(disk.geometry().capacity.is_multiple_of(BLOCK as u64));
     reads_what_it_wrote(disk);
     flush_follows_writes(disk);
+    writes_durably(disk);
     carries_many_requests_at_once(disk);
     carries_large_requests(disk);
     hands_the_same_buffers_back(disk);
@@ -116,6 +117,21 @@ fn flush_follows_writes(disk: &mut dyn Disk) {
     expect(disk, 0, 2 * BLOCK, 3);
 }
 
+fn writes_durably(disk: &mut dyn Disk) {
+    let durably = |op| match op {
+        Op::Write { token, offset, buf } => Op::WriteDurably { token, offset, buf },
+        other => other,
+    };
+    let mut ops: Vec<Op> =
+        (0..20).map(|token| durably(write(disk, token, token << 20, 3 * BLOCK, 9))).collect();
+    ops.extend([write(disk, 20, 20 << 20, BLOCK, 9), Op::Flush { token: 21 }]);
+    let done = run_ok(disk, ops);
+    assert!((0..21).all(|token| done[&token].buf.is_some()));
+    for token in 0..20 {
+        expect(disk, token << 20, 3 * BLOCK, 9);
+    }
+}
+
 fn carries_many_requests_at_once(disk: &mut dyn Disk) {
     const COUNT: u64 = 2000;
     let ops = (0..COUNT).map(|token| write(disk, token, token * BLOCK as u64, BLOCK, 4)).collect();
@@ -160,11 +176,13 @@ fn refuses_what_lies_beyond_the_end(disk: &mut dyn Disk) {
     run_ok(disk, vec![op]);
     let far = u64::MAX - u64::MAX % BLOCK as u64;
     for offset in [last, end, far] {
-        let ops = vec![write(disk, 1, offset, 2 * BLOCK, 8), read(disk, 2, offset, 2 * BLOCK)];
+        let durable = Op::WriteDurably { token: 3, offset, buf: disk.buffer(2 * BLOCK) };
+        let ops = vec![write(disk, 1, offset, 2 * BLOCK, 8), read(disk, 2, offset, 2 * BLOCK), durable];
         let done = run(disk, ops);
         let kind = |token| done[&token].result.as_ref().unwrap_err().kind();
         assert_eq!(kind(1), std::io::ErrorKind::WriteZero);
         assert_eq!(kind(2), std::io::ErrorKind::UnexpectedEof);
+        assert_eq!(kind(3), std::io::ErrorKind::WriteZero);
         assert!(done.values().all(|completion| completion.buf.is_some()));
     }
     expect(disk, last, BLOCK, 7);

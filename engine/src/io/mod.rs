@@ -2,10 +2,11 @@
 //!
 //! Invariant: offsets, lengths and buffers are multiples of [`BLOCK`]; a body asserts this.
 //! Invariant: one thread owns a [`Disk`]; only its [`Waker`] may be used from elsewhere.
-//! Invariant: a write is durable only when a [`Op::Flush`] submitted after its completion has succeeded.
+//! Invariant: a write is durable only when a [`Op::Flush`] or [`Op::WriteDurably`] submitted after its completion has succeeded.
 //! Invariant: this folder holds all `unsafe` of Quarry.
 
 mod buffer;
+mod commit;
 #[cfg(test)]
 mod conformance;
 mod device;
@@ -50,6 +51,16 @@ pub enum Op {
     },
     /// Write `buf` at byte `offset`.
     Write {
+        /// Handed back.
+        token: Token,
+        /// Bytes from the start of the device.
+        offset: u64,
+        /// Its length is the length of the write.
+        buf: AlignedBuf,
+    },
+    /// Write `buf` at byte `offset`, then make it durable, with every write that completed before this submission: one answer
+    /// for both. After an error nothing is known of either.
+    WriteDurably {
         /// Handed back.
         token: Token,
         /// Bytes from the start of the device.
@@ -134,7 +145,9 @@ pub trait Disk: Send {
 /// Asserts what the submitter promises, and turns a request beyond the capacity into its completion.
 fn check_range(capacity: u64, op: Op) -> Result<Op, Completion> {
     let (offset, len) = match &op {
-        Op::Read { offset, buf, .. } | Op::Write { offset, buf, .. } => (*offset, buf.len() as u64),
+        Op::Read { offset, buf, .. }
+        | Op::Write { offset, buf, .. }
+        | Op::WriteDurably { offset, buf, .. } => (*offset, buf.len() as u64),
         Op::Flush { .. } => return Ok(op),
     };
     assert!(offset.is_multiple_of(BLOCK as u64), "offset {offset} is not a multiple of {BLOCK}");
@@ -143,7 +156,9 @@ fn check_range(capacity: u64, op: Op) -> Result<Op, Completion> {
     }
     match op {
         Op::Read { token, buf, .. } => Err(short(token, std::io::ErrorKind::UnexpectedEof, buf)),
-        Op::Write { token, buf, .. } => Err(short(token, std::io::ErrorKind::WriteZero, buf)),
+        Op::Write { token, buf, .. } | Op::WriteDurably { token, buf, .. } => {
+            Err(short(token, std::io::ErrorKind::WriteZero, buf))
+        }
         Op::Flush { .. } => Ok(op),
     }
 }

@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::buffer::{AlignedBuf, BufferPool};
+use super::commit::write_durably;
 use super::{Completion, Disk, Geometry, MAX_REQUESTS, Op, Wait, Wake, Waker, check_range};
 
 /// Threads per disk: enough for a flush, a write and some reads side by side.
@@ -96,6 +97,7 @@ fn perform(file: &File, op: Op) -> Completion {
             let result = file.write_all_at(&buf, offset);
             Completion { token, result, buf: Some(buf) }
         }
+        Op::WriteDurably { token, offset, buf } => write_durably(file, token, offset, buf),
         Op::Flush { token } => Completion { token, result: file.sync_data(), buf: None },
     }
 }

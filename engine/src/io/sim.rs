@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::platter::{Block, Platter, SECTOR, blocks_of, torn_sectors};
 use super::random::SplitMix64;
-use super::{BLOCK, Completion, Disk, Geometry, MAX_REQUESTS, Op, Wait, Wake, Waker, check_range};
+use super::{
+    AlignedBuf, BLOCK, Completion, Disk, Geometry, MAX_REQUESTS, Op, Wait, Wake, Waker, check_range,
+};
 
 /// What goes wrong, and when. Numbers are those of [`SimCounters`]: the first write of an image is write 1.
 #[derive(Debug, Clone, Default)]
@@ -167,6 +169,19 @@ struct Flying {
     /// For a flush: writes with a smaller sequence completed before it was submitted.
     before: u64,
     op: Op,
+    /// A durable write that has landed, and is now being flushed.
+    landed: bool,
+}
+
+impl Flying {
+    /// Place and bytes that it is writing.
+    fn writes(&self) -> Option<(u64, &AlignedBuf)> {
+        match &self.op {
+            Op::Write { offset, buf, .. } => Some((*offset, buf)),
+            Op::WriteDurably { offset, buf, .. } if !self.landed => Some((*offset, buf)),
+            _ => None,
+        }
+    }
 }
 
 struct Inner {
@@ -191,20 +206,20 @@ impl Inner {
                 self.counters.bytes_read += buf.len() as u64;
                 next(&mut self.counters.reads)
             }
-            Op::Write { buf, offset, .. } => {
+            Op::Write { buf, offset, .. } | Op::WriteDurably { buf, offset, .. } => {
                 self.assert_alone(*offset, buf.len() as u64);
                 self.counters.bytes_written += buf.len() as u64;
                 next(&mut self.counters.writes)
             }
             Op::Flush { .. } => next(&mut self.counters.flushes),
         };
-        self.flying.push(Flying { generation, number, before: self.media.next_sequence, op });
+        self.flying.push(Flying { generation, number, before: self.media.next_sequence, op, landed: false });
     }
 
     fn assert_alone(&self, offset: u64, len: u64) {
         for flying in &self.flying {
-            if let Op::Write { offset: other, buf, .. } = &flying.op {
-                let apart = offset + len <= *other || other + buf.len() as u64 <= offset;
+            if let Some((other, buf)) = flying.writes() {
+                let apart = offset + len <= other || other + buf.len() as u64 <= offset;
                 assert!(apart, "writes in flight overlap: {offset}+{len} and {other}+{}", buf.len());
             }
         }
@@ -213,8 +228,8 @@ impl Inner {
     fn power_off(&mut self) {
         self.powered = false;
         for flying in std::mem::take(&mut self.flying) {
-            if let Op::Write { offset, buf, .. } = &flying.op {
-                self.media.loosen(*offset, blocks_of(buf));
+            if let Some((offset, buf)) = flying.writes() {
+                self.media.loosen(offset, blocks_of(buf));
             }
             self.answers.push((flying.generation, answer(flying.op, Err(power_error()))));
         }
@@ -222,19 +237,27 @@ impl Inner {
 
     fn finish(&mut self, flying: Flying) {
         let cut = match &flying.op {
-            Op::Write { .. } => self.faults.power_off_at_write == Some(flying.number),
-            Op::Flush { .. } => self.faults.power_off_at_flush == Some(flying.number),
+            _ if flying.writes().is_some() => self.faults.power_off_at_write == Some(flying.number),
             Op::Read { .. } => false,
+            _ => self.faults.power_off_at_flush == Some(flying.number),
         };
         if cut {
             self.flying.push(flying);
             return self.power_off();
         }
-        let Flying { generation, number, before, mut op } = flying;
+        let Flying { generation, number, before, mut op, landed } = flying;
         let result = match &mut op {
             Op::Read { offset, buf, .. } => self.read(number, *offset, buf),
             Op::Write { offset, buf, .. } => self.write(number, *offset, buf),
-            Op::Flush { .. } => self.flush(number, before),
+            Op::WriteDurably { offset, buf, .. } if !landed => match self.write(number, *offset, buf) {
+                Ok(()) => {
+                    let number = next(&mut self.counters.flushes);
+                    let before = self.media.next_sequence;
+                    return self.flying.push(Flying { generation, number, before, op, landed: true });
+                }
+                failed => failed,
+            },
+            Op::WriteDurably { .. } | Op::Flush { .. } => self.flush(number, before),
         };
         self.answers.push((generation, answer(op, result)));
     }
@@ -304,7 +327,7 @@ fn power_error() -> io::Error {
 
 fn answer(op: Op, result: io::Result<()>) -> Completion {
     match op {
-        Op::Read { token, buf, .. } | Op::Write { token, buf, .. } => {
+        Op::Read { token, buf, .. } | Op::Write { token, buf, .. } | Op::WriteDurably { token, buf, .. } => {
             Completion { token, result, buf: Some(buf) }
         }
         Op::Flush { token } => Completion { token, result, buf: None },

@@ -16,6 +16,7 @@ use io_uring::types::{Fixed, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode, squeue};
 
 use super::buffer::{AlignedBuf, BufferPool, CLASSES, SMALL_CLASSES, SizeClass};
+use super::commit::Committer;
 use super::{Completion, Disk, Geometry, MAX_REQUESTS, Op, Token, Wait, Wake, Waker, check_range};
 
 /// Requests inside the kernel at once; the rest wait in `queue`.
@@ -48,7 +49,8 @@ struct Request {
 pub(crate) struct UringDisk {
     // Field order is drop order: the ring closes before the memory that is registered with it goes.
     ring: IoUring,
-    _file: File,
+    /// Dropped first, and so ended: it waits for what is out.
+    committer: Committer,
     geometry: Geometry,
     inflight: Vec<Option<Request>>,
     free: Vec<usize>,
@@ -72,9 +74,10 @@ impl UringDisk {
         let wake = Arc::new(EventWake::new()?);
         ring.submitter().register_files(&[file.as_raw_fd(), wake.event.as_raw_fd()])?;
         let pool = registered_pool(&ring);
+        let committer = Committer::start(Arc::new(file), Arc::clone(&wake) as Waker)?;
         let mut disk = Self {
             ring,
-            _file: file,
+            committer,
             geometry,
             inflight: Vec::new(),
             free: Vec::new(),
@@ -170,6 +173,7 @@ impl UringDisk {
     /// Take every answer that is there.
     fn collect(&mut self, out: &mut Vec<Completion>) {
         out.append(&mut self.refused);
+        self.committer.collect(out);
         loop {
             let Some(answer) = self.ring.completion().next() else { break };
             self.in_kernel -= 1;
@@ -281,6 +285,7 @@ impl Disk for UringDisk {
         let (kind, token, offset, buf) = match op {
             Op::Read { token, offset, buf } => (Kind::Read, token, offset, Some(buf)),
             Op::Write { token, offset, buf } => (Kind::Write, token, offset, Some(buf)),
+            Op::WriteDurably { token, offset, buf } => return self.committer.submit(token, offset, buf),
             Op::Flush { token } => (Kind::Flush, token, 0, None),
         };
         let slot = self.free.pop().unwrap_or_else(|| {
