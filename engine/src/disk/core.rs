@@ -16,7 +16,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::batching::{Head, Written};
-use super::limits::UNFLUSHED_BYTES;
+use super::limits::{FEW_RECORDS, UNFLUSHED_BYTES};
 use super::segments::Position;
 use super::shared::{Append, Class, Counters, DiskError, Request, Shared};
 use super::upkeep::{CheckpointState, Freeing};
@@ -270,10 +270,12 @@ impl Core {
         self.flushing.is_some() && (self.must_flush() || queued.any(waits))
     }
 
-    /// Submits the one write of a batch: with its flush, where somebody waits for that.
+    /// Submits the one write of a batch: with its flush, where somebody waits for that and few do. Of many records the work
+    /// that follows is what counts, and a thread more only takes time from it.
     pub(crate) fn submit_batch(&mut self, batch: &Written, offset: u64, buf: AlignedBuf) {
         let alone = self.flushing.is_none() && !self.disk.geometry().write_through;
-        if !(alone && batch.wants_durability()) {
+        let few = batch.records.len() <= FEW_RECORDS;
+        if !(few && alone && batch.wants_durability()) {
             return self.submit_write(offset, buf);
         }
         let with_upkeep = self.freeing.flushing();

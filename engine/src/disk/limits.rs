@@ -16,6 +16,8 @@ pub const MAX_RECORD: usize = MAX_DATA + MAX_META + MAX_KEY + 4096;
 pub const ALIGN_FROM: usize = 32 << 10;
 /// Most records in one batch.
 pub const MAX_BATCH_RECORDS: usize = 2048;
+/// Most records of a batch that is written and flushed in one request: one or two callers, who wait for nothing else.
+pub const FEW_RECORDS: usize = 8;
 /// Bytes that a record takes beside its own: its descriptor when moved (28), its footer entry (16), padding to 8.
 pub const RECORD_OVERHEAD: usize = 48;
 /// Most records that the cleaner moves in one group.
