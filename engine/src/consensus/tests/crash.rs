@@ -117,7 +117,8 @@ fn finds(bug: Bug, says: &[&str]) -> bool {
     (0..60).any(|seed| {
         let run = std::panic::AssertUnwindSafe(|| with(bug, || history(seed, 3, 300)));
         let Err(panic) = std::panic::catch_unwind(run) else { return false };
-        let text = panic.downcast_ref::<String>().cloned().unwrap_or_default();
+        let said = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = said.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
         assert!(says.iter().any(|says| text.contains(says)), "{text}");
         true
     })
@@ -130,8 +131,8 @@ fn histories_find_a_voter_that_answers_before_its_vote_is_on_disk() {
 
 #[test]
 fn histories_find_a_voter_that_counts_entries_that_are_not_on_disk() {
-    // An acknowledged key is gone, or voters go apart.
-    assert!(finds(Bug::EntriesOneBehind, &["key", "rows of node"]));
+    // An acknowledged key is gone, voters go apart, or openraft's own assertion about a voter whose log is shorter than it said.
+    assert!(finds(Bug::EntriesOneBehind, &["key", "rows of node", "matching_next <= end"]));
 }
 
 #[test]
