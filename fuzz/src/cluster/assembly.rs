@@ -2,6 +2,7 @@
 //!
 //! Invariant: nothing here is simulated but the runtime, the network and the drives that are handed in.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -152,7 +153,12 @@ async fn look_after(runtime: Arc<dyn Runtime>, node: NodeService) {
     }
 }
 
-/// Makes every node a member, where this one leads; voters stay those of the beginning.
+/// How many of so many members vote.
+pub(crate) fn voters(members: usize) -> usize {
+    members - (1 - members % 2)
+}
+
+/// Makes every node a member and the first of them voters, where this one leads.
 async fn govern(runtime: Arc<dyn Runtime>, group: Group, board: Board) {
     loop {
         runtime.sleep(GOVERN).await;
@@ -160,11 +166,17 @@ async fn govern(runtime: Arc<dyn Runtime>, group: Group, board: Board) {
         if !status.leads || status.changing {
             continue;
         }
+        let members: BTreeSet<NodeId> = board.read().owners.values().copied().collect();
         let known = |node: &NodeId| status.voters.contains(node) || status.learners.contains(node);
-        let published = board.read();
-        if let Some(node) = published.owners.values().find(|node| !known(node)) {
-            // It is tried again.
+        let wanted: BTreeSet<NodeId> = members.iter().take(voters(members.len())).copied().collect();
+        let matched = |node: &NodeId| {
+            status.voters.contains(node) || status.matched.get(node).is_some_and(Option::is_some)
+        };
+        // What fails is tried again.
+        if let Some(node) = members.iter().find(|node| !known(node)) {
             let _failed = group.add_learner(*node).await;
+        } else if wanted != status.voters && wanted.iter().all(matched) {
+            let _failed = group.change_voters(wanted).await;
         }
     }
 }

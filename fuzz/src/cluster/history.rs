@@ -184,7 +184,7 @@ impl History {
     /// Until every node is there and somebody leads.
     pub(crate) fn wait_for_all(&mut self) -> Result<(), Violation> {
         let end = self.world.now() + STUCK;
-        while self.world.leader().is_none() || self.world.machines.iter().any(|m| m.running().is_none()) {
+        while !self.world.is_founded() || self.world.machines.iter().any(|m| m.running().is_none()) {
             if self.world.now() > end {
                 return Err(Violation("the nodes do not start".to_owned()));
             }

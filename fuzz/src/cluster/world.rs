@@ -14,7 +14,7 @@ use quarry_engine::index::Index;
 use quarry_engine::io::{CrashPlan, SplitMix64};
 use quarry_engine::net::{NodeId, SimNet};
 
-use super::assembly::{self, Late, Making, NAMES};
+use super::assembly::{self, Late, Making, NAMES, voters};
 use super::board::Board;
 use super::machine::{Machine, Wall, node_id};
 use super::plant::Plant;
@@ -68,18 +68,18 @@ impl World {
             turns: 0,
             leaders: BTreeMap::new(),
         };
-        world.found(profile.machines)?;
+        world.found()?;
         Ok(world)
     }
 
-    /// Makes the group on the first drive, with as many voters as are odd.
-    fn found(&mut self, machines: usize) -> Result<(), Violation> {
+    /// Makes the group on the first drive, with one voter; its leader makes others voters.
+    fn found(&mut self) -> Result<(), Violation> {
         let bad = |e: &dyn std::fmt::Display| Violation(format!("found group: {e}"));
         let drive = &self.machines[0].drives[0];
         let index = drive.index.clone() as Arc<dyn Index>;
         let opened = SimulatedDisk::open(Box::new(drive.image.open()), index, self.plant.catalog());
         let (mut sim, _) = opened.map_err(|e| bad(&e))?;
-        let voters: BTreeSet<NodeId> = (0..machines - (1 - machines % 2)).map(node_id).collect();
+        let voters = BTreeSet::from([node_id(0)]);
         let handle = sim.handle();
         let founded = sim.run(async move { Group::found(&handle, NAMES, voters, 0).await });
         founded.map_err(|e| bad(&e))?;
@@ -149,6 +149,16 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Whether somebody leads as many voters as there shall be.
+    pub(crate) fn is_founded(&self) -> bool {
+        let wanted = voters(self.machines.len());
+        let leader = self.leader().and_then(|n| self.machines[n].life.as_ref()?.groups.get(NAMES));
+        leader.is_some_and(|group| {
+            let status = group.status();
+            !status.changing && status.voters.len() == wanted
+        })
     }
 
     /// Who leads the index group, as it believes itself.
