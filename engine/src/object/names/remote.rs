@@ -24,8 +24,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 const SHORT_PAUSE: Duration = Duration::from_millis(5);
 /// How often it is looked whether the node that is waited for leads still.
 const LOOK: Duration = Duration::from_millis(100);
-/// How often this node is asked again while it believes to lead and cannot: it may have been started just now.
-const OWN_TRIES: u32 = 10;
+/// How often this node is asked again while it believes to lead and cannot: it may have been started just now, and finds out
+/// only by an election, which begins after 1.3 s of silence.
+const OWN_TRIES: u32 = 30;
 /// How long a leader is looked for.
 pub(super) const PATIENCE: Duration = Duration::from_secs(12);
 
