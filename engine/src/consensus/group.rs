@@ -283,8 +283,12 @@ impl Group {
         loop {
             match self.scope(self.shared.raft.ensure_linearizable()).await {
                 Ok(_) => break,
+                // Its status comes a moment after openraft knows who leads; callers judge by the status whether to ask elsewhere.
                 Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(to))) => {
-                    return Err(GroupError::NotLeader(to.leader_id));
+                    let now = self.status();
+                    if !now.leads || now.term != before.term || self.shared.runtime.now() >= until {
+                        return Err(GroupError::NotLeader(to.leader_id));
+                    }
                 }
                 // The others may be busy, or were just started.
                 Err(RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(e))) => {
