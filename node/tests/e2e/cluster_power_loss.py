@@ -13,7 +13,7 @@ import os
 import random
 import time
 
-from cluster_process import CONTAINER, Ledger, Member, Upload, check, cluster, together, wait_until
+from cluster_process import CONTAINER, FORM_LIMIT, Ledger, Member, Upload, check, cluster, together, wait_until
 
 START_LIMIT = 10.0
 SERVE_LIMIT = 20.0
@@ -57,6 +57,7 @@ def main():
     rng, ledger = random.Random(seed), Ledger()
     with cluster("cluster-power-loss", ["1G"] * nodes) as it:
         print(f"power loss: reproduce with  SEED={seed} ROUNDS={rounds} NODES={nodes}", flush=True)
+        print(f"formed: all groups have their voters after {wait_until(it.formed, FORM_LIMIT, 'groups with all voters', it.groups):.1f} s more", flush=True)
         it.members[0].account().expect((201, 202), "PUT", CONTAINER)
         for round_ in range(1, rounds + 1):
             told = write_and_kill(it, seed, round_, ledger, rng)

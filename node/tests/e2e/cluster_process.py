@@ -29,6 +29,7 @@ from swift_http import Account, md5
 ACCOUNT, USER, KEY = "test", "tester", "testing"
 COMMAND_LIMIT = 30.0
 FORM_LIMIT = 60.0
+INDEX_GROUPS = 8  # what `cluster init` makes
 INSIDE = "QUARRY_E2E_NETWORK"
 OBJECT, IDENTITY, ADMIN, CLUSTER = 8080, 5000, 6000, 7000
 CONTAINER = "cluster"
@@ -188,6 +189,14 @@ class Cluster:
             with contextlib.suppress(OSError):
                 said += [(member, group) for group in member.status()["cluster"]["groups"] if group["here"]]
         return said
+
+    def formed(self):
+        """Whether every group, as its leader says, has all the voters that so many nodes give it: before, one node's loss is the group's."""
+        votes = min(3, len(self.members))
+        known = {}
+        for member, group in self.groups():
+            known.setdefault(group["name"], []).append((group["last"], group["voters"]))
+        return len(known) == 1 + INDEX_GROUPS and all(max(said)[1] >= votes for said in known.values())
 
     def leader(self):
         """The node that leads the index group with the longest log: that of the account that is written to."""

@@ -21,7 +21,7 @@ import re
 import threading
 import time
 
-from cluster_process import CONTAINER, Ledger, Upload, check, cluster, together, wait_until
+from cluster_process import CONTAINER, FORM_LIMIT, Ledger, Upload, check, cluster, together, wait_until
 from swift_http import Account, md5
 
 SIZES = ["1G", "1G", "1G", "1G", "256M"]
@@ -284,6 +284,7 @@ def main():
     rng = random.Random(seed)
     with cluster("cluster-survives", SIZES, work=['audit_rate = "1M"']) as it:
         print(f"survives: reproduce with  SEED={seed} UPLOADS={uploads} FILES={files} FAULTS='{' '.join(faults)}'", flush=True)
+        print(f"formed: all groups have their voters after {wait_until(it.formed, FORM_LIMIT, 'groups with all voters', it.groups):.1f} s more", flush=True)
         it.members[0].account().expect((201, 202), "PUT", CONTAINER)
         load = Load(it, seed, uploads, files)
         load.start()
