@@ -295,10 +295,13 @@ class Ledger:
         return [self.told.get(name), *self.open.get(name, ())]
 
     def settle(self, name, seen):
-        """What was seen of an unanswered write stays; those that began after it are still open."""
+        """What was seen of an unanswered write stays; those that began after it are still open.
+
+        Two empty bodies look alike: what was there before tells nothing of a later write of the same.
+        """
         with self.lock:
             begun = self.open.get(name, [])
-            if seen in begun:
+            if seen in begun and seen != self.told.get(name):
                 self.told[name] = seen
                 self.open[name] = begun[begun.index(seen) + 1 :]
 
