@@ -7,6 +7,7 @@
 
 pub mod conformance;
 mod handles;
+mod late;
 pub mod limits;
 mod message;
 mod node_service;
@@ -21,6 +22,7 @@ pub mod wire;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use late::LateService;
 pub use message::{
     Announcement, Ballot, Code, ConsensusAnswer, ConsensusCall, Failure, Handle, OpenedObject, Position,
     Request, Response, Wish,

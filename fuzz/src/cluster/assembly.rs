@@ -3,18 +3,17 @@
 //! Invariant: nothing here is simulated but the runtime, the network and the drives that are handed in.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use quarry_engine::clock::{Clock, Timestamp};
 use quarry_engine::consensus::{Group, GroupOptions, Groups, Runtime, Settings};
 use quarry_engine::disk::DiskHandle;
 use quarry_engine::net::{
-    Code, Failure, NodeId, NodeService, Remote, ReplicaService, Request, Response, Service, SimNode, Timer,
-    Transport,
+    LateService, NodeId, NodeService, Remote, ReplicaService, SimNode, Timer, Transport,
 };
 use quarry_engine::object::names::{Directory, Names, NamesService, Routed};
-use quarry_engine::object::{BoxFuture, Options, Parts, Replica, Spawn, Spread, Store, Time, Voter};
+use quarry_engine::object::{Options, Parts, Replica, Spawn, Spread, Store, Time, Voter};
 use quarry_engine::sync::Cluster;
 use quarry_engine::work::{Pace, Runner, workers};
 
@@ -37,27 +36,11 @@ const IDLE: u64 = 15;
 /// Seconds for which tombstones are kept.
 pub(crate) const RECLAIM: u64 = 3600;
 
-/// Answers others when the node is there.
-#[derive(Clone, Default)]
-pub(crate) struct Late(Arc<OnceLock<Arc<dyn Service>>>);
-
-impl Service for Late {
-    fn handle(&self, from: NodeId, request: Request) -> BoxFuture<'static, Response> {
-        match self.0.get() {
-            Some(service) => service.handle(from, request),
-            None => {
-                let failure = Failure::new(Code::Unavailable, "the node is starting");
-                Box::pin(std::future::ready(Response::Failed(failure)))
-            }
-        }
-    }
-}
-
 /// What a node is made of.
 pub(crate) struct Making {
     pub(crate) disks: Vec<DiskHandle>,
     pub(crate) net: SimNode,
-    pub(crate) late: Late,
+    pub(crate) late: LateService,
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) wall: Wall,
     pub(crate) board: Board,
@@ -114,7 +97,7 @@ async fn assemble(making: Making, groups: Groups) -> Result<Running, String> {
     let reading = Box::new(move || reading.now());
     let replicas = ReplicaService::new(store.replicas().to_vec(), monotonic.clone(), reading, random);
     let node = NodeService::new(replicas, Some(service));
-    let _first = late.0.set(groups.service(Arc::new(node.clone())));
+    late.set(groups.service(Arc::new(node.clone())));
     let follower = Follower { net, store: store.clone(), board, peers: Arc::default(), plant };
     let peers: Arc<dyn Cluster> = follower.peers.clone();
     follower.look();

@@ -12,9 +12,9 @@ use quarry_engine::consensus::{Group, SimRuntime};
 use quarry_engine::disk::{OpenError, Report, SimulatedDisk};
 use quarry_engine::index::Index;
 use quarry_engine::io::{CrashPlan, SplitMix64};
-use quarry_engine::net::{NodeId, SimNet};
+use quarry_engine::net::{LateService, NodeId, SimNet};
 
-use super::assembly::{self, Late, Making, NAMES, voters};
+use super::assembly::{self, Making, NAMES, voters};
 use super::board::Board;
 use super::machine::{Machine, Wall, node_id};
 use super::plant::Plant;
@@ -95,7 +95,7 @@ impl World {
     pub(crate) fn start(&mut self, n: usize, random: u64) -> Result<Vec<Report>, OpenError> {
         let machine = &mut self.machines[n];
         let reports = machine.open(self.plant)?;
-        let late = Late::default();
+        let late = LateService::default();
         let net = self.net.start(machine.node, Arc::new(late.clone()));
         machine.life = Some(assembly::start(Making {
             disks: machine.handles(),

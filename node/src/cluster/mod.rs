@@ -8,7 +8,6 @@ mod core;
 mod frames;
 pub(crate) mod identity;
 pub(crate) mod join;
-pub(crate) mod late;
 mod listener;
 mod lives;
 mod quic;

@@ -35,9 +35,11 @@ pub(super) async fn introduce(
         let made = founds && !seen.people.founded;
         let listed = listed.clone();
         // Verifiers take a processor some milliseconds each.
-        let rows = tokio::task::spawn_blocking(move || missing(&listed, &seen.people, made)).await;
-        let failed = write(&*net, rows.unwrap_or_default()).await.err();
-        match failed {
+        let written = match worked_out(move || missing(&listed, &seen.people, made)).await {
+            Ok(rows) => write(&*net, rows).await,
+            Err(why) => Err(why),
+        };
+        match written.err() {
             None => return,
             Some(why) if said.as_ref() != Some(&why) => {
                 tracing::warn!("introduce users to the cluster: {why}; it is tried again");
@@ -47,6 +49,11 @@ pub(super) async fn introduce(
         }
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// What another thread makes of it; that it came to no end is not that there is nothing.
+async fn worked_out<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| format!("work out what is missing: {error}"))
 }
 
 async fn write(net: &dyn Transport, rows: Vec<KeyValue>) -> Result<(), String> {
@@ -116,6 +123,14 @@ mod tests {
         people.v1_users.clear();
         let again = missing(&listed, &people, false);
         assert_eq!(again.iter().map(|(key, _)| &key[..]).collect::<Vec<_>>(), [b"kuvtest:own"]);
+    }
+
+    /// It was taken for "nothing is missing", and nobody was introduced until the next start.
+    #[tokio::test]
+    async fn a_worker_that_panicked_has_not_said_that_nothing_is_missing() {
+        let failed = worked_out(|| -> Vec<KeyValue> { panic!("planted") }).await;
+        assert!(failed.unwrap_err().contains("panic"));
+        assert_eq!(worked_out(|| 7).await, Ok(7));
     }
 
     #[test]

@@ -10,7 +10,8 @@ use std::time::Duration;
 use quarry_engine::clock::{Clock, Timestamp};
 use quarry_engine::consensus::Group;
 use quarry_engine::disk::DiskHandle;
-use quarry_engine::net::{Announcement, NodeService, ReplicaService, Service};
+use quarry_engine::disk::format::record::DeviceId;
+use quarry_engine::net::{Announcement, LateService, NodeService, ReplicaService, Service, Transport};
 use quarry_engine::object::names::Divided;
 use quarry_engine::object::{Options, Parts, Spread, Store};
 use quarry_engine::sync;
@@ -26,7 +27,6 @@ use super::seating::{self, Seat};
 use super::state::{Settings, State, settings_key};
 use super::{MemberError, founding, replace};
 use crate::auth::Listed;
-use crate::cluster::late::LateService;
 use crate::cluster::{self, Cluster};
 use crate::config;
 use crate::storage::{random_bytes, wall_clock};
@@ -55,6 +55,15 @@ impl std::fmt::Debug for Member {
     }
 }
 
+/// What a node has once its groups are open.
+struct Base {
+    groups: Own,
+    net: Arc<dyn Transport>,
+    clock: Arc<Clock>,
+    /// Its data directory.
+    data: PathBuf,
+}
+
 impl Member {
     /// Takes part in the cluster with these disks.
     pub(crate) async fn start(
@@ -64,90 +73,28 @@ impl Member {
         options: Options,
         listed: Listed,
     ) -> Result<Self, MemberError> {
-        let first = disks.first().cloned().ok_or(MemberError::NoDisk)?;
-        replace::check(data, &first)?;
+        let first = disks.first().ok_or(MemberError::NoDisk)?;
+        replace::check(data, first)?;
         let late = LateService::default();
         let mut cluster = Cluster::start(settings, data, Arc::new(late.clone())).await?;
-        let clock = Arc::new(Clock::new(Box::new(wall_clock)));
-        let above = disks.iter().map(DiskHandle::max_sequence).max().unwrap_or(0);
-        clock.observe(Timestamp(above));
         let founder = founding::read(data)?;
         let founding = founder.and_then(|(settings, founded)| (!founded).then_some(settings));
-        let net = Arc::clone(&cluster.transport);
-        let opening = Opening {
-            disks: disks.clone(),
-            net: Arc::clone(&net),
-            clock: Arc::clone(&clock),
-            options: options.clone(),
-            founds: founding.map(|settings| settings.index_groups),
-        };
-        let groups = Own::open(opening).await?;
-        replace::remember(data, &first)?;
-        let (timer, lease) = (cluster::timer(), u64::from_le_bytes(random_bytes()) >> 1);
-        let names = Divided::new(Arc::clone(&net), timer, groups.index.names(), lease);
-        let bytes: Vec<_> =
+        let base = open_groups(&cluster, data, &disks, &options, founding).await?;
+        replace::remember(data, first)?;
+        let announced =
             disks.iter().map(|disk| (disk.device(), disk.usage().capacity, settings.zone)).collect();
-        let parts = Parts {
-            disks,
-            others: Vec::new(),
-            placement: Box::new(Spread::over(Vec::new())),
-            names: Arc::new(names.clone()),
-            clock: Arc::clone(&clock),
-            options,
-        };
-        let store = Store::shared(parts)?;
-        let incarnation = u64::from_le_bytes(random_bytes());
-        let replicas = ReplicaService::new(
-            store.replicas().to_vec(),
-            cluster::monotonic(),
-            Box::new(wall_clock),
-            incarnation,
-        );
-        let node = NodeService::new(replicas, groups.index.names());
-        let others: Arc<dyn Service> = Arc::new(node.clone());
-        let announcements = Announcements {
-            groups: groups.clone(),
-            net: Arc::clone(&net),
-            clock: Arc::clone(&clock),
-            others,
-        };
-        late.set(groups.service(Arc::new(announcements)));
-        let (seen, state) = watch::channel(Arc::default());
-        let (book, peers) = (Arc::clone(&cluster.book), Arc::<Peers>::default());
-        let follower = Follower {
-            groups: groups.clone(),
-            net: Arc::clone(&net),
-            book,
-            names,
-            store: store.clone(),
-            peers: Arc::clone(&peers),
-            seen,
-        };
-        cluster.run(follower.run());
-        cluster.run(govern(groups.clone(), Arc::clone(&net), Arc::clone(&clock)));
-        cluster.run(groups.index.clone().run(state.clone()));
-        cluster.run(look_after(node));
-        cluster.run(replace::take_place(Arc::clone(&net), state.clone(), data.to_owned()));
-        cluster.run(introduce(Arc::clone(&net), state.clone(), listed, founder.is_some()));
+        let (names, store) = base.objects(disks, options)?;
+        base.answer_others(&mut cluster, &store, &late);
+        let (peers, mut state) = base.follow(&mut cluster, names, &store);
+        cluster.run(introduce(Arc::clone(&base.net), state.clone(), listed, founder.is_some()));
         if let Some(settings) = founding {
-            cluster.run(found(groups.clone(), clock, data.to_owned(), settings));
+            cluster.run(found(base.groups.clone(), Arc::clone(&base.clock), data.to_owned(), settings));
         }
-        match cluster.reached {
-            Some(reached) => {
-                let what = Announcement { node: None, address: reached.to_string(), devices: bytes };
-                cluster.run(announce(groups.clone(), net, cluster.contacts.clone(), what));
-            }
-            None => {
-                tracing::error!(
-                    "others cannot reach this node at a wildcard address; give cluster.advertise"
-                );
-            }
-        }
-        let mut state = state;
+        base.announce(&mut cluster, announced);
         if tokio::time::timeout(READY, state.wait_for(|state| state.is_usable())).await.is_err() {
             tracing::warn!("the cluster is not known yet: requests are refused until it is");
         }
-        Ok(Self { cluster, groups, store, state, peers })
+        Ok(Self { cluster, groups: base.groups, store, state, peers })
     }
 
     /// The cluster as the replicators see it.
@@ -159,6 +106,100 @@ impl Member {
     pub(crate) async fn stop(self) {
         self.groups.close().await;
         self.cluster.stop().await;
+    }
+}
+
+/// Opens the groups that the disks have, or makes them, with a clock that is past all that this node ever gave.
+async fn open_groups(
+    cluster: &Cluster,
+    data: &Path,
+    disks: &[DiskHandle],
+    options: &Options,
+    founding: Option<Settings>,
+) -> Result<Base, MemberError> {
+    let net = Arc::clone(&cluster.transport);
+    let clock = Arc::new(Clock::new(Box::new(wall_clock)));
+    let above = disks.iter().map(DiskHandle::max_sequence).max().unwrap_or(0);
+    clock.observe(Timestamp(above));
+    let opening = Opening {
+        disks: disks.to_vec(),
+        net: Arc::clone(&net),
+        clock: Arc::clone(&clock),
+        options: options.clone(),
+        founds: founding.map(|settings| settings.index_groups),
+    };
+    let groups = Own::open(opening).await?;
+    Ok(Base { groups, net, clock, data: data.to_owned() })
+}
+
+impl Base {
+    /// Names that are decided anywhere, and objects on the disks of all nodes: there is no ring yet.
+    fn objects(&self, disks: Vec<DiskHandle>, options: Options) -> Result<(Divided, Store), MemberError> {
+        let (timer, lease) = (cluster::timer(), u64::from_le_bytes(random_bytes()) >> 1);
+        let names = Divided::new(Arc::clone(&self.net), timer, self.groups.index.names(), lease);
+        let parts = Parts {
+            disks,
+            others: Vec::new(),
+            placement: Box::new(Spread::over(Vec::new())),
+            names: Arc::new(names.clone()),
+            clock: Arc::clone(&self.clock),
+            options,
+        };
+        Ok((names, Store::shared(parts)?))
+    }
+
+    /// From now on others are answered.
+    fn answer_others(&self, cluster: &mut Cluster, store: &Store, late: &LateService) {
+        let incarnation = u64::from_le_bytes(random_bytes());
+        let (since, wall) = (cluster::monotonic(), Box::new(wall_clock));
+        let replicas = ReplicaService::new(store.replicas().to_vec(), since, wall, incarnation);
+        let node = NodeService::new(replicas, self.groups.index.names());
+        let others: Arc<dyn Service> = Arc::new(node.clone());
+        let announcements = Announcements {
+            groups: self.groups.clone(),
+            net: Arc::clone(&self.net),
+            clock: Arc::clone(&self.clock),
+            others,
+        };
+        late.set(self.groups.service(Arc::new(announcements)));
+        cluster.run(look_after(node));
+    }
+
+    /// Follows the control group, and does what follows from it: here, and where this node leads, for all.
+    fn follow(
+        &self,
+        cluster: &mut Cluster,
+        names: Divided,
+        store: &Store,
+    ) -> (Arc<Peers>, watch::Receiver<Arc<State>>) {
+        let (seen, state) = watch::channel(Arc::default());
+        let peers = Arc::<Peers>::default();
+        let follower = Follower {
+            groups: self.groups.clone(),
+            net: Arc::clone(&self.net),
+            book: Arc::clone(&cluster.book),
+            names,
+            store: store.clone(),
+            peers: Arc::clone(&peers),
+            seen,
+        };
+        cluster.run(follower.run());
+        cluster.run(govern(self.groups.clone(), Arc::clone(&self.net), Arc::clone(&self.clock)));
+        cluster.run(self.groups.index.clone().run(state.clone()));
+        cluster.run(replace::take_place(Arc::clone(&self.net), state.clone(), self.data.clone()));
+        (peers, state)
+    }
+
+    /// Tells the cluster where this node is, and which disks it has.
+    fn announce(&self, cluster: &mut Cluster, devices: Vec<(DeviceId, u64, u16)>) {
+        let Some(reached) = cluster.reached else {
+            return tracing::error!(
+                "others cannot reach this node at a wildcard address; give cluster.advertise"
+            );
+        };
+        let what = Announcement { node: None, address: reached.to_string(), devices };
+        let contacts = cluster.contacts.clone();
+        cluster.run(announce(self.groups.clone(), Arc::clone(&self.net), contacts, what));
     }
 }
 

@@ -4,17 +4,23 @@
 
 use std::sync::{Arc, OnceLock};
 
-use quarry_engine::net::{Code, Failure, NodeId, Request, Response, Service};
-use quarry_engine::object::BoxFuture;
+use super::{Code, Failure, NodeId, Request, Response, Service};
+use crate::object::BoxFuture;
 
-/// The place of a service.
+/// The place of a service; clones share it.
 #[derive(Clone, Default)]
-pub(crate) struct LateService(Arc<OnceLock<Arc<dyn Service>>>);
+pub struct LateService(Arc<OnceLock<Arc<dyn Service>>>);
 
 impl LateService {
     /// From now on this answers. The first stays.
-    pub(crate) fn set(&self, service: Arc<dyn Service>) {
+    pub fn set(&self, service: Arc<dyn Service>) {
         let _first = self.0.set(service);
+    }
+}
+
+impl std::fmt::Debug for LateService {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LateService").field("there", &self.0.get().is_some()).finish()
     }
 }
 
