@@ -189,18 +189,24 @@ impl Node {
         Ok(Self { object, identity, admin, stop, listeners, member, storage })
     }
 
-    /// Lets others lead, stops accepting, lets requests end within the drain time, then closes the disks.
+    /// Stops accepting, lets others lead and requests end within the drain time, then closes the disks.
     pub async fn stop(mut self) {
         tracing::info!("stopping: requests in flight may end");
-        if let Some(member) = &self.member {
-            member.groups.step_down().await;
-        }
         self.stop.send_replace(true);
-        while let Some(ended) = self.listeners.join_next().await {
-            if let Err(error) = ended {
-                tracing::error!(%error, "end listener");
+        let leads = self.member.as_ref().map(|member| member.groups.clone());
+        let others_lead = async {
+            if let Some(groups) = leads {
+                groups.step_down().await;
             }
-        }
+        };
+        let answered = async {
+            while let Some(ended) = self.listeners.join_next().await {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "end listener");
+                }
+            }
+        };
+        tokio::join!(others_lead, answered);
         let disks = self.storage.stop().await;
         if let Some(member) = self.member {
             member.stop().await;

@@ -2,12 +2,16 @@
 //!
 //! Invariant: at most `connections` are served at once; the next waits in the kernel's queue (back-pressure).
 //! Invariant: after `stop`, nothing new is accepted, and all connections end by the drain time.
+//! Invariant: a client that keeps a connection hears that it ends: by `Connection: close` on an answer, or, when it asks nothing
+//! for [`NOTICE`], by its end while nothing is under way.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
+use http::header::CONNECTION;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -21,6 +25,13 @@ use crate::config::Limits;
 
 /// Pause after a failed accept (out of descriptors): time for others to end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long kept connections still take a request after `stop`, which is answered with `Connection: close`: a client that is busy
+/// asks again within this time, and one that is not notices the end before it asks.
+const NOTICE: Duration = Duration::from_secs(1);
+
+/// How long connections are taken after `stop` that were made before it.
+const LATE: Duration = Duration::from_millis(20);
 
 /// What a listener allows.
 #[derive(Debug, Clone, Copy)]
@@ -52,33 +63,74 @@ pub(crate) async fn serve(
     bounds: Bounds,
     mut stop: watch::Receiver<bool>,
 ) {
-    let mut http = http1::Builder::new();
-    // Some of Swift's clients compare names of headers with their case.
-    http.timer(TokioTimer::new())
-        .title_case_headers(true)
-        .header_read_timeout(bounds.header_timeout)
-        .max_headers(bounds.headers)
-        .max_header_size(bounds.header_bytes);
-    let graceful = GracefulShutdown::new();
-    let room = Arc::new(Semaphore::new(bounds.connections));
-    let (kill, killed) = watch::channel(false);
+    let desk = Desk::new(entrance, front, bounds, stop.clone());
     loop {
         let accepted = tokio::select! {
-            accepted = accept(&listener, &room) => accepted,
+            accepted = accept(&listener, &desk.room) => accepted,
             _ = stop.wait_for(|stop| *stop) => break,
         };
-        let Some((stream, peer, permit)) = accepted else { continue };
-        front.metrics.connected(entrance);
-        let answering = Arc::clone(&front);
+        if let Some(accepted) = accepted {
+            desk.take(accepted);
+        }
+    }
+    // Those in the kernel's queue believe to be connected: they are answered, not reset.
+    let end = tokio::time::Instant::now() + LATE;
+    while let Ok(accepted) = tokio::time::timeout_at(end, accept(&listener, &desk.room)).await {
+        if let Some(accepted) = accepted {
+            desk.take(accepted);
+        }
+    }
+    drop(listener);
+    desk.drain(bounds).await;
+}
+
+/// What a listener's connections have in common.
+struct Desk {
+    entrance: Entrance,
+    front: Arc<Front>,
+    http: http1::Builder,
+    graceful: GracefulShutdown,
+    room: Arc<Semaphore>,
+    stop: watch::Receiver<bool>,
+    kill: watch::Sender<bool>,
+}
+
+/// A connection, and its place.
+type Accepted = (TcpStream, SocketAddr, OwnedSemaphorePermit);
+
+impl Desk {
+    fn new(entrance: Entrance, front: Arc<Front>, bounds: Bounds, stop: watch::Receiver<bool>) -> Self {
+        let mut http = http1::Builder::new();
+        // Some of Swift's clients compare names of headers with their case.
+        http.timer(TokioTimer::new())
+            .title_case_headers(true)
+            .header_read_timeout(bounds.header_timeout)
+            .max_headers(bounds.headers)
+            .max_header_size(bounds.header_bytes);
+        let room = Arc::new(Semaphore::new(bounds.connections));
+        let (graceful, (kill, _)) = (GracefulShutdown::new(), watch::channel(false));
+        Self { entrance, front, http, graceful, room, stop, kill }
+    }
+
+    /// Serves a connection, on a task of its own.
+    fn take(&self, (stream, peer, permit): Accepted) {
+        let (entrance, front, stop) = (self.entrance, Arc::clone(&self.front), self.stop.clone());
+        let metrics = Arc::clone(&front.metrics);
+        metrics.connected(entrance);
         let between = BetweenRequests::new();
         let stream = Lines::new(stream, between.clone());
         let service = service_fn(move |request| {
-            let (front, between) = (Arc::clone(&answering), between.clone());
-            async move { Ok::<_, Infallible>(front.answer(entrance, peer, between, request).await) }
+            let (front, between, stop) = (Arc::clone(&front), between.clone(), stop.clone());
+            async move {
+                let mut response = front.answer(entrance, peer, between, request).await;
+                if *stop.borrow() {
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(response)
+            }
         });
-        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
-        let mut killed = killed.clone();
-        let metrics = Arc::clone(&front.metrics);
+        let connection = self.graceful.watch(self.http.serve_connection(TokioIo::new(stream), service));
+        let mut killed = self.kill.subscribe();
         tokio::spawn(async move {
             tokio::select! {
                 ended = connection => if let Err(error) = ended {
@@ -90,21 +142,27 @@ pub(crate) async fn serve(
             drop(permit);
         });
     }
-    drop(listener);
-    if tokio::time::timeout(bounds.drain, graceful.shutdown()).await.is_err() {
-        tracing::warn!(?entrance, "requests still ran after the drain time and were cut");
+
+    /// Ends all connections: first those whose client asks once more, then those that are idle, then those that take too long.
+    async fn drain(self, bounds: Bounds) {
+        let everyone = u32::try_from(bounds.connections).unwrap_or(u32::MAX);
+        let notice = NOTICE.min(bounds.drain);
+        if tokio::time::timeout(notice, self.room.acquire_many(everyone)).await.is_ok() {
+            return;
+        }
+        let rest = bounds.drain.saturating_sub(notice);
+        if tokio::time::timeout(rest, self.graceful.shutdown()).await.is_err() {
+            let entrance = self.entrance;
+            tracing::warn!(?entrance, "requests still ran after the drain time and were cut");
+        }
+        self.kill.send_replace(true);
+        // Each task gives its place back at once when killed; the wait is for the scheduler alone.
+        let _ = tokio::time::timeout(Duration::from_secs(5), self.room.acquire_many(everyone)).await;
     }
-    kill.send_replace(true);
-    let everyone = u32::try_from(bounds.connections).unwrap_or(u32::MAX);
-    // Each task gives its place back at once when killed; the wait is for the scheduler alone.
-    let _ = tokio::time::timeout(Duration::from_secs(5), room.acquire_many(everyone)).await;
 }
 
 /// A place, then a connection: in this order, so that a full node leaves connections to the kernel's queue.
-async fn accept(
-    listener: &TcpListener,
-    room: &Arc<Semaphore>,
-) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> Option<Accepted> {
     let permit = Arc::clone(room).acquire_owned().await.ok()?;
     match listener.accept().await {
         Ok((stream, peer)) => {

@@ -181,3 +181,49 @@ async fn test_users_are_refused_where_others_could_reach_them() {
     assert!(matches!(node::users(&config, true), Err(node::NodeError::TestUsersExposed(_))));
     assert!(node::users(&config, false).is_ok());
 }
+
+/// Requests on a kept connection.
+struct Kept(TcpStream);
+
+impl Kept {
+    async fn open(address: SocketAddr) -> Self {
+        Self(TcpStream::connect(address).await.unwrap())
+    }
+
+    /// The answer to one request, whose body ends it; empty when the server has closed.
+    async fn ask(&mut self) -> String {
+        self.0.write_all(b"GET /healthcheck HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let mut answer = vec![0; 1024];
+        let length = self.0.read(&mut answer).await.unwrap();
+        String::from_utf8_lossy(&answer[..length]).into_owned()
+    }
+}
+
+/// A node that stopped closed kept connections under a client that was just sending: its request was lost, not refused.
+#[tokio::test]
+async fn a_node_that_stops_tells_clients_that_keep_a_connection_before_it_ends_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = started(dir.path(), "").await;
+    let address = node.object;
+    let (mut busy, mut idle) = (Kept::open(address).await, Kept::open(address).await);
+    for kept in [&mut busy, &mut idle] {
+        let answer = kept.ask().await.to_ascii_lowercase();
+        assert!(answer.ends_with("ok") && !answer.contains("connection: close"), "{answer}");
+    }
+    let begun = std::time::Instant::now();
+    let stopping = tokio::spawn(node.stop());
+    tokio::time::timeout(Duration::from_secs(5), async {
+        while TcpStream::connect(address).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .unwrap();
+    let last = busy.ask().await.to_ascii_lowercase();
+    assert!(last.ends_with("ok") && last.contains("connection: close"), "{last}");
+    let mut rest = [0; 16];
+    assert_eq!(busy.0.read(&mut rest).await.unwrap(), 0, "it was the last one");
+    assert_eq!(idle.0.read(&mut rest).await.unwrap(), 0, "an idle one ends cleanly");
+    assert!(begun.elapsed() >= Duration::from_millis(900), "and not before its client had time to ask");
+    stopping.await.unwrap();
+}
