@@ -167,14 +167,16 @@ impl Node {
             }
             None => storage.status(),
         };
-        let operator = member.as_ref().map(|member| Operator::new(member, admin.1.ip()));
         let metrics = Metrics::new(status.clone());
         let limits = &config.limits;
         let objects =
             SwiftApi::new(storage.store(), swift::Limits::default(), swift::SwiftOptions::default());
         let (slow, body_timeout) = (config.log.slow.get(), limits.body_timeout.get());
         let front = Front::new(auth, objects, metrics, status, slow, body_timeout);
-        let front = Arc::new(front.with_operator(operator));
+        let front = Arc::new(match &member {
+            Some(member) => front.in_cluster(Operator::new(member, admin.1.ip()), Arc::clone(&member.left)),
+            None => front,
+        });
         let (stop, stopped) = watch::channel(false);
         let mut listeners = JoinSet::new();
         let bounds = Bounds::from(limits);

@@ -88,7 +88,8 @@ impl Elector {
         }
     }
 
-    fn quiet(&self) -> Duration {
+    /// For how long no leader was heard of.
+    pub(crate) fn quiet(&self) -> Duration {
         let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         self.runtime.now().saturating_sub(heard)
     }

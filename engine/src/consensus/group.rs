@@ -418,6 +418,12 @@ impl Group {
         status
     }
 
+    /// For how long this member has heard of no leader; none, where it leads.
+    #[must_use]
+    pub fn silent_for(&self) -> Duration {
+        self.shared.elector.quiet()
+    }
+
     /// Follows what this voter knows.
     #[must_use]
     pub fn watch(&self) -> StatusWatch {

@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quarry_engine::clock::Clock;
 use quarry_engine::disk::format::record::DeviceId;
@@ -15,11 +15,16 @@ use quarry_engine::object::BoxFuture;
 use quarry_ring::Class;
 
 use super::groups::{ControlError, Own, Table, change, put};
+use super::left::Left;
 use super::state::{Device, Member, State, Wanted, device_key, member_key};
 
-/// Pause until the next announcement when one was taken note of, and when not.
+/// Pause until the next announcement when one was taken note of, and when not or nothing is heard of the cluster.
 const PAUSE: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_millis(500);
+/// Pause between two looks whether the cluster is heard of.
+const LOOK: Duration = Duration::from_secs(2);
+/// Who hears nothing of the control group for so long asks whether it is a member still.
+const SILENCE: Duration = Duration::from_secs(3);
 /// How long one may take.
 const WITHIN: Duration = Duration::from_secs(5);
 /// Rows of one change.
@@ -28,42 +33,79 @@ const ROWS: usize = 4;
 /// Rows, and what they shall be.
 type Changes = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 
-/// Announces for as long as it is polled. `contacts` are asked while the leader is not known.
-pub(crate) async fn announce(
-    groups: Own,
-    net: Arc<dyn Transport>,
-    contacts: Vec<NodeId>,
-    what: Announcement,
-) {
-    let mut turn = 0;
-    let mut said = false;
-    loop {
-        let voters = groups.control.status().voters.into_iter().filter(|node| *node != net.local());
-        let others: Vec<NodeId> = contacts.iter().copied().chain(voters).collect();
-        let to = groups.control.leader().or_else(|| others.get(turn % others.len().max(1)).copied());
-        let answer = match to {
-            Some(to) => {
-                net.call(to, Request::Announce(what.clone()), WITHIN).await.map_err(|e| e.to_string())
+/// Tells the leader of this node.
+pub(crate) struct Announcer {
+    pub(crate) groups: Own,
+    pub(crate) net: Arc<dyn Transport>,
+    /// Asked while the leader is not known.
+    pub(crate) contacts: Vec<NodeId>,
+    pub(crate) left: Arc<Left>,
+}
+
+/// What became of an announcement.
+enum Noted {
+    Member,
+    Left,
+    Failed(String),
+}
+
+impl Announcer {
+    /// Announces for as long as it is polled.
+    pub(crate) async fn run(self, what: Announcement) {
+        let mut turn = 0;
+        let (mut failed, mut said) = (false, false);
+        loop {
+            let noted = self.announce(self.whom(turn, failed), &what).await;
+            turn += 1;
+            failed = matches!(noted, Noted::Failed(_));
+            match noted {
+                Noted::Member => self.left.tell(false),
+                Noted::Left => self.left.tell(true),
+                Noted::Failed(why) if !said && turn > 10 => {
+                    said = true;
+                    tracing::warn!("the cluster has not taken note of this node: {why}; it is tried again");
+                }
+                Noted::Failed(_) => {}
             }
-            None => Err("no other node is known: join again, or list one as [[cluster.peer]]".to_owned()),
-        };
-        let failed = match answer {
-            Ok(Response::Done) => None,
-            Ok(Response::Failed(failure)) => Some(failure.to_string()),
-            Ok(_) => Some("the peer answered another question".to_owned()),
-            Err(why) => Some(why),
-        };
-        turn += 1;
-        match failed {
-            None => said = false,
-            Some(why) if !said && turn > 10 => {
-                said = true;
-                tracing::warn!("the cluster has not taken note of this node: {why}; it is tried again");
-            }
-            Some(_) => {}
+            said &= failed;
+            self.rest(failed).await;
         }
-        let noted = !said && matches!(to, Some(to) if groups.control.leader() == Some(to));
-        tokio::time::sleep(if noted { PAUSE } else { RETRY }).await;
+    }
+
+    /// Waits until it is time again: for long while the cluster is heard of.
+    async fn rest(&self, failed: bool) {
+        let (step, until) = if failed { (RETRY, RETRY) } else { (LOOK, PAUSE) };
+        let until = Instant::now() + until;
+        while Instant::now() < until {
+            tokio::time::sleep(step).await;
+            if self.groups.control.silent_for() > SILENCE {
+                return;
+            }
+        }
+    }
+
+    /// The leader as this node knows it; another one now and then when that failed.
+    fn whom(&self, turn: usize, failed: bool) -> Option<NodeId> {
+        let voters = self.groups.control.status().voters.into_iter();
+        let others = voters.filter(|node| *node != self.net.local());
+        let others: Vec<NodeId> = self.contacts.iter().copied().chain(others).collect();
+        let other = others.get(turn / 2 % others.len().max(1)).copied();
+        let leader = self.groups.control.leader();
+        if failed && turn % 2 == 1 { other.or(leader) } else { leader.or(other) }
+    }
+
+    async fn announce(&self, to: Option<NodeId>, what: &Announcement) -> Noted {
+        let Some(to) = to else {
+            let why = "no other node is known: join again, or list one as [[cluster.peer]]";
+            return Noted::Failed(why.to_owned());
+        };
+        match self.net.call(to, Request::Announce(what.clone()), WITHIN).await {
+            Ok(Response::Done) => Noted::Member,
+            Ok(Response::Failed(Failure { code: Code::NotServed, .. })) => Noted::Left,
+            Ok(Response::Failed(failure)) => Noted::Failed(failure.to_string()),
+            Ok(_) => Noted::Failed("the peer answered another question".to_owned()),
+            Err(error) => Noted::Failed(error.to_string()),
+        }
     }
 }
 
@@ -115,27 +157,31 @@ async fn take(
         return net.call(leader, Request::Announce(told), WITHIN).await.map_err(|e| e.to_string());
     }
     let address: SocketAddr = address.parse().map_err(|_| "the address is none".to_owned())?;
-    write(groups, clock, node, address, &devices).await.map_err(|e| e.to_string())?;
-    Ok(Response::Done)
+    let stays = write(groups, clock, node, address, &devices).await.map_err(|e| e.to_string())?;
+    let left = || Response::Failed(Failure::new(Code::NotServed, "the node has left the cluster"));
+    Ok(if stays { Response::Done } else { left() })
 }
 
+/// False: it has left.
 async fn write(
     groups: &Own,
     clock: &Clock,
     node: NodeId,
     address: SocketAddr,
     devices: &[(DeviceId, u64, u16)],
-) -> Result<(), ControlError> {
+) -> Result<bool, ControlError> {
     groups.control.barrier().await?;
     let table = Table::read(&groups.control)?;
-    let rows = rows_of(&table.state()?, clock.unix_seconds() * 1_000_000, node, address, devices);
+    let state = table.state()?;
+    let rows = rows_of(&state, clock.unix_seconds() * 1_000_000, node, address, devices);
     for some in rows.chunks(ROWS) {
         change(&groups.control, clock, &table, put(some.to_vec())).await?;
     }
     if !rows.is_empty() {
         tracing::info!(%node, %address, disks = devices.len(), "node is a member");
     }
-    Ok(())
+    // One that brings a disk again, or another, is judged at its next announcement.
+    Ok(!rows.is_empty() || !state.has_left(node))
 }
 
 /// Writes down what an operator wants, or hands it on (`first`: it comes from this node) to the leader.

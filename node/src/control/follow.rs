@@ -11,6 +11,7 @@ use quarry_engine::object::names::Divided;
 use quarry_engine::object::{Replica, RingPlacement, Store};
 
 use super::groups::{CONTROL, ControlError, Own, Table};
+use super::left::Left;
 use super::peers::Peers;
 use super::state::State;
 use crate::cluster::{AddressBook, watch};
@@ -28,6 +29,7 @@ pub(crate) struct Follower {
     pub(crate) names: Divided,
     pub(crate) store: Store,
     pub(crate) peers: Arc<Peers>,
+    pub(crate) left: Arc<Left>,
     pub(crate) seen: tokio::sync::watch::Sender<Arc<State>>,
 }
 
@@ -116,6 +118,7 @@ impl Follower {
             self.names.divide(settings.index_groups);
         }
         self.place(&state);
+        self.left.see(state.has_left(self.net.local()));
         self.seen.send_replace(Arc::new(state));
         *newest = table.newest();
         Ok(())

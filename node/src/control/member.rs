@@ -17,11 +17,12 @@ use quarry_engine::object::{Options, Parts, Spread, Store};
 use quarry_engine::sync;
 use tokio::sync::watch;
 
-use super::announce::{Announcements, announce};
+use super::announce::{Announcements, Announcer};
 use super::follow::Follower;
 use super::govern::govern;
 use super::groups::{ControlError, Opening, Own, Table, change, put};
 use super::introduce::introduce;
+use super::left::Left;
 use super::peers::Peers;
 use super::seating::{self, Seat};
 use super::state::{Settings, State, settings_key};
@@ -46,6 +47,7 @@ pub(crate) struct Member {
     pub(crate) groups: Own,
     pub(crate) store: Store,
     pub(crate) state: watch::Receiver<Arc<State>>,
+    pub(crate) left: Arc<Left>,
     peers: Arc<Peers>,
 }
 
@@ -60,6 +62,7 @@ struct Base {
     groups: Own,
     net: Arc<dyn Transport>,
     clock: Arc<Clock>,
+    left: Arc<Left>,
     /// Its data directory.
     data: PathBuf,
 }
@@ -94,7 +97,7 @@ impl Member {
         if tokio::time::timeout(READY, state.wait_for(|state| state.is_usable())).await.is_err() {
             tracing::warn!("the cluster is not known yet: requests are refused until it is");
         }
-        Ok(Self { cluster, groups: base.groups, store, state, peers })
+        Ok(Self { cluster, groups: base.groups, store, state, left: base.left, peers })
     }
 
     /// The cluster as the replicators see it.
@@ -129,7 +132,7 @@ async fn open_groups(
         founds: founding.map(|settings| settings.index_groups),
     };
     let groups = Own::open(opening).await?;
-    Ok(Base { groups, net, clock, data: data.to_owned() })
+    Ok(Base { groups, net, clock, left: Arc::default(), data: data.to_owned() })
 }
 
 impl Base {
@@ -181,6 +184,7 @@ impl Base {
             names,
             store: store.clone(),
             peers: Arc::clone(&peers),
+            left: Arc::clone(&self.left),
             seen,
         };
         cluster.run(follower.run());
@@ -199,7 +203,13 @@ impl Base {
         };
         let what = Announcement { node: None, address: reached.to_string(), devices };
         let contacts = cluster.contacts.clone();
-        cluster.run(announce(self.groups.clone(), Arc::clone(&self.net), contacts, what));
+        let own = Announcer {
+            groups: self.groups.clone(),
+            net: Arc::clone(&self.net),
+            contacts,
+            left: Arc::clone(&self.left),
+        };
+        cluster.run(own.run(what));
     }
 }
 

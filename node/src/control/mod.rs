@@ -9,6 +9,7 @@ pub(crate) mod founding;
 mod govern;
 pub(crate) mod groups;
 mod introduce;
+pub(crate) mod left;
 pub(crate) mod member;
 pub(crate) mod operator;
 mod peers;

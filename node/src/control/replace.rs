@@ -122,5 +122,7 @@ mod tests {
         }
         assert!(wishes(&state, old).is_empty());
         assert!(!state.takes_part(old) && state.takes_part(new), "nothing is sent to a node that is gone");
+        assert!(state.has_left(old) && !state.has_left(new));
+        assert!(!state.has_left(NodeId([3; 16])), "who is not known yet has not left");
     }
 }

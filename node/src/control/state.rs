@@ -303,6 +303,11 @@ impl State {
         stays || self.devices.values().any(|device| device.node == node && device.wanted != Wanted::Out)
     }
 
+    /// Whether a node was a member and takes part no more.
+    pub(crate) fn has_left(&self, node: NodeId) -> bool {
+        self.members.contains_key(&node) && !self.takes_part(node)
+    }
+
     /// The device of each number in the ring.
     pub(crate) fn ring_devices(&self) -> BTreeMap<u32, DeviceId> {
         let named = |label: &str| {

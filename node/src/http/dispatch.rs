@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -18,6 +18,7 @@ use super::body::{Received, Sent, Tracked};
 use super::target::BetweenRequests;
 use super::trans_id::{TransId, TransIds};
 use crate::auth::{Access, Arrival, Auth, Session, keystone, unix_now, v1};
+use crate::control::left::Left;
 use crate::control::operator::Operator;
 use crate::metrics::{Api, Metrics};
 use crate::status::StatusSource;
@@ -66,6 +67,8 @@ pub(crate) struct Front {
     pub(crate) status: StatusSource,
     /// Takes what operators want of the cluster.
     pub(crate) operator: Option<Operator>,
+    /// Whether this node has left its cluster.
+    pub(crate) left: Arc<Left>,
     /// Requests that take longer are logged at info.
     pub(crate) slow: Duration,
     /// A request body that stalls for so long is given up.
@@ -83,13 +86,13 @@ impl Front {
         slow: Duration,
         body_timeout: Duration,
     ) -> Self {
-        let (operator, ids) = (None, TransIds::new());
-        Self { auth, objects, metrics, status, operator, slow, body_timeout, ids }
+        let (operator, left, ids) = (None, Arc::default(), TransIds::new());
+        Self { auth, objects, metrics, status, operator, left, slow, body_timeout, ids }
     }
 
-    /// With a cluster that operators may change.
-    pub(crate) fn with_operator(self, operator: Option<Operator>) -> Self {
-        Self { operator, ..self }
+    /// In a cluster, that operators may change, and that this node may leave.
+    pub(crate) fn in_cluster(self, operator: Operator, left: Arc<Left>) -> Self {
+        Self { operator: Some(operator), left, ..self }
     }
 
     /// Answers one request.
@@ -106,6 +109,7 @@ impl Front {
         let mut request = request.map(|body| Received::new(body, self.body_timeout, received));
         request.extensions_mut().insert(peer);
         let mut response = match route(entrance, request.uri().path()) {
+            _ if entrance != Entrance::Admin && self.left.get() => gone(),
             Route::Health => health(request.method()),
             Route::V1Auth => {
                 v1::answer(&self.auth, request.method(), request.uri().path(), request.headers())
@@ -176,6 +180,14 @@ fn health(method: &Method) -> Response<Sent> {
     let mut response =
         text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "Only GET and HEAD are allowed here.\n");
     response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    response
+}
+
+/// What a client hears of a node that has left its cluster.
+fn gone() -> Response<Sent> {
+    let why = "This node has left its cluster; ask another one.\n";
+    let mut response = text(StatusCode::SERVICE_UNAVAILABLE, "text/plain", why);
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     response
 }
 

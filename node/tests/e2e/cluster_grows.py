@@ -2,9 +2,11 @@
 one that loses its disk, all restarted one after the other.
 
 What must hold:
-- every `swift upload` ends well; every other request that fails once succeeds at the second try, at once and through another node;
+- every `swift upload` ends well; every other request that fails once succeeds at the second try, at once and through another node.
+  A connection that a server has ended while nothing was under way is noticed before a request is sent on it, as by every client that
+  keeps connections (urllib3 looks whether it can be read); a request that crosses such an end on its way counts as a try that failed;
 - nothing acknowledged is lost or wrong, listings and counters are right through every node;
-- a drained node ends up with nothing, and is not missed when it goes;
+- a drained node ends up with nothing, is not missed when it goes, and refuses clients from then on;
 - a node whose disk is gone does not start as the node that it was, says what to do, and does it by one command;
 - in the end the copies of every partition are equal, as their sums say, and nothing lies where it does not belong.
 
@@ -17,8 +19,10 @@ import os
 import random
 import subprocess
 import time
+import urllib.error
+import urllib.request
 
-from cluster_process import ADMIN, CONTAINER, Ledger, Upload, check, cluster, together, wait_until
+from cluster_process import ADMIN, CONTAINER, OBJECT, Ledger, Upload, check, cluster, together, wait_until
 from cluster_survives import Probe, put, serves
 from swift_http import Account
 
@@ -27,6 +31,7 @@ RETRIES = 5
 BEFORE = 150  # objects that the first node has before it is joined
 MOVE_LIMIT = 90.0
 CLEAN_LIMIT = 90.0
+LEFT_LIMIT = 10.0
 SLOW_LIMIT = 8.0
 RETRY_PAUSE = 0.1
 
@@ -37,6 +42,7 @@ class Patient(Probe):
     def __init__(self, *arguments):
         super().__init__(*arguments)
         self.retried = []
+        self.crossed = 0  # requests that broke on a connection that was open when they were sent
 
     def run(self):
         try:
@@ -47,21 +53,17 @@ class Patient(Probe):
             self.error = error
 
     def once(self, member, request, options):
-        kept = member in self.accounts
-        answer, why = self.send(member, request, options)
-        if answer is None and kept:
-            # A connection of before a restart is no try: clients notice that it is closed, and make another.
-            del self.accounts[member]
-            answer, why = self.send(member, request, options)
-        return answer, why
-
-    def send(self, member, request, options):
+        kept = False
         try:
             if member not in self.accounts:
                 self.accounts[member] = Account(member.credentials())
+            kept = self.accounts[member].let_go_if_closed()
             answer = self.accounts[member].request(*request, **options)
             return answer, f"{answer.status} {answer.body[:160]!r}" if answer.status >= 500 or answer.status == 401 else None
         except (OSError, http.client.HTTPException, AssertionError) as error:
+            # Any failure is a try, that of a request which met the end of a kept connection on its way too.
+            if not isinstance(error, ConnectionRefusedError) and kept:
+                self.crossed += 1
             return None, repr(error)
 
     def ask(self, member, *request, **options):
@@ -114,7 +116,8 @@ class Load:
         asked = sum(probe.done for probe in self.probes)
         slowest = max(probe.slowest for probe in self.probes)
         rounds, sent = sum(upload.rounds for upload in self.uploads), sum(upload.sent for upload in self.uploads)
-        print(f"load: {rounds} trees, {sent / 1e6:.0f} MB; {asked} other requests, {self.retried()} sent twice; slowest {slowest[0]:.1f} s ({slowest[1]})", flush=True)
+        crossed = sum(probe.crossed for probe in self.probes)
+        print(f"load: {rounds} trees, {sent / 1e6:.0f} MB; {asked} other requests, {self.retried()} sent twice ({crossed} had broken on a kept connection); slowest {slowest[0]:.1f} s ({slowest[1]})", flush=True)
         for why in [why for probe in self.probes for why in probe.retried][:6]:
             print(f"  {why}", flush=True)
         assert slowest[0] <= SLOW_LIMIT, slowest
@@ -190,6 +193,7 @@ def drain(it, load, rng):
     it.members.remove(member)
     it.gone.append(member)
     teller.quarry("disk", "remove", device, *admin(teller))
+    refuses(member)
     member.stop()
     load.moves_on("removal")
     print(
@@ -197,6 +201,23 @@ def drain(it, load, rng):
         f"{load.retried() - before} requests sent twice",
         flush=True,
     )
+
+
+def refuses(member):
+    """Whoever has left says so to clients, at once and soon."""
+    took = []
+
+    def refused():
+        began = time.monotonic()
+        try:
+            answer = urllib.request.urlopen(f"http://{member.client}:{OBJECT}/healthcheck", timeout=5).status
+        except urllib.error.HTTPError as error:
+            answer = error.code
+        took.append(time.monotonic() - began)
+        return answer == 503
+
+    wait_until(refused, LEFT_LIMIT, f"{member} says that it has left")
+    assert max(took) < 1.0, f"{member} let a client wait: {max(took):.1f} s"
 
 
 def lose(it, load, rng):

@@ -6,6 +6,7 @@ Invariant: it never retries, so what it reports as acknowledged was acknowledged
 import hashlib
 import http.client
 import json
+import select
 import threading
 import urllib.parse
 
@@ -41,6 +42,16 @@ class Account:
         self.host, self.port, self.prefix = storage.hostname, storage.port, storage.path.rstrip("/")
         connection.close()
         self._local = threading.local()
+
+    def let_go_if_closed(self):
+        """Whether a connection is kept; one that the server has ended meanwhile is not."""
+        connection = getattr(self._local, "connection", None)
+        if connection is None or connection.sock is None:
+            return False
+        if select.select([connection.sock], [], [], 0)[0]:
+            connection.close()
+            return False
+        return True
 
     def request(self, method, path="", body=None, headers=None, query=None):
         """One request. `path` is `container/object`, unquoted. Raises OSError or HTTPException when the answer breaks off."""
