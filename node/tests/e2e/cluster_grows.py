@@ -13,10 +13,12 @@ What must hold:
 Environment: SEED (default random; printed), UPLOADS (default 2), FILES (of each, default 60), NAMESPACES=0.
 """
 
+import collections
 import http.client
 import json
 import os
 import random
+import re
 import subprocess
 import time
 import urllib.error
@@ -118,8 +120,9 @@ class Load:
         rounds, sent = sum(upload.rounds for upload in self.uploads), sum(upload.sent for upload in self.uploads)
         crossed = sum(probe.crossed for probe in self.probes)
         print(f"load: {rounds} trees, {sent / 1e6:.0f} MB; {asked} other requests, {self.retried()} sent twice ({crossed} had broken on a kept connection); slowest {slowest[0]:.1f} s ({slowest[1]})", flush=True)
-        for why in [why for probe in self.probes for why in probe.retried][:6]:
-            print(f"  {why}", flush=True)
+        whys = collections.Counter(re.sub(r"through n\d after [\d.]+ s|tx\w+", "", why) for probe in self.probes for why in probe.retried)
+        for why, count in whys.most_common(8):
+            print(f"  {count} x {why}", flush=True)
         assert slowest[0] <= SLOW_LIMIT, slowest
 
 
