@@ -5,6 +5,7 @@
 mod extent;
 mod geometry;
 mod member;
+pub mod nbd;
 
 pub use extent::{
     Content, EXTENT_VERSION, Extent, ExtentError, MAX_EXTENT_BYTES, MIN_EXTENT_BYTES, VolumeId,

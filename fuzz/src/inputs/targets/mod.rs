@@ -3,6 +3,7 @@
 mod catalog;
 mod config;
 mod log;
+mod nbd;
 mod pure;
 mod rings;
 mod swift;
@@ -25,6 +26,7 @@ pub const TARGETS: &[Target] = &[
     rings::SWIFT_RING,
     wire::REQUEST,
     wire::RESPONSE,
+    nbd::CLIENT,
     swift::REQUEST,
     swift::RANGE,
     swift::ACL,
