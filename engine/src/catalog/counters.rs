@@ -1,13 +1,17 @@
 //! Exact totals of containers and accounts, derived from the rows that stand.
 //!
 //! ```text
-//! container  varint objects | varint bytes | u8 1, account while the container's row stands, else u8 0
-//! account    varint containers | varint objects | varint bytes
+//! container  varint objects | varint bytes | while the container's row stands: u8 1, account, or, in a policy other than the
+//!            first, u8 2, varint policy, account; else u8 0
+//! account    varint containers | varint objects | varint bytes | for each policy but the first that has any of them:
+//!            varint policy | varint containers | varint objects | varint bytes
 //! ```
 //!
 //! Invariant: a container's totals are the sums over the lines of its listing, whether its row stands or not.
 //! Invariant: an account's totals are the sums over its standing containers. So any order of rows ends in the same
 //! totals, and records never carry them.
+
+use std::collections::BTreeMap;
 
 use super::keys::{GroupId, RowKey, account_totals, container_totals, marked_account};
 use super::newest::{Source, damaged};
@@ -18,7 +22,7 @@ use crate::disk::format::bytes::{Put, Reader};
 use crate::index::{IndexError, Table};
 
 /// Exact totals.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Totals {
     /// Containers (of an account).
     pub containers: u64,
@@ -26,13 +30,45 @@ pub struct Totals {
     pub objects: u64,
     /// Listed bytes.
     pub bytes: u64,
+    /// The shares of policies other than the first (of an account), by their numbers.
+    pub policies: BTreeMap<u16, Share>,
+}
+
+/// What of an account's totals is in one policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Share {
+    /// Containers.
+    pub containers: u64,
+    /// Objects.
+    pub objects: u64,
+    /// Listed bytes.
+    pub bytes: u64,
+}
+
+impl Share {
+    fn shift(&mut self, delta: Delta) {
+        self.containers = self.containers.saturating_add_signed(delta.containers);
+        self.objects = self.objects.saturating_add_signed(delta.objects);
+        self.bytes = self.bytes.saturating_add_signed(delta.bytes);
+    }
+
+    fn put(self, out: &mut Vec<u8>) {
+        out.put_varint(self.containers);
+        out.put_varint(self.objects);
+        out.put_varint(self.bytes);
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, BadValue> {
+        Ok(Self { containers: r.varint()?, objects: r.varint()?, bytes: r.varint()? })
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct ContainerTotals {
     objects: u64,
     bytes: u64,
-    account: Option<String>,
+    /// Where its row stands, and in which policy.
+    account: Option<(u16, String)>,
 }
 
 /// A change of totals.
@@ -54,10 +90,13 @@ fn container(from: &impl Source, group: GroupId, id: u64) -> Result<ContainerTot
     let decode = || -> Result<ContainerTotals, BadValue> {
         let mut r = Reader::new(&bytes);
         let (objects, sum) = (r.varint()?, r.varint()?);
-        let account = match r.u8()? {
+        let policy = match r.u8()? {
             0 => None,
-            _ => Some(std::str::from_utf8(r.rest()).map_err(|_| BadValue::Field("account"))?.to_owned()),
+            2 => Some(policy(&mut r)?),
+            _ => Some(0),
         };
+        let name = std::str::from_utf8(r.rest()).map_err(|_| BadValue::Field("account"))?;
+        let account = policy.map(|policy| (policy, name.to_owned()));
         Ok(ContainerTotals { objects, bytes: sum, account })
     };
     decode().map_err(damaged)
@@ -71,15 +110,22 @@ fn put_container(tx: &mut Tx<'_>, group: GroupId, id: u64, totals: &ContainerTot
     let mut out = Vec::with_capacity(32);
     out.put_varint(totals.objects);
     out.put_varint(totals.bytes);
-    out.push(u8::from(totals.account.is_some()));
-    out.extend_from_slice(totals.account.as_deref().unwrap_or("").as_bytes());
+    match &totals.account {
+        None => out.push(0),
+        Some((0, _)) => out.push(1),
+        Some((policy, _)) => {
+            out.push(2);
+            out.put_varint(u64::from(*policy));
+        }
+    }
+    out.extend_from_slice(totals.account.as_ref().map_or("", |(_, account)| account).as_bytes());
     tx.put(Table::System, key, out);
 }
 
 /// Totals of a container by its id.
 pub(crate) fn of_container(from: &impl Source, group: GroupId, id: u64) -> Result<Totals, IndexError> {
     let totals = container(from, group, id)?;
-    Ok(Totals { containers: 0, objects: totals.objects, bytes: totals.bytes })
+    Ok(Totals { objects: totals.objects, bytes: totals.bytes, ..Totals::default() })
 }
 
 /// Totals of an account.
@@ -87,27 +133,47 @@ pub(crate) fn of_account(from: &impl Source, group: GroupId, account: &str) -> R
     let Some(bytes) = from.value(Table::System, &account_totals(group, account))? else {
         return Ok(Totals::default());
     };
-    let mut r = Reader::new(&bytes);
-    let mut field = || r.varint().map_err(|e| damaged(e.into()));
-    Ok(Totals { containers: field()?, objects: field()?, bytes: field()? })
+    let decode = || -> Result<Totals, BadValue> {
+        let mut r = Reader::new(&bytes);
+        let Share { containers, objects, bytes } = Share::read(&mut r)?;
+        let mut policies = BTreeMap::new();
+        while !r.rest().is_empty() {
+            policies.insert(policy(&mut r)?, Share::read(&mut r)?);
+        }
+        Ok(Totals { containers, objects, bytes, policies })
+    };
+    decode().map_err(damaged)
 }
 
-fn shift_account(tx: &mut Tx<'_>, group: GroupId, account: &str, delta: Delta) -> Result<(), IndexError> {
-    let old = of_account(tx, group, account)?;
-    let new = Totals {
-        containers: old.containers.saturating_add_signed(delta.containers),
-        objects: old.objects.saturating_add_signed(delta.objects),
-        bytes: old.bytes.saturating_add_signed(delta.bytes),
-    };
+fn policy(r: &mut Reader<'_>) -> Result<u16, BadValue> {
+    u16::try_from(r.varint()?).map_err(|_| BadValue::Field("policy"))
+}
+
+fn shift_account(
+    tx: &mut Tx<'_>,
+    group: GroupId,
+    policy: u16,
+    account: &str,
+    delta: Delta,
+) -> Result<(), IndexError> {
+    let Totals { containers, objects, bytes, mut policies } = of_account(tx, group, account)?;
+    let mut all = Share { containers, objects, bytes };
+    all.shift(delta);
+    if policy != 0 {
+        policies.entry(policy).or_default().shift(delta);
+        policies.retain(|_, share| *share != Share::default());
+    }
     let key = account_totals(group, account);
-    if new == Totals::default() {
+    if all == Share::default() && policies.is_empty() {
         tx.delete(Table::System, key);
         return Ok(());
     }
     let mut out = Vec::with_capacity(16);
-    out.put_varint(new.containers);
-    out.put_varint(new.objects);
-    out.put_varint(new.bytes);
+    all.put(&mut out);
+    for (policy, share) in policies {
+        out.put_varint(u64::from(policy));
+        share.put(&mut out);
+    }
     tx.put(Table::System, key, out);
     Ok(())
 }
@@ -118,15 +184,21 @@ fn shift_container(tx: &mut Tx<'_>, group: GroupId, id: u64, delta: Delta) -> Re
     totals.bytes = totals.bytes.saturating_add_signed(delta.bytes);
     put_container(tx, group, id, &totals);
     match totals.account {
-        Some(account) => shift_account(tx, group, &account, delta),
+        Some((policy, account)) => shift_account(tx, group, policy, &account, delta),
         None => Ok(()),
     }
 }
 
-/// The row of container `id` begins (`stands`) or ceases to stand in `account`.
-fn own(tx: &mut Tx<'_>, group: GroupId, id: u64, account: &str, stands: bool) -> Result<(), IndexError> {
+/// The row of a container begins (`stands`) or ceases to stand in `account`.
+fn own(
+    tx: &mut Tx<'_>,
+    group: GroupId,
+    (id, policy): (u64, u16),
+    account: &str,
+    stands: bool,
+) -> Result<(), IndexError> {
     let mut totals = container(tx, group, id)?;
-    totals.account = stands.then(|| account.to_owned());
+    totals.account = stands.then(|| (policy, account.to_owned()));
     put_container(tx, group, id, &totals);
     let sign = if stands { 1 } else { -1 };
     let delta = Delta {
@@ -134,7 +206,7 @@ fn own(tx: &mut Tx<'_>, group: GroupId, id: u64, account: &str, stands: bool) ->
         objects: sign * signed(totals.objects),
         bytes: sign * signed(totals.bytes),
     };
-    shift_account(tx, group, account, delta)
+    shift_account(tx, group, policy, account, delta)
 }
 
 /// A row's standing value went from `before` to `after`.
@@ -159,7 +231,7 @@ pub(crate) fn row_changed(
         }
         RowKey::Container { account, .. } => {
             let id = |value: Option<&[u8]>| value.map(ContainerValue::decode).transpose().map_err(damaged);
-            let (old, new) = (id(before)?.map(|v| v.id), id(after)?.map(|v| v.id));
+            let (old, new) = (id(before)?.map(|v| (v.id, v.policy)), id(after)?.map(|v| (v.id, v.policy)));
             if old == new {
                 return Ok(());
             }

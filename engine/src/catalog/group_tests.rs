@@ -171,7 +171,13 @@ fn rows_of_groups_have_totals_of_their_own() {
         put(1, &container_key("a", "c"), &container.encode());
         for n in 0..u64::from(group) {
             let etag = ListedEtag::Md5([0; 16]);
-            let line = ListingValue { size: 10, etag, content_type: "text/plain".to_owned(), version: None };
+            let line = ListingValue {
+                size: 10,
+                etag,
+                content_type: "text/plain".to_owned(),
+                version: None,
+                key: None,
+            };
             put(2, &listing_key(5, &n.to_string()), &line.encode());
         }
     }
@@ -180,7 +186,7 @@ fn rows_of_groups_have_totals_of_their_own() {
     }
     for group in [1, 2, 3] {
         let objects = u64::from(group);
-        let totals = Totals { containers: 1, objects, bytes: objects * 10 };
+        let totals = Totals { containers: 1, objects, bytes: objects * 10, ..Totals::default() };
         assert_eq!(account_totals_in(&bench.index, group, "a").unwrap(), totals);
         let totals = Totals { containers: 0, ..totals };
         assert_eq!(container_totals_in(&bench.index, group, 5).unwrap(), totals);

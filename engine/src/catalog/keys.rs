@@ -29,6 +29,46 @@ use crate::index::Table;
 /// What decides where an object lies, and its key in the index.
 pub type PathHash = [u8; 16];
 
+/// Storage policies are numbered below this.
+pub const POLICIES: u16 = 15;
+
+/// What the last five bytes of a key begin with where it belongs to a policy other than the first; the last one is its number.
+const TAG: [u8; 4] = [0x71, 0xec, 0x0b, 0xd5];
+const TAG_AT: usize = size_of::<PathHash>() - TAG.len() - 1;
+const POLICY_DOMAIN: &[u8] = b"quarry policy key v1\0";
+
+/// The policy that a key belongs to.
+#[must_use]
+pub fn policy_of(key: &PathHash) -> u16 {
+    match key[TAG_AT..].strip_prefix(&TAG) {
+        Some([policy]) if *policy > 0 && u16::from(*policy) < POLICIES => u16::from(*policy),
+        _ => 0,
+    }
+}
+
+/// Key of an object in a policy, or of one body of it where each has a key of its own.
+///
+/// In policy 0 it is the path hash, but that none looks like a key of another policy.
+#[must_use]
+pub fn policy_key(policy: u16, path: PathHash, body: Option<&DataId>) -> PathHash {
+    let mut key = path;
+    if policy == 0 && body.is_none() {
+        key[TAG_AT] ^= u8::from(policy_of(&key) != 0);
+        return key;
+    }
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(POLICY_DOMAIN);
+    hasher.update(&policy.to_le_bytes());
+    hasher.update(&path);
+    if let Some(body) = body {
+        hasher.update(body);
+    }
+    hasher.finalize_xof().fill(&mut key);
+    key[TAG_AT..TAG_AT + TAG.len()].copy_from_slice(&TAG);
+    key[TAG_AT + TAG.len()] = u8::try_from(policy).unwrap_or(u8::MAX);
+    key
+}
+
 /// A group of rows: the control group is 0, index groups begin at 1.
 pub type GroupId = u32;
 
@@ -266,6 +306,25 @@ mod tests {
         assert!(split_group(b"g\0\0\0\x01a").is_err(), "the first group has no prefix");
         assert!(split_group(b"g\0\0").is_err());
     }
+
+    #[test]
+    fn a_key_tells_its_policy_and_none_of_the_first_looks_like_another() {
+        let path = [7; 16];
+        assert_eq!((policy_key(0, path, None), policy_of(&path)), (path, 0));
+        let mut keys = std::collections::HashSet::from([path]);
+        for policy in 1..POLICIES {
+            for body in [None, Some(&[1; 16]), Some(&[2; 16])] {
+                let key = policy_key(policy, path, body);
+                assert_eq!(policy_of(&key), policy);
+                assert!(keys.insert(key));
+                assert_eq!(policy_of(&policy_key(0, key, None)), 0, "such a path hash is told apart");
+            }
+        }
+        assert_eq!(hex::encode(policy_key(3, path, Some(&[9; 16]))), GOLDEN);
+        assert_eq!(policy_of(&policy_key(POLICIES, path, None)), 0, "there is no such policy");
+    }
+
+    const GOLDEN: &str = "de0ce29bea7b4a4186af6171ec0bd503";
 
     #[test]
     fn foreign_keys_are_errors() {

@@ -17,17 +17,17 @@ mod spaces;
 mod sums;
 mod value;
 
-pub use counters::Totals;
+pub use counters::{Share, Totals};
 pub use entry::{Chunked, DataId, GraveState, Head, ObjectState};
 pub use group::{Cut, GroupKey, GroupTag, Reach};
 pub(crate) use group::{group_reach, group_record, group_records, groups};
 pub use keys::{
-    FIRST_GROUP, GroupId, MAX_GROUP_ID, PathHash, account_key, container_key, containers_prefix,
-    group_prefix, listing_key, listing_prefix,
+    FIRST_GROUP, GroupId, MAX_GROUP_ID, POLICIES, PathHash, account_key, container_key, containers_prefix,
+    group_prefix, listing_key, listing_prefix, policy_key, policy_of,
 };
 pub(crate) use keys::{group_of_space, space_of, split_group, worker_place};
-pub(crate) use object_meta::is_chunked;
 pub use object_meta::{ObjectMeta, decode_path, encode_tombstone};
+pub(crate) use object_meta::{has_fragment, is_chunked};
 pub(crate) use query::*;
 pub use query::{Due, Found, Grave, Grip, Row, Stamp, Stamps, Version, stamps};
 pub use rows::{AccountValue, ContainerValue, ListedEtag, ListingValue};

@@ -6,6 +6,7 @@
 //! varint data timestamp | varint size | md5 16 B | blake3 32 B | content type
 //! varint delete_at (flag 1) | varint listed size (2) | listed etag (4) | listed content type (8) | headers
 //! data id 16 B | varint chunks | varint bytes of a chunk (16)
+//! k u8 | m u8 | index u8 | body 16 B (64)
 //! ```
 //!
 //! The time of the newest change is the record's sequence. All chunks but the last have the chunk's bytes.
@@ -14,7 +15,7 @@ use super::entry::{Chunked, ObjectState};
 use super::value::{BadValue, headers, put_headers, put_text, text, version};
 use crate::clock::Timestamp;
 use crate::disk::format::bytes::{Put, Reader};
-use crate::object::{ListedAs, ObjectInfo, ObjectPath};
+use crate::object::{Code, Fragment, ListedAs, ObjectInfo, ObjectPath};
 
 const VERSION: u8 = 1;
 const DELETE_AT: u8 = 1;
@@ -23,7 +24,8 @@ const LISTED_ETAG: u8 = 4;
 const LISTED_TYPE: u8 = 8;
 const CHUNKED: u8 = 16;
 const TOMBSTONE: u8 = 32;
-const KNOWN: u8 = DELETE_AT | LISTED_SIZE | LISTED_ETAG | LISTED_TYPE | CHUNKED | TOMBSTONE;
+const FRAGMENT: u8 = 64;
+const KNOWN: u8 = DELETE_AT | LISTED_SIZE | LISTED_ETAG | LISTED_TYPE | CHUNKED | TOMBSTONE | FRAGMENT;
 
 /// An object's record without its data.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,8 +36,10 @@ pub struct ObjectMeta {
     pub info: ObjectInfo,
     /// Where its bytes are, unless in the record.
     pub chunked: Option<Chunked>,
-    /// Bytes of each chunk but the last.
+    /// Bytes of each chunk but the last; where fragments are kept, those of the body that each chunk is a fragment of.
     pub chunk_size: u32,
+    /// Where the policy keeps fragments: which is here.
+    pub fragment: Option<Fragment>,
 }
 
 fn put_path(out: &mut Vec<u8>, flags: u8, path: &ObjectPath) {
@@ -62,6 +66,7 @@ fn flags_of(meta: &ObjectMeta) -> u8 {
         (listed.etag.is_some(), LISTED_ETAG),
         (listed.content_type.is_some(), LISTED_TYPE),
         (meta.chunked.is_some(), CHUNKED),
+        (meta.fragment.is_some(), FRAGMENT),
     ]
     .into_iter()
     .filter(|(set, _)| *set)
@@ -86,9 +91,24 @@ pub(crate) fn is_chunked(meta: &[u8]) -> bool {
     meta.get(1).is_some_and(|flags| flags & CHUNKED != 0)
 }
 
+/// Whether a version is kept in fragments; a look at one byte.
+pub(crate) fn has_fragment(meta: &[u8]) -> bool {
+    meta.get(1).is_some_and(|flags| flags & FRAGMENT != 0)
+}
+
 /// The path in the meta of a version or a tombstone.
 pub fn decode_path(bytes: &[u8]) -> Result<ObjectPath, BadValue> {
     start(&mut Reader::new(bytes)).map(|(_, parts)| path_of(parts))
+}
+
+fn fragment(r: &mut Reader<'_>, chunked: Option<Chunked>) -> Result<Fragment, BadValue> {
+    let bad = || BadValue::Field("fragment");
+    let [data, parity, index] = r.array()?;
+    let code = Code::new(data, parity).filter(|code| usize::from(index) < code.n()).ok_or_else(bad)?;
+    let fragment = Fragment { code, index, body: r.array()? };
+    let fits = fragment.body.last() == Some(&0)
+        && chunked.is_none_or(|chunked| chunked.data_id == fragment.data_id());
+    if fits { Ok(fragment) } else { Err(bad()) }
 }
 
 impl ObjectMeta {
@@ -114,6 +134,10 @@ impl ObjectMeta {
             out.extend_from_slice(&chunked.data_id);
             out.put_varint(u64::from(chunked.count));
             out.put_varint(u64::from(self.chunk_size));
+        }
+        if let Some(Fragment { code, index, body }) = self.fragment {
+            out.extend_from_slice(&[code.data, code.parity, index]);
+            out.extend_from_slice(&body);
         }
         out
     }
@@ -145,6 +169,7 @@ impl ObjectMeta {
                 return Err(BadValue::Field("chunks"));
             }
         }
+        let fragment = if has(FRAGMENT) { Some(fragment(&mut r, chunked)?) } else { None };
         let listed = ListedAs { size: listed_size, etag, content_type: listed_type };
         let timestamp = Timestamp(sequence);
         let info = ObjectInfo {
@@ -158,7 +183,7 @@ impl ObjectMeta {
             listed,
             headers,
         };
-        Ok(Self { path: path_of(parts), info, chunked, chunk_size })
+        Ok(Self { path: path_of(parts), info, chunked, chunk_size, fragment })
     }
 
     /// What the index keeps.
@@ -192,7 +217,28 @@ mod tests {
             },
             chunked: Some(Chunked { data_id: [9; 16], count: 5120 }),
             chunk_size: 1 << 20,
+            fragment: None,
         }
+    }
+
+    fn coded() -> ObjectMeta {
+        let code = Code { data: 4, parity: 2 };
+        let fragment =
+            Fragment { code, index: 5, body: [[9; 15].as_slice(), &[0]].concat().try_into().unwrap() };
+        let chunked = Some(Chunked { data_id: fragment.data_id(), count: 5120 });
+        ObjectMeta { fragment: Some(fragment), chunked, ..full() }
+    }
+
+    #[test]
+    fn fragments_round_trip_and_their_chunks_must_be_theirs() {
+        let meta = coded();
+        assert_eq!(ObjectMeta::decode(&meta.encode(), 77), Ok(meta.clone()));
+        let bytes = meta.encode();
+        for len in 0..bytes.len() {
+            assert!(ObjectMeta::decode(&bytes[..len], 1).is_err(), "{len}");
+        }
+        let other = ObjectMeta { chunked: full().chunked, ..coded() };
+        assert!(ObjectMeta::decode(&other.encode(), 77).is_err());
     }
 
     #[test]

@@ -208,15 +208,16 @@ pub struct Stamps {
     pub upto: Option<PathHash>,
 }
 
-/// What an index holds of the objects in `range`, tombstones too, behind `after`.
+/// What an index holds of the objects in `range`, tombstones too, behind `after`; of one policy, or of all.
 pub fn stamps(
     index: &dyn Index,
+    policy: Option<u16>,
     range: RangeInclusive<PathHash>,
     after: Option<PathHash>,
     limit: usize,
 ) -> Result<Stamps, IndexError> {
-    let mut all = stamps_in(index, Table::Objects, &range, after, limit)?;
-    let graves = stamps_in(index, Table::Graves, &range, after, limit)?;
+    let mut all = stamps_in(index, Table::Objects, policy, &range, after, limit)?;
+    let graves = stamps_in(index, Table::Graves, policy, &range, after, limit)?;
     // A page that is cut short says nothing of what lies behind its end.
     let end = [&all, &graves].into_iter().filter(|page| page.more).filter_map(|page| page.upto).min();
     all.stamps.extend(graves.stamps);
@@ -242,6 +243,7 @@ struct Page {
 fn stamps_in(
     index: &dyn Index,
     table: Table,
+    policy: Option<u16>,
     range: &RangeInclusive<PathHash>,
     after: Option<PathHash>,
     limit: usize,
@@ -266,7 +268,7 @@ fn stamps_in(
         let (head, rest) = Head::decode(&value).map_err(damaged)?;
         page.upto = Some(hash);
         let evicted = table == Table::Graves && GraveState::decode(rest).map_err(damaged)?.evicted;
-        if !evicted {
+        if !evicted && policy.is_none_or(|policy| policy == keys::policy_of(&hash)) {
             page.stamps.push(Stamp { hash, sequence: head.sequence, deleted: table == Table::Graves });
         }
     }

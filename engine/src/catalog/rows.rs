@@ -3,14 +3,16 @@
 //! ```text
 //! account    u8 version 1 | u8 flags (1 marked deleted) | varint created | headers
 //! container  u8 version 1 | varint id (= time of creation) | varint time of the last PUT | varint policy | headers
-//! listing    u8 version 1 | u8 flags (1 etag is text, 2 version) | varint size | md5 16 B or text etag | content type
+//! listing    u8 version 1 | u8 flags (1 etag is text, 2 version, 4 key) | varint size | md5 16 B or text etag | content type
 //!            | varint version, if flag 2: the object's version time, where the record's sequence is another
+//!            | key 16 B, if flag 4: of the body that counts, where each body has a key of its own
 //! headers    varint count | (name, value)*, each varint length | bytes
 //! content    u8 number of a known type, or 0 | text
 //! ```
 //!
 //! The time of the newest change is the record's sequence and is not repeated.
 
+use super::keys::PathHash;
 use super::value::{BadValue, headers, put_headers, put_text, text, version};
 use crate::disk::format::bytes::{Put, Reader};
 use crate::object::Headers;
@@ -38,6 +40,7 @@ const VERSION: u8 = 1;
 const MARKED: u8 = 1;
 const TEXT_ETAG: u8 = 1;
 const OWN_VERSION: u8 = 2;
+const OWN_KEY: u8 = 4;
 
 /// An account's row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,6 +139,8 @@ pub struct ListingValue {
     pub content_type: String,
     /// The object's version time, where the line was made later than the object.
     pub version: Option<u64>,
+    /// Key of the body that counts, where each body has a key of its own.
+    pub key: Option<PathHash>,
 }
 
 impl ListingValue {
@@ -145,7 +150,8 @@ impl ListingValue {
         let mut out = Vec::with_capacity(32);
         out.push(VERSION);
         let text_etag = if matches!(self.etag, ListedEtag::Text(_)) { TEXT_ETAG } else { 0 };
-        out.push(text_etag | if self.version.is_some() { OWN_VERSION } else { 0 });
+        let flag = |set: bool, bit: u8| if set { bit } else { 0 };
+        out.push(text_etag | flag(self.version.is_some(), OWN_VERSION) | flag(self.key.is_some(), OWN_KEY));
         out.put_varint(self.size);
         match &self.etag {
             ListedEtag::Md5(md5) => out.extend_from_slice(md5),
@@ -161,13 +167,14 @@ impl ListingValue {
         if let Some(version) = self.version {
             out.put_varint(version);
         }
+        out.extend_from_slice(self.key.as_ref().map_or(&[], |key| &key[..]));
         out
     }
 
     /// What the bytes say.
     pub fn decode(bytes: &[u8]) -> Result<Self, BadValue> {
         let (size, flags, mut r) = Self::start(bytes)?;
-        let etag = match flags & !OWN_VERSION {
+        let etag = match flags & !(OWN_VERSION | OWN_KEY) {
             0 => ListedEtag::Md5(r.array()?),
             TEXT_ETAG => ListedEtag::Text(text(&mut r)?.to_owned()),
             _ => return Err(BadValue::Field("listing flags")),
@@ -177,7 +184,8 @@ impl ListingValue {
             number => KNOWN_TYPES.get(usize::from(number) - 1).ok_or(BadValue::Field("content type"))?,
         };
         let version = if flags & OWN_VERSION == 0 { None } else { Some(r.varint()?) };
-        Ok(Self { size, etag, content_type: content_type.to_owned(), version })
+        let key = if flags & OWN_KEY == 0 { None } else { Some(r.array()?) };
+        Ok(Self { size, etag, content_type: content_type.to_owned(), version, key })
     }
 
     /// Only the size, for counters.
@@ -206,9 +214,11 @@ mod tests {
         assert_eq!(ContainerValue::decode(&container.encode()), Ok(container));
         for content_type in ["text/plain", "a/b; charset=x", ""] {
             for etag in [ListedEtag::Md5([3; 16]), ListedEtag::Text("x; y".to_owned())] {
-                for version in [None, Some(300)] {
+                for (version, key) in
+                    [(None, None), (Some(300), None), (None, Some([7; 16])), (Some(1), Some([8; 16]))]
+                {
                     let (etag, content_type) = (etag.clone(), content_type.to_owned());
-                    let row = ListingValue { size: 1 << 40, etag, content_type, version };
+                    let row = ListingValue { size: 1 << 40, etag, content_type, version, key };
                     assert_eq!(ListingValue::decode(&row.encode()), Ok(row));
                 }
             }
@@ -218,7 +228,7 @@ mod tests {
     #[test]
     fn every_cut_and_every_flip_is_a_value_or_an_error() {
         let (etag, content_type) = (ListedEtag::Md5([1; 16]), "x/y".to_owned());
-        let row = ListingValue { size: 5, etag, content_type, version: Some(300) };
+        let row = ListingValue { size: 5, etag, content_type, version: Some(300), key: Some([1; 16]) };
         let bytes = row.encode();
         for len in 0..bytes.len() {
             assert!(ListingValue::decode(&bytes[..len]).is_err());

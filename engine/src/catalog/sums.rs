@@ -1,17 +1,17 @@
 //! Sums of what a device holds: a tally for each prefix of the path hash, to compare devices by.
 //!
 //! A version (live or tombstone) adds a hash of (path hash, sequence, deleted) to the tally of its path hash's first
-//! [`TALLY_BITS`] bits, modulo 2^128. So a partition of any ring with at most 2^20 partitions is a range of tallies, and
+//! [`TALLY_BITS`] bits, modulo 2^128; each storage policy has tallies of its own. So a partition of any ring with at most 2^20 partitions is a range of tallies, and
 //! devices with equal sums hold equal versions.
 //!
 //! Invariant: a tally is the sum over exactly the versions that the index has; the mark of an eviction is none.
 //! Invariant: what moves, or comes twice, changes no sum.
 
-use super::PathHash;
+use super::keys::{POLICIES, PathHash, policy_of};
 use super::newest::Slot;
 use super::query;
 use crate::disk::catalog::Tx;
-use crate::disk::{Shift, TALLY_BITS};
+use crate::disk::{Shift, TALLIES, TALLY_BITS};
 use crate::index::{Index, IndexError};
 
 /// Sets these hashes apart from every other use of BLAKE3.
@@ -32,10 +32,10 @@ pub fn weight(hash: &PathHash, sequence: u64, deleted: bool) -> u128 {
     u128::from_le_bytes(sum)
 }
 
-/// The tally of a path hash.
+/// The tally of a key: those of a policy lie side by side.
 #[must_use]
 pub fn tally(hash: &PathHash) -> u32 {
-    quarry_ring::partition_of(hash, TALLY_BITS)
+    u32::from(policy_of(hash)) << TALLY_BITS | quarry_ring::partition_of(hash, TALLY_BITS)
 }
 
 /// One version in the place of another; either may be none.
@@ -60,7 +60,7 @@ pub(super) fn kept(slot: &Option<Slot>) -> Option<(u64, bool)> {
 pub(crate) fn count(index: &dyn Index, add: &mut dyn FnMut(Shift)) -> Result<(), IndexError> {
     let mut after = None;
     loop {
-        let page = query::stamps(index, [0; 16]..=[0xff; 16], after, PAGE)?;
+        let page = query::stamps(index, None, [0; 16]..=[0xff; 16], after, PAGE)?;
         for stamp in &page.stamps {
             add((tally(&stamp.hash), weight(&stamp.hash, stamp.sequence, stamp.deleted)));
         }
@@ -72,6 +72,7 @@ pub(crate) fn count(index: &dyn Index, add: &mut dyn FnMut(Shift)) -> Result<(),
 }
 
 const _: () = assert!(DOMAIN.len() == 14);
+const _: () = assert!((POLICIES as u32) << TALLY_BITS < TALLIES);
 
 #[cfg(test)]
 mod tests {

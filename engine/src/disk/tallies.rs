@@ -19,16 +19,20 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use super::format::bytes::{Put, Reader, Truncated};
 use crate::index::{Index, IndexError, Range as Keys, Table, WriteSet};
 
-/// There are 2 to the power of this many.
+/// A space of tallies has 2 to the power of this many.
 pub const TALLY_BITS: u8 = 20;
-/// How many there are.
-pub const TALLIES: u32 = 1 << TALLY_BITS;
+/// Spaces that there are.
+const SPACES: u32 = 16;
+/// How many tallies there are.
+pub const TALLIES: u32 = SPACES << TALLY_BITS;
 /// What a transaction does to one.
 pub type Shift = (u32, u128);
 
 const VERSION: u8 = 1;
 const PAGE: usize = 256;
 const PAGES: usize = TALLIES as usize / PAGE;
+/// Memory is taken by so many pages.
+const STEP: usize = PAGES / SPACES as usize;
 /// Shifts after which a page is written: 16 bytes for each, and all pages within a million.
 const SHIFTS_PER_PAGE: u64 = 256;
 /// Rows of shifts removed by one write set.
@@ -135,9 +139,17 @@ fn damaged(_: Truncated) -> IndexError {
     IndexError::Store { verb: "decode", reason: "rows of tallies are damaged".to_owned() }
 }
 
+/// The page of a number, where there may be none yet.
+fn page_mut(pages: &mut Vec<Page>, n: usize) -> &mut Page {
+    if n >= pages.len() {
+        pages.resize((n / STEP + 1) * STEP, Page::default());
+    }
+    &mut pages[n]
+}
+
 impl Default for Tallies {
     fn default() -> Self {
-        let pages = vec![Page::default(); PAGES];
+        let pages = Vec::new();
         Self { state: RwLock::new(State { pages, next: 1, kept_from: 1, owed: 0, hand: 0 }) }
     }
 }
@@ -148,14 +160,14 @@ impl Tallies {
         if index.get(Table::System, &MARKER)?.as_deref() != Some(&[VERSION, TALLY_BITS]) {
             return Ok(None);
         }
-        let mut pages = vec![Page::default(); PAGES];
+        let mut pages = Vec::new();
         let mut as_of = vec![0; PAGES];
         let mut last = 0;
         for pair in index.scan(Table::System, Keys::prefix(&PAGE_ROWS)) {
             let (key, value) = pair?;
             let n = usize::from(u16::from_be_bytes(number(&key).map_err(damaged)?));
             let (counter, page) = Page::decode(&value).map_err(damaged)?;
-            *pages.get_mut(n).ok_or(Truncated).map_err(damaged)? = page;
+            *page_mut(&mut pages, n) = page;
             as_of[n] = counter;
             last = last.max(counter);
         }
@@ -168,8 +180,9 @@ impl Tallies {
             for (tally, by) in decode_shifts(&value).map_err(damaged)? {
                 let (n, slot) = place(tally);
                 if as_of[n] < counter {
-                    pages[n].add(slot, by);
-                    pages[n].lacks_from.get_or_insert(counter);
+                    let page = page_mut(&mut pages, n);
+                    page.add(slot, by);
+                    page.lacks_from.get_or_insert(counter);
                 }
             }
         }
@@ -187,10 +200,10 @@ impl Tallies {
         for pair in index.scan(Table::System, Keys::prefix(b"T")) {
             rows.insert(pair?.0.into_vec(), None);
         }
-        let mut pages = vec![Page::default(); PAGES];
+        let mut pages = Vec::new();
         count(&mut |(tally, by)| {
             let (n, slot) = place(tally);
-            pages[n].add(slot, by);
+            page_mut(&mut pages, n).add(slot, by);
         })?;
         for (n, page) in pages.iter().enumerate().filter(|(_, page)| page.sums.is_some()) {
             rows.insert(page_key(n), Some(page.encode(0)));
@@ -219,7 +232,7 @@ impl Tallies {
             row.put_u32(*tally);
             row.extend_from_slice(&by.to_le_bytes());
             let (n, slot) = place(*tally);
-            let page = &mut state.pages[n];
+            let page = page_mut(&mut state.pages, n);
             page.add(slot, *by);
             page.lacks_from.get_or_insert(counter);
         }
@@ -242,7 +255,7 @@ impl Tallies {
             let (n, slot) = place(from);
             let end =
                 (from - u32::try_from(slot).unwrap_or(0) + u32::try_from(PAGE).unwrap_or(0)).min(range.end);
-            if let Some(sums) = &self.read().pages[n].sums {
+            if let Some(sums) = self.read().pages.get(n).and_then(|page| page.sums.as_ref()) {
                 for tally in from..end {
                     let sum = sums[tally as usize % PAGE];
                     if sum != 0 {
@@ -266,11 +279,12 @@ impl Tallies {
 impl State {
     /// Writes the next page that the index has not as it is, and removes rows that no page needs any more.
     fn write_page(&mut self, counter: u64, set: &mut WriteSet) {
-        let turn = (self.hand..PAGES).chain(0..self.hand).find(|n| self.pages[*n].lacks_from.is_some());
+        let turn =
+            (self.hand..self.pages.len()).chain(0..self.hand).find(|n| self.pages[*n].lacks_from.is_some());
         let Some(n) = turn else { return };
         set.changes.push((Table::System, page_key(n), Some(self.pages[n].encode(counter))));
         self.pages[n].lacks_from = None;
-        self.hand = (n + 1) % PAGES;
+        self.hand = (n + 1) % self.pages.len();
         let needed_from = self.pages.iter().filter_map(|page| page.lacks_from).min().unwrap_or(counter);
         // The row of this very write set is in it already.
         let end = needed_from.min(counter).min(self.kept_from + MAX_REMOVED);

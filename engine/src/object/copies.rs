@@ -21,14 +21,15 @@ use super::fan::Fan;
 use super::health::Budget;
 use super::launch::Time;
 use super::limits::{LONGEST_PAUSE, REMINDED, REMINDERS};
-use super::placement::Placement;
+use super::policy::Layout;
 use super::quorum::quorum;
+use super::remake::{Remade, Wanted, remake};
 use super::repair::Repairs;
 use super::replica::{BoxFuture, Draft, Replica};
 use super::store::{Options, Spawn};
 use super::transfer::copy_version;
-use super::{Error, ObjectPath, Result, hash_of};
-use crate::catalog::{DataId, Version, encode_tombstone};
+use super::{Error, ObjectPath, Result};
+use crate::catalog::{self, DataId, Version, encode_tombstone, policy_of};
 use crate::clock::Timestamp;
 use crate::disk::format::record::{DeviceId, Kind};
 use crate::disk::{Class, Durability};
@@ -52,7 +53,7 @@ pub(crate) struct Copies {
 
 impl Copies {
     pub(crate) fn new(
-        placement: Arc<dyn Placement>,
+        placement: Layout,
         local: &[Arc<dyn Replica>],
         remote: Vec<Arc<dyn Replica>>,
         options: Options,
@@ -65,12 +66,7 @@ impl Copies {
     }
 
     /// Calls from now on use this placement and these devices; those in flight keep theirs.
-    pub(crate) fn place(
-        &self,
-        placement: Arc<dyn Placement>,
-        local: &[Arc<dyn Replica>],
-        remote: Vec<Arc<dyn Replica>>,
-    ) {
+    pub(crate) fn place(&self, placement: Layout, local: &[Arc<dyn Replica>], remote: Vec<Arc<dyn Replica>>) {
         let mut devices = self.devices.write().unwrap_or_else(PoisonError::into_inner);
         *devices = Arc::new(Devices::new(placement, local, remote, Some(&devices)));
     }
@@ -117,6 +113,10 @@ impl Copies {
         class: Class,
     ) -> Result<bool> {
         let devices = self.devices();
+        if catalog::has_fragment(&record.meta) && !record.deleted {
+            self.put_fragments(hash, &record, class).await?;
+            return Ok(false);
+        }
         let Some(member) = devices.sole(hash) else {
             self.put(hash, record, class).await?;
             return Ok(false);
@@ -218,7 +218,35 @@ impl Copies {
     /// Copies the version that `from` has to `to`, by and by.
     pub(crate) fn mend(self: &Arc<Self>, from: &Arc<Member>, to: &Arc<Member>, hash: PathHash) {
         let Some(spawn) = &self.spawn else { return };
-        self.repairs.start(spawn, from.clone(), to.clone(), hash);
+        let devices = self.devices();
+        let Some(code) = devices.policies().code(policy_of(&hash)) else {
+            return self.repairs.start(spawn, from.clone(), to.clone(), hash);
+        };
+        let (primaries, sources) = self.sources(&hash, code);
+        self.repairs.remake(spawn, primaries, sources, to.clone(), hash);
+    }
+
+    /// Has what a device cannot read of a version written anew, by and by, from other devices.
+    pub(crate) fn heal(self: &Arc<Self>, device: DeviceId, hash: PathHash) {
+        let devices = self.devices();
+        let Some(to) = devices.member(device).filter(|_| devices.sole(&hash).is_none()) else { return };
+        let from = self.candidates_to_read(&hash).find(|member| member.device() != device);
+        if let Some(from) = from {
+            self.mend(&from, to, hash);
+        }
+    }
+
+    /// The primaries of a version in fragments, and where its fragments are looked for.
+    fn sources(
+        self: &Arc<Self>,
+        hash: &PathHash,
+        code: super::policy::Code,
+    ) -> (Vec<DeviceId>, Vec<Arc<dyn Replica>>) {
+        let candidates = self.candidates_to_read(hash);
+        let primaries = candidates.primaries().to_vec();
+        // As many handoffs as there can be fragments of devices that were down.
+        let sources = candidates.take(2 * code.n()).map(|member| member.replica.clone());
+        (primaries, sources.collect())
     }
 
     /// Has an upload given up by these devices; those that are down are told again when they are back.
@@ -247,8 +275,12 @@ impl Copies {
     }
 
     /// Makes sure that a quorum of an object's devices has the version, or tombstone, of this time or a newer one.
-    pub(crate) async fn assure(self: &Arc<Self>, path: &ObjectPath, at: Timestamp) -> Result<()> {
-        let hash = hash_of(path);
+    pub(crate) async fn assure(
+        self: &Arc<Self>,
+        path: &ObjectPath,
+        hash: PathHash,
+        at: Timestamp,
+    ) -> Result<()> {
         if self.devices().sole(&hash).is_some() {
             return Ok(());
         }
@@ -259,21 +291,54 @@ impl Copies {
             let member = candidates.next()?;
             Some((member.clone(), holds(member, hash, at)))
         };
-        let mut fan = self.fan(wanted, quorum(wanted), Box::new(next))?;
+        let code = self.devices().policies().code(policy_of(&hash));
+        let needed = code.map_or(quorum(wanted), super::policy::Code::quorum);
+        let mut fan = self.fan(wanted, needed, Box::new(next))?;
         let Err(error) = fan.reach().await else { return Ok(()) };
         let (holders, mut lacking) = (fan.good(), fan.refused(|e| matches!(e, Error::NoObject)));
         let Some((_, version)) = holders.first().cloned() else { return Err(error) };
         let from: Arc<[Arc<Member>]> = holders.iter().map(|(member, _)| member.clone()).collect();
         lacking.sort_by_key(|member| !primaries.contains(&member.device()));
-        let (mut lacking, path) = (lacking.into_iter(), path.clone());
-        let missing = quorum(wanted) - from.len();
+        let mut lacking = lacking.into_iter();
+        let missing = needed - from.len();
+        if let Some(code) = code.filter(|_| !version.deleted) {
+            let to: Vec<Arc<Member>> = lacking.collect();
+            return self.complete(hash, code, to, missing).await;
+        }
+        let path = path.clone();
         let next = move || {
             let to = lacking.next()?;
-            let work = copy_or_bury(from.clone(), to.clone(), path.clone(), version);
+            let work = copy_or_bury(from.clone(), to.clone(), path.clone(), hash, version);
             Some((to, work))
         };
         // However long a copy takes: each of its calls ends by its own deadline.
         Fan::new(missing, missing, None, Box::new(next)).reach().await
+    }
+}
+
+impl Copies {
+    /// Makes fragments until so many devices that lacked the version have it.
+    async fn complete(
+        self: &Arc<Self>,
+        hash: PathHash,
+        code: super::policy::Code,
+        lacking: Vec<Arc<Member>>,
+        mut missing: usize,
+    ) -> Result<()> {
+        let (places, sources) = self.sources(&hash, code);
+        for to in lacking {
+            let wanted = Wanted { hash, places: &places, anew: false };
+            if matches!(
+                remake(&sources, to.replica.as_ref(), wanted).await,
+                Ok(Remade::Bytes(_) | Remade::Had)
+            ) {
+                missing -= 1;
+            }
+            if missing == 0 {
+                return Ok(());
+            }
+        }
+        Err(Error::Unavailable { reason: format!("{missing} more devices must have the newest version") })
     }
 }
 
@@ -298,16 +363,17 @@ fn copy_or_bury(
     from: Arc<[Arc<Member>]>,
     to: Arc<Member>,
     path: ObjectPath,
+    hash: PathHash,
     version: Version,
 ) -> BoxFuture<'static, Result<()>> {
     Box::pin(async move {
         if version.deleted {
-            let tombstone = tombstone(&path, Timestamp(version.sequence));
+            let tombstone = tombstone(&path, hash, Timestamp(version.sequence));
             return to.replica.append(vec![tombstone], Durability::Durable, Class::Delete).await;
         }
         let mut result = Err(Error::NoObject);
         for from in from.iter() {
-            result = copy_version(from.replica.as_ref(), to.replica.as_ref(), hash_of(&path)).await.map(drop);
+            result = copy_version(from.replica.as_ref(), to.replica.as_ref(), hash).await.map(drop);
             if result.is_ok() {
                 break;
             }
@@ -317,13 +383,13 @@ fn copy_or_bury(
 }
 
 /// The record that deletes an object.
-pub(crate) fn tombstone(path: &ObjectPath, at: Timestamp) -> Draft {
+pub(crate) fn tombstone(path: &ObjectPath, hash: PathHash, at: Timestamp) -> Draft {
     Draft {
         kind: Kind::Object,
         deleted: true,
         sequence: at.0,
         number: 0,
-        key: hash_of(path).to_vec(),
+        key: hash.to_vec(),
         meta: encode_tombstone(path),
         data: bytes::Bytes::new(),
     }

@@ -15,6 +15,7 @@ use super::health::{Known, Standing, Work, order};
 use super::launch::Time;
 use super::limits::STALL;
 use super::placement::Placement;
+use super::policy::{Layout, Policies};
 use super::replica::Replica;
 use super::{Error, Result};
 use crate::disk::format::record::DeviceId;
@@ -106,14 +107,14 @@ impl Drop for Watch {
 
 /// Where objects lie, and the way to each device.
 pub(crate) struct Devices {
-    placement: Arc<dyn Placement>,
+    placement: Layout,
     members: HashMap<DeviceId, Arc<Member>>,
 }
 
 impl Devices {
     /// Those of this node and of others; `before` is the map that this one replaces.
     pub(crate) fn new(
-        placement: Arc<dyn Placement>,
+        placement: Layout,
         local: &[Arc<dyn Replica>],
         remote: Vec<Arc<dyn Replica>>,
         before: Option<&Self>,
@@ -131,6 +132,10 @@ impl Devices {
             members.entry(device).or_insert(member);
         }
         Self { placement, members }
+    }
+
+    pub(crate) fn policies(&self) -> &Arc<Policies> {
+        &self.placement.policies
     }
 
     pub(crate) fn member(&self, device: DeviceId) -> Option<&Arc<Member>> {
@@ -177,6 +182,21 @@ impl Candidates {
 
     pub(crate) fn primaries(&self) -> &[DeviceId] {
         &self.primaries
+    }
+
+    /// The primaries by place, those that can be reached.
+    pub(crate) fn places(&self) -> Vec<Option<Arc<Member>>> {
+        self.primaries.iter().map(|device| self.devices.member(*device).cloned()).collect()
+    }
+
+    /// The first `most` primaries by place that are up, taken out.
+    pub(crate) fn places_up(&mut self, most: usize) -> Vec<Arc<Member>> {
+        let first: Vec<DeviceId> = self.primaries.iter().take(most).copied().collect();
+        let (mut taken, rest): (Vec<_>, Vec<_>) =
+            self.up.drain(..).partition(|member| first.contains(&member.device()));
+        self.up.extend(rest);
+        taken.sort_by_key(|member| first.iter().position(|device| *device == member.device()));
+        taken
     }
 
     /// Devices to look at, if it is time: those that are down and were left alone for a while.

@@ -6,11 +6,13 @@
 //! Invariant: nothing here spawns a task, sleeps or reads a clock but [`crate::clock::Clock`].
 
 mod accounts;
+mod coded;
 mod condition;
 mod copies;
 mod devices;
 mod fan;
 mod finish;
+mod fragments;
 mod group;
 mod hashing;
 mod health;
@@ -23,14 +25,18 @@ mod md5;
 pub mod names;
 mod objects;
 mod placement;
+mod policy;
 mod quorum;
 mod race;
 mod reader;
+mod remake;
 mod repair;
 mod replica;
+mod seats;
 mod sight;
 mod sources;
 mod store;
+mod stripes;
 mod transfer;
 mod types;
 mod upload;
@@ -39,18 +45,24 @@ mod voter;
 mod writer;
 
 pub(crate) use accounts::{odd, row_draft};
+pub use fragments::Fragment;
+pub(crate) use fragments::is_key_of;
 pub use group::{IndexGroup, Leader, Rows, TotalsOf};
 pub(crate) use in_flight::InFlight;
 pub use launch::Time;
 pub use locks::{Claim, Permit};
 pub use placement::{Placement, RingPlacement, Spread, UnknownDevice};
+pub use policy::{BadPolicies, Code, Keeps, Layout, Policies, Policy};
 pub use quorum::{Asked, Tally, Verdict, quorum};
 pub(crate) use reader::check_chunk;
 pub use reader::{ObjectReader, RangeReader};
+pub(crate) use remake::{Remade, Wanted, remake};
 #[cfg(test)]
 pub(crate) use replica::Local;
 pub use replica::{BoxFuture, COPY, Draft, Opened, Replica};
+#[cfg(test)]
 pub(crate) use store::hash_of;
+pub(crate) use store::key_of;
 pub use store::{Options, Parts, Spawn, Store};
 pub(crate) use transfer::draft;
 pub use types::*;

@@ -12,7 +12,8 @@ use super::names::{Grant, Line, NewLine};
 use super::replica::{Draft, Opened};
 use super::sight::{Found, Open};
 use super::sources::Sources;
-use super::store::{Inner, Store, hash_of};
+use super::store::{Inner, Store, hash_of, key_of};
+use super::stripes::{Stripes, small_body};
 use super::upload::Upload;
 use super::writer::ObjectWriter;
 use super::{Condition, Deleted, Error, ObjectEdit, ObjectInfo, ObjectPath, ObjectReader, Result};
@@ -20,6 +21,12 @@ use crate::catalog::{ListedEtag, ListingValue, ObjectMeta, Version};
 use crate::clock::Timestamp;
 use crate::disk::format::record::Kind;
 use crate::disk::{Class, DiskHandle};
+
+/// Seconds after which whoever wrote a body has long given up, or made its line.
+const ORPHAN_AGE: u64 = 24 * 3600;
+
+/// Times that a version is opened which is replaced as often meanwhile.
+const OPENINGS: u32 = 8;
 
 /// An object's record.
 pub(crate) fn object_draft(hash: PathHash, meta: &ObjectMeta, data: bytes::Bytes) -> Draft {
@@ -35,13 +42,14 @@ pub(crate) fn object_draft(hash: PathHash, meta: &ObjectMeta, data: bytes::Bytes
 }
 
 /// The line of a version in its container's listing.
-pub(crate) fn listed(container: u64, info: &ObjectInfo, conditional: bool) -> NewLine {
+pub(crate) fn listed(container: u64, info: &ObjectInfo, key: Option<PathHash>, conditional: bool) -> NewLine {
     let listed = &info.listed;
     let value = ListingValue {
         size: listed.size.unwrap_or(info.size),
         etag: listed.etag.clone().map_or(ListedEtag::Md5(info.md5), ListedEtag::Text),
         content_type: listed.content_type.clone().unwrap_or_else(|| info.content_type.clone()),
         version: None,
+        key,
     };
     NewLine { container, at: info.timestamp, value: Some(value.encode()), conditional }
 }
@@ -68,23 +76,56 @@ impl Inner {
     pub(crate) async fn open_version(
         &self,
         path: &ObjectPath,
+        hash: PathHash,
         floor: Option<Timestamp>,
     ) -> Result<Option<Open>> {
-        let sight = self.copies.open(path, floor).await?;
+        let sight = self.copies.open(path, hash, floor).await?;
         if !sight.stale.is_empty() {
             tracing::debug!(%path, devices = ?sight.stale, "copies are stale, missing or damaged");
         }
         Ok(sight.version())
     }
 
-    async fn version(&self, hash: PathHash, floor: Option<Timestamp>) -> Result<Option<Version>> {
-        self.copies.newest(&hash, floor).await
+    /// The newest version of what a line tells of.
+    async fn version(
+        &self,
+        path: &ObjectPath,
+        line: &Line,
+        floor: Option<Timestamp>,
+    ) -> Result<Option<Version>> {
+        match self.key(path, line) {
+            Some(hash) => self.copies.newest(&hash, floor).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Whether the line says what was acknowledged: then what is found on a device is compared with it.
+    fn line_counts(&self, line: &Line) -> bool {
+        let policy = line.container.map_or(0, |standing| standing.policy);
+        self.names.lines_count() || self.policies().code(policy).is_some()
     }
 
     /// A reader of a version that was found.
-    pub(crate) fn reader(&self, path: &ObjectPath, open: Open) -> ObjectReader {
-        let Open { meta, opened, member, .. } = open;
-        let hash = hash_of(path);
+    pub(crate) async fn reader(&self, open: Open) -> Result<ObjectReader> {
+        if open.meta.fragment.is_some() {
+            return self.reader_of_fragments(open).await;
+        }
+        Ok(self.reader_of_copies(open))
+    }
+
+    /// Fails when too few fragments can be reached.
+    async fn reader_of_fragments(&self, open: Open) -> Result<ObjectReader> {
+        if open.meta.chunked.is_none() {
+            let body = small_body(&self.copies, &open).await?;
+            return Ok(ObjectReader::over(Arc::new(open.meta), body, Sources::nothing()));
+        }
+        let meta = Arc::new(open.meta.clone());
+        let stripes = Stripes::open(self.copies.clone(), open).await?;
+        Ok(ObjectReader::over(meta, bytes::Bytes::new(), Sources::stripes(stripes)))
+    }
+
+    fn reader_of_copies(&self, open: Open) -> ObjectReader {
+        let Open { hash, meta, opened, member, .. } = open;
         if meta.chunked.is_none() || self.copies.devices().sole(&hash).is_some() {
             return ObjectReader::new(meta, opened, hash, member.replica.clone());
         }
@@ -95,17 +136,24 @@ impl Inner {
 
     /// The version that was acknowledged last, or one that came after it and is acknowledged hereby.
     pub(crate) async fn acknowledged(&self, path: &ObjectPath) -> Result<Option<Open>> {
-        if !self.names.lines_count() {
-            return self.open_version(path, None).await;
+        if !self.names.lines_count() && self.policies().iter().count() == 1 {
+            return self.open_version(path, hash_of(path), None).await;
         }
         let mut why = busy();
         for _ in 0..LOOKS {
-            let Some(at) = self.line(path).await?.at else { return Ok(None) };
-            let newer = match self.copies.open(path, Some(at)).await?.found {
+            let line = self.line(path).await?;
+            let Some(hash) = self.key(path, &line) else { return Ok(None) };
+            if !self.line_counts(&line) {
+                return self.open_version(path, hash, None).await;
+            }
+            let Some(at) = line.at else { return Ok(None) };
+            let newer = match self.copies.open(path, hash, Some(at)).await?.found {
                 Found::Version(open) if !open.ahead => return Ok(Some(*open)),
                 Found::Version(open) => open.meta.info.timestamp.0,
                 Found::Deleted(version) => version.sequence,
-                Found::Absent => return Ok(None),
+                Found::Absent if self.key_now(path).await? == Some(hash) => return Ok(None),
+                // Replaced meanwhile, and buried.
+                Found::Absent => continue,
             };
             // A writer is at work or was lost half-way: what a reader has seen must stay.
             match self.relist(path, newer).await {
@@ -161,10 +209,13 @@ impl Inner {
         let now = self.clock.unix_seconds();
         let stands = version.is_some_and(|v| !v.deleted && v.delete_at.is_none_or(|at| at > now));
         let etag = match needs {
-            Needs::Etag if stands => match self.open_version(path, line.at).await? {
-                Some(open) if !open.ahead => Some(hex::encode(open.meta.info.md5)),
-                _ => return Err(busy()),
-            },
+            Needs::Etag if stands => {
+                let hash = self.key(path, line).unwrap_or_else(|| hash_of(path));
+                match self.open_version(path, hash, line.at).await? {
+                    Some(open) if !open.ahead => Some(hex::encode(open.meta.info.md5)),
+                    _ => return Err(busy()),
+                }
+            }
             _ => stands.then(String::new),
         };
         if holds(condition, etag.as_deref()) { Ok(()) } else { Err(Error::ConditionFailed) }
@@ -177,10 +228,10 @@ impl Inner {
         line: &Line,
         graves: bool,
     ) -> Result<Option<Version>> {
-        if self.names.lines_count() && line.at.is_none() && !graves {
+        if self.line_counts(line) && line.at.is_none() && !graves {
             return Ok(None);
         }
-        self.version(hash_of(path), line.at).await
+        self.version(path, line, line.at).await
     }
 
     /// Removes an object's newest version under its claim, if `still` says so of it.
@@ -197,7 +248,12 @@ impl Inner {
         }
         let conditional = needs(condition) != Needs::Nothing;
         let line = grant.line.container.map(|standing| unlisted(standing.id, grant.at, conditional));
-        let object = tombstone(path, grant.at);
+        let Some(hash) = self.key(path, &grant.line) else { return Ok(Deleted::Absent) };
+        if let Some(line) = line.clone().filter(|_| grant.line.key.is_some()) {
+            self.unlist_and_bury(hash, grant, line).await?;
+            return Ok(Deleted::Gone);
+        }
+        let object = tombstone(path, hash, grant.at);
         self.commit(object, grant, line, Class::Delete, None).await?;
         Ok(Deleted::Gone)
     }
@@ -205,10 +261,39 @@ impl Inner {
     /// Removes a line that no object stands behind, under the object's claim.
     pub(crate) async fn remove_line(&self, path: &ObjectPath) -> Result<()> {
         let grant = self.names.begin(path.clone(), None).await?;
-        let absent = self.version(hash_of(path), None).await?.is_none_or(|version| version.deleted);
+        let absent = self.version(path, &grant.line, None).await?.is_none_or(|version| version.deleted);
         let Some(standing) = grant.line.container.filter(|_| absent) else { return Ok(()) };
         let line = unlisted(standing.id, grant.at, false);
         self.names.settle(grant, line, Class::Delete).await
+    }
+
+    /// Buries a body that has a key of its own which no line names, if it is so old that nobody can be at it any more.
+    pub(crate) async fn bury_orphan(&self, meta: &ObjectMeta, key: &[u8]) -> Result<bool> {
+        let now = self.clock.unix_seconds().saturating_mul(1_000_000);
+        let old = meta.info.timestamp.0.saturating_add(ORPHAN_AGE.saturating_mul(1_000_000)) < now;
+        let Some(hash) = <PathHash>::try_from(key).ok().filter(|_| old && meta.fragment.is_some()) else {
+            return Ok(false);
+        };
+        if self.line(&meta.path).await?.key == Some(hash) {
+            return Ok(false);
+        }
+        // Under the claim: nobody decides about the name meanwhile.
+        let grant = self.names.begin(meta.path.clone(), None).await?;
+        let line = self.line(&meta.path).await?;
+        if line.key == Some(hash) {
+            return Ok(false);
+        }
+        self.copies.bury(&meta.path, hash, grant.at).await;
+        Ok(true)
+    }
+
+    /// As [`Inner::relist`], for a version that was found under a key: not if the container keeps its objects elsewhere now.
+    pub(crate) async fn relist_found(&self, path: &ObjectPath, key: &[u8], sequence: u64) -> Result<bool> {
+        let line = self.line(path).await?;
+        if self.key(path, &line).is_none_or(|hash| hash != key) {
+            return Ok(false);
+        }
+        self.relist(path, sequence).await
     }
 
     /// Brings the line of an object up to its newest version, when it is older than `sequence`, the time of one that was seen on
@@ -216,8 +301,10 @@ impl Inner {
     /// lost half-way.
     pub(crate) async fn relist(&self, path: &ObjectPath, sequence: u64) -> Result<bool> {
         // Where lines count, what has none was never acknowledged, or was deleted; a tombstone may lie where nobody looks.
-        let behind = |line: &Line, sequence| line.at.map_or(!self.names.lines_count(), |at| at.0 < sequence);
+        let behind =
+            |line: &Line, sequence| line.at.map_or(!self.line_counts(line), |at| at.0 < sequence);
         let line = self.line(path).await?;
+        let seen = self.key(path, &line);
         if line.container.is_none() || !behind(&line, sequence) {
             return Ok(false);
         }
@@ -225,9 +312,11 @@ impl Inner {
         let grant = self.names.begin(path.clone(), None).await?;
         let line = self.line(path).await?;
         let Some(standing) = line.container else { return Ok(false) };
+        // Under another key the time says nothing.
+        let Some(hash) = self.key(path, &line).filter(|hash| seen == Some(*hash)) else { return Ok(false) };
         let floor = line.at.map(|at| at.max(Timestamp(sequence)));
-        let new = match self.copies.open(path, floor).await?.found {
-            Found::Version(open) => listed(standing.id, &open.meta.info, false),
+        let new = match self.copies.open(path, hash, floor).await?.found {
+            Found::Version(open) => listed(standing.id, &open.meta.info, line.key, false),
             Found::Deleted(version) if line.at.is_some() => {
                 unlisted(standing.id, Timestamp(version.sequence), false)
             }
@@ -237,7 +326,7 @@ impl Inner {
             return Ok(false);
         }
         // What a line says must be found again whichever devices can be reached.
-        self.copies.assure(path, new.at).await?;
+        self.copies.assure(path, hash, new.at).await?;
         self.names.settle(grant, new, Class::Delete).await?;
         Ok(true)
     }
@@ -258,7 +347,9 @@ pub(crate) fn check_version(path: &ObjectPath, opened: &Opened) -> Result<Object
     if opened.chunks.len() != chunks {
         return Err(corrupt("number of chunks"));
     }
-    if meta.chunked.is_none() && view.data_len as u64 != meta.info.size {
+    let small = meta.fragment.is_none_or(|fragment| fragment.has_small());
+    let size = if small { meta.info.size } else { 0 };
+    if meta.chunked.is_none() && view.data_len as u64 != size {
         return Err(corrupt("size"));
     }
     Ok(meta)
@@ -274,8 +365,17 @@ impl Store {
     /// The newest version, open for reading.
     pub async fn open(&self, path: &ObjectPath) -> Result<Option<ObjectReader>> {
         self.count_call();
-        let found = self.inner.acknowledged(path).await?;
-        Ok(found.map(|open| self.inner.reader(path, open)))
+        let mut tries = 0;
+        loop {
+            let Some(open) = self.inner.acknowledged(path).await? else { return Ok(None) };
+            let hash = open.hash;
+            tries += 1;
+            match self.inner.reader(open).await {
+                // Replaced, and buried before all of it was open?
+                Err(_) if tries < OPENINGS && self.inner.key_now(path).await? != Some(hash) => {}
+                reader => return reader.map(Some),
+            }
+        }
     }
 
     /// Begin a body. `size_hint` is the announced length, if any. [`Error::NoContainer`] when the container is absent;
@@ -283,17 +383,19 @@ impl Store {
     pub async fn writer(&self, path: &ObjectPath, size_hint: Option<u64>) -> Result<ObjectWriter> {
         self.count_call();
         let container = ObjectPath { object: "".into(), ..path.clone() };
-        if self.inner.line(&container).await?.container.is_none() {
-            return Err(Error::NoContainer);
+        let standing = self.inner.line(&container).await?.container.ok_or(Error::NoContainer)?;
+        let policy = standing.policy;
+        if self.inner.policies().get(policy).is_none() {
+            return Err(Error::Unavailable { reason: format!("storage policy {policy} is not known here") });
         }
-        let hash = hash_of(path);
         // Of several devices those that are full are passed over when the first bytes are there.
+        let hash = key_of(path, policy, None);
         let sole = self.inner.copies.devices().sole(&hash).map(|member| member.device());
         let full = |disk: &DiskHandle| Some(disk.device()) == sole && disk.above_high_water();
         if self.inner.disks.iter().any(full) {
             return Err(Error::NoSpace);
         }
-        Ok(ObjectWriter::new(self.inner.clone(), path.clone(), hash, size_hint))
+        Ok(ObjectWriter::new(self.inner.clone(), path.clone(), policy, size_hint))
     }
 
     /// Replace headers, content type and expiry of the newest version, keeping its data. `edit` sees the current version.
@@ -307,26 +409,32 @@ impl Store {
         let inner = &self.inner;
         let (grant, _) = inner.begin(path, None).await?;
         let Some(standing) = grant.line.container else { return Err(Error::NoObject) };
-        if inner.names.lines_count() && grant.line.at.is_none() {
+        if inner.line_counts(&grant.line) && grant.line.at.is_none() {
             return Err(Error::NoObject);
         }
+        let hash = inner.key(path, &grant.line).ok_or(Error::NoObject)?;
         let gone = if grant.line.at.is_some() { busy() } else { Error::NoObject };
-        let Some(Open { mut meta, opened, .. }) = inner.open_version(path, grant.line.at).await? else {
+        let Some(Open { mut meta, opened, .. }) = inner.open_version(path, hash, grant.line.at).await? else {
             return Err(gone);
         };
-        if meta.chunked.is_some() {
+        if meta.chunked.is_some() && meta.fragment.is_none() {
             // A device without the body does not take a record that names it.
-            inner.copies.assure(path, meta.info.timestamp).await?;
+            inner.copies.assure(path, hash, meta.info.timestamp).await?;
         }
         let ObjectEdit { content_type, delete_at, headers, listed: shown } = edit(&meta.info)?;
         let now = grant.at;
         meta.info =
             ObjectInfo { timestamp: now, content_type, delete_at, headers, listed: shown, ..meta.info };
-        let object = object_draft(hash_of(path), &meta, opened.record.data());
+        // Keeps the data that it saw: another body that came meanwhile must not be hidden by it.
+        let line = listed(standing.id, &meta.info, grant.line.key, true);
+        if meta.fragment.is_some() {
+            drop(opened);
+            inner.repost(hash, meta, grant, line).await?;
+            return Ok(now);
+        }
+        let object = object_draft(hash, &meta, opened.record.data());
         // Lets go of the segments: the append may wait for space that only they can give.
         drop(opened);
-        // Keeps the data that it saw: another body that came meanwhile must not be hidden by it.
-        let line = listed(standing.id, &meta.info, true);
         inner.commit(object, grant, Some(line), Class::Client, None::<Upload>).await?;
         Ok(now)
     }

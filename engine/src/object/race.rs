@@ -28,6 +28,8 @@ enum Wait {
 
 /// A race under way.
 struct Race<'a, T, E> {
+    wanted: usize,
+    good: Vec<T>,
     running: Vec<BoxFuture<'static, Result<T, E>>>,
     errors: Vec<E>,
     wait: Option<Wait>,
@@ -39,18 +41,31 @@ struct Race<'a, T, E> {
 pub(crate) async fn race<T, E>(
     time: Option<&Time>,
     budget: &Mutex<Budget>,
-    mut next: impl FnMut() -> Option<Attempt<T, E>>,
+    next: impl FnMut() -> Option<Attempt<T, E>>,
 ) -> Result<T, Vec<E>> {
-    let (running, errors) = (Vec::with_capacity(1), Vec::new());
-    let mut race = Race { running, errors, wait: None, time, budget };
+    gather(time, budget, 1, next).await.and_then(|good| good.into_iter().next().ok_or_else(Vec::new))
+}
+
+/// The first `wanted` good answers, or every error: so many are asked at once, and more as some fail or are slow.
+pub(crate) async fn gather<T, E>(
+    time: Option<&Time>,
+    budget: &Mutex<Budget>,
+    wanted: usize,
+    mut next: impl FnMut() -> Option<Attempt<T, E>>,
+) -> Result<Vec<T>, Vec<E>> {
+    let (good, running, errors) = (Vec::with_capacity(wanted), Vec::with_capacity(wanted), Vec::new());
+    let mut race = Race { wanted, good, running, errors, wait: None, time, budget };
     race.budget().read();
     let mut more = race.begin(&mut next);
+    while more && race.running.len() < wanted {
+        more = race.begin(&mut next);
+    }
     poll_fn(|context| {
         loop {
             match race.step(context) {
-                Poll::Ready(Some(answer)) => return Poll::Ready(Ok(answer)),
+                Poll::Ready(Some(answers)) => return Poll::Ready(Ok(answers)),
                 Poll::Ready(None) if more => more = race.begin(&mut next),
-                Poll::Ready(None) | Poll::Pending if race.running.is_empty() => {
+                Poll::Ready(None) | Poll::Pending if race.is_short() => {
                     return Poll::Ready(Err(std::mem::take(&mut race.errors)));
                 }
                 Poll::Ready(None) => race.wait = None,
@@ -66,13 +81,18 @@ impl<T, E> Race<'_, T, E> {
         self.budget.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether those that are asked do not suffice.
+    fn is_short(&self) -> bool {
+        self.running.len() + self.good.len() < self.wanted
+    }
+
     /// Asks one more; false when there is nobody.
     fn begin(&mut self, next: &mut impl FnMut() -> Option<Attempt<T, E>>) -> bool {
         let Some(Attempt { work, patience }) = next() else {
             self.wait = None;
             return false;
         };
-        let first = self.running.is_empty() && self.errors.is_empty();
+        let first = self.is_short() && self.errors.is_empty();
         self.running.push(work);
         self.wait = self.time.map(|time| {
             if first && patience < STALL {
@@ -84,13 +104,19 @@ impl<T, E> Race<'_, T, E> {
         true
     }
 
-    /// An answer; or `None`: one more should be asked.
-    fn step(&mut self, context: &mut Context<'_>) -> Poll<Option<T>> {
+    /// All answers; or `None`: one more should be asked.
+    fn step(&mut self, context: &mut Context<'_>) -> Poll<Option<Vec<T>>> {
         let mut failed = false;
         let mut at = 0;
         while let Some(work) = self.running.get_mut(at) {
             match work.as_mut().poll(context) {
-                Poll::Ready(Ok(answer)) => return Poll::Ready(Some(answer)),
+                Poll::Ready(Ok(answer)) => {
+                    drop(self.running.swap_remove(at));
+                    self.good.push(answer);
+                    if self.good.len() == self.wanted {
+                        return Poll::Ready(Some(std::mem::take(&mut self.good)));
+                    }
+                }
                 Poll::Ready(Err(e)) => {
                     drop(self.running.swap_remove(at));
                     self.errors.push(e);
@@ -99,10 +125,10 @@ impl<T, E> Race<'_, T, E> {
                 Poll::Pending => at += 1,
             }
         }
-        if failed { Poll::Ready(None) } else { self.is_slow(context) }
+        if failed || self.is_short() { Poll::Ready(None) } else { self.is_slow(context) }
     }
 
-    fn is_slow(&mut self, context: &mut Context<'_>) -> Poll<Option<T>> {
+    fn is_slow(&mut self, context: &mut Context<'_>) -> Poll<Option<Vec<T>>> {
         if let Some(Wait::Hedge(delay, left)) = &mut self.wait
             && delay.as_mut().poll(context).is_ready()
         {

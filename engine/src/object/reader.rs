@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quarry_ring::PathHash;
 
+use super::fragments::{fragment_len, stripe_len};
 use super::in_flight::InFlight;
 use super::replica::{Opened, Replica};
 use super::sources::Sources;
@@ -152,8 +153,8 @@ pub(crate) fn check_chunk(
     if !ours {
         return Err(corrupt("identity"));
     }
-    let size = u64::from(meta.chunk_size);
-    let expected = meta.info.size.saturating_sub(number * size).min(size);
+    let stripe = stripe_len(meta, number);
+    let expected = meta.fragment.map_or(stripe, |fragment| fragment_len(fragment.code, stripe));
     if view.data_len as u64 != expected {
         return Err(corrupt("size"));
     }

@@ -10,6 +10,8 @@ use quarry_ring::PathHash;
 
 use super::devices::Member;
 use super::limits::REPAIRS;
+use super::remake::{Remade, Wanted, remake};
+use super::replica::Replica;
 use super::store::Spawn;
 use super::transfer::{Copied, copy_version};
 use crate::disk::format::record::DeviceId;
@@ -55,6 +57,31 @@ impl Repairs {
                 }
                 Ok(Copied::Newer | Copied::Nothing) => {}
                 Err(error) => tracing::warn!(object, %device, from = %source, %error, "repair copy"),
+            }
+            drop(running);
+        }));
+    }
+}
+
+impl Repairs {
+    /// Gives a device its fragment of a version anew, if there is room for it.
+    pub(crate) fn remake(
+        &self,
+        spawn: &Spawn,
+        places: Vec<DeviceId>,
+        sources: Vec<Arc<dyn Replica>>,
+        to: Arc<Member>,
+        hash: PathHash,
+    ) {
+        let device = to.device();
+        let Some(running) = self.enter((hash, device)) else { return };
+        spawn(Box::pin(async move {
+            let object = hex::encode(hash);
+            let wanted = Wanted { hash, places: &places, anew: true };
+            match remake(&sources, to.replica.as_ref(), wanted).await {
+                Ok(Remade::Bytes(bytes)) => tracing::info!(object, %device, bytes, "fragment repaired"),
+                Ok(Remade::Had | Remade::Cannot) => {}
+                Err(error) => tracing::warn!(object, %device, %error, "repair fragment"),
             }
             drop(running);
         }));

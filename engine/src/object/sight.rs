@@ -14,13 +14,15 @@ use super::health::Work;
 use super::objects::check_version;
 use super::race::{Attempt, race};
 use super::replica::{BoxFuture, Opened};
-use super::{Error, ObjectPath, Result, hash_of};
+use super::{Error, ObjectPath, Result};
 use crate::catalog::{ObjectMeta, Version};
 use crate::clock::Timestamp;
 use crate::disk::format::record::DeviceId;
 
 /// A version that was found.
 pub(crate) struct Open {
+    /// Under which key it lies.
+    pub(crate) hash: PathHash,
     pub(crate) meta: ObjectMeta,
     pub(crate) opened: Opened,
     pub(crate) member: Arc<Member>,
@@ -84,8 +86,12 @@ impl Has {
 
 impl Copies {
     /// The best version at least as new as `floor`, the time that the listing's row states.
-    pub(crate) async fn open(self: &Arc<Self>, path: &ObjectPath, floor: Option<Timestamp>) -> Result<Sight> {
-        let hash = hash_of(path);
+    pub(crate) async fn open(
+        self: &Arc<Self>,
+        path: &ObjectPath,
+        hash: PathHash,
+        floor: Option<Timestamp>,
+    ) -> Result<Sight> {
         if let Some(member) = self.devices().sole(&hash) {
             return self.open_sole(path, hash, member, floor).await;
         }
@@ -124,7 +130,7 @@ impl Copies {
                 if !ahead {
                     stale.iter().for_each(|to| self.mend(&member, to, hash));
                 }
-                Found::Version(Box::new(Open { meta: *meta, opened, member, ahead }))
+                Found::Version(Box::new(Open { hash, meta: *meta, opened, member, ahead }))
             }
         };
         Ok(Sight { found, stale })
@@ -151,7 +157,7 @@ impl Copies {
         }
         let ahead = floor.is_some_and(|floor| sequence > floor);
         let member = member.clone();
-        Ok(Sight::of(Found::Version(Box::new(Open { meta, opened, member, ahead }))))
+        Ok(Sight::of(Found::Version(Box::new(Open { hash, meta, opened, member, ahead }))))
     }
 
     /// Asks one replica for a version at least as new as `floor`.

@@ -19,6 +19,7 @@ use super::objects::check_version;
 use super::race::{Attempt, race};
 use super::reader::check_chunk;
 use super::replica::{BoxFuture, Opened, Replica};
+use super::stripes::Stripes;
 use super::{Error, Result};
 use crate::catalog::ObjectMeta;
 use crate::disk::Location;
@@ -65,6 +66,9 @@ struct Several {
 }
 
 enum Kind {
+    /// There are no chunks.
+    Nothing,
+    Stripes(Arc<Stripes>),
     One(Arc<(Arc<ObjectMeta>, PathHash, Copy)>),
     Several(Arc<Several>),
 }
@@ -73,6 +77,16 @@ enum Kind {
 pub(crate) struct Sources(Kind);
 
 impl Sources {
+    /// Of a body that is in the record.
+    pub(crate) fn nothing() -> Self {
+        Self(Kind::Nothing)
+    }
+
+    /// Fragments.
+    pub(crate) fn stripes(stripes: Stripes) -> Self {
+        Self(Kind::Stripes(Arc::new(stripes)))
+    }
+
     /// One replica alone.
     pub(crate) fn one(
         meta: Arc<ObjectMeta>,
@@ -101,6 +115,13 @@ impl Sources {
     /// A chunk's data, verified.
     pub(crate) fn read(&self, number: u64) -> BoxFuture<'static, Result<Bytes>> {
         match &self.0 {
+            Kind::Nothing => Box::pin(std::future::ready(Err(Error::NoObject))),
+            Kind::Stripes(stripes) => {
+                let work = stripes.clone().read(number);
+                let launched = launch(stripes.spawn(), Box::pin(work), Unwanted::Drop);
+                let gone = || Err(Error::Unavailable { reason: "node is shutting down".to_owned() });
+                Box::pin(async move { launched.await.unwrap_or_else(gone) })
+            }
             Kind::One(one) => {
                 let one = one.clone();
                 Box::pin(async move { one.2.read(&one.0, &one.1, number).await })

@@ -16,10 +16,11 @@ use super::hashing::Hashing;
 use super::launch::Time;
 use super::names::{self, Answer, Ask, Decider, Grant, Line, Names, NewLine};
 use super::placement::Placement;
+use super::policy::{Layout, Policies};
 use super::replica::{BoxFuture, Draft, Local, Replica};
 use super::upload::Upload;
 use super::{Error, ObjectPath, Result, odd};
-use crate::catalog;
+use crate::catalog::{self, DataId, ObjectMeta, policy_key};
 use crate::clock::{Clock, Timestamp};
 use crate::disk::format::record::DeviceId;
 use crate::disk::{Class, DiskHandle};
@@ -125,8 +126,8 @@ impl Store {
             replicas.push(Arc::new(local));
         }
         let (finisher, client_calls) = (Finisher(options.spawn.clone()), AtomicU64::new(0));
-        let hashing = Hashing::default();
-        let copies = Arc::new(Copies::new(placement.into(), &replicas, others, options));
+        let (hashing, layout) = (Hashing::default(), Layout::one(placement.into()));
+        let copies = Arc::new(Copies::new(layout, &replicas, others, options));
         let inner = Inner { disks, names, clock, copies, replicas, finisher, hashing, client_calls };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -145,8 +146,14 @@ impl Store {
 
     /// Places objects otherwise from now on: on this node's disks and on the devices of `others`. Calls in flight go on as they
     /// began. What is known of a device's health stays known.
-    pub fn place(&self, placement: Arc<dyn Placement>, others: Vec<Arc<dyn Replica>>) {
-        self.inner.copies.place(placement, &self.inner.replicas, others);
+    pub fn place(&self, layout: impl Into<Layout>, others: Vec<Arc<dyn Replica>>) {
+        self.inner.copies.place(layout.into(), &self.inner.replicas, others);
+    }
+
+    /// The storage policies, as far as this node knows.
+    #[must_use]
+    pub fn policies(&self) -> Arc<Policies> {
+        self.inner.policies()
     }
 
     /// The clock of this node.
@@ -166,9 +173,14 @@ impl Store {
     }
 }
 
-/// The hash that places an object and names it in the index.
+/// The key that places an object and names it in the index, in the first policy.
 pub(crate) fn hash_of(path: &ObjectPath) -> PathHash {
-    path_hash(&path.account, &path.container, &path.object)
+    key_of(path, 0, None)
+}
+
+/// The same in any policy; `body` where each body has a key of its own.
+pub(crate) fn key_of(path: &ObjectPath, policy: u16, body: Option<&DataId>) -> PathHash {
+    policy_key(policy, path_hash(&path.account, &path.container, &path.object), body)
 }
 
 impl Inner {
@@ -177,12 +189,59 @@ impl Inner {
         self.disks.first().map_or(DeviceId([0; 16]), DiskHandle::device)
     }
 
+    pub(crate) fn policies(&self) -> Arc<Policies> {
+        self.copies.devices().policies().clone()
+    }
+
+    /// The key of what a line tells of; `None`: each body has a key of its own, and there is none.
+    pub(crate) fn key(&self, path: &ObjectPath, line: &Line) -> Option<PathHash> {
+        let policy = line.container.map_or(0, |standing| standing.policy);
+        match self.policies().code(policy) {
+            Some(_) => line.key,
+            None => Some(key_of(path, policy, None)),
+        }
+    }
+
     /// What stands of a name; without an object, of a container alone.
     pub(crate) async fn line(&self, path: &ObjectPath) -> Result<Line> {
         match self.names.ask(Ask::Line { path: path.clone() }).await? {
             Answer::Line(line) => Ok(line),
             other => odd(other),
         }
+    }
+
+    /// The key that the line names now.
+    pub(crate) async fn key_now(&self, path: &ObjectPath) -> Result<Option<PathHash>> {
+        let line = self.line(path).await?;
+        Ok(self.key(path, &line))
+    }
+
+    /// Gives a version that is kept in fragments a new record, and then its line.
+    pub(crate) async fn repost(
+        &self,
+        hash: PathHash,
+        meta: ObjectMeta,
+        grant: Grant,
+        line: NewLine,
+    ) -> Result<()> {
+        let (copies, names) = (self.copies.clone(), Arc::clone(&self.names));
+        let work = async move {
+            copies.repost(hash, &meta).await?;
+            names.settle(grant, line, Class::Client).await
+        };
+        self.finisher.finish(work).await
+    }
+
+    /// Removes the line of a body that has a key of its own, and then the body.
+    pub(crate) async fn unlist_and_bury(&self, hash: PathHash, grant: Grant, line: NewLine) -> Result<()> {
+        let (copies, names) = (self.copies.clone(), Arc::clone(&self.names));
+        let (path, at) = (grant.path.clone(), grant.at);
+        let work = async move {
+            names.settle(grant, line, Class::Delete).await?;
+            copies.bury_soon(path, hash, at).await;
+            Ok(())
+        };
+        self.finisher.finish(work).await
     }
 
     /// Makes a change of an object and of its line durable. `upload` is what the change claims: given up when it fails.
@@ -195,7 +254,7 @@ impl Inner {
         upload: Option<Upload>,
     ) -> Result<()> {
         object.check()?;
-        let hash = hash_of(&grant.path);
+        let hash: PathHash = object.key.as_slice().try_into().unwrap_or_default();
         let home = grant.home();
         let row = match (&line, home) {
             (Some(line), Some(home)) => Some((home, line.row(&grant.path, line.at)?)),
@@ -208,11 +267,15 @@ impl Inner {
                 Some(upload) => upload.commit(object, row, class).await?,
                 None => copies.commit(&hash, object, row, class).await?,
             };
+            let replaced = grant.line.key.map(|old| (grant.path.clone(), old, grant.at));
             // Where the row rode with the object, it is there already.
-            match line {
-                Some(line) if !rode => names.settle(grant, line, class).await,
-                _ => Ok(()),
+            if let Some(line) = line.filter(|_| !rode) {
+                names.settle(grant, line, class).await?;
             }
+            if let Some((path, old, at)) = replaced {
+                copies.bury_soon(path, old, at).await;
+            }
+            Ok(())
         };
         self.finisher.finish(work).await
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+pub use crate::catalog::Share;
 use crate::clock::Timestamp;
 
 /// Stored headers of an account, container or object: lower-case names, UTF-8 values, sorted by name.
@@ -41,6 +42,8 @@ pub struct Account {
     pub objects: u64,
     /// Exact sum of the listed sizes of all objects.
     pub bytes: u64,
+    /// What of these is in which storage policy; only policies that have something.
+    pub policies: Vec<(u16, Share)>,
     /// Stored headers.
     pub headers: Headers,
 }

@@ -10,14 +10,16 @@ use bytes::{Bytes, BytesMut};
 use quarry_ring::PathHash;
 
 use super::condition::{Needs, needs};
+use super::fragments::Fragment;
 use super::hashing::Hashing;
 use super::md5::Md5;
 use super::objects::{listed, object_draft};
+use super::policy::Code;
 use super::replica::Draft;
-use super::store::Inner;
+use super::store::{Inner, key_of};
 use super::upload::Upload;
 use super::{CHUNK, Committed, Condition, Error, ObjectInfo, ObjectPath, PutSpec, Result};
-use crate::catalog::{Chunked, ObjectMeta};
+use crate::catalog::{Chunked, DataId, ObjectMeta};
 use crate::disk::Class;
 use crate::disk::format::record::Kind;
 
@@ -25,7 +27,9 @@ use crate::disk::format::record::Kind;
 pub struct ObjectWriter {
     inner: Arc<Inner>,
     path: ObjectPath,
+    policy: u16,
     hash: PathHash,
+    coded: Option<Coded>,
     body: Body,
     upload: Option<Upload>,
     chunks: u32,
@@ -38,6 +42,15 @@ impl std::fmt::Debug for ObjectWriter {
             .field("size", &self.body.size)
             .finish_non_exhaustive()
     }
+}
+
+/// What is fixed before the first byte, where the policy keeps fragments.
+#[derive(Debug, Clone, Copy)]
+struct Coded {
+    code: Code,
+    /// Names the body, and with it the key.
+    body: DataId,
+    sequence: u64,
 }
 
 /// The bytes that wait for a full chunk, and the hashes of all that came.
@@ -92,9 +105,17 @@ impl Body {
 }
 
 impl ObjectWriter {
-    pub(crate) fn new(inner: Arc<Inner>, path: ObjectPath, hash: PathHash, size_hint: Option<u64>) -> Self {
+    pub(crate) fn new(inner: Arc<Inner>, path: ObjectPath, policy: u16, size_hint: Option<u64>) -> Self {
+        let coded = inner.policies().code(policy).map(|code| {
+            let path_key = key_of(&path, policy, None);
+            let (mut body, sequence) = name_body(&inner, &path_key);
+            // Its last byte tells fragments apart.
+            body[15] = 0;
+            Coded { code, body, sequence }
+        });
+        let hash = key_of(&path, policy, coded.as_ref().map(|coded| &coded.body));
         let body = Body::new(size_hint);
-        Self { inner, path, hash, body, upload: None, chunks: 0 }
+        Self { inner, path, policy, hash, coded, body, upload: None, chunks: 0 }
     }
 
     /// Append bytes to the body; waits while the disks are behind (back-pressure), so memory stays bounded.
@@ -113,7 +134,7 @@ impl ObjectWriter {
 
     async fn send_chunk(&mut self) -> Result<()> {
         let first = self.upload.is_none();
-        let upload = self.upload.get_or_insert_with(|| begin_upload(&self.inner, &self.hash));
+        let upload = self.upload.get_or_insert_with(|| begin_upload(&self.inner, &self.hash, self.coded));
         let chunk = Draft {
             kind: Kind::Chunk,
             deleted: false,
@@ -143,6 +164,10 @@ impl ObjectWriter {
             _ => inner.begin(&self.path, spec.timestamp).await?.0,
         };
         let Some(standing) = grant.line.container else { return Err(Error::NoContainer) };
+        if standing.policy != self.policy {
+            // The container was made anew meanwhile: the body lies where nobody would look for it.
+            return Err(Error::NoContainer);
+        }
         inner.judge_change(&self.path, &grant.line, &spec.condition, spec.timestamp).await?;
         let timestamp = grant.at;
         let info = ObjectInfo {
@@ -157,12 +182,13 @@ impl ObjectWriter {
             headers: spec.headers,
         };
         let conditional = spec.condition != Condition::default();
-        let line = listed(standing.id, &info, conditional);
+        let line = listed(standing.id, &info, self.coded.map(|_| self.hash), conditional);
         let upload = self.upload.take();
+        let fragment = self.coded.map(|coded| Fragment { code: coded.code, index: 0, body: coded.body });
         let chunked = upload.as_ref().map(|upload| Chunked { data_id: upload.id, count: self.chunks });
         let chunk_size = if chunked.is_some() { u32::try_from(CHUNK).unwrap_or(0) } else { 0 };
         let size = info.size;
-        let meta = ObjectMeta { path: self.path.clone(), info, chunked, chunk_size };
+        let meta = ObjectMeta { path: self.path.clone(), info, chunked, chunk_size, fragment };
         // What waits is the whole body when there are no chunks, and nothing when there are.
         let object = object_draft(self.hash, &meta, self.body.take());
         inner.commit(object, grant, Some(line), Class::Client, upload).await?;
@@ -177,7 +203,15 @@ fn cut_off() -> Error {
 
 /// The name of an upload: no other upload of this node has its time (chunks carry it, so it is observed after a restart),
 /// and no other node has its device.
-fn begin_upload(inner: &Inner, hash: &PathHash) -> Upload {
+fn begin_upload(inner: &Inner, hash: &PathHash, coded: Option<Coded>) -> Upload {
+    let (id, sequence) = match coded {
+        Some(coded) => (coded.body, coded.sequence),
+        None => name_body(inner, hash),
+    };
+    Upload::new(inner.copies.clone(), hash, id, sequence, coded.map(|coded| coded.code))
+}
+
+fn name_body(inner: &Inner, hash: &PathHash) -> (DataId, u64) {
     let sequence = inner.clock.tick().0;
     let mut hasher = blake3::Hasher::new();
     hasher.update(b"quarry data id v1\0");
@@ -186,5 +220,5 @@ fn begin_upload(inner: &Inner, hash: &PathHash) -> Upload {
     hasher.update(hash);
     let mut id = [0; 16];
     hasher.finalize_xof().fill(&mut id);
-    Upload::new(inner.copies.clone(), hash, id, sequence)
+    (id, sequence)
 }

@@ -7,7 +7,7 @@ use std::ops::{Range, RangeInclusive};
 use quarry_ring::PathHash;
 
 use super::{Answer, Ask, MAX_POWER, MAX_RUNS, MAX_SCAN, MAX_STAMPS, MAX_SUMS, Parts};
-use crate::catalog::{self, weight};
+use crate::catalog::{self, POLICIES, weight};
 use crate::disk::{DiskHandle, TALLY_BITS};
 use crate::object::{Error, Result};
 
@@ -26,16 +26,20 @@ pub(crate) fn answer(disk: &DiskHandle, ask: &Ask) -> Result<Answer> {
             if !doubt {
                 believed(disk)?;
             }
-            if *power > MAX_POWER || *limit == 0 || u64::from(*part) >= 1 << *power {
-                return Err(bad("stamps"));
-            }
-            let range = hashes(*power, &(*part..*part))?;
+            let policy = policy(*power, *part).filter(|_| *limit > 0).ok_or_else(|| bad("stamps"))?;
+            let range = hashes(*power, &(*part..*part));
             let limit = (*limit as usize).min(MAX_STAMPS);
-            Ok(Answer::Stamps(catalog::stamps(disk.index(), range, *after, limit)?))
+            Ok(Answer::Stamps(catalog::stamps(disk.index(), Some(policy), range, *after, limit)?))
         }
         Ask::Held { power, from } => held(disk, *power, *from),
         Ask::Record { .. } => Err(bad("records")),
     }
+}
+
+/// The policy of a part, if it is one.
+fn policy(power: u8, part: u32) -> Option<u16> {
+    let policy = (power <= MAX_POWER).then(|| part >> power)?;
+    u16::try_from(policy).ok().filter(|policy| *policy < POLICIES)
 }
 
 fn believed(disk: &DiskHandle) -> Result<()> {
@@ -46,8 +50,8 @@ fn believed(disk: &DiskHandle) -> Result<()> {
 }
 
 fn sums(disk: &DiskHandle, power: u8, parts: &Parts, group: u32) -> Result<Vec<u128>> {
-    let within = parts.ranges().last().is_none_or(|last| u64::from(last.end) <= 1 << power);
-    if power > MAX_POWER || group == 0 || !within {
+    let within = parts.ranges().last().is_none_or(|last| policy(power, last.end - 1).is_some());
+    if group == 0 || !within {
         return Err(bad("sums"));
     }
     if parts.count().div_ceil(u64::from(group)) > MAX_SUMS as u64 {
@@ -69,21 +73,25 @@ fn sums(disk: &DiskHandle, power: u8, parts: &Parts, group: u32) -> Result<Vec<u
     Ok(out)
 }
 
-/// The hashes of the parts from `range.start` to `range.end`, of which the last is one more.
-fn hashes(power: u8, range: &Range<u32>) -> Result<RangeInclusive<PathHash>> {
+/// The hashes of the parts from `range.start` to `range.end`, of which the last is one more; all of one policy.
+fn hashes(power: u8, range: &Range<u32>) -> RangeInclusive<PathHash> {
     let low = 128 - u32::from(power);
     let first = u128::from(range.start).checked_shl(low).unwrap_or(0);
     let rest = u128::MAX.checked_shl(low).map_or(u128::MAX, |mask| !mask);
     let last = u128::from(range.end).checked_shl(low).unwrap_or(0) | rest;
-    Ok(first.to_be_bytes()..=last.to_be_bytes())
+    first.to_be_bytes()..=last.to_be_bytes()
 }
 
 /// The sum of parts that are finer than a tally.
 fn scanned(disk: &DiskHandle, power: u8, range: &Range<u32>, left: &mut usize) -> Result<u128> {
-    let range = hashes(power, &(range.start..range.end - 1))?;
+    let policy = policy(power, range.start);
+    if policy != self::policy(power, range.end - 1) {
+        return Err(bad("sums over policies"));
+    }
+    let range = hashes(power, &(range.start..range.end - 1));
     let (mut sum, mut after) = (0_u128, None);
     loop {
-        let page = catalog::stamps(disk.index(), range.clone(), after, MAX_STAMPS)?;
+        let page = catalog::stamps(disk.index(), policy, range.clone(), after, MAX_STAMPS)?;
         for stamp in &page.stamps {
             sum = sum.wrapping_add(weight(&stamp.hash, stamp.sequence, stamp.deleted));
         }
@@ -96,9 +104,8 @@ fn scanned(disk: &DiskHandle, power: u8, range: &Range<u32>, left: &mut usize) -
 }
 
 fn held(disk: &DiskHandle, power: u8, from: u32) -> Result<Answer> {
-    let Some(bits) = TALLY_BITS.checked_sub(power).filter(|_| u64::from(from) < 1 << power) else {
-        return Err(bad("what is held"));
-    };
+    let bits = TALLY_BITS.checked_sub(power).zip(policy(power, from));
+    let Some((bits, policy)) = bits else { return Err(bad("what is held")) };
     let (mut parts, mut sum, mut next) = (Parts::default(), (from, 0_u128), None);
     let mut end = |parts: &mut Parts, (part, sum): (u32, u128)| {
         if sum != 0 && parts.ranges().len() < MAX_RUNS {
@@ -107,7 +114,7 @@ fn held(disk: &DiskHandle, power: u8, from: u32) -> Result<Answer> {
             next.get_or_insert(part);
         }
     };
-    disk.tallies().visit(from << bits..1 << TALLY_BITS, |tally, more| {
+    disk.tallies().visit(from << bits..(u32::from(policy) + 1) << TALLY_BITS, |tally, more| {
         let part = tally >> bits;
         if part != sum.0 {
             end(&mut parts, sum);

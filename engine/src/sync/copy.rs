@@ -45,6 +45,8 @@ pub enum Copied {
     Bytes(u64),
     /// The version is no longer there.
     Gone,
+    /// It is kept in fragments, and each device has another: nothing was copied.
+    Fragments,
 }
 
 fn from(error: Error) -> CopyError {
@@ -86,6 +88,9 @@ pub async fn copy(source: &dyn Replica, target: &dyn Replica, stamp: Stamp) -> R
             return Err(corrupt(&stamp.hash, "record"));
         }
         let meta = ObjectMeta::decode(view.meta, view.sequence).map_err(|e| from(e.into()))?;
+        if meta.fragment.is_some() {
+            return Ok(Copied::Fragments);
+        }
         let bytes = match meta.chunked {
             None => copy_small(target, &opened, &meta, &stamp.hash).await?,
             Some(chunked) => copy_large(source, target, &opened, &meta, chunked, &stamp.hash).await?,
@@ -211,6 +216,9 @@ pub(crate) async fn mend(disk: &DiskHandle, source: &dyn Replica, stamp: Stamp) 
         return Ok(false);
     }
     let meta = ObjectMeta::decode(view.meta, view.sequence)?;
+    if meta.fragment.is_some() {
+        return Ok(false);
+    }
     let find = |index: &dyn crate::index::Index| {
         let Some(found) = catalog::find_object(index, &stamp.hash)? else { return Ok(None) };
         let places = found.chunks.iter().copied().chain([found.record]).collect();

@@ -37,11 +37,12 @@ pub const MAX_STAMPS: usize = 4096;
 /// Most runs of partitions in a question or an answer.
 pub const MAX_RUNS: usize = 32_768;
 /// Most bits of the path hash that a question may look at.
-pub const MAX_POWER: u8 = 32;
+pub const MAX_POWER: u8 = 28;
 /// Entries that are looked through for one answer.
 pub const MAX_SCAN: usize = 1 << 18;
 
-/// A question to a device. A part is the set of path hashes with the same first `power` bits.
+/// A question to a device. A part is the set of keys of one policy with the same first `power` bits: its number is the policy's,
+/// and behind that the bits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ask {
     /// The sums of parts: one for each `group` parts of the list.
@@ -70,7 +71,7 @@ pub enum Ask {
     Held {
         /// Bits, at most those of a tally.
         power: u8,
-        /// From here on.
+        /// From here on, in the same policy.
         from: u32,
     },
     /// The record of the newest version of an object, a tombstone's too.
@@ -98,6 +99,7 @@ pub enum Answer {
     Record(Option<Bytes>),
 }
 
+const _: () = assert!((crate::catalog::POLICIES as u64) << MAX_POWER <= 1 << 32);
 const _: () = assert!(MAX_STAMPS * 25 < crate::net::limits::MAX_PAYLOAD);
 const _: () = assert!(MAX_SUMS * 16 < crate::net::limits::MAX_PAYLOAD);
 const _: () = assert!(MAX_RUNS * 10 + 1024 < crate::net::limits::MAX_HEAD);

@@ -4,6 +4,8 @@
 
 use std::ops::Range;
 
+use crate::catalog::POLICIES;
+
 /// Skipped and taken partitions in turns: how a set travels.
 pub type Runs = Vec<(u32, u32)>;
 
@@ -114,7 +116,7 @@ impl Parts {
         self.0.iter().map(run).collect()
     }
 
-    /// From runs within 2^`power` parts; `None` when they are none.
+    /// From runs within 2^`power` parts of each policy; `None` when they are none.
     #[must_use]
     pub fn from_runs(runs: &[(u32, u32)], power: u8) -> Option<Self> {
         let (mut parts, mut at) = (Self::default(), 0_u32);
@@ -126,7 +128,7 @@ impl Parts {
             at = start.checked_add(*take)?;
             parts.push(start..at);
         }
-        (u64::from(at) <= 1_u64.checked_shl(u32::from(power))?).then_some(parts)
+        (u64::from(at) <= u64::from(POLICIES).checked_shl(u32::from(power))?).then_some(parts)
     }
 }
 
@@ -151,7 +153,7 @@ mod tests {
         assert!(parts.iter().eq(numbers) && parts.count() == 7);
         assert!((0..64).all(|n| parts.contains(n) == numbers.contains(&n)));
         assert_eq!(Parts::from_runs(&parts.runs(), 6), Some(parts.clone()));
-        assert_eq!(Parts::from_runs(&parts.runs(), 5), None, "beyond the last part");
+        assert_eq!(Parts::from_runs(&parts.runs(), 1), None, "beyond the last part");
         for bad in [&[(0, 0)][..], &[(0, 1), (0, 1)], &[(u32::MAX, 1)], &[(1, u32::MAX), (1, 1)]] {
             assert_eq!(Parts::from_runs(bad, 32), None, "{bad:?}");
         }

@@ -9,17 +9,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quarry_ring::{PathHash, partition_of};
 
+use crate::catalog::policy_of;
 use crate::disk::format::record::DeviceId;
 use crate::object::Replica;
 
-/// The cluster, as far as anti-entropy needs it. A device belongs to one ring.
+/// The cluster, as far as anti-entropy needs it. Each storage policy has a ring of its own.
 pub trait Cluster: Send + Sync {
-    /// Version of the ring; rises with every change.
-    fn version(&self) -> u64;
+    /// Which policies there are.
+    fn policies(&self) -> Vec<u16>;
+    /// Version of a policy's ring; rises with every change.
+    fn version(&self, policy: u16) -> u64;
     /// The ring has 2 to the power of this many partitions.
-    fn power(&self) -> u8;
-    /// The devices that shall hold a partition.
-    fn primaries(&self, partition: u32) -> Vec<DeviceId>;
+    fn power(&self, policy: u16) -> u8;
+    /// The devices that shall hold a partition, in the order of their places.
+    fn primaries(&self, policy: u16, partition: u32) -> Vec<DeviceId>;
     /// A device that can be reached, as far as is known.
     fn replica(&self, device: DeviceId) -> Option<Arc<dyn Replica>>;
 }
@@ -34,7 +37,7 @@ struct State {
 pub struct Synced {
     device: DeviceId,
     cluster: Option<Arc<dyn Cluster>>,
-    state: Mutex<State>,
+    state: Mutex<HashMap<u16, State>>,
 }
 
 impl std::fmt::Debug for Synced {
@@ -56,13 +59,14 @@ impl Synced {
         Self { device, cluster: Some(cluster), state: Mutex::default() }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, HashMap<u16, State>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Under this version of the ring, everything up to `upto` was found alike here and on the peer.
-    pub fn note(&self, version: u64, peer: DeviceId, upto: u64) {
-        let mut state = self.state();
+    /// Under this version of a policy's ring, everything up to `upto` was found alike here and on the peer.
+    pub fn note(&self, policy: u16, version: u64, peer: DeviceId, upto: u64) {
+        let mut states = self.state();
+        let state = states.entry(policy).or_default();
         if state.version != version {
             *state = State { version, ..State::default() };
         }
@@ -74,11 +78,13 @@ impl Synced {
     #[must_use]
     pub fn before(&self, hash: &PathHash) -> u64 {
         let Some(cluster) = &self.cluster else { return u64::MAX };
-        let version = cluster.version();
-        let primaries = cluster.primaries(partition_of(hash, cluster.power()));
-        let state = self.state();
+        let policy = policy_of(hash);
+        let version = cluster.version(policy);
+        let primaries = cluster.primaries(policy, partition_of(hash, cluster.power(policy)));
+        let mut states = self.state();
+        let state = states.entry(policy).or_default();
         // The primaries may be of a ring that came meanwhile.
-        let of_now = cluster.version() == version && (state.version == version || primaries.len() == 1);
+        let of_now = cluster.version(policy) == version && (state.version == version || primaries.len() == 1);
         if !of_now || !primaries.contains(&self.device) {
             return 0;
         }

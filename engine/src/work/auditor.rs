@@ -3,7 +3,9 @@
 //! A pass walks the objects (each with all its chunks and its BLAKE3), then the rows. It goes on after a restart where it was.
 //! An object whose line in the listing is missing or older (a crash between two disks) is listed again.
 //!
-//! Invariant: the audit reads the device, never a cache, and changes no data.
+//! What is damaged is mended from other devices by whoever mends for readers.
+//!
+//! Invariant: the audit reads the device, never a cache, and changes no data itself.
 
 use bytes::Bytes;
 
@@ -12,7 +14,7 @@ use crate::catalog::{self, Grip, ObjectMeta, PathHash};
 use crate::disk::format::record::{Kind, RecordView, StoredRecord};
 use crate::disk::{DiskError, DiskHandle, Location, Pins};
 use crate::index::{IndexError, Table};
-use crate::object::{BoxFuture, Error, Store, check_chunk, hash_of};
+use crate::object::{BoxFuture, Error, Store, check_chunk, is_key_of};
 
 /// Bytes of a unit.
 const UNIT: u64 = 64 << 10;
@@ -130,6 +132,7 @@ impl Auditor {
                 Err(Wrong::Found(what)) => {
                     tracing::error!(worker = self.name, what, "audit found damage");
                     self.progress.found(what);
+                    self.heal();
                     UNIT
                 }
                 Err(failed) => return Err(failed),
@@ -140,6 +143,16 @@ impl Auditor {
             self.note().await?;
         }
         Ok(Outcome::Did(units))
+    }
+
+    /// Has the object that was just looked at mended from other devices.
+    fn heal(&self) {
+        let key: Option<PathHash> = self.place.after.as_slice().try_into().ok();
+        if let Some((store, key)) =
+            self.store.as_ref().zip(key).filter(|_| self.place.table == Table::Objects)
+        {
+            store.inner.copies.heal(self.disk.device(), key);
+        }
     }
 
     /// Looks at the next item, or the next chunk of one; returns the bytes read, `None` at the end of a pass.
@@ -192,7 +205,12 @@ impl Auditor {
         };
         let meta = check_object(&grip.key, found.sequence, &record)?;
         if let Some(store) = &self.store
-            && store.inner.clone().relist(&meta.path, found.sequence).await?
+            && store.inner.bury_orphan(&meta, &grip.key).await?
+        {
+            self.progress.found(format!("body of {} that nothing names; buried", meta.path));
+        }
+        if let Some(store) = &self.store
+            && store.inner.relist_found(&meta.path, &grip.key, found.sequence).await?
         {
             self.progress.found(format!("line of {} was missing in its listing; listed again", meta.path));
         }
@@ -285,14 +303,15 @@ fn check_object(key: &[u8], sequence: u64, record: &StoredRecord) -> Result<Obje
         return Err(wrong("is another one"));
     }
     let meta = ObjectMeta::decode(view.meta, view.sequence).map_err(|bad| wrong(&bad.to_string()))?;
-    if hash_of(&meta.path) != key {
+    if !<&PathHash>::try_from(key).is_ok_and(|hash| is_key_of(&meta, hash)) {
         return Err(wrong("names another object"));
     }
     Ok(meta)
 }
 
 fn check_hash(meta: &ObjectMeta, hasher: &blake3::Hasher) -> Result<(), Wrong> {
-    if *hasher.finalize().as_bytes() == meta.info.blake3 && hasher.count() == meta.info.size {
+    let whole = meta.fragment.is_none_or(|fragment| meta.chunked.is_none() && fragment.has_small());
+    if !whole || *hasher.finalize().as_bytes() == meta.info.blake3 && hasher.count() == meta.info.size {
         return Ok(());
     }
     Err(Wrong::Found(format!("bytes of {} are not those that were put", meta.path)))

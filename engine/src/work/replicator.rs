@@ -17,14 +17,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use quarry_ring::PathHash;
+use quarry_ring::{PathHash, partition_of};
 
 use super::{Outcome, Progress, Wall, Worker};
 use crate::catalog::{self, Stamp, Stamps};
 use crate::disk::format::record::DeviceId;
 use crate::disk::{DiskHandle, TALLY_BITS};
 use crate::index::{Range, Table};
-use crate::object::{BoxFuture, Error, Replica, Result};
+use crate::object::{BoxFuture, Error, Remade, Replica, Result, Wanted, remake};
 use crate::sync::{
     self, Answer, Ask, Cluster, Comparison, Copied, CopyError, Difference, Judgement, Parts, Side, Synced,
     is_away, judge,
@@ -62,14 +62,35 @@ pub struct Replicator {
     synced: Arc<Synced>,
     wall: Wall,
     ages: Ages,
-    shares: Option<Shares>,
-    /// When all that the device held was last judged.
-    judged: Option<u64>,
+    /// By policy.
+    views: BTreeMap<u16, View>,
+    /// Policies that this pass has still to do, the next one last; none between two passes.
+    left: Option<Vec<u16>>,
+    /// What became of those that it has done.
+    passed: Passed,
     round: Option<Round>,
     progress: Progress,
 }
 
-/// What a version of the ring says of this device.
+/// What became of the rounds of a pass.
+#[derive(Default)]
+struct Passed {
+    copied: bool,
+    failed: Option<String>,
+}
+
+/// The device in one policy.
+#[derive(Default)]
+struct View {
+    shares: Shares,
+    /// When all that the device held was last judged.
+    judged: Option<u64>,
+    /// When the device last completed a sync, if it was away since.
+    away_since: Option<u64>,
+}
+
+/// What a version of the ring says of this device. Parts are those of the sync's questions: the policy's number is in them.
+#[derive(Default)]
 struct Shares {
     version: u64,
     own: Parts,
@@ -77,6 +98,7 @@ struct Shares {
 }
 
 struct Round {
+    policy: u16,
     version: u64,
     power: u8,
     /// Only what is older counts.
@@ -130,8 +152,18 @@ impl std::fmt::Debug for Replicator {
     }
 }
 
-fn peer_row(peer: Option<DeviceId>) -> Vec<u8> {
-    catalog::worker_place(&peer.map_or_else(|| "synced ".to_owned(), |peer| format!("synced {peer}")))
+/// Where it is noted when the device was last in sync with a peer; all peers' rows of a policy begin with that of none.
+fn peer_row(policy: u16, peer: Option<DeviceId>) -> Vec<u8> {
+    let peer = peer.map(|peer| peer.to_string()).unwrap_or_default();
+    catalog::worker_place(&match policy {
+        0 => format!("synced {peer}"),
+        policy => format!("synced-in {policy} {peer}"),
+    })
+}
+
+/// The number of a policy's first partition among the parts that are compared.
+fn first_part(policy: u16, power: u8) -> u32 {
+    u32::from(policy) << power
 }
 
 /// Whether a device that holds `theirs` needs nothing of `own`.
@@ -164,8 +196,9 @@ impl Replicator {
             synced,
             wall,
             ages,
-            shares: None,
-            judged: None,
+            views: BTreeMap::new(),
+            left: None,
+            passed: Passed::default(),
             round: None,
             progress,
         }
@@ -175,11 +208,21 @@ impl Replicator {
         let mut units = 0_u32;
         while units < budget {
             let mut round = match self.round.take() {
-                Some(round) if round.version == self.cluster.version() => round,
+                Some(round) if round.version == self.cluster.version(round.policy) => round,
                 // The ring has changed: what was found out is no longer what is wanted.
-                _ => self.begin()?,
+                Some(round) => {
+                    self.left.get_or_insert_default().push(round.policy);
+                    continue;
+                }
+                None => match self.next()? {
+                    Some(round) => round,
+                    None => return Ok(self.pass_ended(units)),
+                },
             };
-            let Some(task) = round.tasks.pop() else { return Ok(self.end(&round, units)) };
+            let Some(task) = round.tasks.pop() else {
+                self.end(&round);
+                continue;
+            };
             let done = match task {
                 Task::Doubt(page) => self.doubt(&mut round, page).await,
                 Task::Pair { peer, comparison, pulls, clean } => {
@@ -204,38 +247,73 @@ impl Replicator {
         Ok(Outcome::Did(units))
     }
 
-    fn end(&mut self, round: &Round, units: u32) -> Outcome {
+    fn end(&mut self, round: &Round) {
         if round.away_since.is_some() && !round.undecided {
             tracing::info!(worker = self.name, "the device was away; all that it holds was judged");
-            self.judged = Some((self.wall)());
+            if let Some(view) = self.views.get_mut(&round.policy) {
+                view.judged = Some((self.wall)());
+            }
             // What it is believed to hold can be compared now.
-            return Outcome::Did(units.max(1));
+            self.passed.copied = true;
         }
+        self.passed.copied |= round.copied > 0;
+        if let Some(why) = &round.failed {
+            self.passed.failed = Some(why.clone());
+        }
+    }
+
+    fn pass_ended(&mut self, units: u32) -> Outcome {
         self.progress.pass_ended();
-        match &round.failed {
-            Some(why) => Outcome::Failed(why.clone()),
+        let passed = std::mem::take(&mut self.passed);
+        match passed.failed {
+            Some(why) => Outcome::Failed(why),
             // What was copied is compared once more at once.
-            None if round.copied > 0 => Outcome::Did(units.max(1)),
+            None if passed.copied => Outcome::Did(units.max(1)),
             None => Outcome::Idle,
         }
     }
 
-    fn begin(&mut self) -> Result<Round> {
-        let now = (self.wall)();
-        let (version, power) = (self.cluster.version(), self.cluster.power());
-        if power > TALLY_BITS {
-            return Err(Error::Refused(format!(
-                "rings of more than 2^{TALLY_BITS} partitions are not compared"
-            )));
+    /// The next round of this pass; `None` once at the end of each.
+    fn next(&mut self) -> Result<Option<Round>> {
+        let left = self.left.get_or_insert_with(|| {
+            let mut policies = self.cluster.policies();
+            policies.reverse();
+            policies
+        });
+        match left.pop() {
+            Some(policy) => self.begin(policy).map(Some),
+            None => {
+                self.left = None;
+                Ok(None)
+            }
         }
-        self.share_out(version, power);
-        let times = self.sync_times()?;
+    }
+
+    /// Sees in which policies the device was away, which must be known of all before it is believed in any.
+    fn look(&mut self) -> Result<()> {
+        let (now, reclaim) = ((self.wall)(), self.ages.reclaim.saturating_mul(SECOND));
+        let policies = self.cluster.policies();
+        self.views.retain(|policy, _| policies.contains(policy));
+        for policy in policies {
+            self.share_out(policy)?;
+            let times = self.sync_times(policy)?;
+            let Some(view) = self.views.get_mut(&policy) else { continue };
+            let judged = view.judged.is_some_and(|judged| now.saturating_sub(judged) < reclaim);
+            let away = is_away(now, reclaim, &times) && !judged;
+            view.away_since = away.then(|| times.into_iter().max().unwrap_or(0));
+        }
+        self.disk.believe(self.views.values().all(|view| view.away_since.is_none()));
+        Ok(())
+    }
+
+    fn begin(&mut self, policy: u16) -> Result<Round> {
+        let now = (self.wall)();
         let reclaim = self.ages.reclaim.saturating_mul(SECOND);
-        let judged = self.judged.is_some_and(|judged| now.saturating_sub(judged) < reclaim);
-        let away = is_away(now, reclaim, &times) && !judged;
-        self.disk.believe(!away);
-        let away_since = away.then(|| times.into_iter().max().unwrap_or(0));
+        self.look()?;
+        let (version, power) = (self.cluster.version(policy), self.cluster.power(policy));
+        let away_since = self.views.get(&policy).and_then(|view| view.away_since);
         let mut round = Round {
+            policy,
             version,
             power,
             upto: now.saturating_sub(self.ages.settle.saturating_mul(SECOND)),
@@ -246,9 +324,9 @@ impl Replicator {
             copied: 0,
             failed: None,
         };
-        let held = self.held(power)?;
+        let held = self.held(policy, power)?;
         self.progress.done = 0;
-        let shares = self.shares.as_ref();
+        let shares = self.views.get(&policy).map(|view| &view.shares);
         if round.away_since.is_some() {
             round.tasks.extend(held.iter().map(Page::of).map(Task::Doubt));
             return Ok(round);
@@ -263,14 +341,20 @@ impl Replicator {
     }
 
     /// Reads from the ring what this device shares with whom, once for each of its versions.
-    fn share_out(&mut self, version: u64, power: u8) {
-        if self.shares.as_ref().is_some_and(|shares| shares.version == version) {
-            return;
+    fn share_out(&mut self, policy: u16) -> Result<()> {
+        let (version, power) = (self.cluster.version(policy), self.cluster.power(policy));
+        if power > TALLY_BITS {
+            let why = format!("rings of more than 2^{TALLY_BITS} partitions are not compared");
+            return Err(Error::Refused(why));
+        }
+        if self.views.get(&policy).is_some_and(|view| view.shares.version == version) {
+            return Ok(());
         }
         let mut shares = Shares { version, own: Parts::default(), peers: BTreeMap::new() };
         let me = self.disk.device();
-        for part in 0..1_u32 << power {
-            let primaries = self.cluster.primaries(part);
+        for partition in 0..1_u32 << power {
+            let primaries = self.cluster.primaries(policy, partition);
+            let part = first_part(policy, power) + partition;
             if !primaries.contains(&me) {
                 continue;
             }
@@ -279,11 +363,12 @@ impl Replicator {
                 shares.peers.entry(peer).or_default().push(part..part + 1);
             }
         }
-        self.shares = Some(shares);
+        self.views.entry(policy).or_default().shares = shares;
+        Ok(())
     }
 
-    fn held(&self, power: u8) -> Result<Parts> {
-        let (mut all, mut from) = (Parts::default(), 0);
+    fn held(&self, policy: u16, power: u8) -> Result<Parts> {
+        let (mut all, mut from) = (Parts::default(), first_part(policy, power));
         loop {
             let Answer::Held { parts, next } = sync::answer(&self.disk, &Ask::Held { power, from })? else {
                 return Ok(all);
@@ -297,17 +382,17 @@ impl Replicator {
     }
 
     /// When the device last completed a sync, with each peer of now; with each that ever was when it has none of now.
-    fn sync_times(&self) -> Result<Vec<u64>> {
+    fn sync_times(&self, policy: u16) -> Result<Vec<u64>> {
         let index = self.disk.index();
-        let prefix = peer_row(None);
+        let prefix = peer_row(policy, None);
         let mut times = Vec::new();
         for pair in index.scan(Table::System, Range::prefix(&prefix)) {
             let (key, value) = pair?;
             let time = value.as_ref().try_into().map_or(0, u64::from_le_bytes);
             times.push((key, time));
         }
-        let peers = self.shares.iter().flat_map(|shares| shares.peers.keys());
-        let rows: Vec<_> = peers.map(|peer| peer_row(Some(*peer))).collect();
+        let peers = self.views.get(&policy).into_iter().flat_map(|view| view.shares.peers.keys());
+        let rows: Vec<_> = peers.map(|peer| peer_row(policy, Some(*peer))).collect();
         let of_now = |(key, _): &&(Box<[u8]>, u64)| rows.iter().any(|row| **row == **key);
         let current: Vec<u64> = times.iter().filter(of_now).map(|(_, time)| *time).collect();
         Ok(if current.is_empty() { times.into_iter().map(|(_, time)| time).collect() } else { current })
@@ -355,6 +440,7 @@ impl Replicator {
     /// Copies a version from a peer. That the peer cannot read it is a finding, and ends nothing.
     async fn pull(&mut self, round: &mut Round, peer: &dyn Replica, stamp: Stamp) -> Result<u32> {
         match sync::copy(peer, self.local.as_ref(), stamp).await {
+            Ok(Copied::Fragments) => self.remake(round, stamp, self.local.as_ref(), false).await,
             Ok(copied) => Ok(round.count(copied)),
             Err(CopyError { side: Side::From, error: error @ Error::Corrupt { .. } }) => {
                 self.progress.found(format!("device {}: {error}", peer.device()));
@@ -364,11 +450,31 @@ impl Replicator {
         }
     }
 
+    /// Gives a primary its fragment of a version, made from those that the primaries have (and this device, a handoff); or ours,
+    /// if that is it.
+    async fn remake(
+        &self,
+        round: &mut Round,
+        stamp: Stamp,
+        target: &dyn Replica,
+        handoff: bool,
+    ) -> Result<u32> {
+        let places = self.cluster.primaries(round.policy, partition_of(&stamp.hash, round.power));
+        let mut sources: Vec<Arc<dyn Replica>> =
+            places.iter().filter_map(|device| self.cluster.replica(*device)).collect();
+        sources.extend(handoff.then(|| Arc::clone(&self.local)));
+        let wanted = Wanted { hash: stamp.hash, places: &places, anew: false };
+        match remake(&sources, target, wanted).await? {
+            Remade::Bytes(bytes) => Ok(round.count(Copied::Bytes(bytes))),
+            Remade::Had | Remade::Cannot => Ok(1),
+        }
+    }
+
     async fn note_synced(&self, round: &Round, peer: DeviceId) -> Result<()> {
-        self.synced.note(round.version, peer, round.upto);
-        let value = round.upto.to_le_bytes().to_vec();
+        self.synced.note(round.policy, round.version, peer, round.upto);
+        let (key, value) = (peer_row(round.policy, Some(peer)), round.upto.to_le_bytes().to_vec());
         let change = move |tx: &mut crate::disk::catalog::Tx<'_>| {
-            tx.put(Table::System, peer_row(Some(peer)), value);
+            tx.put(Table::System, key, value);
             Ok(())
         };
         Ok(self.disk.submit_prune(Box::new(change)).await?)
@@ -413,7 +519,7 @@ impl Replicator {
     }
 
     async fn handoff(&mut self, round: &mut Round, page: Page) -> Result<u32> {
-        let primaries = self.cluster.primaries(page.part);
+        let primaries = round.primaries(self.cluster.as_ref(), page.part);
         if primaries.is_empty() {
             return Err(Error::Unavailable { reason: "no device shall hold this partition".to_owned() });
         }
@@ -462,10 +568,11 @@ impl Replicator {
     async fn push(&mut self, round: &mut Round, device: DeviceId, stamp: Stamp) -> Result<u32> {
         let replica = self.reach(device)?;
         match sync::copy(self.local.as_ref(), replica.as_ref(), stamp).await {
+            Ok(Copied::Fragments) => self.remake(round, stamp, replica.as_ref(), true).await,
             Ok(copied) => Ok(round.count(copied)),
             Err(CopyError { side: Side::From, error: error @ Error::Corrupt { .. } }) => {
                 self.progress.found(error.to_string());
-                for other in self.cluster.primaries(quarry_ring::partition_of(&stamp.hash, round.power)) {
+                for other in self.cluster.primaries(round.policy, partition_of(&stamp.hash, round.power)) {
                     let Ok(other) = self.reach(other) else { continue };
                     if sync::mend(&self.disk, other.as_ref(), stamp).await.unwrap_or(false) {
                         break;
@@ -481,7 +588,8 @@ impl Replicator {
         let ours = self.page(round.power, page)?;
         let me = self.disk.device();
         let mut others = Vec::new();
-        for device in self.cluster.primaries(page.part).into_iter().filter(|device| *device != me) {
+        let primaries = round.primaries(self.cluster.as_ref(), page.part);
+        for device in primaries.into_iter().filter(|device| *device != me) {
             others.push(self.theirs(round.power, page, &ours, device, true).await.ok());
         }
         let last_sync = round.away_since.unwrap_or(0);
@@ -509,6 +617,11 @@ impl Replicator {
 }
 
 impl Round {
+    /// The devices that shall hold a part.
+    fn primaries(&self, cluster: &dyn Cluster, part: u32) -> Vec<DeviceId> {
+        cluster.primaries(self.policy, part - first_part(self.policy, self.power))
+    }
+
     /// Whether a difference must be gone before the two are in sync.
     fn counts(&self, found: &Difference) -> bool {
         let alone = found.mine.is_none() || found.theirs.is_none();

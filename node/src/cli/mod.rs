@@ -8,6 +8,7 @@ mod compare;
 mod config;
 mod dev;
 mod disk;
+mod policy;
 mod progress;
 mod ring;
 mod serve;
@@ -59,6 +60,9 @@ enum Command {
     /// Say who may use a running cluster.
     #[command(subcommand)]
     User(user::UserCommand),
+    /// Say how a running cluster keeps objects.
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     /// Make this machine a node of a cluster.
     Join(cluster::JoinArgs),
     /// Show the disks and workers of a running node.
@@ -168,6 +172,7 @@ pub fn main() -> ExitCode {
         Command::Cluster(command) => cluster::run(&command, &mut out),
         Command::Node(command) => wish::run_node(&command, &mut out),
         Command::User(command) => user::run(&command, &mut out),
+        Command::Policy(command) => policy::run(&command, &mut out),
         Command::Join(args) => cluster::join(&args, &mut out),
         Command::Status { admin_url, json } => status::run(admin_url.as_deref(), json, &mut out),
         Command::Version => writeln!(out, "quarry {}", env!("CARGO_PKG_VERSION")).map_err(Into::into),
@@ -213,6 +218,9 @@ mod tests {
             "quarry cluster show --data d",
             "quarry cluster compare --json",
             "quarry join quarry-join-AAAA --data d",
+            "quarry policy list",
+            "quarry policy add cold 4+2 --alias ec --default",
+            "quarry policy set Policy-0 --rename std --deprecate --admin-url http://127.0.0.1:6000",
             "quarry user set test:ann --group .admin --new-secret",
             "quarry user set ann --project demo --role admin --secret-stdin",
             "quarry user remove ann --admin-url http://127.0.0.1:6000",

@@ -16,6 +16,7 @@ use quarry_ring::Class;
 
 use super::groups::{ControlError, Own, Table, change, put};
 use super::left::Left;
+use super::policies;
 use super::state::{Device, Member, State, Wanted, device_key, member_key};
 
 /// Pause until the next announcement when one was taken note of, and when not or nothing is heard of the cluster.
@@ -221,7 +222,10 @@ fn row_wished(
     value: Option<Vec<u8>>,
     fresh: bool,
 ) -> Result<Changes, String> {
-    state.people.may_write(&key, value.as_deref())?;
+    match policies::may_write(state, &key, value.as_deref()) {
+        Some(judged) => judged?,
+        None => state.people.may_write(&key, value.as_deref())?,
+    }
     match table.rows.get(&key) {
         // Somebody was faster.
         Some(_) if fresh => Ok(Vec::new()),

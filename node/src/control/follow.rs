@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use quarry_engine::net::{NodeId, Remote, Transport};
 use quarry_engine::object::names::Divided;
-use quarry_engine::object::{Replica, RingPlacement, Store};
+use quarry_engine::object::{Layout, Placement, Replica, RingPlacement, Store};
 
 use super::groups::{CONTROL, ControlError, Own, Table};
 use super::left::Left;
@@ -124,30 +124,48 @@ impl Follower {
         Ok(())
     }
 
-    /// Uses the ring of this state, if it is another than before, and the devices.
+    /// Uses the rings of this state, if any is another than before, and the devices.
     fn place(&self, state: &State) {
         let before = self.seen.borrow().clone();
         let owners = |state: &State| -> Vec<_> {
             state.devices.iter().map(|(id, device)| (*id, device.node)).collect()
         };
-        if before.builder == state.builder && owners(&before) == owners(state) {
+        let same = before.builder == state.builder
+            && before.other_builders == state.other_builders
+            && before.policies == state.policies
+            && owners(&before) == owners(state);
+        if same {
             return;
         }
-        let Some(Ok(Some(ring))) = state.builder.as_ref().map(quarry_ring::Builder::ring) else { return };
-        let version = ring.version();
-        let numbers: HashMap<_, _> = state.ring_devices().into_iter().collect();
-        let placement = match RingPlacement::new(ring, numbers) {
-            Ok(placement) => Arc::new(placement),
-            Err(error) => return tracing::error!(%error, "use ring"),
+        let policies = match state.policies.policies() {
+            Ok(policies) => policies,
+            Err(error) => return tracing::error!(error, "use storage policies"),
         };
+        let mut rings: BTreeMap<u16, Arc<RingPlacement>> = BTreeMap::new();
+        for builder in state.builder.iter().chain(state.other_builders.values()) {
+            let Ok(Some(ring)) = builder.ring() else { continue };
+            let policy = builder.settings().policy;
+            let numbers: HashMap<_, _> = state.ring_devices(policy).into_iter().collect();
+            match RingPlacement::new(ring, numbers) {
+                Ok(placement) => drop(rings.insert(policy, Arc::new(placement))),
+                Err(error) => return tracing::error!(%error, policy, "use ring"),
+            }
+        }
+        if rings.is_empty() {
+            return;
+        }
+        let version = rings.get(&0).map_or(0, |placement| placement.ring().version());
         let local = self.net.local();
         let others = state.devices.iter().filter(|(_, device)| device.node != local);
         let remote = |(id, device): (&_, &super::state::Device)| -> Arc<dyn Replica> {
             Arc::new(Remote::new(Arc::clone(&self.net), device.node, *id, WITHIN))
         };
         let others: Vec<_> = others.map(remote).collect();
-        self.peers.replace(Arc::clone(&placement), self.store.replicas().iter().chain(&others).cloned());
-        self.store.place(placement, others);
-        tracing::info!(version, devices = state.devices.len(), "ring is in use");
+        let (all, count) = (self.store.replicas().iter().chain(&others).cloned(), rings.len());
+        let placements = rings.iter().map(|(policy, ring)| (*policy, Arc::clone(ring) as Arc<dyn Placement>));
+        let layout = Layout::new(policies, placements.collect());
+        self.peers.replace(rings, all);
+        self.store.place(layout, others);
+        tracing::info!(version, policies = count, devices = state.devices.len(), "rings are in use");
     }
 }

@@ -90,7 +90,9 @@ impl Governor {
         }
         if leads_control {
             people(&groups.control, &self.clock, &table, &state).await?;
-            ring(&groups.control, &self.clock, &table, &state).await?;
+            for policy in plan::policies(&state).into_keys() {
+                ring(&groups.control, &self.clock, &table, &state, policy).await?;
+            }
             self.seat(&table, &state).await?;
         }
         Ok(())
@@ -204,13 +206,19 @@ async fn people(group: &Group, clock: &Clock, table: &Table, state: &State) -> R
 }
 
 /// Publishes the next ring, if another is wanted.
-async fn ring(group: &Group, clock: &Clock, table: &Table, state: &State) -> Result<(), ControlError> {
+async fn ring(
+    group: &Group,
+    clock: &Clock,
+    table: &Table,
+    state: &State,
+    policy: u16,
+) -> Result<(), ControlError> {
     let hour = u32::try_from(clock.unix_seconds() / 3600).unwrap_or(u32::MAX);
-    let next = match plan::ring(state, hour) {
+    let next = match plan::ring(state, policy, hour) {
         Ok(Some(next)) => next,
-        Ok(None) => return sweep(group, clock, table).await,
+        Ok(None) => return sweep(group, clock, table, policy).await,
         Err(error) => {
-            tracing::error!(%error, "the devices of the cluster make no ring");
+            tracing::error!(%error, policy, "the devices of the cluster make no ring");
             return Ok(());
         }
     };
@@ -220,13 +228,13 @@ async fn ring(group: &Group, clock: &Clock, table: &Table, state: &State) -> Res
     }
     change(group, clock, table, put([present])).await?;
     let devices = next.members().len();
-    tracing::info!(version = next.version(), devices, "ring is published");
+    tracing::info!(policy, version = next.version(), devices, "ring is published");
     Ok(())
 }
 
-/// Removes parts of rings that are not the present one.
-async fn sweep(group: &Group, clock: &Clock, table: &Table) -> Result<(), ControlError> {
-    for some in stale_parts(&table.rows).chunks(ROWS) {
+/// Removes parts of a policy's rings that are not the present one.
+async fn sweep(group: &Group, clock: &Clock, table: &Table, policy: u16) -> Result<(), ControlError> {
+    for some in stale_parts(&table.rows, policy).chunks(ROWS) {
         let rows = some.iter().map(|key| (key.clone(), None)).collect();
         change(group, clock, table, rows).await?;
     }

@@ -15,6 +15,8 @@ pub(crate) mod operator;
 mod peers;
 pub(crate) mod people;
 mod plan;
+pub(crate) mod policies;
+pub(crate) mod policy_edit;
 mod replace;
 pub(crate) mod report;
 pub(crate) mod roster;

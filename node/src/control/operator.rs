@@ -21,8 +21,8 @@ use tokio::sync::watch;
 use super::compare::{History, compare};
 use super::member::Member;
 use super::report::to_leave;
-use super::roster;
 use super::state::{self, State};
+use super::{policy_edit, roster};
 use crate::http::Received;
 
 /// Most bytes of a wish.
@@ -149,6 +149,32 @@ impl Operator {
         };
         for (key, value) in rows {
             if let Err(refused) = self.tell(Wish::Row { key, value, fresh: false }).await {
+                return refused;
+            }
+        }
+        text(StatusCode::OK, "Written down.")
+    }
+
+    /// Shows or changes storage policies.
+    pub(crate) async fn policies(&self, request: Request<Received>) -> Response<Full<Bytes>> {
+        let state = Arc::clone(&self.state.borrow());
+        if request.method() == Method::GET {
+            let shown = serde_json::to_string(&policy_edit::shown(&state)).unwrap_or_default();
+            return text(StatusCode::OK, &shown);
+        }
+        if request.method() != Method::POST {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "GET and POST are allowed here.");
+        }
+        let body = Limited::new(request.into_body(), MAX_BODY).collect().await;
+        let Ok(body) = body else { return text(StatusCode::BAD_REQUEST, "The change is too long.") };
+        let edit = serde_json::from_slice::<policy_edit::Edit>(&body.to_bytes()).map_err(|e| e.to_string());
+        let rows = match edit.and_then(|edit| edit.rows(&state)) {
+            Ok(rows) => rows,
+            Err(why) => return text(StatusCode::BAD_REQUEST, &why),
+        };
+        for (key, value) in rows {
+            let row = Wish::Row { key, value: Some(value), fresh: false };
+            if let Err(refused) = self.tell(row).await {
                 return refused;
             }
         }

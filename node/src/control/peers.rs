@@ -1,8 +1,8 @@
-//! The cluster as the replicators see it: the ring of the last state, and the devices that it names.
+//! The cluster as the replicators see it: the rings of the last state, and the devices that they name.
 //!
-//! Invariant: ring and devices are replaced together; a node without a ring has no partitions, and nobody gives up anything.
+//! Invariant: rings and devices are replaced together; a policy without a ring is none yet, and nobody gives up anything of it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use quarry_engine::disk::format::record::DeviceId;
@@ -15,26 +15,30 @@ pub(crate) struct Peers(RwLock<Known>);
 
 #[derive(Default)]
 struct Known {
-    placement: Option<Arc<RingPlacement>>,
+    rings: BTreeMap<u16, Arc<RingPlacement>>,
     devices: HashMap<DeviceId, Arc<dyn Replica>>,
 }
 
 impl std::fmt::Debug for Peers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Peers").field("version", &self.version()).finish_non_exhaustive()
+        f.debug_struct("Peers").field("policies", &self.policies()).finish_non_exhaustive()
     }
 }
 
 impl Peers {
-    /// From now on this ring and these devices, those of this node among them.
+    /// From now on these rings and these devices, those of this node among them.
     pub(crate) fn replace(
         &self,
-        placement: Arc<RingPlacement>,
+        rings: BTreeMap<u16, Arc<RingPlacement>>,
         devices: impl IntoIterator<Item = Arc<dyn Replica>>,
     ) {
         let devices = devices.into_iter().map(|device| (device.device(), device)).collect();
-        let known = Known { placement: Some(placement), devices };
+        let known = Known { rings, devices };
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = known;
+    }
+
+    fn ring(&self, policy: u16) -> Option<Arc<RingPlacement>> {
+        self.read(|known| known.rings.get(&policy).cloned())
     }
 
     fn read<T>(&self, of: impl FnOnce(&Known) -> T) -> T {
@@ -43,16 +47,20 @@ impl Peers {
 }
 
 impl Cluster for Peers {
-    fn version(&self) -> u64 {
-        self.read(|known| known.placement.as_ref().map_or(0, |placement| placement.ring().version()))
+    fn policies(&self) -> Vec<u16> {
+        self.read(|known| known.rings.keys().copied().collect())
     }
 
-    fn power(&self) -> u8 {
-        self.read(|known| known.placement.as_ref().map_or(0, |placement| placement.ring().part_power()))
+    fn version(&self, policy: u16) -> u64 {
+        self.ring(policy).map_or(0, |placement| placement.ring().version())
     }
 
-    fn primaries(&self, partition: u32) -> Vec<DeviceId> {
-        let placement = self.read(|known| known.placement.clone());
+    fn power(&self, policy: u16) -> u8 {
+        self.ring(policy).map_or(0, |placement| placement.ring().part_power())
+    }
+
+    fn primaries(&self, policy: u16, partition: u32) -> Vec<DeviceId> {
+        let placement = self.ring(policy);
         placement.map_or_else(Vec::new, |placement| placement.devices_of(partition))
     }
 
@@ -78,10 +86,12 @@ mod tests {
     #[test]
     fn before_there_is_a_ring_nothing_has_a_place_and_then_all_has() {
         let peers = Peers::default();
-        assert_eq!((peers.version(), peers.power(), peers.primaries(0)), (0, 0, Vec::new()));
+        assert_eq!((peers.policies(), peers.version(0), peers.primaries(0, 0)), (Vec::new(), 0, Vec::new()));
         assert!(peers.replica(DeviceId([1; 16])).is_none());
-        peers.replace(placement(7), []);
-        assert_eq!((peers.version(), peers.power()), (7, 4));
-        assert!((0..16).all(|partition| peers.primaries(partition).len() == 3));
+        peers.replace([(0, placement(7)), (2, placement(9))].into(), []);
+        assert_eq!((peers.version(0), peers.version(2), peers.power(2)), (7, 9, 4));
+        assert_eq!(peers.policies(), [0, 2]);
+        assert!((0..16).all(|partition| peers.primaries(2, partition).len() == 3));
+        assert!(peers.primaries(1, 0).is_empty());
     }
 }

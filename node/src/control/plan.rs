@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use quarry_engine::net::NodeId;
 use quarry_ring::{Builder, EditError, Overload, RebalanceError, Replicas};
 
-use super::state::{Device, POLICY, State, Wanted};
+use super::policies::Kind;
+use super::state::{Device, State, Wanted};
 
 /// Bytes of one unit of weight.
 const WEIGHT_UNIT: u64 = 1 << 27;
@@ -39,30 +40,45 @@ pub(crate) enum RingError {
     Rebalance(#[from] RebalanceError),
 }
 
-/// The ring that follows from the present one, if another is wanted now.
-pub(crate) fn ring(state: &State, hour: u32) -> Result<Option<Builder>, RingError> {
-    let Some(settings) = state.settings else { return Ok(None) };
-    let shares = state.devices.values().filter(|device| device.wanted == Wanted::Share);
-    let nodes: BTreeSet<NodeId> = shares.map(|device| device.node).collect();
-    if nodes.is_empty() {
-        return Ok(None);
+/// The policies of a cluster, and how each keeps objects.
+pub(crate) fn policies(state: &State) -> BTreeMap<u16, Kind> {
+    state.settings.map_or_else(BTreeMap::new, |settings| state.policies.kinds(settings))
+}
+
+/// How many devices each object of a policy lies on now; `None`: there are too few.
+fn width(state: &State, kind: Kind) -> Option<u16> {
+    let shares = || state.devices.values().filter(|device| device.wanted == Wanted::Share);
+    let narrow = |n: usize| u16::try_from(n).unwrap_or(u16::MAX);
+    let nodes: BTreeSet<NodeId> = shares().map(|device| device.node).collect();
+    match kind {
+        // As soon as there are as many nodes.
+        Kind::Copies(copies) => (!nodes.is_empty()).then(|| narrow(nodes.len()).min(copies).max(1)),
+        // All or nothing.
+        Kind::Fragments(_) => Some(kind.width()).filter(|width| narrow(shares().count()) >= *width),
     }
-    let copies = u16::try_from(nodes.len()).unwrap_or(u16::MAX).min(settings.replicas).max(1);
-    let mut builder = match &state.builder {
+}
+
+/// The ring of a policy that follows from the present one, if another is wanted now.
+pub(crate) fn ring(state: &State, policy: u16, hour: u32) -> Result<Option<Builder>, RingError> {
+    let kind = policies(state).remove(&policy);
+    let Some((settings, width)) = state.settings.zip(kind.and_then(|kind| width(state, kind))) else {
+        return Ok(None);
+    };
+    let mut builder = match state.builder_of(policy) {
         Some(builder) => builder.clone(),
         None => Builder::new(
             quarry_ring::Settings {
                 part_power: settings.part_power,
-                replicas: Replicas::whole(copies),
+                replicas: Replicas::whole(width),
                 min_part_hours: settings.min_part_hours,
                 overload: Overload::DEFAULT,
-                policy: POLICY,
+                policy,
                 class: None,
             },
             hour,
         )?,
     };
-    builder.set_replicas(Replicas::whole(copies), hour)?;
+    builder.set_replicas(Replicas::whole(width), hour)?;
     builder.set_min_part_hours(settings.min_part_hours, hour)?;
     edit_devices(&mut builder, state, hour)?;
     let edited = builder.pending().next().is_some();
@@ -159,7 +175,7 @@ mod tests {
     /// Applies steps until there is none; how many.
     fn settle(state: &mut State) -> usize {
         for steps in 0..100 {
-            match ring(state, 1).unwrap() {
+            match ring(state, 0, 1).unwrap() {
                 Some(builder) => state.builder = Some(builder),
                 None => return steps,
             }
@@ -185,6 +201,24 @@ mod tests {
     }
 
     #[test]
+    fn a_policy_of_fragments_has_a_ring_as_soon_as_there_are_as_many_disks() {
+        use super::super::policies::Row;
+        let code = quarry_engine::object::Code { data: 3, parity: 2 };
+        let mut state = cluster(4);
+        let row = Row { deprecated: false, kind: Kind::Fragments(code), names: vec!["ec".to_owned()] };
+        state.policies.policies.insert(2, row);
+        assert_eq!(ring(&state, 2, 1).unwrap(), None, "too few");
+        grow(&mut state, 5);
+        let builder = ring(&state, 2, 1).unwrap().unwrap();
+        assert_eq!(builder.settings().policy, 2);
+        state.set_builder(builder);
+        assert!(state.builder.is_none());
+        let made = state.builder_of(2).unwrap().ring().unwrap().unwrap();
+        assert!((0..64).all(|partition| made.lookup(partition).count() == 5));
+        assert_eq!(ring(&state, 3, 1).unwrap(), None, "there is no such policy");
+    }
+
+    #[test]
     fn a_device_that_is_emptied_ends_empty_and_then_leaves() {
         let mut state = cluster(4);
         settle(&mut state);
@@ -192,7 +226,7 @@ mod tests {
         settle(&mut state);
         let load = |state: &State| {
             let builder = state.builder.as_ref().unwrap();
-            let number = state.ring_devices().iter().find(|(_, id)| id.0[0] == 2).map(|(number, _)| *number);
+            let number = state.ring_devices(0).iter().find(|(_, id)| id.0[0] == 2).map(|(number, _)| *number);
             let ring = builder.ring().unwrap().unwrap();
             let holds = |p: u32| ring.lookup(p).filter(|device| Some(device.id) == number).count();
             (0..64).map(holds).sum::<usize>()
@@ -200,7 +234,7 @@ mod tests {
         assert_eq!(load(&state), 0);
         state.devices.get_mut(&DeviceId([2; 16])).unwrap().wanted = Wanted::Out;
         settle(&mut state);
-        assert!(!state.ring_devices().values().any(|id| id.0[0] == 2));
+        assert!(!state.ring_devices(0).values().any(|id| id.0[0] == 2));
         assert_eq!(settle(&mut state), 0);
     }
 }

@@ -13,6 +13,7 @@ use quarry_engine::net::NodeId;
 use quarry_ring::{Builder, Class, decode_builder, encode_builder};
 
 use super::people::{self, People};
+use super::policies;
 use super::seating::{self, Seating};
 
 /// Bytes of a builder in one row.
@@ -21,8 +22,6 @@ pub(super) const VERSION: u8 = 1;
 const PREFIX: u8 = b'k';
 /// Most index groups of a cluster.
 pub(crate) const MAX_INDEX_GROUPS: u32 = 1024;
-/// The one policy so far.
-pub(crate) const POLICY: u16 = 0;
 
 /// The cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -31,10 +30,14 @@ pub(crate) struct State {
     pub(crate) settings: Option<Settings>,
     pub(crate) members: BTreeMap<NodeId, Member>,
     pub(crate) devices: BTreeMap<DeviceId, Device>,
+    /// Of the first policy.
     pub(crate) builder: Option<Builder>,
     pub(crate) people: People,
     /// Who votes in each index group.
     pub(crate) groups: Seating,
+    /// Of the other policies.
+    pub(crate) other_builders: BTreeMap<u16, Builder>,
+    pub(crate) policies: policies::Rows,
 }
 
 /// What is wanted of it.
@@ -126,13 +129,13 @@ pub(crate) fn device_key(device: DeviceId) -> Vec<u8> {
     key(b'd', &device.0)
 }
 
-/// Key of the row that says which ring is the present one.
-pub(crate) fn ring_key() -> Vec<u8> {
-    key(b'R', &POLICY.to_be_bytes())
+/// Key of the row that says which ring of a policy is the present one.
+pub(crate) fn ring_key(policy: u16) -> Vec<u8> {
+    key(b'R', &policy.to_be_bytes())
 }
 
-fn ring_part_key(version: u64, part: u16) -> Vec<u8> {
-    key(b'r', &[&POLICY.to_be_bytes()[..], &version.to_be_bytes(), &part.to_be_bytes()].concat())
+fn ring_part_key(policy: u16, version: u64, part: u16) -> Vec<u8> {
+    key(b'r', &[&policy.to_be_bytes()[..], &version.to_be_bytes(), &part.to_be_bytes()].concat())
 }
 
 impl Settings {
@@ -231,24 +234,24 @@ struct RingRow {
 /// A builder as rows: its parts, and the row that makes it the present one, to be written last.
 pub(crate) fn ring_rows(builder: &Builder) -> (Vec<KeyValue>, KeyValue) {
     let bytes = encode_builder(builder);
-    let version = builder.version();
+    let (version, policy) = (builder.version(), builder.settings().policy);
     let parts: Vec<KeyValue> = (0_u16..)
         .zip(bytes.chunks(RING_PART))
-        .map(|(part, chunk)| (ring_part_key(version, part), chunk.to_vec()))
+        .map(|(part, chunk)| (ring_part_key(policy, version, part), chunk.to_vec()))
         .collect();
     let mut row = vec![VERSION];
     row.put_varint(version);
     row.put_varint(parts.len() as u64);
     row.extend_from_slice(blake3::hash(&bytes).as_bytes());
-    (parts, (ring_key(), row))
+    (parts, (ring_key(policy), row))
 }
 
-/// Keys of parts that belong to no present ring.
-pub(crate) fn stale_parts(rows: &BTreeMap<Vec<u8>, Vec<u8>>) -> Vec<Vec<u8>> {
-    let present = rows.get(&ring_key()).and_then(|row| RingRow::decode(row).ok());
+/// Keys of parts of a policy that belong to no present ring.
+pub(crate) fn stale_parts(rows: &BTreeMap<Vec<u8>, Vec<u8>>, policy: u16) -> Vec<Vec<u8>> {
+    let present = rows.get(&ring_key(policy)).and_then(|row| RingRow::decode(row).ok());
     let Some(present) = present else { return Vec::new() };
-    let ours = key(b'r', &[&POLICY.to_be_bytes()[..], &present.version.to_be_bytes()].concat());
-    let parts = key(b'r', &POLICY.to_be_bytes());
+    let ours = key(b'r', &[&policy.to_be_bytes()[..], &present.version.to_be_bytes()].concat());
+    let parts = key(b'r', &policy.to_be_bytes());
     rows.keys().filter(|key| key.starts_with(&parts) && !key.starts_with(&ours)).cloned().collect()
 }
 
@@ -278,9 +281,12 @@ impl State {
                     let group = group.try_into().map_err(|_| BadState::Field("number of a group"))?;
                     state.groups.insert(u32::from_be_bytes(group), seating::decode(value)?);
                 }
-                Some((b'R', policy)) if policy == POLICY.to_be_bytes() => {
-                    state.builder = Some(builder_of(rows, &RingRow::decode(value)?)?);
+                Some((b'R', policy)) => {
+                    let policy = policy.try_into().map_err(|_| BadState::Field("policy of a ring"))?;
+                    let policy = u16::from_be_bytes(policy);
+                    state.set_builder(builder_of(rows, policy, &RingRow::decode(value)?)?);
                 }
+                Some((&policies::TAG, rest)) => state.policies.take(rest, value)?,
                 Some((b'r', _)) => {}
                 Some((&people::TAG, rest)) => state.people.take(rest, value)?,
                 _ => return Err(BadState::Field("key")),
@@ -308,13 +314,26 @@ impl State {
         self.members.contains_key(&node) && !self.takes_part(node)
     }
 
-    /// The device of each number in the ring.
-    pub(crate) fn ring_devices(&self) -> BTreeMap<u32, DeviceId> {
+    /// The builder of a policy's ring.
+    pub(crate) fn builder_of(&self, policy: u16) -> Option<&Builder> {
+        if policy == 0 { self.builder.as_ref() } else { self.other_builders.get(&policy) }
+    }
+
+    /// Takes another builder for its policy.
+    pub(crate) fn set_builder(&mut self, builder: Builder) {
+        match builder.settings().policy {
+            0 => self.builder = Some(builder),
+            policy => drop(self.other_builders.insert(policy, builder)),
+        }
+    }
+
+    /// The device of each number in a policy's ring.
+    pub(crate) fn ring_devices(&self, policy: u16) -> BTreeMap<u32, DeviceId> {
         let named = |label: &str| {
             let mut bytes = [0; 16];
             hex::decode_to_slice(label, &mut bytes).ok().map(|()| DeviceId(bytes))
         };
-        let members = self.builder.iter().flat_map(Builder::members);
+        let members = self.builder_of(policy).into_iter().flat_map(Builder::members);
         members.filter_map(|member| Some((member.device.id, named(&member.label)?))).collect()
     }
 }
@@ -323,16 +342,21 @@ fn id(bytes: &[u8]) -> Result<[u8; 16], BadState> {
     bytes.try_into().map_err(|_| BadState::Field("identity in a key"))
 }
 
-fn builder_of(rows: &BTreeMap<Vec<u8>, Vec<u8>>, present: &RingRow) -> Result<Builder, BadState> {
+fn builder_of(
+    rows: &BTreeMap<Vec<u8>, Vec<u8>>,
+    policy: u16,
+    present: &RingRow,
+) -> Result<Builder, BadState> {
     let mut bytes = Vec::new();
     for part in 0..present.parts {
-        let part = rows.get(&ring_part_key(present.version, part));
+        let part = rows.get(&ring_part_key(policy, present.version, part));
         bytes.extend_from_slice(part.ok_or(BadState::Field("part of a ring is missing"))?);
     }
     if *blake3::hash(&bytes).as_bytes() != present.hash {
         return Err(BadState::Field("hash of a ring"));
     }
-    decode_builder(&bytes).map_err(|_| BadState::Field("ring"))
+    let builder = decode_builder(&bytes).map_err(|_| BadState::Field("ring"))?;
+    if builder.settings().policy == policy { Ok(builder) } else { Err(BadState::Field("policy of a ring")) }
 }
 
 #[cfg(test)]
@@ -359,7 +383,7 @@ mod tests {
             replicas: Replicas::whole(2),
             min_part_hours: 1,
             overload: Overload::DEFAULT,
-            policy: POLICY,
+            policy: 0,
             class: None,
         };
         let mut builder = Builder::new(settings, 1).unwrap();
@@ -379,7 +403,7 @@ mod tests {
         assert_eq!(hex::encode(member.encode()), format!("0101ac0205{}", hex::encode("10.0.0.1:6100")));
         assert_eq!(hex::encode(device.encode()), format!("010101{}ac020102", "07".repeat(16)));
         assert_eq!(hex::encode(member_key(NodeId([1; 16]))), format!("6b6d{}", "01".repeat(16)));
-        assert_eq!(hex::encode(ring_part_key(2, 3)), "6b72000000000000000000020003");
+        assert_eq!(hex::encode(ring_part_key(0, 2, 3)), "6b72000000000000000000020003");
     }
 
     #[test]
@@ -401,9 +425,9 @@ mod tests {
         assert_eq!(state.settings, Some(settings));
         assert_eq!(state.members, [(NodeId([7; 16]), member)].into());
         assert_eq!(state.devices, [(DeviceId([8; 16]), device)].into());
-        assert_eq!(state.ring_devices().get(&2), Some(&DeviceId([2; 16])));
+        assert_eq!(state.ring_devices(0).get(&2), Some(&DeviceId([2; 16])));
         assert_eq!(state.builder, Some(builder()));
-        assert_eq!(stale_parts(&all), Vec::<Vec<u8>>::new());
+        assert_eq!(stale_parts(&all, 0), Vec::<Vec<u8>>::new());
     }
 
     #[test]
@@ -424,8 +448,8 @@ mod tests {
     fn parts_of_other_rings_are_stale() {
         let (parts, last) = ring_rows(&builder());
         let mut all = rows(parts.into_iter().chain([last]));
-        all.insert(ring_part_key(99, 0), vec![1]);
-        assert_eq!(stale_parts(&all), vec![ring_part_key(99, 0)]);
+        all.insert(ring_part_key(0, 99, 0), vec![1]);
+        assert_eq!(stale_parts(&all, 0), vec![ring_part_key(0, 99, 0)]);
     }
 
     #[test]

@@ -51,6 +51,7 @@ enum Route {
     Wish,
     Users,
     Compare,
+    Policies,
     Nothing,
 }
 
@@ -133,6 +134,10 @@ impl Front {
                 Some(operator) => operator.users(request).await.map(Sent::Whole),
                 None => text(StatusCode::NOT_FOUND, "text/plain", "This node is in no cluster.\n"),
             },
+            Route::Policies => match &self.operator {
+                Some(operator) => operator.policies(request).await.map(Sent::Whole),
+                None => text(StatusCode::NOT_FOUND, "text/plain", "This node is in no cluster.\n"),
+            },
             Route::Nothing => text(StatusCode::NOT_FOUND, "text/plain", "Not found.\n"),
         };
         finish.status = response.status();
@@ -163,6 +168,7 @@ fn route(entrance: Entrance, path: &str) -> Route {
         (Entrance::Admin, "/cluster/wish") => Route::Wish,
         (Entrance::Admin, "/cluster/compare") => Route::Compare,
         (Entrance::Admin, "/cluster/users") => Route::Users,
+        (Entrance::Admin, "/cluster/policies") => Route::Policies,
         (Entrance::Admin, _) => Route::Nothing,
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, VARY};
 use http::{HeaderValue, Response, StatusCode};
-use quarry_engine::object::{Account, Deleted, Error, Headers, Made};
+use quarry_engine::object::{Account, Deleted, Error, Headers, Made, Share};
 
 use super::acl::AccountAcl;
 use super::authorize::{Grant, Subject, Verb, authorize};
@@ -56,7 +56,7 @@ async fn get(api: &Api, call: &Call, account: &str, query: &ListingQuery) -> Res
         },
         None => Vec::new(),
     };
-    let text = render_containers(account, &rows, query.format, &api.options);
+    let text = render_containers(account, &rows, query.format, &api.store.policies());
     let mut response = listing_response(text, query.format, query.varies);
     describe(api, response.headers_mut(), found.as_ref(), grant);
     Ok(response)
@@ -73,7 +73,7 @@ async fn head(api: &Api, call: &Call, account: &str, format: Format) -> Result<R
 async fn put(api: &Api, call: &Call, account: &str) -> Result<Response<ResponseBody>> {
     let mut changes = parse_changes(api, call)?;
     authorize(api, call, Subject::account(account), Verb::Manage).await?;
-    quota::change_account(call, &api.options, &mut changes)?;
+    quota::change_account(call, &api.store.policies(), &mut changes)?;
     if !api.options.allow_account_management {
         return Err(SwiftError::status(405));
     }
@@ -84,7 +84,7 @@ async fn put(api: &Api, call: &Call, account: &str) -> Result<Response<ResponseB
 async fn post(api: &Api, call: &Call, account: &str) -> Result<Response<ResponseBody>> {
     let mut changes = parse_changes(api, call)?;
     authorize(api, call, Subject::account(account), Verb::Write).await?;
-    quota::change_account(call, &api.options, &mut changes)?;
+    quota::change_account(call, &api.store.policies(), &mut changes)?;
     change(api, account, changes).await?;
     Ok(simple(204))
 }
@@ -145,12 +145,16 @@ fn describe(api: &Api, headers: &mut HeaderMap, found: Option<&Account>, grant: 
     headers.insert(HeaderName::from_static("x-timestamp"), timestamp::normal(created));
     headers.insert(HeaderName::from_static("x-put-timestamp"), timestamp::normal(changed));
     let Some(found) = found else { return };
-    // With one policy its share is the whole; the object layer keeps no totals by policy yet.
-    if let [policy] = api.options.policies.as_slice() {
+    for policy in api.store.policies().iter() {
+        let share = found.policies.iter().find(|(index, _)| *index == policy.index).map(|(_, share)| *share);
+        // The first one is told of always, others where there is something.
+        let Some(share) = share.or_else(|| (policy.index == 0).then(Share::default)) else { continue };
         let prefix = format!("x-account-storage-policy-{}", policy.name.to_ascii_lowercase());
-        for (what, value) in
-            [("container-count", containers), ("object-count", objects), ("bytes-used", bytes)]
-        {
+        for (what, value) in [
+            ("container-count", share.containers),
+            ("object-count", share.objects),
+            ("bytes-used", share.bytes),
+        ] {
             if let Ok(name) = HeaderName::from_bytes(format!("{prefix}-{what}").as_bytes()) {
                 headers.insert(name, number(value));
             }

@@ -77,10 +77,13 @@ async fn put(api: &Api, call: &Call, account: &str, container: &str) -> Result<R
     let grant = authorize(api, call, Subject::container(account, container), Verb::Write).await?;
     let changes = parse_changes(api, call, grant)?;
     let named = text(&call.headers, "x-storage-policy").unwrap_or("").trim();
-    let policy = api
-        .options
-        .policy_named(named)
+    let policies = api.store.policies();
+    let policy = policies
+        .named(named)
         .ok_or_else(|| SwiftError::plain(400, format!("Invalid X-Storage-Policy '{named}'")))?;
+    if !named.is_empty() && policy.deprecated {
+        return Err(SwiftError::plain(400, format!("Storage Policy '{}' is deprecated", policy.name)));
+    }
     if !named.is_empty()
         && let Some(found) = api.store.container(account, container).await?
         && found.policy != policy.index
@@ -154,8 +157,8 @@ fn describe(api: &Api, headers: &mut HeaderMap, found: &Container, grant: Grant)
     headers.insert(HeaderName::from_static("x-container-bytes-used"), number(found.bytes));
     headers.insert(HeaderName::from_static("x-timestamp"), timestamp::normal(found.created));
     headers.insert(HeaderName::from_static("x-put-timestamp"), timestamp::normal(found.changed));
-    if let Some(policy) = api.options.policy_name(found.policy) {
-        insert(headers, HeaderName::from_static("x-storage-policy"), policy);
+    if let Some(policy) = api.store.policies().get(found.policy) {
+        insert(headers, HeaderName::from_static("x-storage-policy"), &policy.name);
     }
     add_stored(headers, &found.headers, grant.owner);
 }

@@ -3,18 +3,20 @@
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, Response};
+use quarry_engine::object::Policies;
 use serde_json::{Value, json};
 
 use super::body::ResponseBody;
 use super::limits::{Limits, SwiftOptions};
 
-/// The document; it does not change while the server runs.
-pub(crate) fn render(limits: &Limits, options: &SwiftOptions) -> String {
-    let policies: Vec<Value> = options
-        .policies
+/// The document. Policies that new containers cannot have are left out.
+pub(crate) fn render(limits: &Limits, options: &SwiftOptions, policies: &Policies) -> String {
+    let policies: Vec<Value> = policies
         .iter()
+        .filter(|policy| !policy.deprecated)
         .map(|policy| {
-            let mut entry = json!({"name": policy.name, "aliases": policy.name});
+            let names: Vec<&str> = policy.names().collect();
+            let mut entry = json!({"name": policy.name, "aliases": names.join(", ")});
             if policy.default {
                 entry["default"] = true.into();
             }
@@ -70,7 +72,8 @@ pub(crate) fn render(limits: &Limits, options: &SwiftOptions) -> String {
 }
 
 /// The answer.
-pub(crate) fn answer(info: &Bytes) -> Response<ResponseBody> {
+pub(crate) fn answer(info: String) -> Response<ResponseBody> {
+    let info = Bytes::from(info);
     let mut response = Response::new(ResponseBody::Full(info.clone()));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=UTF-8"));
@@ -85,7 +88,8 @@ mod tests {
     #[test]
     fn info_tells_the_limits_that_are_enforced() {
         let limits = Limits { max_meta_count: 7, ..Limits::default() };
-        let info: Value = serde_json::from_str(&render(&limits, &SwiftOptions::default())).unwrap();
+        let info: Value =
+            serde_json::from_str(&render(&limits, &SwiftOptions::default(), &Policies::default())).unwrap();
         assert_eq!(info["swift"]["max_meta_count"], 7);
         assert_eq!(info["swift"]["max_file_size"], 5_368_709_122_u64);
         assert_eq!(info["swift"]["policies"][0]["default"], true);

@@ -73,17 +73,6 @@ impl Default for Limits {
     }
 }
 
-/// A storage policy as clients see it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Policy {
-    /// Number, as stored with a container.
-    pub index: u16,
-    /// Name in `X-Storage-Policy`.
-    pub name: String,
-    /// Used when a container names none.
-    pub default: bool,
-}
-
 /// What of the Swift API is switched on, and how it is named.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SwiftOptions {
@@ -91,8 +80,6 @@ pub struct SwiftOptions {
     pub reseller_prefixes: Vec<String>,
     /// The one of them that needs a service token as well.
     pub service_prefix: String,
-    /// Storage policies; exactly one is the default.
-    pub policies: Vec<Policy>,
     /// Whether a reseller administrator may create and delete accounts.
     pub allow_account_management: bool,
     /// Whether `X-Open-Expired` lets clients see expired objects.
@@ -108,26 +95,10 @@ impl Default for SwiftOptions {
         Self {
             reseller_prefixes: vec!["AUTH_".into(), "SERVICE_".into()],
             service_prefix: "SERVICE_".into(),
-            policies: vec![Policy { index: 0, name: "Policy-0".into(), default: true }],
             allow_account_management: true,
             allow_open_expired: true,
             strict_cors_mode: true,
             version: "2.38.3".into(),
         }
-    }
-}
-
-impl SwiftOptions {
-    /// The policy of that name (upper and lower case are one), or the default for an empty name.
-    pub(crate) fn policy_named(&self, name: &str) -> Option<&Policy> {
-        if name.is_empty() {
-            return self.policies.iter().find(|policy| policy.default);
-        }
-        self.policies.iter().find(|policy| policy.name.eq_ignore_ascii_case(name))
-    }
-
-    /// The name of a policy number.
-    pub(crate) fn policy_name(&self, index: u16) -> Option<&str> {
-        self.policies.iter().find(|policy| policy.index == index).map(|policy| policy.name.as_str())
     }
 }

@@ -6,10 +6,10 @@ use std::fmt::Write as _;
 
 use http::HeaderValue;
 use http::header::{ACCEPT, HeaderMap};
-use quarry_engine::object::{ContainerRow, Entry, Listing, ObjectRow};
+use quarry_engine::object::{ContainerRow, Entry, Listing, ObjectRow, Policies};
 
 use super::error::{Result, SwiftError};
-use super::limits::SwiftOptions;
+
 use super::query::{Query, truth};
 use super::timestamp;
 
@@ -160,7 +160,7 @@ pub(crate) fn render_containers(
     account: &str,
     rows: &[Entry<ContainerRow>],
     format: Format,
-    options: &SwiftOptions,
+    policies: &Policies,
 ) -> String {
     match format {
         Format::Plain => lines(rows.iter().map(|entry| match entry {
@@ -172,7 +172,7 @@ pub(crate) fn render_containers(
             json_string(out, &row.name);
             let (count, bytes, time) = (row.objects, row.bytes, timestamp::iso(row.changed));
             let _ = write!(out, ", \"count\": {count}, \"bytes\": {bytes}, \"last_modified\": \"{time}\"");
-            if let Some(policy) = options.policy_name(row.policy) {
+            if let Some(policy) = policies.get(row.policy).map(|policy| policy.name.as_str()) {
                 out.push_str(", \"storage_policy\": ");
                 json_string(out, policy);
             }
@@ -198,7 +198,7 @@ pub(crate) fn render_containers(
                             out,
                             "</name><count>{count}</count><bytes>{bytes}</bytes><last_modified>{time}</last_modified>"
                         );
-                        if let Some(policy) = options.policy_name(row.policy) {
+                        if let Some(policy) = policies.get(row.policy).map(|policy| policy.name.as_str()) {
                             out.push_str("<storage_policy>");
                             xml(&mut out, policy);
                             out.push_str("</storage_policy>");

@@ -77,7 +77,7 @@ fn object_listings_escape_and_show_the_large_objects_etag() {
 fn container_listings_name_the_policy() {
     let row = ContainerRow { name: "c".into(), objects: 2, bytes: 9, changed: Timestamp(0), policy: 0 };
     let rows = [Entry::Row(row)];
-    let options = SwiftOptions::default();
+    let options = quarry_engine::object::Policies::default();
     let json: serde_json::Value =
         serde_json::from_str(&render_containers("a", &rows, Format::Json, &options)).unwrap();
     assert_eq!(json[0]["count"], 2);

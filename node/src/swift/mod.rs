@@ -43,7 +43,7 @@ use quarry_engine::object::Store;
 pub use body::{BoxError, ResponseBody};
 pub use caller::Caller;
 pub use error::SwiftError;
-pub use limits::{Limits, Policy, SwiftOptions};
+pub use limits::{Limits, SwiftOptions};
 pub use listing::{Format, ListingQuery};
 pub use query::Query;
 pub use route::{Action, ObjectAction, Operation, View, parse_request};
@@ -65,7 +65,6 @@ pub(crate) struct Api {
     pub(crate) store: Store,
     pub(crate) limits: Limits,
     pub(crate) options: SwiftOptions,
-    info: Bytes,
 }
 
 /// One request: who, and with which headers.
@@ -95,8 +94,7 @@ impl SwiftApi {
     /// The API over an object layer.
     #[must_use]
     pub fn new(store: Store, limits: Limits, options: SwiftOptions) -> Self {
-        let info = Bytes::from(info::render(&limits, &options));
-        Self { inner: Arc::new(Api { store, limits, options, info }) }
+        Self { inner: Arc::new(Api { store, limits, options }) }
     }
 
     /// Answer one request under `/v1/`, or `/info`. `caller` is `None` for a request without a valid token. The client's
@@ -185,7 +183,7 @@ async fn run(
     body: &mut RequestBody,
 ) -> error::Result<Response<ResponseBody>> {
     match operation {
-        Operation::Info => Ok(info::answer(&api.info)),
+        Operation::Info => Ok(info::answer(info::render(&api.limits, &api.options, &api.store.policies()))),
         Operation::Account { account, action } => account::run(api, call, &account, action).await,
         Operation::Container { account, container, action } => {
             let options = matches!(action, Action::Options);

@@ -7,11 +7,11 @@
 use std::ops::Bound;
 
 use http::header::HeaderMap;
-use quarry_engine::object::{Headers, ObjectPath};
+use quarry_engine::object::{Headers, ObjectPath, Policies};
 
 use super::error::{Result, SwiftError};
 use super::headers::{Changes, text};
-use super::limits::SwiftOptions;
+
 use super::{Api, Call};
 
 const BYTES: &str = "quota-bytes";
@@ -29,11 +29,11 @@ pub(crate) fn check_container_headers(headers: &HeaderMap) -> Result<()> {
 }
 
 /// Add the quotas that an account's PUT or POST sets or removes to its changes.
-pub(crate) fn change_account(call: &Call, options: &SwiftOptions, changes: &mut Changes) -> Result<()> {
+pub(crate) fn change_account(call: &Call, policies: &Policies, changes: &mut Changes) -> Result<()> {
     let mut wanted = Vec::new();
     for quota in [BYTES, COUNT] {
         let mut names = vec![quota.to_owned()];
-        for policy in &options.policies {
+        for policy in policies.iter() {
             names.push(format!("{quota}-policy-{}", policy.name.to_ascii_lowercase()));
         }
         for name in names {
@@ -75,7 +75,9 @@ fn asked(headers: &HeaderMap, name: &str) -> Option<String> {
 pub(crate) async fn check(api: &Api, call: &Call, path: &ObjectPath, length: Option<u64>) -> Result<()> {
     let length = length.unwrap_or(0);
     let exceeded = || SwiftError::message(413, "Upload exceeds quota.");
-    if let Some(found) = api.store.container(&path.account, &path.container).await? {
+    let container = api.store.container(&path.account, &path.container).await?;
+    let policy = container.as_ref().map(|found| found.policy);
+    if let Some(found) = container {
         let fits = |name, used: u64, more| fits(&found.headers, "x-container-meta-", name, used, more);
         if !fits(BYTES, found.bytes, length) || !fits(COUNT, found.objects, 1) {
             return Err(exceeded());
@@ -89,10 +91,12 @@ pub(crate) async fn check(api: &Api, call: &Call, path: &ObjectPath, length: Opt
         if !fits(BYTES, found.bytes, length) || !fits(COUNT, found.objects, 1) {
             return Err(exceeded());
         }
-        // With one policy its share is the whole; the object layer keeps no totals by policy yet.
-        if let [policy] = api.options.policies.as_slice() {
+        let policies = api.store.policies();
+        if let Some(policy) = policy.and_then(|policy| policies.get(policy)) {
+            let share = found.policies.iter().find(|(index, _)| *index == policy.index);
+            let share = share.map(|(_, share)| *share).unwrap_or_default();
             let name = |quota: &str| format!("{quota}-policy-{}", policy.name.to_ascii_lowercase());
-            if !fits(&name(BYTES), found.bytes, length) || !fits(&name(COUNT), found.objects, 1) {
+            if !fits(&name(BYTES), share.bytes, length) || !fits(&name(COUNT), share.objects, 1) {
                 return Err(SwiftError::message(413, "Upload exceeds policy quota."));
             }
         }
@@ -129,7 +133,7 @@ mod tests {
 
     fn change(name: &'static str, value: &'static str, reseller: bool) -> Result<Headers> {
         let mut changes = Changes::default();
-        change_account(&call(name, value, reseller), &SwiftOptions::default(), &mut changes)?;
+        change_account(&call(name, value, reseller), &Policies::default(), &mut changes)?;
         let before = [("x-account-quota-bytes".to_owned(), "7".to_owned())].into();
         Ok(changes.apply(before))
     }

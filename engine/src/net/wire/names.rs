@@ -17,7 +17,9 @@ use crate::net::limits::MAX_PAYLOAD;
 use crate::object::names::{
     Answer, Ask, AskedFor, Line, NamesAnswer, NamesRequest, NewLine, Page, Put, Standing,
 };
-use crate::object::{Account, Container, ContainerRow, Deleted, Entry, Listing, Made, ObjectPath, ObjectRow};
+use crate::object::{
+    Account, Container, ContainerRow, Deleted, Entry, Listing, Made, ObjectPath, ObjectRow, Share,
+};
 
 const CODING: bincode::config::Configuration<
     bincode::config::LittleEndian,
@@ -166,10 +168,11 @@ impl<C, R: Decode<C>> Decode<C> for Entry<R> {
 fields!(NamesRequest { group, what });
 fields!(ObjectPath { account, container, object });
 fields!(Standing { id, policy });
-fields!(Line { container, at });
+fields!(Line { container, at, key });
 fields!(NewLine { container, at, value, conditional });
 fields!(Listing { prefix, delimiter, marker, end_marker, limit, reverse, path });
-fields!(Account { created, changed, deleted, containers, objects, bytes, headers });
+fields!(Account { created, changed, deleted, containers, objects, bytes, policies, headers });
+fields!(Share { containers, objects, bytes });
 fields!(Container { created, changed, policy, objects, bytes, headers });
 fields!(ContainerRow { name, objects, bytes, changed, policy });
 fields!(ObjectRow { name, size, etag, content_type, timestamp });

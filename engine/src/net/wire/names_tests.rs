@@ -14,7 +14,7 @@ pub(in crate::net::wire) fn begin() -> NamesRequest {
 
 pub(in crate::net::wire) fn begun() -> NamesAnswer {
     let container = Some(Standing { id: 9, policy: 2 });
-    NamesAnswer::Begun { line: Line { container, at: None }, at: Timestamp(300) }
+    NamesAnswer::Begun { line: Line { container, ..Line::default() }, at: Timestamp(300) }
 }
 
 fn headers() -> Headers {
@@ -81,6 +81,7 @@ fn answers() -> Vec<(Answer, &'static str)> {
         containers: 3,
         objects: 4,
         bytes: 5,
+        policies: vec![(1, Share { containers: 6, objects: 7, bytes: 8 })],
         headers: headers(),
     };
     let container = Container {
@@ -103,9 +104,9 @@ fn answers() -> Vec<(Answer, &'static str)> {
     let containers = Page { entries: vec![Entry::Row(of_container), Entry::Subdir(name())], cut: true };
     let objects = Page { entries: vec![Entry::Row(of_object)], cut: false };
     vec![
-        (Answer::Account(Some(account)), "00010102010304050101780179"),
+        (Answer::Account(Some(account)), "000101020103040501010607080101780179"),
         (Answer::Container(Some(container)), "010101020304050101780179"),
-        (Answer::Line(Line { container: None, at: Some(Timestamp(6)) }), "02000106"),
+        (Answer::Line(Line { at: Some(Timestamp(6)), ..Line::default() }), "0200010600"),
         (Answer::Put(Put::Done(Made::Updated)), "030001"),
         (Answer::Put(Put::Changed), "0301"),
         (Answer::Deleted(Deleted::NotEmpty), "0402"),

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use super::{Answer, Ask, Grant, Hold, Line, Names, NewLine, Page, Standing, leads};
 use crate::catalog::{
-    self, AccountValue, ContainerValue, ListingValue, Row, account_key, container_key, containers_prefix,
-    listing_key, listing_prefix,
+    self, AccountValue, ContainerValue, ListingValue, Row, Share, Totals, account_key, container_key,
+    containers_prefix, listing_key, listing_prefix,
 };
 use crate::clock::{Clock, Timestamp};
 use crate::disk::Class;
@@ -90,6 +90,7 @@ impl Decider {
             containers: totals.containers,
             objects: totals.objects,
             bytes: totals.bytes,
+            policies: shares(totals),
             headers: value.headers,
         }))
     }
@@ -116,12 +117,13 @@ impl Decider {
     fn line(&self, path: &ObjectPath) -> Result<Line> {
         let container = self.standing(path)?;
         let Some(Standing { id, .. }) = container.filter(|_| !path.object.is_empty()) else {
-            return Ok(Line { container, at: None });
+            return Ok(Line { container, ..Line::default() });
         };
         let row = self.group.row(&listing_key(id, &path.object))?;
-        let at =
-            row.map(|row| Ok(Timestamp(ListingValue::decode(&row.value)?.version.unwrap_or(row.sequence))));
-        Ok(Line { container, at: at.transpose().map_err(|bad: catalog::BadValue| bad)? })
+        let Some(row) = row else { return Ok(Line { container, ..Line::default() }) };
+        let value = ListingValue::decode(&row.value)?;
+        let at = Some(Timestamp(value.version.unwrap_or(row.sequence)));
+        Ok(Line { container, at, key: value.key })
     }
 
     fn read(&self, ask: Ask) -> Result<Answer> {
@@ -174,7 +176,7 @@ impl Decider {
             return Err(Error::NoContainer);
         };
         let decode = |name: String, row: Row| {
-            let ListingValue { size, etag, content_type, version } = ListingValue::decode(&row.value)?;
+            let ListingValue { size, etag, content_type, version, .. } = ListingValue::decode(&row.value)?;
             let timestamp = Timestamp(version.unwrap_or(row.sequence));
             Ok(ObjectRow { name, size, etag: etag.into_text(), content_type, timestamp })
         };
@@ -184,10 +186,13 @@ impl Decider {
     async fn grant(&self, path: ObjectPath, given: Option<Timestamp>) -> Result<Grant> {
         let permit = self.group.claim(Claim::Object(&path)).await;
         self.behind_barrier().await?;
+        let container = self.standing(&path)?;
         let line = match self.group.home() {
             // One disk holds both: the device knows better than the line, which need not be looked for.
-            Some(_) => Line { container: self.standing(&path)?, at: None },
-            None => self.line(&path)?,
+            Some(_) if container.is_none_or(|standing| standing.policy == 0) => {
+                Line { container, ..Line::default() }
+            }
+            _ => self.line(&path)?,
         };
         // Greater than the line's also where another node with a clock ahead of ours granted that.
         self.clock.observe(line.at.unwrap_or_default());
@@ -252,6 +257,18 @@ impl Decider {
         let row = self.time(None).await?;
         self.commit(vec![line.row(path, row)?], class, permit).await
     }
+}
+
+/// What is in which policy: the first one has what the others have not.
+fn shares(totals: Totals) -> Vec<(u16, Share)> {
+    let mut first = Share { containers: totals.containers, objects: totals.objects, bytes: totals.bytes };
+    for share in totals.policies.values() {
+        first.containers = first.containers.saturating_sub(share.containers);
+        first.objects = first.objects.saturating_sub(share.objects);
+        first.bytes = first.bytes.saturating_sub(share.bytes);
+    }
+    let first = Some((0, first)).filter(|(_, share)| *share != Share::default());
+    first.into_iter().chain(totals.policies).collect()
 }
 
 fn whole<R>(entries: Vec<Entry<R>>) -> Page<R> {

@@ -31,7 +31,7 @@ use super::{
     Account, Container, ContainerRow, Deleted, Entry, Headers, Listing, Made, ObjectPath, ObjectRow, Result,
     row_draft,
 };
-use crate::catalog::{ListingValue, listing_key};
+use crate::catalog::{ListingValue, PathHash, listing_key};
 use crate::clock::Timestamp;
 use crate::disk::Class;
 use crate::disk::format::record::DeviceId;
@@ -67,6 +67,8 @@ pub struct Line {
     pub container: Option<Standing>,
     /// Version time of the object that its line tells of, if it has one.
     pub at: Option<Timestamp>,
+    /// Key of its body, where each body has a key of its own.
+    pub key: Option<PathHash>,
 }
 
 /// What a line shall be.

@@ -280,7 +280,7 @@ impl World {
             listed: ListedAs::default(),
             headers: Default::default(),
         };
-        let meta = ObjectMeta { path: path(name), info, chunked: None, chunk_size: 0 };
+        let meta = ObjectMeta { path: path(name), info, chunked: None, chunk_size: 0, fragment: None };
         let draft = object_draft(hash_of(&path(name)), &meta, Bytes::from_static(body));
         let append = self.device.append(vec![draft], Durability::Durable, Class::Client);
         self.run(append).unwrap();
@@ -295,7 +295,7 @@ async fn put(store: Store, name: String, body: &'static [u8], condition: Conditi
 
 fn new_line(container: u64, at: Timestamp, conditional: bool) -> NewLine {
     let (etag, content_type) = (ListedEtag::Md5([0; 16]), String::new());
-    let value = Some(ListingValue { size: 1, etag, content_type, version: None }.encode());
+    let value = Some(ListingValue { size: 1, etag, content_type, version: None, key: None }.encode());
     NewLine { container, at, value, conditional }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Each node has the container `AUTH_a/c` in a group of its own; devices are placed by one ring, each node in a zone of its own.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use quarry_ring::{Class, Device, Plan, Replicas, Ring, build};
+use quarry_ring::{Class, Device, PathHash, Plan, Replicas, Ring, build};
 
 use super::rig::{DISK, START, path};
 use crate::catalog::{self, ObjectCatalog, Version};
@@ -21,11 +21,11 @@ use crate::disk::format::superblock::ClusterId;
 use crate::disk::{DiskHandle, Format, SimulatedDisk, format};
 use crate::index::{Index, MemoryIndex, Table};
 use crate::io::{CrashPlan, SimImage, SplitMix64};
-use crate::net::{NodeId, Remote, ReplicaService, SimFaults, SimNet};
+use crate::net::{NodeId, Remote, ReplicaService, SimFaults, SimNet, Transport};
 use crate::object::sight::Sight;
 use crate::object::{
-    BoxFuture, Committed, Condition, Deleted, Error, ObjectReader, Options, Placement, PutSpec, Replica,
-    Result, RingPlacement, Spawn, Store, Time, hash_of,
+    BoxFuture, Code, Committed, Condition, Deleted, Error, Keeps, Layout, ObjectReader, Options, Placement,
+    Policies, Policy, PutSpec, Replica, Result, RingPlacement, Spawn, Store, Time, hash_of,
 };
 
 /// How long a call to another node may take.
@@ -46,6 +46,7 @@ struct Node {
     /// Absent while it is dead.
     store: Option<Store>,
     tasks: Tasks,
+    transport: Option<Arc<dyn Transport>>,
     /// Its disks turn once in so many turns.
     pace: u64,
 }
@@ -58,12 +59,20 @@ pub(crate) struct Shape {
     pub(crate) disks: u8,
     pub(crate) replicas: u16,
     pub(crate) faults: SimFaults,
+    /// The container's policy keeps fragments.
+    pub(crate) code: Option<Code>,
 }
 
 impl Shape {
     /// One disk on each node, and a good network.
     pub(crate) const fn new(nodes: u8, replicas: u16) -> Self {
-        Self { nodes, disks: 1, replicas, faults: SimFaults::NONE }
+        Self { nodes, disks: 1, replicas, faults: SimFaults::NONE, code: None }
+    }
+
+    /// The same, and objects in fragments.
+    pub(crate) const fn coded(nodes: u8, data: u8, parity: u8) -> Self {
+        let code = Some(Code { data, parity });
+        Self { nodes, disks: 1, replicas: 3, faults: SimFaults::NONE, code }
     }
 }
 
@@ -73,8 +82,15 @@ pub(crate) struct Cluster {
     pub(crate) wall: Arc<AtomicU64>,
     nodes: Vec<Node>,
     ring: Ring,
+    /// How policy 1 keeps fragments, and its ring.
+    coded: Option<(Code, Ring)>,
     turns: u64,
     lives: u64,
+}
+
+fn place(ring: &Ring) -> RingPlacement {
+    let ids: HashMap<u32, DeviceId> = ring.devices().iter().map(|d| (d.id, device_id(d.id))).collect();
+    RingPlacement::new(ring.clone(), ids).unwrap()
 }
 
 fn node_id(node: usize) -> NodeId {
@@ -94,14 +110,14 @@ fn make_disk(number: u32, seed: u64) -> Disk {
     Disk { device, image, index: Arc::new(MemoryIndex::new()), sim: None }
 }
 
-fn make_ring(shape: Shape) -> Ring {
+fn make_ring(shape: Shape, replicas: u16) -> Ring {
     let device = |id: u32| {
         let node = id / u32::from(shape.disks);
         let zone = u16::try_from(node).unwrap();
         Device { id, region: 0, zone, node, weight: 1, class: Class::Nvme }
     };
     let devices = (0..u32::from(shape.nodes) * u32::from(shape.disks)).map(device).collect();
-    build(Plan { version: 1, part_power: 6, replicas: Replicas::whole(shape.replicas), devices }).unwrap()
+    build(Plan { version: 1, part_power: 6, replicas: Replicas::whole(replicas), devices }).unwrap()
 }
 
 impl Cluster {
@@ -109,30 +125,72 @@ impl Cluster {
         let node = |node: u8| {
             let disk = |n: u8| make_disk(u32::from(node * shape.disks + n), seed);
             let disks = (0..shape.disks).map(disk).collect();
-            Node { id: node_id(node.into()), disks, store: None, tasks: Tasks::default(), pace: 1 }
+            Node {
+                id: node_id(node.into()),
+                disks,
+                store: None,
+                tasks: Tasks::default(),
+                transport: None,
+                pace: 1,
+            }
         };
         let mut cluster = Self {
             net: SimNet::new(seed, SimFaults::NONE),
             rng: SplitMix64::new(seed),
             wall: Arc::new(AtomicU64::new(START * 1_000_000)),
             nodes: (0..shape.nodes).map(node).collect(),
-            ring: make_ring(shape),
+            ring: make_ring(shape, shape.replicas),
+            coded: shape.code.map(|code| (code, make_ring(shape, u16::try_from(code.n()).unwrap()))),
             turns: 0,
             lives: 0,
         };
         for node in 0..cluster.nodes.len() {
             cluster.start(node);
             let store = cluster.store(node);
-            cluster.run(store.put_container("AUTH_a", "c", 0, |_| Ok(Default::default()))).unwrap();
+            let policy = u16::from(shape.code.is_some());
+            cluster.run(store.put_container("AUTH_a", "c", policy, |_| Ok(Default::default()))).unwrap();
         }
         cluster.net.set_faults(shape.faults);
         cluster
     }
 
     pub(crate) fn placement(&self) -> RingPlacement {
-        let ids: HashMap<u32, DeviceId> =
-            self.ring.devices().iter().map(|d| (d.id, device_id(d.id))).collect();
-        RingPlacement::new(self.ring.clone(), ids).unwrap()
+        place(&self.ring)
+    }
+
+    fn layout(&self) -> Layout {
+        let mut policies = vec![Policy::first()];
+        let mut placements: BTreeMap<u16, Arc<dyn Placement>> = BTreeMap::new();
+        placements.insert(0, Arc::new(self.placement()));
+        if let Some((code, ring)) = &self.coded {
+            let (name, keeps) = ("coded".to_owned(), Keeps::Fragments(*code));
+            policies.push(Policy { index: 1, name, keeps, default: false, ..Policy::first() });
+            placements.insert(1, Arc::new(place(ring)));
+        }
+        Layout::new(Policies::new(policies).unwrap(), placements)
+    }
+
+    pub(crate) fn coded_placement(&self) -> RingPlacement {
+        place(&self.coded.as_ref().unwrap().1)
+    }
+
+    /// Another ring for fragments, from now on.
+    pub(crate) fn turn_ring(&mut self, ring: Ring) {
+        let code = self.coded.as_ref().unwrap().0;
+        self.coded = Some((code, ring));
+        for node in 0..self.nodes.len() {
+            self.store(node).place(self.layout(), self.others(node));
+        }
+    }
+
+    /// The nodes of the primaries of a key of policy 1, by place.
+    pub(crate) fn places(&self, key: &PathHash) -> Vec<usize> {
+        let (_, ring) = self.coded.as_ref().unwrap();
+        let node = |device: DeviceId| {
+            let has = |node: &Node| node.disks.iter().any(|disk| disk.device == device);
+            self.nodes.iter().position(has).unwrap()
+        };
+        place(ring).primaries(key).into_iter().map(node).collect()
     }
 
     fn clock(&self) -> Clock {
@@ -169,7 +227,14 @@ impl Cluster {
             Box::new(move || wall.load(Ordering::SeqCst)),
             self.lives,
         );
-        let transport = Arc::new(self.net.start(self.nodes[node].id, Arc::new(service)));
+        let transport: Arc<dyn Transport> = Arc::new(self.net.start(self.nodes[node].id, Arc::new(service)));
+        self.nodes[node].transport = Some(transport);
+        store.place(self.layout(), self.others(node));
+        self.nodes[node].store = Some(store);
+    }
+
+    pub(crate) fn others(&self, node: usize) -> Vec<Arc<dyn Replica>> {
+        let transport = self.nodes[node].transport.clone().unwrap();
         let others = self.nodes.iter().enumerate().filter(|(other, _)| *other != node);
         let remote = others.flat_map(|(_, other)| {
             let device = |disk: &Disk| {
@@ -177,15 +242,17 @@ impl Cluster {
             };
             other.disks.iter().map(device)
         });
-        store.place(Arc::new(self.placement()), remote.collect());
-        self.nodes[node].store = Some(store);
+        remote.collect()
     }
 
     /// `kill -9`: what was not flushed survives by luck.
     pub(crate) fn kill(&mut self, node: usize) {
         self.net.stop(self.nodes[node].id);
         let (rng, node) = (&mut self.rng, &mut self.nodes[node]);
-        drop(std::mem::take(&mut *node.tasks.lock().unwrap()));
+        // Taken out first: what is dropped may want to start another task.
+        let dying = std::mem::take(&mut *node.tasks.lock().unwrap());
+        drop(dying);
+        node.tasks.lock().unwrap().clear();
         node.store = None;
         for disk in &mut node.disks {
             disk.sim = None;
@@ -317,6 +384,20 @@ impl Cluster {
         versions.filter(|(_, v)| v.is_some_and(|v| v.sequence == at.0)).map(|(node, _)| node).collect()
     }
 
+    /// How many nodes there are.
+    pub(crate) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Takes a version off a node's disks, as if it had never come.
+    pub(crate) fn forget(&mut self, node: usize, key: PathHash) {
+        for disk in self.handles(node) {
+            let Some(version) = catalog::version(disk.index(), &key).unwrap() else { continue };
+            let stamp = catalog::Stamp { hash: key, sequence: version.sequence, deleted: version.deleted };
+            self.run(async move { crate::sync::evict(&disk, &[stamp]).await }).unwrap();
+        }
+    }
+
     pub(crate) fn count(&self, node: usize, table: Table) -> usize {
         let rows = |disk: &Disk| disk.index.scan(table, crate::index::Range::default()).count();
         self.nodes[node].disks.iter().map(rows).sum()
@@ -352,7 +433,7 @@ impl Cluster {
     /// What a node sees of an object whose row states `floor`.
     pub(crate) fn sight(&mut self, node: usize, name: &str, floor: Option<Timestamp>) -> Result<Sight> {
         let store = self.store(node);
-        self.run(async move { store.inner.copies.open(&path(name), floor).await })
+        self.run(async move { store.inner.copies.open(&path(name), hash_of(&path(name)), floor).await })
     }
 
     pub(crate) fn reader(
@@ -362,7 +443,8 @@ impl Cluster {
         floor: Option<Timestamp>,
     ) -> Result<ObjectReader> {
         let open = self.sight(node, name, floor)?.version().ok_or(Error::NoObject)?;
-        Ok(self.store(node).inner.reader(&path(name), open))
+        let store = self.store(node);
+        self.run(async move { store.inner.reader(open).await })
     }
 
     pub(crate) fn get(&mut self, node: usize, name: &str, floor: Option<Timestamp>) -> Result<Bytes> {

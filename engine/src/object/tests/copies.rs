@@ -8,7 +8,7 @@ use crate::clock::Timestamp;
 use crate::index::Table;
 use crate::object::limits::{GIVE_UP, LAST_RESORT, STALL};
 use crate::object::sight::Found;
-use crate::object::{Deleted, Error, PutSpec};
+use crate::object::{Deleted, Error, PutSpec, hash_of};
 
 const MIB: usize = 1 << 20;
 /// What a call takes when nobody has to be waited for.
@@ -124,7 +124,7 @@ fn without_a_quorum_a_put_fails_with_a_reason_and_nothing_is_visible() {
             let at = open.meta.info.timestamp;
             drop(open);
             let store = cluster.store(0);
-            cluster.run(store.inner.copies.assure(&path("o"), at)).unwrap();
+            cluster.run(store.inner.copies.assure(&path("o"), hash_of(&path("o")), at)).unwrap();
             assert!(cluster.holders("o", at).len() >= 2);
             assert!(cluster.get(1, "o", Some(at)).unwrap() == bytes(2, size));
         }
@@ -495,7 +495,10 @@ fn check(
     };
     let Some(open) = open else { return true };
     let (ahead, md5) = (open.ahead, open.meta.info.md5);
-    let reader = cluster.store(node).inner.reader(&path(name), open);
+    let reader = {
+        let store = cluster.store(node);
+        cluster.run(async move { store.inner.reader(open).await }).unwrap()
+    };
     let read = match cluster.run(super::cluster::read(reader)) {
         Ok(read) => read,
         Err(Error::Unavailable { .. }) => return false,

@@ -2,8 +2,10 @@
 
 mod changes;
 pub(crate) mod cluster;
+mod coded;
 mod copies;
 mod crash;
 mod real;
+mod reconstruct;
 pub(crate) mod rig;
 mod rules;

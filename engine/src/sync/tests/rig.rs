@@ -55,15 +55,19 @@ struct View {
 }
 
 impl Cluster for View {
-    fn version(&self) -> u64 {
+    fn policies(&self) -> Vec<u16> {
+        vec![0]
+    }
+
+    fn version(&self, _: u16) -> u64 {
         self.ring.lock().unwrap().version
     }
 
-    fn power(&self) -> u8 {
+    fn power(&self, _: u16) -> u8 {
         POWER
     }
 
-    fn primaries(&self, partition: u32) -> Vec<DeviceId> {
+    fn primaries(&self, _: u16, partition: u32) -> Vec<DeviceId> {
         self.ring.lock().unwrap().primaries(partition).into_iter().map(device_id).collect()
     }
 
@@ -160,7 +164,13 @@ fn put_groups(key: u64, sequence: u64, len: usize) -> Vec<Draft> {
         meta,
         data,
     };
-    let mut meta = ObjectMeta { path: path(key), info: info(sequence, &body), chunked: None, chunk_size: 0 };
+    let mut meta = ObjectMeta {
+        path: path(key),
+        info: info(sequence, &body),
+        chunked: None,
+        chunk_size: 0,
+        fragment: None,
+    };
     let mut out = Vec::new();
     if len > 1 << 20 {
         let mut data_id = [0; 16];

@@ -44,6 +44,7 @@ fn object_metas(_: &mut SplitMix64) -> Vec<Vec<u8>> {
         },
         chunked: full.then_some(Chunked { data_id: [9; 16], count: 5120 }),
         chunk_size: if full { 1 << 20 } else { 0 },
+        fragment: None,
     };
     vec![meta(true).encode(), meta(false).encode(), encode_tombstone(&path)]
 }
@@ -69,7 +70,8 @@ fn value_seeds(_: &mut SplitMix64) -> Vec<Vec<u8>> {
         turn: 3,
     };
     let listing = |etag| {
-        ListingValue { size: 1 << 33, etag, content_type: "text/plain".to_owned(), version: None }.encode()
+        ListingValue { size: 1 << 33, etag, content_type: "text/plain".to_owned(), version: None, key: None }
+            .encode()
     };
     let values = [
         (0, AccountValue { created: 1 << 50, marked: true, headers: headers() }.encode()),
