@@ -301,8 +301,7 @@ impl Inner {
     /// lost half-way.
     pub(crate) async fn relist(&self, path: &ObjectPath, sequence: u64) -> Result<bool> {
         // Where lines count, what has none was never acknowledged, or was deleted; a tombstone may lie where nobody looks.
-        let behind =
-            |line: &Line, sequence| line.at.map_or(!self.line_counts(line), |at| at.0 < sequence);
+        let behind = |line: &Line, sequence| line.at.map_or(!self.line_counts(line), |at| at.0 < sequence);
         let line = self.line(path).await?;
         let seen = self.key(path, &line);
         if line.container.is_none() || !behind(&line, sequence) {

@@ -176,7 +176,7 @@ struct Follower {
 impl Follower {
     fn look(&self) {
         let published = self.board.read();
-        if published.version() == self.peers.version() {
+        if published.version() == self.peers.version(0) {
             return;
         }
         let local = self.net.local();

@@ -63,16 +63,21 @@ impl Peers {
     }
 }
 
+/// There is the first policy alone.
 impl Cluster for Peers {
-    fn version(&self) -> u64 {
+    fn policies(&self) -> Vec<u16> {
+        vec![0]
+    }
+
+    fn version(&self, _policy: u16) -> u64 {
         locked(&self.0).placement.as_ref().map_or(0, |placement| placement.ring().version())
     }
 
-    fn power(&self) -> u8 {
+    fn power(&self, _policy: u16) -> u8 {
         locked(&self.0).placement.as_ref().map_or(0, |placement| placement.ring().part_power())
     }
 
-    fn primaries(&self, partition: u32) -> Vec<DeviceId> {
+    fn primaries(&self, _policy: u16, partition: u32) -> Vec<DeviceId> {
         let placement = locked(&self.0).placement.clone();
         placement.map_or_else(Vec::new, |placement| placement.devices_of(partition))
     }

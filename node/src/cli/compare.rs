@@ -30,9 +30,9 @@ pub(super) fn of(url: &str) -> Result<Compared, Failure> {
 fn print(found: &Compared, out: &mut impl Write) -> std::io::Result<()> {
     let Compared { different, unknown, silent, handoffs, .. } = found;
     writeln!(out, "{}", found.summary())?;
-    if !different.is_empty() {
-        let named: Vec<String> = different.iter().map(ToString::to_string).collect();
-        writeln!(out, "different: partitions {}", named.join(" "))?;
+    for (policy, parts) in different {
+        let named: Vec<String> = parts.iter().map(ToString::to_string).collect();
+        writeln!(out, "different: partitions {} of policy {policy}", named.join(" "))?;
     }
     if *unknown > 0 {
         writeln!(out, "unknown: {unknown} partitions, of which a device does not answer")?;

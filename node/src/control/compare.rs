@@ -19,14 +19,14 @@ const MAX_HELD_POWER: u8 = 20;
 /// What came out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Compared {
-    /// Of the ring that was compared by.
-    pub(crate) ring_version: u64,
-    /// Partitions of the ring.
+    /// Versions of the rings that were compared by, by policy.
+    pub(crate) ring_versions: BTreeMap<u16, u64>,
+    /// Partitions of all rings.
     pub(crate) partitions: u64,
     /// Partitions whose copies are equal.
     pub(crate) equal: u64,
-    /// Partitions of which they are not, at most so many.
-    pub(crate) different: Vec<u32>,
+    /// Partitions of which they are not, by policy; at most so many of each.
+    pub(crate) different: BTreeMap<u16, Vec<u32>>,
     /// Partitions of which a device did not answer.
     pub(crate) unknown: u64,
     /// Devices that did not answer, and why.
@@ -73,9 +73,10 @@ impl Compared {
 
     /// In one line.
     pub(crate) fn summary(&self) -> String {
-        let Self { ring_version, partitions, equal, left, eta_seconds, .. } = self;
-        let equal =
-            format!("ring version {ring_version}: {equal} of {partitions} partitions have equal copies");
+        let Self { ring_versions, partitions, equal, left, eta_seconds, .. } = self;
+        let versions: Vec<String> = ring_versions.values().map(ToString::to_string).collect();
+        let versions = versions.join(", ");
+        let equal = format!("ring version {versions}: {equal} of {partitions} partitions have equal copies");
         match (left, eta_seconds) {
             (0, _) => format!("{equal}, nothing is to be moved"),
             (left, Some(seconds)) => {
@@ -91,65 +92,99 @@ impl Compared {
 /// What a device says: the sums of its partitions, and how many it holds that are not its own.
 type Said = (BTreeMap<u32, u128>, u64);
 
-/// Compares all partitions.
+/// Compares all partitions of all policies.
 pub(crate) async fn compare(cluster: &dyn Cluster, devices: BTreeSet<DeviceId>) -> Compared {
-    let (ring_version, power) = (cluster.version(), cluster.power());
-    let partitions: u32 = if ring_version == 0 { 0 } else { 1 << power };
-    let primaries: Vec<Vec<DeviceId>> = (0..partitions).map(|part| cluster.primaries(part)).collect();
-    let mut of: BTreeMap<DeviceId, Vec<u32>> =
-        devices.into_iter().map(|device| (device, Vec::new())).collect();
+    let mut compared = Compared::default();
+    for policy in cluster.policies() {
+        let version = cluster.version(policy);
+        if version > 0 {
+            compared.ring_versions.insert(policy, version);
+            compare_policy(cluster, policy, &devices, &mut compared).await;
+        }
+    }
+    compared
+}
+
+async fn compare_policy(
+    cluster: &dyn Cluster,
+    policy: u16,
+    devices: &BTreeSet<DeviceId>,
+    compared: &mut Compared,
+) {
+    let power = cluster.power(policy);
+    let partitions: u32 = 1 << power;
+    let primaries: Vec<Vec<DeviceId>> = (0..partitions).map(|part| cluster.primaries(policy, part)).collect();
+    let mut of: BTreeMap<DeviceId, Vec<u32>> = devices.iter().map(|device| (*device, Vec::new())).collect();
     for (part, devices) in (0_u32..).zip(&primaries) {
         devices.iter().for_each(|device| of.entry(*device).or_default().push(part));
     }
-    let asked = of
-        .into_iter()
-        .map(|(device, parts)| async move { (device, ask(cluster, device, power, &parts).await) });
-    let mut compared = Compared { ring_version, partitions: partitions.into(), ..Compared::default() };
+    let asked = of.into_iter().map(|(device, parts)| async move {
+        (device, ask(cluster, device, Ring { policy, power }, &parts).await)
+    });
+    compared.partitions += u64::from(partitions);
     let mut sums: BTreeMap<DeviceId, BTreeMap<u32, u128>> = BTreeMap::new();
     for (device, said) in join_all(asked).await {
         match said {
             Ok((own, others)) => {
                 sums.insert(device, own);
                 if others > 0 {
-                    compared.handoffs.insert(device.to_string(), others);
+                    *compared.handoffs.entry(device.to_string()).or_default() += others;
                 }
             }
             Err(why) => drop(compared.silent.insert(device.to_string(), why)),
         }
     }
+    let mut different = Vec::new();
     for (part, devices) in (0_u32..).zip(&primaries) {
         let said: Option<BTreeSet<u128>> =
             devices.iter().map(|device| sums.get(device)?.get(&part).copied()).collect();
         match said {
             None => compared.unknown += 1,
             Some(said) if said.len() == 1 => compared.equal += 1,
-            Some(_) if compared.different.len() < MAX_NAMED => compared.different.push(part),
+            Some(_) if different.len() < MAX_NAMED => different.push(part),
             Some(_) => {}
         }
     }
-    compared
+    if !different.is_empty() {
+        compared.different.insert(policy, different);
+    }
 }
 
-async fn ask(cluster: &dyn Cluster, device: DeviceId, power: u8, own: &[u32]) -> Result<Said, String> {
+/// How the partitions of a policy are asked for.
+#[derive(Debug, Clone, Copy)]
+struct Ring {
+    policy: u16,
+    power: u8,
+}
+
+impl Ring {
+    /// The number by which devices know the first partition; those of one policy follow one another.
+    fn first(self) -> u32 {
+        u32::from(self.policy) << self.power
+    }
+}
+
+async fn ask(cluster: &dyn Cluster, device: DeviceId, ring: Ring, own: &[u32]) -> Result<Said, String> {
     let replica = cluster.replica(device).ok_or("the node does not know it")?;
     let ask = |ask: Ask| {
         let replica = Arc::clone(&replica);
         async move { replica.ask(ask).await.map_err(|e| e.to_string()) }
     };
     let odd = || "it answered another question".to_owned();
+    let (power, first) = (ring.power, ring.first());
     let mut sums = BTreeMap::new();
     for some in own.chunks(MAX_SUMS) {
-        let parts: Parts = some.iter().copied().collect();
+        let parts: Parts = some.iter().map(|part| first + part).collect();
         match ask(Ask::Sums { power, parts, group: 1 }).await? {
             Answer::Sums(said) if said.len() == some.len() => sums.extend(some.iter().copied().zip(said)),
             _ => return Err(odd()),
         }
     }
-    let (mut others, mut from) = (0, Some(0).filter(|_| power <= MAX_HELD_POWER));
+    let (mut others, mut from) = (0, Some(first).filter(|_| power <= MAX_HELD_POWER));
     while let Some(at) = from {
         match ask(Ask::Held { power, from: at }).await? {
             Answer::Held { parts, next } => {
-                let strange = parts.iter().filter(|part| own.binary_search(part).is_err());
+                let strange = parts.iter().filter(|part| own.binary_search(&(part - first)).is_err());
                 others += strange.count() as u64;
                 from = next.filter(|next| *next > at);
             }

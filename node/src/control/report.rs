@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use quarry_engine::consensus::Group;
-use quarry_ring::{Builder, Load};
+use quarry_ring::Builder;
 
 use super::groups::Own;
 use super::state::{State, Wanted};
@@ -84,10 +84,15 @@ fn group(name: String, group: &Group) -> GroupReport {
     }
 }
 
-/// Replicas that each device holds and should hold, by its label in the ring.
+/// Replicas that each device holds and should hold, of all policies, by its label in the rings.
 fn shares(state: &State) -> BTreeMap<String, (u64, u64)> {
-    let Some(builder) = &state.builder else { return BTreeMap::new() };
-    let share = |load: Load| (load.replicas, load.target / 1_000_000);
-    let labels = builder.members().iter().map(|member| member.label.clone());
-    labels.zip(builder.loads().into_iter().map(share)).collect()
+    let mut shares: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+    for builder in state.builder.iter().chain(state.other_builders.values()) {
+        for (member, load) in builder.members().iter().zip(builder.loads()) {
+            let (replicas, share) = shares.entry(member.label.clone()).or_default();
+            *replicas += load.replicas;
+            *share += load.target / 1_000_000;
+        }
+    }
+    shares
 }

@@ -262,7 +262,7 @@ impl World {
 
     /// A tombstone on the device that no line tells of.
     fn delete_unlisted(&mut self, name: &str, at: Timestamp) {
-        let draft = crate::object::copies::tombstone(&path(name), at);
+        let draft = crate::object::copies::tombstone(&path(name), crate::object::hash_of(&path(name)), at);
         let append = self.device.append(vec![draft], Durability::Durable, Class::Client);
         self.run(append).unwrap();
     }

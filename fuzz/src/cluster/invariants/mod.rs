@@ -49,7 +49,7 @@ fn held(world: &World) -> Result<Held, Violation> {
     let mut held = Held::new();
     for (device, index) in world.machines.iter().flat_map(|machine| machine.indexes()) {
         let index: &dyn Index = index.as_ref();
-        let found = stamps(index, [0; 16]..=[0xff; 16], None, MOST);
+        let found = stamps(index, None, [0; 16]..=[0xff; 16], None, MOST);
         let found = found.map_err(|e| Violation(format!("read index of {device}: {e}")))?;
         held.insert(device, found.stamps.into_iter().map(|stamp| (stamp.hash, stamp)).collect());
     }
