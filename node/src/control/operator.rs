@@ -168,17 +168,27 @@ impl Operator {
         let body = Limited::new(request.into_body(), MAX_BODY).collect().await;
         let Ok(body) = body else { return text(StatusCode::BAD_REQUEST, "The change is too long.") };
         let edit = serde_json::from_slice::<policy_edit::Edit>(&body.to_bytes()).map_err(|e| e.to_string());
-        let rows = match edit.and_then(|edit| edit.rows(&state)) {
-            Ok(rows) => rows,
+        let judged = edit.and_then(|edit| Ok((edit.keeps.is_some(), edit.rows(&state)?)));
+        let (new, rows) = match judged {
+            Ok(judged) => judged,
             Err(why) => return text(StatusCode::BAD_REQUEST, &why),
         };
-        for (key, value) in rows {
-            let row = Wish::Row { key, value: Some(value), fresh: false };
+        for (at, (key, value)) in rows.iter().cloned().enumerate() {
+            // The number of a new policy may be given to another one at this moment.
+            let row = Wish::Row { key, value: Some(value), fresh: new && at == 0 };
             if let Err(refused) = self.tell(row).await {
                 return refused;
             }
         }
-        text(StatusCode::OK, "Written down.")
+        let mut seen = self.state.clone();
+        let all = |state: &Arc<State>| rows.iter().all(|(key, value)| state.policies.has(key, value));
+        match tokio::time::timeout(WITHIN, seen.wait_for(all)).await {
+            Ok(Ok(_)) => text(StatusCode::OK, "Written down."),
+            _ => text(
+                StatusCode::CONFLICT,
+                "Another change came at the same time; look at the policies and try again.",
+            ),
+        }
     }
 
     async fn tell(&self, wish: Wish) -> Result<(), Response<Full<Bytes>>> {

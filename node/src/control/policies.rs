@@ -140,6 +140,13 @@ impl Rows {
         Ok(())
     }
 
+    /// Whether a row with this key is among them.
+    pub(crate) fn has(&self, key: &[u8], value: &[u8]) -> bool {
+        let mut with = self.clone();
+        let rest = key.strip_prefix(&[b'k', TAG]);
+        rest.is_some_and(|rest| with.take(rest, value).is_ok()) && with == *self
+    }
+
     /// Every policy's number and how it keeps objects, the first one too.
     pub(crate) fn kinds(&self, settings: Settings) -> BTreeMap<u16, Kind> {
         let mut kinds: BTreeMap<u16, Kind> =

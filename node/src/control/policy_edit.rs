@@ -137,7 +137,9 @@ mod tests {
     fn apply(state: &mut State, edit: Edit) -> Result<(), String> {
         for (key, value) in edit.rows(state)? {
             policies::may_write(state, &key, Some(&value)).unwrap()?;
+            assert!(!state.policies.has(&key, &value));
             state.policies.take(&key[2..], &value).map_err(|bad| bad.to_string())?;
+            assert!(state.policies.has(&key, &value));
         }
         Ok(())
     }

@@ -176,7 +176,7 @@ class Cluster:
     @staticmethod
     def ring_of(member):
         """Disks of the ring that a node said last that it uses."""
-        said = [re.search(r"ring is in use .*devices=(\d+)", line) for line in member.lines()]
+        said = [re.search(r"rings are in use .*devices=(\d+)", line) for line in member.lines()]
         return max([int(found.group(1)) for found in said if found], default=0)
 
     def rings(self):
