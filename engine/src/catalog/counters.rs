@@ -2,24 +2,30 @@
 //!
 //! ```text
 //! container  varint objects | varint bytes | while the container's row stands: u8 1, account, or, in a policy other than the
-//!            first, u8 2, varint policy, account; else u8 0
+//!            first, u8 2, varint policy, account; else u8 0. With ranges that u8 is greater by 4, the account has its length
+//!            before it, and there follow varint count | (first name, varint objects, varint bytes)*
 //! account    varint containers | varint objects | varint bytes | for each policy but the first that has any of them:
 //!            varint policy | varint containers | varint objects | varint bytes
 //! ```
 //!
-//! Invariant: a container's totals are the sums over the lines of its listing, whether its row stands or not.
+//! Invariant: a container's totals are the sums over the lines of its listing that are in no range, whether its row stands or
+//! not; a range's are those over its lines, and no account's.
+//! Invariant: sums are modulo 2^64: a rebuild may see lines go before they come, and ranges in any order. It counts ranges anew at
+//! its end.
 //! Invariant: an account's totals are the sums over its standing containers. So any order of rows ends in the same
 //! totals, and records never carry them.
 
 use std::collections::BTreeMap;
 
-use super::keys::{GroupId, RowKey, account_totals, container_totals, marked_account};
+use super::entry::Head;
+use super::keys::{GroupId, RowKey, account_totals, container_totals, group_prefix, marked_account};
 use super::newest::{Source, damaged};
+use super::ranges::{Bound, lines};
 use super::rows::{AccountValue, ContainerValue, ListingValue};
-use super::value::BadValue;
+use super::value::{BadValue, put_text, text};
 use crate::disk::catalog::Tx;
 use crate::disk::format::bytes::{Put, Reader};
-use crate::index::{IndexError, Table};
+use crate::index::{IndexError, Range, Table};
 
 /// Exact totals.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -47,9 +53,9 @@ pub struct Share {
 
 impl Share {
     fn shift(&mut self, delta: Delta) {
-        self.containers = self.containers.saturating_add_signed(delta.containers);
-        self.objects = self.objects.saturating_add_signed(delta.objects);
-        self.bytes = self.bytes.saturating_add_signed(delta.bytes);
+        self.containers = self.containers.wrapping_add_signed(delta.containers);
+        self.objects = self.objects.wrapping_add_signed(delta.objects);
+        self.bytes = self.bytes.wrapping_add_signed(delta.bytes);
     }
 
     fn put(self, out: &mut Vec<u8>) {
@@ -69,7 +75,19 @@ struct ContainerTotals {
     bytes: u64,
     /// Where its row stands, and in which policy.
     account: Option<(u16, String)>,
+    /// By their first names.
+    ranges: Vec<RangeTotals>,
 }
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct RangeTotals {
+    from: String,
+    objects: u64,
+    bytes: u64,
+}
+
+/// Added to what is said of the container's row.
+const RANGES: u8 = 4;
 
 /// A change of totals.
 #[derive(Debug, Clone, Copy, Default)]
@@ -79,27 +97,54 @@ struct Delta {
     bytes: i64,
 }
 
-fn signed(n: u64) -> i64 {
-    i64::try_from(n).unwrap_or(i64::MAX)
+impl Delta {
+    fn of(objects: u64, bytes: u64) -> Self {
+        Self { containers: 0, objects: objects.cast_signed(), bytes: bytes.cast_signed() }
+    }
+
+    fn minus(self) -> Self {
+        let Self { containers, objects, bytes } = self;
+        Self {
+            containers: containers.wrapping_neg(),
+            objects: objects.wrapping_neg(),
+            bytes: bytes.wrapping_neg(),
+        }
+    }
 }
 
 fn container(from: &impl Source, group: GroupId, id: u64) -> Result<ContainerTotals, IndexError> {
     let Some(bytes) = from.value(Table::System, &container_totals(group, id))? else {
         return Ok(Default::default());
     };
-    let decode = || -> Result<ContainerTotals, BadValue> {
-        let mut r = Reader::new(&bytes);
-        let (objects, sum) = (r.varint()?, r.varint()?);
-        let policy = match r.u8()? {
-            0 => None,
-            2 => Some(policy(&mut r)?),
-            _ => Some(0),
-        };
-        let name = std::str::from_utf8(r.rest()).map_err(|_| BadValue::Field("account"))?;
-        let account = policy.map(|policy| (policy, name.to_owned()));
-        Ok(ContainerTotals { objects, bytes: sum, account })
+    decode_container(&bytes).map_err(damaged)
+}
+
+fn decode_container(bytes: &[u8]) -> Result<ContainerTotals, BadValue> {
+    let mut r = Reader::new(bytes);
+    let (objects, sum, tag) = (r.varint()?, r.varint()?, r.u8()?);
+    let policy = match tag & !RANGES {
+        0 => None,
+        2 => Some(policy(&mut r)?),
+        _ => Some(0),
     };
-    decode().map_err(damaged)
+    let name = match tag & RANGES {
+        0 => std::str::from_utf8(r.rest()).map_err(|_| BadValue::Field("account"))?,
+        _ => text(&mut r)?,
+    };
+    let account = policy.map(|policy| (policy, name.to_owned()));
+    let mut totals = ContainerTotals { objects, bytes: sum, account, ranges: Vec::new() };
+    if tag & RANGES != 0 {
+        for _ in 0..r.varint()? {
+            let from = text(&mut r)?.to_owned();
+            totals.ranges.push(RangeTotals { from, objects: r.varint()?, bytes: r.varint()? });
+        }
+    }
+    Ok(totals)
+}
+
+/// Whether totals have ranges: they count lines of groups that go on when the container's own is gone.
+pub(crate) fn has_ranges(totals: &[u8]) -> Result<bool, IndexError> {
+    decode_container(totals).map(|totals| !totals.ranges.is_empty()).map_err(damaged)
 }
 
 fn put_container(tx: &mut Tx<'_>, group: GroupId, id: u64, totals: &ContainerTotals) {
@@ -110,15 +155,27 @@ fn put_container(tx: &mut Tx<'_>, group: GroupId, id: u64, totals: &ContainerTot
     let mut out = Vec::with_capacity(32);
     out.put_varint(totals.objects);
     out.put_varint(totals.bytes);
+    let ranges = if totals.ranges.is_empty() { 0 } else { RANGES };
     match &totals.account {
-        None => out.push(0),
-        Some((0, _)) => out.push(1),
+        None => out.push(ranges),
+        Some((0, _)) => out.push(1 + ranges),
         Some((policy, _)) => {
-            out.push(2);
+            out.push(2 + ranges);
             out.put_varint(u64::from(*policy));
         }
     }
-    out.extend_from_slice(totals.account.as_ref().map_or("", |(_, account)| account).as_bytes());
+    let account = totals.account.as_ref().map_or("", |(_, account)| account);
+    if totals.ranges.is_empty() {
+        out.extend_from_slice(account.as_bytes());
+    } else {
+        put_text(&mut out, account);
+        out.put_varint(totals.ranges.len() as u64);
+        for RangeTotals { from, objects, bytes } in &totals.ranges {
+            put_text(&mut out, from);
+            out.put_varint(*objects);
+            out.put_varint(*bytes);
+        }
+    }
     tx.put(Table::System, key, out);
 }
 
@@ -126,6 +183,19 @@ fn put_container(tx: &mut Tx<'_>, group: GroupId, id: u64, totals: &ContainerTot
 pub(crate) fn of_container(from: &impl Source, group: GroupId, id: u64) -> Result<Totals, IndexError> {
     let totals = container(from, group, id)?;
     Ok(Totals { objects: totals.objects, bytes: totals.bytes, ..Totals::default() })
+}
+
+/// Totals of a range of a container, which begins with this name.
+pub(crate) fn of_range(
+    from: &impl Source,
+    group: GroupId,
+    id: u64,
+    first: &str,
+) -> Result<Totals, IndexError> {
+    let totals = container(from, group, id)?;
+    let range = totals.ranges.iter().find(|range| range.from == first);
+    let (objects, bytes) = range.map_or((0, 0), |range| (range.objects, range.bytes));
+    Ok(Totals { objects, bytes, ..Totals::default() })
 }
 
 /// Totals of an account.
@@ -178,15 +248,104 @@ fn shift_account(
     Ok(())
 }
 
-fn shift_container(tx: &mut Tx<'_>, group: GroupId, id: u64, delta: Delta) -> Result<(), IndexError> {
-    let mut totals = container(tx, group, id)?;
-    totals.objects = totals.objects.saturating_add_signed(delta.objects);
-    totals.bytes = totals.bytes.saturating_add_signed(delta.bytes);
+/// Changes what is in no range.
+fn shift_base(
+    tx: &mut Tx<'_>,
+    group: GroupId,
+    id: u64,
+    mut totals: ContainerTotals,
+    delta: Delta,
+) -> Result<(), IndexError> {
+    totals.objects = totals.objects.wrapping_add_signed(delta.objects);
+    totals.bytes = totals.bytes.wrapping_add_signed(delta.bytes);
     put_container(tx, group, id, &totals);
     match totals.account {
         Some((policy, account)) => shift_account(tx, group, policy, &account, delta),
         None => Ok(()),
     }
+}
+
+impl RangeTotals {
+    fn shift(&mut self, delta: Delta) {
+        self.objects = self.objects.wrapping_add_signed(delta.objects);
+        self.bytes = self.bytes.wrapping_add_signed(delta.bytes);
+    }
+}
+
+impl ContainerTotals {
+    /// The range that a name is in.
+    fn range_of(&mut self, name: &str) -> Option<&mut RangeTotals> {
+        let behind = self.ranges.partition_point(|range| range.from.as_str() <= name);
+        self.ranges.get_mut(behind.checked_sub(1)?)
+    }
+}
+
+/// From this name on lines are counted apart.
+pub(crate) fn bound(tx: &mut Tx<'_>, bound: &Bound) -> Result<(), IndexError> {
+    let mut totals = container(tx, bound.space, bound.id)?;
+    let at = match totals.ranges.binary_search_by(|range| range.from.as_str().cmp(&bound.from)) {
+        // The record came twice.
+        Ok(_) => return Ok(()),
+        Err(at) => at,
+    };
+    let less = Delta::of(bound.objects, bound.bytes).minus();
+    let enclosing = totals.range_of(&bound.from).map(|range| range.shift(less)).is_some();
+    let (from, objects, bytes) = (bound.from.clone(), bound.objects, bound.bytes);
+    totals.ranges.insert(at, RangeTotals { from, objects, bytes });
+    if enclosing {
+        put_container(tx, bound.space, bound.id, &totals);
+        return Ok(());
+    }
+    shift_base(tx, bound.space, bound.id, totals, less)
+}
+
+/// Counts the ranges of a container anew, from the lines in the index; what is in none is the rest of what was counted.
+pub(crate) fn recount(tx: &mut Tx<'_>, space: GroupId, id: u64) -> Result<(), IndexError> {
+    let mut totals = container(tx, space, id)?;
+    let (mut before, mut after) = ((0u64, 0u64), (0u64, 0u64));
+    let prefix = group_prefix(space);
+    let ends: Vec<Option<String>> =
+        totals.ranges.iter().skip(1).map(|range| Some(range.from.clone())).chain([None]).collect();
+    for (range, to) in totals.ranges.iter_mut().zip(ends) {
+        let keys = lines(id, &range.from, to.as_deref());
+        let within = |key: Option<Vec<u8>>| key.map(|key| [&prefix[..], &key].concat());
+        let keys = Range { from: within(keys.from), to: within(keys.to), reverse: false };
+        let (mut objects, mut bytes) = (0u64, 0u64);
+        for pair in tx.stored(Table::Rows, keys) {
+            let (_, value) = pair?;
+            let (_, value) = Head::decode(&value).map_err(damaged)?;
+            objects += 1;
+            bytes = bytes.wrapping_add(ListingValue::size_of(value).map_err(damaged)?);
+        }
+        before = (before.0.wrapping_add(range.objects), before.1.wrapping_add(range.bytes));
+        after = (after.0.wrapping_add(objects), after.1.wrapping_add(bytes));
+        (range.objects, range.bytes) = (objects, bytes);
+    }
+    let more = Delta::of(before.0.wrapping_sub(after.0), before.1.wrapping_sub(after.1));
+    shift_base(tx, space, id, totals, more)
+}
+
+/// A line's listed size went from `before` to `after`.
+fn line_changed(
+    tx: &mut Tx<'_>,
+    group: GroupId,
+    (id, name): (u64, &str),
+    before: Option<u64>,
+    after: Option<u64>,
+) -> Result<(), IndexError> {
+    let bytes = after.unwrap_or(0).wrapping_sub(before.unwrap_or(0)).cast_signed();
+    let objects = i64::from(after.is_some()) - i64::from(before.is_some());
+    if bytes == 0 && objects == 0 {
+        return Ok(());
+    }
+    let delta = Delta { containers: 0, objects, bytes };
+    let mut totals = container(tx, group, id)?;
+    if let Some(range) = totals.range_of(name) {
+        range.shift(delta);
+        put_container(tx, group, id, &totals);
+        return Ok(());
+    }
+    shift_base(tx, group, id, totals, delta)
 }
 
 /// The row of a container begins (`stands`) or ceases to stand in `account`.
@@ -200,13 +359,8 @@ fn own(
     let mut totals = container(tx, group, id)?;
     totals.account = stands.then(|| (policy, account.to_owned()));
     put_container(tx, group, id, &totals);
-    let sign = if stands { 1 } else { -1 };
-    let delta = Delta {
-        containers: sign,
-        objects: sign * signed(totals.objects),
-        bytes: sign * signed(totals.bytes),
-    };
-    shift_account(tx, group, policy, account, delta)
+    let all = Delta { containers: 1, ..Delta::of(totals.objects, totals.bytes) };
+    shift_account(tx, group, policy, account, if stands { all } else { all.minus() })
 }
 
 /// A row's standing value went from `before` to `after`.
@@ -218,16 +372,10 @@ pub(crate) fn row_changed(
     after: Option<&[u8]>,
 ) -> Result<(), IndexError> {
     match key {
-        RowKey::Control(_) => Ok(()),
-        RowKey::Listing { id, .. } => {
+        RowKey::Control(_) | RowKey::Part | RowKey::Given { .. } => Ok(()),
+        RowKey::Listing { id, object } => {
             let size = |value: Option<&[u8]>| value.map(ListingValue::size_of).transpose().map_err(damaged);
-            let (old, new) = (size(before)?, size(after)?);
-            let bytes = signed(new.unwrap_or(0)).saturating_sub(signed(old.unwrap_or(0)));
-            let objects = i64::from(new.is_some()) - i64::from(old.is_some());
-            if bytes == 0 && objects == 0 {
-                return Ok(());
-            }
-            shift_container(tx, group, *id, Delta { containers: 0, objects, bytes })
+            line_changed(tx, group, (*id, object), size(before)?, size(after)?)
         }
         RowKey::Container { account, .. } => {
             let id = |value: Option<&[u8]>| value.map(ContainerValue::decode).transpose().map_err(damaged);

@@ -4,8 +4,10 @@
 //! key of a record   group u32 BE | tag u8 | number u64 BE
 //! tags              "e" entry of the log, number its index     "s" state: what is dead, and the vote, number 0
 //!                   "m" what was applied, number 0             "c" chunk of a snapshot that is staged, number its own
+//!                   "r" where its range begins to be counted apart on this disk, number 0, once
 //! sequence          its stamp: counted up by each record that the group's voter writes on this disk
-//! index             System, 01 "g" | key of the record -> head; behind the head of a state: its reach
+//! index             System, 01 "g" | key of the record -> head; behind the head of a state: its reach;
+//!                   behind that of a range: its bound
 //! ```
 //!
 //! The newest record of a key counts, by (stamp, place). What a state's [`Reach`] kills is not needed, whatever else there is.
@@ -14,9 +16,11 @@
 //! the index is a function of the set of records: the newest of each key, without what the newest state kills.
 //! Invariant: every dead record of a group has a smaller stamp than some record that is needed.
 
+use super::counters;
 use super::entry::Head;
 use super::keys::{CONSENSUS, GroupId};
 use super::newest::{Source, damaged};
+use super::ranges::Bound;
 use super::value::{BadValue, version};
 use crate::disk::Location;
 use crate::disk::catalog::Tx;
@@ -36,6 +40,8 @@ pub enum GroupTag {
     Marker = b'm',
     /// A chunk of a snapshot.
     Chunk = b'c',
+    /// The range that the group took over begins to be counted apart.
+    Range = b'r',
 }
 
 /// Key of a consensus record, taken apart.
@@ -71,6 +77,7 @@ impl GroupKey {
             b's' => GroupTag::State,
             b'm' => GroupTag::Marker,
             b'c' => GroupTag::Chunk,
+            b'r' => GroupTag::Range,
             _ => return Err(BadValue::Field("group tag")),
         };
         Ok(Self { group: u32::from_be_bytes([a, b, c, d]), tag, number: u64::from_be_bytes(number) })
@@ -173,7 +180,7 @@ impl Reach {
                 number < self.first || stamp < self.floor || self.cuts.iter().any(cut)
             }
             GroupTag::Chunk => stamp < self.staged,
-            GroupTag::State | GroupTag::Marker => false,
+            GroupTag::State | GroupTag::Marker | GroupTag::Range => false,
         }
     }
 
@@ -193,7 +200,7 @@ impl Reach {
                 (low <= high).then_some((low, high))
             }
             GroupTag::Chunk => (self.staged != before.staged).then_some((0, u64::MAX)),
-            GroupTag::State | GroupTag::Marker => None,
+            GroupTag::State | GroupTag::Marker | GroupTag::Range => None,
         }
     }
 }
@@ -217,6 +224,9 @@ pub(super) fn parse(record: &RecordView<'_>) -> Result<GroupKey, BadValue> {
     if key.tag == GroupTag::State {
         Reach::decode(record.meta)?;
     }
+    if key.tag == GroupTag::Range {
+        Bound::decode(record.meta)?;
+    }
     Ok(key)
 }
 
@@ -238,11 +248,14 @@ pub(super) fn apply(
         tx.died(current.at);
     }
     tx.born(at);
-    let payload = if key.tag == GroupTag::State { record.meta } else { &[] };
+    let payload = if matches!(key.tag, GroupTag::State | GroupTag::Range) { record.meta } else { &[] };
     tx.put(Table::System, key.stored(), head.encode(payload));
     if key.tag == GroupTag::State {
         let reach = Reach::decode(record.meta).map_err(damaged)?;
         sweep(tx, key.group, &reach, &before)?;
+    }
+    if key.tag == GroupTag::Range {
+        counters::bound(tx, &Bound::decode(record.meta).map_err(damaged)?)?;
     }
     Ok(())
 }
@@ -314,8 +327,8 @@ pub(crate) fn group_records(
     })
 }
 
-/// Every group that has a record on a disk.
-pub(crate) fn groups(index: &dyn Index) -> Result<Vec<GroupId>, IndexError> {
+/// The number of every group of which there is any record.
+fn numbers(index: &dyn Index) -> Result<Vec<GroupId>, IndexError> {
     let mut found = Vec::new();
     let mut from = Some(CONSENSUS.to_vec());
     let end = crate::index::after_prefix(&CONSENSUS);
@@ -329,4 +342,41 @@ pub(crate) fn groups(index: &dyn Index) -> Result<Vec<GroupId>, IndexError> {
         from = group.checked_add(1).map(|next| [&CONSENSUS[..], &next.to_be_bytes()].concat());
     }
     Ok(found)
+}
+
+/// Every group that has a record on a disk, but for those of which it knows their range alone.
+pub(crate) fn groups(index: &dyn Index) -> Result<Vec<GroupId>, IndexError> {
+    let mut found = Vec::new();
+    for group in numbers(index)? {
+        let all = Range {
+            from: Some([&CONSENSUS[..], &group.to_be_bytes()].concat()),
+            to: group.checked_add(1).map(|next| [&CONSENSUS[..], &next.to_be_bytes()].concat()),
+            reverse: false,
+        };
+        let range = GroupKey { group, tag: GroupTag::Range, number: 0 }.stored();
+        if index.scan(Table::System, all).take(2).any(|pair| pair.is_ok_and(|(key, _)| *key != *range)) {
+            found.push(group);
+        }
+    }
+    Ok(found)
+}
+
+/// Where ranges begin to be counted apart on a disk, with the groups that took them over.
+pub(crate) fn bounds(index: &dyn Index) -> Result<Vec<(GroupId, Bound)>, IndexError> {
+    let mut found = Vec::new();
+    for group in numbers(index)? {
+        if let Some((_, meta)) = load(&index, GroupKey { group, tag: GroupTag::Range, number: 0 })? {
+            found.push((group, Bound::decode(&meta).map_err(damaged)?));
+        }
+    }
+    Ok(found)
+}
+
+/// At the end of a rebuild: lines may have been counted before their range was known.
+pub(super) fn recount(tx: &mut Tx<'_>) -> Result<(), IndexError> {
+    let mut containers: Vec<(GroupId, u64)> =
+        bounds(tx.index())?.into_iter().map(|(_, bound)| (bound.space, bound.id)).collect();
+    containers.sort_unstable();
+    containers.dedup();
+    containers.into_iter().try_for_each(|(space, id)| counters::recount(tx, space, id))
 }

@@ -5,13 +5,16 @@
 //!          "c" | escaped account | container             a container; escape: 00 -> 00 ff, end: 00 01
 //!          "o" | container id u64 BE | object            a line of a listing
 //!          "k" | anything                                a row of the control group
+//!          "p" | container id u64 BE                     the part of a container that a child group has
+//!          "r" | container id u64 BE | first name        a range of a container that a child group has taken over
 //!          "g" | group u32 BE | one of the above         the same, in a group other than the first
 //! Objects  path hash 16 B
 //! Chunks   data id 16 B | number u32 BE
 //! Graves   table number u8 (0 Objects, 2 Rows) | the key it had there
 //! System   01 "u" | data id                              open upload -> varint chunks seen
 //!          01 "x" | delete_at u64 BE | path hash         expiry queue -> path
-//!          01 "c" | container id u64 BE                  totals of a container, and its account while the row is live
+//!          01 "c" | container id u64 BE                  totals of a container and of its ranges, and its account while the
+//!                                                        row is live
 //!          01 "a" | account                              totals of an account
 //!          01 "d" | account                              account marked deleted, waiting for the reaper
 //!          01 "w" | worker name                          where a worker goes on
@@ -111,6 +114,8 @@ pub(crate) enum RowKey<'a> {
     Account(&'a str),
     Container { account: String, container: &'a str },
     Listing { id: u64, object: &'a str },
+    Part,
+    Given { from: &'a str },
 }
 
 const ESCAPED_NUL: [u8; 2] = [0, 0xff];
@@ -154,6 +159,29 @@ pub fn listing_key(id: u64, object: &str) -> Vec<u8> {
     [&b"o"[..], &id.to_be_bytes(), object.as_bytes()].concat()
 }
 
+/// Key of the row that says which part of a container a child group has.
+#[must_use]
+pub fn part_key(id: u64) -> Vec<u8> {
+    [&b"p"[..], &id.to_be_bytes()].concat()
+}
+
+/// What the keys of rows about ranges that child groups have taken over begin with.
+pub(crate) const GIVEN: u8 = b'r';
+
+/// Key of such a row.
+#[must_use]
+pub fn given_key(id: u64, from: &str) -> Vec<u8> {
+    [&[GIVEN], &id.to_be_bytes()[..], from.as_bytes()].concat()
+}
+
+/// The container and first name of such a row's key.
+pub(crate) fn parse_given(key: &[u8]) -> Result<(u64, &str), BadValue> {
+    let rest = key.strip_prefix(&[GIVEN]).ok_or(BadValue::Field("row key"))?;
+    let (id, from) = rest.split_first_chunk::<8>().ok_or(BadValue::Truncated)?;
+    let from = std::str::from_utf8(from).map_err(|_| BadValue::Field("row key"))?;
+    Ok((u64::from_be_bytes(*id), from))
+}
+
 impl<'a> RowKey<'a> {
     pub(crate) fn parse(key: &'a [u8]) -> Result<Self, BadValue> {
         let text = |bytes| std::str::from_utf8(bytes).map_err(|_| BadValue::Field("row key"));
@@ -169,6 +197,8 @@ impl<'a> RowKey<'a> {
                 let (id, object) = rest.split_first_chunk::<8>().ok_or(BadValue::Truncated)?;
                 Ok(Self::Listing { id: u64::from_be_bytes(*id), object: text(object)? })
             }
+            Some((b'p', id)) if id.len() == 8 => Ok(Self::Part),
+            Some((&GIVEN, _)) => parse_given(key).map(|(_, from)| Self::Given { from }),
             _ => Err(BadValue::Field("row key")),
         }
     }
@@ -237,6 +267,14 @@ pub(crate) fn of_group(group: GroupId, tag: u8, part: &[u8]) -> Vec<u8> {
 
 pub(crate) fn container_totals(group: GroupId, id: u64) -> Vec<u8> {
     of_group(group, b'c', &id.to_be_bytes())
+}
+
+/// Whether a key of bookkeeping is that of a container's totals.
+pub(crate) fn is_container(key: &[u8]) -> bool {
+    match key.strip_prefix(&GROUP_TOTALS) {
+        Some(rest) => rest.get(4) == Some(&b'c'),
+        None => key.starts_with(&[SPACE, b'c']),
+    }
 }
 
 pub(crate) fn account_totals(group: GroupId, account: &str) -> Vec<u8> {
@@ -325,6 +363,16 @@ mod tests {
     }
 
     const GOLDEN: &str = "de0ce29bea7b4a4186af6171ec0bd503";
+
+    #[test]
+    fn keys_of_ranges_sort_by_container_and_name() {
+        assert_eq!(RowKey::parse(&part_key(7)), Ok(RowKey::Part));
+        assert_eq!(RowKey::parse(&given_key(7, "m")), Ok(RowKey::Given { from: "m" }));
+        assert_eq!(parse_given(&given_key(7, "m")), Ok((7, "m")));
+        assert!(given_key(7, "m") < given_key(7, "n") && given_key(7, "n") < given_key(8, "a"));
+        assert!(parse_given(b"r1234567").is_err());
+        assert!(RowKey::parse(b"p1234567").is_err());
+    }
 
     #[test]
     fn foreign_keys_are_errors() {

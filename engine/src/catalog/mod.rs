@@ -12,6 +12,7 @@ mod keys;
 mod newest;
 mod object_meta;
 mod query;
+mod ranges;
 mod rows;
 mod spaces;
 mod sums;
@@ -20,18 +21,20 @@ mod value;
 pub use counters::{Share, Totals};
 pub use entry::{Chunked, DataId, GraveState, Head, ObjectState};
 pub use group::{Cut, GroupKey, GroupTag, Reach};
-pub(crate) use group::{group_reach, group_record, group_records, groups};
+pub(crate) use group::{bounds, group_reach, group_record, group_records, groups};
 pub use keys::{
     FIRST_GROUP, GroupId, MAX_GROUP_ID, POLICIES, PathHash, account_key, container_key, containers_prefix,
-    group_prefix, listing_key, listing_prefix, policy_key, policy_of,
+    given_key, group_prefix, listing_key, listing_prefix, part_key, policy_key, policy_of,
 };
-pub(crate) use keys::{group_of_space, space_of, split_group, worker_place};
+pub(crate) use keys::{GIVEN, group_of_space, parse_given, space_of, split_group, worker_place};
 pub use object_meta::{ObjectMeta, decode_path, encode_tombstone};
 pub(crate) use object_meta::{has_fragment, is_chunked};
 pub(crate) use query::*;
 pub use query::{Due, Found, Grave, Grip, Row, Stamp, Stamps, Version, stamps};
+pub(crate) use ranges::lines;
+pub use ranges::{Belongs, Bound, GivenValue, PartValue};
 pub use rows::{AccountValue, ContainerValue, ListedEtag, ListingValue};
-pub(crate) use spaces::{dead_keys, drop_keys, row_ranges, spaces};
+pub(crate) use spaces::{dead_keys, dead_lines, drop_keys, row_ranges, spaces, without};
 pub use sums::{tally, weight};
 pub use value::BadValue;
 
@@ -116,14 +119,15 @@ impl Catalog for ObjectCatalog {
         }
     }
 
-    /// Gives up every upload that no object entry claims: those that were open, and the bodies of superseded versions.
+    /// Gives up every upload that no object entry claims: those that were open, and the bodies of superseded versions. Ranges
+    /// that are counted apart are counted anew.
     fn rebuilt(&self, tx: &mut Tx<'_>) -> Result<(), IndexError> {
         for (key, _) in tx.scan_stored(Table::System, &keys::OPEN_UPLOADS)?.into_iter().take(MAX_REBUILT) {
             if let Some(id) = key.get(keys::OPEN_UPLOADS.len()..).and_then(|id| id.try_into().ok()) {
                 give_up(tx, &id)?;
             }
         }
-        Ok(())
+        group::recount(tx)
     }
 
     fn count(&self, index: &dyn Index, add: &mut dyn FnMut(Shift)) -> Result<(), IndexError> {
@@ -234,6 +238,8 @@ fn decode_row_within<'a>(key: &'a [u8], value: Option<&[u8]>) -> Result<RowKey<'
             RowKey::Account(_) => AccountValue::decode(value).map(drop)?,
             RowKey::Container { .. } => ContainerValue::decode(value).map(drop)?,
             RowKey::Listing { .. } => ListingValue::decode(value).map(drop)?,
+            RowKey::Part => PartValue::decode(value).map(drop)?,
+            RowKey::Given { .. } => GivenValue::decode(value).map(drop)?,
         }
     }
     Ok(key)

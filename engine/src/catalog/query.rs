@@ -301,6 +301,16 @@ pub(crate) fn container_totals_in(index: &dyn Index, group: GroupId, id: u64) ->
     counters::of_container(&index, group, id)
 }
 
+/// Totals of a range of a container that is counted apart.
+pub(crate) fn range_totals(
+    index: &dyn Index,
+    space: GroupId,
+    id: u64,
+    from: &str,
+) -> Result<Totals, IndexError> {
+    counters::of_range(&index, space, id, from)
+}
+
 /// Totals of an account of a group.
 pub(crate) fn account_totals_in(
     index: &dyn Index,
@@ -434,6 +444,7 @@ pub(crate) fn row_name(key: &[u8]) -> Result<String, IndexError> {
         RowKey::Control(name) => Ok(String::from_utf8_lossy(name).into_owned()),
         RowKey::Account(name) => Ok(name.to_owned()),
         RowKey::Container { container, .. } => Ok(container.to_owned()),
-        RowKey::Listing { object, .. } => Ok(object.to_owned()),
+        RowKey::Listing { object, .. } | RowKey::Given { from: object } => Ok(object.to_owned()),
+        RowKey::Part => Ok(String::new()),
     }
 }

@@ -1,10 +1,14 @@
 //! Key spaces of groups on a disk: a group that was given up and taken up again has another, so what a rebuild brings back of
 //! the old one is told from what stands.
 //!
-//! Invariant: keys of a space are dropped only whole spaces at a time, and a space that was dropped is never used again.
+//! A group that took a range over from another has the lines of it in the other's space. They stay when that space is dropped.
+//!
+//! Invariant: keys of a space are dropped only whole spaces at a time, but for ranges that other groups have in it; or whole ranges,
+//! when the group that had it there is gone. What was dropped is never used again.
 
+use super::counters::has_ranges;
 use super::entry::Head;
-use super::keys::{FIRST_GROUP, FIRST_TOTALS, GROUP_TOTALS, GroupId, group_prefix, of_group};
+use super::keys::{FIRST_GROUP, FIRST_TOTALS, GROUP_TOTALS, GroupId, group_prefix, is_container, of_group};
 use super::newest::damaged;
 use crate::disk::catalog::Tx;
 use crate::index::{Index, IndexError, Range, Table, after_prefix};
@@ -19,26 +23,50 @@ pub(crate) fn row_ranges(space: GroupId) -> Vec<Range> {
     vec![below, above]
 }
 
-/// Everything that the index has of a space.
-fn all_ranges(space: GroupId) -> Vec<(Table, Range)> {
-    let tombs = [Table::Rows as u8];
-    let grave = |Range { from, to, reverse }: Range| {
-        let under = |key: Vec<u8>| [&tombs[..], &key].concat();
-        let to = to.map_or_else(|| after_prefix(&tombs), |to| Some(under(to)));
-        Range { from: Some(from.map_or_else(|| tombs.to_vec(), under)), to, reverse }
+/// What is left of ranges without others, in order.
+pub(crate) fn without(ranges: Vec<Range>, holes: &[Range]) -> Vec<Range> {
+    let cut =
+        |ranges: Vec<Range>, hole: &Range| ranges.into_iter().flat_map(|range| around(range, hole)).collect();
+    holes.iter().fold(ranges, cut)
+}
+
+/// What is left of a range without another, before that and behind it.
+fn around(range: Range, hole: &Range) -> impl Iterator<Item = Range> + use<> {
+    let low = |range: &Range| range.from.clone().unwrap_or_default();
+    let ends_by = |to: &Option<Vec<u8>>, key: &[u8]| to.as_ref().is_some_and(|to| to.as_slice() <= key);
+    let apart = ends_by(&range.to, &low(hole)) || ends_by(&hole.to, &low(&range));
+    let pieces = if apart {
+        [Some(range), None]
+    } else {
+        let before = (low(hole) > low(&range)).then(|| Range { to: hole.from.clone(), ..range.clone() });
+        let rest = hole.to.clone().filter(|end| !ends_by(&range.to, end));
+        [before, rest.map(|end| Range { from: Some(end), ..range })]
     };
-    let mut all: Vec<(Table, Range)> =
-        row_ranges(space).into_iter().map(|range| (Table::Rows, range)).collect();
-    all.extend(row_ranges(space).into_iter().map(|range| (Table::Graves, grave(range))));
+    pieces.into_iter().flatten()
+}
+
+/// Everything that the index has of a space, but for these ranges of its rows.
+fn all_ranges(space: GroupId, keep: &[Range]) -> Vec<(Table, Range)> {
+    let rows = without(row_ranges(space), keep);
+    let mut all: Vec<(Table, Range)> = rows.iter().map(|range| (Table::Rows, range.clone())).collect();
+    all.extend(rows.into_iter().map(|range| (Table::Graves, graves(range))));
     let totals = FIRST_TOTALS.iter().map(|tag| (Table::System, Range::prefix(&of_group(space, *tag, &[]))));
     all.extend(totals);
     all
 }
 
+/// Where the tombstones of rows lie.
+fn graves(Range { from, to, reverse }: Range) -> Range {
+    let tombs = [Table::Rows as u8];
+    let under = |key: Vec<u8>| [&tombs[..], &key].concat();
+    let to = to.map_or_else(|| after_prefix(&tombs), |to| Some(under(to)));
+    Range { from: Some(from.map_or_else(|| tombs.to_vec(), under)), to, reverse }
+}
+
 /// Spaces that have anything in the index.
 pub(crate) fn spaces(index: &dyn Index) -> Result<Vec<GroupId>, IndexError> {
     let mut found = Vec::new();
-    for (table, range) in all_ranges(FIRST_GROUP) {
+    for (table, range) in all_ranges(FIRST_GROUP, &[]) {
         if index.scan(table, range).next().transpose()?.is_some() {
             found.push(FIRST_GROUP);
             break;
@@ -65,16 +93,42 @@ pub(crate) fn spaces(index: &dyn Index) -> Result<Vec<GroupId>, IndexError> {
     Ok(found)
 }
 
-/// Keys that the index has of a space, some of them.
+/// Keys that the index has of a space, some of them; `keep`: ranges of its rows that other groups have there.
 pub(crate) fn dead_keys(
     index: &dyn Index,
     space: GroupId,
+    keep: &[Range],
+    limit: usize,
+) -> Result<Vec<(Table, Vec<u8>)>, IndexError> {
+    some(index, all_ranges(space, keep), limit)
+}
+
+/// Keys that the index has of lines whose group is gone, some of them.
+pub(crate) fn dead_lines(
+    index: &dyn Index,
+    lines: Range,
+    limit: usize,
+) -> Result<Vec<(Table, Vec<u8>)>, IndexError> {
+    some(index, vec![(Table::Rows, lines.clone()), (Table::Graves, graves(lines))], limit)
+}
+
+fn some(
+    index: &dyn Index,
+    ranges: Vec<(Table, Range)>,
     limit: usize,
 ) -> Result<Vec<(Table, Vec<u8>)>, IndexError> {
     let mut keys = Vec::new();
-    for (table, range) in all_ranges(space) {
-        for pair in index.scan(table, range).take(limit.saturating_sub(keys.len())) {
-            keys.push((table, pair?.0.into_vec()));
+    for (table, range) in ranges {
+        for pair in index.scan(table, range) {
+            if keys.len() == limit {
+                return Ok(keys);
+            }
+            let (key, value) = pair?;
+            // Ranges are counted in the totals of the container that they were taken from.
+            let counts = table == Table::System && is_container(&key) && has_ranges(&value)?;
+            if !counts {
+                keys.push((table, key.into_vec()));
+            }
         }
     }
     Ok(keys)
@@ -91,4 +145,37 @@ pub(crate) fn drop_keys(tx: &mut Tx<'_>, keys: Vec<(Table, Vec<u8>)>) -> Result<
         tx.delete(table, key);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(from: &str, to: &str) -> Range {
+        let bound = |text: &str| (!text.is_empty()).then(|| text.as_bytes().to_vec());
+        Range { from: bound(from), to: bound(to), reverse: false }
+    }
+
+    type Bounds = (Option<Vec<u8>>, Option<Vec<u8>>);
+
+    fn left(ranges: &[(&str, &str)], holes: &[(&str, &str)]) -> Vec<Bounds> {
+        let of = |all: &[(&str, &str)]| all.iter().map(|(from, to)| range(from, to)).collect::<Vec<_>>();
+        without(of(ranges), &of(holes)).into_iter().map(|range| (range.from, range.to)).collect()
+    }
+
+    #[test]
+    fn what_is_left_of_a_range_is_before_and_behind_the_hole() {
+        let of = |from: &str, to: &str| (range(from, to).from, range(from, to).to);
+        assert_eq!(left(&[("", "")], &[("c", "f")]), [of("", "c"), of("f", "")]);
+        assert_eq!(left(&[("b", "h")], &[("c", "")]), [of("b", "c")]);
+        assert_eq!(left(&[("b", "h")], &[("b", "h")]), []);
+        assert_eq!(left(&[("b", "h")], &[("a", "c")]), [of("c", "h")]);
+        assert_eq!(left(&[("b", "h")], &[("h", "k")]), [of("b", "h")]);
+        assert_eq!(left(&[("b", "h")], &[("a", "b")]), [of("b", "h")]);
+        assert_eq!(left(&[("b", "h")], &[("", "")]), []);
+        assert_eq!(
+            left(&[("", "g"), ("h", "")], &[("c", "d"), ("e", "i")]),
+            [of("", "c"), of("d", "e"), of("i", "")]
+        );
+    }
 }

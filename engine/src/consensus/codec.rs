@@ -10,8 +10,9 @@ use openraft::{EmptyNode, LeaderId};
 
 use super::limits::{MAX_COMMAND_ENTRIES, MAX_ENTRY_ROWS, MAX_GUARDS, MAX_MEMBERS};
 use super::raft::{Command, LogEntry, LogId, Membership, Payload, StoredMembership, Vote, log_id};
+use super::territory::Host;
 use super::types::{Entry, Expected, Guard, RowChange};
-use crate::catalog::BadValue;
+use crate::catalog::{BadValue, GroupId};
 use crate::disk::format::bytes::{Put, Reader};
 use crate::net::NodeId;
 
@@ -203,6 +204,8 @@ pub(crate) struct Facts {
     pub(crate) life: u16,
     /// The group is not here.
     pub(crate) given_up: bool,
+    /// Lines that it has where it took them over; `None`: all its rows are in its own space.
+    pub(crate) host: Option<Host>,
     /// A snapshot that lies here whole and is being installed.
     pub(crate) staged: Option<Staged>,
 }
@@ -229,6 +232,10 @@ impl Facts {
         put_option(&mut out, self.purged);
         out.extend_from_slice(&self.life.to_le_bytes());
         out.push(u8::from(self.given_up));
+        out.push(u8::from(self.host.is_some()));
+        if let Some(host) = &self.host {
+            put_host(&mut out, host);
+        }
         out.push(u8::from(self.staged.is_some()));
         if let Some(staged) = &self.staged {
             out.put_u64(staged.chunks);
@@ -250,13 +257,32 @@ impl Facts {
         };
         let purged = read_option(&mut r)?;
         let (life, given_up) = (u16::from_le_bytes(r.array()?), flag(&mut r)?);
+        let host = if flag(&mut r)? { Some(read_host(&mut r)?) } else { None };
         if !flag(&mut r)? {
-            return end(r, Self { vote, purged, life, given_up, staged: None });
+            return end(r, Self { vote, purged, life, given_up, host, staged: None });
         }
         let chunks = r.u64()?;
         let marker = Marker::decode(r.rest())?;
-        Ok(Self { vote, purged, life, given_up, staged: Some(Staged { marker, chunks }) })
+        Ok(Self { vote, purged, life, given_up, host, staged: Some(Staged { marker, chunks }) })
     }
+}
+
+fn put_host(out: &mut Vec<u8>, host: &Host) {
+    out.put_varint(u64::from(host.space));
+    out.put_u64(host.id);
+    out.put_prefixed(host.from.as_bytes());
+    out.push(u8::from(host.to.is_some()));
+    if let Some(to) = &host.to {
+        out.put_prefixed(to.as_bytes());
+    }
+}
+
+fn read_host(r: &mut Reader<'_>) -> Decoded<Host> {
+    let name = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|_| BadValue::Field("name"));
+    let space = GroupId::try_from(r.varint()?).map_err(|_| BadValue::Field("space"))?;
+    let (id, from) = (r.u64()?, name(r.prefixed()?)?);
+    let to = if flag(r)? { Some(name(r.prefixed()?)?) } else { None };
+    Ok(Host { space, id, from, to })
 }
 
 /// How far a group's rows have come.

@@ -5,11 +5,14 @@
 //! back, is known to be dead by its keys.
 //!
 //! Invariant: only keys of lives that have ended are taken out; the state that ends a life is durable before.
+//! Invariant: lines that a group took over from another stay when the other one's life ends, and go when its own does.
 
 use super::store::Store;
+use super::territory::Host;
 use super::types::GroupError;
-use crate::catalog::{self, GroupId, group_of_space};
+use crate::catalog::{self, Bound, GroupId, group_of_space};
 use crate::disk::DiskHandle;
+use crate::index::{Index, IndexError, Range, Table};
 
 /// Keys taken out of the index by one change.
 const KEYS: usize = 1000;
@@ -42,25 +45,53 @@ pub async fn held(disk: &DiskHandle) -> Result<Vec<GroupId>, GroupError> {
     Ok(held)
 }
 
-/// Takes rows of lives that have ended out of a disk's index; how many keys that was. To be called when a disk was opened,
-/// and after a group was given up.
+/// Takes rows of lives that have ended out of a disk's index, and lines of ranges whose group is gone; how many keys that was. To
+/// be called when a disk was opened, and after a group was given up.
 pub async fn sweep(disk: &DiskHandle) -> Result<u64, GroupError> {
-    let mut swept = 0;
+    let mut dead = Vec::new();
     for space in catalog::spaces(disk.index()).map_err(failed)? {
         let (group, life) = group_of_space(space);
-        let Some(facts) = Store::facts(group, disk).await? else { continue };
-        if facts.life <= life {
-            continue;
-        }
-        loop {
-            let keys = catalog::dead_keys(disk.index(), space, KEYS).map_err(failed)?;
-            if keys.is_empty() {
-                break;
-            }
-            swept += keys.len() as u64;
-            let change = Box::new(move |tx: &mut crate::disk::catalog::Tx<'_>| catalog::drop_keys(tx, keys));
-            disk.submit_prune(change).await.map_err(failed)?;
+        dead.extend(Store::facts(group, disk).await?.filter(|facts| facts.life > life).map(|_| space));
+    }
+    let (mut keep, mut gone) = (Vec::new(), Vec::new());
+    for (group, bound) in catalog::bounds(disk.index()).map_err(failed)? {
+        match Store::facts(group, disk).await?.and_then(|facts| facts.host) {
+            Some(host) => keep.push(host.keys()),
+            None => gone.push(bound),
         }
     }
+    let mut swept = 0;
+    for space in dead {
+        swept += drop_all(disk, |index| catalog::dead_keys(index, space, &keep, KEYS)).await?;
+    }
+    // Looked at again: what is gone now gives nothing away any more.
+    let bounds = catalog::bounds(disk.index()).map_err(failed)?;
+    for lines in gone.iter().map(|bound| dead_lines(bound, &bounds)) {
+        swept += drop_all(disk, |index| catalog::dead_lines(index, lines.clone(), KEYS)).await?;
+    }
     Ok(swept)
+}
+
+/// Where the lines of a range lie whose group is not here: up to where the next one begins.
+fn dead_lines(bound: &Bound, all: &[(GroupId, Bound)]) -> Range {
+    let same = all.iter().filter(|(_, other)| (other.space, other.id) == (bound.space, bound.id));
+    let next = same.filter(|(_, other)| other.from > bound.from).map(|(_, other)| other.from.clone()).min();
+    let (space, id, from) = (bound.space, bound.id, bound.from.clone());
+    Host { space, id, from, to: next }.keys()
+}
+
+async fn drop_all(
+    disk: &DiskHandle,
+    some: impl Fn(&dyn Index) -> Result<Vec<(Table, Vec<u8>)>, IndexError>,
+) -> Result<u64, GroupError> {
+    let mut dropped = 0;
+    loop {
+        let keys = some(disk.index()).map_err(failed)?;
+        if keys.is_empty() {
+            return Ok(dropped);
+        }
+        dropped += keys.len() as u64;
+        let change = Box::new(move |tx: &mut crate::disk::catalog::Tx<'_>| catalog::drop_keys(tx, keys));
+        disk.submit_prune(change).await.map_err(failed)?;
+    }
 }

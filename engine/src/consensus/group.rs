@@ -24,7 +24,7 @@ use super::receive::Receiver;
 use super::runtime::{Runtime, Scoped, scope};
 use super::store::Store;
 use super::types::{Entry, GroupError, Outcome};
-use crate::catalog::{self, GroupId, Row, Totals, group_prefix};
+use crate::catalog::{self, GroupId, Row, Totals};
 use crate::disk::DiskHandle;
 use crate::disk::limits::{MAX_KEY, MAX_META};
 use crate::index::{IndexError, Range, Table};
@@ -145,8 +145,8 @@ pub struct Group {
 
 pub(super) struct Shared {
     node: NodeId,
-    store: Arc<Store>,
-    raft: Raft,
+    pub(super) store: Arc<Store>,
+    pub(super) raft: Raft,
     pub(super) proposals: Arc<Proposals>,
     receiver: Receiver,
     elector: Arc<Elector>,
@@ -160,12 +160,12 @@ impl std::fmt::Debug for Group {
     }
 }
 
-fn stopped(e: impl std::fmt::Display) -> GroupError {
+pub(super) fn stopped(e: impl std::fmt::Display) -> GroupError {
     GroupError::Unavailable(e.to_string())
 }
 
 /// Greater numbers stand for later lives of a group on a disk.
-fn numbered(group: GroupId) -> Result<(), GroupError> {
+pub(super) fn numbered(group: GroupId) -> Result<(), GroupError> {
     if group > catalog::MAX_GROUP_ID { Err(GroupError::Limit("number of a group")) } else { Ok(()) }
 }
 
@@ -207,7 +207,7 @@ impl Group {
             let store = Store::open(group, disk).await?;
             store.take_up().await.map_err(stopped)?;
             store.resign(node);
-            let machine = Machine::open(Arc::clone(&store)).await?;
+            let machine = Machine::open(Arc::clone(&store), node).await?;
             let network = Network { net: peers, store: Arc::clone(&store) };
             let log = Log(Arc::clone(&store));
             let raft = Raft::new(node, config, network, log, machine).await.map_err(stopped)?;
@@ -231,7 +231,7 @@ impl Group {
         })
     }
 
-    fn scope<F: Future>(&self, future: F) -> Scoped<F> {
+    pub(super) fn scope<F: Future>(&self, future: F) -> Scoped<F> {
         scope(Arc::clone(&self.shared.runtime), future)
     }
 
@@ -323,42 +323,41 @@ impl Group {
     /// A standing row, as applied here. The key is without the group's prefix.
     pub fn row(&self, key: &[u8]) -> Result<Option<Row>, GroupError> {
         self.believed()?;
-        let key = [&group_prefix(self.space())[..], key].concat();
-        catalog::row(self.shared.store.disk.index(), &key).map_err(stopped)
+        let territory = self.shared.store.territory();
+        if let Some(group) = territory.moved(key) {
+            return Err(GroupError::Moved(group));
+        }
+        catalog::row(self.shared.store.disk.index(), &territory.place(key)).map_err(stopped)
     }
 
-    /// Standing rows of a range, as applied here. Keys and bounds are without the group's prefix.
+    /// Standing rows of a range, as applied here; lines that another group has taken over are none of them. Keys and bounds are
+    /// without the group's prefix.
     pub fn scan(
         &self,
         range: &Range,
     ) -> Result<impl Iterator<Item = Result<(Vec<u8>, Row), IndexError>> + Send + '_, GroupError> {
         self.believed()?;
-        let prefix = group_prefix(self.space());
-        let skip = prefix.len();
-        let mut scans: Vec<_> = catalog::row_ranges(self.space())
-            .into_iter()
-            .filter_map(|all| {
-                let whole = Range { from: all.from, to: all.to, reverse: range.reverse };
-                narrow(whole, range, &prefix)
-            })
-            .collect();
-        if range.reverse {
-            scans.reverse();
-        }
         let index = self.shared.store.disk.index();
-        Ok(scans.into_iter().flat_map(move |range| index.scan(Table::Rows, range)).map(move |pair| {
+        let scans = self.shared.store.territory().scans(range).into_iter();
+        let pairs = move |(prefix, range)| index.scan(Table::Rows, range).map(move |pair| (prefix, pair));
+        Ok(scans.flat_map(pairs).map(|(prefix, pair)| {
             let (key, value) = pair?;
-            Ok((key.get(skip..).unwrap_or_default().to_vec(), catalog::decode_row(&value)?))
+            Ok((key.get(prefix..).unwrap_or_default().to_vec(), catalog::decode_row(&value)?))
         }))
     }
 
-    /// Exact totals, as applied here.
+    /// Exact totals, as applied here; lines that another group has taken over are not in them.
     pub fn totals(&self, of: TotalsOf<'_>) -> Result<Totals, GroupError> {
         self.believed()?;
         let index = self.shared.store.disk.index();
+        let territory = self.shared.store.territory();
+        let host = territory.host.as_ref();
         match of {
-            TotalsOf::Account(account) => catalog::account_totals_in(index, self.space(), account),
-            TotalsOf::Container(id) => catalog::container_totals_in(index, self.space(), id),
+            TotalsOf::Account(account) => catalog::account_totals_in(index, territory.space, account),
+            TotalsOf::Container(id) => match host.filter(|host| host.id == id) {
+                Some(host) => catalog::range_totals(index, host.space, id, &host.from),
+                None => catalog::container_totals_in(index, territory.space, id),
+            },
         }
         .map_err(stopped)
     }
@@ -511,20 +510,8 @@ fn members_error(e: RaftError<NodeId, ClientWriteError<NodeId, EmptyNode>>) -> G
     }
 }
 
-/// The part of `whole` that `range` asks for; `None` when there is none.
-fn narrow(whole: Range, range: &Range, prefix: &[u8]) -> Option<Range> {
-    let within = |bound: &Option<Vec<u8>>| bound.as_ref().map(|key| [prefix, key].concat());
-    let from = whole.from.max(within(&range.from));
-    let to = match (whole.to, within(&range.to)) {
-        (Some(one), Some(other)) => Some(one.min(other)),
-        (one, other) => one.or(other),
-    };
-    let empty = from.as_ref().zip(to.as_ref()).is_some_and(|(from, to)| from >= to);
-    (!empty).then_some(Range { from, to, reverse: range.reverse })
-}
-
 /// Holds an entry to its limits: what is in the log cannot be refused any more.
-fn check(entry: &Entry) -> Result<(), GroupError> {
+pub(super) fn check(entry: &Entry) -> Result<(), GroupError> {
     if entry.rows.len() > MAX_ENTRY_ROWS {
         return Err(GroupError::Limit("rows"));
     }
@@ -538,6 +525,9 @@ fn check(entry: &Entry) -> Result<(), GroupError> {
     let values = entry.rows.iter().filter_map(|row| row.value.as_ref());
     if values.into_iter().any(|value| value.len() > MAX_META) || entry_bytes(entry) > MAX_ENTRY {
         return Err(GroupError::Limit("value"));
+    }
+    if entry.rows.len() > 1 && entry.rows.iter().any(|row| row.key.first() == Some(&catalog::GIVEN)) {
+        return Err(GroupError::Limit("ranges given away"));
     }
     let mut seen = BTreeSet::new();
     for row in &entry.rows {

@@ -34,7 +34,7 @@ impl Group {
     }
 
     /// Waits until it holds, for a while.
-    async fn until(&self, holds: impl Fn() -> bool) -> bool {
+    pub(super) async fn until(&self, holds: impl Fn() -> bool) -> bool {
         let runtime = &self.shared.runtime;
         let end = runtime.now() + WITHIN;
         while !holds() {

@@ -12,6 +12,7 @@ use super::limits::{INSTALL_UNDER_WAY, MAX_ENTRY_ROWS};
 use super::machine::row_record;
 use super::snapshot::RowStream;
 use super::store::Store;
+use super::territory::Territory;
 use super::types::RowChange;
 use crate::catalog::{BadValue, GroupTag};
 use crate::disk::format::record::NewRecord;
@@ -78,13 +79,14 @@ impl<S: Chunks> Cursor<S> {
 /// Writes rows in groups, not too many at a time.
 struct Writer<'a> {
     store: &'a Store,
+    territory: &'a Territory,
     records: Vec<NewRecord>,
     under_way: VecDeque<Submitted>,
 }
 
 impl Writer<'_> {
     async fn push(&mut self, key: &[u8], sequence: u64, value: Option<&[u8]>) -> Result<(), DiskError> {
-        self.records.push(row_record(self.store, key, sequence, value));
+        self.records.push(row_record(&self.store.disk, &self.territory.place(key), sequence, value));
         if self.records.len() >= MAX_ENTRY_ROWS { self.flush().await } else { Ok(()) }
     }
 
@@ -114,8 +116,10 @@ impl Writer<'_> {
 /// Installs what is staged.
 pub(crate) async fn install(store: &Store, staged: &Staged) -> Result<(), DiskError> {
     let mut wanted = Cursor::new(StagedChunks { store, next: 0, end: staged.chunks });
-    let mut here = Cursor::new(RowStream::begin(&store.disk, store.space()));
-    let mut writer = Writer { store, records: Vec::new(), under_way: VecDeque::new() };
+    let territory = store.territory();
+    let mut here = Cursor::new(RowStream::begin(&store.disk, &territory));
+    let (records, under_way) = (Vec::new(), VecDeque::new());
+    let mut writer = Writer { store, territory: &territory, records, under_way };
     loop {
         let next = wanted.peek().await?.map(|row| row.key.clone());
         while let Some(row) = here.peek().await?

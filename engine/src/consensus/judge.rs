@@ -7,13 +7,17 @@
 //! on the marker; never on tombstones, which each disk drops when it can.
 //! Invariant: version times of one key ascend: none is at or below the row that stands, nor at or below the greatest of all
 //! earlier terms; within a term the one leader gives them.
+//! Invariant: from the entry that gives a range away on, no entry changes a line of it or is decided by one.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::codec::Marker;
 use super::limits::MAX_ENTRY_ROWS;
 use super::raft::{Command, LogEntry, Payload, StoredMembership};
-use super::types::{Entry, Expected, Failed, Outcome, RowChange};
+use super::territory::Territory;
+use super::types::{Entry, Expected, Failed, Given, Outcome, RowChange};
+use crate::catalog::{GIVEN, GroupId};
 use crate::index::IndexError;
 
 /// Rows that go into the log together, and the marker behind them.
@@ -21,6 +25,8 @@ use crate::index::IndexError;
 pub(crate) struct Step {
     pub(crate) rows: Vec<RowChange>,
     pub(crate) marker: Marker,
+    /// Its one row gives a range away, for the first time; and the marker as the entry left it.
+    pub(crate) gives: Option<Marker>,
 }
 
 /// Applies log entries in order.
@@ -31,12 +37,31 @@ pub(crate) struct Judge<F> {
     marker: Marker,
     rows: Vec<RowChange>,
     steps: Vec<Step>,
+    territory: Arc<Territory>,
+    /// What was given away in the steps so far.
+    given: Vec<Given>,
+    /// The step that is being made gives a range away: nothing else goes with it.
+    gives: Option<Marker>,
 }
 
 impl<F: Fn(&[u8]) -> Result<Option<u64>, IndexError>> Judge<F> {
     /// `stands` says which version time a key's row has, if one stands.
-    pub(crate) fn new(marker: Marker, stands: F) -> Self {
-        Self { stands, overlay: HashMap::new(), marker, rows: Vec::new(), steps: Vec::new() }
+    pub(crate) fn new(marker: Marker, territory: Arc<Territory>, stands: F) -> Self {
+        let (overlay, rows, steps, given) = (HashMap::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { stands, overlay, marker, rows, steps, territory, given, gives: None }
+    }
+
+    /// Who has taken over a line that the entry is about.
+    fn moved(&self, entry: &Entry) -> Option<GroupId> {
+        if self.territory.given.is_empty() && self.given.is_empty() {
+            return None;
+        }
+        let moved = |key: &Vec<u8>| {
+            let now = || self.given.iter().find(|given| given.has(key)).map(|given| given.group);
+            self.territory.moved(key).or_else(now)
+        };
+        let rows = entry.rows.iter().map(|row| &row.key);
+        rows.chain(entry.guards.iter().map(|guard| &guard.key)).find_map(moved)
     }
 
     fn standing(&self, key: &[u8]) -> Result<Option<u64>, IndexError> {
@@ -76,6 +101,9 @@ impl<F: Fn(&[u8]) -> Result<Option<u64>, IndexError>> Judge<F> {
         if entry.term.is_some_and(|wanted| wanted != term) {
             return Ok(Outcome::Fenced { term });
         }
+        if let Some(group) = self.moved(entry) {
+            return Ok(Outcome::Moved(group));
+        }
         let mut failed = Vec::new();
         for (guard, wanted) in entry.guards.iter().enumerate() {
             let stands = self.standing(&wanted.key)?;
@@ -96,12 +124,28 @@ impl<F: Fn(&[u8]) -> Result<Option<u64>, IndexError>> Judge<F> {
                 return Ok(Outcome::Stale { row, above });
             }
         }
-        self.take(&entry.rows)?;
+        match entry.rows.as_slice() {
+            [row] if row.key.first() == Some(&GIVEN) => self.give(row)?,
+            rows => self.take(rows)?,
+        }
         Ok(Outcome::Applied)
     }
 
+    /// The row of a range is alone in its step: more records go with it.
+    fn give(&mut self, row: &RowChange) -> Result<(), IndexError> {
+        let given = row.value.as_ref().and_then(|value| Given::of_row(&row.key, value).ok());
+        let first = self.standing(&row.key)?.is_none();
+        self.step();
+        self.take(std::slice::from_ref(row))?;
+        if let Some(given) = given.filter(|_| first) {
+            self.gives = Some(self.marker.clone());
+            self.given.push(given);
+        }
+        Ok(())
+    }
+
     fn take(&mut self, rows: &[RowChange]) -> Result<(), IndexError> {
-        if self.rows.len() + rows.len() > MAX_ENTRY_ROWS {
+        if self.gives.is_some() || self.rows.len() + rows.len() > MAX_ENTRY_ROWS {
             self.step();
         }
         for row in rows {
@@ -117,8 +161,8 @@ impl<F: Fn(&[u8]) -> Result<Option<u64>, IndexError>> Judge<F> {
     }
 
     fn step(&mut self) {
-        let rows = std::mem::take(&mut self.rows);
-        self.steps.push(Step { rows, marker: self.marker.clone() });
+        let (rows, gives) = (std::mem::take(&mut self.rows), self.gives.take());
+        self.steps.push(Step { rows, marker: self.marker.clone(), gives });
     }
 
     /// What to write, in order, and the marker after it.

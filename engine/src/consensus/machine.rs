@@ -10,36 +10,30 @@ use openraft::storage::RaftStateMachine;
 use openraft::{OptionalSend, RaftSnapshotBuilder};
 
 use super::codec::{Marker, Staged};
+use super::give::give;
 use super::install::install;
 use super::judge::{Judge, Step};
 use super::raft::{LogEntry, LogId, Rows, Snapshot, SnapshotMeta, Stored, StoredMembership, broken};
 use super::snapshot::{RowStream, SnapshotData};
 use super::store::{Progress, Store};
 use super::types::{GroupError, Outcome, RowChange};
-use crate::catalog::{self, GroupTag, group_prefix};
+use crate::catalog::{self, GroupTag};
 use crate::disk::format::record::{Kind, NewRecord, Parts};
-use crate::disk::{DiskError, Durability};
+use crate::disk::{DiskError, DiskHandle, Durability};
+use crate::net::NodeId;
 
 /// The rows of a group.
 pub(crate) struct Machine {
     store: Arc<Store>,
+    /// This node.
+    node: NodeId,
     marker: Marker,
 }
 
-/// The record of a row.
-pub(crate) fn row_record(store: &Store, key: &[u8], sequence: u64, value: Option<&[u8]>) -> NewRecord {
-    let key = [&group_prefix(store.space())[..], key].concat();
-    let deleted = value.is_none();
-    let meta = value.unwrap_or_default();
-    store.disk.record(Parts {
-        kind: Kind::Row,
-        deleted,
-        sequence,
-        number: 0,
-        key: &key,
-        meta,
-        data: Bytes::new(),
-    })
+/// The record of a row, whose key in the index this is.
+pub(crate) fn row_record(disk: &DiskHandle, key: &[u8], sequence: u64, value: Option<&[u8]>) -> NewRecord {
+    let (deleted, meta) = (value.is_none(), value.unwrap_or_default());
+    disk.record(Parts { kind: Kind::Row, deleted, sequence, number: 0, key, meta, data: Bytes::new() })
 }
 
 /// What was applied on this disk.
@@ -53,9 +47,9 @@ pub(crate) async fn load_marker(store: &Store) -> Result<Marker, GroupError> {
 
 impl Machine {
     /// Ends what a crash interrupted.
-    pub(crate) async fn open(store: Arc<Store>) -> Result<Self, GroupError> {
+    pub(crate) async fn open(store: Arc<Store>, node: NodeId) -> Result<Self, GroupError> {
         let marker = load_marker(&store).await?;
-        let mut machine = Self { store, marker };
+        let mut machine = Self { store, node, marker };
         let unavailable = |e: DiskError| GroupError::Unavailable(e.to_string());
         match machine.store.staged() {
             Some(staged) => machine.install(staged).await.map_err(unavailable)?,
@@ -81,14 +75,32 @@ impl Machine {
 
     async fn write(&self, steps: Vec<Step>) -> Result<(), DiskError> {
         let mut under_way = Vec::with_capacity(steps.len());
-        for Step { rows, marker } in steps {
-            let row = |row: &RowChange| row_record(&self.store, &row.key, row.sequence, row.value.as_deref());
+        let (mut gave, mut made) = (false, Vec::new());
+        let territory = self.store.territory();
+        self.store.count.follow(self.store.disk.index(), &territory, &steps)?;
+        for Step { rows, marker, gives } in steps {
+            let row = |row: &RowChange| {
+                let key = territory.place(&row.key);
+                row_record(&self.store.disk, &key, row.sequence, row.value.as_deref())
+            };
             let mut records: Vec<NewRecord> = rows.iter().map(row).collect();
+            if let Some((row, after)) = rows.first().zip(gives) {
+                let child = give(&self.store, self.node, row, &after)?;
+                records.extend(child.records);
+                made.extend(child.made);
+                gave = true;
+            }
             records.push(self.store.marker_record(&marker));
             under_way.push(self.store.submit(records, Durability::Durable).await?);
         }
         for submitted in under_way {
             submitted.done().await?;
+        }
+        if gave {
+            self.store.survey()?;
+        }
+        if !made.is_empty() {
+            self.store.made.send_modify(|known| known.extend(made));
         }
         Ok(())
     }
@@ -136,12 +148,13 @@ impl RaftStateMachine<Rows> for Machine {
         I::IntoIter: OptionalSend,
     {
         let store = Arc::clone(&self.store);
-        let prefix = group_prefix(store.space());
+        let _nobody_begins_to_count = store.count.applying().await;
+        let territory = store.territory();
         let stands = |key: &[u8]| {
-            let row = catalog::row(store.disk.index(), &[&prefix[..], key].concat())?;
+            let row = catalog::row(store.disk.index(), &territory.place(key))?;
             Ok(row.map(|row| row.sequence))
         };
-        let mut judge = Judge::new(self.marker.clone(), stands);
+        let mut judge = Judge::new(self.marker.clone(), Arc::clone(&territory), stands);
         let mut outcomes = Vec::new();
         for entry in entries {
             outcomes.push(judge.apply(&entry).map_err(|e| broken(&e))?);
@@ -167,7 +180,7 @@ impl RaftStateMachine<Rows> for Machine {
 
     async fn get_current_snapshot(&mut self) -> Stored<Option<Snapshot>> {
         let Some(meta) = self.meta() else { return Ok(None) };
-        let rows = RowStream::begin(&self.store.disk, self.store.space());
+        let rows = RowStream::begin(&self.store.disk, &self.store.territory());
         let snapshot = Box::new(SnapshotData::Rows { marker: self.marker.clone(), rows });
         Ok(Some(Snapshot { meta, snapshot }))
     }

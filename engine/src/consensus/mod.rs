@@ -8,7 +8,9 @@
 //! Invariant: where no group is opened, nothing of this runs.
 
 mod codec;
+mod count;
 mod elect;
+mod give;
 mod give_up;
 mod group;
 mod hand_over;
@@ -25,7 +27,9 @@ mod registry;
 mod runtime;
 mod sim;
 mod snapshot;
+mod split;
 mod store;
+mod territory;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -35,4 +39,5 @@ pub use group::{Group, GroupOptions, GroupStatus, Leading, Settings, StatusWatch
 pub use registry::Groups;
 pub use runtime::{Runtime, Sleep};
 pub use sim::SimRuntime;
-pub use types::{Entry, Expected, Failed, GroupError, Guard, Outcome, RowChange};
+pub use split::Split;
+pub use types::{Entry, Expected, Failed, Given, GroupError, Guard, Outcome, RowChange};

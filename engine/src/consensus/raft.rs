@@ -48,3 +48,8 @@ pub(crate) fn log_id(term: u64, index: u64) -> LogId {
 pub(crate) fn broken(e: &(impl std::error::Error + 'static)) -> StorageError<NodeId> {
     StorageIOError::write(openraft::AnyError::new(e)).into()
 }
+
+/// Bytes of an entry that every voter took for readable, and are not.
+pub(crate) fn broken_value(e: crate::catalog::BadValue) -> crate::disk::DiskError {
+    crate::disk::DiskError::from(crate::index::IndexError::Store { verb: "decode", reason: e.to_string() })
+}

@@ -9,9 +9,10 @@ use std::task::{Context, Poll, Waker};
 
 use super::codec::{ChunkWriter, Marker};
 use super::limits::CHUNK_BYTES;
-use crate::catalog::{self, GroupId, group_prefix};
+use super::territory::Territory;
+use crate::catalog;
 use crate::disk::DiskHandle;
-use crate::index::{Index, IndexError, Table};
+use crate::index::{Index, IndexError, Range, Table};
 use crate::object::BoxFuture;
 
 /// What openraft carries around as a snapshot.
@@ -49,9 +50,10 @@ fn lock(slot: &Slot) -> MutexGuard<'_, Option<Vec<u8>>> {
 
 impl RowStream {
     /// The rows as they stand now.
-    pub(crate) fn begin(disk: &DiskHandle, space: GroupId) -> Self {
+    pub(crate) fn begin(disk: &DiskHandle, territory: &Arc<Territory>) -> Self {
         let slot = Slot::default();
-        let producer: BoxFuture<'static, _> = Box::pin(produce(disk.clone(), space, Arc::clone(&slot)));
+        let producer: BoxFuture<'static, _> =
+            Box::pin(produce(disk.clone(), Arc::clone(territory), Arc::clone(&slot)));
         let mut stream = Self { producer: Some(producer), slot };
         // The scans begin at the first poll, that is now.
         if let Err(e) = stream.advance(&mut Context::from_waker(Waker::noop())) {
@@ -87,13 +89,15 @@ async fn put(slot: &Slot, chunk: Vec<u8>) {
     *lock(slot) = Some(chunk);
 }
 
-async fn produce(disk: DiskHandle, space: GroupId, slot: Slot) -> Result<(), IndexError> {
+async fn produce(disk: DiskHandle, territory: Arc<Territory>, slot: Slot) -> Result<(), IndexError> {
     let index: &dyn Index = disk.index();
-    let prefix = group_prefix(space).len();
-    let scans: Vec<_> =
-        catalog::row_ranges(space).into_iter().map(|range| index.scan(Table::Rows, range)).collect();
+    let scans: Vec<_> = territory
+        .scans(&Range::default())
+        .into_iter()
+        .map(|(prefix, range)| index.scan(Table::Rows, range).map(move |pair| (prefix, pair)))
+        .collect();
     let mut chunk = ChunkWriter::default();
-    for pair in scans.into_iter().flatten() {
+    for (prefix, pair) in scans.into_iter().flatten() {
         let (key, value) = pair?;
         let row = catalog::decode_row(&value)?;
         let key = key.get(prefix..).unwrap_or_default();

@@ -8,16 +8,19 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use tokio::sync::watch;
 
 use super::codec::{self, Facts, Marker, Staged};
+use super::count::Count;
 use super::limits::{APPEND_BYTES, APPEND_ENTRIES, MAX_CUTS, TAIL_BYTES};
 use super::raft::{LogEntry, LogId, Vote};
-use super::types::GroupError;
-use crate::catalog::{self, GroupId, GroupKey, GroupTag, Reach, space_of};
+use super::territory::Territory;
+use super::types::{Given, GroupError};
+use crate::catalog::{self, GIVEN, GroupId, GroupKey, GroupTag, Reach, group_prefix, space_of};
 use crate::disk::format::record::{Kind, NewRecord, Parts};
 use crate::disk::limits::{MAX_GROUP, MAX_GROUP_RECORDS};
 use crate::disk::{Class, DiskError, DiskHandle, Durability};
-use crate::index::{Index, IndexError};
+use crate::index::{Index, IndexError, Range, Table};
 use crate::io::BLOCK;
 use crate::net::NodeId;
 
@@ -29,6 +32,10 @@ pub(crate) struct Store {
     pub(crate) group: GroupId,
     pub(crate) disk: DiskHandle,
     inner: Mutex<Inner>,
+    /// Groups that were made on this disk out of this one.
+    pub(crate) made: watch::Sender<Vec<GroupId>>,
+    /// Lines that are being counted while rows change.
+    pub(crate) count: Count,
     /// Entries that a planted bug writes too late.
     #[cfg(test)]
     held: Mutex<Vec<NewRecord>>,
@@ -43,6 +50,7 @@ struct Inner {
     last: Option<LogId>,
     tail: Tail,
     progress: Progress,
+    territory: Arc<Territory>,
 }
 
 /// What readers of rows must know.
@@ -103,6 +111,8 @@ impl Store {
             group,
             disk,
             inner: Mutex::default(),
+            made: watch::Sender::default(),
+            count: Count::default(),
             #[cfg(test)]
             held: Mutex::default(),
         };
@@ -129,7 +139,30 @@ impl Store {
             store.change(|_| {}).await.map_err(|e| GroupError::Unavailable(e.to_string()))?;
         }
         store.check().map_err(|what| damaged(group, &what))?;
+        store.survey().map_err(|e| damaged(group, &e))?;
         Ok(Arc::new(store))
+    }
+
+    /// Looks which rows are this group's, as its rows and its state say.
+    pub(crate) fn survey(&self) -> Result<(), IndexError> {
+        let (space, host) = (self.space(), self.lock().facts.host.clone());
+        let mut territory = Territory { space, host, given: Vec::new() };
+        let prefix = group_prefix(space);
+        for pair in self.disk.index().scan(Table::Rows, Range::prefix(&[&prefix[..], &[GIVEN]].concat())) {
+            let (key, value) = pair?;
+            let row = catalog::decode_row(&value)?;
+            let given = Given::of_row(key.get(prefix.len()..).unwrap_or_default(), &row.value);
+            let unreadable =
+                |e: catalog::BadValue| IndexError::Store { verb: "decode", reason: e.to_string() };
+            territory.given.push(given.map_err(unreadable)?);
+        }
+        self.lock().territory = Arc::new(territory);
+        Ok(())
+    }
+
+    /// Which rows are this group's, and where they lie.
+    pub(crate) fn territory(&self) -> Arc<Territory> {
+        Arc::clone(&self.lock().territory)
     }
 
     /// Whether the log is without holes.
@@ -217,10 +250,7 @@ impl Store {
     }
 
     fn record(&self, tag: GroupTag, number: u64, stamp: u64, meta: &[u8], data: Vec<u8>) -> NewRecord {
-        let key = GroupKey { group: self.group, tag, number }.encode();
-        let data = Bytes::from(data);
-        let kind = Kind::GroupEntry;
-        self.disk.record(Parts { kind, deleted: false, sequence: stamp, number: 0, key: &key, meta, data })
+        record(&self.disk, GroupKey { group: self.group, tag, number }, stamp, meta, data)
     }
 
     /// The record that says what was applied.
@@ -421,7 +451,7 @@ impl Store {
             max_sequence: marker.max_sequence,
             installing: false,
         });
-        Ok(())
+        Ok(self.survey()?)
     }
 
     /// The group is here from now on.
@@ -443,7 +473,7 @@ impl Store {
         });
         self.disk.append(vec![marker, state], Durability::Durable, CLASS).await?;
         self.set_progress(Progress::default());
-        Ok(())
+        Ok(self.survey()?)
     }
 
     /// Makes a group out of the rows that are here: they are what was applied up to the first log id.
@@ -455,6 +485,12 @@ impl Store {
         });
         self.disk.append(vec![marker_record, state], Durability::Durable, CLASS).await.map(drop)
     }
+}
+
+/// A consensus record.
+pub(crate) fn record(disk: &DiskHandle, key: GroupKey, stamp: u64, meta: &[u8], data: Vec<u8>) -> NewRecord {
+    let (kind, data) = (Kind::GroupEntry, Bytes::from(data));
+    disk.record(Parts { kind, deleted: false, sequence: stamp, number: 0, key: &key.encode(), meta, data })
 }
 
 /// The needed record of a key.

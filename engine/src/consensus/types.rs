@@ -1,6 +1,7 @@
 //! What a group of rows is asked and what it answers.
 
-use crate::catalog::GroupId;
+use crate::catalog::{self, BadValue, GivenValue, GroupId};
+use crate::index::Range;
 use crate::net::NodeId;
 
 /// One change: the row's key within the group, its value or that there is none, and its version time.
@@ -21,6 +22,39 @@ pub enum Expected {
     Absent,
     /// It stands with this version time.
     Sequence(u64),
+}
+
+/// A range of a container's lines that a group gave to another, which took it over where it lay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Given {
+    /// The container.
+    pub id: u64,
+    /// The first name.
+    pub from: String,
+    /// The name behind the last; `None`: to the container's end.
+    pub to: Option<String>,
+    /// Who has it.
+    pub group: GroupId,
+}
+
+impl Given {
+    /// Keys of its lines.
+    pub(crate) fn lines(&self) -> Range {
+        catalog::lines(self.id, &self.from, self.to.as_deref())
+    }
+
+    /// Whether a row is one of its lines.
+    pub(crate) fn has(&self, key: &[u8]) -> bool {
+        let Range { from, to, .. } = self.lines();
+        from.is_none_or(|from| from.as_slice() <= key) && to.is_none_or(|to| key < to.as_slice())
+    }
+
+    /// What the row of a range says.
+    pub(crate) fn of_row(key: &[u8], value: &[u8]) -> Result<Self, BadValue> {
+        let (id, from) = catalog::parse_given(key)?;
+        let GivenValue { to, group, .. } = GivenValue::decode(value)?;
+        Ok(Self { id, from: from.to_owned(), to, group })
+    }
 }
 
 /// A condition on a row.
@@ -72,6 +106,8 @@ pub enum Outcome {
         /// The term in which it came.
         term: u64,
     },
+    /// Nothing happened: a row or guard is about a line that another group has taken over.
+    Moved(GroupId),
     /// It was applied before a crash; what came of it is not known any more. Nobody who proposed it is told this.
     Repeated,
 }
@@ -94,6 +130,9 @@ pub enum GroupError {
     /// Asked of the members, what cannot be.
     #[error("change of members is refused: {0}")]
     Members(String),
+    /// Another group has taken the line over.
+    #[error("group {0} has taken the line over")]
+    Moved(GroupId),
     /// What is on the disk is not a group that can be believed: this voter must be replaced.
     #[error("group {group} on this disk is damaged: {what}")]
     Damaged {

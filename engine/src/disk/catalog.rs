@@ -107,6 +107,21 @@ impl<'a> Tx<'a> {
         self.index.scan(table, range).collect()
     }
 
+    /// Pairs of a range, lazily, **without** the changes of this transaction.
+    pub fn stored(
+        &self,
+        table: Table,
+        range: Range,
+    ) -> impl Iterator<Item = Result<crate::index::Pair, IndexError>> + use<'a> {
+        self.index.scan(table, range)
+    }
+
+    /// The index, **without** the changes of this transaction.
+    #[must_use]
+    pub fn index(&self) -> &'a dyn Index {
+        self.index
+    }
+
     /// Pairs of a range, in order, changes of this transaction included.
     pub fn range(&self, table: Table, range: &Range) -> Result<Vec<KeyValue>, IndexError> {
         let mut pairs = BTreeMap::new();

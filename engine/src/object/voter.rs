@@ -141,6 +141,7 @@ impl Shared {
             Outcome::Stale { .. } => {
                 Err(Error::Unavailable { reason: "somebody else changed the row later".to_owned() })
             }
+            Outcome::Moved(group) => Err(refused(GroupError::Moved(group))),
             Outcome::Fenced { .. } | Outcome::Refused(_) | Outcome::Repeated => {
                 Err(Error::Unavailable { reason: "the index group has another leader".to_owned() })
             }

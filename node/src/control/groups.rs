@@ -156,9 +156,11 @@ pub(crate) async fn change(
     let entry = Entry { term: None, guards, rows: rows.into_iter().map(change).collect() };
     match control.propose(entry).await? {
         Outcome::Applied => Ok(()),
-        Outcome::Refused(_) | Outcome::Stale { .. } | Outcome::Fenced { .. } | Outcome::Repeated => {
-            Err(ControlError::Changed)
-        }
+        Outcome::Refused(_)
+        | Outcome::Stale { .. }
+        | Outcome::Fenced { .. }
+        | Outcome::Moved(_)
+        | Outcome::Repeated => Err(ControlError::Changed),
     }
 }
 

@@ -9,6 +9,7 @@ use crate::consensus::codec::{
     ChunkWriter, Facts, Marker, Staged, decode_chunk, decode_entry, encode_entry, entry_bytes,
 };
 use crate::consensus::raft::{Command, LogEntry, Membership, Payload, StoredMembership, Vote, log_id};
+use crate::consensus::territory::Host;
 use crate::consensus::{Entry, Expected, Guard, RowChange};
 
 fn row(value: Option<&[u8]>) -> RowChange {
@@ -121,6 +122,7 @@ fn states_and_markers_have_these_bytes_for_ever() {
         purged: Some(log_id(1, 1)),
         life: 0x0203,
         given_up: true,
+        host: Some(Host { space: 5, id: 7, from: "m".to_owned(), to: Some("t".to_owned()) }),
         staged: Some(Staged { marker: marker(), chunks: 12 }),
     };
     let golden = bytes_of(&[
@@ -134,12 +136,18 @@ fn states_and_markers_have_these_bytes_for_ever() {
         "0302",
         "01", // life
         "01",
+        "05",
+        &u64_hex(7),
+        "016d",
+        "01",
+        "0174", // host
+        "01",
         &u64_hex(12),
         &golden_marker,
     ]);
     assert_eq!(hex::encode(facts.encode()), golden);
     assert_eq!(Facts::decode(&facts.encode()), Ok(facts.clone()));
-    assert_eq!(hex::encode(Facts::default().encode()), "01000000000000");
+    assert_eq!(hex::encode(Facts::default().encode()), "0100000000000000");
     every_cut_and_flip(&facts.encode(), |bytes| Facts::decode(bytes).map(|facts| facts.encode()));
     every_cut_and_flip(&marker().encode(), |bytes| Marker::decode(bytes).map(|marker| marker.encode()));
 }

@@ -57,7 +57,7 @@ fn propose(cluster: &mut Cluster, truth: &Arc<Mutex<Truth>>, at: u8, sequence: u
                     truth.applied += 1;
                 }
                 Some(Ok(Outcome::Stale { .. } | Outcome::Refused(_) | Outcome::Fenced { .. })) => {}
-                Some(Ok(Outcome::Repeated)) => panic!("nobody is told this"),
+                Some(Ok(Outcome::Repeated | Outcome::Moved(_))) => panic!("nobody is told this"),
                 // It was or will be applied, or never.
                 Some(Err(_)) | None => may.push(new),
             }

@@ -7,4 +7,5 @@ mod elect;
 mod history;
 mod leaving;
 mod rig;
+mod split;
 mod suite;

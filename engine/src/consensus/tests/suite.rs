@@ -56,7 +56,7 @@ impl StoreBuilder<Rows, Log, Machine, Guard> for Disks {
             Open { cluster: None, cache_bytes: CacheBytes::small(1 << 20), progress: &mut |_, _| {} };
         let (disk, _) = start_on(device, index, Arc::new(ObjectCatalog), options).unwrap();
         let store = Store::open(7, disk.clone()).await.unwrap();
-        let machine = Machine::open(Arc::clone(&store)).await.unwrap();
+        let machine = Machine::open(Arc::clone(&store), NodeId([1; 16])).await.unwrap();
         Ok((Guard(disk), Log(store), machine))
     }
 }
