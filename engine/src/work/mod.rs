@@ -7,9 +7,11 @@
 //! Invariant: a worker that is dropped between two steps, or in one, leaves everything consistent.
 
 mod auditor;
+mod carry;
 mod cleaner;
 mod expirer;
 mod pacer;
+mod pair;
 mod pruner;
 mod reaper;
 mod replicator;

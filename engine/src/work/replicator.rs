@@ -2,7 +2,7 @@
 //!
 //! | what the device holds | with whom | how |
 //! |---|---|---|
-//! | partitions of which it is a primary | each other primary, one pair at a time | compare; pull what the peer has newer |
+//! | partitions of which it is a primary | each other primary, a few pairs at a time | compare; pull what the peer has newer |
 //! | all others (handoffs, and what the ring took away) | every primary | page by page: push what one lacks; evict what all have |
 //!
 //! A device pulls what it lacks, and its peers pull what they lack: so nothing is copied twice, and each device sets its own pace.
@@ -17,23 +17,20 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use quarry_ring::{PathHash, partition_of};
+use quarry_ring::PathHash;
 
+use super::carry::{Carrier, Done, Ring, Way};
+use super::pair::{Bounds, PAIRS, Pair, turn};
 use super::{Outcome, Progress, Wall, Worker};
 use crate::catalog::{self, Stamp, Stamps};
 use crate::disk::format::record::DeviceId;
 use crate::disk::{DiskHandle, TALLY_BITS};
 use crate::index::{Range, Table};
-use crate::object::{BoxFuture, Error, Remade, Replica, Result, Wanted, remake};
-use crate::sync::{
-    self, Answer, Ask, Cluster, Comparison, Copied, CopyError, Difference, Judgement, Parts, Side, Synced,
-    is_away, judge,
-};
+use crate::object::{BoxFuture, Error, Replica, Result};
+use crate::sync::{self, Answer, Ask, Cluster, Comparison, Judgement, Parts, Synced, is_away, judge};
 
 /// Handoffs looked at in one go.
 const PAGE: u32 = 256;
-/// Bytes of a unit.
-const UNIT: u64 = 64 << 10;
 /// Times that a page of handoffs is looked at again because something had to be pushed.
 const ATTEMPTS: u32 = 3;
 const SECOND: u64 = 1_000_000;
@@ -57,8 +54,8 @@ impl Default for Ages {
 pub struct Replicator {
     name: String,
     disk: DiskHandle,
-    local: Arc<dyn Replica>,
     cluster: Arc<dyn Cluster>,
+    carrier: Arc<Carrier>,
     synced: Arc<Synced>,
     wall: Wall,
     ages: Ages,
@@ -98,13 +95,9 @@ struct Shares {
 }
 
 struct Round {
-    policy: u16,
+    ring: Ring,
     version: u64,
-    power: u8,
-    /// Only what is older counts.
-    upto: u64,
-    /// Tombstones from before need not be copied.
-    reclaim_before: u64,
+    bounds: Bounds,
     /// When the device last completed a sync, if it was away since.
     away_since: Option<u64>,
     /// Something could not be judged.
@@ -118,12 +111,7 @@ struct Round {
 enum Task {
     /// Judge what a partition holds.
     Doubt(Page),
-    Pair {
-        peer: DeviceId,
-        comparison: Comparison,
-        pulls: Vec<Difference>,
-        clean: bool,
-    },
+    Pair(Box<Pair>),
     Handoff(Page),
 }
 
@@ -188,11 +176,12 @@ impl Replicator {
     ) -> Self {
         let name = format!("replicator {}", disk.device());
         let progress = Progress::default();
+        let carrier = Arc::new(Carrier { disk: disk.clone(), local, cluster: cluster.clone() });
         Self {
             name,
             disk,
-            local,
             cluster,
+            carrier,
             synced,
             wall,
             ages,
@@ -208,10 +197,10 @@ impl Replicator {
         let mut units = 0_u32;
         while units < budget {
             let mut round = match self.round.take() {
-                Some(round) if round.version == self.cluster.version(round.policy) => round,
+                Some(round) if round.version == self.cluster.version(round.ring.policy) => round,
                 // The ring has changed: what was found out is no longer what is wanted.
                 Some(round) => {
-                    self.left.get_or_insert_default().push(round.policy);
+                    self.left.get_or_insert_default().push(round.ring.policy);
                     continue;
                 }
                 None => match self.next()? {
@@ -225,9 +214,7 @@ impl Replicator {
             };
             let done = match task {
                 Task::Doubt(page) => self.doubt(&mut round, page).await,
-                Task::Pair { peer, comparison, pulls, clean } => {
-                    self.pair(&mut round, peer, comparison, pulls, clean).await
-                }
+                Task::Pair(pair) => self.pairs(&mut round, *pair).await,
                 Task::Handoff(page) => self.handoff(&mut round, page).await,
             };
             match done {
@@ -250,7 +237,7 @@ impl Replicator {
     fn end(&mut self, round: &Round) {
         if round.away_since.is_some() && !round.undecided {
             tracing::info!(worker = self.name, "the device was away; all that it holds was judged");
-            if let Some(view) = self.views.get_mut(&round.policy) {
+            if let Some(view) = self.views.get_mut(&round.ring.policy) {
                 view.judged = Some((self.wall)());
             }
             // What it is believed to hold can be compared now.
@@ -313,11 +300,12 @@ impl Replicator {
         let (version, power) = (self.cluster.version(policy), self.cluster.power(policy));
         let away_since = self.views.get(&policy).and_then(|view| view.away_since);
         let mut round = Round {
-            policy,
+            ring: Ring { policy, power },
             version,
-            power,
-            upto: now.saturating_sub(self.ages.settle.saturating_mul(SECOND)),
-            reclaim_before: now.saturating_sub(reclaim),
+            bounds: Bounds {
+                upto: now.saturating_sub(self.ages.settle.saturating_mul(SECOND)),
+                reclaim_before: now.saturating_sub(reclaim),
+            },
             away_since,
             undecided: false,
             tasks: Vec::new(),
@@ -331,11 +319,16 @@ impl Replicator {
             round.tasks.extend(held.iter().map(Page::of).map(Task::Doubt));
             return Ok(round);
         }
+        let passes = self.progress.passes;
         let own = |part: u32| shares.is_some_and(|shares| shares.own.contains(part));
         round.tasks.extend(held.iter().filter(|part| !own(*part)).map(Page::of).map(Task::Handoff));
-        for (peer, parts) in shares.into_iter().flat_map(|shares| &shares.peers) {
+        for (at, (peer, parts)) in shares.into_iter().flat_map(|shares| &shares.peers).enumerate() {
             let comparison = Comparison::new(power, parts.clone());
-            round.tasks.push(Task::Pair { peer: *peer, comparison, pulls: Vec::new(), clean: true });
+            round.tasks.push(Task::Pair(Box::new(Pair::new(
+                *peer,
+                comparison,
+                (at as u64 + passes).is_multiple_of(2),
+            ))));
         }
         Ok(round)
     }
@@ -398,81 +391,39 @@ impl Replicator {
         Ok(if current.is_empty() { times.into_iter().map(|(_, time)| time).collect() } else { current })
     }
 
-    fn reach(&self, device: DeviceId) -> Result<Arc<dyn Replica>> {
-        let away = || Error::Unavailable { reason: format!("device {device} is not reached") };
-        self.cluster.replica(device).ok_or_else(away)
+    /// Moves this pair on, and a few that come next with it.
+    async fn pairs(&mut self, round: &mut Round, first: Pair) -> Result<u32> {
+        let mut pairs = vec![first];
+        while pairs.len() < PAIRS
+            && let Some(Task::Pair(_)) = round.tasks.last()
+            && let Some(Task::Pair(pair)) = round.tasks.pop()
+        {
+            pairs.push(*pair);
+        }
+        let turned = turn(&self.carrier, round.ring, round.bounds, pairs).await;
+        round.tasks.extend(turned.pairs.into_iter().rev().map(|pair| Task::Pair(Box::new(pair))));
+        let units = self.count(round, turned.done);
+        for peer in turned.synced {
+            self.note_synced(round, peer).await?;
+        }
+        if let Some(error) = turned.failed {
+            round.undecided = true;
+            round.failed = Some(error.to_string());
+        }
+        Ok(units)
     }
 
-    async fn pair(
-        &mut self,
-        round: &mut Round,
-        peer: DeviceId,
-        mut comparison: Comparison,
-        mut pulls: Vec<Difference>,
-        mut clean: bool,
-    ) -> Result<u32> {
-        let replica = self.reach(peer)?;
-        if let Some(Difference { theirs: Some(stamp), .. }) = pulls.pop() {
-            let did = self.pull(round, replica.as_ref(), stamp).await;
-            round.tasks.push(Task::Pair { peer, comparison, pulls, clean });
-            return did;
-        }
-        let Some(ask) = comparison.ask() else {
-            if clean {
-                self.note_synced(round, peer).await?;
-            }
-            return Ok(1);
-        };
-        let mine = sync::answer(&self.disk, &ask)?;
-        let theirs = replica.ask(ask).await?;
-        let bad = |e: sync::BadAnswer| Error::Unavailable { reason: format!("device {peer}: {e}") };
-        let found = comparison.tell(&mine, &theirs).map_err(bad)?;
-        for difference in found.into_iter().filter(|found| round.counts(found)) {
-            clean = false;
-            if difference.theirs > difference.mine {
-                pulls.push(difference);
-            }
-        }
-        round.tasks.push(Task::Pair { peer, comparison, pulls, clean });
-        Ok(1)
-    }
-
-    /// Copies a version from a peer. That the peer cannot read it is a finding, and ends nothing.
-    async fn pull(&mut self, round: &mut Round, peer: &dyn Replica, stamp: Stamp) -> Result<u32> {
-        match sync::copy(peer, self.local.as_ref(), stamp).await {
-            Ok(Copied::Fragments) => self.remake(round, stamp, self.local.as_ref(), false).await,
-            Ok(copied) => Ok(round.count(copied)),
-            Err(CopyError { side: Side::From, error: error @ Error::Corrupt { .. } }) => {
-                self.progress.found(format!("device {}: {error}", peer.device()));
-                Ok(1)
-            }
-            Err(e) => Err(e.error),
-        }
-    }
-
-    /// Gives a primary its fragment of a version, made from those that the primaries have (and this device, a handoff); or ours,
-    /// if that is it.
-    async fn remake(
-        &self,
-        round: &mut Round,
-        stamp: Stamp,
-        target: &dyn Replica,
-        handoff: bool,
-    ) -> Result<u32> {
-        let places = self.cluster.primaries(round.policy, partition_of(&stamp.hash, round.power));
-        let mut sources: Vec<Arc<dyn Replica>> =
-            places.iter().filter_map(|device| self.cluster.replica(*device)).collect();
-        sources.extend(handoff.then(|| Arc::clone(&self.local)));
-        let wanted = Wanted { hash: stamp.hash, places: &places, anew: false };
-        match remake(&sources, target, wanted).await? {
-            Remade::Bytes(bytes) => Ok(round.count(Copied::Bytes(bytes))),
-            Remade::Had | Remade::Cannot => Ok(1),
-        }
+    /// Takes note of what was carried; returns its units.
+    fn count(&mut self, round: &mut Round, done: Done) -> u32 {
+        round.copied += done.copied;
+        done.findings.into_iter().for_each(|finding| self.progress.found(finding));
+        done.units
     }
 
     async fn note_synced(&self, round: &Round, peer: DeviceId) -> Result<()> {
-        self.synced.note(round.policy, round.version, peer, round.upto);
-        let (key, value) = (peer_row(round.policy, Some(peer)), round.upto.to_le_bytes().to_vec());
+        self.synced.note(round.ring.policy, round.version, peer, round.bounds.upto);
+        let (key, value) =
+            (peer_row(round.ring.policy, Some(peer)), round.bounds.upto.to_le_bytes().to_vec());
         let change = move |tx: &mut crate::disk::catalog::Tx<'_>| {
             tx.put(Table::System, key, value);
             Ok(())
@@ -498,7 +449,7 @@ impl Replicator {
         device: DeviceId,
         doubt: bool,
     ) -> Result<BTreeMap<PathHash, Stamp>> {
-        let replica = self.reach(device)?;
+        let replica = self.carrier.reach(device)?;
         let (mut theirs, mut after) = (BTreeMap::new(), page.after);
         let last = ours.stamps.last().map(|stamp| stamp.hash);
         loop {
@@ -527,13 +478,12 @@ impl Replicator {
             // The ring has changed under this step: it is no handoff any more.
             return Ok(1);
         }
-        let ours = self.page(round.power, page)?;
+        let ours = self.page(round.ring.power, page)?;
         let next = page.next(&ours);
-        let mut units = 1;
-        let (mut everywhere, mut pushed) = (true, false);
-        let mut away = None;
+        let (mut everywhere, mut away, mut pushes) = (true, None, Vec::new());
+        let Bounds { upto, reclaim_before } = round.bounds;
         for device in primaries {
-            let theirs = match self.theirs(round.power, page, &ours, device, false).await {
+            let theirs = match self.theirs(round.ring.power, page, &ours, device, false).await {
                 Ok(theirs) => theirs,
                 Err(e) => {
                     // The others get theirs all the same.
@@ -541,15 +491,15 @@ impl Replicator {
                     continue;
                 }
             };
-            let upto = round.upto;
-            for stamp in ours.stamps.iter().filter(|stamp| stamp.sequence <= upto) {
-                if !has(stamp, theirs.get(&stamp.hash), round.reclaim_before) {
-                    pushed = true;
-                    units += self.push(round, device, *stamp).await?;
-                }
-            }
+            let replica = self.carrier.reach(device)?;
+            let settled = ours.stamps.iter().filter(|stamp| stamp.sequence <= upto);
+            let lacking = settled.filter(|stamp| !has(stamp, theirs.get(&stamp.hash), reclaim_before));
+            pushes.extend(lacking.map(|stamp| (Way::Push(replica.clone()), *stamp)));
         }
         round.failed = away.map(|e| e.to_string()).or(round.failed.take());
+        let pushed = !pushes.is_empty();
+        let done = self.carrier.carry_all(round.ring, pushes).await?;
+        let units = self.count(round, done).saturating_add(1);
         if pushed && page.attempts < ATTEMPTS {
             // What was pushed is looked for before anything goes.
             round.tasks.push(Task::Handoff(Page { attempts: page.attempts + 1, ..page }));
@@ -557,40 +507,20 @@ impl Replicator {
         }
         if everywhere && !pushed {
             let settled: Vec<Stamp> =
-                ours.stamps.iter().filter(|stamp| stamp.sequence <= round.upto).copied().collect();
+                ours.stamps.iter().filter(|stamp| stamp.sequence <= upto).copied().collect();
             sync::evict(&self.disk, &settled).await?;
         }
         round.tasks.extend(next.map(Task::Handoff));
         Ok(units)
     }
 
-    /// Copies a version to a primary. What cannot be read here is mended from there, if it has it.
-    async fn push(&mut self, round: &mut Round, device: DeviceId, stamp: Stamp) -> Result<u32> {
-        let replica = self.reach(device)?;
-        match sync::copy(self.local.as_ref(), replica.as_ref(), stamp).await {
-            Ok(Copied::Fragments) => self.remake(round, stamp, replica.as_ref(), true).await,
-            Ok(copied) => Ok(round.count(copied)),
-            Err(CopyError { side: Side::From, error: error @ Error::Corrupt { .. } }) => {
-                self.progress.found(error.to_string());
-                for other in self.cluster.primaries(round.policy, partition_of(&stamp.hash, round.power)) {
-                    let Ok(other) = self.reach(other) else { continue };
-                    if sync::mend(&self.disk, other.as_ref(), stamp).await.unwrap_or(false) {
-                        break;
-                    }
-                }
-                Ok(1)
-            }
-            Err(e) => Err(e.error),
-        }
-    }
-
     async fn doubt(&mut self, round: &mut Round, page: Page) -> Result<u32> {
-        let ours = self.page(round.power, page)?;
+        let ours = self.page(round.ring.power, page)?;
         let me = self.disk.device();
         let mut others = Vec::new();
         let primaries = round.primaries(self.cluster.as_ref(), page.part);
         for device in primaries.into_iter().filter(|device| *device != me) {
-            others.push(self.theirs(round.power, page, &ours, device, true).await.ok());
+            others.push(self.theirs(round.ring.power, page, &ours, device, true).await.ok());
         }
         let last_sync = round.away_since.unwrap_or(0);
         let mut dropped = Vec::new();
@@ -619,22 +549,8 @@ impl Replicator {
 impl Round {
     /// The devices that shall hold a part.
     fn primaries(&self, cluster: &dyn Cluster, part: u32) -> Vec<DeviceId> {
-        cluster.primaries(self.policy, part - first_part(self.policy, self.power))
-    }
-
-    /// Whether a difference must be gone before the two are in sync.
-    fn counts(&self, found: &Difference) -> bool {
-        let alone = found.mine.is_none() || found.theirs.is_none();
-        found.newer().is_some_and(|newer| {
-            let reclaimable = alone && newer.deleted && newer.sequence < self.reclaim_before;
-            newer.sequence <= self.upto && !reclaimable
-        })
-    }
-
-    fn count(&mut self, copied: Copied) -> u32 {
-        let Copied::Bytes(bytes) = copied else { return 1 };
-        self.copied += 1;
-        u32::try_from(bytes / UNIT).unwrap_or(u32::MAX).saturating_add(1)
+        let Ring { policy, power } = self.ring;
+        cluster.primaries(policy, part - first_part(policy, power))
     }
 }
 

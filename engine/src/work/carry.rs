@@ -1,0 +1,190 @@
+//! Carries versions between a device and its peers for the replicator, several at a time.
+//!
+//! Several, because each waits for a peer and for a flush: a lost device is filled by all its peers together, and what arrives
+//! together is flushed together.
+//!
+//! Invariant: at most [`MOST`] versions are on their way at a time, so memory is bounded whatever differs.
+//! Invariant: what cannot be read on one side is a finding, and ends nothing.
+
+use std::sync::Arc;
+
+use quarry_ring::partition_of;
+
+use crate::catalog::{Stamp, Version};
+use crate::disk::DiskHandle;
+use crate::disk::format::record::DeviceId;
+use crate::object::{BoxFuture, Error, InFlight, Remade, Replica, Result, Wanted, remake};
+use crate::sync::{self, Cluster, Copied, CopyError, Side};
+
+/// Versions on their way at a time; a large body has a few chunks in memory.
+pub(super) const MOST: usize = 8;
+/// Bytes of a unit.
+const UNIT: u64 = 64 << 10;
+
+/// A policy and its partitions.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ring {
+    pub(super) policy: u16,
+    pub(super) power: u8,
+}
+
+/// Where a version is carried.
+#[derive(Clone)]
+pub(super) enum Way {
+    /// From a peer.
+    Pull(Arc<dyn Replica>),
+    /// To a primary.
+    Push(Arc<dyn Replica>),
+}
+
+/// What carrying came to.
+#[derive(Debug, Default)]
+pub(super) struct Done {
+    /// Units of work.
+    pub(super) units: u32,
+    /// Versions that were written.
+    pub(super) copied: u64,
+    /// What was found wrong.
+    pub(super) findings: Vec<String>,
+}
+
+impl Done {
+    fn bytes(bytes: u64) -> Self {
+        let units = u32::try_from(bytes / UNIT).unwrap_or(u32::MAX).saturating_add(1);
+        Self { units, copied: 1, findings: Vec::new() }
+    }
+
+    fn nothing() -> Self {
+        Self { units: 1, ..Self::default() }
+    }
+
+    fn found(what: String) -> Self {
+        Self { units: 1, copied: 0, findings: vec![what] }
+    }
+
+    /// Adds what something else came to.
+    pub(super) fn add(&mut self, other: Self) {
+        self.units = self.units.saturating_add(other.units);
+        self.copied += other.copied;
+        self.findings.extend(other.findings);
+    }
+}
+
+/// A device and the cluster around it.
+pub(super) struct Carrier {
+    pub(super) disk: DiskHandle,
+    pub(super) local: Arc<dyn Replica>,
+    pub(super) cluster: Arc<dyn Cluster>,
+}
+
+/// Whether a device that has `standing` needs nothing of a version.
+fn has(standing: Option<Version>, stamp: &Stamp) -> bool {
+    standing.is_some_and(|there| (there.sequence, there.deleted) >= (stamp.sequence, stamp.deleted))
+}
+
+impl Carrier {
+    /// A device that can be reached, as far as is known.
+    pub(super) fn reach(&self, device: DeviceId) -> Result<Arc<dyn Replica>> {
+        let away = || Error::Unavailable { reason: format!("device {device} is not reached") };
+        self.cluster.replica(device).ok_or_else(away)
+    }
+
+    /// Carries one version.
+    pub(super) fn carry(
+        self: &Arc<Self>,
+        ring: Ring,
+        way: Way,
+        stamp: Stamp,
+    ) -> BoxFuture<'static, Result<Done>> {
+        let carrier = self.clone();
+        Box::pin(async move {
+            match way {
+                Way::Pull(peer) => carrier.pull(ring, peer.as_ref(), stamp).await,
+                Way::Push(primary) => carrier.push(ring, primary.as_ref(), stamp).await,
+            }
+        })
+    }
+
+    /// Carries all of these; the first failure is told when all have ended.
+    pub(super) async fn carry_all(self: &Arc<Self>, ring: Ring, all: Vec<(Way, Stamp)>) -> Result<Done> {
+        let (mut done, mut failed) = (Done::default(), None);
+        let mut running = InFlight::default();
+        let mut all = all.into_iter();
+        loop {
+            while running.len() < MOST
+                && let Some((way, stamp)) = all.next()
+            {
+                running.push(self.carry(ring, way, stamp)).await;
+            }
+            match running.next().await {
+                Some(Ok(one)) => done.add(one),
+                Some(Err(error)) => failed = failed.or(Some(error)),
+                None => return failed.map_or(Ok(done), Err),
+            }
+        }
+    }
+
+    async fn pull(&self, ring: Ring, peer: &dyn Replica, stamp: Stamp) -> Result<Done> {
+        // Another peer may have given it meanwhile.
+        if has(self.local.version(stamp.hash).await?, &stamp) {
+            return Ok(Done::nothing());
+        }
+        match sync::copy(peer, self.local.as_ref(), stamp).await {
+            Ok(copied) => self.copied(ring, copied, stamp, self.local.as_ref(), false).await,
+            Err(CopyError { side: Side::From, error: error @ Error::Corrupt { .. } }) => {
+                Ok(Done::found(format!("device {}: {error}", peer.device())))
+            }
+            Err(e) => Err(e.error),
+        }
+    }
+
+    /// What cannot be read here is mended from a primary, if one has it.
+    async fn push(&self, ring: Ring, primary: &dyn Replica, stamp: Stamp) -> Result<Done> {
+        match sync::copy(self.local.as_ref(), primary, stamp).await {
+            Ok(copied) => self.copied(ring, copied, stamp, primary, true).await,
+            Err(CopyError { side: Side::From, error: error @ Error::Corrupt { .. } }) => {
+                for other in self.primaries(ring, &stamp) {
+                    let Ok(other) = self.reach(other) else { continue };
+                    if sync::mend(&self.disk, other.as_ref(), stamp).await.unwrap_or(false) {
+                        break;
+                    }
+                }
+                Ok(Done::found(error.to_string()))
+            }
+            Err(e) => Err(e.error),
+        }
+    }
+
+    async fn copied(
+        &self,
+        ring: Ring,
+        copied: Copied,
+        stamp: Stamp,
+        target: &dyn Replica,
+        handoff: bool,
+    ) -> Result<Done> {
+        match copied {
+            Copied::Bytes(bytes) => Ok(Done::bytes(bytes)),
+            Copied::Gone => Ok(Done::nothing()),
+            Copied::Fragments => self.remake(ring, stamp, target, handoff).await,
+        }
+    }
+
+    /// Gives a primary its fragment of a version, made from those that the primaries have (and this device, a handoff); or ours,
+    /// if that is it.
+    async fn remake(&self, ring: Ring, stamp: Stamp, target: &dyn Replica, handoff: bool) -> Result<Done> {
+        let places = self.primaries(ring, &stamp);
+        let mut sources: Vec<Arc<dyn Replica>> =
+            places.iter().filter_map(|device| self.cluster.replica(*device)).collect();
+        sources.extend(handoff.then(|| Arc::clone(&self.local)));
+        let wanted = Wanted { hash: stamp.hash, places: &places, anew: false };
+        match remake(&sources, target, wanted).await? {
+            Remade::Bytes(bytes) => Ok(Done::bytes(bytes)),
+            Remade::Had | Remade::Cannot => Ok(Done::nothing()),
+        }
+    }
+
+    fn primaries(&self, ring: Ring, stamp: &Stamp) -> Vec<DeviceId> {
+        self.cluster.primaries(ring.policy, partition_of(&stamp.hash, ring.power))
+    }
+}
