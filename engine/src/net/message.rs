@@ -218,6 +218,10 @@ pub enum Code {
     EtagMismatch = 9,
     /// [`Error::Superseded`].
     Superseded = 10,
+    /// [`Error::GrantLost`].
+    GrantLost = 11,
+    /// The same, and nothing came of it as far as the leader knows.
+    GrantUnused = 12,
     /// The device is not at this node.
     NoDevice = 32,
     /// The handle is not, or no longer, held. Open anew.
@@ -232,7 +236,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Unavailable,
         Self::NoSpace,
         Self::Corrupt,
@@ -243,6 +247,8 @@ impl Code {
         Self::ConditionFailed,
         Self::EtagMismatch,
         Self::Superseded,
+        Self::GrantLost,
+        Self::GrantUnused,
         Self::NoDevice,
         Self::Expired,
         Self::Busy,
@@ -282,6 +288,8 @@ impl From<Error> for Failure {
             Error::ConditionFailed => text(Code::ConditionFailed, String::new()),
             Error::EtagMismatch { actual } => text(Code::EtagMismatch, actual),
             Error::Superseded => text(Code::Superseded, String::new()),
+            Error::GrantLost { unused: false } => text(Code::GrantLost, String::new()),
+            Error::GrantLost { unused: true } => text(Code::GrantUnused, String::new()),
         }
     }
 }
@@ -300,6 +308,8 @@ impl From<Failure> for Error {
             Code::ConditionFailed => Self::ConditionFailed,
             Code::EtagMismatch => Self::EtagMismatch { actual: text },
             Code::Superseded => Self::Superseded,
+            Code::GrantLost => Self::GrantLost { unused: false },
+            Code::GrantUnused => Self::GrantLost { unused: true },
             Code::NoDevice | Code::Expired | Code::Busy | Code::BadRequest | Code::NotServed => {
                 Self::Unavailable { reason: text }
             }

@@ -371,6 +371,6 @@ fn a_text_is_cut_at_a_character() {
 #[test]
 fn codes_have_these_numbers_for_ever() {
     let numbers = Code::ALL.map(|code| code as u8);
-    assert_eq!(numbers, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 32, 33, 34, 35, 36]);
+    assert_eq!(numbers, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 32, 33, 34, 35, 36]);
     assert!((0..=255).filter(|n| Code::from_u8(*n).is_some()).count() == Code::ALL.len());
 }

@@ -109,6 +109,12 @@ pub enum Error {
         /// For the operator and the client.
         reason: String,
     },
+    /// Others have decided about the name since the right to do so was granted, or may have.
+    #[error("the grant was lost; try again")]
+    GrantLost {
+        /// The change did not come to be, and nobody has seen anything of it.
+        unused: bool,
+    },
     /// Stored bytes failed verification. Never returned as data.
     #[error("corrupt: {what}")]
     Corrupt {

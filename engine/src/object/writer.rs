@@ -13,6 +13,7 @@ use super::condition::{Needs, needs};
 use super::fragments::Fragment;
 use super::hashing::Hashing;
 use super::md5::Md5;
+use super::names::Grant;
 use super::objects::{listed, object_draft};
 use super::policy::Code;
 use super::replica::Draft;
@@ -20,8 +21,12 @@ use super::store::{Inner, key_of};
 use super::upload::Upload;
 use super::{CHUNK, Committed, Condition, Error, ObjectInfo, ObjectPath, PutSpec, Result};
 use crate::catalog::{Chunked, DataId, ObjectMeta};
+use crate::clock::Timestamp;
 use crate::disk::Class;
 use crate::disk::format::record::Kind;
+
+/// Times that a version is committed again whose grant was lost.
+const AGAIN: u32 = 3;
 
 /// Streams one body into the store. Dropped before [`ObjectWriter::commit`], it leaves nothing behind.
 pub struct ObjectWriter {
@@ -159,16 +164,8 @@ impl ObjectWriter {
             return Err(Error::EtagMismatch { actual: hex::encode(md5) });
         }
         let inner = self.inner.clone();
-        let grant = match needs(&spec.condition) {
-            Needs::Nothing => inner.names.begin(self.path.clone(), spec.timestamp).await?,
-            _ => inner.begin(&self.path, spec.timestamp).await?.0,
-        };
-        let Some(standing) = grant.line.container else { return Err(Error::NoContainer) };
-        if standing.policy != self.policy {
-            // The container was made anew meanwhile: the body lies where nobody would look for it.
-            return Err(Error::NoContainer);
-        }
-        inner.judge_change(&self.path, &grant.line, &spec.condition, spec.timestamp).await?;
+        let wanted = Wanted { path: &self.path, policy: self.policy, condition: &spec.condition };
+        let (grant, container) = inner.permit(&wanted, spec.timestamp).await?;
         let timestamp = grant.at;
         let info = ObjectInfo {
             timestamp,
@@ -182,7 +179,7 @@ impl ObjectWriter {
             headers: spec.headers,
         };
         let conditional = spec.condition != Condition::default();
-        let line = listed(standing.id, &info, self.coded.map(|_| self.hash), conditional);
+        let line = listed(container, &info, self.coded.map(|_| self.hash), conditional);
         let upload = self.upload.take();
         let fragment = self.coded.map(|coded| Fragment { code: coded.code, index: 0, body: coded.body });
         let chunked = upload.as_ref().map(|upload| Chunked { data_id: upload.id, count: self.chunks });
@@ -190,9 +187,68 @@ impl ObjectWriter {
         let size = info.size;
         let meta = ObjectMeta { path: self.path.clone(), info, chunked, chunk_size, fragment };
         // What waits is the whole body when there are no chunks, and nothing when there are.
-        let object = object_draft(self.hash, &meta, self.body.take());
-        inner.commit(object, grant, Some(line), Class::Client, upload).await?;
+        let data = self.body.take();
+        let object = object_draft(self.hash, &meta, data.clone());
+        let again = spec.timestamp.is_none() && self.coded.is_none();
+        let timestamp = match inner.commit(object, grant, Some(line), Class::Client, upload).await {
+            Err(Error::GrantLost { unused: true }) if again => {
+                inner.commit_again(&wanted, meta, data).await?
+            }
+            committed => committed.map(|()| timestamp)?,
+        };
         Ok(Committed { md5, size, timestamp })
+    }
+}
+
+/// What is to be put, and when it may be.
+struct Wanted<'a> {
+    path: &'a ObjectPath,
+    policy: u16,
+    condition: &'a Condition,
+}
+
+impl Inner {
+    /// The right to put an object, if what stands allows it, and the number of its container.
+    async fn permit(&self, wanted: &Wanted<'_>, given: Option<Timestamp>) -> Result<(Grant, u64)> {
+        let Wanted { path, policy, condition } = *wanted;
+        let grant = match needs(condition) {
+            Needs::Nothing => self.names.begin(path.clone(), given).await?,
+            _ => self.begin(path, given).await?.0,
+        };
+        let Some(standing) = grant.line.container else { return Err(Error::NoContainer) };
+        if standing.policy != policy {
+            // The container was made anew meanwhile: the body lies where nobody would look for it.
+            return Err(Error::NoContainer);
+        }
+        self.judge_change(path, &grant.line, condition, given).await?;
+        Ok((grant, standing.id))
+    }
+
+    /// Commits a version once more whose grant was lost, by a new leader or by time, before it had a line: nobody has seen it, so
+    /// it may have a later time, and what was decided since stands before it. Returns that time.
+    async fn commit_again(
+        &self,
+        wanted: &Wanted<'_>,
+        mut meta: ObjectMeta,
+        data: Bytes,
+    ) -> Result<Timestamp> {
+        let (hash, mut lost) = (key_of(wanted.path, wanted.policy, None), Error::GrantLost { unused: true });
+        for _ in 0..AGAIN {
+            if meta.chunked.is_some() {
+                // A device without the body does not take a record that names it.
+                self.copies.assure(wanted.path, hash, meta.info.timestamp).await?;
+            }
+            let (grant, container) = self.permit(wanted, None).await?;
+            let at = grant.at;
+            (meta.info.timestamp, meta.info.data_timestamp) = (at, at);
+            let line = listed(container, &meta.info, None, *wanted.condition != Condition::default());
+            let object = object_draft(hash, &meta, data.clone());
+            match self.commit(object, grant, Some(line), Class::Client, None).await {
+                Err(error @ Error::GrantLost { unused: true }) => lost = error,
+                committed => return committed.map(|()| at),
+            }
+        }
+        Err(lost)
     }
 }
 

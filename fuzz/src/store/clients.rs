@@ -86,6 +86,7 @@ fn of_error(error: Error) -> Reply {
         Error::EtagMismatch { .. } => Outcome::EtagMismatch,
         Error::NoSpace => return Reply::NoSpace,
         Error::Unavailable { reason } => return Reply::Unavailable(reason),
+        Error::GrantLost { .. } => return Reply::Unavailable(error.to_string()),
         Error::Corrupt { what } => return Reply::Corrupt(what),
         Error::Superseded | Error::Refused(_) => return broken(format!("unexpected answer: {error}")),
     })

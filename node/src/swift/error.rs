@@ -103,6 +103,12 @@ impl From<object::Error> for SwiftError {
                 tracing::warn!(%reason, "object layer unavailable");
                 Self::status(503)
             }
+            E::GrantLost { .. } => {
+                tracing::warn!(
+                    "another node came to decide about a name, and nobody can tell what became of a change"
+                );
+                Self::status(503)
+            }
             E::Corrupt { what } => {
                 tracing::error!(%what, "stored bytes are corrupt");
                 Self::status(500)

@@ -204,6 +204,7 @@ variants!(NamesAnswer {
     1 Begun { line, at },
     2 Done,
     3 NotLeader(node),
+    4 Moved(node),
 });
 
 variants!(Answer {

@@ -153,6 +153,7 @@ fn steps_of_a_change_have_these_bytes_for_ever() {
     for (answer, golden) in [
         (NamesAnswer::Done, "02"),
         (NamesAnswer::NotLeader(Some(NodeId([1; 16]))), "030101010101010101010101010101010101"),
+        (NamesAnswer::Moved(None), "0400"),
     ] {
         let bytes = encode(&answer).unwrap();
         assert_eq!(hex::encode(&bytes), golden, "{answer:?}");

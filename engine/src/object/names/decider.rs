@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::service::used;
 use super::{Answer, Ask, Grant, Hold, Line, Names, NewLine, Page, Standing, leads};
 use crate::catalog::{
     self, AccountValue, ContainerValue, ListingValue, Row, Share, Totals, account_key, container_key,
@@ -211,7 +212,8 @@ impl Decider {
         match self.commit(vec![draft], class, permit).await {
             // This node led, did not, and leads again: others may have decided meanwhile.
             Err(Error::Unavailable { .. }) if self.changed_term(term) => {
-                self.settle_late(&grant.path, grant.line.at, line, class).await
+                let settled = self.settle_late(&grant.path, grant.line.at, line, class).await;
+                settled.map_err(used)
             }
             settled => settled,
         }
@@ -251,8 +253,9 @@ impl Decider {
             // Somebody decided after us, and what they made stands: ours was gone in any case.
             Some(_) if line.value.is_none() && !line.conditional => return Ok(()),
             // It may have been made and have gone again, by a DELETE that was acknowledged; nobody can tell. And what stands
-            // may be a change of headers that kept a body from before ours.
-            _ => return Err(Error::Unavailable { reason: "the grant was lost; try again".to_owned() }),
+            // may be a change of headers that kept a body from before ours. But where there was no line, nobody but its writer
+            // makes one.
+            _ => return Err(Error::GrantLost { unused: before.is_none() }),
         }
         let row = self.time(None).await?;
         self.commit(vec![line.row(path, row)?], class, permit).await

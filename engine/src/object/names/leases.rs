@@ -21,6 +21,9 @@ const MAX_HELD: usize = 4096;
 /// A grant's name: who asked, and its number there.
 pub(crate) type LeaseId = (NodeId, u64);
 
+/// In place of a number, from a node that gave the grant itself.
+pub(crate) const NO_LEASE: u64 = 0;
+
 /// What is known of a lease.
 #[derive(Debug)]
 enum Slot {
@@ -31,6 +34,8 @@ enum Slot {
     /// Ended; remembered so that a late duplicate of its request is known.
     Over {
         until: Duration,
+        /// It was settled, or it was tried.
+        used: bool,
     },
 }
 
@@ -39,6 +44,17 @@ enum Slot {
 pub(crate) struct Leases {
     slots: HashMap<LeaseId, Slot>,
     held: HashMap<NodeId, usize>,
+}
+
+/// What a lease that is to be settled is.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// Its grant.
+    Held(Box<Grant>),
+    /// It ran out, or is not known: others may have decided since.
+    Unused,
+    /// It was to be settled before.
+    Used,
 }
 
 /// Why a grant is not taken in.
@@ -75,12 +91,28 @@ impl Leases {
 
     /// Ends a lease; its grant, if it was held.
     pub(crate) fn end(&mut self, id: LeaseId, now: Duration) -> Option<Grant> {
-        match self.slots.insert(id, Slot::Over { until: now + REMEMBERED }) {
+        let used = matches!(self.slots.get(&id), Some(Slot::Over { used: true, .. }));
+        match self.slots.insert(id, Slot::Over { until: now + REMEMBERED, used }) {
             Some(Slot::Held { grant, .. }) => {
                 self.released(id.0);
                 Some(*grant)
             }
             _ => None,
+        }
+    }
+
+    /// Ends a lease that is to be settled.
+    pub(crate) fn settle(&mut self, id: LeaseId, now: Duration) -> Ended {
+        if id.1 == NO_LEASE {
+            return Ended::Unused;
+        }
+        match self.slots.insert(id, Slot::Over { until: now + REMEMBERED, used: true }) {
+            Some(Slot::Held { grant, .. }) => {
+                self.released(id.0);
+                Ended::Held(grant)
+            }
+            Some(Slot::Over { used: true, .. }) => Ended::Used,
+            Some(Slot::Over { used: false, .. }) | None => Ended::Unused,
         }
     }
 
@@ -96,14 +128,14 @@ impl Leases {
     /// Ends what is over; the grants, to be dropped outside any lock.
     pub(crate) fn expire(&mut self, now: Duration) -> Vec<Grant> {
         let over = |slot: &Slot| match slot {
-            Slot::Held { until, .. } | Slot::Over { until } => *until <= now,
+            Slot::Held { until, .. } | Slot::Over { until, .. } => *until <= now,
         };
         let ids: Vec<LeaseId> = self.slots.iter().filter(|(_, slot)| over(slot)).map(|(id, _)| *id).collect();
         let mut grants = Vec::new();
         for id in ids {
             if let Some(Slot::Held { grant, .. }) = self.slots.remove(&id) {
                 self.released(id.0);
-                self.slots.insert(id, Slot::Over { until: now + REMEMBERED });
+                self.slots.insert(id, Slot::Over { until: now + REMEMBERED, used: false });
                 grants.push(*grant);
             }
         }

@@ -2,17 +2,19 @@
 //!
 //! Invariant: a request is asked again only where asking twice does no harm; all of them are made so.
 //! Invariant: nobody waits longer than [`PATIENCE`] for a leader, and nobody asks twice without a pause.
+//! Invariant: a grant is said to be unused only when every node that was asked to settle it has said that it did not.
 //! Invariant: a grant that nobody waits for any more is given back, also when it is not known whether it was given.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use super::leases::NO_LEASE;
 use super::service::{AskedFor, NamesAnswer, NamesRequest, NamesService};
 use super::{Answer, Ask, Decider, Grant, Hold, Names, NewLine, Seats, leads};
 use crate::clock::Timestamp;
 use crate::disk::Class;
-use crate::net::{NodeId, Request, Response, Timer, Transport, first};
+use crate::net::{NetError, NodeId, Request, Response, Timer, Transport, first};
 use crate::object::group::Leader;
 use crate::object::replica::BoxFuture;
 use crate::object::{Error, ObjectPath, Result};
@@ -124,6 +126,20 @@ impl std::fmt::Debug for Routed {
     }
 }
 
+/// Whether something was done that nobody has said to be done; clones share it.
+#[derive(Clone, Default)]
+struct Doubt(Arc<AtomicBool>);
+
+impl Doubt {
+    fn arise(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn is(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// Who answers.
 enum Who {
     Own(Decider),
@@ -200,20 +216,21 @@ impl Shared {
         self: &Arc<Self>,
         node: NodeId,
         what: AskedFor,
+        doubt: &Doubt,
     ) -> Result<Result<NamesAnswer>, (String, Duration)> {
         let request = Request::Names(NamesRequest { group: self.group, what });
         let this = Arc::clone(self);
         let deposed = Box::pin(async move { this.deposed(node).await });
         let Some(answer) = first(self.net.call(node, request, ATTEMPT), deposed).await else {
+            doubt.arise();
             self.learn(None);
             return Err((format!("node {node} leads no more"), SHORT_PAUSE));
         };
         match answer {
-            Ok(Response::Names(NamesAnswer::NotLeader(hint))) => {
-                let hint = hint.filter(|hint| *hint != node && *hint != self.net.local());
-                self.learn(hint);
-                let pause = if hint.is_some() { SHORT_PAUSE } else { PAUSE };
-                Err((format!("node {node} does not lead"), pause))
+            Ok(Response::Names(NamesAnswer::NotLeader(hint))) => Err(self.follow(node, hint)),
+            Ok(Response::Names(NamesAnswer::Moved(hint))) => {
+                doubt.arise();
+                Err(self.follow(node, hint))
             }
             Ok(Response::Names(answer)) => {
                 self.learn(Some(node));
@@ -222,16 +239,28 @@ impl Shared {
             Ok(Response::Failed(failure)) => Ok(Err(failure.into())),
             Ok(_) => Err((format!("node {node} answered another question"), PAUSE)),
             Err(error) => {
+                if matches!(error, NetError::Lost { .. } | NetError::Deadline { .. }) {
+                    doubt.arise();
+                }
                 self.learn(None);
                 Err((error.to_string(), PAUSE))
             }
         }
     }
 
+    /// A node that does not lead says who may.
+    fn follow(&self, node: NodeId, hint: Option<NodeId>) -> (String, Duration) {
+        let hint = hint.filter(|hint| *hint != node && *hint != self.net.local());
+        self.learn(hint);
+        let pause = if hint.is_some() { SHORT_PAUSE } else { PAUSE };
+        (format!("node {node} does not lead"), pause)
+    }
+
     /// Asks whoever leads, until somebody does or patience is over.
     async fn lead<T: Send + 'static>(
         self: Arc<Self>,
         what: AskedFor,
+        doubt: Doubt,
         own: impl Fn(Decider) -> BoxFuture<'static, Result<T>> + Send + Sync + 'static,
         read: impl Fn(&Arc<Self>, NamesAnswer, NodeId) -> Option<T> + Send + Sync + 'static,
     ) -> Result<T> {
@@ -249,13 +278,14 @@ impl Shared {
                                 if decider.moved(term) || tries < OWN_TRIES =>
                             {
                                 tries += 1;
+                                doubt.arise();
                                 note(reason);
                                 PAUSE
                             }
                             answer => return answer,
                         }
                     }
-                    Some(Who::Node(node)) => match this.attempt(node, what.clone()).await {
+                    Some(Who::Node(node)) => match this.attempt(node, what.clone(), &doubt).await {
                         Ok(Ok(answer)) => {
                             let odd =
                                 || Error::Unavailable { reason: "an answer to another question".to_owned() };
@@ -291,7 +321,7 @@ impl Names for Routed {
             NamesAnswer::Answer(answer) => Some(answer),
             _ => None,
         };
-        Box::pin(shared.lead(AskedFor::Ask(ask), own, read))
+        Box::pin(shared.lead(AskedFor::Ask(ask), Doubt::default(), own, read))
     }
 
     fn begin(&self, path: ObjectPath, given: Option<Timestamp>) -> BoxFuture<'static, Result<Grant>> {
@@ -310,7 +340,7 @@ impl Names for Routed {
         };
         Box::pin(async move {
             let mut asking = Asking { shared: Arc::clone(&shared), number, taken: false };
-            let granted = shared.lead(what, own, read).await;
+            let granted = shared.lead(what, Doubt::default(), own, read).await;
             asking.taken = granted.is_ok();
             granted
         })
@@ -319,13 +349,17 @@ impl Names for Routed {
     fn settle(&self, grant: Grant, line: NewLine, class: Class) -> BoxFuture<'static, Result<()>> {
         let shared = Arc::clone(&self.shared);
         Box::pin(async move {
-            let (path, before) = (grant.path.clone(), grant.line.at);
+            let (path, before, doubt) = (grant.path.clone(), grant.line.at, Doubt::default());
             let lease = match grant.hold {
                 // Where another node leads now, it judges the line as one whose grant is lost.
                 Hold::Own { .. } => match shared.own() {
-                    None => 0,
+                    None => NO_LEASE,
+                    Some(own) if !leads(&*own.group) => NO_LEASE,
                     Some(own) => match own.settle(grant, line.clone(), class).await {
-                        Err(Error::Unavailable { .. }) if !leads(&*own.group) => 0,
+                        Err(Error::Unavailable { .. }) if !leads(&*own.group) => {
+                            doubt.arise();
+                            NO_LEASE
+                        }
                         settled => return settled,
                     },
                 },
@@ -341,7 +375,10 @@ impl Names for Routed {
             };
             let what = AskedFor::Settle { lease, path, before, line, class };
             let read = |_: &Arc<Shared>, answer, _| matches!(answer, NamesAnswer::Done).then_some(());
-            shared.lead(what, own, read).await
+            match shared.lead(what, doubt.clone(), own, read).await {
+                Err(Error::GrantLost { unused }) => Err(Error::GrantLost { unused: unused && !doubt.is() }),
+                settled => settled,
+            }
         })
     }
 

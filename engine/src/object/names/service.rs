@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::leases::{Denied, LeaseId, Leases};
+use super::leases::{Denied, Ended, LeaseId, Leases};
 use super::{Answer, Ask, Decider, Line, Names, NewLine, Page, leads};
 use crate::clock::{Clock, Timestamp};
 use crate::disk::Class;
@@ -80,6 +80,8 @@ pub enum NamesAnswer {
     Done,
     /// This node does not lead; perhaps that one does.
     NotLeader(Option<NodeId>),
+    /// The same of a node that led when it was asked to settle: it may have done so.
+    Moved(Option<NodeId>),
 }
 
 /// Answers for an index group that this node votes in; clones share everything.
@@ -141,10 +143,12 @@ impl NamesService {
         if !leads(&*shared.decider.group) {
             return Ok(shared.not_leader());
         }
-        let term = shared.decider.group.term();
+        let (term, settles) = (shared.decider.group.term(), matches!(what, AskedFor::Settle { .. }));
         match shared.lead(from, what).await {
             // It may have stopped to lead in the middle: it is to be asked again, of whoever leads.
-            Err(Error::Unavailable { .. }) if shared.decider.moved(term) => Ok(shared.not_leader()),
+            Err(Error::Unavailable { .. }) if shared.decider.moved(term) => {
+                Ok(if settles { NamesAnswer::Moved(shared.leader()) } else { shared.not_leader() })
+            }
             answer => answer,
         }
     }
@@ -170,10 +174,14 @@ impl Shared {
     }
 
     fn not_leader(&self) -> NamesAnswer {
-        NamesAnswer::NotLeader(match self.decider.group.leader() {
+        NamesAnswer::NotLeader(self.leader())
+    }
+
+    fn leader(&self) -> Option<NodeId> {
+        match self.decider.group.leader() {
             Leader::Other(node) => Some(node),
             Leader::Own | Leader::Unknown => None,
-        })
+        }
     }
 
     async fn lead(&self, from: NodeId, what: AskedFor) -> Result<NamesAnswer> {
@@ -184,10 +192,14 @@ impl Shared {
             }
             AskedFor::Begin { lease, path, given } => self.begin((from, lease), path, given).await,
             AskedFor::Settle { lease, path, before, line, class } => {
-                let grant = self.leases().end((from, lease), (self.clock)());
-                match grant {
-                    Some(grant) => self.decider.settle(grant, line, class).await?,
-                    None => self.decider.settle_late(&path, before, line, class).await?,
+                let ended = self.leases().settle((from, lease), (self.clock)());
+                match ended {
+                    Ended::Held(grant) => self.decider.settle(*grant, line, class).await?,
+                    Ended::Unused => self.decider.settle_late(&path, before, line, class).await?,
+                    Ended::Used => {
+                        let settled = self.decider.settle_late(&path, before, line, class).await;
+                        settled.map_err(used)?;
+                    }
                 }
                 Ok(NamesAnswer::Done)
             }
@@ -214,6 +226,14 @@ impl Shared {
                 Err(Error::Unavailable { reason: "the node holds too many grants".to_owned() })
             }
         }
+    }
+}
+
+/// Of a grant that something may have come of.
+pub(super) fn used(error: Error) -> Error {
+    match error {
+        Error::GrantLost { .. } => Error::GrantLost { unused: false },
+        other => other,
     }
 }
 

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Directory, Names, NamesService, NewLine, Routed};
+use super::{
+    AskedFor, Directory, GRANT_TIME, Names, NamesAnswer, NamesRequest, NamesService, NewLine, Routed,
+};
 use crate::catalog::{ListedEtag, ListingValue, ObjectMeta, Row, Totals};
 use crate::clock::{Clock, Timestamp};
 use crate::disk::format::record::DeviceId;
@@ -205,6 +207,25 @@ impl World {
             self.turn();
         }
         panic!("stuck at {:?}", self.sim.net.now());
+    }
+
+    /// Runs a PUT until its version is on the device, and no further; the version's time.
+    fn until_written(
+        &mut self,
+        name: &str,
+        mut putting: std::pin::Pin<&mut impl Future<Output = Result<Committed>>>,
+    ) -> Timestamp {
+        let mut context = Context::from_waker(Waker::noop());
+        for _ in 0..200_000 {
+            assert!(putting.as_mut().poll(&mut context).is_pending(), "{name}");
+            self.sim.turn();
+            self.rig.turn();
+            let version = self.device.version(hash_of(&path(name)));
+            if let Some(version) = self.run(version).unwrap().filter(|version| !version.deleted) {
+                return Timestamp(version.sequence);
+            }
+        }
+        panic!("{name} is not written")
     }
 
     fn pass(&mut self, time: Duration) {
@@ -456,7 +477,7 @@ fn a_condition_does_not_outlive_its_grant() {
     let at = grant.at;
     let late = world.run(names.settle(grant, new_line(id, at, true), Class::Client));
     // It may have been settled once already: only that it did not win is known.
-    assert!(matches!(late, Err(Error::Unavailable { .. })), "{late:?}");
+    assert!(matches!(late, Err(Error::GrantLost { unused: false })), "{late:?}");
     assert_eq!(world.get(2, "o").unwrap(), "winner");
 }
 
@@ -479,7 +500,9 @@ fn a_line_that_was_granted_before_the_leader_lost_and_won_again_is_judged_anew()
         match other {
             None => settled.unwrap(),
             // Its name was free: nobody can tell whether it was taken and freed again.
-            Some(_) => assert!(matches!(settled, Err(Error::Unavailable { .. })), "{settled:?}"),
+            Some(_) => {
+                assert!(matches!(settled, Err(Error::GrantLost { unused: false })), "{settled:?}");
+            }
         }
         let expected = if conditional { "winner" } else { "body" };
         assert_eq!(world.get(1, &name).unwrap(), expected);
@@ -503,10 +526,74 @@ fn a_line_that_comes_late_does_not_undo_a_delete() {
         let deleted = world.run(store.delete_object(&path(&name), &Condition::default())).unwrap();
         assert_eq!(deleted, Deleted::Gone);
         let settled = world.run(names.settle(grant, new_line(id, at, false), Class::Client));
-        assert!(matches!(settled, Err(Error::Unavailable { .. })), "{settled:?}");
+        assert!(matches!(settled, Err(Error::GrantLost { unused: false })), "{settled:?}");
         assert_eq!(world.get(0, &name), None);
         assert_eq!(world.listing(1, all()), Vec::<String>::new());
         world.lead(Some(0));
+    }
+}
+
+/// A PUT of a new name whose leader changed before its line was made got a 503: nobody could tell whether it had come and gone.
+#[test]
+fn a_put_whose_grant_was_lost_unused_takes_another() {
+    let mut world = World::new(16, SimFaults::NONE);
+    for (node, conditional, others) in
+        [(2, false, false), (0, false, false), (2, true, false), (0, true, false), (2, false, true)]
+    {
+        let name = format!("o {node} {conditional} {others}");
+        let condition = if conditional { absent() } else { Condition::default() };
+        let mut putting = pin!(put(world.nodes[node].store.clone(), name.clone(), b"body", condition));
+        let first = world.until_written(&name, putting.as_mut());
+        world.lead(Some(1));
+        if others {
+            world.put(1, &name, b"between", Condition::default()).unwrap();
+            let store = world.nodes[1].store.clone();
+            world.run(store.delete_object(&path(&name), &Condition::default())).unwrap();
+        }
+        let put = world.run(putting).unwrap_or_else(|error| panic!("{name}: {error:?}"));
+        assert!(put.timestamp > first, "{name}");
+        assert_eq!(world.get(1, &name).unwrap(), "body");
+        assert_eq!(world.get(2, &name).unwrap(), "body");
+        world.lead(Some(0));
+    }
+    assert_eq!(world.listing(2, all()).len(), 5);
+}
+
+#[test]
+fn a_put_whose_name_was_taken_when_its_grant_was_lost_is_judged_by_what_stands() {
+    let mut world = World::new(17, SimFaults::NONE);
+    let mut putting = pin!(put(world.nodes[2].store.clone(), "o".to_owned(), b"late", absent()));
+    world.until_written("o", putting.as_mut());
+    world.lead(Some(1));
+    world.put(1, "o", b"winner", absent()).unwrap();
+    let late = world.run(putting);
+    assert!(matches!(late, Err(Error::ConditionFailed)), "{late:?}");
+    assert_eq!(world.get(2, "o").unwrap(), "winner");
+}
+
+/// A request to settle may come twice, and the second answer first.
+#[test]
+fn a_grant_that_was_settled_before_is_not_said_to_be_unused() {
+    let mut world = World::new(18, SimFaults::NONE);
+    let service = world.nodes[0].service.clone().unwrap();
+    let ask = |what| service.answer(NODES[2], NamesRequest { group: GROUP, what });
+    for settled in [true, false] {
+        let (lease, path) = (u64::from(settled), path("o"));
+        let begun = world.run(ask(AskedFor::Begin { lease, path: path.clone(), given: None })).unwrap();
+        let NamesAnswer::Begun { line, at } = begun else { panic!("{begun:?}") };
+        let new = new_line(line.container.unwrap().id, at, false);
+        let settle =
+            AskedFor::Settle { lease, path: path.clone(), before: None, line: new, class: Class::Client };
+        if settled {
+            world.write_unlisted("o", b"body", at);
+            assert_eq!(world.run(ask(settle.clone())).unwrap(), NamesAnswer::Done);
+            let store = world.nodes[0].store.clone();
+            world.run(store.delete_object(&path, &Condition::default())).unwrap();
+        } else {
+            world.pass(GRANT_TIME + Duration::from_secs(1));
+        }
+        let again = world.run(ask(settle));
+        assert!(matches!(again, Err(Error::GrantLost { unused }) if unused != settled), "{again:?}");
     }
 }
 
