@@ -6,7 +6,7 @@
 //! them, by a row whose own version time is the ceiling, and the next leader starts above all rows. The leader itself does
 //! not follow its reservations: its clock would run ahead of them, and they of it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use super::group::{IndexGroup, Leader, Rows, TotalsOf};
 use super::locks::{Claim, Locks, Permit};
 use super::replica::{BoxFuture, Draft};
 use super::{Error, Result};
-use crate::catalog::{Row, Totals};
+use crate::catalog::{Row, Totals, account_key};
 use crate::clock::{Clock, Timestamp};
 use crate::consensus::{Entry, Group, GroupError, Leading, Outcome, RowChange};
 use crate::disk::Class;
@@ -45,6 +45,8 @@ struct Shared {
     /// Makes one reservation at a time.
     reserving: AsyncMutex<()>,
     barriers: Barriers,
+    /// Nothing is decided here before.
+    opened: AtomicBool,
 }
 
 /// Barriers, shared by those who wait.
@@ -74,6 +76,14 @@ impl Voter {
     /// Over a group that is open here, with the clock of this node.
     #[must_use]
     pub fn new(group: Group, clock: Arc<Clock>) -> Self {
+        let voter = Self::closed(group, clock);
+        voter.open(true);
+        voter
+    }
+
+    /// The same; nothing is decided here before it is opened, and whoever asks waits as if nobody led.
+    #[must_use]
+    pub fn closed(group: Group, clock: Arc<Clock>) -> Self {
         let shared = Shared {
             group,
             clock,
@@ -82,8 +92,32 @@ impl Voter {
             reserved: Mutex::default(),
             reserving: AsyncMutex::default(),
             barriers: Barriers::default(),
+            opened: AtomicBool::new(false),
         };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// Whether this node decides where it leads, from now on.
+    pub fn open(&self, opened: bool) {
+        self.shared.opened.store(opened, Ordering::Release);
+    }
+
+    /// Whether it decides.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.shared.opened.load(Ordering::Acquire)
+    }
+
+    /// Whether an account was ever made in the group, as far as this node has applied it.
+    pub fn is_used(&self) -> Result<bool> {
+        let accounts = Range::prefix(&account_key(""));
+        Ok(self.shared.group.scan(&accounts).map_err(refused)?.next().transpose()?.is_some())
+    }
+
+    /// Over which group.
+    #[must_use]
+    pub fn group(&self) -> &Group {
+        &self.shared.group
     }
 }
 
@@ -153,6 +187,7 @@ impl IndexGroup for Voter {
     fn leader(&self) -> Leader {
         let status = self.shared.group.status();
         match status.leader {
+            _ if status.leads && !self.is_open() => Leader::Unknown,
             _ if status.leads => Leader::Own,
             Some(node) if node != self.shared.group.node() => Leader::Other(node),
             _ => Leader::Unknown,

@@ -185,7 +185,7 @@ impl ObjectWriter {
         let chunked = upload.as_ref().map(|upload| Chunked { data_id: upload.id, count: self.chunks });
         let chunk_size = if chunked.is_some() { u32::try_from(CHUNK).unwrap_or(0) } else { 0 };
         let size = info.size;
-        let meta = ObjectMeta { path: self.path.clone(), info, chunked, chunk_size, fragment };
+        let meta = Box::new(ObjectMeta { path: self.path.clone(), info, chunked, chunk_size, fragment });
         // What waits is the whole body when there are no chunks, and nothing when there are.
         let data = self.body.take();
         let object = object_draft(self.hash, &meta, data.clone());
@@ -229,7 +229,7 @@ impl Inner {
     async fn commit_again(
         &self,
         wanted: &Wanted<'_>,
-        mut meta: ObjectMeta,
+        mut meta: Box<ObjectMeta>,
         data: Bytes,
     ) -> Result<Timestamp> {
         let (hash, mut lost) = (key_of(wanted.path, wanted.policy, None), Error::GrantLost { unused: true });

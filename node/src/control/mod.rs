@@ -4,6 +4,7 @@
 
 mod announce;
 pub(crate) mod compare;
+mod doors;
 mod follow;
 pub(crate) mod founding;
 mod govern;

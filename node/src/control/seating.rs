@@ -76,6 +76,11 @@ struct Plan<'a> {
     wanted: usize,
 }
 
+/// How many voters a group shall have.
+pub(crate) fn wanted(state: &State) -> usize {
+    Plan::of(state).wanted
+}
+
 /// Rows that shall be others next: a step for each group. Nothing, when all is as it shall be.
 pub(crate) fn next(state: &State) -> Seating {
     let mut plan = Plan::of(state);

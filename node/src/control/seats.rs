@@ -18,9 +18,10 @@ use quarry_engine::object::names::{self, NamesService};
 use quarry_engine::object::{Options, Voter};
 use tokio::sync::watch;
 
+use super::doors::Doors;
 use super::groups::CONTROL;
 use super::runtime::Tokio;
-use super::seating::Seat;
+use super::seating::{self, Seat};
 use super::state::State;
 
 /// Pause between two looks.
@@ -39,6 +40,7 @@ struct Shared {
     net: Arc<dyn Transport>,
     groups: Groups,
     names: names::Seats,
+    doors: Doors,
     clock: Arc<Clock>,
     since: MonotonicClock,
     options: Options,
@@ -66,8 +68,8 @@ impl Seats {
     /// None open yet.
     pub(crate) fn new(parts: Parts) -> Self {
         let Parts { disks, net, groups, clock, since, options, runtime } = parts;
-        let names = names::Seats::default();
-        Self { shared: Arc::new(Shared { disks, net, groups, names, clock, since, options, runtime }) }
+        let (names, doors) = (names::Seats::default(), Doors::default());
+        Self { shared: Arc::new(Shared { disks, net, groups, names, doors, clock, since, options, runtime }) }
     }
 
     /// What answers others about names.
@@ -107,13 +109,17 @@ impl Seats {
     }
 
     /// Follows the cluster's state for as long as it is polled.
-    pub(crate) async fn run(self, state: watch::Receiver<Arc<State>>) {
+    pub(crate) async fn run(self, mut state: watch::Receiver<Arc<State>>) {
         let mut pause = tokio::time::interval(PAUSE);
         pause.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut said = BTreeSet::new();
         loop {
-            pause.tick().await;
-            let state = Arc::clone(&state.borrow());
+            tokio::select! {
+                _ = pause.tick() => {}
+                Ok(()) = state.changed() => {}
+            }
+            let state = Arc::clone(&state.borrow_and_update());
+            self.shared.doors.look(seating::wanted(&state));
             self.step(&state, &mut said).await;
         }
     }
@@ -147,7 +153,8 @@ impl Shared {
         let (net, settings) = (Arc::clone(&self.net), Settings::default());
         let options = GroupOptions { disk: disk.clone(), net, settings, runtime };
         let group = self.groups.open(number, options).await?;
-        let voter = Arc::new(Voter::new(group, Arc::clone(&self.clock)));
+        let voter = Arc::new(Voter::closed(group, Arc::clone(&self.clock)));
+        self.doors.take(number, Arc::clone(&voter));
         let since = Arc::clone(&self.since);
         self.names.take(NamesService::new(number, voter, Arc::clone(&self.clock), &self.options, since));
         Ok(())
@@ -171,6 +178,7 @@ impl Shared {
             return Ok(());
         }
         self.names.leave(group);
+        self.doors.leave(group);
         self.groups.close(group).await?;
         // Asked again: what this node has promised since the first answer, it has promised as a member.
         if !gone().await {
