@@ -133,6 +133,12 @@ pub(crate) fn has_chunks(index: &dyn Index, id: &DataId, count: u32) -> Result<b
     Ok(chunk_places(index, id, count)?.len() == count as usize)
 }
 
+/// Whether a version names the body that these chunks are: then no abort takes them.
+pub(crate) fn is_claimed(index: &dyn Index, id: &DataId, count: u32) -> Result<bool, IndexError> {
+    let open = index.get(Table::System, &keys::open_upload(id))?.is_some();
+    Ok(!open && has_chunks(index, id, count)?)
+}
+
 /// The newest version or tombstone of an object.
 pub(crate) fn version(index: &dyn Index, hash: &PathHash) -> Result<Option<Version>, IndexError> {
     let Some(slot) = newest::load(&index, Table::Objects, hash)? else { return Ok(None) };

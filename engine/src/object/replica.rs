@@ -152,8 +152,12 @@ impl Local {
         let mut uploads = self.uploads();
         let here = match piece {
             Piece::Chunk(id, number) => uploads.may_add(id, *number),
-            Piece::Commit(Chunked { data_id, count }) => uploads
-                .begin_commit(*data_id, *count, || catalog::has_chunks(self.disk.index(), data_id, *count))?,
+            Piece::Commit(Chunked { data_id, count }) => {
+                let index = self.disk.index();
+                // It may have been given up when its first commit was through already.
+                uploads.begin_commit(*data_id, *count, || catalog::has_chunks(index, data_id, *count))?
+                    || catalog::is_claimed(index, data_id, *count)?
+            }
         };
         if here { Ok(()) } else { Err(Error::NoObject) }
     }

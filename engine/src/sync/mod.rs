@@ -14,6 +14,7 @@ mod compare;
 mod copy;
 mod evict;
 mod parts;
+mod peers;
 mod quarantine;
 mod synced;
 
@@ -24,6 +25,7 @@ pub(crate) use copy::mend;
 pub use copy::{Copied, CopyError, Side, copy};
 pub(crate) use evict::evict;
 pub use parts::{Parts, Runs};
+pub use peers::Peers;
 pub use quarantine::{Judgement, is_away, judge};
 use quarry_ring::PathHash;
 pub use synced::{Cluster, Synced};

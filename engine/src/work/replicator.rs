@@ -14,7 +14,7 @@
 //! from copies made.
 //! Invariant: what is younger than the settling time is left alone: its writer may still be at it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use quarry_ring::PathHash;
@@ -480,24 +480,27 @@ impl Replicator {
         }
         let ours = self.page(round.ring.power, page)?;
         let next = page.next(&ours);
-        let (mut everywhere, mut away, mut pushes) = (true, None, Vec::new());
+        let (mut away, mut pushes) = (None, Vec::new());
+        let mut lacking = HashSet::new();
         let Bounds { upto, reclaim_before } = round.bounds;
         for device in primaries {
             let theirs = match self.theirs(round.ring.power, page, &ours, device, false).await {
                 Ok(theirs) => theirs,
                 Err(e) => {
                     // The others get theirs all the same.
-                    (everywhere, away) = (false, Some(e));
+                    away = Some(e);
                     continue;
                 }
             };
             let replica = self.carrier.reach(device)?;
             let settled = ours.stamps.iter().filter(|stamp| stamp.sequence <= upto);
-            let lacking = settled.filter(|stamp| !has(stamp, theirs.get(&stamp.hash), reclaim_before));
-            pushes.extend(lacking.map(|stamp| (Way::Push(replica.clone()), *stamp)));
+            for stamp in settled.filter(|stamp| !has(stamp, theirs.get(&stamp.hash), reclaim_before)) {
+                lacking.insert(stamp.hash);
+                pushes.push((Way::Push(replica.clone()), *stamp));
+            }
         }
+        let (everywhere, pushed) = (away.is_none(), !pushes.is_empty());
         round.failed = away.map(|e| e.to_string()).or(round.failed.take());
-        let pushed = !pushes.is_empty();
         let done = self.carrier.carry_all(round.ring, pushes).await?;
         let units = self.count(round, done).saturating_add(1);
         if pushed && page.attempts < ATTEMPTS {
@@ -505,9 +508,11 @@ impl Replicator {
             round.tasks.push(Task::Handoff(Page { attempts: page.attempts + 1, ..page }));
             return Ok(units);
         }
-        if everywhere && !pushed {
+        if everywhere {
+            // What a primary cannot be given stays here, and nothing else because of it.
+            let settled = ours.stamps.iter().filter(|stamp| stamp.sequence <= upto);
             let settled: Vec<Stamp> =
-                ours.stamps.iter().filter(|stamp| stamp.sequence <= upto).copied().collect();
+                settled.filter(|stamp| !lacking.contains(&stamp.hash)).copied().collect();
             sync::evict(&self.disk, &settled).await?;
         }
         round.tasks.extend(next.map(Task::Handoff));

@@ -3,6 +3,7 @@
 //! Invariant: nothing here is simulated but the runtime, the network and the drives that are handed in.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,11 +14,11 @@ use quarry_engine::net::{
     LateService, NodeId, NodeService, Remote, ReplicaService, SimNode, Timer, Transport,
 };
 use quarry_engine::object::names::{Directory, Names, NamesService, Routed};
-use quarry_engine::object::{Options, Parts, Replica, Spawn, Spread, Store, Time, Voter};
-use quarry_engine::sync::Cluster;
+use quarry_engine::object::{Layout, Options, Parts, Placement, Replica, Spawn, Spread, Store, Time, Voter};
+use quarry_engine::sync::{Cluster, Peers};
 use quarry_engine::work::{Pace, Runner, workers};
 
-use super::board::{Board, Peers};
+use super::board::Board;
 use super::machine::{Life, Running, Wall};
 use super::plant::Plant;
 
@@ -98,7 +99,8 @@ async fn assemble(making: Making, groups: Groups) -> Result<Running, String> {
     let replicas = ReplicaService::new(store.replicas().to_vec(), monotonic.clone(), reading, random);
     let node = NodeService::new(replicas, Some(service));
     late.set(groups.service(Arc::new(node.clone())));
-    let follower = Follower { net, store: store.clone(), board, peers: Arc::default(), plant };
+    let follower =
+        Follower { net, store: store.clone(), board, peers: Arc::default(), plant, used: AtomicU64::new(0) };
     let peers: Arc<dyn Cluster> = follower.peers.clone();
     follower.look();
     runtime.spawn(Box::pin(look_after(runtime.clone(), node)));
@@ -171,12 +173,14 @@ struct Follower {
     board: Board,
     peers: Arc<Peers>,
     plant: Plant,
+    /// Number of what is in use.
+    used: AtomicU64,
 }
 
 impl Follower {
     fn look(&self) {
         let published = self.board.read();
-        if published.version() == self.peers.version(0) {
+        if self.used.swap(published.number, Ordering::Relaxed) == published.number {
             return;
         }
         let local = self.net.local();
@@ -186,8 +190,11 @@ impl Follower {
         };
         let others: Vec<_> = others.map(remote).collect();
         let all = self.store.replicas().iter().chain(&others).cloned();
-        self.peers.replace(published.placement.clone(), all);
-        self.store.place(published.placement.clone(), others);
+        self.peers.replace(published.placements.clone(), all);
+        let rings = published.placements.iter();
+        let placements = rings.map(|(policy, ring)| (*policy, ring.clone() as Arc<dyn Placement>));
+        let layout = Layout::new(published.policies.clone(), placements.collect());
+        self.store.place(layout, others);
     }
 }
 

@@ -14,7 +14,7 @@ use super::log::{LINES, Log};
 use super::machine::Running;
 use super::oracle::Oracle;
 use super::plant::Plant;
-use super::profile::{self, CONTAINERS, Profile};
+use super::profile::{self, CODED, CONTAINERS, Profile};
 use super::trouble::{self, Cure, Trouble, Troubles};
 use super::world::World;
 use crate::store::clients::{Bodies, Call, Reply, perform};
@@ -292,7 +292,11 @@ impl History {
         let began = self.world.now();
         self.oracle.began(id, op.clone(), began)?;
         self.summary.operations += 1;
-        let call = Call { id, op, delete_at: None, seed: self.rng.next_u64() };
+        let policy = match op {
+            Op::PutContainer { c } if c == CODED && self.profile.code.is_some() => 1,
+            _ => 0,
+        };
+        let call = Call { policy, id, op, delete_at: None, seed: self.rng.next_u64() };
         let (store, bodies) = (running.store.clone(), self.bodies.clone());
         self.slots.push(Slot { machine, id, began, future: Box::pin(perform(store, bodies, call)) });
         Ok(id)

@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use quarry_engine::io::SplitMix64;
 use quarry_engine::net::SimFaults;
-use quarry_engine::object::{Condition, EtagMatch, Listing};
+use quarry_engine::object::{Code, Condition, EtagMatch, Listing};
 
 use super::oracle::{Name, Oracle};
 use crate::store::model::{OBJECTS, Op};
 
 /// Containers that are used, all of one account.
 pub(crate) const CONTAINERS: usize = 2;
+/// The one whose objects are kept in fragments, where there is a code.
+pub(crate) const CODED: usize = 1;
 /// Writes of a name, under way or unanswered, at which it is only read for a while: each makes many more worlds possible.
 const MANY_WRITES: usize = 4;
 
@@ -33,6 +35,17 @@ pub(crate) struct Profile {
     pub(crate) net: SimFaults,
     /// Out of a thousand PUTs, how many are of several chunks.
     pub(crate) large: u32,
+    /// How objects of the second container are kept, when not in copies.
+    pub(crate) code: Option<Code>,
+}
+
+/// Of which all fragments have a device also while a machine is emptied.
+fn code(machines: usize, drives: usize, rng: &mut SplitMix64) -> Option<Code> {
+    let devices = drives * if machines > 3 { machines - 1 } else { machines };
+    let codes = [(2, 1), (2, 2), (3, 2)].map(|(data, parity)| Code::new(data, parity));
+    let fitting: Vec<Code> = codes.into_iter().flatten().filter(|code| code.n() <= devices).collect();
+    let code = fitting[rng.index(fitting.len())];
+    rng.chance(600).then_some(code)
 }
 
 impl Profile {
@@ -53,6 +66,7 @@ impl Profile {
             trouble,
             net,
             large: 40,
+            code: code(machines, drives, rng),
         }
     }
 }

@@ -52,7 +52,7 @@ impl World {
             Machine::new(n, profile.drives, profile.segments, wall, rng)
         };
         let machines = (0..profile.machines).map(machine).collect::<Result<Vec<_>, _>>()?;
-        let mut rings = Rings::new(&machines)?;
+        let mut rings = Rings::new(&machines, profile.code)?;
         let first = rings.next()?.ok_or_else(|| Violation("there is no ring".to_owned()))?;
         let board = Board::new(first);
         let net = SimNet::new(rng.next_u64(), profile.net);

@@ -122,6 +122,8 @@ pub fn path(c: usize, o: usize) -> ObjectPath {
 /// One operation, with what chance decided about how it is carried out.
 #[derive(Debug, Clone)]
 pub struct Call {
+    /// Of containers that it makes.
+    pub policy: u16,
     /// Its number.
     pub id: OpId,
     /// What is asked.
@@ -150,8 +152,9 @@ async fn names(store: &Store, call: &Call) -> Result<Outcome, Reply> {
     let id = call.id;
     Ok(match call.op.clone() {
         Op::PutContainer { c } => {
-            let (account, container) = (account_name(c / CONTAINERS), container_name(c));
-            let made = store.put_container(&account, &container, 0, |_| Ok(headers(&[("writer", id)]))).await;
+            let (account, container, policy) = (account_name(c / CONTAINERS), container_name(c), call.policy);
+            let made =
+                store.put_container(&account, &container, policy, |_| Ok(headers(&[("writer", id)]))).await;
             Outcome::Made(made.map_err(of_error)? == Made::Created)
         }
         Op::PostContainer { c } => {

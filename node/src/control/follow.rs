@@ -9,10 +9,10 @@ use std::time::Duration;
 use quarry_engine::net::{NodeId, Remote, Transport};
 use quarry_engine::object::names::Divided;
 use quarry_engine::object::{Layout, Placement, Replica, RingPlacement, Store};
+use quarry_engine::sync::Peers;
 
 use super::groups::{CONTROL, ControlError, Own, Table};
 use super::left::Left;
-use super::peers::Peers;
 use super::state::State;
 use crate::cluster::{AddressBook, watch};
 

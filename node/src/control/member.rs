@@ -15,6 +15,7 @@ use quarry_engine::net::{Announcement, LateService, NodeService, ReplicaService,
 use quarry_engine::object::names::Divided;
 use quarry_engine::object::{Options, Parts, Spread, Store};
 use quarry_engine::sync;
+use quarry_engine::sync::Peers;
 use tokio::sync::watch;
 
 use super::announce::{Announcements, Announcer};
@@ -23,7 +24,6 @@ use super::govern::govern;
 use super::groups::{ControlError, Opening, Own, Table, change, put};
 use super::introduce::introduce;
 use super::left::Left;
-use super::peers::Peers;
 use super::seating::{self, Seat};
 use super::state::{Settings, State, settings_key};
 use super::{MemberError, founding, replace};

@@ -13,7 +13,6 @@ mod introduce;
 pub(crate) mod left;
 pub(crate) mod member;
 pub(crate) mod operator;
-mod peers;
 pub(crate) mod people;
 mod plan;
 pub(crate) mod policies;

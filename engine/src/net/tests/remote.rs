@@ -299,6 +299,32 @@ fn an_abandoned_upload_leaves_nothing() {
     assert_eq!(world.rig.count(0, crate::index::Table::Chunks), 0);
 }
 
+/// The order to give an upload up came after its commit was through: the coordinator had not heard of it. From then on the device
+/// refused every other record of that body, a POST's and a replicator's, until its node was started again.
+#[test]
+fn a_body_that_was_given_up_after_its_commit_takes_other_records() {
+    let mut world = World::new(11);
+    let (body, hash) = (bytes(1, 5000), hash_of(&rig::path("x")));
+    let chunk = Draft { kind: Kind::Chunk, key: vec![4; 16], meta: hash.to_vec(), ..draft(90, &body) };
+    let object = |sequence| {
+        let small = draft(sequence, &Bytes::new());
+        let mut meta = ObjectMeta::decode(&small.meta, small.sequence).unwrap();
+        meta.info.size = body.len() as u64;
+        (meta.chunked, meta.chunk_size) = (Some(Chunked { data_id: [4; 16], count: 1 }), 1 << 20);
+        Draft { meta: meta.encode(), ..small }
+    };
+    for draft in [chunk, object(91)] {
+        let append = world.remote.append(vec![draft], Durability::Durable, Class::Client);
+        world.run(append).unwrap();
+    }
+    world.remote.abandon([4; 16], 92);
+    world.settle();
+    let append = world.remote.append(vec![object(93)], Durability::Durable, Class::Client);
+    world.run(append).unwrap();
+    let opened = world.open("x").unwrap().unwrap();
+    assert_eq!((opened.record.view().sequence, opened.chunks.len()), (93, 1));
+}
+
 /// A peer whose clock was wrong wrote with a version time near the end of time. At the next start the node's clock went on from
 /// there, ran over, and every write panicked; with a clock some years ahead, every later version carried those years.
 #[test]

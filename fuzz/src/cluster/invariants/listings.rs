@@ -39,7 +39,8 @@ pub(super) fn lines(rows: &Rows) -> Result<Vec<Told>, Violation> {
             let Some(name) = key.strip_prefix(prefix.as_slice()) else { break };
             let name = String::from_utf8_lossy(name).into_owned();
             let value = ListingValue::decode(value).map_err(|e| Violation(format!("line of {name}: {e}")))?;
-            let hash = path_hash(&account_name(0), &container_name(c), &name);
+            let own = || path_hash(&account_name(0), &container_name(c), &name);
+            let hash = value.key.unwrap_or_else(own);
             let version = value.version.unwrap_or(*sequence);
             lines.push(Told { c, name, hash, version, size: value.size });
         }

@@ -2,17 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use quarry_engine::object::RingPlacement;
-
 use super::{Held, primaries};
+use crate::cluster::board::Placements;
 use crate::store::oracle::Violation;
 
-pub(super) fn check(held: &Held, placement: &RingPlacement) -> Result<(), Violation> {
+pub(super) fn check(held: &Held, placements: &Placements) -> Result<(), Violation> {
     let all: BTreeSet<_> = held.values().flat_map(|stamps| stamps.keys().copied()).collect();
     for hash in all {
         let of = |device| held.get(&device).and_then(|stamps| stamps.get(&hash)).copied();
         let copies: Vec<_> =
-            primaries(placement, &hash).into_iter().map(|device| (device, of(device))).collect();
+            primaries(placements, &hash).into_iter().map(|device| (device, of(device))).collect();
         let newest = copies.iter().filter_map(|(_, stamp)| *stamp).max();
         let alike = copies
             .iter()

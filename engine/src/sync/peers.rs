@@ -5,13 +5,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use quarry_engine::disk::format::record::DeviceId;
-use quarry_engine::object::{Replica, RingPlacement};
-use quarry_engine::sync::Cluster;
+use super::Cluster;
+use crate::disk::format::record::DeviceId;
+use crate::object::{Replica, RingPlacement};
 
 /// What is known now; shared by the follower, which replaces it, and the replicators.
 #[derive(Default)]
-pub(crate) struct Peers(RwLock<Known>);
+pub struct Peers(RwLock<Known>);
 
 #[derive(Default)]
 struct Known {
@@ -27,7 +27,7 @@ impl std::fmt::Debug for Peers {
 
 impl Peers {
     /// From now on these rings and these devices, those of this node among them.
-    pub(crate) fn replace(
+    pub fn replace(
         &self,
         rings: BTreeMap<u16, Arc<RingPlacement>>,
         devices: impl IntoIterator<Item = Arc<dyn Replica>>,
