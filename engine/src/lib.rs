@@ -2,6 +2,7 @@
 //!
 //! Knows no HTTP, no NBD, no QUIC.
 
+pub mod block;
 pub mod catalog;
 pub mod clock;
 pub mod consensus;

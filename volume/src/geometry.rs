@@ -4,30 +4,16 @@
 //! ascending order.
 //! Invariant: BLOCK_BYTES <= CHUNK_BYTES <= slice_bytes <= SLICE_BYTES, each a power of two.
 
-/// Smallest unit that is written and checksummed.
-pub const BLOCK_BYTES: u64 = 4 << 10;
-/// Unit of the block map and of resync.
-pub const CHUNK_BYTES: u64 = 1 << 20;
+pub use quarry_engine::block::{BLOCK_BYTES, BLOCKS_PER_CHUNK, CHUNK_BYTES, ChunkId, Run, SliceId};
+
 /// Unit of placement, unless the cluster is tiny.
 pub const SLICE_BYTES: u64 = 1 << 30;
-/// Blocks are counted by a byte within their chunk.
-pub const BLOCKS_PER_CHUNK: u16 = 256;
 /// Largest volume: 2 PiB.
 pub const MAX_VOLUME_BYTES: u64 = 1 << 51;
 
-const _: () =
-    assert!(CHUNK_BYTES / BLOCK_BYTES == BLOCKS_PER_CHUNK as u64 && BLOCKS_PER_CHUNK == u8::MAX as u16 + 1);
 const _: () = assert!(SLICE_BYTES / CHUNK_BYTES <= u16::MAX as u64 + 1);
 // Even cut into the smallest slices, the largest volume's slices have 32-bit numbers.
 const _: () = assert!(MAX_VOLUME_BYTES / CHUNK_BYTES <= u32::MAX as u64);
-
-/// Number of a slice in its volume.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SliceId(pub u32);
-
-/// Number of a chunk in its slice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ChunkId(pub u16);
 
 /// How a volume is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,27 +60,6 @@ pub enum SplitError {
         /// Size of the volume.
         volume_bytes: u64,
     },
-}
-
-/// Consecutive blocks within one chunk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Run {
-    /// Slice of the volume.
-    pub slice: SliceId,
-    /// Chunk of the slice.
-    pub chunk: ChunkId,
-    /// First block in the chunk.
-    pub first: u8,
-    /// Blocks, 1 to [`BLOCKS_PER_CHUNK`] less `first`.
-    pub blocks: u16,
-}
-
-impl Run {
-    /// Its length.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        u64::from(self.blocks) * BLOCK_BYTES
-    }
 }
 
 impl Geometry {

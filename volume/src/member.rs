@@ -13,30 +13,14 @@
 
 use std::collections::VecDeque;
 
+pub use quarry_engine::block::{Fence, Position};
+
 /// Requests of each kind that may wait for the disk.
 pub const MAX_WAITING: usize = 1024;
 
 /// The caller's name for a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token(pub u64);
-
-/// What a head acts under. Both numbers only rise.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Fence {
-    /// Of the volume: rises with every attachment.
-    pub epoch: u64,
-    /// Of the slice: rises with every change of its members.
-    pub configuration: u32,
-}
-
-/// A place in the history of a slice: the last write in it, and the epoch that wrote that. Zeroes: no write yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Position {
-    /// Epoch of the last write.
-    pub epoch: u64,
-    /// Its sequence.
-    pub sequence: u64,
-}
 
 /// What happens to a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,6 +137,12 @@ impl Member {
             writes: VecDeque::new(),
             flushes: VecDeque::new(),
         }
+    }
+
+    /// The highest promise that was asked for: a new head asks for more.
+    #[must_use]
+    pub fn highest(&self) -> Fence {
+        self.highest
     }
 
     /// What to do about an event.

@@ -38,13 +38,15 @@ pub(crate) use spaces::{dead_keys, dead_lines, drop_keys, row_ranges, spaces, wi
 pub use sums::{tally, weight};
 pub use value::BadValue;
 
+use crate::block::{self, BadOr};
 use crate::disk::catalog::{Catalog, Tx};
 use crate::disk::format::bytes::{Put, Reader};
 use crate::disk::format::record::{Kind, RecordView};
 use crate::disk::{Location, Shift};
 use crate::index::{Index, IndexError, Table};
 use keys::{RowKey, chunk_key, expiry, open_upload};
-use newest::{Outcome, Slot, Standing, damaged, enter};
+use newest::{Outcome, Slot, Standing, enter};
+pub(crate) use newest::{Source, damaged};
 
 /// Uploads that one [`Catalog::rebuilt`] gives up; what is left over is given up when the store opens.
 const MAX_REBUILT: usize = 1 << 14;
@@ -67,7 +69,11 @@ impl Catalog for ObjectCatalog {
                 Ok(key) => group::apply(tx, key, record, at),
                 Err(bad) => skip(record, at, bad),
             },
-            Kind::VolumeExtent | Kind::VolumeMap => Ok(()),
+            Kind::VolumeExtent | Kind::VolumeMap => match block::apply(tx, record, at) {
+                Ok(()) => Ok(()),
+                Err(BadOr::Bad(bad)) => skip(record, at, bad),
+                Err(BadOr::Index(error)) => Err(error),
+            },
         }
     }
 
@@ -83,7 +89,8 @@ impl Catalog for ObjectCatalog {
             Kind::Row => newest::relocate(tx, Table::Rows, record, from, to),
             Kind::Chunk => relocate_chunk(tx, record, from, to),
             Kind::GroupEntry => group::relocate(tx, record, from, to),
-            Kind::Abort | Kind::VolumeExtent | Kind::VolumeMap => Ok(false),
+            Kind::VolumeExtent | Kind::VolumeMap => block::relocate(tx, record, from, to),
+            Kind::Abort => Ok(false),
         }
     }
 
@@ -98,7 +105,8 @@ impl Catalog for ObjectCatalog {
                 None => None,
             },
             Kind::GroupEntry => group::place(index, record)?,
-            Kind::Abort | Kind::VolumeExtent | Kind::VolumeMap => None,
+            Kind::VolumeExtent | Kind::VolumeMap => return block::is_live(index, record, at),
+            Kind::Abort => None,
         };
         Ok(place == Some(at))
     }

@@ -302,6 +302,29 @@ impl DiskHandle {
         StoredRecord::verify(self.shared.device, bytes).map_err(corrupt)
     }
 
+    /// Bytes of a record from `skip` on, unverified: the caller knows their checksums.
+    pub(crate) async fn read_within(
+        &self,
+        at: Location,
+        skip: usize,
+        len: usize,
+    ) -> Result<Bytes, DiskError> {
+        let start = self.shared.layout.segment_start(at.segment) + u64::from(at.offset) + skip as u64;
+        let lead = usize::try_from(start % BLOCK as u64).unwrap_or(0);
+        let whole = (lead + len).next_multiple_of(BLOCK);
+        let raw = self.read_raw(start - lead as u64, whole).await?;
+        let raw = raw.map_err(|e| DiskError::Io { at, kind: e.kind() })?;
+        if raw.len() < lead + len {
+            return Err(DiskError::Corrupt { at, bad: BadRecord::Truncated });
+        }
+        Ok(raw.slice(lead..lead + len))
+    }
+
+    /// Counts bytes that were not what they should be.
+    pub(crate) fn count_corrupt(&self) {
+        Counters::add(&self.shared.counters.corrupt, 1);
+    }
+
     /// Bytes of the device, unverified; the outer error is the disk's, the inner the read's.
     pub(crate) async fn read_raw(
         &self,

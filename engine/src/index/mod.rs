@@ -26,11 +26,14 @@ pub enum Table {
     Graves,
     /// What the disk engine keeps for itself: applied position, segment states, expiry queue.
     System,
+    /// Where the blocks of volumes lie, and notes about volumes.
+    Blocks,
 }
 
 impl Table {
     /// Every table, in the order of their numbers.
-    pub const ALL: [Self; 5] = [Self::Objects, Self::Chunks, Self::Rows, Self::Graves, Self::System];
+    pub const ALL: [Self; 6] =
+        [Self::Objects, Self::Chunks, Self::Rows, Self::Graves, Self::System, Self::Blocks];
 }
 
 /// One change of a [`WriteSet`]: `None` deletes.

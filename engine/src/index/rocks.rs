@@ -249,6 +249,7 @@ fn name(table: Table) -> &'static str {
         Table::Rows => "rows",
         Table::Graves => "graves",
         Table::System => "system",
+        Table::Blocks => "blocks",
     }
 }
 
@@ -286,7 +287,7 @@ fn table_options(table: Table, write_buffer: usize, cache: &Cache) -> Options {
     options.set_bottommost_compression_type(DBCompressionType::Lz4hc);
     match table {
         // Asked for what is not there: at every PUT of a new object, row or grave.
-        Table::Objects | Table::Rows | Table::Graves => {
+        Table::Objects | Table::Rows | Table::Graves | Table::Blocks => {
             options.set_memtable_whole_key_filtering(true);
             options.set_memtable_prefix_bloom_ratio(0.02);
         }

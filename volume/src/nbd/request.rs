@@ -193,10 +193,11 @@ pub(super) fn judge(header: &Header, terms: &Terms) -> Verdict {
     }
 }
 
-/// Bytes that follow the header.
+/// Bytes that follow the header. A write has its data behind it also where the flag that must say so is missing: qemu 10
+/// leaves it out, and all that follows would be read amiss.
 fn payload(header: &Header, kind: Option<Kind>, style: Style) -> u64 {
     let follows = match style {
-        Style::Extended => header.flags & command_flag::PAYLOAD_LEN != 0,
+        Style::Extended => kind == Some(Kind::Write) || header.flags & command_flag::PAYLOAD_LEN != 0,
         Style::Simple | Style::Structured => kind == Some(Kind::Write),
     };
     if follows { header.length } else { 0 }
@@ -219,7 +220,6 @@ fn admit(header: &Header, kind: Kind, terms: &Terms) -> Result<(), Errno> {
         Kind::Flush => {
             return if (header.offset, header.length) == (0, 0) { Ok(()) } else { Err(Errno::Invalid) };
         }
-        Kind::Write if terms.style == Style::Extended && !payload => return Err(Errno::Invalid),
         Kind::Write if header.length > u64::from(MAX_PAYLOAD) => return Err(Errno::Invalid),
         Kind::BlockStatus if terms.contexts.is_empty() => return Err(Errno::Invalid),
         // The length in the header is the payload's; that of the effect is judged when it is there.

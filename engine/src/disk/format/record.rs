@@ -52,9 +52,9 @@ pub enum Kind {
     Abort = 4,
     /// Marks a version as no longer kept on this device: key = path hash; deleted = of the tombstone.
     Evict = 5,
-    /// Reserved for volume blocks (volume/FORMAT.md).
+    /// A write to one chunk of a volume (engine/FORMAT-blocks.md).
     VolumeExtent = 16,
-    /// Reserved for volume map changes: snapshots, trims, epochs.
+    /// A note about a volume: its label, a promise, a snapshot.
     VolumeMap = 17,
     /// Reserved for consensus entries of index groups.
     GroupEntry = 32,

@@ -1,12 +1,11 @@
-//! The extent record: one write to one chunk, as the disk engine will log it (record kind VOLUME_EXTENT).
+//! The extent record: one write to one chunk, as the disk engine logs it (record kind VOLUME_EXTENT).
 //!
-//! FORMAT.md beside this crate's manifest is its description.
+//! FORMAT-blocks.md beside this crate's manifest is its description.
 //!
 //! Invariant: one sequence number is one extent; a write over several chunks takes several numbers.
 //! Invariant: `decode(encode(extent)) == extent`, and every other input is a typed error.
 
-use crate::geometry::{BLOCK_BYTES, BLOCKS_PER_CHUNK, ChunkId, Run, SliceId};
-use crate::member::{Fence, Position};
+use super::place::{BLOCK_LENGTH, BLOCKS_PER_CHUNK, ChunkId, Fence, Position, Run, SliceId, VolumeId};
 
 /// Version of the record that [`Extent::encode`] writes.
 pub const EXTENT_VERSION: u8 = 1;
@@ -17,13 +16,7 @@ pub const MAX_EXTENT_BYTES: usize = MIN_EXTENT_BYTES + BLOCKS_PER_CHUNK as usize
 
 const HEADER_BYTES: usize = 1 + 1 + 2 + 4 + 16 + 8 + 8 + 4 + 1 + 1 + 2;
 const CHECKSUM_BYTES: usize = 4;
-/// [`BLOCK_BYTES`] as a length in memory.
-const BLOCK_LENGTH: usize = 4096;
-const _: () = assert!(HEADER_BYTES == 48 && BLOCK_LENGTH as u64 == BLOCK_BYTES);
-
-/// Identity of a volume; never given twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct VolumeId(pub [u8; 16]);
+const _: () = assert!(HEADER_BYTES == 48);
 
 /// What a run of blocks holds from now on.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,0 +1,54 @@
+//! Why something about a volume cannot be done.
+
+use quarry_engine::disk::DiskError;
+
+use super::label::BadLabel;
+use crate::geometry::{GeometryError, SplitError};
+use crate::member::Refusal;
+
+/// Why something about a volume cannot be done.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum VolumeError {
+    /// No volume of this name.
+    #[error("there is no volume `{0}`")]
+    NoVolume(String),
+    /// No snapshot of this name.
+    #[error("volume `{0}` has no snapshot `{1}`")]
+    NoSnapshot(String, String),
+    /// The name is taken.
+    #[error("the name `{0}` is taken")]
+    Taken(String),
+    /// No name.
+    #[error("`{0}` is no name: 1 to 255 bytes, no spaces, none of @ / : ? #")]
+    Name(String),
+    /// Longer than may be.
+    #[error("the description is longer than 1024 bytes")]
+    Description,
+    /// Volumes do not shrink.
+    #[error("a volume of {0} bytes cannot become {1} bytes: volumes do not shrink")]
+    Shrink(u64, u64),
+    /// Somebody uses it.
+    #[error("volume `{0}` is in use")]
+    InUse(String),
+    /// Above the mark at which no new volumes are placed, or full.
+    #[error("no disk has room for it")]
+    NoRoom,
+    /// More eras than there are numbers.
+    #[error("the volume had too many snapshots")]
+    Eras,
+    /// The size cannot be had.
+    #[error(transparent)]
+    Geometry(#[from] GeometryError),
+    /// The range cannot be had.
+    #[error(transparent)]
+    Range(#[from] SplitError),
+    /// The member does not do it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// A note is unreadable.
+    #[error(transparent)]
+    Label(#[from] BadLabel),
+    /// The disk does not do it.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+}

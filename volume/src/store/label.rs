@@ -1,0 +1,143 @@
+//! What notes about volumes say: labels, promises, snapshots.
+//!
+//! ```text
+//! label     u8 version | u64 bytes | u64 slice bytes | u64 made, ms since 1970 | u16 length, name | u16 length, description
+//! promise   u8 version | u64 epoch | u32 configuration
+//! snapshot  u8 version | u64 made, ms since 1970 | u64 bytes of the volume then | u16 length, name
+//! ```
+//!
+//! Invariant: bytes decode to what was encoded, or to [`BadLabel`]; never a panic.
+
+use quarry_engine::block::Fence;
+
+const VERSION: u8 = 1;
+/// Longest name of a volume or snapshot.
+pub const MAX_NAME: usize = 255;
+/// Longest description.
+pub const MAX_DESCRIPTION: usize = 1024;
+
+/// What a volume is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Label {
+    /// Its name, one on a node.
+    pub name: String,
+    /// For people; may be empty.
+    pub description: String,
+    /// Its size.
+    pub bytes: u64,
+    /// How it is cut.
+    pub slice_bytes: u64,
+    /// When it was made, in milliseconds since 1970.
+    pub made: u64,
+}
+
+/// A frozen state of a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotLabel {
+    /// Its name, one in its volume.
+    pub name: String,
+    /// The volume's size then.
+    pub bytes: u64,
+    /// When it was made, in milliseconds since 1970.
+    pub made: u64,
+}
+
+/// Bytes that are no label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a note about a volume is unreadable")]
+pub struct BadLabel;
+
+/// Is this a name? No `@` and no `/`: they separate.
+#[must_use]
+pub fn is_name(name: &str) -> bool {
+    let good = |c: char| !c.is_control() && !c.is_whitespace() && !"@/:?#".contains(c);
+    (1..=MAX_NAME).contains(&name.len()) && name.chars().all(good)
+}
+
+fn put_text(out: &mut Vec<u8>, text: &str) {
+    out.extend_from_slice(&u16::try_from(text.len()).expect("texts have limits").to_le_bytes());
+    out.extend_from_slice(text.as_bytes());
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl Reader<'_> {
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], BadLabel> {
+        let (field, rest) = self.0.split_first_chunk().ok_or(BadLabel)?;
+        self.0 = rest;
+        Ok(*field)
+    }
+
+    fn u64(&mut self) -> Result<u64, BadLabel> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn text(&mut self) -> Result<String, BadLabel> {
+        let length = u16::from_le_bytes(self.array()?);
+        let (text, rest) = self.0.split_at_checked(length.into()).ok_or(BadLabel)?;
+        self.0 = rest;
+        String::from_utf8(text.to_vec()).map_err(|_| BadLabel)
+    }
+
+    fn begin(bytes: &[u8]) -> Result<Reader<'_>, BadLabel> {
+        let mut reader = Reader(bytes);
+        if reader.array()? == [VERSION] { Ok(reader) } else { Err(BadLabel) }
+    }
+
+    fn end<T>(self, value: T) -> Result<T, BadLabel> {
+        if self.0.is_empty() { Ok(value) } else { Err(BadLabel) }
+    }
+}
+
+impl Label {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = vec![VERSION];
+        for number in [self.bytes, self.slice_bytes, self.made] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        put_text(&mut out, &self.name);
+        put_text(&mut out, &self.description);
+        out
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, BadLabel> {
+        let mut r = Reader::begin(bytes)?;
+        let (bytes, slice_bytes, made) = (r.u64()?, r.u64()?, r.u64()?);
+        let (name, description) = (r.text()?, r.text()?);
+        r.end(Self { name, description, bytes, slice_bytes, made })
+    }
+}
+
+impl SnapshotLabel {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = vec![VERSION];
+        out.extend_from_slice(&self.made.to_le_bytes());
+        out.extend_from_slice(&self.bytes.to_le_bytes());
+        put_text(&mut out, &self.name);
+        out
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, BadLabel> {
+        let mut r = Reader::begin(bytes)?;
+        let (made, bytes, name) = (r.u64()?, r.u64()?, r.text()?);
+        r.end(Self { name, bytes, made })
+    }
+}
+
+pub(super) fn encode_promise(fence: Fence) -> Vec<u8> {
+    let mut out = vec![VERSION];
+    out.extend_from_slice(&fence.epoch.to_le_bytes());
+    out.extend_from_slice(&fence.configuration.to_le_bytes());
+    out
+}
+
+pub(super) fn decode_promise(bytes: &[u8]) -> Result<Fence, BadLabel> {
+    let mut r = Reader::begin(bytes)?;
+    let epoch = r.u64()?;
+    let configuration = u32::from_le_bytes(r.array()?);
+    r.end(Fence { epoch, configuration })
+}
+
+#[cfg(test)]
+#[path = "tests/label_tests.rs"]
+mod tests;

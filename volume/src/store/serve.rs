@@ -1,0 +1,70 @@
+//! Commands of NBD clients on a device.
+//!
+//! Invariant: every command has an outcome of its kind.
+
+use quarry_engine::block::BLOCK_BYTES;
+
+use super::device::{Device, Piece, Stretch};
+use super::error::VolumeError;
+use crate::nbd::limits::MAX_EXTENTS;
+use crate::nbd::{Command, Context, Errno, Extent, Outcome, Part, allocation, difference};
+
+impl Device {
+    /// Carries out a command. Must be driven to its end.
+    pub async fn carry_out(&self, command: Command) -> Outcome {
+        match self.attempt(command).await {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                let errno = Errno::from(&error);
+                if errno == Errno::Io {
+                    tracing::error!(%error, "serve a block request");
+                }
+                Outcome::Failed(errno)
+            }
+        }
+    }
+
+    async fn attempt(&self, command: Command) -> Result<Outcome, VolumeError> {
+        match command {
+            Command::Read { offset, length } => {
+                let pieces = self.read(offset, length.into()).await?;
+                return Ok(Outcome::Data(pieces.into_iter().map(part).collect()));
+            }
+            // All that is answered is durable.
+            Command::Write { offset, data, durable: _ } => self.write(offset, data).await?,
+            Command::Flush => self.flush().await?,
+            Command::Trim { offset, length, durable: _ } => self.discard(offset, length).await?,
+            Command::WriteZeroes { offset, length, allocate, fast, durable: _ } => {
+                let aligned = offset.is_multiple_of(BLOCK_BYTES) && length.is_multiple_of(BLOCK_BYTES);
+                if fast && (allocate || !aligned) {
+                    return Ok(Outcome::Failed(Errno::Unsupported));
+                }
+                self.zero(offset, length, allocate).await?;
+            }
+            Command::Cache { .. } => {}
+            Command::BlockStatus { offset, length, contexts, one: _ } => {
+                let stretches = self.stretches(offset, length, MAX_EXTENTS)?;
+                let status = |context: &Context| stretches.iter().map(|s| extent(context, *s)).collect();
+                return Ok(Outcome::Status(contexts.iter().map(status).collect()));
+            }
+        }
+        Ok(Outcome::Done)
+    }
+}
+
+fn part(piece: Piece) -> Part {
+    match piece {
+        Piece::Data(data) => Part::Data(data),
+        Piece::Zeroes(zeroes) => Part::Hole(u32::try_from(zeroes).expect("reads are short")),
+    }
+}
+
+fn extent(context: &Context, stretch: Stretch) -> Extent {
+    let status = match context {
+        Context::Allocation if stretch.hole => allocation::HOLE | allocation::ZERO,
+        Context::Allocation => 0,
+        // Nothing offers this context yet; more than what changed is never wrong.
+        Context::Difference(_) => difference::CHANGED,
+    };
+    Extent { length: stretch.bytes, status }
+}

@@ -1,0 +1,46 @@
+use super::*;
+
+#[test]
+fn version_1_never_changes() {
+    let hex = |bytes: Vec<u8>| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let label = Label {
+        name: "vol".into(),
+        description: "d".into(),
+        bytes: 0x0102_0304,
+        slice_bytes: 1 << 30,
+        made: 0x1112,
+    };
+    let expected = "010403020100000000000000400000000012110000000000000300766f6c010064";
+    assert_eq!(hex(label.encode()), expected);
+    assert_eq!(Label::decode(&label.encode()), Ok(label));
+    let snapshot = SnapshotLabel { name: "s".into(), bytes: 0x2000, made: 0x1112 };
+    assert_eq!(hex(snapshot.encode()), "0112110000000000000020000000000000010073");
+    assert_eq!(SnapshotLabel::decode(&snapshot.encode()), Ok(snapshot));
+    let fence = Fence { epoch: 5, configuration: 6 };
+    assert_eq!(hex(encode_promise(fence)), "01050000000000000006000000");
+    assert_eq!(decode_promise(&encode_promise(fence)), Ok(fence));
+}
+
+#[test]
+fn anything_else_is_refused() {
+    let label = Label { name: "v".into(), description: String::new(), bytes: 1, slice_bytes: 2, made: 3 };
+    let good = label.encode();
+    for cut in 0..good.len() {
+        assert_eq!(Label::decode(&good[..cut]), Err(BadLabel));
+    }
+    assert_eq!(Label::decode(&[good.clone(), vec![0]].concat()), Err(BadLabel));
+    let mut newer = good;
+    newer[0] = 2;
+    assert_eq!(Label::decode(&newer), Err(BadLabel));
+    assert!(decode_promise(&[1; 12]).is_err() && SnapshotLabel::decode(&[]).is_err());
+}
+
+#[test]
+fn names_have_no_separators() {
+    for good in ["vol", "a.b-c_d", "ü", &"n".repeat(255)] {
+        assert!(is_name(good), "{good}");
+    }
+    for bad in ["", "a b", "a@b", "a/b", "a:b", "a?b", "a#b", "a\n", &"n".repeat(256)] {
+        assert!(!is_name(bad), "{bad}");
+    }
+}

@@ -1,0 +1,6 @@
+//! Volumes on simulated disks.
+
+mod cases;
+mod crash;
+mod devices;
+mod rig;

@@ -1,0 +1,208 @@
+//! The volumes of a node: made, listed, attached, snapshotted, deleted.
+//!
+//! Invariant: a name belongs to one volume. One seat for each volume in a process: two heads meet at it, and the newer wins.
+//! Invariant: a deleted volume is gone at once; its space comes back step by step, also after a restart.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use quarry_engine::block::{Fence, NoteTag, VolumeId, notes, reap};
+use quarry_engine::disk::limits::VOLUME_HIGH_WATER;
+use quarry_engine::disk::{DiskError, DiskHandle};
+
+use super::device::Device;
+use super::error::VolumeError;
+use super::label::{Label, MAX_DESCRIPTION, SnapshotLabel, is_name};
+use super::seat::{Seat, Snapshot};
+use crate::geometry::{BLOCK_BYTES, Geometry, SLICE_BYTES};
+
+/// Rows that one step of reaping drops.
+const REAPED: usize = 4096;
+
+/// A volume that is there.
+#[derive(Debug, Clone)]
+pub struct Volume {
+    /// Its identity.
+    pub id: VolumeId,
+    /// What it is.
+    pub label: Label,
+    seat: Arc<Seat>,
+    /// Under which its present head acts.
+    fence: Option<Fence>,
+}
+
+impl Volume {
+    /// Its snapshots, oldest first.
+    #[must_use]
+    pub fn snapshots(&self) -> Vec<Snapshot> {
+        self.seat.snapshots()
+    }
+}
+
+/// The volumes of some disks.
+#[derive(Debug)]
+pub struct Volumes {
+    disks: Vec<DiskHandle>,
+    known: Mutex<HashMap<VolumeId, Volume>>,
+    /// Volumes that are gone and may still have rows.
+    gone: Mutex<Vec<(DiskHandle, VolumeId)>>,
+    /// Held while names are given or taken.
+    names: tokio::sync::Mutex<()>,
+}
+
+impl Volumes {
+    /// What the disks' notes say.
+    pub fn open(disks: Vec<DiskHandle>) -> Result<Self, VolumeError> {
+        let (mut known, mut gone) = (HashMap::new(), Vec::new());
+        for disk in &disks {
+            for note in notes(disk, None)?.into_iter().filter(|note| note.key.tag == NoteTag::Volume) {
+                let id = note.key.volume;
+                if note.gone {
+                    gone.push((disk.clone(), id));
+                    continue;
+                }
+                let seat = Arc::new(Seat::open(disk.clone(), id)?);
+                known.insert(id, Volume { id, label: Label::decode(&note.meta)?, seat, fence: None });
+            }
+        }
+        let names = tokio::sync::Mutex::new(());
+        Ok(Self { disks, known: Mutex::new(known), gone: Mutex::new(gone), names })
+    }
+
+    fn known<T>(&self, act: impl FnOnce(&mut HashMap<VolumeId, Volume>) -> T) -> T {
+        act(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// All volumes, by name.
+    #[must_use]
+    pub fn list(&self) -> Vec<Volume> {
+        let mut volumes: Vec<Volume> = self.known(|known| known.values().cloned().collect());
+        volumes.sort_by(|a, b| a.label.name.cmp(&b.label.name));
+        volumes
+    }
+
+    /// The volume of a name.
+    pub fn find(&self, name: &str) -> Result<Volume, VolumeError> {
+        let found = self.known(|known| known.values().find(|volume| volume.label.name == name).cloned());
+        found.ok_or_else(|| VolumeError::NoVolume(name.to_owned()))
+    }
+
+    /// Makes a volume. `id` is random.
+    pub async fn create(&self, id: VolumeId, mut label: Label) -> Result<Volume, VolumeError> {
+        if !is_name(&label.name) {
+            return Err(VolumeError::Name(label.name));
+        }
+        if label.description.len() > MAX_DESCRIPTION {
+            return Err(VolumeError::Description);
+        }
+        label.slice_bytes = SLICE_BYTES;
+        Geometry::new(label.bytes, label.slice_bytes)?;
+        let _names = self.names.lock().await;
+        if self.find(&label.name).is_ok() {
+            return Err(VolumeError::Taken(label.name));
+        }
+        let disk = self.roomiest().ok_or(VolumeError::NoRoom)?;
+        let seat = Arc::new(Seat::open(disk, id)?);
+        seat.label(Some(&label.encode())).await?;
+        let volume = Volume { id, label, seat, fence: None };
+        self.known(|known| known.insert(id, volume.clone()));
+        Ok(volume)
+    }
+
+    /// The disk with the smallest share in use, if it is below the mark.
+    fn roomiest(&self) -> Option<DiskHandle> {
+        let share = |disk: &&DiskHandle| {
+            let usage = disk.usage();
+            usage.live.saturating_mul(100) / usage.capacity.max(1)
+        };
+        let healthy = self.disks.iter().filter(|disk| disk.failure().is_none());
+        healthy.min_by_key(share).filter(|disk| share(disk) <= VOLUME_HIGH_WATER).cloned()
+    }
+
+    /// Attaches the volume, or joins those who have: the device to read and write.
+    pub async fn attach(&self, name: &str) -> Result<Device, VolumeError> {
+        let _names = self.names.lock().await;
+        let mut volume = self.find(name)?;
+        let fence = match volume.fence {
+            Some(fence) => fence,
+            None => volume.seat.attach().await?,
+        };
+        volume.fence = Some(fence);
+        let geometry = Geometry::new(volume.label.bytes, volume.label.slice_bytes)?;
+        let device = Device::attached(volume.seat.clone(), geometry, fence);
+        self.known(|known| known.insert(volume.id, volume));
+        Ok(device)
+    }
+
+    /// What a snapshot sees.
+    pub fn view(&self, name: &str, snapshot: &str) -> Result<Device, VolumeError> {
+        let volume = self.find(name)?;
+        let found = Self::snapshot_of(&volume, snapshot)?;
+        let geometry = Geometry::new(found.label.bytes, volume.label.slice_bytes)?;
+        Ok(Device::frozen(volume.seat, geometry, found.era))
+    }
+
+    fn snapshot_of(volume: &Volume, snapshot: &str) -> Result<Snapshot, VolumeError> {
+        let found = volume.seat.snapshots().into_iter().find(|known| known.label.name == snapshot);
+        found.ok_or_else(|| VolumeError::NoSnapshot(volume.label.name.clone(), snapshot.to_owned()))
+    }
+
+    /// Makes a volume larger. Clients see it when they connect anew.
+    pub async fn extend(&self, name: &str, bytes: u64) -> Result<Volume, VolumeError> {
+        let _names = self.names.lock().await;
+        let mut volume = self.find(name)?;
+        if bytes < volume.label.bytes {
+            return Err(VolumeError::Shrink(volume.label.bytes, bytes));
+        }
+        Geometry::new(bytes, volume.label.slice_bytes)?;
+        volume.label.bytes = bytes;
+        volume.seat.label(Some(&volume.label.encode())).await?;
+        self.known(|known| known.insert(volume.id, volume.clone()));
+        Ok(volume)
+    }
+
+    /// Freezes the volume as it is, while it is in use or not.
+    pub async fn snapshot(&self, name: &str, snapshot: &str, made: u64) -> Result<Snapshot, VolumeError> {
+        if !is_name(snapshot) {
+            return Err(VolumeError::Name(snapshot.to_owned()));
+        }
+        let _names = self.names.lock().await;
+        let volume = self.find(name)?;
+        if Self::snapshot_of(&volume, snapshot).is_ok() {
+            return Err(VolumeError::Taken(snapshot.to_owned()));
+        }
+        let label = SnapshotLabel { name: snapshot.to_owned(), bytes: volume.label.bytes, made };
+        volume.seat.snapshot(label).await
+    }
+
+    /// Forgets a snapshot. The space of what only it saw does not come back before the volume is deleted.
+    pub async fn forget_snapshot(&self, name: &str, snapshot: &str) -> Result<(), VolumeError> {
+        let _names = self.names.lock().await;
+        let volume = self.find(name)?;
+        let era = Self::snapshot_of(&volume, snapshot)?.era;
+        volume.seat.forget(era).await
+    }
+
+    /// Deletes a volume with its snapshots. Heads that it has are refused from then on.
+    pub async fn delete(&self, name: &str) -> Result<(), VolumeError> {
+        let _names = self.names.lock().await;
+        let volume = self.find(name)?;
+        volume.seat.label(None).await?;
+        self.known(|known| known.remove(&volume.id));
+        let gone = (volume.seat.disk().clone(), volume.id);
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner).push(gone);
+        Ok(())
+    }
+
+    /// One step of giving back the space of deleted volumes; false: there is none left.
+    pub async fn reap(&self) -> Result<bool, DiskError> {
+        let next = self.gone.lock().unwrap_or_else(PoisonError::into_inner).last().cloned();
+        let Some((disk, id)) = next else { return Ok(false) };
+        if reap(&disk, id, REAPED).await? < REAPED {
+            self.gone.lock().unwrap_or_else(PoisonError::into_inner).retain(|(_, gone)| *gone != id);
+        }
+        Ok(true)
+    }
+}
+
+const _: () = assert!(SLICE_BYTES.is_multiple_of(BLOCK_BYTES));
