@@ -1,6 +1,7 @@
 //! The node: HTTP APIs and the command line over the engine. Thin: no storage rule lives here.
 
 mod auth;
+mod block;
 pub mod cli;
 pub mod cluster;
 pub mod config;

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use quarry_engine::object::Store;
+use quarry_volume::store::VolumeError;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -17,6 +18,7 @@ use tokio::task::JoinSet;
 
 use crate::auth::users_file::{self, UsersError};
 use crate::auth::{Auth, Endpoints, Listed, SetupError, unix_now};
+use crate::block::{BlockListeners, Blocks, ListenError};
 use crate::cluster::identity::Files;
 use crate::config::{self, Config};
 use crate::control::MemberError;
@@ -64,6 +66,12 @@ pub enum NodeError {
     /// Disks.
     #[error(transparent)]
     Disks(#[from] OpenError),
+    /// Listeners of volumes.
+    #[error(transparent)]
+    Blocks(#[from] ListenError),
+    /// Volumes.
+    #[error("read volumes: {0}")]
+    Volumes(#[from] VolumeError),
     /// Other nodes.
     #[error(transparent)]
     Member(#[from] MemberError),
@@ -90,6 +98,8 @@ pub struct Node {
     pub identity: SocketAddr,
     /// Where metrics and status are.
     pub admin: SocketAddr,
+    /// Where NBD clients connect, if anywhere.
+    pub nbd: Option<SocketAddr>,
     stop: watch::Sender<bool>,
     listeners: JoinSet<()>,
     member: Option<Member>,
@@ -141,10 +151,12 @@ impl Node {
         let object = bind("object", config.listen.object).await?;
         let identity = bind("identity", config.listen.identity).await?;
         let admin = bind("admin", config.listen.admin).await?;
+        let block_listeners = BlockListeners::bind(&config.nbd).await?;
         let endpoints = Endpoints::new(&config.listen, object.1.port(), identity.1.port());
         let auth = Arc::new(Auth::open(config, users, &config.node.data, endpoints, unix_now)?);
         let disks = open_disks(config, progress).await?;
-        let (store, mut member) = match open_store(config, &disks, users).await {
+        let opened = async { Ok((open_store(config, &disks, users).await?, Blocks::open(&disks)?)) };
+        let ((store, mut member), blocks) = match opened.await {
             Ok(opened) => opened,
             Err(error) => {
                 disks.close().await;
@@ -173,6 +185,7 @@ impl Node {
             SwiftApi::new(storage.store(), swift::Limits::default(), swift::SwiftOptions::default());
         let (slow, body_timeout) = (config.log.slow.get(), limits.body_timeout.get());
         let front = Front::new(auth, objects, metrics, status, slow, body_timeout);
+        let front = front.with_volumes(blocks.clone(), admin.1.ip());
         let front = Arc::new(match &member {
             Some(member) => front.in_cluster(Operator::new(member, admin.1.ip()), Arc::clone(&member.left)),
             None => front,
@@ -186,9 +199,12 @@ impl Node {
         {
             listeners.spawn(serve(listener, entrance, Arc::clone(&front), bounds, stopped.clone()));
         }
+        let nbd = block_listeners.address();
+        block_listeners.serve(&blocks.exports, &mut listeners, &stopped);
+        blocks.reap(&mut listeners, stopped);
         let [object, identity, admin] = addresses;
-        tracing::info!(%object, %identity, %admin, "serving");
-        Ok(Self { object, identity, admin, stop, listeners, member, storage })
+        tracing::info!(%object, %identity, %admin, ?nbd, "serving");
+        Ok(Self { object, identity, admin, nbd, stop, listeners, member, storage })
     }
 
     /// Stops accepting, lets others lead and requests end within the drain time, then closes the disks.

@@ -1,6 +1,6 @@
-//! Block volumes: where a byte lies, how a write is recorded, and what a member promises. Pure so far.
+//! Block volumes: where a byte lies, what a member promises, volumes on disks, and the NBD protocol.
 //!
-//! Invariant: knows no HTTP. What is decided here reads no clock, disk or socket.
+//! Invariant: knows no HTTP. Decisions (`member`, `geometry`, `nbd`) read no clock, disk or socket; `store` acts on them.
 
 mod geometry;
 mod member;

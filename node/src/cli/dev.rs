@@ -4,16 +4,22 @@
 //! Invariant: `client.env` is mode 600, whole, and names the ports that are really bound.
 
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::path::Path;
+
+use toml::Spanned;
 
 use super::{DevArgs, Failure, Ports};
 use crate::auth::Listed;
-use crate::config::{Config, MIN_DISK, size_text};
+use crate::config::{Address, Config, MIN_DISK, size_text};
 use crate::durable_file;
 use crate::node::{self, Node};
 
 /// Size of the disk file when none is given.
 const DEFAULT_SIZE: u64 = 10 << 30;
+
+/// Where NBD clients look when they are told no port.
+const NBD_PORT: u16 = 10_809;
 
 /// Name of the configuration in the directory.
 const CONFIG_FILE: &str = "quarry.toml";
@@ -58,9 +64,16 @@ fn config(args: &DevArgs, data: &Path) -> Result<Config, Failure> {
         let reason = "its size was given at the first start; leave --size out, or use another directory";
         return Err(Failure::new(format!("resize disk file in {}", data.display()), reason));
     }
+    if config.nbd.listen.is_none() {
+        let address = SocketAddr::new(config.listen.object.0.ip(), NBD_PORT);
+        config.nbd.listen = Some(Spanned::new(0..0, Address(address)));
+    }
     if args.ports == Ports::Auto {
         for address in [&mut config.listen.object, &mut config.listen.identity, &mut config.listen.admin] {
             address.0.set_port(0);
+        }
+        if let Some(address) = &mut config.nbd.listen {
+            address.get_mut().0.set_port(0);
         }
     }
     Ok(config)
@@ -116,6 +129,9 @@ impl Client {
             ("ST_USER", self.v1_user.clone()),
             ("ST_KEY", self.v1_key.clone()),
         ];
+        if let Some(nbd) = node.nbd {
+            variables.push(("QUARRY_NBD_URL", format!("nbd://{nbd}")));
+        }
         if let Some(keystone) = &self.keystone {
             variables.extend([
                 ("OS_AUTH_URL", format!("http://{}/v3", node.identity)),
@@ -148,6 +164,9 @@ fn announce(
     writeln!(out, "  object API    http://{}/v1     v1 auth http://{}/auth/v1.0", node.object, node.object)?;
     writeln!(out, "  identity API  http://{}/v3", node.identity)?;
     writeln!(out, "  operator      http://{}/metrics, /status", node.admin)?;
+    if let Some(nbd) = node.nbd {
+        writeln!(out, "  volumes       nbd://{nbd}/NAME, made by quarry volume create NAME SIZE")?;
+    }
     writeln!(out, "  v1 user       {} key {}", client.v1_user, client.v1_key)?;
     if let Some(keystone) = &client.keystone {
         writeln!(

@@ -14,6 +14,7 @@ mod ring;
 mod serve;
 mod status;
 mod user;
+mod volume;
 mod wish;
 
 use std::io::Write;
@@ -63,6 +64,9 @@ enum Command {
     /// Say how a running cluster keeps objects.
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
+    /// Make, show and change the block volumes of a running node.
+    #[command(subcommand)]
+    Volume(volume::VolumeCommand),
     /// Make this machine a node of a cluster.
     Join(cluster::JoinArgs),
     /// Show the disks and workers of a running node.
@@ -173,6 +177,7 @@ pub fn main() -> ExitCode {
         Command::Node(command) => wish::run_node(&command, &mut out),
         Command::User(command) => user::run(&command, &mut out),
         Command::Policy(command) => policy::run(&command, &mut out),
+        Command::Volume(command) => volume::run(&command, &mut out),
         Command::Join(args) => cluster::join(&args, &mut out),
         Command::Status { admin_url, json } => status::run(admin_url.as_deref(), json, &mut out),
         Command::Version => writeln!(out, "quarry {}", env!("CARGO_PKG_VERSION")).map_err(Into::into),
@@ -226,6 +231,12 @@ mod tests {
             "quarry user remove ann --admin-url http://127.0.0.1:6000",
             "quarry join quarry-join-AAAA --data d --replace",
             "quarry disk replace 00112233445566778899aabbccddeeff ffeeddccbbaa99887766554433221100 --dead",
+            "quarry volume create vol 10G --description disk",
+            "quarry volume list --json",
+            "quarry volume show vol",
+            "quarry volume extend vol 20G",
+            "quarry volume snapshot vol monday --delete",
+            "quarry volume delete vol --admin-url http://127.0.0.1:6000",
             "quarry status --json",
             "quarry version",
         ] {

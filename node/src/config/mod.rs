@@ -6,6 +6,7 @@
 
 mod cluster;
 mod located;
+mod nbd;
 mod value;
 
 #[cfg(test)]
@@ -21,6 +22,7 @@ use toml::Spanned;
 
 pub use cluster::{Carrier, Cluster, Peer};
 pub use located::{ConfigError, Source};
+pub use nbd::{Nbd, TlsMode};
 pub(crate) use value::parse_span;
 pub use value::{Address, Count, NodeName, Secret, Size, Span, parse_size, size_text};
 
@@ -54,6 +56,9 @@ pub struct Config {
     /// Tokens and users.
     #[serde(default)]
     pub auth: Auth,
+    /// Clients of block volumes.
+    #[serde(default)]
+    pub nbd: Nbd,
     /// Other nodes; a node alone when absent.
     pub cluster: Option<Cluster>,
     /// The disks, at least one.
@@ -293,11 +298,13 @@ impl Config {
         validate_listen(&source, &config.listen)?;
         validate_disks(&source, &config.disks)?;
         validate_auth(&source, &config.auth)?;
+        config.nbd.validate(&source)?;
         if let Some(cluster) = &config.cluster {
             cluster.validate(&source, &config.listen)?;
         }
         let base = source.file.parent().unwrap_or(Path::new(""));
         config.node.data = base.join(&config.node.data);
+        config.nbd.locate(base);
         for disk in &mut config.disks {
             *disk.path.get_mut() = base.join(disk.path.get_ref());
             *disk.index.get_mut() = base.join(disk.index.get_ref());

@@ -3,7 +3,7 @@
 //! Invariant: every answer carries X-Trans-Id and X-Openstack-Request-Id.
 //! Invariant: nothing is formatted for the log unless the line is written.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -18,6 +18,7 @@ use super::body::{Received, Sent, Tracked};
 use super::target::BetweenRequests;
 use super::trans_id::{TransId, TransIds};
 use crate::auth::{Access, Arrival, Auth, Session, keystone, unix_now, v1};
+use crate::block::Blocks;
 use crate::control::left::Left;
 use crate::control::operator::Operator;
 use crate::metrics::{Api, Metrics};
@@ -52,6 +53,7 @@ enum Route {
     Users,
     Compare,
     Policies,
+    Volumes,
     Nothing,
 }
 
@@ -68,6 +70,8 @@ pub(crate) struct Front {
     pub(crate) status: StatusSource,
     /// Takes what operators want of the cluster.
     pub(crate) operator: Option<Operator>,
+    /// The volumes, and the address of the admin listener.
+    pub(crate) blocks: Option<(Blocks, IpAddr)>,
     /// Whether this node has left its cluster.
     pub(crate) left: Arc<Left>,
     /// Requests that take longer are logged at info.
@@ -87,8 +91,13 @@ impl Front {
         slow: Duration,
         body_timeout: Duration,
     ) -> Self {
-        let (operator, left, ids) = (None, Arc::default(), TransIds::new());
-        Self { auth, objects, metrics, status, operator, left, slow, body_timeout, ids }
+        let (operator, blocks, left, ids) = (None, None, Arc::default(), TransIds::new());
+        Self { auth, objects, metrics, status, operator, blocks, left, slow, body_timeout, ids }
+    }
+
+    /// With volumes, for an admin listener at `own`.
+    pub(crate) fn with_volumes(self, blocks: Blocks, own: IpAddr) -> Self {
+        Self { blocks: Some((blocks, own)), ..self }
     }
 
     /// In a cluster, that operators may change, and that this node may leave.
@@ -138,6 +147,10 @@ impl Front {
                 Some(operator) => operator.policies(request).await.map(Sent::Whole),
                 None => text(StatusCode::NOT_FOUND, "text/plain", "This node is in no cluster.\n"),
             },
+            Route::Volumes => match &self.blocks {
+                Some((blocks, own)) => blocks.answer(request, *own).await.map(Sent::Whole),
+                None => text(StatusCode::NOT_FOUND, "text/plain", "This node has no volumes.\n"),
+            },
             Route::Nothing => text(StatusCode::NOT_FOUND, "text/plain", "Not found.\n"),
         };
         finish.status = response.status();
@@ -169,6 +182,7 @@ fn route(entrance: Entrance, path: &str) -> Route {
         (Entrance::Admin, "/cluster/compare") => Route::Compare,
         (Entrance::Admin, "/cluster/users") => Route::Users,
         (Entrance::Admin, "/cluster/policies") => Route::Policies,
+        (Entrance::Admin, "/volumes") => Route::Volumes,
         (Entrance::Admin, _) => Route::Nothing,
     }
 }

@@ -1,0 +1,234 @@
+//! One NBD client: drives the state machines of `quarry_volume::nbd` over a socket.
+//!
+//! Invariant: a command that was begun is carried out to its end, whatever becomes of its connection: each is a task.
+//! Invariant: while a client reads none of its replies, what is kept for it is bounded, and nobody else waits for it.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, BytesMut};
+use quarry_volume::nbd::limits::MAX_OWED;
+use quarry_volume::nbd::{
+    Action, Demand, Ending, Handshake, Outbox, Outcome, Purpose, Session, Terms, Ticket, Tls,
+};
+use quarry_volume::store::Device;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::{mpsc, watch};
+use tokio_rustls::TlsAcceptor;
+
+use super::exports::{Exports, Use};
+use super::listener::told;
+
+/// A client must have agreed within this.
+const HANDSHAKE: Duration = Duration::from_secs(60);
+/// Bytes that one read takes at most, but for payloads.
+const READ_BYTES: usize = 64 << 10;
+/// From this size on the rest of a payload is read to where it stays.
+const STRAIGHT: usize = 16 << 10;
+
+/// A socket, with TLS on it or not.
+pub(super) trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Wire for T {}
+
+/// What all connections of a listener have in common.
+#[derive(Clone)]
+pub(super) struct Host {
+    pub(super) exports: Arc<Exports>,
+    pub(super) tls: Tls,
+    pub(super) acceptor: Option<TlsAcceptor>,
+    pub(super) stopped: watch::Receiver<bool>,
+}
+
+/// A client that has agreed.
+struct Agreed {
+    wire: Box<dyn Wire>,
+    session: Session,
+    device: Device,
+    /// What was read behind the handshake.
+    input: BytesMut,
+    held: Use,
+}
+
+/// Serves a client until one side ends it.
+pub(super) async fn serve(wire: Box<dyn Wire>, mut host: Host) -> io::Result<()> {
+    let mut stopped = host.stopped.clone();
+    let agreed = tokio::select! {
+        agreed = tokio::time::timeout(HANDSHAKE, agree(wire, &mut host)) => agreed,
+        () = told(&mut stopped) => return Ok(()),
+    };
+    match agreed {
+        Ok(Ok(Some(agreed))) => transmit(agreed, stopped).await,
+        Ok(Ok(None)) => Ok(()),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the client has not agreed in time")),
+    }
+}
+
+/// The handshake; `None`: it ended without a session.
+async fn agree(mut wire: Box<dyn Wire>, host: &mut Host) -> io::Result<Option<Agreed>> {
+    let mut handshake = Handshake::new(host.tls);
+    let mut input = BytesMut::with_capacity(READ_BYTES);
+    let mut opened = None;
+    loop {
+        let (taken, mut demand) = handshake.feed(&input);
+        input.advance(taken);
+        while let Some(demanded) = demand {
+            demand = match demanded {
+                Demand::List => handshake.list(&host.exports.list()),
+                Demand::Find { name, purpose: Purpose::Look } => handshake.export(host.exports.look(&name)),
+                Demand::Find { name, purpose: Purpose::Enter } => match host.exports.open(&name).await {
+                    Ok((export, device, held)) => {
+                        opened = Some((device, held));
+                        handshake.export(Ok(export))
+                    }
+                    Err(error) => handshake.export(Err(error)),
+                },
+                Demand::StartTls => {
+                    send(&mut wire, handshake.outbox()).await?;
+                    let Some(acceptor) = &host.acceptor else { return Ok(None) };
+                    if input.is_empty() {
+                        wire = Box::new(acceptor.accept(wire).await?);
+                    }
+                    handshake.secured(input.len())
+                }
+                Demand::Enter(terms) => return Ok(enter(wire, *terms, &mut handshake, opened, input)),
+                Demand::Close(ending) => {
+                    send(&mut wire, handshake.outbox()).await?;
+                    let _gone = wire.shutdown().await;
+                    if ending != Ending::Aborted {
+                        tracing::debug!(%ending, "end an NBD handshake");
+                    }
+                    return Ok(None);
+                }
+            };
+        }
+        send(&mut wire, handshake.outbox()).await?;
+        if wire.read_buf(&mut input).await? == 0 {
+            return Ok(None);
+        }
+    }
+}
+
+fn enter(
+    wire: Box<dyn Wire>,
+    terms: Terms,
+    handshake: &mut Handshake,
+    opened: Option<(Device, Use)>,
+    input: BytesMut,
+) -> Option<Agreed> {
+    let (device, held) = opened?;
+    tracing::debug!(export = %terms.export.name, style = ?terms.style, tls = handshake.is_secure(), "serve NBD client");
+    let session = Session::new(terms, std::mem::take(handshake.outbox()));
+    Some(Agreed { wire, session, device, input, held })
+}
+
+async fn send(wire: &mut Box<dyn Wire>, outbox: &mut Outbox) -> io::Result<()> {
+    while outbox.has_remaining() {
+        wire.write_buf(outbox).await?;
+    }
+    wire.flush().await
+}
+
+/// A session on its way.
+struct Link {
+    session: Session,
+    device: Device,
+    input: BytesMut,
+    /// What is being sent; replies that come meanwhile gather in the session.
+    sending: Outbox,
+    finished: mpsc::UnboundedSender<(Ticket, Outcome)>,
+}
+
+async fn transmit(agreed: Agreed, mut stopped: watch::Receiver<bool>) -> io::Result<()> {
+    let Agreed { wire, session, device, input, held } = agreed;
+    let (mut reader, mut writer) = tokio::io::split(wire);
+    // As long as the session lets commands be open, which is not long.
+    let (finished, mut outcomes) = mpsc::unbounded_channel();
+    let mut link = Link { session, device, input, sending: Outbox::default(), finished };
+    let mut leaving = false;
+    let result = loop {
+        if link.take_input() {
+            break Ok(());
+        }
+        if !link.sending.has_remaining() {
+            link.sending = std::mem::take(link.session.outbox());
+        }
+        let idle = link.session.open() == 0 && !link.sending.has_remaining();
+        if idle && (leaving || link.session.is_over()) {
+            break Ok(());
+        }
+        let reads = !leaving && link.session.takes_input() && link.sending.remaining() < MAX_OWED;
+        tokio::select! {
+            Some((ticket, outcome)) = outcomes.recv() => {
+                link.session.finish(ticket, outcome);
+                while let Ok((ticket, outcome)) = outcomes.try_recv() {
+                    link.session.finish(ticket, outcome);
+                }
+            }
+            written = write(&mut writer, &mut link.sending), if link.sending.has_remaining() => {
+                if let Err(error) = written {
+                    break Err(error);
+                }
+            }
+            read = read(&mut reader, &mut link.session, &mut link.input), if reads => match read {
+                // The client is gone; there is nobody to tell the rest.
+                Ok(0) => break Ok(()),
+                Ok(_) => {}
+                Err(error) => break Err(error),
+            },
+            () = told(&mut stopped), if !leaving => leaving = true,
+        }
+    };
+    let _gone = writer.shutdown().await;
+    // Commands that are open hold the volume until they end.
+    drop(link.finished);
+    while outcomes.recv().await.is_some() {}
+    drop(held);
+    result
+}
+
+async fn write(writer: &mut WriteHalf<Box<dyn Wire>>, sending: &mut Outbox) -> io::Result<()> {
+    writer.write_buf(sending).await?;
+    if sending.has_remaining() { Ok(()) } else { writer.flush().await }
+}
+
+async fn read(
+    reader: &mut ReadHalf<Box<dyn Wire>>,
+    session: &mut Session,
+    input: &mut BytesMut,
+) -> io::Result<usize> {
+    if let Some(mut room) = session.payload_room()
+        && room.remaining_mut() >= STRAIGHT
+    {
+        return reader.read_buf(&mut room).await;
+    }
+    input.reserve(READ_BYTES);
+    reader.read_buf(input).await
+}
+
+impl Link {
+    /// Takes what was read; true: the connection ends at once.
+    fn take_input(&mut self) -> bool {
+        loop {
+            let (taken, action) = self.session.feed(&self.input);
+            self.input.advance(taken);
+            match action {
+                Some(Action::Run(ticket, command)) => {
+                    let (device, finished) = (self.device.clone(), self.finished.clone());
+                    tokio::spawn(async move {
+                        let outcome = device.carry_out(command).await;
+                        // Nobody listens any more when the connection is gone.
+                        let _gone = finished.send((ticket, outcome));
+                    });
+                }
+                Some(Action::Disconnect) => {}
+                Some(Action::Close(violation)) => {
+                    tracing::debug!(%violation, "end an NBD session");
+                    return true;
+                }
+                None => return false,
+            }
+        }
+    }
+}

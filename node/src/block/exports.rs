@@ -1,0 +1,148 @@
+//! Which volume an NBD client means: `name`, `name@snapshot`, the volume's id, or nothing where there is only one.
+//!
+//! Invariant: a use is counted from before its device exists until its connection has ended.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use quarry_volume::nbd::{Export, Listed, OptionError};
+use quarry_volume::store::{Device, Volume, VolumeError, Volumes};
+
+/// Names of volumes, and who uses them.
+#[derive(Debug)]
+pub(crate) struct Exports {
+    volumes: Arc<Volumes>,
+    users: Arc<Mutex<HashMap<String, usize>>>,
+}
+
+/// A volume in use, for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Use {
+    name: String,
+    users: Arc<Mutex<HashMap<String, usize>>>,
+}
+
+impl Drop for Use {
+    fn drop(&mut self) {
+        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = users.get_mut(&self.name) {
+            *count -= 1;
+            if *count == 0 {
+                users.remove(&self.name);
+            }
+        }
+    }
+}
+
+/// What a name means.
+struct Meant {
+    volume: Volume,
+    snapshot: Option<String>,
+}
+
+impl Exports {
+    pub(crate) fn new(volumes: Arc<Volumes>) -> Self {
+        Self { volumes, users: Arc::default() }
+    }
+
+    pub(crate) fn volumes(&self) -> &Arc<Volumes> {
+        &self.volumes
+    }
+
+    /// Connections that use a volume or its snapshots.
+    pub(crate) fn users_of(&self, name: &str) -> usize {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied().unwrap_or(0)
+    }
+
+    fn enter(&self, name: &str) -> Use {
+        *self.users.lock().unwrap_or_else(PoisonError::into_inner).entry(name.to_owned()).or_default() += 1;
+        Use { name: name.to_owned(), users: Arc::clone(&self.users) }
+    }
+
+    /// Deletes a volume that nobody uses.
+    pub(crate) async fn delete(&self, name: &str) -> Result<(), VolumeError> {
+        if self.users_of(name) > 0 {
+            return Err(VolumeError::InUse(name.to_owned()));
+        }
+        self.volumes.delete(name).await
+    }
+
+    fn meant(&self, name: &str) -> Result<Meant, OptionError> {
+        let (volume, snapshot) = match name.split_once('@') {
+            Some((volume, snapshot)) => (volume, Some(snapshot.to_owned())),
+            None => (name, None),
+        };
+        if volume.is_empty() {
+            let mut all = self.volumes.list();
+            return match (all.pop(), all.is_empty(), &snapshot) {
+                (Some(volume), true, None) => Ok(Meant { volume, snapshot }),
+                _ => Err(OptionError::Unknown),
+            };
+        }
+        let found = self.volumes.find(volume).ok().or_else(|| {
+            let by_id = |known: &Volume| hex::encode(known.id.0) == volume;
+            self.volumes.list().into_iter().find(by_id)
+        });
+        found.map(|volume| Meant { volume, snapshot }).ok_or(OptionError::Unknown)
+    }
+
+    /// All volumes and snapshots.
+    pub(crate) fn list(&self) -> Vec<Listed> {
+        let mut all = Vec::new();
+        for volume in self.volumes.list() {
+            let name = &volume.label.name;
+            all.push(Listed { name: name.clone(), description: volume.label.description.clone() });
+            all.extend(volume.snapshots().into_iter().map(|snapshot| Listed {
+                name: format!("{name}@{}", snapshot.label.name),
+                description: String::new(),
+            }));
+        }
+        all
+    }
+
+    /// What a client is told of an export.
+    pub(crate) fn look(&self, name: &str) -> Result<Export, OptionError> {
+        let Meant { volume, snapshot } = self.meant(name)?;
+        let label = &volume.label;
+        let (name, bytes) = match &snapshot {
+            None => (label.name.clone(), label.bytes),
+            Some(snapshot) => {
+                let known = volume.snapshots();
+                let found = known.iter().find(|known| known.label.name == *snapshot);
+                let found = found.ok_or(OptionError::Unknown)?;
+                (format!("{}@{snapshot}", label.name), found.label.bytes)
+            }
+        };
+        Ok(Export {
+            name,
+            description: Some(label.description.clone()).filter(|text| !text.is_empty()),
+            bytes,
+            minimum_block: 1,
+            preferred_block: 4096,
+            read_only: snapshot.is_some(),
+            rotational: false,
+            multi_connection: true,
+            tls_only: false,
+            snapshots: Vec::new(),
+        })
+    }
+
+    /// An export to be used.
+    pub(crate) async fn open(&self, name: &str) -> Result<(Export, Device, Use), OptionError> {
+        let Meant { volume, snapshot } = self.meant(name)?;
+        let held = self.enter(&volume.label.name);
+        let device = match &snapshot {
+            Some(snapshot) => self.volumes.view(&volume.label.name, snapshot),
+            None => self.volumes.attach(&volume.label.name).await,
+        };
+        let device = device.map_err(|error| {
+            tracing::warn!(volume = %volume.label.name, %error, "attach volume");
+            match error {
+                VolumeError::NoVolume(_) | VolumeError::NoSnapshot(..) => OptionError::Unknown,
+                _ => OptionError::Platform,
+            }
+        })?;
+        let export = Export { bytes: device.bytes(), ..self.look(name)? };
+        Ok((export, device, held))
+    }
+}

@@ -1,0 +1,193 @@
+//! Where NBD clients connect: a TCP address, a socket in the file system.
+//!
+//! Invariant: a socket in the file system is its owner's alone, and one that a dead node left is replaced.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use quarry_volume::nbd::Tls;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+use super::connection::{Host, Wire, serve};
+use super::{Exports, tls};
+use crate::config::{Nbd, TlsMode};
+
+/// Why NBD clients cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// An address.
+    #[error("listen on {0} (nbd): {1}; stop what listens there, or give another port")]
+    Address(SocketAddr, io::Error),
+    /// A socket.
+    #[error("listen on {path} (nbd): {source}; give another path as nbd.socket")]
+    Socket {
+        /// The path.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// Certificates.
+    #[error("set up TLS of volumes: {0}")]
+    Tls(String),
+}
+
+/// Bound listeners that accept nobody yet.
+#[derive(Debug)]
+pub(crate) struct BlockListeners {
+    tcp: Option<(TcpListener, SocketAddr)>,
+    unix: Option<(UnixListener, PathBuf)>,
+    acceptor: Option<AcceptorBox>,
+    mode: Tls,
+    most: usize,
+}
+
+/// An acceptor that can be shown.
+#[derive(Clone)]
+struct AcceptorBox(tokio_rustls::TlsAcceptor);
+
+impl std::fmt::Debug for AcceptorBox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TlsAcceptor")
+    }
+}
+
+impl BlockListeners {
+    /// Binds what the configuration names.
+    pub(crate) async fn bind(nbd: &Nbd) -> Result<Self, ListenError> {
+        let acceptor = tls::acceptor(nbd).map_err(ListenError::Tls)?.map(AcceptorBox);
+        let mode = match nbd.tls {
+            TlsMode::Off => Tls::Off,
+            TlsMode::Offered => Tls::Offered,
+            TlsMode::Required => Tls::Required,
+        };
+        let tcp = match &nbd.listen {
+            None => None,
+            Some(address) => {
+                let address = address.get_ref().0;
+                let failed = |error| ListenError::Address(address, error);
+                let listener = TcpListener::bind(address).await.map_err(failed)?;
+                let bound = listener.local_addr().map_err(failed)?;
+                Some((listener, bound))
+            }
+        };
+        let unix = match &nbd.socket {
+            None => None,
+            Some(path) => {
+                let path = path.get_ref().clone();
+                let listener = bind_socket(&path)
+                    .map_err(|source| ListenError::Socket { path: path.display().to_string(), source })?;
+                Some((listener, path))
+            }
+        };
+        let most = usize::try_from(nbd.connections.0).unwrap_or(usize::MAX);
+        Ok(Self { tcp, unix, acceptor, mode, most })
+    }
+
+    /// The address that clients connect to.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        self.tcp.as_ref().map(|(_, address)| *address)
+    }
+
+    /// Accepts clients until the node stops; each task ends when its clients are gone.
+    pub(crate) fn serve(
+        self,
+        exports: &Arc<Exports>,
+        tasks: &mut JoinSet<()>,
+        stopped: &watch::Receiver<bool>,
+    ) {
+        let room = Arc::new(Semaphore::new(self.most));
+        let acceptor = self.acceptor.map(|acceptor| acceptor.0);
+        let exports = Arc::clone(exports);
+        let host = Host { exports, tls: self.mode, acceptor, stopped: stopped.clone() };
+        if let Some((listener, _)) = self.tcp {
+            tasks.spawn(accept_tcp(listener, host.clone(), Arc::clone(&room)));
+        }
+        if let Some((listener, path)) = self.unix {
+            // Who may open the socket is who its owner is: nothing is sent over a network.
+            let host = Host { tls: Tls::Off, acceptor: None, ..host };
+            tasks.spawn(accept_unix(listener, path, host, room));
+        }
+    }
+}
+
+fn bind_socket(path: &PathBuf) -> io::Result<UnixListener> {
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(io::ErrorKind::AddrInUse.into());
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves one client as a task, if there is room for it.
+fn begin(wire: Box<dyn Wire>, host: &Host, room: &Arc<Semaphore>, clients: &mut JoinSet<()>) {
+    let Ok(permit) = Arc::clone(room).try_acquire_owned() else {
+        tracing::warn!("refuse an NBD client: too many connections");
+        return;
+    };
+    let host = host.clone();
+    clients.spawn(async move {
+        if let Err(error) = serve(wire, host).await {
+            tracing::debug!(%error, "end an NBD connection");
+        }
+        drop(permit);
+    });
+    // Those that ended are forgotten.
+    while clients.try_join_next().is_some() {}
+}
+
+async fn accept_tcp(listener: TcpListener, host: Host, room: Arc<Semaphore>) {
+    let mut clients = JoinSet::new();
+    let mut stopped = host.stopped.clone();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    // Replies must not wait for more of them.
+                    let _slower = stream.set_nodelay(true);
+                    begin(Box::new(stream), &host, &room, &mut clients);
+                }
+                Err(error) => pause(&error).await,
+            },
+            () = told(&mut stopped) => break,
+        }
+    }
+    while clients.join_next().await.is_some() {}
+}
+
+async fn accept_unix(listener: UnixListener, path: PathBuf, host: Host, room: Arc<Semaphore>) {
+    let mut clients = JoinSet::new();
+    let mut stopped = host.stopped.clone();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => begin(Box::new(stream), &host, &room, &mut clients),
+                Err(error) => pause(&error).await,
+            },
+            () = told(&mut stopped) => break,
+        }
+    }
+    while clients.join_next().await.is_some() {}
+    let _gone = std::fs::remove_file(path);
+}
+
+/// The node is told to stop.
+pub(super) async fn told(stopped: &mut watch::Receiver<bool>) {
+    // A node that is gone has stopped too.
+    let _gone = stopped.wait_for(|stop| *stop).await;
+}
+
+/// Out of descriptors, most likely: the next try is a moment later.
+async fn pause(error: &io::Error) {
+    tracing::warn!(%error, "accept an NBD client");
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+}

@@ -1,0 +1,64 @@
+//! Block volumes on this node: who serves them to NBD clients, and what operators do with them.
+//!
+//! Invariant: the protocol and the volumes' rules are `quarry_volume`'s; this is sockets, names and answers.
+//! Invariant: a volume that a client uses is not deleted.
+
+mod admin;
+mod connection;
+mod exports;
+mod listener;
+mod tls;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quarry_volume::store::{VolumeError, Volumes};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+pub(crate) use admin::{Shown, Wanted};
+pub(crate) use exports::Exports;
+pub(crate) use listener::{BlockListeners, ListenError};
+
+use crate::storage::Disks;
+
+/// How long deleted volumes wait to be looked for again.
+const REAP_EVERY: Duration = Duration::from_secs(10);
+
+/// The volumes of a node.
+#[derive(Debug, Clone)]
+pub(crate) struct Blocks {
+    pub(crate) exports: Arc<Exports>,
+}
+
+impl Blocks {
+    /// What the disks hold.
+    pub(crate) fn open(disks: &Disks) -> Result<Self, VolumeError> {
+        let volumes = Arc::new(Volumes::open(disks.handles())?);
+        Ok(Self { exports: Arc::new(Exports::new(volumes)) })
+    }
+
+    /// Gives back the space of deleted volumes until the node stops.
+    pub(crate) fn reap(&self, tasks: &mut JoinSet<()>, mut stopped: watch::Receiver<bool>) {
+        let volumes = Arc::clone(self.exports.volumes());
+        tasks.spawn(async move {
+            loop {
+                let pause = match volumes.reap().await {
+                    Ok(true) => Duration::from_millis(1),
+                    Ok(false) => REAP_EVERY,
+                    Err(error) => {
+                        tracing::error!(%error, "reap deleted volumes");
+                        REAP_EVERY
+                    }
+                };
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = listener::told(&mut stopped) => return,
+                }
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,188 @@
+//! Volumes over real sockets: made by `/volumes`, used by a small NBD client, found again after a restart.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::config::{Config, Source};
+use crate::node::{self, Node};
+
+const SIZE: u64 = 1 << 30;
+
+fn config(dir: &Path, nbd: &str) -> Config {
+    let text = format!(
+        "[node]\ndata = \"data\"\n[listen]\nobject = \"127.0.0.1:0\"\nidentity = \"127.0.0.1:0\"\n\
+         admin = \"127.0.0.1:0\"\n[nbd]\n{nbd}\n[[disk]]\npath = \"disk0\"\nindex = \"index0\"\nsize = \"256M\"\n"
+    );
+    Config::parse(Source { file: &dir.join("quarry.toml"), text: &text }).unwrap()
+}
+
+async fn started(dir: &Path) -> Node {
+    let config = config(dir, "listen = \"127.0.0.1:0\"\nsocket = \"nbd.socket\"");
+    let users = node::users(&config, true).unwrap();
+    Node::start(&config, &users, Box::new(|_, _, _| ())).await.unwrap()
+}
+
+/// Asks the admin listener: status and body.
+async fn ask(address: SocketAddr, body: &str) -> (u16, String) {
+    let method = if body.is_empty() { "GET" } else { "POST" };
+    let length = body.len();
+    let request = format!(
+        "{method} /volumes HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head[9..12].parse().unwrap(), body.trim_end().to_owned())
+}
+
+/// A client that has entered an export with simple replies.
+struct Client<S>(S);
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
+    async fn enter(mut stream: S, name: &str) -> Option<Self> {
+        let mut greeting = [0; 18];
+        stream.read_exact(&mut greeting).await.unwrap();
+        assert_eq!(&greeting, b"NBDMAGICIHAVEOPT\0\x03");
+        let mut bytes = 3_u32.to_be_bytes().to_vec();
+        bytes.extend(b"IHAVEOPT\0\0\0\x01");
+        bytes.extend(u32::try_from(name.len()).unwrap().to_be_bytes());
+        bytes.extend(name.as_bytes());
+        stream.write_all(&bytes).await.unwrap();
+        let mut answer = [0; 10];
+        stream.read_exact(&mut answer).await.ok()?;
+        Some(Self(stream))
+    }
+
+    async fn request(&mut self, kind: u16, offset: u64, length: u32, data: &[u8]) -> (u32, Vec<u8>) {
+        let mut bytes = 0x2560_9513_u32.to_be_bytes().to_vec();
+        bytes.extend([0, 0]);
+        bytes.extend(kind.to_be_bytes());
+        bytes.extend(7_u64.to_be_bytes());
+        bytes.extend(offset.to_be_bytes());
+        bytes.extend(length.to_be_bytes());
+        bytes.extend(data);
+        self.0.write_all(&bytes).await.unwrap();
+        let mut head = [0; 16];
+        self.0.read_exact(&mut head).await.unwrap();
+        let errno = u32::from_be_bytes(head[4..8].try_into().unwrap());
+        let mut read = vec![0; if kind == 0 && errno == 0 { length as usize } else { 0 }];
+        self.0.read_exact(&mut read).await.unwrap();
+        (errno, read)
+    }
+
+    async fn write(&mut self, offset: u64, data: &[u8]) {
+        let length = u32::try_from(data.len()).unwrap();
+        assert_eq!(self.request(1, offset, length, data).await.0, 0);
+    }
+
+    async fn read(&mut self, offset: u64, length: u32) -> Vec<u8> {
+        let (errno, data) = self.request(0, offset, length, b"").await;
+        assert_eq!(errno, 0);
+        data
+    }
+}
+
+async fn tcp(node: &Node, name: &str) -> Option<Client<TcpStream>> {
+    Client::enter(TcpStream::connect(node.nbd.unwrap()).await.unwrap(), name).await
+}
+
+#[tokio::test]
+async fn a_volume_is_made_used_frozen_and_found_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = started(dir.path()).await;
+    assert_eq!(ask(node.admin, "").await, (200, "[]".into()));
+    let create = format!(r#"{{"create":{{"name":"vol","bytes":{SIZE}}}}}"#);
+    assert_eq!(ask(node.admin, &create).await, (200, "Done.".into()));
+    assert_eq!(ask(node.admin, &create).await.0, 409);
+    assert!(tcp(&node, "none").await.is_none());
+    let mut client = tcp(&node, "vol").await.unwrap();
+    client.write(100, b"hello").await;
+    // Larger than what one read of the socket takes.
+    let large: Vec<u8> = (0..300_000_u32).flat_map(u32::to_le_bytes).collect();
+    client.write(1 << 20, &large).await;
+    let snapshot = r#"{"snapshot":{"name":"vol","snapshot":"first"}}"#;
+    assert_eq!(ask(node.admin, snapshot).await.0, 200);
+    client.write(100, b"world").await;
+    // Another connection, by the other socket, of the only volume there is.
+    let stream = UnixStream::connect(dir.path().join("nbd.socket")).await.unwrap();
+    let mut other = Client::enter(stream, "").await.unwrap();
+    assert_eq!(other.read(98, 9).await, b"\0\0world\0\0");
+    assert_eq!(ask(node.admin, r#"{"delete":{"name":"vol"}}"#).await.0, 409, "it is in use");
+    let mut frozen = tcp(&node, "vol@first").await.unwrap();
+    assert_eq!(frozen.read(100, 5).await, b"hello");
+    assert_eq!(frozen.request(1, 0, 1, b"x").await.0, 1, "a snapshot is not written");
+    drop((client, other, frozen));
+    node.stop().await;
+    assert!(!dir.path().join("nbd.socket").exists());
+
+    let node = started(dir.path()).await;
+    let (_, shown) = ask(node.admin, "").await;
+    assert!(shown.contains("\"name\":\"vol\"") && shown.contains("\"name\":\"first\""), "{shown}");
+    let mut client = tcp(&node, "vol").await.unwrap();
+    assert_eq!(client.read(100, 5).await, b"world");
+    assert_eq!(client.read(1 << 20, u32::try_from(large.len()).unwrap()).await, large);
+    assert_eq!(
+        ask(node.admin, &format!(r#"{{"extend":{{"name":"vol","bytes":{}}}}}"#, 2 * SIZE)).await.0,
+        200
+    );
+    assert_eq!(client.request(0, SIZE, 512, b"").await.0, 22, "its client sees it when it connects anew");
+    drop(client);
+    let mut client = tcp(&node, "vol").await.unwrap();
+    assert_eq!(client.read(SIZE, 512).await, vec![0; 512]);
+    drop(client);
+    let delete = r#"{"delete":{"name":"vol"}}"#;
+    let mut status = 409;
+    for _ in 0..100 {
+        // The connection's end is noticed a moment later.
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        status = ask(node.admin, delete).await.0;
+        if status != 409 {
+            break;
+        }
+    }
+    assert_eq!(status, 200);
+    assert_eq!(ask(node.admin, delete).await.0, 404);
+    assert!(tcp(&node, "vol").await.is_none());
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_stopping_node_lets_idle_clients_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = started(dir.path()).await;
+    let create = format!(r#"{{"create":{{"name":"vol","bytes":{SIZE}}}}}"#);
+    assert_eq!(ask(node.admin, &create).await.0, 200);
+    let mut client = tcp(&node, "vol").await.unwrap();
+    let haggling = TcpStream::connect(node.nbd.unwrap()).await.unwrap();
+    client.write(0, b"x").await;
+    tokio::time::timeout(std::time::Duration::from_secs(20), node.stop()).await.unwrap();
+    let mut end = [0];
+    assert!(matches!(client.0.read(&mut end).await, Ok(0) | Err(_)));
+    drop(haggling);
+}
+
+#[test]
+fn nobody_beyond_this_machine_is_served_without_certificates() {
+    let dir = Path::new("d");
+    let text = |nbd: &str| {
+        format!("[node]\ndata = \"data\"\n[nbd]\n{nbd}\n[[disk]]\npath = \"disk0\"\nindex = \"index0\"\n")
+    };
+    let refused = |nbd: &str| {
+        let error = Config::parse(Source { file: &dir.join("quarry.toml"), text: &text(nbd) }).unwrap_err();
+        error.to_string()
+    };
+    assert!(refused("listen = \"0.0.0.0:10809\"").contains("other machines reach"));
+    let pair = "certificate = \"c\"\nkey = \"k\"\n";
+    assert!(
+        refused(&format!("listen = \"192.0.2.1:10809\"\ntls = \"required\"\n{pair}")).contains("clients")
+    );
+    assert!(refused("tls = \"offered\"").contains("certificate and key"));
+    let all = format!("listen = \"192.0.2.1:10809\"\ntls = \"required\"\n{pair}clients = \"a\"");
+    let config = Config::parse(Source { file: &dir.join("quarry.toml"), text: &text(&all) }).unwrap();
+    assert_eq!(config.nbd.clients.unwrap(), Path::new("d/a"));
+}
