@@ -33,7 +33,9 @@ pub(crate) enum Command {
     Ring,
     /// Calls between nodes, over QUIC, over TCP with TLS, and to the own node.
     Transport,
-    /// Everything.
+    /// How long clients wait while half the lines of a large container become a group of their own.
+    Split,
+    /// Everything, but for that.
     All,
     /// The process that is killed, and the one that opens what it left.
     #[command(hide = true)]
@@ -67,6 +69,9 @@ pub(crate) struct Options {
     /// Objects of the recovery suite.
     #[arg(long, global = true, value_name = "N", default_value_t = 1_000_000)]
     pub(crate) objects: u64,
+    /// Lines of the split suite.
+    #[arg(long, global = true, value_name = "N", default_value_t = 5_000_000)]
+    pub(crate) lines: u64,
     /// Disk space that the run may take.
     #[arg(long, global = true, value_name = "SIZE", value_parser = size, default_value = "6G")]
     pub(crate) budget: u64,

@@ -16,6 +16,7 @@ mod recovery;
 mod report;
 mod rig;
 mod ring;
+mod split;
 mod transport;
 
 use std::process::ExitCode;
@@ -64,6 +65,10 @@ fn run(cli: &Cli) -> Result<(), Failure> {
     }
     if matches!(wanted, Command::All | Command::Transport) {
         transport::run(options, &mut report)?;
+    }
+    // It takes minutes: only when it is named.
+    if matches!(wanted, Command::Split) {
+        split::run(options, scratch.path(), &mut report)?;
     }
     scratch.close().map_err(Failure::io("remove scratch directory"))?;
     report.table();

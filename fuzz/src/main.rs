@@ -229,13 +229,14 @@ fn clusters(seeds: Option<Range<u64>>, limit: Duration, planted: cluster::Plant,
     let took = start.elapsed();
     let rate = u128::from(sum.millis) / took.as_millis().max(1);
     say(&format!(
-        "{histories} histories, {} operations ({} unanswered), {} troubles, {} crashes, {} terms, {failures} failures; \
+        "{histories} histories, {} operations ({} unanswered), {} troubles, {} crashes, {} terms, {} groups made of others, {failures} failures; \
          {:.1} simulated hours in {took:.0?}, {rate} times as fast as life",
         sum.operations,
         sum.unanswered,
         sum.troubles,
         sum.crashes,
         sum.terms,
+        sum.splits,
         Duration::from_millis(sum.millis).as_secs_f64() / 3600.0,
     ));
     failures == 0

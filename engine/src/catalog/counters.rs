@@ -372,7 +372,7 @@ pub(crate) fn row_changed(
     after: Option<&[u8]>,
 ) -> Result<(), IndexError> {
     match key {
-        RowKey::Control(_) | RowKey::Part | RowKey::Given { .. } => Ok(()),
+        RowKey::Control(_) | RowKey::Part | RowKey::Going | RowKey::Given { .. } => Ok(()),
         RowKey::Listing { id, object } => {
             let size = |value: Option<&[u8]>| value.map(ListingValue::size_of).transpose().map_err(damaged);
             line_changed(tx, group, (*id, object), size(before)?, size(after)?)

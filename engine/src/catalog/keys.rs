@@ -6,6 +6,7 @@
 //!          "o" | container id u64 BE | object            a line of a listing
 //!          "k" | anything                                a row of the control group
 //!          "p" | container id u64 BE                     the part of a container that a child group has
+//!          "q" | container id u64 BE                     the container is about to go
 //!          "r" | container id u64 BE | first name        a range of a container that a child group has taken over
 //!          "g" | group u32 BE | one of the above         the same, in a group other than the first
 //! Objects  path hash 16 B
@@ -115,6 +116,7 @@ pub(crate) enum RowKey<'a> {
     Container { account: String, container: &'a str },
     Listing { id: u64, object: &'a str },
     Part,
+    Going,
     Given { from: &'a str },
 }
 
@@ -159,10 +161,25 @@ pub fn listing_key(id: u64, object: &str) -> Vec<u8> {
     [&b"o"[..], &id.to_be_bytes(), object.as_bytes()].concat()
 }
 
+/// What the key of the row about the part of a container that a child has begins with.
+pub(crate) const PART: u8 = b'p';
+
+/// The container of such a row's key.
+pub(crate) fn parse_part(key: &[u8]) -> Result<u64, BadValue> {
+    let id = key.strip_prefix(&[PART]).and_then(|id| id.try_into().ok());
+    id.map(u64::from_be_bytes).ok_or(BadValue::Field("row key"))
+}
+
+/// Key of the row that says that a container is about to go.
+#[must_use]
+pub fn going_key(id: u64) -> Vec<u8> {
+    [&b"q"[..], &id.to_be_bytes()].concat()
+}
+
 /// Key of the row that says which part of a container a child group has.
 #[must_use]
 pub fn part_key(id: u64) -> Vec<u8> {
-    [&b"p"[..], &id.to_be_bytes()].concat()
+    [&[PART], &id.to_be_bytes()[..]].concat()
 }
 
 /// What the keys of rows about ranges that child groups have taken over begin with.
@@ -197,7 +214,8 @@ impl<'a> RowKey<'a> {
                 let (id, object) = rest.split_first_chunk::<8>().ok_or(BadValue::Truncated)?;
                 Ok(Self::Listing { id: u64::from_be_bytes(*id), object: text(object)? })
             }
-            Some((b'p', id)) if id.len() == 8 => Ok(Self::Part),
+            Some((&PART, id)) if id.len() == 8 => Ok(Self::Part),
+            Some((b'q', id)) if id.len() == 8 => Ok(Self::Going),
             Some((&GIVEN, _)) => parse_given(key).map(|(_, from)| Self::Given { from }),
             _ => Err(BadValue::Field("row key")),
         }
@@ -367,6 +385,8 @@ mod tests {
     #[test]
     fn keys_of_ranges_sort_by_container_and_name() {
         assert_eq!(RowKey::parse(&part_key(7)), Ok(RowKey::Part));
+        assert_eq!(RowKey::parse(&going_key(7)), Ok(RowKey::Going));
+        assert_eq!(parse_part(&part_key(7)), Ok(7));
         assert_eq!(RowKey::parse(&given_key(7, "m")), Ok(RowKey::Given { from: "m" }));
         assert_eq!(parse_given(&given_key(7, "m")), Ok((7, "m")));
         assert!(given_key(7, "m") < given_key(7, "n") && given_key(7, "n") < given_key(8, "a"));

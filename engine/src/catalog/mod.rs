@@ -24,15 +24,17 @@ pub use group::{Cut, GroupKey, GroupTag, Reach};
 pub(crate) use group::{bounds, group_reach, group_record, group_records, groups};
 pub use keys::{
     FIRST_GROUP, GroupId, MAX_GROUP_ID, POLICIES, PathHash, account_key, container_key, containers_prefix,
-    given_key, group_prefix, listing_key, listing_prefix, part_key, policy_key, policy_of,
+    given_key, going_key, group_prefix, listing_key, listing_prefix, part_key, policy_key, policy_of,
 };
-pub(crate) use keys::{GIVEN, group_of_space, parse_given, space_of, split_group, worker_place};
+pub(crate) use keys::{
+    GIVEN, PART, group_of_space, parse_given, parse_part, space_of, split_group, worker_place,
+};
 pub use object_meta::{ObjectMeta, decode_path, encode_tombstone};
 pub(crate) use object_meta::{has_fragment, is_chunked};
 pub(crate) use query::*;
 pub use query::{Due, Found, Grave, Grip, Row, Stamp, Stamps, Version, stamps};
 pub(crate) use ranges::lines;
-pub use ranges::{Belongs, Bound, GivenValue, PartValue};
+pub use ranges::{Belongs, Bound, GivenValue, PartValue, going_value};
 pub use rows::{AccountValue, ContainerValue, ListedEtag, ListingValue};
 pub(crate) use spaces::{dead_keys, dead_lines, drop_keys, row_ranges, spaces, without};
 pub use sums::{tally, weight};
@@ -247,6 +249,7 @@ fn decode_row_within<'a>(key: &'a [u8], value: Option<&[u8]>) -> Result<RowKey<'
             RowKey::Container { .. } => ContainerValue::decode(value).map(drop)?,
             RowKey::Listing { .. } => ListingValue::decode(value).map(drop)?,
             RowKey::Part => PartValue::decode(value).map(drop)?,
+            RowKey::Going => ranges::check_going(value)?,
             RowKey::Given { .. } => GivenValue::decode(value).map(drop)?,
         }
     }

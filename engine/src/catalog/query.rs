@@ -451,6 +451,6 @@ pub(crate) fn row_name(key: &[u8]) -> Result<String, IndexError> {
         RowKey::Account(name) => Ok(name.to_owned()),
         RowKey::Container { container, .. } => Ok(container.to_owned()),
         RowKey::Listing { object, .. } | RowKey::Given { from: object } => Ok(object.to_owned()),
-        RowKey::Part => Ok(String::new()),
+        RowKey::Part | RowKey::Going => Ok(String::new()),
     }
 }

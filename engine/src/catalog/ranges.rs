@@ -4,6 +4,8 @@
 //! row "r"  u8 version 1 | u8 flags (1 end) | name behind the range, if flag 1 | varint group | varint objects | varint bytes
 //!          | varint policy | account | container
 //! row "p"  u8 version 1 | u8 flags (1 end) | first name | name behind the range, if flag 1 | varint policy | account | container
+//!          | varint time at which it was shut, 0 if it is open
+//! row "q"  u8 version 1: the container is about to go; its version time names the attempt
 //! record   u8 version 1 | varint space | varint container | first name | varint objects | varint bytes
 //! ```
 //!
@@ -43,6 +45,19 @@ pub struct PartValue {
     pub to: Option<String>,
     /// The container.
     pub of: Belongs,
+    /// A delete of the container, by its version time, has shut it: nothing comes in before it is opened.
+    pub shut: Option<u64>,
+}
+
+/// The value of the row that says that a container is about to go.
+#[must_use]
+pub fn going_value() -> Vec<u8> {
+    vec![VERSION]
+}
+
+/// Whether bytes are that value.
+pub(crate) fn check_going(bytes: &[u8]) -> Result<(), BadValue> {
+    if bytes == [VERSION] { Ok(()) } else { Err(BadValue::Field("row of a container that goes")) }
 }
 
 /// A container, as its children know it.
@@ -121,6 +136,7 @@ impl PartValue {
             put_text(&mut out, to);
         }
         self.of.put(&mut out);
+        out.put_varint(self.shut.unwrap_or(0));
         out
     }
 
@@ -132,7 +148,8 @@ impl PartValue {
         let from = text(&mut r)?.to_owned();
         let to = if ends { Some(text(&mut r)?.to_owned()) } else { None };
         let of = Belongs::read(&mut r)?;
-        whole(&r, Self { from, to, of })
+        let shut = Some(r.varint()?).filter(|at| *at != 0);
+        whole(&r, Self { from, to, of, shut })
     }
 }
 
@@ -198,7 +215,7 @@ mod tests {
             for len in 0..bytes.len() {
                 assert!(GivenValue::decode(&bytes[..len]).is_err());
             }
-            let part = PartValue { from: "m".to_owned(), to, of: of() };
+            let part = PartValue { from: "m".to_owned(), to, of: of(), shut: Some(300) };
             let bytes = part.encode();
             assert_eq!(PartValue::decode(&bytes), Ok(part));
             for len in 0..bytes.len() {

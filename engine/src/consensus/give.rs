@@ -49,7 +49,7 @@ pub(crate) fn give(store: &Store, node: NodeId, row: &RowChange, after: &Marker)
     if known || !voters.contains(&node) {
         return Ok(Gave { records, made: None });
     }
-    let part = PartValue { from: from.clone(), to: to.clone(), of };
+    let part = PartValue { from: from.clone(), to: to.clone(), of, shut: None };
     let part_row = [&group_prefix(group)[..], &part_key(id)].concat();
     records.push(row_record(disk, &part_row, row.sequence, Some(&part.encode())));
     let (first, above) = (log_id(0, 0), after.max_sequence);

@@ -75,7 +75,7 @@ impl Machine {
 
     async fn write(&self, steps: Vec<Step>) -> Result<(), DiskError> {
         let mut under_way = Vec::with_capacity(steps.len());
-        let (mut gave, mut made) = (false, Vec::new());
+        let (mut moves, mut made) = (false, Vec::new());
         let territory = self.store.territory();
         self.store.count.follow(self.store.disk.index(), &territory, &steps)?;
         for Step { rows, marker, gives } in steps {
@@ -88,15 +88,16 @@ impl Machine {
                 let child = give(&self.store, self.node, row, &after)?;
                 records.extend(child.records);
                 made.extend(child.made);
-                gave = true;
             }
+            let borders = |row: &RowChange| matches!(row.key.first(), Some(&catalog::GIVEN | &catalog::PART));
+            moves |= rows.iter().any(borders);
             records.push(self.store.marker_record(&marker));
             under_way.push(self.store.submit(records, Durability::Durable).await?);
         }
         for submitted in under_way {
             submitted.done().await?;
         }
-        if gave {
+        if moves {
             self.store.survey()?;
         }
         if !made.is_empty() {

@@ -40,4 +40,4 @@ pub use registry::Groups;
 pub use runtime::{Runtime, Sleep};
 pub use sim::SimRuntime;
 pub use split::Split;
-pub use types::{Entry, Expected, Failed, Given, GroupError, Guard, Outcome, RowChange};
+pub use types::{Entry, Expected, Failed, Given, GroupError, Guard, Outcome, Part, RowChange};

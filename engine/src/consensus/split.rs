@@ -18,10 +18,8 @@ use tokio::sync::watch;
 use super::count;
 use super::group::{Group, stopped};
 use super::raft::Command;
-use super::types::{Entry, Expected, Given, GroupError, Guard, Outcome, RowChange};
-use crate::catalog::{
-    self, Belongs, GivenValue, GroupId, PartValue, Totals, given_key, lines, listing_key, part_key,
-};
+use super::types::{Entry, Expected, Given, GroupError, Guard, Outcome, Part, RowChange};
+use crate::catalog::{self, Belongs, GivenValue, GroupId, Totals, given_key, lines, listing_key};
 use crate::index::{IndexError, Range, Table};
 
 /// Lines looked at before others get their turn, and for how long they get it.
@@ -60,9 +58,14 @@ impl Group {
     }
 
     /// What this group has of a container, if it took a range of it over from another group.
-    pub fn part(&self, id: u64) -> Result<Option<PartValue>, GroupError> {
-        let row = self.row(&part_key(id))?;
-        row.map(|row| PartValue::decode(&row.value)).transpose().map_err(stopped)
+    #[must_use]
+    pub fn part(&self) -> Option<Part> {
+        self.shared.store.territory().part.clone()
+    }
+
+    /// Lets time pass.
+    pub(crate) fn sleep(&self, time: Duration) -> crate::object::BoxFuture<'static, ()> {
+        self.shared.runtime.sleep(time)
     }
 
     /// Groups that were made on this disk out of this one since it was opened: to be opened.
@@ -118,24 +121,29 @@ impl Group {
     }
 
     /// Gives a range away. Where it is applied the child is there, to be opened; whoever leads this group had best lead that.
-    pub async fn split(&self, split: Split) -> Result<Outcome, GroupError> {
+    /// `still` is waited for when the lines are counted, and what it gives is kept until the entry is applied here.
+    pub async fn split<T>(
+        &self,
+        split: Split,
+        still: impl Future<Output = Result<T, GroupError>>,
+    ) -> Result<(Outcome, T), GroupError> {
         let Split { id, from, group, of, sequence } = split;
         let (status, store) = (self.status(), &self.shared.store);
         if !status.leads {
             return Err(GroupError::NotLeader(status.leader));
         }
         super::group::numbered(group)?;
-        let part = self.part(id)?;
         let territory = store.territory();
         if let Some(other) = territory.moved(&listing_key(id, &from)) {
             return Err(GroupError::Moved(other));
         }
-        if from.is_empty() || part.as_ref().is_some_and(|part| part.from >= from) {
+        if from.is_empty() || territory.part.as_ref().is_some_and(|part| part.value.from >= from) {
             return Err(GroupError::Limit("first name of a range"));
         }
-        let to = territory.end_of(id).or(part.and_then(|part| part.to));
+        let to = territory.end_of(id);
         let counting = Ended(self);
         let counted = self.count(lines(id, &from, to.as_deref())).await?;
+        let kept = still.await?;
         let held = self.shared.proposals.pause();
         let quiet = || {
             let status = self.status();
@@ -160,7 +168,10 @@ impl Group {
         // The others hear at once that it is committed: the child needs a majority of them.
         let _later = self.scope(self.shared.raft.trigger().heartbeat()).await;
         match written {
-            Ok(written) => written.data.into_iter().next().ok_or_else(|| stopped("no outcome")),
+            Ok(written) => {
+                let outcome = written.data.into_iter().next().ok_or_else(|| stopped("no outcome"))?;
+                Ok((outcome, kept))
+            }
             Err(ClientWriteError::ForwardToLeader(to)) => Err(GroupError::NotLeader(to.leader_id)),
             Err(e @ ClientWriteError::ChangeMembershipError(_)) => Err(stopped(e)),
         }

@@ -15,8 +15,10 @@ use super::count::Count;
 use super::limits::{APPEND_BYTES, APPEND_ENTRIES, MAX_CUTS, TAIL_BYTES};
 use super::raft::{LogEntry, LogId, Vote};
 use super::territory::Territory;
-use super::types::{Given, GroupError};
-use crate::catalog::{self, GIVEN, GroupId, GroupKey, GroupTag, Reach, group_prefix, space_of};
+use super::types::{Given, GroupError, Part};
+use crate::catalog::{
+    self, GIVEN, GroupId, GroupKey, GroupTag, PART, PartValue, Reach, group_prefix, space_of,
+};
 use crate::disk::format::record::{Kind, NewRecord, Parts};
 use crate::disk::limits::{MAX_GROUP, MAX_GROUP_RECORDS};
 use crate::disk::{Class, DiskError, DiskHandle, Durability};
@@ -146,15 +148,22 @@ impl Store {
     /// Looks which rows are this group's, as its rows and its state say.
     pub(crate) fn survey(&self) -> Result<(), IndexError> {
         let (space, host) = (self.space(), self.lock().facts.host.clone());
-        let mut territory = Territory { space, host, given: Vec::new() };
+        let mut territory = Territory { space, host, given: Vec::new(), part: None };
         let prefix = group_prefix(space);
-        for pair in self.disk.index().scan(Table::Rows, Range::prefix(&[&prefix[..], &[GIVEN]].concat())) {
+        let unreadable = |e: catalog::BadValue| IndexError::Store { verb: "decode", reason: e.to_string() };
+        let range = |tag| Range::prefix(&[&prefix[..], &[tag]].concat());
+        for pair in self.disk.index().scan(Table::Rows, range(GIVEN)) {
             let (key, value) = pair?;
             let row = catalog::decode_row(&value)?;
             let given = Given::of_row(key.get(prefix.len()..).unwrap_or_default(), &row.value);
-            let unreadable =
-                |e: catalog::BadValue| IndexError::Store { verb: "decode", reason: e.to_string() };
             territory.given.push(given.map_err(unreadable)?);
+        }
+        if let Some(pair) = self.disk.index().scan(Table::Rows, range(PART)).next() {
+            let (key, value) = pair?;
+            let row = catalog::decode_row(&value)?;
+            let id = catalog::parse_part(key.get(prefix.len()..).unwrap_or_default()).map_err(unreadable)?;
+            let value = PartValue::decode(&row.value).map_err(unreadable)?;
+            territory.part = Some(Part { id, sequence: row.sequence, value });
         }
         self.lock().territory = Arc::new(territory);
         Ok(())

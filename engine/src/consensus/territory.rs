@@ -6,7 +6,7 @@
 //! Invariant: of two groups on a disk none has a key of the other's.
 //! Invariant: what a group gave away it never has again, on no disk.
 
-use super::types::Given;
+use super::types::{Given, Part};
 use crate::catalog::{self, GroupId, group_prefix, lines};
 use crate::index::{Range, after_prefix};
 
@@ -40,6 +40,8 @@ pub(crate) struct Territory {
     pub(crate) space: GroupId,
     pub(crate) host: Option<Host>,
     pub(crate) given: Vec<Given>,
+    /// Of the container of which it took a range over.
+    pub(crate) part: Option<Part>,
 }
 
 fn within(range: &Range, key: &[u8]) -> bool {
@@ -87,7 +89,7 @@ impl Territory {
     /// Where the name behind the last one of a container is, for what the group has of it: `None` at the container's end.
     pub(crate) fn end_of(&self, id: u64) -> Option<String> {
         let given = self.given.iter().filter(|given| given.id == id).map(|given| given.from.clone()).min();
-        given.or_else(|| self.host.as_ref().filter(|host| host.id == id)?.to.clone())
+        given.or_else(|| self.part.as_ref().filter(|part| part.id == id)?.value.to.clone())
     }
 
     /// Where the group's rows of a range lie in the index, in the range's direction, and how long the prefixes of their keys are.
@@ -123,16 +125,17 @@ impl Territory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::listing_key;
+    use crate::catalog::{Belongs, listing_key};
 
     fn given(from: &str, to: Option<&str>) -> Given {
-        Given { id: 7, from: from.to_owned(), to: to.map(str::to_owned), group: 9 }
+        let of = Belongs { account: "a".to_owned(), container: "c".to_owned(), policy: 0 };
+        Given { id: 7, from: from.to_owned(), to: to.map(str::to_owned), group: 9, of }
     }
 
     #[test]
     fn a_parent_is_its_space_without_what_it_gave_away() {
         for space in [1, 5] {
-            let parent = Territory { space, host: None, given: vec![given("m", None)] };
+            let parent = Territory { space, host: None, given: vec![given("m", None)], part: None };
             assert_eq!(parent.moved(&listing_key(7, "m")), Some(9));
             assert_eq!(parent.moved(&listing_key(7, "l\u{ff}")), None);
             assert_eq!(parent.moved(&listing_key(8, "z")), None);
@@ -147,7 +150,7 @@ mod tests {
     #[test]
     fn a_child_has_its_lines_where_they_lay_and_all_else_in_its_own_space() {
         let host = Host { space: 1, id: 7, from: "m".to_owned(), to: Some("t".to_owned()) };
-        let child = Territory { space: 9, host: Some(host), given: vec![given("p", Some("t"))] };
+        let child = Territory { space: 9, host: Some(host), given: vec![given("p", Some("t"))], part: None };
         assert_eq!(child.place(&listing_key(7, "n")), listing_key(7, "n"));
         assert_eq!(child.place(b"kt"), [&group_prefix(9)[..], b"kt"].concat());
         let scans = child.scans(&Range::default());

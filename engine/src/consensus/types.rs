@@ -1,6 +1,6 @@
 //! What a group of rows is asked and what it answers.
 
-use crate::catalog::{self, BadValue, GivenValue, GroupId};
+use crate::catalog::{self, BadValue, Belongs, GivenValue, GroupId, PartValue};
 use crate::index::Range;
 use crate::net::NodeId;
 
@@ -35,6 +35,19 @@ pub struct Given {
     pub to: Option<String>,
     /// Who has it.
     pub group: GroupId,
+    /// Whose container it is.
+    pub of: Belongs,
+}
+
+/// What a group has of a container, of which it took a range over from another group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// The container.
+    pub id: u64,
+    /// Version time of the row that says so.
+    pub sequence: u64,
+    /// What it says.
+    pub value: PartValue,
 }
 
 impl Given {
@@ -52,8 +65,8 @@ impl Given {
     /// What the row of a range says.
     pub(crate) fn of_row(key: &[u8], value: &[u8]) -> Result<Self, BadValue> {
         let (id, from) = catalog::parse_given(key)?;
-        let GivenValue { to, group, .. } = GivenValue::decode(value)?;
-        Ok(Self { id, from: from.to_owned(), to, group })
+        let GivenValue { to, group, of, .. } = GivenValue::decode(value)?;
+        Ok(Self { id, from: from.to_owned(), to, group, of })
     }
 }
 

@@ -279,6 +279,7 @@ impl From<Error> for Failure {
         let text = |code, text: String| Self::new(code, text);
         match error {
             Error::Unavailable { reason } => text(Code::Unavailable, reason),
+            Error::Elsewhere(where_to) => text(Code::Unavailable, where_to.to_string()),
             Error::NoSpace => text(Code::NoSpace, String::new()),
             Error::Corrupt { what } => text(Code::Corrupt, what),
             Error::Refused(why) => text(Code::Refused, why),

@@ -72,10 +72,7 @@ impl Transport for Router {
 }
 
 /// The answer, or `None` when `over` is ready first.
-pub(crate) async fn first<T>(
-    mut answer: BoxFuture<'static, T>,
-    mut over: BoxFuture<'static, ()>,
-) -> Option<T> {
+pub(crate) async fn first<'a, T>(mut answer: BoxFuture<'a, T>, mut over: BoxFuture<'a, ()>) -> Option<T> {
     poll_fn(|context| {
         if let Poll::Ready(answer) = answer.as_mut().poll(context) {
             return Poll::Ready(Some(answer));

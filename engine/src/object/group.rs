@@ -10,6 +10,7 @@ use super::locks::{Claim, Locks, Permit};
 use super::replica::{BoxFuture, Draft, Local, Replica};
 use crate::catalog::{self, Row, Totals};
 use crate::clock::Timestamp;
+use crate::consensus::{Given, Part};
 use crate::disk::format::record::DeviceId;
 use crate::disk::{Class, DiskHandle, Durability};
 use crate::index::{Range, Table};
@@ -65,6 +66,14 @@ pub trait IndexGroup: Send + Sync {
     fn scan(&self, range: Range) -> Rows<'_>;
     /// Accounts marked deleted.
     fn marked_accounts(&self, limit: usize) -> Result<Vec<String>>;
+    /// Ranges of lines that other groups have taken over from this one.
+    fn given(&self) -> Vec<Given> {
+        Vec::new()
+    }
+    /// What this group has of a container, if it has nothing but a range that it took over.
+    fn part(&self) -> Option<Part> {
+        None
+    }
     /// Log rows, durably and applied, all or nothing; nothing when the group is in another term than `term`.
     fn append(&self, rows: Vec<Draft>, class: Class, term: u64) -> BoxFuture<'static, Result<()>>;
 }

@@ -121,6 +121,9 @@ pub enum Error {
         /// Where and how.
         what: String,
     },
+    /// The lines asked for are decided elsewhere. Callers of the object layer never see this: it is asked there.
+    #[error("{0}")]
+    Elsewhere(names::Elsewhere),
     /// An edit closure refused the change, or names and headers are longer than a record holds; the text says which.
     #[error("refused: {0}")]
     Refused(String),

@@ -14,19 +14,26 @@ use tokio::sync::Mutex as AsyncMutex;
 
 use super::group::{IndexGroup, Leader, Rows, TotalsOf};
 use super::locks::{Claim, Locks, Permit};
+use super::names::Elsewhere;
 use super::replica::{BoxFuture, Draft};
 use super::{Error, Result};
-use crate::catalog::{Row, Totals, account_key};
+use crate::catalog::{Belongs, ContainerValue, GroupId, Row, Totals, account_key, container_key};
 use crate::clock::{Clock, Timestamp};
-use crate::consensus::{Entry, Group, GroupError, Leading, Outcome, RowChange};
+use crate::consensus::{Entry, Given, Group, GroupError, Leading, Outcome, Part, RowChange, Split};
 use crate::disk::Class;
 use crate::disk::format::record::DeviceId;
 use crate::index::Range;
+use crate::net::first;
 
 /// The row whose version time is the ceiling (engine/FORMAT-objects.md).
 const CEILING_KEY: &[u8] = b"kt";
 /// How far ahead version times are reserved.
 const RESERVE: Duration = Duration::from_secs(2);
+/// How long changes may wait for others to end before a range is given away, and for the group that takes it over to be led.
+const STILL: Duration = Duration::from_millis(40);
+const READY: Duration = Duration::from_millis(200);
+/// Pause between two looks.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// This node's voter of an index group; clones share everything.
 #[derive(Clone)]
@@ -121,6 +128,57 @@ impl Voter {
     }
 }
 
+impl Voter {
+    /// Gives the upper half of what this group has of a container to another group, of which nothing was heard before; false when
+    /// there is too little to divide. Nobody holds a grant for anything in the container in that moment: where others hold some for
+    /// longer than [`STILL`], nothing is done, and it is to be tried again. `ready` says whether the other group is led: changes
+    /// that came meanwhile wait for that, for a while.
+    pub async fn split(
+        &self,
+        account: &str,
+        container: &str,
+        to: GroupId,
+        ready: impl Fn() -> bool,
+    ) -> Result<bool> {
+        let shared = &self.shared;
+        shared.barrier().await?;
+        let found = match shared.group.part() {
+            Some(part) => Some((part.id, part.value.of)),
+            None => {
+                let row = shared.group.row(&container_key(account, container)).map_err(refused)?;
+                let value = row.map(|row| ContainerValue::decode(&row.value)).transpose()?;
+                let of =
+                    |policy| Belongs { account: account.to_owned(), container: container.to_owned(), policy };
+                value.map(|value| (value.id, of(value.policy)))
+            }
+        };
+        let found = found.filter(|(_, of)| of.account == account && of.container == container);
+        let Some((id, of)) = found else { return Err(Error::NoContainer) };
+        let Some(from) = shared.group.middle(id).await.map_err(refused)? else { return Ok(false) };
+        let at = shared.clock.tick();
+        if at > shared.ceiling() {
+            shared.raise(at).await?;
+        }
+        let still = async {
+            let claim = Box::pin(shared.locks.claim(Claim::Emptiness { account, container }));
+            let late = || GroupError::Unavailable("changes of the container are under way".to_owned());
+            first(claim, shared.group.sleep(STILL)).await.ok_or_else(late)
+        };
+        let split = Split { id, from, group: to, of, sequence: at.0 };
+        let (outcome, permit) = shared.group.split(split, still).await.map_err(refused)?;
+        if outcome != Outcome::Applied {
+            return Err(Error::Unavailable { reason: "the range was not given away".to_owned() });
+        }
+        let mut waited = Duration::ZERO;
+        while !ready() && waited < READY {
+            shared.group.sleep(LOOK).await;
+            waited += LOOK;
+        }
+        drop(permit);
+        Ok(true)
+    }
+}
+
 #[cfg(test)]
 impl Voter {
     pub(crate) fn shared_clock(&self) -> &Clock {
@@ -168,6 +226,15 @@ impl Shared {
         Ok(())
     }
 
+    /// As [`refused`]; where lines went, the rows say.
+    fn refused(&self, error: GroupError) -> Error {
+        let GroupError::Moved(group) = error else { return refused(error) };
+        match self.group.given().into_iter().find(|given| given.group == group) {
+            Some(Given { from, to, .. }) => Error::Elsewhere(Elsewhere::Moved { group, from, to }),
+            None => refused(error),
+        }
+    }
+
     async fn propose(&self, rows: Vec<RowChange>, term: u64) -> Result<()> {
         let entry = Entry { term: Some(term), guards: Vec::new(), rows };
         match self.group.propose(entry).await.map_err(refused)? {
@@ -175,7 +242,7 @@ impl Shared {
             Outcome::Stale { .. } => {
                 Err(Error::Unavailable { reason: "somebody else changed the row later".to_owned() })
             }
-            Outcome::Moved(group) => Err(refused(GroupError::Moved(group))),
+            Outcome::Moved(group) => Err(self.refused(GroupError::Moved(group))),
             Outcome::Fenced { .. } | Outcome::Refused(_) | Outcome::Repeated => {
                 Err(Error::Unavailable { reason: "the index group has another leader".to_owned() })
             }
@@ -225,7 +292,7 @@ impl IndexGroup for Voter {
     }
 
     fn row(&self, key: &[u8]) -> Result<Option<Row>> {
-        self.shared.group.row(key).map_err(refused)
+        self.shared.group.row(key).map_err(|e| self.shared.refused(e))
     }
 
     fn totals(&self, of: TotalsOf<'_>) -> Result<Totals> {
@@ -244,6 +311,14 @@ impl IndexGroup for Voter {
 
     fn marked_accounts(&self, limit: usize) -> Result<Vec<String>> {
         self.shared.group.marked_accounts(limit).map_err(refused)
+    }
+
+    fn given(&self) -> Vec<Given> {
+        self.shared.group.given()
+    }
+
+    fn part(&self) -> Option<Part> {
+        self.shared.group.part()
     }
 
     fn append(&self, rows: Vec<Draft>, _: Class, term: u64) -> BoxFuture<'static, Result<()>> {

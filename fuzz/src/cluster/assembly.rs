@@ -13,12 +13,13 @@ use quarry_engine::disk::DiskHandle;
 use quarry_engine::net::{
     LateService, NodeId, NodeService, Remote, ReplicaService, SimNode, Timer, Transport,
 };
-use quarry_engine::object::names::{Directory, Names, NamesService, Routed};
-use quarry_engine::object::{Layout, Options, Parts, Placement, Replica, Spawn, Spread, Store, Time, Voter};
+use quarry_engine::object::names::{Divided, Names, Seats};
+use quarry_engine::object::{Layout, Options, Parts, Placement, Replica, Spawn, Spread, Store, Time};
 use quarry_engine::sync::{Cluster, Peers};
 use quarry_engine::work::{Pace, Runner, workers};
 
 use super::board::Board;
+use super::keeper::Keeper;
 use super::machine::{Life, Running, Wall};
 use super::plant::Plant;
 
@@ -84,20 +85,31 @@ async fn assemble(making: Making, groups: Groups) -> Result<Running, String> {
     let clock = Arc::new(Clock::new(Box::new(move || reading.now())));
     clock.observe(Timestamp(disks.iter().map(DiskHandle::max_sequence).max().unwrap_or(0)));
     let with = GroupOptions { disk: first, net: net.clone(), settings: settings(), runtime: runtime.clone() };
-    let group = groups.open(NAMES, with).await.map_err(|e| format!("open group: {e}"))?;
-    let voter = Arc::new(Voter::new(group.clone(), clock.clone()));
-    let service = NamesService::new(NAMES, voter, clock.clone(), &options, monotonic.clone());
-    let directory = Arc::new(Directory::default());
-    let routed =
-        Routed::new(NAMES, net.clone(), timer(&runtime), Some(&service), directory.clone(), random >> 1);
-    let names: Arc<dyn Names> = plant.names(Arc::new(routed));
+    let group = groups.open(NAMES, with.clone()).await.map_err(|e| format!("open group: {e}"))?;
+    let seats = Seats::default();
+    let divided = Divided::new(net.clone(), timer(&runtime), seats.clone(), random >> 1);
+    divided.divide(1);
+    let keeper = Keeper {
+        with,
+        groups: groups.clone(),
+        seats: seats.clone(),
+        divided: divided.clone(),
+        clock: clock.clone(),
+        options: options.clone(),
+        since: monotonic.clone(),
+        voters: Arc::default(),
+    };
+    keeper.seat(&group);
+    keeper.open_held().await;
+    let voters = keeper.voters.clone();
+    let names: Arc<dyn Names> = plant.names(Arc::new(divided));
     let placement = Box::new(Spread::over(Vec::new()));
     let parts = Parts { disks, others: Vec::new(), placement, names, clock, options };
     let store = Store::shared(parts).map_err(|e| format!("start store: {e}"))?;
     let reading = wall.clone();
     let reading = Box::new(move || reading.now());
     let replicas = ReplicaService::new(store.replicas().to_vec(), monotonic.clone(), reading, random);
-    let node = NodeService::new(replicas, Some(service));
+    let node = NodeService::new(replicas, seats);
     late.set(groups.service(Arc::new(node.clone())));
     let follower =
         Follower { net, store: store.clone(), board, peers: Arc::default(), plant, used: AtomicU64::new(0) };
@@ -105,10 +117,10 @@ async fn assemble(making: Making, groups: Groups) -> Result<Running, String> {
     follower.look();
     runtime.spawn(Box::pin(look_after(runtime.clone(), node)));
     runtime.spawn(Box::pin(govern(runtime.clone(), group.clone(), follower.board.clone())));
+    runtime.spawn(Box::pin(keeper.run()));
     let pause = runtime.clone();
     runtime.spawn(Box::pin(async move {
         loop {
-            directory.replace(group.status().voters.into_iter().collect());
             follower.look();
             pause.sleep(FOLLOW).await;
         }
@@ -123,7 +135,7 @@ async fn assemble(making: Making, groups: Groups) -> Result<Running, String> {
         let pause = timer(&runtime);
         runtime.spawn(Box::pin(runner.run(Box::new(move |time| pause(time)))));
     }
-    Ok(Running { store, reports })
+    Ok(Running { store, reports, voters })
 }
 
 fn settings() -> Settings {

@@ -44,6 +44,8 @@ pub struct Summary {
     pub troubles: u64,
     /// Terms in which somebody led.
     pub terms: u64,
+    /// Groups that took over half of another one's lines.
+    pub splits: u64,
     /// Milliseconds of virtual time.
     pub millis: u64,
 }
@@ -70,6 +72,7 @@ impl Summary {
         self.crashes += other.crashes;
         self.troubles += other.troubles;
         self.terms += other.terms;
+        self.splits += other.splits;
         self.millis += other.millis;
     }
 }
@@ -110,6 +113,7 @@ pub fn history_with(seed: u64, plant: Plant, lines: usize) -> Result<Summary, Bo
     let History { log, mut summary, slots, world, .. } = history;
     summary.hash = log.hash;
     summary.terms = world.terms() as u64;
+    summary.splits = world.splits() as u64;
     summary.millis = u64::try_from(world.now().as_millis()).unwrap_or(u64::MAX);
     // What a panic left half done is not taken apart.
     let _left = result.is_err().then(|| std::mem::forget((slots, world)));
@@ -157,7 +161,7 @@ impl History {
         }
         let mut left = self.profile.operations;
         let mut next = vec![self.world.now(); self.profile.clients];
-        let mut trouble_at = self.world.now();
+        let (mut trouble_at, mut split_at) = (self.world.now(), self.world.now());
         while left > 0 {
             let now = self.world.now();
             for at in &mut next {
@@ -170,6 +174,12 @@ impl History {
             if let Some(longest) = self.profile.trouble.filter(|_| trouble_at <= now) {
                 trouble_at = now + self.within(longest);
                 self.make_trouble()?;
+            }
+            if let Some(longest) = self.profile.splits.filter(|_| split_at <= now) {
+                split_at = now + self.within(longest);
+                if let Some(said) = self.world.split(&mut self.rng) {
+                    self.note(&said);
+                }
             }
             self.tick()?;
         }

@@ -17,6 +17,7 @@ use quarry_engine::net::NodeId;
 use quarry_engine::object::Store;
 use quarry_engine::work::Reports;
 
+use super::keeper::Voters;
 use super::plant::Plant;
 use crate::store::oracle::Violation;
 use crate::store::world::{IndexFate, SEGMENT, START};
@@ -97,6 +98,8 @@ pub(crate) struct Running {
     pub(crate) store: Store,
     /// Of its workers.
     pub(crate) reports: Vec<Reports>,
+    /// Of its groups.
+    pub(crate) voters: Voters,
 }
 
 /// A node in one of its lives.

@@ -10,6 +10,7 @@ mod board;
 mod healing;
 mod history;
 mod invariants;
+mod keeper;
 mod log;
 mod machine;
 mod oracle;

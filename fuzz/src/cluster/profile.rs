@@ -33,6 +33,8 @@ pub(crate) struct Profile {
     pub(crate) trouble: Option<Duration>,
     /// What the network is like when nothing is wrong with it.
     pub(crate) net: SimFaults,
+    /// Longest pause between two tries to give half of a group's lines of a container to a group of its own; none: nobody tries.
+    pub(crate) splits: Option<Duration>,
     /// Out of a thousand PUTs, how many are of several chunks.
     pub(crate) large: u32,
     /// How objects of the second container are kept, when not in copies.
@@ -56,11 +58,13 @@ impl Profile {
         let think = Duration::from_millis([20, 100, 400][rng.index(3)]);
         let loss = if trouble.is_some() { [0, 0, 5, 20][rng.index(4)] } else { 0 };
         let net = SimFaults { loss, duplication: [0, 20][rng.index(2)], ..SimFaults::NONE };
+        let clients = 2 + rng.index(4);
         Self {
             machines,
             drives,
             segments: 12,
-            clients: 2 + rng.index(4),
+            clients,
+            splits: clients.is_multiple_of(2).then_some(Duration::from_secs(3)),
             operations: 250,
             think,
             trouble,

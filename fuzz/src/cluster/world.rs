@@ -14,17 +14,20 @@ use quarry_engine::index::Index;
 use quarry_engine::io::{CrashPlan, SplitMix64};
 use quarry_engine::net::{LateService, NodeId, SimNet};
 
-use super::assembly::{self, Making, NAMES, voters};
+use super::assembly::{self, Making, NAMES, locked, voters};
 use super::board::Board;
 use super::machine::{Machine, Wall, node_id};
 use super::plant::Plant;
-use super::profile::Profile;
+use super::profile::{CONTAINERS, Profile};
 use super::rings::Rings;
+use crate::store::model::{account_name, container_name};
 use crate::store::oracle::Violation;
 use crate::store::world::IndexFate;
 
 /// Pause between two looks at whether the ring shall change, as a node that leads has it.
 const GOVERN: Duration = Duration::from_millis(500);
+/// Most groups that are made.
+const MOST_CHILDREN: u32 = 6;
 /// Turns between two looks at who leads.
 const LOOK: u64 = 8;
 
@@ -40,6 +43,8 @@ pub(crate) struct World {
     plant: Plant,
     turns: u64,
     leaders: BTreeMap<u64, NodeId>,
+    /// The last number that a group was given.
+    numbered: u32,
 }
 
 impl World {
@@ -67,6 +72,7 @@ impl World {
             plant,
             turns: 0,
             leaders: BTreeMap::new(),
+            numbered: NAMES,
         };
         world.found()?;
         Ok(world)
@@ -175,6 +181,42 @@ impl World {
         let by = i64::try_from(time.as_micros()).unwrap_or(0);
         self.slept.fetch_add(by, Ordering::Relaxed);
         self.machines.iter_mut().for_each(|machine| machine.pass(time));
+    }
+
+    /// Has a leader of some group give half of what that has of a container to a new group; what becomes of it is seen later. Says
+    /// which.
+    pub(crate) fn split(&mut self, rng: &mut SplitMix64) -> Option<String> {
+        if self.numbered >= NAMES + MOST_CHILDREN {
+            return None;
+        }
+        let mut led = Vec::new();
+        for machine in &self.machines {
+            let voters = machine.running().map(|running| running.voters);
+            let voters = voters.map(|voters| locked(&voters).values().cloned().collect::<Vec<_>>());
+            let leads = voters.into_iter().flatten().filter(|voter| voter.group().status().leads);
+            led.extend(leads.map(|voter| (machine.node, voter)));
+        }
+        if led.is_empty() {
+            return None;
+        }
+        let (node, voter) = led.swap_remove(rng.index(led.len()));
+        let any = container_name(rng.index(CONTAINERS));
+        let container = voter.group().part().map_or(any, |part| part.value.of.container);
+        self.numbered += 1;
+        let (child, life) = (self.numbered, self.machines.iter().find(|m| m.node == node)?.life.clone()?);
+        let said = format!("group {} at {node} gives of {container} to {child}", voter.group().id());
+        self.runtime.node(node).spawn(Box::pin(async move {
+            let led = || life.groups.get(child).is_some_and(|group| group.leader().is_some());
+            let _either = voter.split(&account_name(0), &container, child, led).await;
+        }));
+        Some(said)
+    }
+
+    /// Groups that took over lines of others.
+    pub(crate) fn splits(&self) -> usize {
+        let lives = self.machines.iter().filter_map(|machine| machine.life.as_ref());
+        let given = lives.flat_map(|life| life.groups.all()).flat_map(|group| group.given());
+        given.map(|given| given.group).collect::<BTreeSet<_>>().len()
     }
 
     /// Terms in which somebody led.

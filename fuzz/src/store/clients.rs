@@ -88,7 +88,9 @@ fn of_error(error: Error) -> Reply {
         Error::Unavailable { reason } => return Reply::Unavailable(reason),
         Error::GrantLost { .. } => return Reply::Unavailable(error.to_string()),
         Error::Corrupt { what } => return Reply::Corrupt(what),
-        Error::Superseded | Error::Refused(_) => return broken(format!("unexpected answer: {error}")),
+        Error::Superseded | Error::Refused(_) | Error::Elsewhere(_) => {
+            return broken(format!("unexpected answer: {error}"));
+        }
     })
 }
 

@@ -109,6 +109,10 @@ impl From<object::Error> for SwiftError {
                 );
                 Self::status(503)
             }
+            E::Elsewhere(elsewhere) => {
+                tracing::warn!(%elsewhere, "object layer unavailable");
+                Self::status(503)
+            }
             E::Corrupt { what } => {
                 tracing::error!(%what, "stored bytes are corrupt");
                 Self::status(500)

@@ -65,6 +65,10 @@ fn wanted(from: &str, group: GroupId) -> Split {
     Split { id: ID, from: from.to_owned(), group, of: of(), sequence: 5000 + u64::from(group) }
 }
 
+async fn still() -> Result<(), GroupError> {
+    Ok(())
+}
+
 /// Opens a group where it is on the disk and not open.
 fn open_held(cluster: &mut Cluster, group: GroupId) {
     for n in cluster.numbers().into_iter().filter(|n| cluster.is_up(*n)).collect::<Vec<_>>() {
@@ -78,7 +82,7 @@ fn open_held(cluster: &mut Cluster, group: GroupId) {
 fn split(cluster: &mut Cluster, parent: GroupId, from: &str, child: GroupId) {
     let (_, leader) = cluster.leader(parent);
     let split = wanted(from, child);
-    assert_eq!(cluster.run(async move { leader.split(split).await }).unwrap(), Outcome::Applied);
+    assert_eq!(cluster.run(async move { leader.split(split, still()).await }).unwrap().0, Outcome::Applied);
     cluster.settle(parent, &[1, 2, 3]);
     open_held(cluster, child);
 }
@@ -135,7 +139,7 @@ fn a_range_is_another_groups_from_one_entry_on() {
         }
         cluster.settle(CHILD, &[1, 2, 3]);
         check(&cluster, &[1, 2, 3], &[parent, CHILD], &lines, "split");
-        let part = cluster.leader(CHILD).1.part(ID).unwrap().unwrap();
+        let part = cluster.leader(CHILD).1.part().unwrap().value;
         assert_eq!((part.from, part.to, part.of), (name(49), None, of()));
         // The parent does nothing with lines of the range, and decides nothing by them.
         let moved = Outcome::Moved(CHILD);
@@ -209,9 +213,9 @@ fn writes_that_go_on_are_in_the_parent_or_refused_and_counts_are_exact() {
         let sleeper = cluster.runtime.node(node(leader));
         let split = async move {
             sleeper.sleep(Duration::from_millis(seed * 5)).await;
-            voter.split(wanted("n030", CHILD)).await
+            voter.split(wanted("n030", CHILD), still()).await
         };
-        assert_eq!(cluster.run(split).unwrap(), Outcome::Applied);
+        assert_eq!(cluster.run(split).unwrap().0, Outcome::Applied);
         cluster.pass(Duration::from_secs(1));
         open_held(&mut cluster, CHILD);
         cluster.settle(PARENT, &[1, 2, 3]);
@@ -234,7 +238,7 @@ fn a_crash_at_any_moment_leaves_one_group_or_two_whole_ones() {
         runtime.spawn(
             node(leader),
             Box::pin(async move {
-                let _either = voter.split(wanted("n030", CHILD)).await;
+                let _either = voter.split(wanted("n030", CHILD), still()).await;
             }),
         );
         (0..turns).for_each(|_| cluster.turn());
@@ -276,7 +280,7 @@ fn a_voter_that_missed_it_gets_both_groups() {
         cluster.crash(lags);
         let (_, voter) = cluster.leader(PARENT);
         assert_eq!(
-            cluster.run(async move { voter.split(wanted("n050", CHILD)).await }).unwrap(),
+            cluster.run(async move { voter.split(wanted("n050", CHILD), still()).await }).unwrap().0,
             Outcome::Applied
         );
         cluster.settle(PARENT, &others);
@@ -388,7 +392,7 @@ fn ranges_are_split_again_by_parents_and_by_children() {
     }
     check(&cluster, &[1, 2, 3], &groups, &lines, "four groups");
     let part = |cluster: &mut Cluster, group| {
-        let part = cluster.leader(group).1.part(ID).unwrap().unwrap();
+        let part = cluster.leader(group).1.part().unwrap().value;
         (part.from, part.to)
     };
     assert_eq!(part(&mut cluster, 10), ("n030".to_owned(), Some("n060".to_owned())));
@@ -416,8 +420,9 @@ fn ranges_are_split_again_by_parents_and_by_children() {
     assert_eq!(leader, 2);
     assert_eq!(
         cluster
-            .run(async move { voter.split(Split { sequence: 60_000, ..wanted("n070", 12) }).await })
-            .unwrap(),
+            .run(async move { voter.split(Split { sequence: 60_000, ..wanted("n070", 12) }, still()).await })
+            .unwrap()
+            .0,
         Outcome::Applied
     );
     open_held(&mut cluster, 12);
@@ -435,9 +440,10 @@ fn a_leader_that_is_deposed_while_it_counts_gives_nothing_away() {
         cluster.net.cut(node(n), node(leader));
     }
     let runtime = cluster.runtime.node(node(200));
-    let refused = cluster.run(async move { within(&*runtime, voter.split(wanted("n030", CHILD))).await });
+    let refused =
+        cluster.run(async move { within(&*runtime, voter.split(wanted("n030", CHILD), still())).await });
     cluster.net.heal();
-    assert!(!matches!(refused, Some(Ok(Outcome::Applied))), "{refused:?}");
+    assert!(!matches!(refused, Some(Ok((Outcome::Applied, ())))), "{refused:?}");
     cluster.settle(PARENT, &[1, 2, 3]);
     assert!(cluster.leader(PARENT).1.given().is_empty());
     check(&cluster, &[1, 2, 3], &[PARENT], &lines, "deposed");

@@ -15,7 +15,8 @@ use crate::disk::Class;
 use crate::net::NodeId;
 use crate::net::limits::MAX_PAYLOAD;
 use crate::object::names::{
-    Answer, Ask, AskedFor, Line, NamesAnswer, NamesRequest, NewLine, Page, Put, Standing,
+    Answer, Ask, AskedFor, Child, Elsewhere, Holding, Line, NamesAnswer, NamesRequest, NewLine, Page, Put,
+    Standing,
 };
 use crate::object::{
     Account, Container, ContainerRow, Deleted, Entry, Listing, Made, ObjectPath, ObjectRow, Share,
@@ -175,6 +176,8 @@ fields!(Account { created, changed, deleted, containers, objects, bytes, policie
 fields!(Share { containers, objects, bytes });
 fields!(Container { created, changed, policy, objects, bytes, headers });
 fields!(ContainerRow { name, objects, bytes, changed, policy });
+fields!(Child { container, policy, from, group });
+fields!(Holding { objects, bytes, at, children });
 fields!(ObjectRow { name, size, etag, content_type, timestamp });
 
 variants!(AskedFor {
@@ -197,6 +200,10 @@ variants!(Ask {
     9 Accounts { marker, limit },
     10 Containers { account, listing, marked },
     11 Objects { account, container, listing },
+    12 Holding { account, container },
+    13 Shut { account, container, at },
+    14 Open { account, container, at },
+    15 DeleteShut { account, container, at },
 });
 
 variants!(NamesAnswer {
@@ -205,7 +212,10 @@ variants!(NamesAnswer {
     2 Done,
     3 NotLeader(node),
     4 Moved(node),
+    5 Elsewhere(elsewhere),
 });
+
+variants!(Elsewhere { 0 Moved { group, from, to }, 1 Shut { at }, 2 Unknown });
 
 variants!(Answer {
     0 Account(account),
@@ -216,6 +226,8 @@ variants!(Answer {
     5 Accounts(names),
     6 Containers(page),
     7 Objects(page),
+    8 Holding(holding),
+    9 Split { answer, children },
 });
 
 variants!(Put { 0 Done(made), 1 Changed });

@@ -69,8 +69,22 @@ fn asks() -> Vec<(Ask, String)> {
             Ask::Containers { account: account.clone(), listing: listing(), marked: true },
             format!("0a{a}{LISTING}01"),
         ),
-        (Ask::Objects { account, container, listing: listing() }, both("0b", LISTING)),
+        (
+            Ask::Objects { account: account.clone(), container: container.clone(), listing: listing() },
+            both("0b", LISTING),
+        ),
+        (Ask::Holding { account: account.clone(), container: container.clone() }, both("0c", "")),
+        (Ask::Shut { account: account.clone(), container: container.clone(), at: None }, both("0d", "00")),
+        (
+            Ask::Open { account: account.clone(), container: container.clone(), at: Timestamp(4) },
+            both("0e", "04"),
+        ),
+        (Ask::DeleteShut { account, container, at: Timestamp(4) }, both("0f", "04")),
     ]
+}
+
+fn child() -> Child {
+    Child { container: "n".to_owned(), policy: 3, from: "f".to_owned(), group: 9 }
 }
 
 fn answers() -> Vec<(Answer, &'static str)> {
@@ -113,6 +127,14 @@ fn answers() -> Vec<(Answer, &'static str)> {
         (Answer::Accounts(vec![name()]), "0501016e"),
         (Answer::Containers(containers), "060200016e0102030401016e01"),
         (Answer::Objects(objects), "070100016e01016501740200"),
+        (
+            Answer::Holding(Holding { objects: 1, bytes: 2, at: None, children: vec![child()] }),
+            "0801020001016e03016609",
+        ),
+        (
+            Answer::Split { answer: Box::new(Answer::Deleted(Deleted::NotEmpty)), children: vec![child()] },
+            "09040201016e03016609",
+        ),
     ]
 }
 
@@ -152,6 +174,12 @@ fn steps_of_a_change_have_these_bytes_for_ever() {
     }
     for (answer, golden) in [
         (NamesAnswer::Done, "02"),
+        (
+            NamesAnswer::Elsewhere(Elsewhere::Moved { group: 9, from: "f".to_owned(), to: None }),
+            "050009016600",
+        ),
+        (NamesAnswer::Elsewhere(Elsewhere::Shut { at: Timestamp(4) }), "050104"),
+        (NamesAnswer::Elsewhere(Elsewhere::Unknown), "0502"),
         (NamesAnswer::NotLeader(Some(NodeId([1; 16]))), "030101010101010101010101010101010101"),
         (NamesAnswer::Moved(None), "0400"),
     ] {

@@ -6,12 +6,13 @@
 use std::sync::Arc;
 
 use super::service::used;
-use super::{Answer, Ask, Grant, Hold, Line, Names, NewLine, Page, Standing, leads};
+use super::{Answer, Ask, Elsewhere, Grant, Hold, Line, Names, NewLine, Page, Standing, leads, parts};
 use crate::catalog::{
     self, AccountValue, ContainerValue, ListingValue, Row, Share, Totals, account_key, container_key,
     containers_prefix, listing_key, listing_prefix,
 };
 use crate::clock::{Clock, Timestamp};
+use crate::consensus::Part;
 use crate::disk::Class;
 use crate::index::{Range, after_prefix};
 use crate::object::finish::Finisher;
@@ -110,6 +111,13 @@ impl Decider {
     }
 
     fn standing(&self, path: &ObjectPath) -> Result<Option<Standing>> {
+        if let Some(Part { id, value, .. }) = self.open_part(&path.account, &path.container)? {
+            let behind = value.to.as_ref().is_some_and(|to| **to <= *path.object);
+            if *path.object < *value.from || behind {
+                return Err(Elsewhere::Unknown.into());
+            }
+            return Ok(Some(Standing { id, policy: value.of.policy }));
+        }
         let found = self.container_row(&path.account, &path.container)?;
         Ok(found.map(|(_, value)| Standing { id: value.id, policy: value.policy }))
     }
@@ -129,8 +137,15 @@ impl Decider {
 
     fn read(&self, ask: Ask) -> Result<Answer> {
         Ok(match ask {
-            Ask::Account { account } => Answer::Account(self.account(&account)?),
-            Ask::Container { account, container } => Answer::Container(self.container(&account, &container)?),
+            Ask::Account { account } => {
+                parts::with(Answer::Account(self.account(&account)?), self.children_of(&account)?)
+            }
+            Ask::Container { account, container } => {
+                let found = self.container(&account, &container)?;
+                let children = found.as_ref().map(|found| self.children(found.created.0)).unwrap_or_default();
+                parts::with(Answer::Container(found), children)
+            }
+            Ask::Holding { account, container } => Answer::Holding(self.holding(&account, &container)?),
             Ask::Line { path } => Answer::Line(self.line(&path)?),
             Ask::MarkedAccounts { limit } => Answer::Accounts(self.group.marked_accounts(limit as usize)?),
             Ask::Accounts { marker, limit } => Answer::Accounts(self.accounts(&marker, limit as usize)?),
@@ -139,16 +154,24 @@ impl Decider {
                 if !standing {
                     return Err(Error::NoAccount);
                 }
-                Answer::Containers(whole(self.containers(&account, &listing)?))
+                let children = self.children_of(&account)?;
+                parts::with(Answer::Containers(whole(self.containers(&account, &listing)?)), children)
             }
             Ask::Objects { account, container, listing } => {
-                Answer::Objects(whole(self.objects(&account, &container, &listing)?))
+                let id = match self.own_part(&account, &container)? {
+                    Some(part) => part.id,
+                    None => self.container_row(&account, &container)?.ok_or(Error::NoContainer)?.1.id,
+                };
+                parts::with(Answer::Objects(whole(self.objects(id, &listing)?)), self.children(id))
             }
             Ask::PutAccount { .. }
             | Ask::MarkAccount { .. }
             | Ask::RemoveMarked { .. }
             | Ask::PutContainer { .. }
-            | Ask::DeleteContainer { .. } => {
+            | Ask::DeleteContainer { .. }
+            | Ask::Shut { .. }
+            | Ask::Open { .. }
+            | Ask::DeleteShut { .. } => {
                 return Err(Error::Refused("a change is no question".to_owned()));
             }
         })
@@ -172,16 +195,13 @@ impl Decider {
         page(&Prefixed { group: &*self.group, prefix: containers_prefix(account), decode }, listing)
     }
 
-    fn objects(&self, account: &str, container: &str, listing: &Listing) -> Result<Vec<Entry<ObjectRow>>> {
-        let Some((_, value)) = self.container_row(account, container)? else {
-            return Err(Error::NoContainer);
-        };
+    fn objects(&self, id: u64, listing: &Listing) -> Result<Vec<Entry<ObjectRow>>> {
         let decode = |name: String, row: Row| {
             let ListingValue { size, etag, content_type, version, .. } = ListingValue::decode(&row.value)?;
             let timestamp = Timestamp(version.unwrap_or(row.sequence));
             Ok(ObjectRow { name, size, etag: etag.into_text(), content_type, timestamp })
         };
-        page(&Prefixed { group: &*self.group, prefix: listing_prefix(value.id), decode }, listing)
+        page(&Prefixed { group: &*self.group, prefix: listing_prefix(id), decode }, listing)
     }
 
     async fn grant(&self, path: ObjectPath, given: Option<Timestamp>) -> Result<Grant> {
@@ -200,7 +220,7 @@ impl Decider {
         let row = self.time(given).await?;
         let at = given.unwrap_or(row);
         let hold = Hold::Own { permit, row, home: self.group.home() };
-        Ok(Grant { path, line, at, hold })
+        Ok(Grant { path, line, at, group: 0, hold })
     }
 
     async fn write_line(&self, grant: Grant, line: NewLine, class: Class) -> Result<()> {
@@ -288,6 +308,7 @@ impl Names for Decider {
                 | Ask::RemoveMarked { .. }
                 | Ask::PutContainer { .. }
                 | Ask::DeleteContainer { .. } => this.change(ask).await,
+                Ask::Shut { .. } | Ask::Open { .. } | Ask::DeleteShut { .. } => this.change_parts(ask).await,
                 question => {
                     this.behind_barrier().await?;
                     this.read(question)

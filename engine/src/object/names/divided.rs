@@ -1,10 +1,14 @@
 //! Names of a cluster, divided over its index groups: an account is in one of them, with all that is in it.
 //!
+//! Ranges of a large container may be in groups of their own ([`super::routes`]).
+//!
 //! Invariant: the group of an account follows from its name and the number of groups alone, for ever.
 //! Invariant: what concerns all accounts is gathered from all groups, and what need be done once is done where a group is led.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use super::routes::Known;
 use super::{Answer, Ask, Directory, Grant, Names, NewLine, Routed, Seats};
 use crate::clock::Timestamp;
 use crate::disk::Class;
@@ -35,6 +39,9 @@ struct Shared {
     seats: Seats,
     first_lease: u64,
     groups: RwLock<Vec<Part>>,
+    /// Groups that took ranges of containers over, by their numbers.
+    children: RwLock<BTreeMap<u32, Part>>,
+    known: Known,
 }
 
 /// One of the groups.
@@ -42,6 +49,16 @@ struct Shared {
 struct Part {
     routed: Routed,
     directory: Arc<Directory>,
+}
+
+impl Shared {
+    fn make(&self, group: u32) -> Part {
+        let directory = Arc::new(Directory::default());
+        let (net, timer) = (Arc::clone(&self.net), Arc::clone(&self.timer));
+        let known = Arc::clone(&directory);
+        let routed = Routed::among(group, net, timer, self.seats.clone(), known, self.first_lease);
+        Part { routed, directory }
+    }
 }
 
 impl std::fmt::Debug for Divided {
@@ -54,8 +71,8 @@ impl Divided {
     /// Into no groups yet. `seats` are those of this node, and `first_lease` is random, new at every start.
     #[must_use]
     pub fn new(net: Arc<dyn Transport>, timer: Timer, seats: Seats, first_lease: u64) -> Self {
-        let groups = RwLock::default();
-        Self { shared: Arc::new(Shared { net, timer, seats, first_lease, groups }) }
+        let (groups, children, known) = (RwLock::default(), RwLock::default(), Known::default());
+        Self { shared: Arc::new(Shared { net, timer, seats, first_lease, groups, children, known }) }
     }
 
     /// Into so many groups, once; a power of two.
@@ -64,15 +81,7 @@ impl Divided {
         let mut parts = shared.groups.write().unwrap_or_else(PoisonError::into_inner);
         if parts.is_empty() {
             assert!(groups.is_power_of_two(), "the number of index groups is a power of two");
-            let part = |group| {
-                let directory = Arc::new(Directory::default());
-                let (net, timer) = (Arc::clone(&shared.net), Arc::clone(&shared.timer));
-                let seats = shared.seats.clone();
-                let routed =
-                    Routed::among(group, net, timer, seats, Arc::clone(&directory), shared.first_lease);
-                Part { routed, directory }
-            };
-            *parts = (1..=groups).map(part).collect();
+            *parts = (1..=groups).map(|group| shared.make(group)).collect();
         }
     }
 
@@ -84,9 +93,48 @@ impl Divided {
 
     /// Who votes in a group, as far as is known here.
     pub fn voters(&self, group: u32, voters: Vec<NodeId>) {
-        if let Some(part) = self.part(group) {
-            part.directory.replace(voters);
+        match self.part(group) {
+            Some(part) => part.directory.replace(voters),
+            // Before it is known how many there are, none is a child.
+            None if self.groups() > 0 => self.child_part(group, Vec::new).directory.replace(voters),
+            None => {}
         }
+    }
+
+    /// A group that took a range over; it is made known with these voters.
+    fn child_part(&self, group: u32, voters: impl FnOnce() -> Vec<NodeId>) -> Part {
+        let mut children = self.shared.children.write().unwrap_or_else(PoisonError::into_inner);
+        let make = || {
+            let part = self.shared.make(group);
+            part.directory.replace(voters());
+            part
+        };
+        children.entry(group).or_insert_with(make).clone()
+    }
+
+    /// The group of an account's containers.
+    pub(super) fn base(&self, account: &str) -> Result<u32> {
+        match self.groups() {
+            0 => {
+                Err(Error::Unavailable { reason: "the cluster's index groups are not known yet".to_owned() })
+            }
+            groups => Ok(group_of(account, groups)),
+        }
+    }
+
+    /// A group that took over lines of a container of the account: first its voters are those of the account's group.
+    pub(super) fn child(&self, account: &str, group: u32) -> Result<Routed> {
+        let parent = self.part(self.base(account)?);
+        let voters = || parent.map(|part| part.directory.all()).unwrap_or_default();
+        Ok(self.child_part(group, voters).routed)
+    }
+
+    pub(super) fn known(&self) -> &Known {
+        &self.shared.known
+    }
+
+    pub(super) async fn pause(&self, time: std::time::Duration) {
+        (self.shared.timer)(time).await;
     }
 
     fn parts(&self) -> Vec<Part> {
@@ -98,13 +146,10 @@ impl Divided {
         self.shared.groups.read().unwrap_or_else(PoisonError::into_inner).get(at).cloned()
     }
 
-    fn of(&self, account: &str) -> Result<Routed> {
+    pub(super) fn of(&self, account: &str) -> Result<Routed> {
         let unknown =
-            || Error::Unavailable { reason: "the cluster's index groups are not known yet".to_owned() };
-        match self.groups() {
-            0 => Err(unknown()),
-            groups => self.part(group_of(account, groups)).map(|part| part.routed).ok_or_else(unknown),
-        }
+            || Error::Unavailable { reason: "the account's index group is not known yet".to_owned() };
+        self.part(self.base(account)?).map(|part| part.routed).ok_or_else(unknown)
     }
 
     /// Names of accounts of all groups, in order.
@@ -144,25 +189,30 @@ impl Names for Divided {
         match &ask {
             Ask::Accounts { marker, limit } => Box::pin(self.clone().accounts(marker.clone(), *limit)),
             Ask::MarkedAccounts { limit } => Box::pin(self.clone().marked(*limit)),
-            _ => match self.of(ask.account().unwrap_or_default()) {
-                Ok(routed) => routed.ask(ask),
-                Err(error) => Box::pin(std::future::ready(Err(error))),
-            },
+            Ask::Line { path } if !path.object.is_empty() => {
+                let (this, path) = (self.clone(), path.clone());
+                Box::pin(async move {
+                    let line = |routed: &Routed| routed.ask(Ask::Line { path: path.clone() });
+                    this.ask_about(&path, line).await
+                })
+            }
+            _ => {
+                let this = self.clone();
+                Box::pin(async move { this.ask_all(ask).await })
+            }
         }
     }
 
     fn begin(&self, path: ObjectPath, given: Option<Timestamp>) -> BoxFuture<'static, Result<Grant>> {
-        match self.of(&path.account) {
-            Ok(routed) => routed.begin(path, given),
-            Err(error) => Box::pin(std::future::ready(Err(error))),
-        }
+        let this = self.clone();
+        Box::pin(
+            async move { this.ask_about(&path, |routed: &Routed| routed.begin(path.clone(), given)).await },
+        )
     }
 
     fn settle(&self, grant: Grant, line: NewLine, class: Class) -> BoxFuture<'static, Result<()>> {
-        match self.of(&grant.path.account) {
-            Ok(routed) => routed.settle(grant, line, class),
-            Err(error) => Box::pin(std::future::ready(Err(error))),
-        }
+        let this = self.clone();
+        Box::pin(async move { this.settle_anywhere(grant, line, class).await })
     }
 
     fn lines_count(&self) -> bool {

@@ -1,6 +1,6 @@
 //! Changes of accounts and containers.
 
-use super::{Answer, Ask, Decider, Put};
+use super::{Answer, Ask, Decider, Put, parts};
 use crate::catalog::{AccountValue, ContainerValue, account_key, container_key};
 use crate::clock::Timestamp;
 use crate::disk::Class;
@@ -30,9 +30,7 @@ impl Decider {
                 let wanted = Wanted { account, container, policy, headers, expect, post };
                 self.put_container(wanted).await.map(Answer::Put)
             }
-            Ask::DeleteContainer { account, container } => {
-                self.delete_container(&account, &container).await.map(Answer::Deleted)
-            }
+            Ask::DeleteContainer { account, container } => self.delete_container(&account, &container).await,
             _ => Err(Error::Refused("a question is no change".to_owned())),
         }
     }
@@ -124,16 +122,23 @@ impl Decider {
         Ok(Put::Done(made))
     }
 
-    async fn delete_container(&self, account: &str, container: &str) -> Result<Deleted> {
+    /// Where other groups have more of the container, they must be asked first: nothing is changed.
+    async fn delete_container(&self, account: &str, container: &str) -> Result<Answer> {
         let permit = self.group.claim(Claim::Emptiness { account, container }).await;
         self.behind_barrier().await?;
-        let Some((row, value)) = self.container_row(account, container)? else { return Ok(Deleted::Absent) };
+        let Some((row, value)) = self.container_row(account, container)? else {
+            return Ok(Answer::Deleted(Deleted::Absent));
+        };
         if self.group.totals(TotalsOf::Container(value.id))?.objects > 0 {
-            return Ok(Deleted::NotEmpty);
+            return Ok(Answer::Deleted(Deleted::NotEmpty));
+        }
+        let children = self.children(value.id);
+        if !children.is_empty() {
+            return Ok(parts::with(Answer::Deleted(Deleted::NotEmpty), children));
         }
         let now = self.time_after(Some(Timestamp(row.sequence))).await?;
         let row = row_draft(container_key(account, container), None, now);
         self.commit(vec![row], Class::Delete, permit).await?;
-        Ok(Deleted::Gone)
+        Ok(Answer::Deleted(Deleted::Gone))
     }
 }

@@ -11,15 +11,20 @@ mod decider;
 mod divided;
 mod edits;
 mod leases;
+mod parts;
 mod remote;
+mod routes;
 mod seats;
 mod service;
+#[cfg(test)]
+mod split_tests;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use decider::Decider;
 pub use divided::{Divided, group_of};
 pub use leases::GRANT_TIME;
+pub use parts::{Child, Elsewhere, Holding};
 pub use remote::{Directory, Routed};
 pub use seats::Seats;
 pub use service::{AskedFor, NamesAnswer, NamesRequest, NamesService};
@@ -93,6 +98,8 @@ pub struct Grant {
     pub line: Line,
     /// The version time of the change: greater than that of every earlier one of this name.
     pub at: Timestamp,
+    /// The index group that gave it; 0 where there is but one.
+    pub(crate) group: u32,
     pub(crate) hold: Hold,
 }
 
@@ -221,6 +228,41 @@ pub enum Ask {
         /// Which of them.
         listing: Listing,
     },
+    /// What a group has of a container; [`Answer::Holding`].
+    Holding {
+        /// Its account.
+        account: String,
+        /// Its name.
+        container: String,
+    },
+    /// A container that is in several groups is about to go: nothing comes in. First asked of its account's group, without a
+    /// time, which gives the attempt one, and then with that of the others; [`Answer::Holding`].
+    Shut {
+        /// Its account.
+        account: String,
+        /// Its name.
+        container: String,
+        /// The attempt.
+        at: Option<Timestamp>,
+    },
+    /// The attempt is over: in the account's group first, so that it cannot end well any more; [`Answer::Holding`].
+    Open {
+        /// Its account.
+        account: String,
+        /// Its name.
+        container: String,
+        /// The attempt.
+        at: Timestamp,
+    },
+    /// Remove a container whose other groups are shut and have nothing of it; [`Answer::Deleted`].
+    DeleteShut {
+        /// Its account.
+        account: String,
+        /// Its name.
+        container: String,
+        /// The attempt.
+        at: Timestamp,
+    },
 }
 
 impl Ask {
@@ -236,7 +278,11 @@ impl Ask {
             | Self::PutContainer { account, .. }
             | Self::DeleteContainer { account, .. }
             | Self::Containers { account, .. }
-            | Self::Objects { account, .. } => Some(account),
+            | Self::Objects { account, .. }
+            | Self::Holding { account, .. }
+            | Self::Shut { account, .. }
+            | Self::Open { account, .. }
+            | Self::DeleteShut { account, .. } => Some(account),
             Self::Line { path } => Some(&path.account),
             Self::MarkedAccounts { .. } | Self::Accounts { .. } => None,
         }
@@ -262,6 +308,15 @@ pub enum Answer {
     Containers(Page<ContainerRow>),
     /// A page of objects.
     Objects(Page<ObjectRow>),
+    /// What a group has of a container.
+    Holding(Holding),
+    /// What this group says, and the groups that have more of it.
+    Split {
+        /// Of this group alone.
+        answer: Box<Answer>,
+        /// Who has more.
+        children: Vec<Child>,
+    },
 }
 
 /// What became of a change of headers.

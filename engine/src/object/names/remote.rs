@@ -50,7 +50,7 @@ impl Directory {
         *self.voters.write().unwrap_or_else(PoisonError::into_inner) = voters;
     }
 
-    fn all(&self) -> Vec<NodeId> {
+    pub(super) fn all(&self) -> Vec<NodeId> {
         self.voters.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -268,7 +268,7 @@ impl Shared {
         let (this, last) = (Arc::clone(&self), Arc::clone(&why));
         let note = move |reason| *last.lock().unwrap_or_else(PoisonError::into_inner) = reason;
         let asked = async move {
-            let mut tries = 0;
+            let (mut tries, mut soon) = (0, SHORT_PAUSE);
             loop {
                 let pause = match this.who() {
                     Some(Who::Own(decider)) => {
@@ -286,6 +286,7 @@ impl Shared {
                         }
                     }
                     Some(Who::Node(node)) => match this.attempt(node, what.clone(), &doubt).await {
+                        Ok(Ok(NamesAnswer::Elsewhere(elsewhere))) => return Err(elsewhere.into()),
                         Ok(Ok(answer)) => {
                             let odd =
                                 || Error::Unavailable { reason: "an answer to another question".to_owned() };
@@ -299,7 +300,9 @@ impl Shared {
                     },
                     None => PAUSE,
                 };
-                (this.timer)(pause).await;
+                // At first after a moment: a group that was just made, or is handed over, is led soon.
+                soon = soon.saturating_mul(2);
+                (this.timer)(pause.min(soon)).await;
             }
         };
         match first(Box::pin(asked), (self.timer)(PATIENCE)).await {
@@ -309,6 +312,44 @@ impl Shared {
                 Err(Error::Unavailable { reason: format!("nobody decided about names in time: {why}") })
             }
         }
+    }
+}
+
+impl Shared {
+    /// Makes a line by a lease, if the leader knows it, or as one whose grant is lost.
+    async fn settle_by(
+        self: Arc<Self>,
+        lease: u64,
+        path: ObjectPath,
+        before: Option<Timestamp>,
+        line: NewLine,
+        class: Class,
+        doubt: Doubt,
+    ) -> Result<()> {
+        let late = (path.clone(), line.clone());
+        let own = move |decider: Decider| -> BoxFuture<'static, Result<()>> {
+            let (path, line) = late.clone();
+            Box::pin(async move { decider.settle_late(&path, before, line, class).await })
+        };
+        let what = AskedFor::Settle { lease, path, before, line, class };
+        let read = |_: &Arc<Self>, answer, _| matches!(answer, NamesAnswer::Done).then_some(());
+        match self.lead(what, doubt.clone(), own, read).await {
+            Err(Error::GrantLost { unused }) => Err(Error::GrantLost { unused: unused && !doubt.is() }),
+            settled => settled,
+        }
+    }
+}
+
+impl Routed {
+    /// Makes a line whose grant another group gave.
+    pub(super) async fn settle_late(
+        &self,
+        path: ObjectPath,
+        before: Option<Timestamp>,
+        line: NewLine,
+        class: Class,
+    ) -> Result<()> {
+        Arc::clone(&self.shared).settle_by(NO_LEASE, path, before, line, class, Doubt::default()).await
     }
 }
 
@@ -328,13 +369,17 @@ impl Names for Routed {
         let shared = Arc::clone(&self.shared);
         let number = shared.lease.fetch_add(1, Ordering::Relaxed);
         let own_path = path.clone();
-        let own = move |decider: Decider| decider.begin(own_path.clone(), given);
+        let number_of_group = shared.group;
+        let own = move |decider: Decider| -> BoxFuture<'static, Result<Grant>> {
+            let granted = decider.begin(own_path.clone(), given);
+            Box::pin(async move { granted.await.map(|grant| Grant { group: number_of_group, ..grant }) })
+        };
         let what = AskedFor::Begin { lease: number, path: path.clone(), given };
         let read = move |shared: &Arc<Shared>, answer, leader| match answer {
             NamesAnswer::Begun { line, at } => {
                 let (net, group) = (Arc::clone(&shared.net), shared.group);
                 let lease = Lease { net, leader, group, number, over: false };
-                Some(Grant { path: path.clone(), line, at, hold: Hold::Leased(lease) })
+                Some(Grant { path: path.clone(), line, at, group, hold: Hold::Leased(lease) })
             }
             _ => None,
         };
@@ -368,17 +413,7 @@ impl Names for Routed {
                     lease.number
                 }
             };
-            let late = (path.clone(), line.clone());
-            let own = move |decider: Decider| -> BoxFuture<'static, Result<()>> {
-                let (path, line) = late.clone();
-                Box::pin(async move { decider.settle_late(&path, before, line, class).await })
-            };
-            let what = AskedFor::Settle { lease, path, before, line, class };
-            let read = |_: &Arc<Shared>, answer, _| matches!(answer, NamesAnswer::Done).then_some(());
-            match shared.lead(what, doubt.clone(), own, read).await {
-                Err(Error::GrantLost { unused }) => Err(Error::GrantLost { unused: unused && !doubt.is() }),
-                settled => settled,
-            }
+            shared.settle_by(lease, path, before, line, class, doubt).await
         })
     }
 

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::leases::{Denied, Ended, LeaseId, Leases};
-use super::{Answer, Ask, Decider, Line, Names, NewLine, Page, leads};
+use super::{Answer, Ask, Decider, Elsewhere, Line, Names, NewLine, Page, leads};
 use crate::clock::{Clock, Timestamp};
 use crate::disk::Class;
 use crate::net::limits::MAX_AHEAD;
@@ -82,6 +82,8 @@ pub enum NamesAnswer {
     NotLeader(Option<NodeId>),
     /// The same of a node that led when it was asked to settle: it may have done so.
     Moved(Option<NodeId>),
+    /// The lines asked for are another group's.
+    Elsewhere(Elsewhere),
 }
 
 /// Answers for an index group that this node votes in; clones share everything.
@@ -149,6 +151,8 @@ impl NamesService {
             Err(Error::Unavailable { .. }) if shared.decider.moved(term) => {
                 Ok(if settles { NamesAnswer::Moved(shared.leader()) } else { shared.not_leader() })
             }
+            Err(Error::Unavailable { .. }) if shared.decider.moved(term) => Ok(shared.not_leader()),
+            Err(Error::Elsewhere(elsewhere)) => Ok(NamesAnswer::Elsewhere(elsewhere)),
             answer => answer,
         }
     }
@@ -259,6 +263,9 @@ fn cut(answer: Answer, more: usize) -> Answer {
         Answer::Objects(page) => Answer::Objects(cut_page(page, more, |row| {
             row.name.len() + row.etag.len() + row.content_type.len()
         })),
+        Answer::Split { answer, children } => {
+            Answer::Split { answer: Box::new(cut(*answer, more)), children }
+        }
         other => other,
     }
 }

@@ -3,7 +3,7 @@
 use quarry_engine::catalog::{ContainerValue, ListingValue, PathHash, container_key, listing_prefix};
 use quarry_ring::path_hash;
 
-use super::rows::{Rows, rows};
+use super::rows::{Rows, all};
 use super::{Held, World};
 use crate::cluster::profile::CONTAINERS;
 use crate::store::model::{account_name, container_name};
@@ -29,11 +29,11 @@ pub(super) fn container(rows: &Rows, c: usize) -> Result<Option<u64>, Violation>
     Ok(Some(value.id))
 }
 
-/// Every line.
-pub(super) fn lines(rows: &Rows) -> Result<Vec<Told>, Violation> {
+/// Every line of `rows`; which containers stand, `all` rows tell.
+pub(super) fn lines(all: &Rows, rows: &Rows) -> Result<Vec<Told>, Violation> {
     let mut lines = Vec::new();
     for c in 0..CONTAINERS {
-        let Some(id) = container(rows, c)? else { continue };
+        let Some(id) = container(all, c)? else { continue };
         let prefix = listing_prefix(id);
         for (key, (sequence, value)) in rows.range(prefix.clone()..) {
             let Some(name) = key.strip_prefix(prefix.as_slice()) else { break };
@@ -49,8 +49,8 @@ pub(super) fn lines(rows: &Rows) -> Result<Vec<Told>, Violation> {
 }
 
 pub(super) fn check(world: &World, held: &Held) -> Result<(), Violation> {
-    let Some((_, rows)) = rows(world)?.pop_first() else { return Ok(()) };
-    for Told { c, name, hash, version, .. } in lines(&rows)? {
+    let rows = all(world)?;
+    for Told { c, name, hash, version, .. } in lines(&rows, &rows)? {
         let newest = held.values().filter_map(|stamps| stamps.get(&hash)).max();
         if newest.is_none_or(|newest| newest.deleted || newest.sequence != version) {
             return Err(Violation(format!(

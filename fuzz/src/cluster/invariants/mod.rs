@@ -61,8 +61,9 @@ fn held(world: &World) -> Result<Held, Violation> {
 /// Without the bodies that have a key of their own and that no line names: their writers died, or they were replaced while a
 /// device was away. An auditor buries them after a day.
 fn counted(mut held: Held, world: &World) -> Result<Held, Violation> {
-    let Some((_, rows)) = rows::rows(world)?.pop_first() else { return Ok(held) };
-    let named: BTreeSet<PathHash> = listings::lines(&rows)?.into_iter().map(|line| line.hash).collect();
+    let rows = rows::all(world)?;
+    let named: BTreeSet<PathHash> =
+        listings::lines(&rows, &rows)?.into_iter().map(|line| line.hash).collect();
     for stamps in held.values_mut() {
         stamps.retain(|hash, _| policy_of(hash) == 0 || named.contains(hash));
     }

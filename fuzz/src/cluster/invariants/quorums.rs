@@ -4,7 +4,7 @@ use quarry_engine::catalog::policy_of;
 use quarry_engine::object::{Code, quorum};
 
 use super::listings::lines;
-use super::rows::rows;
+use super::rows::all;
 use super::{Held, World, primaries};
 use crate::cluster::board::Placements;
 use crate::store::oracle::Violation;
@@ -15,8 +15,8 @@ pub(super) fn check(
     placements: &Placements,
     code: Option<Code>,
 ) -> Result<(), Violation> {
-    let Some((_, rows)) = rows(world)?.pop_first() else { return Ok(()) };
-    for line in lines(&rows)? {
+    let rows = all(world)?;
+    for line in lines(&rows, &rows)? {
         let primaries = primaries(placements, &line.hash);
         let stamps = primaries.iter().filter_map(|device| held.get(device)?.get(&line.hash));
         let copies = stamps.filter(|stamp| !stamp.deleted && stamp.sequence == line.version).count();

@@ -3,7 +3,7 @@
 use quarry_ring::path_hash;
 
 use super::listings::lines;
-use super::rows::rows;
+use super::rows::all;
 use super::{Held, World};
 use crate::cluster::oracle::Oracle;
 use crate::cluster::profile::CONTAINERS;
@@ -11,8 +11,8 @@ use crate::store::model::{NAMES, account_name, container_name};
 use crate::store::oracle::Violation;
 
 pub(super) fn check(world: &World, held: &Held, oracle: &Oracle) -> Result<(), Violation> {
-    let Some((_, rows)) = rows(world)?.pop_first() else { return Ok(()) };
-    let told: Vec<_> = lines(&rows)?.into_iter().map(|line| line.hash).collect();
+    let rows = all(world)?;
+    let told: Vec<_> = lines(&rows, &rows)?.into_iter().map(|line| line.hash).collect();
     for c in 0..CONTAINERS {
         for (o, name) in NAMES.iter().enumerate() {
             let hash = path_hash(&account_name(0), &container_name(c), name);

@@ -1,0 +1,83 @@
+//! The groups that a node votes in: the first one, and those that took ranges of its lines over, as `node/src/control/seats.rs` keeps
+//! them.
+//!
+//! Invariant: a child is opened when its parent has applied here what made it, and not before.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use quarry_engine::clock::Clock;
+use quarry_engine::consensus::{Group, GroupOptions, Groups, held};
+use quarry_engine::net::MonotonicClock;
+use quarry_engine::object::names::{Divided, NamesService, Seats};
+use quarry_engine::object::{Options, Voter};
+
+use super::assembly::locked;
+
+/// Pause between two looks.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// The voters of a node, by their groups.
+pub(crate) type Voters = Arc<Mutex<BTreeMap<u32, Voter>>>;
+
+pub(super) struct Keeper {
+    pub(super) with: GroupOptions,
+    pub(super) groups: Groups,
+    pub(super) seats: Seats,
+    pub(super) divided: Divided,
+    pub(super) clock: Arc<Clock>,
+    pub(super) options: Options,
+    pub(super) since: MonotonicClock,
+    pub(super) voters: Voters,
+}
+
+impl Keeper {
+    /// This node answers for a group from now on.
+    pub(super) fn seat(&self, group: &Group) {
+        let voter = Voter::new(group.clone(), self.clock.clone());
+        locked(&self.voters).insert(group.id(), voter.clone());
+        let (voter, clock) = (Arc::new(voter), self.clock.clone());
+        self.seats.take(NamesService::new(group.id(), voter, clock, &self.options, self.since.clone()));
+    }
+
+    /// For as long as it is polled.
+    pub(super) async fn run(self) {
+        loop {
+            for group in self.groups.all() {
+                let status = group.status();
+                self.divided.voters(group.id(), status.voters.iter().copied().collect());
+                if !status.voters.contains(&group.node()) {
+                    continue;
+                }
+                for given in group.given() {
+                    match self.groups.get(given.group) {
+                        None => self.open(given.group).await,
+                        // Nobody has promised anybody anything there: this node wins at once. Later elections are not its business.
+                        Some(child) if status.leads && child.status().term == 0 => {
+                            let _tried_again = child.campaign().await;
+                        }
+                        Some(_) => {}
+                    }
+                }
+            }
+            self.with.runtime.sleep(LOOK).await;
+        }
+    }
+
+    async fn open(&self, number: u32) {
+        // What fails is tried again.
+        if let Ok(group) = self.groups.open(number, self.with.clone()).await {
+            self.seat(&group);
+        }
+    }
+
+    /// What the drive has.
+    pub(super) async fn open_held(&self) {
+        for number in held(&self.with.disk).await.unwrap_or_default() {
+            if self.groups.get(number).is_none() {
+                self.open(number).await;
+            }
+        }
+    }
+}
