@@ -2,6 +2,7 @@
 //!
 //! openraft waits for the disk's flush between one proposal and the next, so a flush is shared by what is in one.
 //!
+//! Invariant: of what "this node does not lead" is answered to, nothing is in the log, and nothing will be.
 //! Invariant: proposals reach the log in the order in which they were made.
 
 use std::collections::VecDeque;
@@ -13,6 +14,7 @@ use openraft::error::ClientWriteError;
 use tokio::sync::{Notify, Semaphore, oneshot};
 
 use super::codec::entry_bytes;
+use super::group::status_of;
 use super::limits::{COMMAND_BYTES, COMMANDS_UNDER_WAY, MAX_COMMAND_ENTRIES};
 use super::raft::{Command, Raft};
 use super::runtime::Ambient;
@@ -103,6 +105,13 @@ impl Proposals {
                 }
             };
             let (entries, answers): (Vec<_>, Vec<_>) = batch.into_iter().map(|w| (w.entry, w.answer)).unzip();
+            let status = status_of(&raft.metrics().borrow());
+            if !status.leads {
+                // Held back while another came to lead, most likely: it is not in the log, and that is to be known.
+                self.sent.fetch_sub(1, Ordering::SeqCst);
+                tell(answers, Err(GroupError::NotLeader(status.leader)));
+                continue;
+            }
             let this = Arc::clone(&self);
             let sent = raft.client_write_ff(Command(Arc::new(entries))).await;
             Ambient::spawn(async move {
@@ -112,7 +121,10 @@ impl Proposals {
                 };
                 let outcomes = outcomes.and_then(|written| match written {
                     Ok(written) => Ok(written.data),
-                    Err(ClientWriteError::ForwardToLeader(to)) => Err(GroupError::NotLeader(to.leader_id)),
+                    // Also said of entries that were in the log and had to give way.
+                    Err(e @ ClientWriteError::ForwardToLeader(_)) => {
+                        Err(GroupError::Unavailable(e.to_string()))
+                    }
                     Err(e @ ClientWriteError::ChangeMembershipError(_)) => {
                         Err(GroupError::Unavailable(e.to_string()))
                     }

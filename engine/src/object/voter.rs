@@ -237,13 +237,18 @@ impl Shared {
 
     async fn propose(&self, rows: Vec<RowChange>, term: u64) -> Result<()> {
         let entry = Entry { term: Some(term), guards: Vec::new(), rows };
-        match self.group.propose(entry).await.map_err(refused)? {
+        let outcome = match self.group.propose(entry).await {
+            Err(GroupError::NotLeader(_)) => return Err(Error::GrantLost { unused: true }),
+            proposed => proposed.map_err(refused)?,
+        };
+        match outcome {
             Outcome::Applied => Ok(()),
             Outcome::Stale { .. } => {
                 Err(Error::Unavailable { reason: "somebody else changed the row later".to_owned() })
             }
             Outcome::Moved(group) => Err(self.refused(GroupError::Moved(group))),
-            Outcome::Fenced { .. } | Outcome::Refused(_) | Outcome::Repeated => {
+            Outcome::Fenced { .. } => Err(Error::GrantLost { unused: true }),
+            Outcome::Refused(_) | Outcome::Repeated => {
                 Err(Error::Unavailable { reason: "the index group has another leader".to_owned() })
             }
         }

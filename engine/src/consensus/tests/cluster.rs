@@ -270,9 +270,9 @@ fn the_object_layer_decides_at_the_leader_and_in_one_term() {
     let late = cluster.run(here.append(vec![row(400)], Class::Client, permit.term));
     assert!(matches!(late, Err(Error::Unavailable { .. })), "{late:?}");
     let elsewhere = cluster.run(here.append(vec![row(600)], Class::Client, permit.term + 1));
-    assert!(matches!(elsewhere, Err(Error::Unavailable { .. })), "{elsewhere:?}");
+    assert!(matches!(elsewhere, Err(Error::GrantLost { unused: true })), "{elsewhere:?}");
     let elsewhere = cluster.run(there.append(vec![row(600)], Class::Client, permit.term));
-    assert!(matches!(elsewhere, Err(Error::Unavailable { .. })), "{elsewhere:?}");
+    assert!(matches!(elsewhere, Err(Error::GrantLost { unused: true })), "{elsewhere:?}");
     cluster.settle(GROUP, &[1, 2, 3]);
     // The next leader gives no time that this one may have given, although its clock is far behind.
     let reserved = here.ceiling();

@@ -235,6 +235,9 @@ impl Decider {
                 let settled = self.settle_late(&grant.path, grant.line.at, line, class).await;
                 settled.map_err(used)
             }
+            Err(Error::GrantLost { .. }) if self.changed_term(term) => {
+                self.settle_late(&grant.path, grant.line.at, line, class).await
+            }
             settled => settled,
         }
     }

@@ -282,6 +282,10 @@ impl Shared {
                                 note(reason);
                                 PAUSE
                             }
+                            Err(error @ Error::GrantLost { unused: true }) if decider.moved(term) => {
+                                note(error.to_string());
+                                SHORT_PAUSE
+                            }
                             answer => return answer,
                         }
                     }
@@ -334,7 +338,10 @@ impl Shared {
         let what = AskedFor::Settle { lease, path, before, line, class };
         let read = |_: &Arc<Self>, answer, _| matches!(answer, NamesAnswer::Done).then_some(());
         match self.lead(what, doubt.clone(), own, read).await {
-            Err(Error::GrantLost { unused }) => Err(Error::GrantLost { unused: unused && !doubt.is() }),
+            Err(Error::GrantLost { unused }) => {
+                let unused = unused && before.is_none() && !doubt.is();
+                Err(Error::GrantLost { unused })
+            }
             settled => settled,
         }
     }
@@ -405,6 +412,7 @@ impl Names for Routed {
                             doubt.arise();
                             NO_LEASE
                         }
+                        Err(Error::GrantLost { unused: true }) if !leads(&*own.group) => NO_LEASE,
                         settled => return settled,
                     },
                 },

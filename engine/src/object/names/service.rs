@@ -148,6 +148,7 @@ impl NamesService {
         let (term, settles) = (shared.decider.group.term(), matches!(what, AskedFor::Settle { .. }));
         match shared.lead(from, what).await {
             // It may have stopped to lead in the middle: it is to be asked again, of whoever leads.
+            Err(Error::GrantLost { unused: true }) if shared.decider.moved(term) => Ok(shared.not_leader()),
             Err(Error::Unavailable { .. }) if shared.decider.moved(term) => {
                 Ok(if settles { NamesAnswer::Moved(shared.leader()) } else { shared.not_leader() })
             }

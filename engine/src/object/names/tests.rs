@@ -115,7 +115,7 @@ impl IndexGroup for Voter {
     fn append(&self, rows: Vec<Draft>, class: Class, term: u64) -> BoxFuture<'static, Result<()>> {
         match self.check() {
             Ok(()) if term != self.term() => {
-                Box::pin(std::future::ready(Err(Error::Unavailable { reason: "another term".to_owned() })))
+                Box::pin(std::future::ready(Err(Error::GrantLost { unused: true })))
             }
             Ok(()) => self.agreed.rows.append(rows, class, term),
             Err(error) => Box::pin(std::future::ready(Err(error))),
@@ -499,9 +499,9 @@ fn a_line_that_was_granted_before_the_leader_lost_and_won_again_is_judged_anew()
         let settled = world.run(names.settle(grant, new_line(id, at, conditional), Class::Client));
         match other {
             None => settled.unwrap(),
-            // Its name was free: nobody can tell whether it was taken and freed again.
+            // Its name was free; in the log there is nothing of it, as it names the term of its grant.
             Some(_) => {
-                assert!(matches!(settled, Err(Error::GrantLost { unused: false })), "{settled:?}");
+                assert!(matches!(settled, Err(Error::GrantLost { unused: true })), "{settled:?}");
             }
         }
         let expected = if conditional { "winner" } else { "body" };
