@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use quarry_engine::object::Store;
 use quarry_volume::store::VolumeError;
@@ -30,6 +31,10 @@ use crate::http::{Bounds, Entrance, Front, serve};
 use crate::metrics::Metrics;
 use crate::storage::{self, Disks, OpenError, Progress, Storage};
 use crate::swift::{self, SwiftApi};
+
+/// How long a step of stopping may take, and writing down what disks hold in memory.
+const STEP: Duration = Duration::from_secs(10);
+const CLOSE: Duration = Duration::from_secs(30);
 
 /// Why a node could not start.
 #[derive(Debug, thiserror::Error)]
@@ -214,7 +219,7 @@ impl Node {
         let leads = self.member.as_ref().map(|member| member.groups.clone());
         let others_lead = async {
             if let Some(groups) = leads {
-                groups.step_down().await;
+                within("let others lead", STEP, groups.step_down()).await;
             }
         };
         let answered = async {
@@ -225,13 +230,26 @@ impl Node {
             }
         };
         tokio::join!(others_lead, answered);
-        let disks = self.storage.stop().await;
+        let Some(disks) = within("end background work", STEP, self.storage.stop()).await else { return };
         if let Some(member) = self.member {
-            member.stop().await;
+            within("leave the groups", STEP, member.stop()).await;
         }
-        disks.close().await;
+        within("close the disks", CLOSE, disks.close()).await;
         tracing::info!("stopped");
     }
+}
+
+/// A step of stopping, which may not hold up the others for ever: a node can be killed at any moment, and starts again all the same.
+async fn within<T>(what: &str, limit: Duration, step: impl Future<Output = T>) -> Option<T> {
+    let ended = tokio::time::timeout(limit, step).await;
+    if ended.is_err() {
+        tracing::warn!(
+            what,
+            seconds = limit.as_secs(),
+            "a step of stopping takes too long and is left; the next start recovers"
+        );
+    }
+    ended.ok()
 }
 
 /// Takes over what changes of the cluster's users, keys and revocations.
