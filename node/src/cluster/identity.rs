@@ -191,17 +191,19 @@ fn pem_text(error: &rustls::pki_types::pem::Error) -> String {
 
 /// A file's bytes, if it is not unreasonably large.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, IdentityError> {
-    let length = std::fs::metadata(path).map_err(|source| match source.kind() {
+    let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => IdentityError::Missing(path.to_owned()),
         _ => IdentityError::File { path: path.to_owned(), source },
-    })?;
+    };
+    let length = std::fs::metadata(path).map_err(failed)?;
     if length.len() > MAX_FILE {
         return Err(IdentityError::invalid(
             path,
             format!("{} bytes; allowed: at most {MAX_FILE}", length.len()),
         ));
     }
-    std::fs::read(path).map_err(IdentityError::file(path))
+    // It may have gone since.
+    std::fs::read(path).map_err(failed)
 }
 
 /// The certificate in a file.

@@ -254,6 +254,27 @@ mod tests {
         assert!(second.id.file(&Files::of(data).tokens).exists());
     }
 
+    /// One found the file, and then not any more: it was told of a file that cannot be read.
+    #[test]
+    fn of_many_who_show_a_token_at_once_one_is_let_in_and_the_others_hear_that_it_was_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path();
+        super::super::authority::init(data, quarry_engine::disk::format::superblock::ClusterId([7; 16]))
+            .unwrap();
+        let (now, address) = (super::super::authority::unix_now(), "127.0.0.1:7000".parse().unwrap());
+        for _ in 0..100 {
+            let token = give(data, address, now, Duration::from_secs(60)).unwrap();
+            let told: Vec<_> = std::thread::scope(|scope| {
+                let tries = (0..4).map(|_| scope.spawn(|| take(data, token.id, &token.secret, now)));
+                let tries: Vec<_> = tries.collect();
+                tries.into_iter().map(|one| one.join().unwrap()).collect()
+            });
+            assert_eq!(told.iter().filter(|result| result.is_ok()).count(), 1);
+            let others = told.into_iter().filter_map(Result::err);
+            others.for_each(|error| assert!(matches!(error, TokenError::Unknown), "{error}"));
+        }
+    }
+
     /// Two commands at the same moment: one found gone what the other had just cleared away, and failed.
     #[test]
     fn tokens_are_made_by_many_at_once_while_old_ones_are_cleared_away() {
