@@ -1,6 +1,6 @@
 //! What both bodies of the transport share: identity, addresses, the service, and how a call is answered.
 //!
-//! Invariant: a refused peer is logged once, with its address and the reason, where it is refused.
+//! Invariant: a refused peer is logged with its address and the reason where it is refused; the same again once a minute at most.
 //! Invariant: work for a caller ends with the caller or with its deadline.
 
 use std::collections::BTreeMap;
@@ -20,6 +20,7 @@ use tokio::time::timeout;
 use super::frames::{FrameError, Place, Rooms};
 use super::identity::Keeper;
 use super::lives::{Life, Lives};
+use super::said;
 use crate::storage::random_bytes;
 
 /// The caller's own clock ends a call; this one only when the caller's farewell was lost.
@@ -161,12 +162,27 @@ pub(super) async fn receive(
     timeout(RECEIVE_WITHIN, reading).await.unwrap_or_else(|_| Err(late().into()))
 }
 
-/// The one line about a peer that was not let in.
+/// Why a handshake is given up that says nothing.
+pub(super) const TOO_LONG: &str = "it takes too long";
+
+/// The line about a peer that was not let in.
 pub(super) fn log_refusal(peer: SocketAddr, why: Refusal) {
-    tracing::warn!(%peer, "refuse node: {why}");
+    if let Some(held_back) = said::due(peer.ip(), &format!("refuse: {why}")) {
+        tracing::warn!(%peer, held_back, "refuse node: {why}");
+    }
 }
 
-/// The one line about a node that was called and is not the right one.
+/// The line about a node that was called and is not the right one.
 pub(super) fn log_called(to: NodeId, address: SocketAddr, why: Refusal) {
-    tracing::warn!(node = %to, %address, "do not call node: {why}");
+    if let Some(held_back) = said::due(address.ip(), &format!("call {to}: {why}")) {
+        tracing::warn!(node = %to, %address, held_back, "do not call node: {why}");
+    }
+}
+
+/// The line about a handshake that did not come to its end.
+pub(super) fn log_handshake(peer: SocketAddr, why: &dyn std::fmt::Display) {
+    let why = why.to_string();
+    if let Some(held_back) = said::due(peer.ip(), &why) {
+        tracing::info!(%peer, held_back, "end handshake: {why}");
+    }
 }

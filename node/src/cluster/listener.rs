@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake, server};
 
-use super::core::log_refusal;
+use super::core::{TOO_LONG, log_handshake, log_refusal};
 use super::identity::Keeper;
 use super::join::Host;
 use super::tcp::{self, Shared};
@@ -65,8 +65,8 @@ pub(super) async fn run(listener: TcpListener, entrances: Entrances) {
 impl Entrances {
     async fn admit(&self, stream: TcpStream, peer: SocketAddr) {
         match timeout(HANDSHAKE_WITHIN, self.greet(stream, peer)).await {
-            Err(_) => tracing::info!(%peer, "end handshake: it takes too long"),
-            Ok(Err(error)) => tracing::info!(%peer, %error, "end handshake"),
+            Err(_) => log_handshake(peer, &TOO_LONG),
+            Ok(Err(error)) => log_handshake(peer, &error),
             Ok(Ok(None)) => {}
             Ok(Ok(Some((stream, Purpose::Calls, Some(from))))) => {
                 let Some(calls) = &self.calls else { return };
@@ -90,7 +90,7 @@ impl Entrances {
         tcp::prepare_called(&stream)?;
         let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
         let Some((purpose, (config, verdict))) = self.choose(&start)? else {
-            tracing::info!(%peer, "end handshake: what it wants is not served here");
+            log_handshake(peer, &"what it wants is not served here");
             return Ok(None);
         };
         let done = start.into_stream(Arc::new(config)).await;

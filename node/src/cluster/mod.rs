@@ -11,6 +11,7 @@ pub(crate) mod join;
 mod listener;
 mod lives;
 mod quic;
+mod said;
 mod tcp;
 #[cfg(test)]
 mod tests;

@@ -23,7 +23,7 @@ use quinn_proto::HashedConnectionIdGenerator;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::timeout;
 
-use super::core::{Core, Parts, log_called, log_refusal, receive};
+use super::core::{Core, Parts, TOO_LONG, log_called, log_handshake, log_refusal, receive};
 use super::frames::{self, FrameError};
 use super::identity::Identity;
 use super::lives::Life;
@@ -388,8 +388,8 @@ impl Shared {
             {
                 log_refusal(address, Refusal::NoCertificate);
             }
-            (Ok(Err(error)), _) => tracing::info!(peer = %address, %error, "end handshake"),
-            (Err(_), _) => tracing::info!(peer = %address, "end handshake: it takes too long"),
+            (Ok(Err(error)), _) => log_handshake(address, &error),
+            (Err(_), _) => log_handshake(address, &TOO_LONG),
             (Ok(Ok(connection)), None) => connection.close(BYE, b"nobody was judged"),
         }
     }
