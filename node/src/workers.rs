@@ -59,21 +59,25 @@ impl Workers {
     }
 }
 
-/// Bytes of the auditor's unit.
-const AUDIT_UNIT: u64 = 64 << 10;
+/// Bytes of the auditor's and the replicator's unit.
+const UNIT: u64 = 64 << 10;
 
 /// A worker's pace where the configuration says something of it, else the usual one; `None`: it is switched off.
 fn pace(name: &str, usual: Pace, work: &Work) -> Option<Pace> {
     match name.split(' ').next() {
         Some("auditor") => {
-            let units = work.audit_rate.0.div_ceil(AUDIT_UNIT);
-            let units_per_second = u32::try_from(units).unwrap_or(u32::MAX);
-            (units > 0).then_some(Pace { units_per_second, ..usual })
+            let units_per_second = units(work.audit_rate.0);
+            (units_per_second > 0).then_some(Pace { units_per_second, ..usual })
         }
+        Some("replicator") => Some(Pace { units_per_second: units(work.replicate_rate.0), ..usual }),
         Some("expirer") => Some(Pace { idle_seconds: work.expire_every.get().as_secs(), ..usual }),
         Some("reaper") => Some(Pace { idle_seconds: work.reap_every.get().as_secs(), ..usual }),
         _ => Some(usual),
     }
+}
+
+fn units(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX)
 }
 
 fn sleep(pause: Duration) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
@@ -107,6 +111,7 @@ mod tests {
         assert_eq!(pace("auditor 0f", usual, &work), Some(Pace { units_per_second: 64, ..usual }));
         assert_eq!(pace("expirer", usual, &work), Some(Pace { idle_seconds: 5, ..usual }));
         assert_eq!(pace("reaper", usual, &work), Some(Pace { idle_seconds: 10, ..usual }));
+        assert_eq!(pace("replicator 0f", usual, &work), Some(Pace { units_per_second: 4096, ..usual }));
         assert_eq!(pace("cleaner 0f", usual, &work), Some(usual));
         let quiet = Work { audit_rate: Size(0), ..Work::default() };
         assert_eq!(pace("auditor 0f", usual, &quiet), None);

@@ -6,6 +6,7 @@
 //! Invariant: copying twice, or what was replaced meanwhile, changes nothing that is newer.
 
 use quarry_ring::PathHash;
+use tokio::sync::Semaphore;
 
 use super::{Answer, Ask};
 use crate::catalog::{self, Chunked, ObjectMeta, Stamp, encode_chunk_meta};
@@ -73,8 +74,14 @@ pub(crate) async fn read_record(replica: &dyn Replica, hash: PathHash) -> Result
     }
 }
 
-/// Copies the newest version that `source` holds, if it is still the one of `stamp` or a newer one.
-pub async fn copy(source: &dyn Replica, target: &dyn Replica, stamp: Stamp) -> Result<Copied, CopyError> {
+/// Copies the newest version that `source` holds, if it is still the one of `stamp` or a newer one. A body in pieces has a few of
+/// them in memory, and takes a place in `large` first.
+pub async fn copy(
+    source: &dyn Replica,
+    target: &dyn Replica,
+    stamp: Stamp,
+    large: &Semaphore,
+) -> Result<Copied, CopyError> {
     if stamp.deleted {
         return copy_tombstone(source, target, stamp).await;
     }
@@ -93,7 +100,11 @@ pub async fn copy(source: &dyn Replica, target: &dyn Replica, stamp: Stamp) -> R
         }
         let bytes = match meta.chunked {
             None => copy_small(target, &opened, &meta, &stamp.hash).await?,
-            Some(chunked) => copy_large(source, target, &opened, &meta, chunked, &stamp.hash).await?,
+            Some(chunked) => {
+                // It is never closed.
+                let _place = large.acquire().await;
+                copy_large(source, target, &opened, &meta, chunked, &stamp.hash).await?
+            }
         };
         if meta.chunked.is_none() || is_whole(target, &stamp.hash, &meta).await? {
             return Ok(Copied::Bytes(bytes));

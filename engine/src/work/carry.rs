@@ -3,21 +3,27 @@
 //! Several, because each waits for a peer and for a flush: a lost device is filled by all its peers together, and what arrives
 //! together is flushed together.
 //!
-//! Invariant: at most [`MOST`] versions are on their way at a time, so memory is bounded whatever differs.
+//! Invariant: at most [`MOST`] versions are on their way at a time, of them [`LARGE`] whose bodies come in pieces, so memory is
+//! bounded whatever differs.
 //! Invariant: what cannot be read on one side is a finding, and ends nothing.
 
 use std::sync::Arc;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use quarry_ring::partition_of;
+use tokio::sync::Semaphore;
 
 use crate::catalog::{Stamp, Version};
 use crate::disk::DiskHandle;
 use crate::disk::format::record::DeviceId;
-use crate::object::{BoxFuture, Error, InFlight, Remade, Replica, Result, Wanted, remake};
+use crate::object::{BoxFuture, Error, Remade, Replica, Result, Wanted, remake};
 use crate::sync::{self, Cluster, Copied, CopyError, Side};
 
-/// Versions on their way at a time; a large body has a few chunks in memory.
-pub(super) const MOST: usize = 8;
+/// Versions on their way at a time. Each waits for a peer and for a flush, which they share.
+pub(super) const MOST: usize = 32;
+/// Bodies in pieces, or in fragments, on their way at a time: each has a few pieces in memory.
+pub(super) const LARGE: usize = 4;
 /// Bytes of a unit.
 const UNIT: u64 = 64 << 10;
 
@@ -75,6 +81,7 @@ pub(super) struct Carrier {
     pub(super) disk: DiskHandle,
     pub(super) local: Arc<dyn Replica>,
     pub(super) cluster: Arc<dyn Cluster>,
+    large: Semaphore,
 }
 
 /// Whether a device that has `standing` needs nothing of a version.
@@ -83,6 +90,10 @@ fn has(standing: Option<Version>, stamp: &Stamp) -> bool {
 }
 
 impl Carrier {
+    pub(super) fn new(disk: DiskHandle, local: Arc<dyn Replica>, cluster: Arc<dyn Cluster>) -> Self {
+        Self { disk, local, cluster, large: Semaphore::new(LARGE) }
+    }
+
     /// A device that can be reached, as far as is known.
     pub(super) fn reach(&self, device: DeviceId) -> Result<Arc<dyn Replica>> {
         let away = || Error::Unavailable { reason: format!("device {device} is not reached") };
@@ -108,13 +119,13 @@ impl Carrier {
     /// Carries all of these; the first failure is told when all have ended.
     pub(super) async fn carry_all(self: &Arc<Self>, ring: Ring, all: Vec<(Way, Stamp)>) -> Result<Done> {
         let (mut done, mut failed) = (Done::default(), None);
-        let mut running = InFlight::default();
+        let mut running = FuturesUnordered::new();
         let mut all = all.into_iter();
         loop {
             while running.len() < MOST
                 && let Some((way, stamp)) = all.next()
             {
-                running.push(self.carry(ring, way, stamp)).await;
+                running.push(self.carry(ring, way, stamp));
             }
             match running.next().await {
                 Some(Ok(one)) => done.add(one),
@@ -129,7 +140,7 @@ impl Carrier {
         if has(self.local.version(stamp.hash).await?, &stamp) {
             return Ok(Done::nothing());
         }
-        match sync::copy(peer, self.local.as_ref(), stamp).await {
+        match sync::copy(peer, self.local.as_ref(), stamp, &self.large).await {
             Ok(copied) => self.copied(ring, copied, stamp, self.local.as_ref(), false).await,
             Err(CopyError { side: Side::From, error: error @ Error::Corrupt { .. } }) => {
                 Ok(Done::found(format!("device {}: {error}", peer.device())))
@@ -140,7 +151,7 @@ impl Carrier {
 
     /// What cannot be read here is mended from a primary, if one has it.
     async fn push(&self, ring: Ring, primary: &dyn Replica, stamp: Stamp) -> Result<Done> {
-        match sync::copy(self.local.as_ref(), primary, stamp).await {
+        match sync::copy(self.local.as_ref(), primary, stamp, &self.large).await {
             Ok(copied) => self.copied(ring, copied, stamp, primary, true).await,
             Err(CopyError { side: Side::From, error: error @ Error::Corrupt { .. } }) => {
                 for other in self.primaries(ring, &stamp) {
@@ -173,6 +184,8 @@ impl Carrier {
     /// Gives a primary its fragment of a version, made from those that the primaries have (and this device, a handoff); or ours,
     /// if that is it.
     async fn remake(&self, ring: Ring, stamp: Stamp, target: &dyn Replica, handoff: bool) -> Result<Done> {
+        // It is never closed.
+        let _place = self.large.acquire().await;
         let places = self.primaries(ring, &stamp);
         let mut sources: Vec<Arc<dyn Replica>> =
             places.iter().filter_map(|device| self.cluster.replica(*device)).collect();

@@ -115,8 +115,8 @@ pub fn workers(
             let (wall, ages) = (wall_of(store), Ages { reclaim: reclaim_age, ..Ages::default() });
             let (replica, cluster, synced) = (Arc::clone(replica), Arc::clone(cluster), Arc::clone(&synced));
             let replicator = Replicator::new(disk.clone(), replica, cluster, synced, wall, ages);
-            // Units of 64 KiB copied: 64 MiB/s.
-            workers.push((Box::new(replicator), Pace { units_per_second: 1024, idle_seconds: 10 }));
+            // Units of 64 KiB copied: 256 MiB/s.
+            workers.push((Box::new(replicator), Pace { units_per_second: 4096, idle_seconds: 10 }));
         }
         let pruner = Pruner::new(disk.clone(), wall_of(store), reclaim_age, synced);
         workers.push((Box::new(pruner), Pace { units_per_second: 20_000, idle_seconds: 300 }));

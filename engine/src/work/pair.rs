@@ -6,16 +6,22 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use quarry_ring::PathHash;
 
 use super::carry::{Carrier, Done, MOST, Ring, Way};
 use crate::catalog::Stamp;
 use crate::disk::format::record::DeviceId;
-use crate::object::{Error, InFlight, Result};
+use crate::object::{BoxFuture, Error, Replica, Result};
 use crate::sync::{self, Comparison, Difference};
 
 /// Pairs that move on together.
 pub(super) const PAIRS: usize = 4;
+/// Versions that a turn carries at most, and units after which it begins no further one: a turn is short enough that clients
+/// hardly wait for it, and long enough that its end, where few are on their way, does not count.
+const TURN: usize = 8 * MOST;
+const TURN_UNITS: u32 = 512;
 /// Turns in a row in which nothing could be had from a peer, after which it is left until the next round.
 const PATIENCE: u32 = 3;
 
@@ -88,6 +94,11 @@ impl Pair {
         out
     }
 
+    /// Takes back a version that was chosen and not pulled; the last one chosen comes first.
+    fn put_back(&mut self, stamp: Stamp) {
+        if self.from_front { self.pulls.push_front(stamp) } else { self.pulls.push_back(stamp) }
+    }
+
     /// Asks both sides one more question; false when there is none left.
     async fn compare(&mut self, carrier: &Carrier, bounds: Bounds) -> Result<bool> {
         let Some(ask) = self.comparison.ask() else { return Ok(false) };
@@ -104,21 +115,29 @@ impl Pair {
     }
 }
 
+/// A version that a pair pulls in this turn.
+struct Job {
+    at: usize,
+    peer: Arc<dyn Replica>,
+    stamp: Stamp,
+}
+
 /// Moves all of these on: each pulls some of what it found, or asks one more question.
 pub(super) async fn turn(carrier: &Arc<Carrier>, ring: Ring, bounds: Bounds, pairs: Vec<Pair>) -> Turn {
-    let each = (MOST / pairs.len().max(1)).max(1);
-    let (mut out, mut chosen, mut running) = (Turn::default(), HashSet::new(), InFlight::default());
+    let each = (TURN / pairs.len().max(1)).max(1);
+    let (mut out, mut chosen) = (Turn::default(), HashSet::new());
+    let mut running = FuturesUnordered::<BoxFuture<'static, Ended>>::new();
+    let mut jobs = Vec::new();
     for mut pair in pairs {
         if pair.pulls.is_empty() {
             let carrier = carrier.clone();
-            let compare = async move {
+            running.push(Box::pin(async move {
                 let result = pair.compare(&carrier, bounds).await;
                 Ended::Compared { pair: Box::new(pair), result }
-            };
-            running.push(Box::pin(compare)).await;
+            }));
             continue;
         }
-        let replica = match carrier.reach(pair.peer) {
+        let peer = match carrier.reach(pair.peer) {
             Ok(replica) => replica,
             Err(error) => {
                 out.failed = Some(error);
@@ -128,17 +147,41 @@ pub(super) async fn turn(carrier: &Arc<Carrier>, ring: Ring, bounds: Bounds, pai
         let at = out.pairs.len();
         let batch = pair.choose(each, &mut chosen);
         pair.failures += u32::from(!batch.is_empty());
-        for stamp in batch {
-            let carry = carrier.carry(ring, Way::Pull(replica.clone()), stamp);
-            running.push(Box::pin(async move { Ended::Carried { at, result: carry.await } })).await;
-        }
+        jobs.push(batch.into_iter().map(|stamp| Job { at, peer: Arc::clone(&peer), stamp }).collect());
         out.pairs.push(pair);
     }
-    while let Some(ended) = running.next().await {
-        out.take(ended);
+    let mut jobs = in_turns(jobs);
+    loop {
+        while running.len() < MOST
+            && out.done.units < TURN_UNITS
+            && let Some(Job { at, peer, stamp }) = jobs.pop_front()
+        {
+            let carry = carrier.carry(ring, Way::Pull(peer), stamp);
+            running.push(Box::pin(async move { Ended::Carried { at, result: carry.await } }));
+        }
+        match running.next().await {
+            Some(ended) => out.take(ended),
+            None => break,
+        }
+    }
+    for Job { at, stamp, .. } in jobs.into_iter().rev() {
+        out.pairs[at].put_back(stamp);
     }
     out.pairs.retain(|pair| pair.failures <= PATIENCE);
     out
+}
+
+/// One of each, and again, so that all peers are asked from the beginning.
+fn in_turns(batches: Vec<VecDeque<Job>>) -> VecDeque<Job> {
+    let mut out = VecDeque::new();
+    let mut batches: Vec<_> = batches.into_iter().map(VecDeque::into_iter).collect();
+    loop {
+        let before = out.len();
+        out.extend(batches.iter_mut().filter_map(Iterator::next));
+        if out.len() == before {
+            return out;
+        }
+    }
 }
 
 impl Turn {
@@ -197,5 +240,15 @@ mod tests {
         let (mut one, mut chosen) = (pair(true, &[1, 2, 3]), HashSet::from([[1; 16]]));
         assert_eq!(one.choose(1, &mut chosen), [stamp(2)]);
         assert_eq!(one.choose(5, &mut HashSet::new()), [stamp(3), stamp(1)]);
+    }
+
+    #[test]
+    fn what_was_not_begun_is_chosen_again_in_the_same_order() {
+        for from_front in [true, false] {
+            let mut pair = pair(from_front, &[1, 2, 3, 4, 5]);
+            let chosen = pair.choose(4, &mut HashSet::new());
+            chosen[1..].iter().rev().for_each(|stamp| pair.put_back(*stamp));
+            assert_eq!(pair.choose(3, &mut HashSet::new()), chosen[1..]);
+        }
     }
 }

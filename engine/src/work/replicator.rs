@@ -176,7 +176,7 @@ impl Replicator {
     ) -> Self {
         let name = format!("replicator {}", disk.device());
         let progress = Progress::default();
-        let carrier = Arc::new(Carrier { disk: disk.clone(), local, cluster: cluster.clone() });
+        let carrier = Arc::new(Carrier::new(disk.clone(), local, cluster.clone()));
         Self {
             name,
             disk,

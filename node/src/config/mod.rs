@@ -182,6 +182,8 @@ pub enum Format {
 pub struct Work {
     /// Bytes a second that the auditor reads from each disk; 0: none.
     pub audit_rate: Size<0, 10_737_418_240, 4_194_304>,
+    /// Bytes a second that the replicator of each disk copies, while no clients are served; with them it takes a quarter of the time.
+    pub replicate_rate: Size<1_048_576, 107_374_182_400, 268_435_456>,
     /// Pause between two looks for expired objects.
     pub expire_every: Span<1000, 86_400_000, 5000>,
     /// Pause between two looks for deleted accounts and containers.

@@ -423,7 +423,7 @@ impl World {
     pub(super) fn copy(&mut self, from: usize, to: usize, key: u64) -> Result<Copied, CopyError> {
         let stamp = self.holds(from, key).unwrap();
         let (from, to) = (self.local(from), self.local(to));
-        self.run(async move { copy(&from, &to, stamp).await })
+        self.run(async move { copy(&from, &to, stamp, &tokio::sync::Semaphore::new(1)).await })
     }
 
     /// One step of a replicator.
