@@ -19,12 +19,11 @@ import json
 import os
 import random
 import re
-import subprocess
 import time
 import urllib.error
 import urllib.request
 
-from cluster_process import ADMIN, CONTAINER, OBJECT, Ledger, Upload, check, cluster, together, wait_until
+from cluster_process import CONTAINER, OBJECT, Ledger, Upload, admin, check, cluster, compared, together, wait_until
 from cluster_survives import Probe, put, serves
 from swift_http import Account
 
@@ -128,20 +127,8 @@ class Load:
         assert slowest[0] <= SLOW_LIMIT, slowest
 
 
-def admin(member):
-    return ("--admin-url", f"http://{member.client}:{ADMIN}")
-
-
 def status(member):
     return json.loads(member.quarry("cluster", "status", "--json", *admin(member)))
-
-
-def compared(member):
-    """What `quarry cluster compare` says; it fails when copies differ, and prints nevertheless."""
-    command = [*member.within, member.binary, "cluster", "compare", "--json", *admin(member)]
-    done = subprocess.run(list(map(str, command)), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
-    assert done.stdout.startswith("{"), f"compare says nothing: {done.stderr[-500:]}"
-    return json.loads(done.stdout), done.returncode == 0
 
 
 def clean(it):

@@ -11,7 +11,6 @@ What must hold:
 Environment: SEED (default random; printed), NAMESPACES=0 for 127.0.0.1 alone.
 """
 
-import json
 import os
 import pathlib
 import random
@@ -19,7 +18,7 @@ import subprocess
 import sys
 import time
 
-from cluster_process import FORM_LIMIT, Ledger, cluster, together, wait_until
+from cluster_process import FORM_LIMIT, Ledger, admin, cluster, compared, together, wait_until
 from swift_http import md5
 
 POLICY, KEEPS = "safe", "3+2"
@@ -31,17 +30,6 @@ BIG = 24 * MIB + 5
 CLEAN_LIMIT = 120.0
 REFUSED_LIMIT = 15.0
 REACHED_LIMIT = 10.0  # others must see that a node is back
-
-
-def admin(member):
-    return ("--admin-url", f"http://{member.client}:6000")
-
-
-def compared(member):
-    command = [*member.within, member.binary, "cluster", "compare", "--json", *admin(member)]
-    done = subprocess.run(list(map(str, command)), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
-    assert done.stdout.startswith("{"), f"compare says nothing: {done.stderr[-500:]}"
-    return json.loads(done.stdout), done.returncode == 0
 
 
 def clean(it, what):

@@ -41,6 +41,19 @@ def run(*command, **options):
     return done.stdout
 
 
+def admin(member):
+    """The option by which a command asks this node."""
+    return ("--admin-url", f"http://{member.client}:{ADMIN}")
+
+
+def compared(member):
+    """What `quarry cluster compare` says, and whether it is content; it fails when copies differ, and prints nevertheless."""
+    command = [*member.within, member.binary, "cluster", "compare", "--json", *admin(member)]
+    done = subprocess.run(list(map(str, command)), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith("{"), f"compare says nothing: {done.stderr[-500:]}"
+    return json.loads(done.stdout), done.returncode == 0
+
+
 def enter_network():
     """Runs this very script again in a network namespace of its own, if the machine permits one."""
     if INSIDE in os.environ:

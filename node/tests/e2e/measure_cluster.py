@@ -11,8 +11,7 @@ import pathlib
 import random
 import time
 
-from cluster_grows import compared
-from cluster_process import CONTAINER, cluster, wait_until
+from cluster_process import CONTAINER, cluster, compared, wait_until
 from cluster_survives import serves
 from swift_http import Account
 
