@@ -68,6 +68,31 @@ pub struct GroupReport {
     pub last: u64,
     /// Last entry that this node has applied.
     pub applied: u64,
+    /// Of an index group that took lines of a container over from another.
+    #[serde(default)]
+    pub child: Option<ChildReport>,
+}
+
+/// What an index group has that took lines of a container over from another.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChildReport {
+    /// Number of the group that had them before.
+    pub parent: u32,
+    /// What it has, if it or its parent is at this node; else nothing is known of it here, or it was not made yet.
+    pub range: Option<RangeReport>,
+}
+
+/// A range of a container's names.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RangeReport {
+    /// Whose container it is.
+    pub account: String,
+    /// The container.
+    pub container: String,
+    /// The first name.
+    pub from: String,
+    /// The name behind the last; none: to the container's end.
+    pub to: Option<String>,
 }
 
 /// A node of the cluster.

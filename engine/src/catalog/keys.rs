@@ -161,6 +161,11 @@ pub fn listing_key(id: u64, object: &str) -> Vec<u8> {
     [&b"o"[..], &id.to_be_bytes(), object.as_bytes()].concat()
 }
 
+/// The object's name in the key of a line of this listing.
+pub(crate) fn line_name(id: u64, key: &[u8]) -> Option<&[u8]> {
+    key.strip_prefix(b"o")?.strip_prefix(&id.to_be_bytes()[..])
+}
+
 /// What the key of the row about the part of a container that a child has begins with.
 pub(crate) const PART: u8 = b'p';
 

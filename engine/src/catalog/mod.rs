@@ -27,7 +27,7 @@ pub use keys::{
     given_key, going_key, group_prefix, listing_key, listing_prefix, part_key, policy_key, policy_of,
 };
 pub(crate) use keys::{
-    GIVEN, PART, group_of_space, parse_given, parse_part, space_of, split_group, worker_place,
+    GIVEN, PART, group_of_space, line_name, parse_given, parse_part, space_of, split_group, worker_place,
 };
 pub use object_meta::{ObjectMeta, decode_path, encode_tombstone};
 pub(crate) use object_meta::{has_fragment, is_chunked};

@@ -74,15 +74,16 @@ impl Group {
         self.shared.store.made.subscribe()
     }
 
-    /// The name before which half of the lines lie that this group has of a container; `None`: there are too few.
-    pub async fn middle(&self, id: u64) -> Result<Option<String>, GroupError> {
-        let half = self.totals(crate::object::TotalsOf::Container(id))?.objects / 2;
+    /// The name behind which half of the lines lie that this group has of a container, but no more than `most`; `None`: there are
+    /// too few. They are walked from the end, and no others.
+    pub async fn middle(&self, id: u64, most: u64) -> Result<Option<String>, GroupError> {
+        let half = (self.totals(crate::object::TotalsOf::Container(id))?.objects / 2).min(most);
         if half == 0 {
             return Ok(None);
         }
         let mut left = half;
         let mut middle = None;
-        self.each(lines(id, "", None), |key, _| {
+        self.each(Range { reverse: true, ..lines(id, "", None) }, |key, _| {
             left = left.saturating_sub(1);
             middle = Some(key.to_vec());
             Ok(left > 0)
@@ -151,6 +152,13 @@ impl Group {
         };
         if !self.until(quiet).await {
             return Err(stopped("proposals under way do not end"));
+        }
+        if self.status().changing {
+            return Err(stopped("the voters are being changed"));
+        }
+        // All is applied here: what other leaders of the group gave away is known.
+        if store.territory().given.iter().any(|given| given.group == group) {
+            return Err(GroupError::Limit("number of a group, which was used"));
         }
         let Some(Totals { objects, bytes, .. }) = store.count.end(&counted) else {
             return Err(stopped("somebody else counts"));

@@ -58,8 +58,10 @@ impl Given {
 
     /// Whether a row is one of its lines.
     pub(crate) fn has(&self, key: &[u8]) -> bool {
-        let Range { from, to, .. } = self.lines();
-        from.is_none_or(|from| from.as_slice() <= key) && to.is_none_or(|to| key < to.as_slice())
+        let within = |name: &[u8]| {
+            name >= self.from.as_bytes() && self.to.as_ref().is_none_or(|to| name < to.as_bytes())
+        };
+        catalog::line_name(self.id, key).is_some_and(within)
     }
 
     /// What the row of a range says.

@@ -29,9 +29,18 @@ use crate::net::first;
 const CEILING_KEY: &[u8] = b"kt";
 /// How far ahead version times are reserved.
 const RESERVE: Duration = Duration::from_secs(2);
-/// How long changes may wait for others to end before a range is given away, and for the group that takes it over to be led.
-const STILL: Duration = Duration::from_millis(40);
+/// How long changes may wait for others to end before a range is given away: a little at first, and longer where that does not do;
+/// and how long for the group that takes it over to be led.
+const STILL: [Duration; 5] = [
+    Duration::from_millis(40),
+    Duration::from_millis(40),
+    Duration::from_millis(80),
+    Duration::from_millis(160),
+    Duration::from_millis(320),
+];
 const READY: Duration = Duration::from_millis(200);
+/// Pause in which changes go on, before they wait again.
+const BETWEEN: Duration = Duration::from_millis(100);
 /// Pause between two looks.
 const LOOK: Duration = Duration::from_millis(2);
 
@@ -115,8 +124,11 @@ impl Voter {
         self.shared.opened.load(Ordering::Acquire)
     }
 
-    /// Whether an account was ever made in the group, as far as this node has applied it.
+    /// Whether an account was ever made in the group, or lines were taken over, as far as this node has applied it.
     pub fn is_used(&self) -> Result<bool> {
+        if self.shared.group.part().is_some() {
+            return Ok(true);
+        }
         let accounts = Range::prefix(&account_key(""));
         Ok(self.shared.group.scan(&accounts).map_err(refused)?.next().transpose()?.is_some())
     }
@@ -129,15 +141,27 @@ impl Voter {
 }
 
 impl Voter {
-    /// Gives the upper half of what this group has of a container to another group, of which nothing was heard before; false when
-    /// there is too little to divide. Nobody holds a grant for anything in the container in that moment: where others hold some for
-    /// longer than [`STILL`], nothing is done, and it is to be tried again. `ready` says whether the other group is led: changes
-    /// that came meanwhile wait for that, for a while.
+    /// As [`Voter::split_last`], with as many lines as are half of them.
     pub async fn split(
         &self,
         account: &str,
         container: &str,
         to: GroupId,
+        ready: impl Fn() -> bool,
+    ) -> Result<bool> {
+        self.split_last(account, container, to, u64::MAX, ready).await
+    }
+
+    /// Gives the upper half of what this group has of a container, but no more than `most` lines, to another group, of which nothing
+    /// was heard before; false when there is too little to divide. Nobody holds a grant for anything in the container in that
+    /// moment: where others hold some for longer than [`STILL`], nothing is done, and it is to be tried again. `ready` says whether
+    /// the other group is led: changes that came meanwhile wait for that, for a while.
+    pub async fn split_last(
+        &self,
+        account: &str,
+        container: &str,
+        to: GroupId,
+        most: u64,
         ready: impl Fn() -> bool,
     ) -> Result<bool> {
         let shared = &self.shared;
@@ -154,17 +178,13 @@ impl Voter {
         };
         let found = found.filter(|(_, of)| of.account == account && of.container == container);
         let Some((id, of)) = found else { return Err(Error::NoContainer) };
-        let Some(from) = shared.group.middle(id).await.map_err(refused)? else { return Ok(false) };
+        let Some(from) = shared.group.middle(id, most).await.map_err(refused)? else { return Ok(false) };
         let at = shared.clock.tick();
         if at > shared.ceiling() {
             shared.raise(at).await?;
         }
-        let still = async {
-            let claim = Box::pin(shared.locks.claim(Claim::Emptiness { account, container }));
-            let late = || GroupError::Unavailable("changes of the container are under way".to_owned());
-            first(claim, shared.group.sleep(STILL)).await.ok_or_else(late)
-        };
         let split = Split { id, from, group: to, of, sequence: at.0 };
+        let still = shared.still(account, container);
         let (outcome, permit) = shared.group.split(split, still).await.map_err(refused)?;
         if outcome != Outcome::Applied {
             return Err(Error::Unavailable { reason: "the range was not given away".to_owned() });
@@ -206,6 +226,18 @@ impl Shared {
         }
         *ended = number;
         Ok(())
+    }
+
+    /// Waits for a moment in which nothing in a container is being decided, and holds it.
+    async fn still(&self, account: &str, container: &str) -> std::result::Result<Permit, GroupError> {
+        for within in STILL {
+            let claim = Box::pin(self.locks.claim(Claim::Emptiness { account, container }));
+            if let Some(permit) = first(claim, self.group.sleep(within)).await {
+                return Ok(permit);
+            }
+            self.group.sleep(BETWEEN).await;
+        }
+        Err(GroupError::Unavailable("changes of the container are under way".to_owned()))
     }
 
     fn ceiling(&self) -> Timestamp {

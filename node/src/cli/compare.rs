@@ -28,7 +28,7 @@ pub(super) fn of(url: &str) -> Result<Compared, Failure> {
 }
 
 fn print(found: &Compared, out: &mut impl Write) -> std::io::Result<()> {
-    let Compared { different, unknown, silent, handoffs, .. } = found;
+    let Compared { different, unknown, silent, handoffs, index_groups, unsettled, .. } = found;
     writeln!(out, "{}", found.summary())?;
     for (policy, parts) in different {
         let named: Vec<String> = parts.iter().map(ToString::to_string).collect();
@@ -42,6 +42,15 @@ fn print(found: &Compared, out: &mut impl Write) -> std::io::Result<()> {
     }
     for (device, many) in handoffs {
         writeln!(out, "device {device} holds {many} partitions for others")?;
+    }
+    let settled = index_groups.saturating_sub(unsettled.len());
+    writeln!(
+        out,
+        "{settled} of {index_groups} index groups have a leader and the voters that they shall have"
+    )?;
+    if !unsettled.is_empty() {
+        let named: Vec<String> = unsettled.iter().map(ToString::to_string).collect();
+        writeln!(out, "not so: index groups {}", named.join(" "))?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Failure;
 use crate::config::size_text;
-use crate::status::{ClusterStatus, DeviceStatus, GroupReport, Status};
+use crate::status::{ChildReport, ClusterStatus, DeviceStatus, GroupReport, RangeReport, Status};
 
 /// The admin listener when nothing else is said.
 const DEFAULT_URL: &str = "http://127.0.0.1:6000";
@@ -79,15 +79,19 @@ fn print_cluster(cluster: &ClusterStatus, out: &mut impl Write) -> std::io::Resu
     writeln!(out)?;
     writeln!(
         out,
-        "{:<8} {:<32} {:>6} {:>6} {:>8} {:>10} {:>10}",
+        "{:<11} {:<32} {:>6} {:>6} {:>8} {:>10} {:>10}",
         "GROUP", "LEADER", "TERM", "VOTERS", "LEARNERS", "LAST", "APPLIED"
     )?;
     for group in groups {
         let leader =
             group.leader.as_deref().unwrap_or(if group.here { "none" } else { "(not at this node)" });
         let GroupReport { name, term, voters, learners, last, applied, .. } = group;
-        writeln!(out, "{name:<8} {leader:<32} {term:>6} {voters:>6} {learners:>8} {last:>10} {applied:>10}")?;
+        writeln!(
+            out,
+            "{name:<11} {leader:<32} {term:>6} {voters:>6} {learners:>8} {last:>10} {applied:>10}"
+        )?;
     }
+    print_children(groups, out)?;
     writeln!(out)?;
     writeln!(out, "{:<32} {:<22} {:<8} VOTES", "NODE", "ADDRESS", "STATE")?;
     for member in members {
@@ -104,6 +108,26 @@ fn print_cluster(cluster: &ClusterStatus, out: &mut impl Write) -> std::io::Resu
         let DeviceStatus { device, node, zone, bytes, state, replicas, share } = device;
         let size = short_size(*bytes);
         writeln!(out, "{device:<32} {node:<32} {zone:>4} {state:<8} {size:>9} {replicas:>8} {share:>8}")?;
+    }
+    Ok(())
+}
+
+/// Which index groups took which lines of which containers over.
+fn print_children(groups: &[GroupReport], out: &mut impl Write) -> std::io::Result<()> {
+    let mut children =
+        groups.iter().filter_map(|group| Some((&group.name, group.child.as_ref()?))).peekable();
+    if children.peek().is_none() {
+        return Ok(());
+    }
+    writeln!(out)?;
+    writeln!(out, "{:<11} {:>6}  CONTAINER, NAMES", "CHILD", "OF")?;
+    for (name, ChildReport { parent, range }) in children {
+        let Some(RangeReport { account, container, from, to }) = range else {
+            writeln!(out, "{name:<11} {parent:>6}  (not at this node)")?;
+            continue;
+        };
+        let to = to.as_ref().map_or_else(|| "the end".to_owned(), |to| format!("before {to:?}"));
+        writeln!(out, "{name:<11} {parent:>6}  {account}/{container}, {from:?} to {to}")?;
     }
     Ok(())
 }
@@ -182,6 +206,30 @@ mod tests {
         {
             assert_eq!(short_size(bytes), text);
         }
+    }
+
+    #[test]
+    fn children_are_listed_with_their_names() {
+        let range = RangeReport {
+            account: "AUTH_a".to_owned(),
+            container: "c".to_owned(),
+            from: "m".to_owned(),
+            to: None,
+        };
+        let group =
+            |name: &str, child| GroupReport { name: name.to_owned(), child, ..GroupReport::default() };
+        let mut groups = vec![group("control", None), group("index 1", None)];
+        let text = |groups: &[GroupReport]| {
+            let mut out = Vec::new();
+            print_children(groups, &mut out).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(text(&groups), "");
+        groups.push(group("index 1025", Some(ChildReport { parent: 1, range: Some(range) })));
+        groups.push(group("index 1026", Some(ChildReport { parent: 1025, range: None })));
+        let text = text(&groups);
+        assert!(text.contains("index 1025       1  AUTH_a/c, \"m\" to the end\n"), "{text}");
+        assert!(text.contains("index 1026    1025  (not at this node)\n"), "{text}");
     }
 
     #[test]

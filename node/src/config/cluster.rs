@@ -8,7 +8,7 @@ use toml::Spanned;
 
 use super::Listen;
 use super::located::{ConfigError, Source};
-use super::value::{Address, NodeName};
+use super::value::{Address, Count, NodeName};
 
 /// `[cluster]`
 #[derive(Debug, Clone, Deserialize)]
@@ -24,6 +24,10 @@ pub struct Cluster {
     /// The node's failure domain: a room, a rack, a power feed. Copies of an object are spread over zones.
     #[serde(default)]
     pub zone: u16,
+    /// A container with more lines than this in one index group is split: the last of them go to a group of their own. The same on
+    /// all nodes.
+    #[serde(default)]
+    pub split_lines: Count<100, 1_000_000_000, 4_000_000>,
     /// `[[cluster.peer]]`: other nodes, while nothing is known of the cluster. A node that joined knows the one that let it in.
     #[serde(default, rename = "peer")]
     pub peers: Vec<Peer>,

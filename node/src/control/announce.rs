@@ -14,6 +14,7 @@ use quarry_engine::net::{Announcement, Code, Failure, NodeId, Request, Response,
 use quarry_engine::object::BoxFuture;
 use quarry_ring::Class;
 
+use super::children;
 use super::groups::{ControlError, Own, Table, change, put};
 use super::left::Left;
 use super::policies;
@@ -222,7 +223,8 @@ fn row_wished(
     value: Option<Vec<u8>>,
     fresh: bool,
 ) -> Result<Changes, String> {
-    match policies::may_write(state, &key, value.as_deref()) {
+    let judged = policies::may_write(state, &key, value.as_deref());
+    match judged.or_else(|| children::may_write(state, &key, value.as_deref())) {
         Some(judged) => judged?,
         None => state.people.may_write(&key, value.as_deref())?,
     }

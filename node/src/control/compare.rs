@@ -1,4 +1,5 @@
-//! Whether the copies of each partition are equal: `GET /cluster/compare` on the admin listener. Sums are asked for, not data.
+//! Whether the copies of each partition are equal: `GET /cluster/compare` on the admin listener. Sums are asked for, not data. And
+//! whether each index group has a leader and its voters.
 //!
 //! Invariant: a partition counts as equal when every device that should have it has said so, and all said the same.
 
@@ -8,11 +9,17 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use quarry_engine::disk::format::record::DeviceId;
+use quarry_engine::net::Transport;
 use quarry_engine::sync::{Answer, Ask, Cluster, MAX_SUMS, Parts};
 use serde::{Deserialize, Serialize};
 
+use super::seating::{self, Seating};
+use super::seats;
+
 /// Partitions that differ and are named, at most.
 const MAX_NAMED: usize = 100;
+/// Index groups that are asked at the same time.
+const GROUPS: usize = 32;
 /// Partitions of a ring of which it can be said who else holds something.
 const MAX_HELD_POWER: u8 = 20;
 
@@ -37,6 +44,12 @@ pub(crate) struct Compared {
     pub(crate) left: u64,
     /// When that will be done, as fast as it went since somebody first asked.
     pub(crate) eta_seconds: Option<u64>,
+    /// Index groups, those among them that took lines over from others.
+    #[serde(default)]
+    pub(crate) index_groups: usize,
+    /// Those whose leader does not answer, or says that others vote than shall.
+    #[serde(default)]
+    pub(crate) unsettled: Vec<u32>,
 }
 
 /// How much was left, whenever somebody asked.
@@ -91,6 +104,20 @@ impl Compared {
 
 /// What a device says: the sums of its partitions, and how many it holds that are not its own.
 type Said = (BTreeMap<u32, u128>, u64);
+
+/// The index groups whose leader does not answer, or says that others vote than their rows say.
+pub(crate) async fn unsettled(net: &dyn Transport, groups: &Seating) -> Vec<u32> {
+    let mut found = Vec::new();
+    let all: Vec<_> = groups.iter().collect();
+    for some in all.chunks(GROUPS) {
+        let asked = some.iter().map(|(group, row)| async move {
+            let wanted = seating::nodes(row);
+            (seats::members(net, **group, &wanted).await != Some(wanted)).then_some(**group)
+        });
+        found.extend(join_all(asked).await.into_iter().flatten());
+    }
+    found
+}
 
 /// Compares all partitions of all policies.
 pub(crate) async fn compare(cluster: &dyn Cluster, devices: BTreeSet<DeviceId>) -> Compared {

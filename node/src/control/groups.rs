@@ -83,6 +83,11 @@ impl Own {
         Ok(Self { control, index, all })
     }
 
+    /// A group that is open here.
+    pub(crate) fn group(&self, group: u32) -> Option<Group> {
+        self.all.get(group)
+    }
+
     /// Every group that is open here.
     pub(crate) fn all(&self) -> Vec<Group> {
         self.all.all()

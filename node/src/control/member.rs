@@ -25,6 +25,7 @@ use super::groups::{ControlError, Opening, Own, Table, change, put};
 use super::introduce::introduce;
 use super::left::Left;
 use super::seating::{self, Seat};
+use super::split::Splitter;
 use super::state::{Settings, State, settings_key};
 use super::{MemberError, founding, replace};
 use crate::auth::Listed;
@@ -89,6 +90,7 @@ impl Member {
         let (names, store) = base.objects(disks, options)?;
         base.answer_others(&mut cluster, &store, &late);
         let (peers, mut state) = base.follow(&mut cluster, names, &store);
+        base.split(&mut cluster, &state, settings.split_lines.0);
         cluster.run(introduce(Arc::clone(&base.net), state.clone(), listed, founder.is_some()));
         if let Some(settings) = founding {
             cluster.run(found(base.groups.clone(), Arc::clone(&base.clock), data.to_owned(), settings));
@@ -192,6 +194,13 @@ impl Base {
         cluster.run(self.groups.index.clone().run(state.clone()));
         cluster.run(replace::take_place(Arc::clone(&self.net), state.clone(), self.data.clone()));
         (peers, state)
+    }
+
+    /// Opens groups that take lines over here, and gives lines of containers that grew to such.
+    fn split(&self, cluster: &mut Cluster, state: &watch::Receiver<Arc<State>>, lines: u64) {
+        let (groups, net, state) = (self.groups.clone(), Arc::clone(&self.net), state.clone());
+        cluster.run(groups.index.clone().open_made());
+        cluster.run(Splitter { groups, net, state, lines }.run());
     }
 
     /// Tells the cluster where this node is, and which disks it has.

@@ -3,6 +3,7 @@
 //! Invariant: the control group alone says what the cluster is; files and configuration only help to find it.
 
 mod announce;
+mod children;
 pub(crate) mod compare;
 mod doors;
 mod follow;
@@ -23,6 +24,7 @@ pub(crate) mod roster;
 mod runtime;
 pub(crate) mod seating;
 mod seats;
+mod split;
 pub(crate) mod state;
 
 use quarry_engine::consensus::GroupError;

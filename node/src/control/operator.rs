@@ -18,7 +18,7 @@ use quarry_engine::sync;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::compare::{History, compare};
+use super::compare::{History, compare, unsettled};
 use super::member::Member;
 use super::report::to_leave;
 use super::state::{self, State};
@@ -116,7 +116,9 @@ impl Operator {
         let seen = Arc::clone(&self.state.borrow());
         let devices = seen.devices.iter().filter(|(_, device)| device.wanted != state::Wanted::Out);
         let devices = devices.map(|(id, _)| *id).collect();
-        let compared = compare(&*self.peers, devices).await;
+        let mut compared = compare(&*self.peers, devices).await;
+        compared.index_groups = seen.groups.len();
+        compared.unsettled = unsettled(&*self.net, &seen.groups).await;
         let compared = compared.with_left(to_leave(&seen), &self.history, self.begun.elapsed());
         text(StatusCode::OK, &serde_json::to_string(&compared).unwrap_or_default())
     }

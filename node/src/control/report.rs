@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use quarry_engine::consensus::Group;
+use quarry_engine::consensus::{Given, Group};
 use quarry_ring::Builder;
 
 use super::groups::Own;
 use super::state::{State, Wanted};
-use crate::status::{ClusterStatus, DeviceStatus, GroupReport, MemberStatus};
+use crate::status::{ChildReport, ClusterStatus, DeviceStatus, GroupReport, MemberStatus, RangeReport};
 
 /// The cluster as this node knows it now.
 pub(crate) fn report(groups: &Own, state: &State) -> ClusterStatus {
@@ -62,12 +62,28 @@ fn group_reports(groups: &Own, state: &State) -> Vec<GroupReport> {
     let numbers: BTreeSet<u32> = here.keys().chain(state.groups.keys()).copied().collect();
     reports.extend(numbers.into_iter().map(|number| {
         let name = format!("index {number}");
-        match (here.get(&number), state.groups.get(&number)) {
+        let report = match (here.get(&number), state.groups.get(&number)) {
             (Some(open), _) => group(name, open),
             (None, row) => GroupReport { name, voters: row.map_or(0, Vec::len), ..GroupReport::default() },
-        }
+        };
+        let parent = state.children.get(&number).copied();
+        let range = |parent| range(number, here.get(&number).copied(), here.get(&parent).copied());
+        let child = parent.map(|parent| ChildReport { parent, range: range(parent) });
+        GroupReport { child, ..report }
     }));
     reports
+}
+
+/// What a child has: by its own word, up to what it gave away, or else by its parent's.
+fn range(number: u32, child: Option<&Group>, parent: Option<&Group>) -> Option<RangeReport> {
+    if let Some((child, part)) = child.and_then(|child| Some((child, child.part()?))) {
+        let given = child.given().into_iter().map(|given| given.from).min();
+        let (of, to) = (part.value.of, given.or(part.value.to));
+        let (account, container, from) = (of.account, of.container, part.value.from);
+        return Some(RangeReport { account, container, from, to });
+    }
+    let Given { from, to, of, .. } = parent?.given().into_iter().find(|given| given.group == number)?;
+    Some(RangeReport { account: of.account, container: of.container, from, to })
 }
 
 fn group(name: String, group: &Group) -> GroupReport {
@@ -81,6 +97,7 @@ fn group(name: String, group: &Group) -> GroupReport {
         learners: status.learners.len(),
         last: status.last.unwrap_or(0),
         applied: status.applied.unwrap_or(0),
+        child: None,
     }
 }
 

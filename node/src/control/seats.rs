@@ -3,9 +3,11 @@
 //! Invariant: what a disk has of a group is given up only when the group's leader said that this node is no member, after this
 //! node had stopped to take part in it.
 //! Invariant: a group is on one disk of a node at a time, and stays there for as long as the node is a member.
+//! Invariant: a group that was made here by the log of its parent is opened on the parent's disk at once; any other child only when
+//! nothing here is about to make it ([`super::children`]).
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use quarry_engine::clock::Clock;
@@ -16,8 +18,9 @@ use quarry_engine::net::{
 };
 use quarry_engine::object::names::{self, NamesService};
 use quarry_engine::object::{Options, Voter};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
+use super::children::{self, Parent};
 use super::doors::Doors;
 use super::groups::CONTROL;
 use super::runtime::Tokio;
@@ -26,6 +29,11 @@ use super::state::State;
 
 /// Pause between two looks.
 const PAUSE: Duration = Duration::from_millis(500);
+/// How long the leader of a parent waits for the others to have opened a child before it calls the child's election, how long one
+/// may take to say so, and the pause between two questions.
+const ELECT: Duration = Duration::from_millis(150);
+const SAY: Duration = Duration::from_millis(50);
+const ASK: Duration = Duration::from_millis(5);
 /// How long a node may take to say who the members of a group are.
 const WITHIN: Duration = Duration::from_secs(2);
 
@@ -45,6 +53,11 @@ struct Shared {
     since: MonotonicClock,
     options: Options,
     runtime: Arc<Tokio>,
+    voters: Mutex<BTreeMap<u32, Arc<Voter>>>,
+    /// Held while a group is opened or given up: there is one voter of a group at a time.
+    opening: tokio::sync::Mutex<()>,
+    /// A group was made here.
+    made: Arc<Notify>,
 }
 
 impl std::fmt::Debug for Seats {
@@ -68,8 +81,26 @@ impl Seats {
     /// None open yet.
     pub(crate) fn new(parts: Parts) -> Self {
         let Parts { disks, net, groups, clock, since, options, runtime } = parts;
-        let (names, doors) = (names::Seats::default(), Doors::default());
-        Self { shared: Arc::new(Shared { disks, net, groups, names, doors, clock, since, options, runtime }) }
+        let shared = Shared {
+            disks,
+            net,
+            groups,
+            names: names::Seats::default(),
+            doors: Doors::default(),
+            clock,
+            since,
+            options,
+            runtime,
+            voters: Mutex::default(),
+            opening: tokio::sync::Mutex::default(),
+            made: Arc::default(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// This node's voter of a group.
+    pub(crate) fn voter(&self, group: u32) -> Option<Arc<Voter>> {
+        self.shared.voters.lock().unwrap_or_else(PoisonError::into_inner).get(&group).cloned()
     }
 
     /// What answers others about names.
@@ -124,13 +155,31 @@ impl Seats {
         }
     }
 
+    /// Opens groups as they are made here, for as long as it is polled.
+    pub(crate) async fn open_made(self) {
+        let shared = &self.shared;
+        let mut known = BTreeSet::new();
+        loop {
+            for parent in shared.groups.all() {
+                let made = parent.made().borrow().clone();
+                for child in made.into_iter().filter(|child| known.insert(*child)) {
+                    match shared.open(child, parent.disk()).await {
+                        Ok(()) => drop(tokio::spawn(lead(self.clone(), parent.clone(), child))),
+                        Err(error) => tracing::error!(group = child, %error, "open index group"),
+                    }
+                }
+            }
+            shared.made.notified().await;
+        }
+    }
+
     /// Opens and leaves what the state says. `said`: groups whose trouble was told.
     async fn step(&self, state: &State, said: &mut BTreeSet<u32>) {
         let shared = &self.shared;
         let local = shared.net.local();
         for (group, row) in &state.groups {
             let done = match (row.iter().find(|seat| seat.node == local), shared.groups.get(*group)) {
-                (Some(seat), None) => shared.join(*group, seat).await,
+                (Some(seat), None) => shared.join(state, *group, seat).await,
                 (None, Some(open)) => shared.leave(&open, row).await,
                 (Some(_), Some(_)) | (None, None) => Ok(()),
             };
@@ -149,24 +198,66 @@ impl Seats {
 
 impl Shared {
     async fn open(&self, number: u32, disk: &DiskHandle) -> Result<(), GroupError> {
+        let _alone = self.opening.lock().await;
+        self.open_alone(number, disk).await
+    }
+
+    /// To be called by whoever holds `opening`.
+    async fn open_alone(&self, number: u32, disk: &DiskHandle) -> Result<(), GroupError> {
+        if self.groups.get(number).is_some() {
+            return Ok(());
+        }
         let runtime = Arc::<Tokio>::clone(&self.runtime);
         let (net, settings) = (Arc::clone(&self.net), Settings::default());
         let options = GroupOptions { disk: disk.clone(), net, settings, runtime };
         let group = self.groups.open(number, options).await?;
+        let (mut made, told) = (group.made(), Arc::clone(&self.made));
+        drop(tokio::spawn(async move {
+            // Ends when the group is closed.
+            loop {
+                told.notify_one();
+                if made.changed().await.is_err() {
+                    return;
+                }
+            }
+        }));
         let voter = Arc::new(Voter::closed(group, Arc::clone(&self.clock)));
         self.doors.take(number, Arc::clone(&voter));
+        self.voters.lock().unwrap_or_else(PoisonError::into_inner).insert(number, Arc::clone(&voter));
         let since = Arc::clone(&self.since);
         self.names.take(NamesService::new(number, voter, Arc::clone(&self.clock), &self.options, since));
         Ok(())
     }
 
-    async fn join(&self, group: u32, seat: &Seat) -> Result<(), GroupError> {
-        let disk = self.disks.iter().find(|disk| disk.device() == seat.device);
+    async fn join(&self, state: &State, group: u32, seat: &Seat) -> Result<(), GroupError> {
+        let lineage = children::lineage(state, group);
+        if !children::may_open(&lineage, |child, parent| self.parent(state, child, parent)) {
+            return Ok(());
+        }
+        // What a disk has of it counts for more than the row.
+        let mut disk = self.disks.iter().find(|disk| disk.device() == seat.device);
+        for other in &self.disks {
+            if consensus::held(other).await?.contains(&group) {
+                disk = Some(other);
+            }
+        }
         let disk =
             disk.ok_or_else(|| GroupError::Unavailable(format!("disk {} is not here", seat.device)))?;
         self.open(group, disk).await?;
-        tracing::info!(group, disk = %seat.device, "this node joins an index group");
+        tracing::info!(group, disk = %disk.device(), "this node joins an index group");
         Ok(())
+    }
+
+    /// What this node has of the parent of a child.
+    fn parent(&self, state: &State, child: u32, parent: u32) -> Parent {
+        let local = self.net.local();
+        let seated =
+            || state.groups.get(&parent).is_some_and(|row| row.iter().any(|seat| seat.node == local));
+        match self.groups.get(parent) {
+            Some(open) => Parent::Here { gave: open.given().iter().any(|given| given.group == child) },
+            None if seated() => Parent::Coming,
+            None => Parent::Elsewhere,
+        }
     }
 
     /// Leaves a group, if its leader says that this node is no member any more.
@@ -177,12 +268,14 @@ impl Shared {
         if !gone().await {
             return Ok(());
         }
+        let _alone = self.opening.lock().await;
         self.names.leave(group);
         self.doors.leave(group);
+        self.voters.lock().unwrap_or_else(PoisonError::into_inner).remove(&group);
         self.groups.close(group).await?;
         // Asked again: what this node has promised since the first answer, it has promised as a member.
         if !gone().await {
-            return self.open(group, &disk).await;
+            return self.open_alone(group, &disk).await;
         }
         self.groups.give_up(group, &disk).await?;
         tracing::info!(group, disk = %disk.device(), "this node has left an index group");
@@ -199,6 +292,38 @@ impl Shared {
                 Err(error) => tracing::warn!(%error, disk = %disk.device(), "sweep rows that were given up"),
             }
         }));
+    }
+}
+
+/// Where the parent is led: calls the election of a child that was just made, as soon as a majority has it. Nobody there has promised
+/// anything to anybody, so this node wins at once; later elections are the child's own business.
+async fn lead(seats: Seats, parent: Group, number: u32) {
+    let shared = &seats.shared;
+    let Some(child) = shared.groups.get(number).filter(|_| parent.status().leads) else { return };
+    let voters = child.status().voters;
+    let others: Vec<NodeId> = voters.iter().copied().filter(|node| *node != child.node()).collect();
+    let until = tokio::time::Instant::now() + ELECT;
+    while tokio::time::Instant::now() < until {
+        let asked = others.iter().map(|node| tokio::time::timeout(SAY, serves(&*shared.net, number, *node)));
+        let all = futures_util::future::join_all(asked).await;
+        if all.into_iter().filter(|serves| matches!(serves, Ok(true))).count() >= voters.len() / 2 {
+            break;
+        }
+        tokio::time::sleep(ASK).await;
+    }
+    if child.status().term == 0
+        && let Err(error) = child.campaign().await
+    {
+        tracing::warn!(group = number, %error, "call the election of a new index group");
+    }
+}
+
+/// Whether a node takes part in a group.
+async fn serves(net: &dyn Transport, group: u32, node: NodeId) -> bool {
+    let request = Request::Consensus { group, call: ConsensusCall::Members };
+    match net.call(node, request, WITHIN).await {
+        Ok(Response::Failed(Failure { code, .. })) => code != Code::NotServed,
+        answer => answer.is_ok(),
     }
 }
 

@@ -12,6 +12,7 @@ use quarry_engine::disk::format::record::DeviceId;
 use quarry_engine::net::NodeId;
 use quarry_ring::{Builder, Class, decode_builder, encode_builder};
 
+use super::children::{self, Children};
 use super::people::{self, People};
 use super::policies;
 use super::seating::{self, Seating};
@@ -35,6 +36,8 @@ pub(crate) struct State {
     pub(crate) people: People,
     /// Who votes in each index group.
     pub(crate) groups: Seating,
+    /// Groups that took lines over from others, or are about to, and from which.
+    pub(crate) children: Children,
     /// Of the other policies.
     pub(crate) other_builders: BTreeMap<u16, Builder>,
     pub(crate) policies: policies::Rows,
@@ -281,6 +284,7 @@ impl State {
                     let group = group.try_into().map_err(|_| BadState::Field("number of a group"))?;
                     state.groups.insert(u32::from_be_bytes(group), seating::decode(value)?);
                 }
+                Some((&children::TAG, rest)) => children::take(&mut state.children, rest, value)?,
                 Some((b'R', policy)) => {
                     let policy = policy.try_into().map_err(|_| BadState::Field("policy of a ring"))?;
                     let policy = u16::from_be_bytes(policy);
@@ -416,6 +420,7 @@ mod tests {
                 (settings_key(), settings.encode()),
                 (member_key(NodeId([7; 16])), member.encode()),
                 (device_key(DeviceId([8; 16])), device.encode()),
+                children::row(1025, 1),
                 last,
             ]
             .into_iter()
@@ -426,6 +431,7 @@ mod tests {
         assert_eq!(state.members, [(NodeId([7; 16]), member)].into());
         assert_eq!(state.devices, [(DeviceId([8; 16]), device)].into());
         assert_eq!(state.ring_devices(0).get(&2), Some(&DeviceId([2; 16])));
+        assert_eq!(state.children, [(1025, 1)].into());
         assert_eq!(state.builder, Some(builder()));
         assert_eq!(stale_parts(&all, 0), Vec::<Vec<u8>>::new());
     }

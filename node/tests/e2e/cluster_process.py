@@ -106,14 +106,14 @@ class Network:
 class Member(Node):
     """One `quarry serve` process of a cluster."""
 
-    def __init__(self, network, path, number, size, work, accounts=(ACCOUNT,)):
+    def __init__(self, network, path, number, size, work, accounts=(ACCOUNT,), section=()):
         super().__init__(binary_argument(), path / f"n{number}", size=size)
         self.number, self.network = number, network
         self.within, self.client, self.peer = network.attach(number)
         self.data.mkdir(parents=True)
         file = path / f"n{number}.toml"
         listen = [f'{name} = "{self.client}:{port}"' for name, port in (("object", OBJECT), ("identity", IDENTITY), ("admin", ADMIN))]
-        lines = ["[node]", f'data = "{self.data}"', "[listen]", *listen, "[cluster]", f'listen = "{self.peer}:{CLUSTER}"']
+        lines = ["[node]", f'data = "{self.data}"', "[listen]", *listen, "[cluster]", f'listen = "{self.peer}:{CLUSTER}"', *section]
         lines += ["[log]", f'slow = "{os.environ.get("SLOW", "5s")}"', "[work]", *work]
         for account in accounts:
             lines += ["[[auth.v1_user]]", f'account = "{account}"', f'user = "{USER}"', f'key = "{KEY}"', 'groups = [".admin"]']
@@ -163,16 +163,17 @@ class Member(Node):
 class Cluster:
     """Members, the first of which founds it."""
 
-    def __init__(self, path, sizes, work=("audit_rate = 0",), part_power=8, accounts=(ACCOUNT,)):
+    def __init__(self, path, sizes, work=("audit_rate = 0",), part_power=8, accounts=(ACCOUNT,), section=()):
         self.path, self.work, self.members, self.clients = path, list(work), [], []
         self.gone = []  # nodes that were taken away
         self.network = Network()
         self.part_power, self.accounts = part_power, accounts
+        self.section = section  # further lines of [cluster]
         self.grow(sizes)
 
     def grow(self, sizes):
         """Further nodes join, all at the same time; returns when all nodes use a ring over all disks."""
-        fresh = [Member(self.network, self.path, len(self.members) + 1 + at, size, self.work, self.accounts) for at, size in enumerate(sizes)]
+        fresh = [Member(self.network, self.path, len(self.members) + 1 + at, size, self.work, self.accounts, self.section) for at, size in enumerate(sizes)]
         self.members += fresh
         rest = list(fresh)
         if fresh[0] is self.members[0]:

@@ -131,8 +131,8 @@ fn a_range_is_another_groups_from_one_entry_on() {
     for parent in [1, PARENT] {
         let (mut cluster, mut lines) = filled(100, parent);
         let (_, leader) = cluster.leader(parent);
-        let from = cluster.run(leader.middle(ID)).unwrap().unwrap();
-        assert_eq!(from, name(49));
+        let from = cluster.run(leader.middle(ID, u64::MAX)).unwrap().unwrap();
+        assert_eq!(from, name(50));
         split(&mut cluster, parent, &from, CHILD);
         for n in 1..=3 {
             assert_eq!(*cluster.group(n, parent).unwrap().made().borrow(), [CHILD]);
@@ -140,7 +140,7 @@ fn a_range_is_another_groups_from_one_entry_on() {
         cluster.settle(CHILD, &[1, 2, 3]);
         check(&cluster, &[1, 2, 3], &[parent, CHILD], &lines, "split");
         let part = cluster.leader(CHILD).1.part().unwrap().value;
-        assert_eq!((part.from, part.to, part.of), (name(49), None, of()));
+        assert_eq!((part.from, part.to, part.of), (name(50), None, of()));
         // The parent does nothing with lines of the range, and decides nothing by them.
         let moved = Outcome::Moved(CHILD);
         assert_eq!(cluster.propose(parent, &rows(vec![line("n060", 9000, None)])), moved);

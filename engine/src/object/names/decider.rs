@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::grown::Growing;
 use super::service::used;
 use super::{Answer, Ask, Elsewhere, Grant, Hold, Line, Names, NewLine, Page, Standing, leads, parts};
 use crate::catalog::{
@@ -28,11 +29,12 @@ pub(crate) struct Decider {
     pub(crate) group: Arc<dyn IndexGroup>,
     pub(crate) clock: Arc<Clock>,
     finisher: Finisher,
+    pub(super) growing: Arc<Growing>,
 }
 
 impl Decider {
     pub(crate) fn new(group: Arc<dyn IndexGroup>, clock: Arc<Clock>, finisher: Finisher) -> Self {
-        Self { group, clock, finisher }
+        Self { group, clock, finisher, growing: Arc::default() }
     }
 
     /// A version time for a change, reserved before it is given out. It is greater than `given`, which a caller wants.
@@ -228,12 +230,16 @@ impl Decider {
             return Err(Error::Unavailable { reason: "this grant was given by another node".to_owned() });
         };
         let term = permit.term;
+        self.growing.note(&grant.path, &line);
         let draft = line.row(&grant.path, row)?;
         match self.commit(vec![draft], class, permit).await {
             // This node led, did not, and leads again: others may have decided meanwhile.
             Err(Error::Unavailable { .. }) if self.changed_term(term) => {
-                let settled = self.settle_late(&grant.path, grant.line.at, line, class).await;
-                settled.map_err(used)
+                match self.settle_late(&grant.path, grant.line.at, line, class).await {
+                    // It may have been made before it moved: whoever goes on there would not know.
+                    Err(Error::Elsewhere(_)) => Err(Error::GrantLost { unused: false }),
+                    settled => settled.map_err(used),
+                }
             }
             Err(Error::GrantLost { .. }) if self.changed_term(term) => {
                 self.settle_late(&grant.path, grant.line.at, line, class).await

@@ -10,6 +10,7 @@
 mod decider;
 mod divided;
 mod edits;
+mod grown;
 mod leases;
 mod parts;
 mod remote;
@@ -23,6 +24,7 @@ mod tests;
 
 pub(crate) use decider::Decider;
 pub use divided::{Divided, group_of};
+pub use grown::Grown;
 pub use leases::GRANT_TIME;
 pub use parts::{Child, Elsewhere, Holding};
 pub use remote::{Directory, Routed};

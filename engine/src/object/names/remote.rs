@@ -128,7 +128,7 @@ impl std::fmt::Debug for Routed {
 
 /// Whether something was done that nobody has said to be done; clones share it.
 #[derive(Clone, Default)]
-struct Doubt(Arc<AtomicBool>);
+pub(super) struct Doubt(Arc<AtomicBool>);
 
 impl Doubt {
     fn arise(&self) {
@@ -355,8 +355,41 @@ impl Routed {
         before: Option<Timestamp>,
         line: NewLine,
         class: Class,
+        doubt: Doubt,
     ) -> Result<()> {
-        Arc::clone(&self.shared).settle_by(NO_LEASE, path, before, line, class, Doubt::default()).await
+        Arc::clone(&self.shared).settle_by(NO_LEASE, path, before, line, class, doubt).await
+    }
+
+    /// As [`Names::settle`]; `doubt` arises where it may have been done and nobody said so.
+    pub(super) async fn settle_in_doubt(
+        &self,
+        grant: Grant,
+        line: NewLine,
+        class: Class,
+        doubt: Doubt,
+    ) -> Result<()> {
+        let shared = Arc::clone(&self.shared);
+        let (path, before) = (grant.path.clone(), grant.line.at);
+        let lease = match grant.hold {
+            // Where another node leads now, it judges the line as one whose grant is lost.
+            Hold::Own { .. } => match shared.own() {
+                None => NO_LEASE,
+                Some(own) if !leads(&*own.group) => NO_LEASE,
+                Some(own) => match own.settle(grant, line.clone(), class).await {
+                    Err(Error::Unavailable { .. }) if !leads(&*own.group) => {
+                        doubt.arise();
+                        NO_LEASE
+                    }
+                    Err(Error::GrantLost { unused: true }) if !leads(&*own.group) => NO_LEASE,
+                    settled => return settled,
+                },
+            },
+            Hold::Leased(mut lease) => {
+                lease.over = true;
+                lease.number
+            }
+        };
+        shared.settle_by(lease, path, before, line, class, doubt).await
     }
 }
 
@@ -399,30 +432,8 @@ impl Names for Routed {
     }
 
     fn settle(&self, grant: Grant, line: NewLine, class: Class) -> BoxFuture<'static, Result<()>> {
-        let shared = Arc::clone(&self.shared);
-        Box::pin(async move {
-            let (path, before, doubt) = (grant.path.clone(), grant.line.at, Doubt::default());
-            let lease = match grant.hold {
-                // Where another node leads now, it judges the line as one whose grant is lost.
-                Hold::Own { .. } => match shared.own() {
-                    None => NO_LEASE,
-                    Some(own) if !leads(&*own.group) => NO_LEASE,
-                    Some(own) => match own.settle(grant, line.clone(), class).await {
-                        Err(Error::Unavailable { .. }) if !leads(&*own.group) => {
-                            doubt.arise();
-                            NO_LEASE
-                        }
-                        Err(Error::GrantLost { unused: true }) if !leads(&*own.group) => NO_LEASE,
-                        settled => return settled,
-                    },
-                },
-                Hold::Leased(mut lease) => {
-                    lease.over = true;
-                    lease.number
-                }
-            };
-            shared.settle_by(lease, path, before, line, class, doubt).await
-        })
+        let this = self.clone();
+        Box::pin(async move { this.settle_in_doubt(grant, line, class, Doubt::default()).await })
     }
 
     fn lines_count(&self) -> bool {

@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::divided::Divided;
-use super::remote::Routed;
+use super::remote::{Doubt, Routed};
 use super::{Answer, Ask, Child, Elsewhere, Grant, Holding, Names, NewLine, Page};
 use crate::clock::Timestamp;
 use crate::disk::Class;
@@ -161,20 +161,18 @@ impl Divided {
             Ok(base) if base != group && group != 0 => self.child(&path.account, group)?,
             _ => self.of(&path.account)?,
         };
-        match routed.settle(grant, line.clone(), class).await {
+        // Whoever gave the grant may have made the line before it moved: not, where nobody was asked whose answer is missing.
+        let doubt = Doubt::default();
+        match routed.settle_in_doubt(grant, line.clone(), class, doubt.clone()).await {
             Err(Error::Elsewhere(_)) => {}
             settled => return settled,
         }
         let name = path.clone();
         let late = move |routed: &Routed| -> BoxFuture<'static, Result<()>> {
-            let (routed, name, line) = (routed.clone(), name.clone(), line.clone());
-            Box::pin(async move { routed.settle_late(name, before, line, class).await })
+            let (routed, name, line, doubt) = (routed.clone(), name.clone(), line.clone(), doubt.clone());
+            Box::pin(async move { routed.settle_late(name, before, line, class, doubt).await })
         };
-        match self.ask_about(&path, late).await {
-            // Whoever gave the grant may have made the line before it moved, or not.
-            Err(Error::GrantLost { .. }) => Err(Error::GrantLost { unused: false }),
-            settled => settled,
-        }
+        self.ask_about(&path, late).await
     }
 
     /// What a question says that is put to the account's group, with what its children add.

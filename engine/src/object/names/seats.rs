@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::service::{NamesAnswer, NamesRequest, NamesService};
-use super::{Decider, leads};
+use super::{Decider, Grown, leads};
 use crate::net::NodeId;
 use crate::object::Result;
 
@@ -61,6 +61,14 @@ impl Seats {
 
     pub(super) fn decider(&self, group: u32) -> Option<Decider> {
         self.read(|seats| seats.get(&group).map(|service| service.decider().clone()))
+    }
+
+    /// Of the containers of a group that this node leads, one that grew since the last look and has more lines there than this.
+    pub fn grown(&self, group: u32, lines: u64) -> Result<Option<Grown>> {
+        match self.decider(group).filter(|decider| leads(&*decider.group)) {
+            Some(decider) => decider.grown(lines),
+            None => Ok(None),
+        }
     }
 
     /// The groups that this node leads.

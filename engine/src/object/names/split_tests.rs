@@ -393,9 +393,35 @@ fn nobody_holds_a_grant_while_lines_move_and_one_that_is_held_all_the_same_is_ju
     world.run(async move { group.split(split, std::future::ready(Ok(()))).await }).unwrap();
     world.settle(changes, Some(6), true).unwrap();
     world.settle(removes, None, false).unwrap();
-    // It may have been there and have gone: whoever made it tries again.
-    assert!(matches!(world.settle(makes, Some(1), false), Err(Error::GrantLost { unused: false })));
+    // It was never there: whoever made it takes another grant, and no client hears of it.
+    assert!(matches!(world.settle(makes, Some(1), false), Err(Error::GrantLost { unused: true })));
     world.put("d7/new", Some(1));
     world.check_counts();
     assert!(world.line("d7/3").at > Some(Timestamp(0)));
+}
+
+#[test]
+fn a_container_that_grew_is_found_without_a_walk_and_gives_no_more_away_than_is_wanted() {
+    let mut world = filled(5);
+    let seats = world.keeper.seats.clone();
+    let grown = |lines| seats.grown(1, lines).unwrap().map(|grown| (grown.container, grown.objects));
+    assert_eq!(grown(65), None);
+    world.put("d0/1", Some(1));
+    assert_eq!(grown(63), Some(("c".to_owned(), 65)));
+    assert_eq!(grown(63), None, "nothing was made since");
+    world.put("d0/1", None);
+    assert_eq!(grown(10), None, "it did not grow");
+    let names: Vec<String> = world.lines.keys().cloned().collect();
+    let voter = world.keeper.voters.lock().unwrap()[&1].clone();
+    let groups = world.keeper.groups.clone();
+    let led = move || groups.get(20).is_some_and(|group| group.status().leads);
+    assert!(world.run(async move { voter.split_last("a", "c", 20, 5, led).await }).unwrap());
+    let given = world.keeper.groups.get(1).unwrap().given();
+    assert_eq!(given[0].from, names[names.len() - 5]);
+    world.check_counts();
+    // A number serves once.
+    assert!(world.try_split(1, 20).is_err());
+    world.put("d7/7", Some(3));
+    assert_eq!(seats.grown(20, 4).unwrap().unwrap().objects, 5, "children grow, too");
+    world.check_counts();
 }
