@@ -37,7 +37,7 @@ pub enum Event {
     Flush(Token, Fence),
     /// [`Action::Persist`] is durable, and so is all that the log holds before it.
     Persisted(Fence),
-    /// [`Action::Append`] of this sequence is written; a crash of the process will not lose it.
+    /// [`Action::Append`] of this sequence has its place in the log: nothing that comes later is there without it.
     Appended(u64),
     /// Everything up to this sequence is durable.
     Flushed(u64),

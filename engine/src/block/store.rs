@@ -4,13 +4,14 @@
 
 use bytes::Bytes;
 
-use super::extent::{Content, Extent, block_checksum};
+use super::extent::{Content, Extent, MIN_EXTENT_BYTES, block_checksum};
 use super::map;
 use super::note::{self, Note, NoteKey};
 use super::place::{BLOCK_LENGTH, BLOCK_STEP, Position, Run, VolumeId};
 use super::row::{BlockPlace, BlockRow, block_key, parse_block_key, run_range, tail_range};
 use crate::catalog::damaged;
 use crate::disk::format::record::{BadRecord, Kind, NewRecord, Parts};
+use crate::disk::limits::CRC_SPAN;
 use crate::disk::{DiskError, DiskHandle, Location, Pins};
 use crate::index::{IndexError, Range, Table};
 use crate::io::BLOCK;
@@ -28,6 +29,16 @@ pub fn extent_record(disk: &DiskHandle, extent: &Extent, era: u32, data: Bytes) 
         meta: &extent.encode(),
         data,
     })
+}
+
+/// Most bytes that the record of an extent of so many blocks adds to the disk's queue.
+#[must_use]
+pub fn extent_bytes(blocks: u16) -> usize {
+    let meta = MIN_EXTENT_BYTES + usize::from(blocks) * 4;
+    let spans = (usize::from(blocks) * BLOCK_LENGTH).div_ceil(CRC_SPAN);
+    // Key, framing, descriptor, and the padding that brings large data to a block.
+    let around = 256 + BLOCK;
+    usize::from(blocks) * BLOCK_LENGTH + meta + spans * 4 + around
 }
 
 /// The record of a note.

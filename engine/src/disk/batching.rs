@@ -225,6 +225,7 @@ impl Core {
         let s = segments.get_mut(segment);
         assert!(s.state == State::Free && s.live == 0, "segment {segment} is opened while in use");
         *s = super::segments::Segment { state: State::Open, class: Some(class), seq, ..Default::default() };
+        self.shared.count_free(&segments);
         drop(segments);
         self.shared.seqs[segment as usize].store(seq, std::sync::atomic::Ordering::Release);
         self.heads[class as usize] = Some(Head { segment, seq, offset: BLOCK as u64, entries: Vec::new() });

@@ -7,12 +7,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::TryRecvError;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::cache::Cache;
 use super::catalog::Catalog;
 use super::format::record::{BadRecord, DeviceId, FIXED_HEAD, NewRecord, Parts, StoredRecord};
-use super::limits::{CLIENT_HIGH_WATER, MAX_GROUP, MAX_GROUP_RECORDS, MAX_MOVE_RECORDS, MAX_RECORD};
+use super::limits::{
+    CLIENT_HIGH_WATER, CLIENT_RESERVE, MAX_GROUP, MAX_GROUP_RECORDS, MAX_MOVE_RECORDS, MAX_RECORD, SLACK_BYTES,
+};
 use super::segments::State;
 use super::shared::{Append, Class, Counters, DiskError, IndexChange, Item, Request, Shared};
 use super::tallies::Tallies;
@@ -85,9 +88,31 @@ impl std::fmt::Debug for Submitted {
 
 impl Submitted {
     /// Waits as long as the durability that was asked for says.
-    pub async fn done(self) -> Result<Lsn, DiskError> {
-        self.answer.await.unwrap_or_else(|_| Err(self.shared.gone()))
+    pub async fn done(mut self) -> Result<Lsn, DiskError> {
+        self.wait().await
     }
+
+    /// As [`Submitted::done`], for who may stop waiting and begin again. To be called until it has answered once.
+    pub async fn wait(&mut self) -> Result<Lsn, DiskError> {
+        (&mut self.answer).await.unwrap_or_else(|_| Err(self.shared.gone()))
+    }
+
+    /// The answer, if it is there. To be called until it has answered once.
+    pub fn look(&mut self) -> Option<Result<Lsn, DiskError>> {
+        match self.answer.try_recv() {
+            Ok(result) => Some(result),
+            Err(TryRecvError::Empty) => None,
+            Err(TryRecvError::Closed) => Some(Err(self.shared.gone())),
+        }
+    }
+}
+
+/// Room for one group in a disk's queue.
+#[derive(Debug)]
+pub struct Room {
+    class: Class,
+    bytes: usize,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl DiskHandle {
@@ -217,6 +242,36 @@ impl DiskHandle {
     ) -> Result<Submitted, DiskError> {
         let items = group.into_iter().map(|record| Item { record, from: None }).collect();
         self.submit_items(items, durability, class).await
+    }
+
+    /// Waits for room in the queue for one record that adds so many bytes at most, so that it can be submitted later without
+    /// waiting.
+    pub async fn room(&self, bytes: usize, class: Class) -> Room {
+        Room { class, bytes, permit: self.shared.admission.write(class, bytes).await }
+    }
+
+    /// Submits a record for which there is [`DiskHandle::room`]: it has its place in the queue when this returns.
+    pub fn submit_now(
+        &self,
+        record: NewRecord,
+        durability: Durability,
+        room: Room,
+    ) -> Result<Submitted, DiskError> {
+        let (reply, answer) = oneshot::channel();
+        let Room { class, bytes, permit } = room;
+        let items = vec![Item { record, from: None }];
+        let append = Append { items, durability, class, reply: Some(reply), permit };
+        assert!(append.most_bytes() <= bytes, "a record larger than its room");
+        self.shared.send(Request::Append(append))?;
+        Ok(Submitted { answer, shared: self.shared.clone() })
+    }
+
+    /// Whether free segments hold all that the queues can hold, so that what is submitted now will not be told that the disk
+    /// is full.
+    #[must_use]
+    pub fn has_slack(&self) -> bool {
+        let free = self.shared.free.load(Ordering::Relaxed);
+        free > CLIENT_RESERVE as u64 + SLACK_BYTES.div_ceil(self.shared.layout.segment_size)
     }
 
     /// Submits a group without waiting for anything, from where waiting is impossible (a `Drop`). Not counted against

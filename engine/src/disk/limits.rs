@@ -36,6 +36,8 @@ pub const QUEUE_BYTES: usize = 32 << 20;
 pub const DELETE_QUEUE_BYTES: usize = 8 << 20;
 /// The same for the cleaner alone.
 pub const CLEANER_QUEUE_BYTES: usize = 8 << 20;
+/// What all queues of a disk can hold, with the ends of segments that large batches leave unused.
+pub const SLACK_BYTES: u64 = 80 << 20;
 /// Free segments that only deletes and the cleaner may take.
 pub const CLIENT_RESERVE: usize = 4;
 /// Free segments that only the cleaner may take.
@@ -70,6 +72,8 @@ const _: () = assert!(MAX_BATCH as u64 * 2 <= MIN_SEGMENT);
 const _: () = assert!(MAX_BATCH_RECORDS >= MAX_GROUP_RECORDS && MAX_BATCH_RECORDS >= MAX_MOVE_RECORDS);
 const _: () =
     assert!(QUEUE_BYTES >= MAX_GROUP && DELETE_QUEUE_BYTES >= MAX_GROUP && CLEANER_QUEUE_BYTES >= MAX_GROUP);
+const _: () =
+    assert!(SLACK_BYTES as usize >= (QUEUE_BYTES + DELETE_QUEUE_BYTES + CLEANER_QUEUE_BYTES) * 5 / 3);
 const _: () = assert!(CLIENT_RESERVE > DELETE_RESERVE && DELETE_RESERVE >= 1);
 const _: () = assert!(MIN_SEGMENTS > 2 * CLIENT_RESERVE as u64);
 const _: () = assert!(CRC_SPAN.is_multiple_of(BLOCK) && MAX_DATA.is_multiple_of(CRC_SPAN));

@@ -31,7 +31,7 @@ mod window;
 pub use cache::CacheBytes;
 pub use check::{CheckReport, Finding, check};
 pub use cleaner::{Cleaned, benefit};
-pub use handle::{DiskHandle, Pins, Submitted, Usage};
+pub use handle::{DiskHandle, Pins, Room, Submitted, Usage};
 pub use open::{Format, Open, OpenError, format, read_superblock};
 pub use rebuild::Rebuilt;
 pub use recovery::{Gap, RecoveryError, Report, judge_gap};

@@ -497,6 +497,7 @@ fn assemble(
     let live = segments.live();
     let seqs = segments.iter().map(|(_, s)| AtomicU64::new(s.seq)).collect();
     let pins = (0..superblock.layout.segments).map(|_| AtomicU64::new(0)).collect();
+    let free = segments.count(State::Free) as u64;
     let shared = Arc::new(Shared {
         device: superblock.device,
         layout: superblock.layout,
@@ -514,6 +515,7 @@ fn assemble(
         frees: AtomicU64::new(0),
         counters: Counters::default(),
         live: AtomicU64::new(live),
+        free: AtomicU64::new(free),
         failed: OnceLock::new(),
         max_sequence: position.max_sequence,
         epoch: superblock.epoch,

@@ -12,7 +12,7 @@ use super::catalog::{Catalog, Tx};
 use super::format::record::{BadRecord, DeviceId, NewRecord};
 use super::format::superblock::Layout;
 use super::limits::{ALIGN_FROM, CLEANER_QUEUE_BYTES, DELETE_QUEUE_BYTES, QUEUE_BYTES, READ_BYTES};
-use super::segments::SegmentMap;
+use super::segments::{SegmentMap, State};
 use super::tallies::Tallies;
 use super::{Durability, Location, Lsn};
 use crate::index::{Index, IndexError};
@@ -198,6 +198,8 @@ pub(crate) struct Shared {
     pub(crate) frees: AtomicU64,
     pub(crate) counters: Counters,
     pub(crate) live: AtomicU64,
+    /// Free segments.
+    pub(crate) free: AtomicU64,
     pub(crate) failed: OnceLock<Arc<str>>,
     pub(crate) max_sequence: u64,
     pub(crate) epoch: u64,
@@ -274,6 +276,11 @@ impl Shared {
     /// The segment map. A panic while it was held is our bug and has already taken the disk's thread down.
     pub(crate) fn segments(&self) -> MutexGuard<'_, SegmentMap> {
         self.segments.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Takes note of how many segments are free: called where that changes.
+    pub(crate) fn count_free(&self, segments: &SegmentMap) {
+        self.free.store(segments.count(State::Free) as u64, Ordering::Relaxed);
     }
 
     pub(crate) fn pinned(&self, segment: u32) -> bool {

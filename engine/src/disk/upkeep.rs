@@ -270,6 +270,7 @@ impl Core {
             let key = super::segments::segment_key(*segment);
             set.changes.push((Table::System, key, Some(segments.get(*segment).encode())));
         }
+        self.shared.count_free(&segments);
         drop(segments);
         Counters::add(&self.shared.counters.freed, round.len() as u64);
         if let Err(e) = self.shared.index.apply(set) {

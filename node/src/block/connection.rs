@@ -1,16 +1,18 @@
 //! One NBD client: drives the state machines of `quarry_volume::nbd` over a socket.
 //!
-//! Invariant: a command that was begun is carried out to its end, whatever becomes of its connection: each is a task.
+//! Invariant: a command that was begun is carried out to its end, whatever becomes of its connection: one that does not end at once
+//! is a task.
 //! Invariant: while a client reads none of its replies, what is kept for it is bounded, and nobody else waits for it.
 
 use std::io;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, BytesMut};
 use quarry_volume::nbd::limits::MAX_OWED;
 use quarry_volume::nbd::{
-    Action, Demand, Ending, Handshake, Outbox, Outcome, Purpose, Session, Terms, Ticket, Tls,
+    Action, Command, Demand, Ending, Handshake, Outbox, Outcome, Purpose, Session, Terms, Ticket, Tls,
 };
 use quarry_volume::store::Device;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
@@ -208,20 +210,29 @@ async fn read(
 }
 
 impl Link {
+    /// Begins a command. Most writes end at once; nobody need be woken for them.
+    fn run(&mut self, ticket: Ticket, command: Command) {
+        let (device, finished) = (self.device.clone(), self.finished.clone());
+        let mut outcome = Box::pin(async move { device.carry_out(command).await });
+        let mut context = Context::from_waker(Waker::noop());
+        match outcome.as_mut().poll(&mut context) {
+            Poll::Ready(outcome) => self.session.finish(ticket, outcome),
+            Poll::Pending => {
+                tokio::spawn(async move {
+                    // Nobody listens any more when the connection is gone.
+                    let _gone = finished.send((ticket, outcome.await));
+                });
+            }
+        }
+    }
+
     /// Takes what was read; true: the connection ends at once.
     fn take_input(&mut self) -> bool {
         loop {
             let (taken, action) = self.session.feed(&self.input);
             self.input.advance(taken);
             match action {
-                Some(Action::Run(ticket, command)) => {
-                    let (device, finished) = (self.device.clone(), self.finished.clone());
-                    tokio::spawn(async move {
-                        let outcome = device.carry_out(command).await;
-                        // Nobody listens any more when the connection is gone.
-                        let _gone = finished.send((ticket, outcome));
-                    });
-                }
+                Some(Action::Run(ticket, command)) => self.run(ticket, command),
                 Some(Action::Disconnect) => {}
                 Some(Action::Close(violation)) => {
                     tracing::debug!(%violation, "end an NBD session");

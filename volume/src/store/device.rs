@@ -2,6 +2,8 @@
 //!
 //! Invariant: a write of whole blocks goes to the log as it came; what covers a block in part is read, changed and written
 //! while no other write to the volume is under way, by whichever device.
+//! Invariant: a write is seen by every read that begins after its answer. What a client was given is durable: a read that meets a
+//! write which is not waits for it.
 //! Invariant: what was never written, or discarded, reads as zeroes and takes no space.
 //! Invariant: a device that is fenced, or frozen, changes nothing; a fenced one reads nothing either.
 
@@ -13,13 +15,13 @@ use quarry_engine::block::{BLOCK_BYTES, BlockPlace, BlockRow, Fence, Mapped, Run
 use quarry_engine::disk::DiskError;
 
 use super::error::VolumeError;
+use super::overlay::Seen;
 use super::seat::Seat;
+use super::tail::Placed;
 use crate::geometry::{CHUNK_BYTES, ChunkId, Geometry, SliceId};
 
 /// Reads of one request that are under way together.
 const READS: usize = 32;
-/// Writes of one request that are under way together.
-const WRITES: usize = 32;
 /// Rows of the map that one step of a long discard looks at.
 const STEP_ROWS: usize = 4096;
 
@@ -118,88 +120,140 @@ impl Device {
 
     /// The bytes of a range, in pieces that cover it in order.
     pub async fn read(&self, offset: u64, length: u64) -> Result<Vec<Piece>, VolumeError> {
+        loop {
+            let (pieces, late) = self.gather(offset, length).await?;
+            let Some(Span { oldest, newest }) = late else { return Ok(pieces) };
+            self.inner.seat.settled(newest).await?;
+            if !self.inner.seat.refused_since(oldest) {
+                return Ok(pieces);
+            }
+        }
+    }
+
+    /// The bytes of a range, and the writes among them that were not durable.
+    async fn gather(&self, offset: u64, length: u64) -> Result<(Vec<Piece>, Option<Span>), VolumeError> {
         self.admitted()?;
         let whole = around(offset, length);
         let runs = self.inner.geometry.split(whole.offset, whole.length)?;
         let parts: Vec<_> = runs.map(|run| self.read_run(run)).collect();
-        let parts: Vec<Vec<Piece>> = stream::iter(parts).buffered(READS).try_collect().await?;
+        let parts: Vec<(Vec<Piece>, Option<Span>)> =
+            stream::iter(parts).buffered(READS).try_collect().await?;
         // A promise that came meanwhile: another head may have written what this one would miss.
         self.admitted()?;
-        let mut pieces: Vec<Piece> = parts.into_iter().flatten().collect();
+        let late = Span::over(parts.iter().filter_map(|(_, late)| *late));
+        let mut pieces: Vec<Piece> = parts.into_iter().flat_map(|(pieces, _)| pieces).collect();
         trim(&mut pieces, offset - whole.offset, length);
-        Ok(pieces)
+        Ok((pieces, late))
     }
 
-    async fn read_run(&self, run: Run) -> Result<Vec<Piece>, VolumeError> {
+    async fn read_run(&self, run: Run) -> Result<(Vec<Piece>, Option<Span>), VolumeError> {
         let disk = self.inner.seat.disk();
         let volume = self.inner.seat.volume();
-        let (mapped, _pins) = find(disk, volume, &run, self.inner.era)?;
-        let mut gaps = Vec::new();
-        let mut groups: Vec<&[Mapped]> = Vec::new();
+        // First what is late, then the index: what left the one meanwhile is in the other.
+        let late = if self.is_frozen() { Vec::new() } else { self.inner.seat.late(&run) };
+        let span = Span::over(late.iter().map(|Seen { sequence: at, .. }| Span { oldest: *at, newest: *at }));
+        let (mut mapped, _pins) = find(disk, volume, &run, self.inner.era)?;
+        mapped.retain(|block| !late.iter().any(|seen| seen.holds(block.place.block)));
+        let mut parts: Vec<(u16, u16, Source<'_>)> = Vec::with_capacity(1);
         let mut rest = mapped.as_slice();
-        let mut next = u64::from(run.first);
         while let Some(first) = rest.first() {
-            let count = piece(rest);
-            let (group, behind) = rest.split_at(count);
-            let at = u64::from(first.place.block);
-            gaps.push(at - next);
-            groups.push(group);
-            next = at + count as u64;
+            let (group, behind) = rest.split_at(piece(rest));
+            let blocks = u16::try_from(group.len()).expect("a run lies in one chunk");
+            parts.push((first.place.block.into(), blocks, Source::Mapped(group)));
             rest = behind;
         }
-        let end = u64::from(run.first) + u64::from(run.blocks) - next;
-        let reads = groups.into_iter().map(|group| async move {
-            if group.iter().all(|block| block.row.is_zeroes()) {
-                return Ok::<_, VolumeError>(Piece::Zeroes(group.len() as u64 * BLOCK_BYTES));
-            }
-            Ok(Piece::Data(read(disk, volume, group).await?))
-        });
-        let reads: Vec<_> = reads.collect();
+        if !late.is_empty() {
+            parts.extend(late.into_iter().map(|Seen { first, blocks, data, .. }| {
+                (first.into(), blocks, Source::Late(data.map_or(Piece::Zeroes(bytes_of(blocks)), Piece::Data)))
+            }));
+            parts.sort_unstable_by_key(|(first, ..)| *first);
+        }
+        let mut next = u16::from(run.first);
+        let mut gaps = Vec::with_capacity(parts.len() + 1);
+        for (first, blocks, _) in &parts {
+            gaps.push(first - next);
+            next = first + blocks;
+        }
+        let end = u16::from(run.first) + run.blocks - next;
+        let reads: Vec<_> = parts
+            .into_iter()
+            .map(|(_, _, source)| async move {
+                match source {
+                    Source::Late(piece) => Ok(piece),
+                    Source::Mapped(group) if group.iter().all(|block| block.row.is_zeroes()) => {
+                        Ok::<_, VolumeError>(Piece::Zeroes(group.len() as u64 * BLOCK_BYTES))
+                    }
+                    Source::Mapped(group) => Ok(Piece::Data(read(disk, volume, group).await?)),
+                }
+            })
+            .collect();
         let read: Vec<Piece> = stream::iter(reads).buffered(READS).try_collect().await?;
-        let mut pieces = Vec::new();
+        let mut pieces = Vec::with_capacity(2 * read.len() + 1);
         for (gap, piece) in gaps.into_iter().zip(read) {
-            pieces.push(Piece::Zeroes(gap * BLOCK_BYTES));
+            pieces.push(Piece::Zeroes(bytes_of(gap)));
             pieces.push(piece);
         }
-        pieces.push(Piece::Zeroes(end * BLOCK_BYTES));
-        Ok(pieces)
+        pieces.push(Piece::Zeroes(bytes_of(end)));
+        Ok((pieces, span))
     }
 
     /// The bytes of a range in one buffer.
     pub async fn read_whole(&self, offset: u64, length: u64) -> Result<BytesMut, VolumeError> {
-        let mut whole = BytesMut::new();
-        for piece in self.read(offset, length).await? {
-            match piece {
-                Piece::Data(data) => whole.extend_from_slice(&data),
-                Piece::Zeroes(zeroes) => whole.resize(whole.len() + length_of(zeroes), 0),
-            }
-        }
-        Ok(whole)
+        Ok(joined(self.read(offset, length).await?))
+    }
+
+    /// Writes bytes: every read sees them, and the next flush makes them durable, with all that was written before.
+    pub async fn write(&self, offset: u64, data: Bytes) -> Result<(), VolumeError> {
+        self.write_to(offset, data, false).await
     }
 
     /// Writes bytes. They are durable when this returns.
-    pub async fn write(&self, offset: u64, data: Bytes) -> Result<(), VolumeError> {
-        let length = data.len() as u64;
-        if aligned(offset, length) {
-            let _shared = self.inner.seat.edges().read().await;
-            return self.write_blocks(offset, data).await;
-        }
-        let _alone = self.inner.seat.edges().write().await;
-        let whole = around(offset, length);
-        let mut blocks = self.read_whole(whole.offset, whole.length).await?;
-        let from = length_of(offset - whole.offset);
-        if let Some(place) = blocks.get_mut(from..from + data.len()) {
-            place.copy_from_slice(&data);
-        }
-        self.write_blocks(whole.offset, blocks.freeze()).await
+    pub async fn write_through(&self, offset: u64, data: Bytes) -> Result<(), VolumeError> {
+        self.write_to(offset, data, true).await
     }
 
-    async fn write_blocks(&self, offset: u64, data: Bytes) -> Result<(), VolumeError> {
+    async fn write_to(&self, offset: u64, data: Bytes, durable: bool) -> Result<(), VolumeError> {
+        let length = data.len() as u64;
+        let placed = if aligned(offset, length) {
+            let _shared = self.inner.seat.edges().read().await;
+            self.place_blocks(offset, data).await
+        } else {
+            let _alone = self.inner.seat.edges().write().await;
+            let whole = around(offset, length);
+            // Nobody is told what is read here, so that it need not be durable.
+            let (pieces, _) = self.gather(whole.offset, whole.length).await?;
+            let mut blocks = joined(pieces);
+            let from = length_of(offset - whole.offset);
+            if let Some(place) = blocks.get_mut(from..from + data.len()) {
+                place.copy_from_slice(&data);
+            }
+            self.place_blocks(whole.offset, blocks.freeze()).await
+        };
+        self.finish(placed, durable).await
+    }
+
+    /// Puts whole blocks in their places, chunk by chunk; of what failed on the way the beginning has its place.
+    async fn place_blocks(&self, offset: u64, data: Bytes) -> Result<Vec<Placed>, VolumeError> {
         let fence = self.fence()?;
-        let runs = self.inner.geometry.split(offset, data.len() as u64)?;
+        let mut placed = Vec::with_capacity(1);
         let mut rest = data;
-        let pieces = runs.map(|run| (run, rest.split_to(length_of(run.bytes()))));
-        all_of(pieces.map(|(run, data)| self.inner.seat.write(fence, run, Some(data))).collect()).await
+        for run in self.inner.geometry.split(offset, rest.len() as u64)? {
+            let data = rest.split_to(length_of(run.bytes()));
+            placed.push(self.inner.seat.put(fence, run, Some(data)).await?);
+        }
+        Ok(placed)
+    }
+
+    async fn finish(
+        &self,
+        placed: Result<Vec<Placed>, VolumeError>,
+        durable: bool,
+    ) -> Result<(), VolumeError> {
+        let mut result = Ok(());
+        for one in placed? {
+            result = result.and(self.inner.seat.finish(one, durable).await);
+        }
+        result
     }
 
     /// Zeroes a range. With `allocate` it takes its space.
@@ -238,12 +292,18 @@ impl Device {
         let from = offset.next_multiple_of(BLOCK_BYTES);
         let to = (offset + length) / BLOCK_BYTES * BLOCK_BYTES;
         let _shared = self.inner.seat.edges().read().await;
+        // The index tells what there is to give up.
+        self.inner.seat.settle().await?;
         let mut at = from;
         while at < to {
             let (mapped, all) = self.walk(at, STEP_ROWS)?;
             let data: Vec<&Mapped> = mapped.iter().filter(|block| !block.row.is_zeroes()).collect();
             let runs = runs_of(&data, |place| self.offset_of(place).is_some_and(|offset| offset < to));
-            all_of(runs.into_iter().map(|run| self.inner.seat.write(fence, run, None)).collect()).await?;
+            let mut placed = Vec::with_capacity(runs.len());
+            for run in runs {
+                placed.push(self.inner.seat.put(fence, run, None).await?);
+            }
+            self.finish(Ok(placed), false).await?;
             at = match mapped.last().and_then(|last| self.offset_of(last.place)) {
                 Some(last) if !all => last + BLOCK_BYTES,
                 _ => to,
@@ -274,8 +334,16 @@ impl Device {
     }
 
     /// What takes space from an offset on: stretches that end at the range's end or before, after at most `most` blocks.
-    pub fn stretches(&self, offset: u64, length: u64, most: usize) -> Result<Vec<Stretch>, VolumeError> {
+    pub async fn stretches(
+        &self,
+        offset: u64,
+        length: u64,
+        most: usize,
+    ) -> Result<Vec<Stretch>, VolumeError> {
         self.admitted()?;
+        if !self.is_frozen() {
+            self.inner.seat.settle().await?;
+        }
         let end = offset + length;
         let start = offset / BLOCK_BYTES * BLOCK_BYTES;
         let (mapped, all) = self.walk(start, most)?;
@@ -303,14 +371,39 @@ impl Device {
     }
 }
 
-/// Drives all writes to their end, whatever becomes of one: a seat does not forgive one that is dropped.
-async fn all_of(writes: Vec<impl Future<Output = Result<(), VolumeError>>>) -> Result<(), VolumeError> {
-    let mut writes = stream::iter(writes).buffered(WRITES);
-    let mut result = Ok(());
-    while let Some(one) = writes.next().await {
-        result = result.and(one);
+/// The sequences of some writes lie between these.
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    oldest: u64,
+    newest: u64,
+}
+
+impl Span {
+    fn over(spans: impl Iterator<Item = Self>) -> Option<Self> {
+        spans.reduce(|a, b| Self { oldest: a.oldest.min(b.oldest), newest: a.newest.max(b.newest) })
     }
-    result
+}
+
+/// Where a part of a run comes from.
+enum Source<'a> {
+    Mapped(&'a [Mapped]),
+    Late(Piece),
+}
+
+fn bytes_of(blocks: u16) -> u64 {
+    u64::from(blocks) * BLOCK_BYTES
+}
+
+/// Pieces in one buffer.
+fn joined(pieces: Vec<Piece>) -> BytesMut {
+    let mut whole = BytesMut::new();
+    for piece in pieces {
+        match piece {
+            Piece::Data(data) => whole.extend_from_slice(&data),
+            Piece::Zeroes(zeroes) => whole.resize(whole.len() + length_of(zeroes), 0),
+        }
+    }
+    whole
 }
 
 /// The runs of blocks that follow one another in a chunk.

@@ -1,12 +1,14 @@
 //! Volumes on the engine: one member on one disk for now, behind the decisions that several will take.
 //!
-//! Invariant: what was answered is durable and applied; what was read is never lost.
+//! Invariant: what was flushed, or read, is durable and applied, and never lost; what was written later may be, from its end on.
 
 mod device;
 mod error;
 mod label;
+mod overlay;
 mod seat;
 mod serve;
+mod tail;
 #[cfg(test)]
 mod tests;
 mod volumes;
@@ -15,4 +17,5 @@ pub use device::{Device, Piece, Stretch};
 pub use error::VolumeError;
 pub use label::{BadLabel, Label, MAX_DESCRIPTION, MAX_NAME, SnapshotLabel, is_name};
 pub use seat::{Seat, Snapshot};
+pub use tail::Placed;
 pub use volumes::{Volume, Volumes};

@@ -1,27 +1,27 @@
-//! A member where it sits: its decisions ([`Member`]) carried out on one disk's log.
+//! A member where it sits: its decisions ([`Member`]) carried out on one disk's log. Writes: `tail.rs`.
 //!
 //! One member holds all slices of its volume for now, so that its order is the volume's.
 //!
-//! Invariant: what the member accepts is submitted to the log in the order of its sequences, and a write is answered when
-//! it and all before it are durable. So a write that was read, or answered, is never lost by a crash.
-//! Invariant: an operation that was begun is driven to its end by its caller; one that is dropped before leaves the seat
-//! out, which refuses all from then on, rather than with a hole that nobody fills.
+//! Invariant: what the member accepts lies in the log in the order of its sequences; nothing waits between a sequence and
+//! its place in the log's queue. So after a crash there is a prefix of what was accepted.
+//! Invariant: a snapshot's note lies behind all that it sees, and before all that comes after it.
+//! Invariant: an attachment that was begun and dropped leaves the seat out, which refuses all from then on.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
-use quarry_engine::block::{
-    BLOCK_LENGTH, Content, Extent, Fence, NoteKey, NoteTag, Position, Run, VolumeId, block_checksum,
-    extent_record, last_position, note_record, notes,
-};
-use quarry_engine::disk::format::record::NewRecord;
-use quarry_engine::disk::{Class, DiskError, DiskHandle, Durability};
-use tokio::sync::{Semaphore, oneshot};
+use quarry_engine::block::{Fence, NoteKey, NoteTag, VolumeId, last_position, note_record, notes};
+use quarry_engine::disk::{Class, DiskError, DiskHandle, Durability, Submitted};
+use tokio::sync::oneshot;
 
 use super::error::VolumeError;
 use super::label::{SnapshotLabel, decode_promise, encode_promise};
-use crate::member::{Action, Answer, Event, MAX_WAITING, Member, Refusal, Token};
+use super::overlay::Overlay;
+use super::tail::Late;
+use crate::member::{Action, Answer, Event, Member, Refusal, Token};
+
+/// More than a note adds to the log beside what it says.
+const NOTE_BYTES: usize = 512;
 
 /// A snapshot of the volume: its era, and what it is called.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,62 +35,65 @@ pub struct Snapshot {
 /// One volume's member on one disk.
 #[derive(Debug)]
 pub struct Seat {
-    disk: DiskHandle,
-    volume: VolumeId,
+    pub(super) disk: DiskHandle,
+    pub(super) volume: VolumeId,
     state: Mutex<State>,
     /// Held while a record gets its sequence and its place in the log's queue.
-    order: tokio::sync::Mutex<Order>,
-    /// As many writes as the member lets wait.
-    room: Semaphore,
+    pub(super) order: tokio::sync::Mutex<Order>,
+    /// The oldest write that is not durable; held by whoever waits for it.
+    pub(super) front: tokio::sync::Mutex<Option<Late>>,
     /// Writes of whole blocks share it; one that covers a block in part has it alone.
     edges: tokio::sync::RwLock<()>,
 }
 
 #[derive(Debug)]
-struct Order {
+pub(super) struct Order {
     /// That new writes belong to.
-    era: u32,
+    pub(super) era: u32,
     /// Of the last note.
     notes: u64,
+    /// Of the last write: the log keeps the order of groups of one class only.
+    pub(super) class: Class,
 }
 
 #[derive(Debug)]
-struct State {
-    member: Member,
+pub(super) struct State {
+    pub(super) member: Member,
     tokens: u64,
-    next: u64,
-    /// Sequences that are durable while an earlier one is not.
-    done: BTreeSet<u64>,
-    /// Up to here all are durable.
-    durable: u64,
-    waiting: HashMap<Token, oneshot::Sender<Answer>>,
+    /// The next sequence.
+    pub(super) next: u64,
+    /// Up to here all are durable, and in the index.
+    pub(super) durable: u64,
+    /// The last write for which there was no space.
+    pub(super) refused: u64,
+    /// Everything is refused.
+    pub(super) out: bool,
+    /// In the log's queue, oldest first, behind the one that `front` may have.
+    pub(super) tail: VecDeque<Late>,
+    pub(super) overlay: Overlay,
+    pub(super) waiting: HashMap<Token, oneshot::Sender<Answer>>,
     snapshots: Vec<Snapshot>,
 }
 
-/// A write that has its place in the log's queue.
-#[derive(Debug)]
-struct Begun<'a> {
-    seat: &'a Seat,
-    sequence: u64,
-    finished: bool,
-}
+/// An attachment on its way.
+struct Attaching<'a>(Option<&'a Seat>);
 
-impl Drop for Begun<'_> {
+impl Drop for Attaching<'_> {
     fn drop(&mut self) {
-        if !self.finished {
-            self.seat.state().fail();
+        if let Some(seat) = self.0 {
+            seat.state().fail();
         }
     }
 }
 
 impl State {
-    fn token(&mut self) -> Token {
+    pub(super) fn token(&mut self) -> Token {
         self.tokens += 1;
         Token(self.tokens)
     }
 
     /// Lets the member decide; its answers go to who waits for them.
-    fn step(&mut self, event: Event) -> Vec<Action> {
+    pub(super) fn step(&mut self, event: Event) -> Vec<Action> {
         let mut actions = self.member.step(event);
         actions.retain(|action| match action {
             Action::Answer(token, answer) => match self.waiting.remove(token) {
@@ -106,19 +109,12 @@ impl State {
         actions
     }
 
-    fn fail(&mut self) {
+    /// Fail stop: what waits is told, and all that comes is refused.
+    pub(super) fn fail(&mut self) {
+        self.out = true;
         self.step(Event::Failed);
         self.waiting.clear();
-    }
-
-    /// A sequence is durable.
-    fn durable(&mut self, sequence: u64) {
-        self.done.insert(sequence);
-        while self.done.remove(&(self.durable + 1)) {
-            self.durable += 1;
-            self.step(Event::Appended(self.durable));
-            self.step(Event::Flushed(self.durable));
-        }
+        self.tail.clear();
     }
 }
 
@@ -160,8 +156,11 @@ impl Seat {
             member: Member::recovered(promised, last),
             tokens: 0,
             next: last.sequence + 1,
-            done: BTreeSet::new(),
             durable: last.sequence,
+            refused: 0,
+            out: false,
+            tail: VecDeque::new(),
+            overlay: Overlay::default(),
             waiting: HashMap::new(),
             snapshots,
         };
@@ -169,8 +168,8 @@ impl Seat {
             disk,
             volume,
             state: Mutex::new(state),
-            order: tokio::sync::Mutex::new(Order { era, notes: last_note }),
-            room: Semaphore::new(MAX_WAITING),
+            order: tokio::sync::Mutex::new(Order { era, notes: last_note, class: Class::Client }),
+            front: tokio::sync::Mutex::new(None),
             edges: tokio::sync::RwLock::new(()),
         })
     }
@@ -197,24 +196,24 @@ impl Seat {
         self.state().snapshots.clone()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Puts a note into the log's queue; it has its place there when this returns.
     async fn note(
         &self,
         order: &mut Order,
         tag: NoteTag,
         number: u64,
         meta: Option<&[u8]>,
-    ) -> Result<(), DiskError> {
-        order.notes += 1;
+    ) -> Result<Submitted, DiskError> {
         let key = NoteKey { volume: self.volume, tag, number };
+        // It is small, and a full disk must let a head attach: what makes room comes from there.
+        let room = self.disk.room(meta.map_or(0, <[u8]>::len) + NOTE_BYTES, Class::Delete).await;
+        order.notes += 1;
         let record = note_record(&self.disk, key, order.notes, meta);
-        // A full disk must let a head attach: what makes room comes from there.
-        let frees = meta.is_none() || tag == NoteTag::Promise;
-        let class = if frees { Class::Delete } else { Class::Client };
-        self.disk.append(vec![record], Durability::Durable, class).await.map(drop)
+        self.disk.submit_now(record, Durability::Durable, room)
     }
 
     /// Attaches a new head: the fence under which it acts. Whatever was attached before is refused from here on.
@@ -230,12 +229,12 @@ impl Seat {
         if let Some(refusal) = refusal(&actions) {
             return Err(refusal.into());
         }
+        let mut attaching = Attaching(Some(self));
         // What waits in the log lies before the promise; its completions are reported first.
         self.settle().await?;
-        if let Err(error) = self.note(&mut order, NoteTag::Promise, 0, Some(&encode_promise(fence))).await {
-            self.state().fail();
-            return Err(error.into());
-        }
+        let noted = self.note(&mut order, NoteTag::Promise, 0, Some(&encode_promise(fence))).await?;
+        noted.done().await?;
+        attaching.0 = None;
         let mut state = self.state();
         let answers = state.step(Event::Persisted(fence));
         let history = answers.iter().find_map(|action| match action {
@@ -250,13 +249,6 @@ impl Seat {
         }
     }
 
-    /// Waits until all that is in the log's queue is durable. With the order held nothing new comes.
-    async fn settle(&self) -> Result<(), VolumeError> {
-        let all = u32::try_from(MAX_WAITING).expect("few may wait");
-        drop(self.room.acquire_many(all).await.map_err(|_| Refusal::Out)?);
-        Ok(())
-    }
-
     /// Is a head of this fence served?
     pub fn admit(&self, fence: Fence) -> Result<(), VolumeError> {
         let mut state = self.state();
@@ -267,97 +259,6 @@ impl Seat {
         }
     }
 
-    /// Answers when all writes that were accepted before are durable.
-    pub async fn flush(&self, fence: Fence) -> Result<(), VolumeError> {
-        let answer = {
-            let mut state = self.state();
-            let token = state.token();
-            let (sender, answer) = oneshot::channel();
-            state.waiting.insert(token, sender);
-            // Every append is durable when it is done: the flush that is asked for ends with the last of them.
-            state.step(Event::Flush(token, fence));
-            answer
-        };
-        match answer.await {
-            Ok(Answer::Refused(refusal)) => Err(refusal.into()),
-            Ok(_) => Ok(()),
-            Err(_) => Err(Refusal::Out.into()),
-        }
-    }
-
-    /// Logs one write to one chunk; `None`: zeroes. Answers when it is durable, and can be read.
-    pub async fn write(&self, fence: Fence, run: Run, data: Option<Bytes>) -> Result<(), VolumeError> {
-        let full = self.disk.above_high_water();
-        if full && data.is_some() {
-            return Err(DiskError::NoSpace.into());
-        }
-        // The order first: who holds it and waits for room waits only for writes that need it no more.
-        let order = self.order.lock().await;
-        let _room = self.room.acquire().await.map_err(|_| Refusal::Out)?;
-        let (sequence, answer) = self.accept(fence)?;
-        let mut begun = Begun { seat: self, sequence, finished: false };
-        let record = self.record(fence, run, sequence, order.era, data);
-        // What makes room must go where the disk is full.
-        let class = if full { Class::Delete } else { Class::Client };
-        let submitted = self.disk.submit(vec![record], Durability::Durable, class).await;
-        drop(order);
-        let result = match submitted {
-            Ok(submitted) => submitted.done().await,
-            Err(error) => Err(error),
-        };
-        begun.finished = true;
-        let sequence = begun.sequence;
-        match result {
-            Ok(_) => self.state().durable(sequence),
-            // Not logged, so not there; those behind it are. A client that is told so knows nothing of its blocks.
-            Err(DiskError::NoSpace) => {
-                self.state().durable(sequence);
-                return Err(DiskError::NoSpace.into());
-            }
-            Err(error) => {
-                self.state().fail();
-                return Err(error.into());
-            }
-        }
-        match answer.await {
-            Ok(Answer::Written) => Ok(()),
-            Ok(Answer::Refused(refusal)) => Err(refusal.into()),
-            Ok(_) | Err(_) => Err(Refusal::Out.into()),
-        }
-    }
-
-    fn accept(&self, fence: Fence) -> Result<(u64, oneshot::Receiver<Answer>), VolumeError> {
-        let mut state = self.state();
-        let (sequence, token) = (state.next, state.token());
-        let (sender, answer) = oneshot::channel();
-        match state.step(Event::Write(token, fence, sequence)).first() {
-            Some(Action::Append(..)) => {
-                state.next += 1;
-                state.waiting.insert(token, sender);
-                Ok((sequence, answer))
-            }
-            Some(Action::Answer(_, Answer::Refused(refusal))) => Err((*refusal).into()),
-            _ => Err(Refusal::Out.into()),
-        }
-    }
-
-    fn record(&self, fence: Fence, run: Run, sequence: u64, era: u32, data: Option<Bytes>) -> NewRecord {
-        let position = Position { epoch: fence.epoch, sequence };
-        let content = match &data {
-            None => Content::Zeroes,
-            Some(data) => {
-                let first = u16::from(run.first);
-                let blocks = data.chunks_exact(BLOCK_LENGTH).zip(first..).map(|(block, number)| {
-                    let block = block.try_into().expect("whole blocks");
-                    block_checksum(self.volume, run.slice, run.chunk, number, position, block)
-                });
-                Content::Data(blocks.collect())
-            }
-        };
-        let extent = Extent { volume: self.volume, run, fence, sequence, content };
-        extent_record(&self.disk, &extent, era, data.unwrap_or_default())
-    }
-
     /// Freezes what is there: all writes that were answered, and none that begin later.
     pub async fn snapshot(&self, label: SnapshotLabel) -> Result<Snapshot, VolumeError> {
         let mut order = self.order.lock().await;
@@ -365,17 +266,20 @@ impl Seat {
         self.settle().await?;
         let snapshot = Snapshot { era: order.era, label };
         let meta = snapshot.label.encode();
-        self.note(&mut order, NoteTag::Snapshot, snapshot.era.into(), Some(&meta)).await?;
+        let noted = self.note(&mut order, NoteTag::Snapshot, snapshot.era.into(), Some(&meta)).await?;
+        // Whatever becomes of who asked: the note lies before all that is written from here on.
         order.era = next;
         self.state().snapshots.push(snapshot.clone());
+        noted.done().await?;
         Ok(snapshot)
     }
 
     /// Forgets a snapshot.
     pub async fn forget(&self, era: u32) -> Result<(), VolumeError> {
         let mut order = self.order.lock().await;
-        self.note(&mut order, NoteTag::Snapshot, era.into(), None).await?;
+        let noted = self.note(&mut order, NoteTag::Snapshot, era.into(), None).await?;
         self.state().snapshots.retain(|snapshot| snapshot.era != era);
+        noted.done().await?;
         Ok(())
     }
 
@@ -385,10 +289,11 @@ impl Seat {
         if label.is_none() {
             self.settle().await?;
         }
-        self.note(&mut order, NoteTag::Volume, 0, label).await?;
+        let noted = self.note(&mut order, NoteTag::Volume, 0, label).await?;
         if label.is_none() {
             self.state().fail();
         }
+        noted.done().await?;
         Ok(())
     }
 }

@@ -30,25 +30,33 @@ impl Device {
                 let pieces = self.read(offset, length.into()).await?;
                 return Ok(Outcome::Data(pieces.into_iter().map(part).collect()));
             }
-            // All that is answered is durable.
-            Command::Write { offset, data, durable: _ } => self.write(offset, data).await?,
+            Command::Write { offset, data, durable: false } => self.write(offset, data).await?,
+            Command::Write { offset, data, durable: true } => self.write_through(offset, data).await?,
             Command::Flush => self.flush().await?,
-            Command::Trim { offset, length, durable: _ } => self.discard(offset, length).await?,
-            Command::WriteZeroes { offset, length, allocate, fast, durable: _ } => {
+            Command::Trim { offset, length, durable } => {
+                self.discard(offset, length).await?;
+                self.flush_if(durable).await?;
+            }
+            Command::WriteZeroes { offset, length, allocate, fast, durable } => {
                 let aligned = offset.is_multiple_of(BLOCK_BYTES) && length.is_multiple_of(BLOCK_BYTES);
                 if fast && (allocate || !aligned) {
                     return Ok(Outcome::Failed(Errno::Unsupported));
                 }
                 self.zero(offset, length, allocate).await?;
+                self.flush_if(durable).await?;
             }
             Command::Cache { .. } => {}
             Command::BlockStatus { offset, length, contexts, one: _ } => {
-                let stretches = self.stretches(offset, length, MAX_EXTENTS)?;
+                let stretches = self.stretches(offset, length, MAX_EXTENTS).await?;
                 let status = |context: &Context| stretches.iter().map(|s| extent(context, *s)).collect();
                 return Ok(Outcome::Status(contexts.iter().map(status).collect()));
             }
         }
         Ok(Outcome::Done)
+    }
+
+    async fn flush_if(&self, wanted: bool) -> Result<(), VolumeError> {
+        if wanted { self.flush().await } else { Ok(()) }
     }
 }
 

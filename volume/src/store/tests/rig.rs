@@ -11,6 +11,8 @@ use quarry_engine::io::{CrashPlan, SimImage, SplitMix64};
 use crate::store::{Device, Label, Volumes};
 
 pub(super) const SEGMENT: u64 = 16 << 20;
+/// Enough that writes are answered early while the disk is not half full.
+pub(super) const SEGMENTS: u64 = 24;
 pub(super) const VOLUME: u64 = 64 << 20;
 
 /// One simulated disk and its volumes.
@@ -24,7 +26,7 @@ pub(super) struct Rig {
 
 impl Rig {
     pub(super) fn new(seed: u64) -> Self {
-        let image = SimImage::new(14 * SEGMENT, seed);
+        let image = SimImage::new(SEGMENTS * SEGMENT, seed);
         let request = Format {
             cluster: ClusterId([7; 16]),
             device: DeviceId([9; 16]),

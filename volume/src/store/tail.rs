@@ -1,0 +1,250 @@
+//! Writes on a seat: answered once they have their place in the log's queue, durable some time later, in order.
+//!
+//! Nobody is woken when a write becomes durable. Who writes next, flushes, or waits for room looks at what has ended.
+//!
+//! Invariant: a write is answered early only where free segments hold all that is queued. Elsewhere, as on a disk that is nearly
+//! full, it is answered when it is durable: a write that was answered is never refused afterwards.
+//! Invariant: a flush answers when all that was accepted before it is durable, and fails if any of that failed; a seat that
+//! failed refuses everything for good.
+//! Invariant: what is not durable is bounded (`overlay.rs`), and who writes more waits.
+
+use bytes::Bytes;
+use quarry_engine::block::{
+    BLOCK_LENGTH, Content, Extent, Fence, Position, Run, block_checksum, extent_bytes, extent_record,
+};
+use quarry_engine::disk::format::record::NewRecord;
+use quarry_engine::disk::{Class, DiskError, Durability, Lsn, Submitted};
+use tokio::sync::oneshot;
+
+use super::error::VolumeError;
+use super::overlay::Seen;
+use super::seat::{Seat, State};
+use crate::member::{Action, Answer, Event, Refusal};
+
+/// A write in the log's queue.
+#[derive(Debug)]
+pub(super) struct Late {
+    sequence: u64,
+    run: Run,
+    submitted: Submitted,
+    /// Who waits for its end, where it was not answered early.
+    told: Option<oneshot::Sender<Result<(), DiskError>>>,
+}
+
+/// A write that has its place.
+#[derive(Debug)]
+#[must_use]
+pub struct Placed {
+    sequence: u64,
+    end: Option<oneshot::Receiver<Result<(), DiskError>>>,
+}
+
+impl State {
+    /// The oldest write has come to its end.
+    fn ended(&mut self, late: Late, result: Result<Lsn, DiskError>) {
+        let Late { sequence, run, told, .. } = late;
+        let result = match (result, told) {
+            (Ok(_), told) => {
+                let _gone = told.map(|told| told.send(Ok(())));
+                Ok(())
+            }
+            // Not logged, so not there; those behind it are. A client that is told so knows nothing of its blocks.
+            (Err(DiskError::NoSpace), Some(told)) => {
+                self.refused = sequence;
+                let _gone = told.send(Err(DiskError::NoSpace));
+                Ok(())
+            }
+            (Err(error), told) => {
+                let _gone = told.map(|told| told.send(Err(error.clone())));
+                Err(error)
+            }
+        };
+        if let Err(error) = result {
+            if !self.out {
+                tracing::error!(%error, sequence, "a volume's write failed after its answer; the volume is out until a restart");
+            }
+            return self.fail();
+        }
+        self.overlay.remove(sequence, run);
+        self.durable = sequence;
+        self.step(Event::Flushed(sequence));
+    }
+}
+
+impl Seat {
+    /// Waits until all up to `sequence` is durable and in the index.
+    pub(super) async fn settled(&self, sequence: u64) -> Result<(), VolumeError> {
+        loop {
+            if self.is_settled(sequence)? {
+                return Ok(());
+            }
+            let mut front = self.front.lock().await;
+            if self.is_settled(sequence)? {
+                return Ok(());
+            }
+            if front.is_none() {
+                *front = self.state().tail.pop_front();
+            }
+            // Only a seat that is out has nothing under way and is not settled.
+            let Some(late) = front.as_mut() else { return Err(Refusal::Out.into()) };
+            let result = late.submitted.wait().await;
+            let mut state = self.state();
+            if let Some(late) = front.take() {
+                state.ended(late, result);
+            }
+            Self::take_ended(&mut state, &mut front);
+        }
+    }
+
+    fn is_settled(&self, sequence: u64) -> Result<bool, VolumeError> {
+        let state = self.state();
+        if state.out { Err(Refusal::Out.into()) } else { Ok(state.durable >= sequence) }
+    }
+
+    /// Takes note of the oldest writes that have ended.
+    fn take_ended(state: &mut State, front: &mut Option<Late>) {
+        loop {
+            if front.is_none() {
+                *front = state.tail.pop_front();
+            }
+            let Some(result) = front.as_mut().and_then(|late| late.submitted.look()) else { return };
+            if let Some(late) = front.take() {
+                state.ended(late, result);
+            }
+        }
+    }
+
+    fn reap(&self) {
+        // Who waits for the oldest one looks at the others as well.
+        if let Ok(mut front) = self.front.try_lock() {
+            Self::take_ended(&mut self.state(), &mut front);
+        }
+    }
+
+    /// Waits until all that has its place is durable and in the index.
+    pub(super) async fn settle(&self) -> Result<(), VolumeError> {
+        let all = self.state().next - 1;
+        self.settled(all).await
+    }
+
+    /// What writes that are not in the index yet hold of a run.
+    pub(super) fn late(&self, run: &Run) -> Vec<Seen> {
+        self.state().overlay.look(run)
+    }
+
+    /// Whether there was no space for a write from `sequence` on, of those that have come to their end.
+    pub(super) fn refused_since(&self, sequence: u64) -> bool {
+        self.state().refused >= sequence
+    }
+
+    /// Waits until a write of so many bytes may come; with the order held.
+    async fn make_room(&self, bytes: u64) -> Result<(), VolumeError> {
+        loop {
+            let oldest = {
+                let state = self.state();
+                if state.overlay.has_room(bytes) {
+                    return Ok(());
+                }
+                state.durable + 1
+            };
+            self.settled(oldest).await?;
+        }
+    }
+
+    /// Puts one write to one chunk into the log's queue; `None`: zeroes. Reads see it from then on.
+    pub async fn put(&self, fence: Fence, run: Run, data: Option<Bytes>) -> Result<Placed, VolumeError> {
+        let full = self.disk.above_high_water();
+        if full && data.is_some() {
+            return Err(DiskError::NoSpace.into());
+        }
+        self.reap();
+        let mut order = self.order.lock().await;
+        self.make_room(data.as_ref().map_or(0, |data| data.len() as u64)).await?;
+        // What makes room must go where the disk is full.
+        let class = if full { Class::Delete } else { Class::Client };
+        if class != order.class {
+            self.settle().await?;
+            order.class = class;
+        }
+        let blocks = if data.is_some() { run.blocks } else { 0 };
+        let room = self.disk.room(extent_bytes(blocks), class).await;
+        // Nothing waits from here on, so that no sequence is without its record.
+        let early = self.disk.has_slack();
+        let sequence = self.accept(fence)?;
+        let record = self.record(fence, run, sequence, order.era, data.clone());
+        let submitted = self.disk.submit_now(record, Durability::Durable, room);
+        let mut state = self.state();
+        let submitted = submitted.inspect_err(|_| state.fail())?;
+        let (told, end) = if early { (None, None) } else { Some(oneshot::channel()).unzip() };
+        state.overlay.insert(sequence, run, data);
+        state.tail.push_back(Late { sequence, run, submitted, told });
+        state.step(Event::Appended(sequence));
+        Ok(Placed { sequence, end })
+    }
+
+    /// Waits until a write may be answered; `durable`: until it, and all before it, is durable.
+    pub async fn finish(&self, placed: Placed, durable: bool) -> Result<(), VolumeError> {
+        let Placed { sequence, end } = placed;
+        if durable || end.is_some() {
+            self.settled(sequence).await?;
+        }
+        match end {
+            Some(end) => Ok(end.await.unwrap_or(Err(DiskError::Closed))?),
+            None => Ok(()),
+        }
+    }
+
+    fn accept(&self, fence: Fence) -> Result<u64, VolumeError> {
+        let mut state = self.state();
+        let (sequence, token) = (state.next, state.token());
+        match state.step(Event::Write(token, fence, sequence)).first() {
+            Some(Action::Append(..)) => {
+                state.next += 1;
+                Ok(sequence)
+            }
+            Some(Action::Answer(_, Answer::Refused(refusal))) => Err((*refusal).into()),
+            _ => Err(Refusal::Out.into()),
+        }
+    }
+
+    fn record(&self, fence: Fence, run: Run, sequence: u64, era: u32, data: Option<Bytes>) -> NewRecord {
+        let position = Position { epoch: fence.epoch, sequence };
+        let content = match &data {
+            None => Content::Zeroes,
+            Some(data) => {
+                let first = u16::from(run.first);
+                let blocks = data.chunks_exact(BLOCK_LENGTH).zip(first..).map(|(block, number)| {
+                    let block = block.try_into().expect("whole blocks");
+                    block_checksum(self.volume, run.slice, run.chunk, number, position, block)
+                });
+                Content::Data(blocks.collect())
+            }
+        };
+        let extent = Extent { volume: self.volume, run, fence, sequence, content };
+        extent_record(&self.disk, &extent, era, data.unwrap_or_default())
+    }
+
+    /// Answers when all writes that were answered before are durable.
+    pub async fn flush(&self, fence: Fence) -> Result<(), VolumeError> {
+        let (answer, goal) = {
+            let mut state = self.state();
+            let token = state.token();
+            let (sender, answer) = oneshot::channel();
+            state.waiting.insert(token, sender);
+            let actions = state.step(Event::Flush(token, fence));
+            let goal = actions.iter().find_map(|action| match action {
+                Action::Flush(goal) => Some(*goal),
+                _ => None,
+            });
+            (answer, goal)
+        };
+        if let Some(goal) = goal {
+            self.settled(goal).await?;
+        }
+        match answer.await {
+            Ok(Answer::Refused(refusal)) => Err(refusal.into()),
+            Ok(_) => Ok(()),
+            Err(_) => Err(Refusal::Out.into()),
+        }
+    }
+}
