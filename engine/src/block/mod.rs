@@ -24,7 +24,9 @@ pub use place::{
     VolumeId,
 };
 pub use row::{BlockPlace, BlockRow};
-pub use store::{Mapped, extent_bytes, extent_record, find, last_position, note_record, notes, piece, read, reap, walk};
+pub use store::{
+    Mapped, extent_bytes, extent_record, find, last_position, note_record, notes, piece, read, reap, walk,
+};
 
 use crate::disk::Location;
 use crate::disk::catalog::Tx;

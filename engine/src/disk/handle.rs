@@ -14,7 +14,8 @@ use super::cache::Cache;
 use super::catalog::Catalog;
 use super::format::record::{BadRecord, DeviceId, FIXED_HEAD, NewRecord, Parts, StoredRecord};
 use super::limits::{
-    CLIENT_HIGH_WATER, CLIENT_RESERVE, MAX_GROUP, MAX_GROUP_RECORDS, MAX_MOVE_RECORDS, MAX_RECORD, SLACK_BYTES,
+    CLIENT_HIGH_WATER, CLIENT_RESERVE, MAX_GROUP, MAX_GROUP_RECORDS, MAX_MOVE_RECORDS, MAX_RECORD,
+    SLACK_BYTES,
 };
 use super::segments::State;
 use super::shared::{Append, Class, Counters, DiskError, IndexChange, Item, Request, Shared};

@@ -73,7 +73,7 @@ const _: () = assert!(MAX_BATCH_RECORDS >= MAX_GROUP_RECORDS && MAX_BATCH_RECORD
 const _: () =
     assert!(QUEUE_BYTES >= MAX_GROUP && DELETE_QUEUE_BYTES >= MAX_GROUP && CLEANER_QUEUE_BYTES >= MAX_GROUP);
 const _: () =
-    assert!(SLACK_BYTES as usize >= (QUEUE_BYTES + DELETE_QUEUE_BYTES + CLEANER_QUEUE_BYTES) * 5 / 3);
+    assert!(SLACK_BYTES >= ((QUEUE_BYTES + DELETE_QUEUE_BYTES + CLEANER_QUEUE_BYTES) * 5 / 3) as u64);
 const _: () = assert!(CLIENT_RESERVE > DELETE_RESERVE && DELETE_RESERVE >= 1);
 const _: () = assert!(MIN_SEGMENTS > 2 * CLIENT_RESERVE as u64);
 const _: () = assert!(CRC_SPAN.is_multiple_of(BLOCK) && MAX_DATA.is_multiple_of(CRC_SPAN));

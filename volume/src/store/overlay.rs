@@ -99,8 +99,10 @@ impl Overlay {
         let mut holders: Vec<Option<usize>> = vec![None; run.blocks.into()];
         let mut left = holders.len();
         for (at, late) in writes.iter().enumerate().rev() {
-            let overlap = late.range().start.max(start)..late.range().end.min(end);
-            for holder in overlap.filter_map(|block| holders.get_mut(usize::from(block - start))) {
+            let range = late.range();
+            let overlap = usize::from(range.start.max(start) - start)
+                ..usize::from(range.end.min(end).saturating_sub(start));
+            for holder in holders.get_mut(overlap).unwrap_or_default() {
                 if holder.is_none() {
                     *holder = Some(at);
                     left -= 1;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use quarry_engine::io::SplitMix64;
@@ -69,7 +69,11 @@ impl Oracle {
         let prefix = (self.durable..fits.len()).rev().find(|at| fits[*at] == found.len() as u64);
         let Some(prefix) = prefix else {
             let best = fits.iter().enumerate().max_by_key(|(_, fit)| **fit).unwrap();
-            panic!("{context}: no prefix of {} steps from {} on; best {best:?}", self.steps.len(), self.durable);
+            panic!(
+                "{context}: no prefix of {} steps from {} on; best {best:?}",
+                self.steps.len(),
+                self.durable
+            );
         };
         for (block, number) in self.steps.drain(..).take(prefix) {
             self.base.insert(block, number);
@@ -114,22 +118,65 @@ async fn carry_out(device: Device, step: Step) -> Result<(), VolumeError> {
     }
 }
 
-type Flush = (usize, Pin<Box<dyn Future<Output = Result<(), VolumeError>>>>);
+/// Flushes under way, each with what had been done before it.
+#[derive(Default)]
+struct Flushes(Vec<(usize, Flush)>);
+
+type Flush = Pin<Box<dyn Future<Output = Result<(), VolumeError>>>>;
+
+impl Flushes {
+    fn begin(&mut self, device: &Device, oracle: &Oracle) {
+        let device = device.clone();
+        self.0.push((oracle.steps.len(), Box::pin(async move { device.flush().await })));
+    }
+
+    fn poll(&mut self, oracle: &mut Oracle) {
+        let mut context = Context::from_waker(Waker::noop());
+        self.0.retain_mut(|(upto, flush)| match flush.as_mut().poll(&mut context) {
+            Poll::Ready(result) => {
+                result.unwrap();
+                oracle.durable = oracle.durable.max(*upto);
+                false
+            }
+            Poll::Pending => true,
+        });
+    }
+
+    /// Drives a future to its end beside the flushes, or for so many turns.
+    fn run<T>(
+        &mut self,
+        rig: &mut Rig,
+        oracle: &mut Oracle,
+        turns: u64,
+        future: impl Future<Output = T>,
+    ) -> Option<T> {
+        let mut future = std::pin::pin!(future);
+        let mut context = Context::from_waker(Waker::noop());
+        for _ in 0..turns {
+            if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
+                return Some(output);
+            }
+            rig.sim.as_mut().unwrap().turn();
+            self.poll(oracle);
+        }
+        None
+    }
+}
+
+/// More turns than anything takes.
+const ALL: u64 = 100_000;
 
 /// One life, until the power fails.
 fn live(rig: &mut Rig, device: &Device, oracle: &mut Oracle, context: &str) {
     let mut rng = SplitMix64::new(rig.rng.next_u64());
-    let mut flushes: Vec<Flush> = Vec::new();
-    let mut waker = Context::from_waker(Waker::noop());
+    let mut flushes = Flushes::default();
     for _ in 0..1 + rng.below(150) {
         match rng.below(20) {
-            0 => {
-                let device = device.clone();
-                flushes.push((oracle.steps.len(), Box::pin(async move { device.flush().await })));
-            }
+            0 => flushes.begin(device, oracle),
             1 | 2 => {
                 let (from, count) = (rng.below(BLOCKS - 8), 1 + rng.below(8));
-                let found = rig.read(device, from * BLOCK as u64, count * BLOCK as u64);
+                let read = device.read_whole(from * BLOCK as u64, count * BLOCK as u64);
+                let found = flushes.run(rig, oracle, ALL, read).unwrap().unwrap();
                 for (block, bytes) in (from..).zip(found.chunks(BLOCK)) {
                     assert_eq!(bytes, fill(block, oracle.now(block)), "{context}: block {block} while alive");
                     oracle.read(block);
@@ -139,44 +186,31 @@ fn live(rig: &mut Rig, device: &Device, oracle: &mut Oracle, context: &str) {
             _ => {
                 let step = step(&mut rng, &mut oracle.clock);
                 oracle.steps.extend((step.from..step.from + step.count).map(|block| (block, step.number)));
-                let mut future = Box::pin(carry_out(device.clone(), step));
-                if rng.chance(20) {
-                    // The power fails while it is under way.
-                    for _ in 0..rng.below(6) {
-                        if future.as_mut().poll(&mut waker).is_ready() {
-                            break;
-                        }
-                        rig.sim.as_mut().unwrap().turn();
-                    }
+                // The power may fail while it is under way.
+                let turns = if rng.chance(20) { rng.below(6) } else { ALL };
+                let Some(done) = flushes.run(rig, oracle, turns, carry_out(device.clone(), step)) else {
                     return;
-                }
-                rig.run(future).unwrap();
+                };
+                done.unwrap();
                 if step.durable && step.number > 0 {
                     oracle.durable = oracle.steps.len();
                 }
             }
         }
-        flushes.retain_mut(|(upto, flush)| match flush.as_mut().poll(&mut waker) {
-            std::task::Poll::Ready(result) => {
-                result.unwrap();
-                oracle.durable = oracle.durable.max(*upto);
-                false
-            }
-            std::task::Poll::Pending => true,
-        });
-        clean(rig, &mut rng);
+        flushes.poll(oracle);
+        clean(rig, &mut rng, &mut flushes, oracle);
     }
 }
 
-fn clean(rig: &mut Rig, rng: &mut SplitMix64) {
+fn clean(rig: &mut Rig, rng: &mut SplitMix64, flushes: &mut Flushes, oracle: &mut Oracle) {
     let handle = rig.handle();
     if handle.usage().free < handle.usage().capacity / 2
         && let Some(victim) = handle.victim(&[])
     {
-        rig.run(handle.clean(victim)).unwrap();
+        flushes.run(rig, oracle, ALL, handle.clean(victim)).unwrap().unwrap();
     }
     if rng.chance(30) {
-        rig.run(handle.checkpoint()).unwrap();
+        flushes.run(rig, oracle, ALL, handle.checkpoint()).unwrap().unwrap();
     }
 }
 

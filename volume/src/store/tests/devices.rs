@@ -82,9 +82,7 @@ fn what_was_never_written_takes_no_space_and_a_discard_gives_it_back() {
     rig.create("vol", 1);
     let device = rig.attach("vol");
     let empty = rig.handle().usage().live;
-    let stretches = |rig: &mut Rig, offset, length| {
-        rig.run(device.stretches(offset, length, 1000)).unwrap()
-    };
+    let stretches = |rig: &mut Rig, offset, length| rig.run(device.stretches(offset, length, 1000)).unwrap();
     assert_eq!(stretches(&mut rig, 0, VOLUME), [Stretch { bytes: VOLUME, hole: true }]);
     write(&mut rig, &device, 1 << 20, &noise(1, 2 << 20));
     let hole = |bytes| Stretch { bytes, hole: true };

@@ -57,10 +57,12 @@ fn histories_agree_with_a_model_and_end_empty() {
             let seen = overlay.look(&asked);
             for block in 0..256 {
                 let expected = kept.iter().rev().find(|(_, run)| covers(run, block)).map(|(at, _)| *at);
-                let within = |s: &&Seen| {
-                    (u16::from(s.first)..u16::from(s.first) + s.blocks).contains(&block)
-                };
-                assert_eq!(seen.iter().find(within).map(|s| s.sequence), expected, "seed {seed} block {block}");
+                let within = |s: &&Seen| (u16::from(s.first)..u16::from(s.first) + s.blocks).contains(&block);
+                assert_eq!(
+                    seen.iter().find(within).map(|s| s.sequence),
+                    expected,
+                    "seed {seed} block {block}"
+                );
             }
         }
         for (sequence, run) in kept {
