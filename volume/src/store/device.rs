@@ -164,7 +164,11 @@ impl Device {
         }
         if !late.is_empty() {
             parts.extend(late.into_iter().map(|Seen { first, blocks, data, .. }| {
-                (first.into(), blocks, Source::Late(data.map_or(Piece::Zeroes(bytes_of(blocks)), Piece::Data)))
+                (
+                    first.into(),
+                    blocks,
+                    Source::Late(data.map_or(Piece::Zeroes(bytes_of(blocks)), Piece::Data)),
+                )
             }));
             parts.sort_unstable_by_key(|(first, ..)| *first);
         }

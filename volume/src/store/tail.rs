@@ -85,8 +85,13 @@ impl Seat {
             if front.is_none() {
                 *front = self.state().tail.pop_front();
             }
-            // Only a seat that is out has nothing under way and is not settled.
-            let Some(late) = front.as_mut() else { return Err(Refusal::Out.into()) };
+            let Some(late) = front.as_mut() else {
+                drop(front);
+                // A write has its sequence, and is about to get its place: who places it holds the order. Who waits here with
+                // the order held never comes by, for then there is none.
+                drop(self.order.lock().await);
+                continue;
+            };
             let result = late.submitted.wait().await;
             let mut state = self.state();
             if let Some(late) = front.take() {

@@ -4,3 +4,4 @@ mod cases;
 mod crash;
 mod devices;
 mod rig;
+mod threads;
