@@ -35,7 +35,9 @@ pub(crate) enum Command {
     Transport,
     /// How long clients wait while half the lines of a large container become a group of their own.
     Split,
-    /// Everything, but for that.
+    /// What snapshots and clones of a large volume cost, and random writes after a hundred of them.
+    Volume,
+    /// Everything, but for those two.
     All,
     /// The process that is killed, and the one that opens what it left.
     #[command(hide = true)]
@@ -72,6 +74,9 @@ pub(crate) struct Options {
     /// Lines of the split suite.
     #[arg(long, global = true, value_name = "N", default_value_t = 5_000_000)]
     pub(crate) lines: u64,
+    /// Bytes that the map of the volume suite covers.
+    #[arg(long, global = true, value_name = "SIZE", value_parser = size, default_value = "100G")]
+    pub(crate) map: u64,
     /// Disk space that the run may take.
     #[arg(long, global = true, value_name = "SIZE", value_parser = size, default_value = "6G")]
     pub(crate) budget: u64,

@@ -18,6 +18,7 @@ mod rig;
 mod ring;
 mod split;
 mod transport;
+mod volume;
 
 use std::process::ExitCode;
 
@@ -66,9 +67,12 @@ fn run(cli: &Cli) -> Result<(), Failure> {
     if matches!(wanted, Command::All | Command::Transport) {
         transport::run(options, &mut report)?;
     }
-    // It takes minutes: only when it is named.
+    // They take minutes: only when they are named.
     if matches!(wanted, Command::Split) {
         split::run(options, scratch.path(), &mut report)?;
+    }
+    if matches!(wanted, Command::Volume) {
+        volume::run(options, scratch.path(), &mut report)?;
     }
     scratch.close().map_err(Failure::io("remove scratch directory"))?;
     report.table();

@@ -10,6 +10,7 @@
 use std::collections::HashMap;
 
 use super::extent::{Content, Extent};
+use super::marks;
 use super::note::is_gone;
 use super::place::{BLOCK_LENGTH, Position, VolumeId};
 use super::row::{
@@ -72,6 +73,11 @@ fn count_of(from: &impl Source, at: Location) -> Result<Option<u16>, IndexError>
 
 /// Takes blocks from a record: the count, and at its end the record.
 fn release(tx: &mut Tx<'_>, at: Location, blocks: u16) -> Result<(), IndexError> {
+    // Too short for two blocks; only zeroes are shorter, of any number of blocks.
+    if (BLOCK_LENGTH..2 * BLOCK_LENGTH).contains(&(at.len as usize)) {
+        tx.died(at);
+        return Ok(());
+    }
     let Some(count) = count_of(tx, at)? else {
         tx.died(at);
         return Ok(());
@@ -112,7 +118,7 @@ pub(crate) fn apply(tx: &mut Tx<'_>, record: &RecordView<'_>, at: Location) -> R
         tx.put(Table::Blocks, last_key(volume), encode_position(position));
     }
     let mut released: HashMap<Location, u16> = HashMap::new();
-    let mut taken = 0_u16;
+    let (mut taken, mut fresh) = (0_u16, false);
     for (nth, block) in known.extent.run.numbers().enumerate() {
         let (key, row) = (known.key(block), known.row(nth, at));
         if let Some(old) = load(tx, &key)? {
@@ -120,12 +126,17 @@ pub(crate) fn apply(tx: &mut Tx<'_>, record: &RecordView<'_>, at: Location) -> R
                 continue;
             }
             *released.entry(old.at).or_default() += 1;
+        } else {
+            fresh = true;
         }
         tx.put(Table::Blocks, key, row.encode());
         taken += 1;
     }
     for (old, blocks) in released {
         release(tx, old, blocks)?;
+    }
+    if fresh {
+        marks::put(tx, volume, known.era, &known.extent.run);
     }
     if taken > 0 {
         claim(tx, at, taken, known.extent.run.blocks == 1)?;

@@ -5,8 +5,10 @@
 //! Invariant: applying the records of a whole log in any order ends in rows that the log's own order ends in, but for
 //! rows of volumes that are gone.
 
+mod audit;
 mod extent;
 mod map;
+mod marks;
 mod note;
 mod place;
 mod row;
@@ -14,10 +16,12 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+pub use audit::{Audited, audit};
 pub use extent::{
     Content, EXTENT_VERSION, Extent, ExtentError, MAX_EXTENT_BYTES, MIN_EXTENT_BYTES, block_checksum,
 };
 pub(crate) use map::BadOr;
+pub use marks::{Mark, is_thinned, marks, set_thinned, thin};
 pub use note::{FIRST_PLACE, Note, NoteKey, NoteTag};
 pub use place::{
     BLOCK_BYTES, BLOCK_LENGTH, BLOCKS_PER_CHUNK, CHUNK_BYTES, ChunkId, Fence, Position, Run, SliceId,
@@ -25,7 +29,8 @@ pub use place::{
 };
 pub use row::{BlockPlace, BlockRow};
 pub use store::{
-    Mapped, extent_bytes, extent_record, find, last_position, note_record, notes, piece, read, reap, walk,
+    Layer, Mapped, extent_bytes, extent_record, find, last_position, note_record, notes, piece, read, reap,
+    walk,
 };
 
 use crate::disk::Location;

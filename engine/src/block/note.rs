@@ -28,6 +28,8 @@ pub enum NoteTag {
     Promise = b'p',
     /// A snapshot; its number is its era.
     Snapshot = b's',
+    /// What the volume is a clone of; when it is gone, the volume needs nobody.
+    Parent = b'c',
 }
 
 /// A note's place.
@@ -55,6 +57,7 @@ impl NoteKey {
             b'v' => NoteTag::Volume,
             b'p' => NoteTag::Promise,
             b's' => NoteTag::Snapshot,
+            b'c' => NoteTag::Parent,
             _ => return Err(BadValue::Field("tag of a note")),
         };
         let number = u64::from_be_bytes(r.array()?);

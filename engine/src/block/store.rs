@@ -2,18 +2,21 @@
 //!
 //! Invariant: a block leaves [`read`] verified against its place in the volume and the write that made it, or not at all.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 use super::extent::{Content, Extent, MIN_EXTENT_BYTES, block_checksum};
-use super::map;
 use super::note::{self, Note, NoteKey};
 use super::place::{BLOCK_LENGTH, BLOCK_STEP, Position, Run, VolumeId};
 use super::row::{BlockPlace, BlockRow, block_key, parse_block_key, run_range, tail_range};
+use super::{map, marks};
 use crate::catalog::damaged;
+use crate::disk::catalog::Tx;
 use crate::disk::format::record::{BadRecord, Kind, NewRecord, Parts};
 use crate::disk::limits::CRC_SPAN;
 use crate::disk::{DiskError, DiskHandle, Location, Pins};
-use crate::index::{IndexError, Range, Table};
+use crate::index::{Index, IndexError, Range, Table};
 use crate::io::BLOCK;
 
 /// The record of an extent in an era.
@@ -65,41 +68,60 @@ pub fn last_position(disk: &DiskHandle, volume: VolumeId) -> Result<Position, Di
     Ok(map::last_of(&disk.index(), volume)?)
 }
 
-/// A block that was written, as an era sees it.
+/// A volume as an era sees it: one of the layers that a device looks through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layer {
+    /// Which volume.
+    pub volume: VolumeId,
+    /// The last era that is seen.
+    pub era: u32,
+}
+
+/// A block that was written, as a view sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mapped {
     /// Which.
     pub place: BlockPlace,
+    /// In which volume it was written: the viewed one, or one below it.
+    pub volume: VolumeId,
+    /// In which of its eras.
+    pub era: u32,
     /// Where it lies.
     pub row: BlockRow,
 }
 
-/// Rows of a range, of each block the newest of `era` or before, at most so many; and whether that was all.
-fn mapped(disk: &DiskHandle, range: Range, era: u32, most: usize) -> Result<(Vec<Mapped>, bool), IndexError> {
+/// Rows of a range, of each block the newest that a layer sees, at most so many; and whether that was
+/// certainly all.
+fn mapped(
+    index: &dyn Index,
+    range: Range,
+    layer: Layer,
+    most: usize,
+) -> Result<(Vec<Mapped>, bool), IndexError> {
     let mut found: Vec<Mapped> = Vec::new();
-    for pair in disk.index().scan(Table::Blocks, range) {
+    for pair in index.scan(Table::Blocks, range) {
         let (key, value) = pair?;
-        let (place, written) = parse_block_key(&key).map_err(damaged)?;
-        if written > era || found.last().is_some_and(|before| before.place == place) {
+        let (place, era) = parse_block_key(&key).map_err(damaged)?;
+        if era > layer.era || found.last().is_some_and(|before| before.place == place) {
             continue;
         }
+        let row = BlockRow::decode(&value).map_err(damaged)?;
+        found.push(Mapped { place, volume: layer.volume, era, row });
         if found.len() == most {
             return Ok((found, false));
         }
-        found.push(Mapped { place, row: BlockRow::decode(&value).map_err(damaged)? });
     }
     Ok((found, true))
 }
 
-/// What of a run was written, in order. Keep the pins until it is read.
+/// What of a run was written, in order, each block by the first layer that has it. Keep the pins until it is read.
 pub fn find(
     disk: &DiskHandle,
-    volume: VolumeId,
+    layers: &[Layer],
     run: &Run,
-    era: u32,
 ) -> Result<(Vec<Mapped>, Option<Pins>), DiskError> {
-    let found = disk.lookup(|_| {
-        let (mapped, _) = mapped(disk, run_range(volume, run), era, usize::MAX)?;
+    let found = disk.lookup(|index| {
+        let mapped = through(index, layers, run)?;
         let places: Vec<Location> = mapped.iter().map(|block| block.row.at).collect();
         Ok(Some((mapped, places)))
     })?;
@@ -107,15 +129,49 @@ pub fn find(
     Ok((mapped, pins))
 }
 
-/// What was written from a place on, at most `most` blocks, and whether that was all. Not to be read from.
+fn through(index: &dyn Index, layers: &[Layer], run: &Run) -> Result<Vec<Mapped>, IndexError> {
+    let mut all: Vec<Mapped> = Vec::new();
+    for layer in layers {
+        if all.len() == usize::from(run.blocks) {
+            break;
+        }
+        // At most so many: behind the last block there may be many older rows of it.
+        let most = usize::from(run.blocks);
+        let (below, _) = mapped(index, run_range(layer.volume, run), *layer, most)?;
+        if all.is_empty() {
+            all = below;
+        } else {
+            let known = all.len();
+            let hidden = |block: &Mapped| all.iter().take(known).any(|above| above.place == block.place);
+            let more: Vec<Mapped> = below.into_iter().filter(|block| !hidden(block)).collect();
+            all.extend(more);
+            all.sort_unstable_by_key(|block| block.place);
+        }
+    }
+    Ok(all)
+}
+
+/// What was written from a place on, at most `most` blocks of each layer, and whether that was certainly all. Not to be read
+/// from.
 pub fn walk(
     disk: &DiskHandle,
-    volume: VolumeId,
+    layers: &[Layer],
     from: BlockPlace,
-    era: u32,
     most: usize,
 ) -> Result<(Vec<Mapped>, bool), DiskError> {
-    Ok(mapped(disk, tail_range(volume, from), era, most)?)
+    let mut all: BTreeMap<BlockPlace, Mapped> = BTreeMap::new();
+    let mut end: Option<BlockPlace> = None;
+    for layer in layers {
+        let (below, whole) = mapped(disk.index(), tail_range(layer.volume, from), *layer, most)?;
+        if let Some(last) = below.last().filter(|_| !whole) {
+            end = Some(end.map_or(last.place, |end| end.min(last.place)));
+        }
+        for block in below {
+            all.entry(block.place).or_insert(block);
+        }
+    }
+    let known = all.into_values().take_while(|block| end.is_none_or(|end| block.place <= end));
+    Ok((known.collect(), end.is_none()))
 }
 
 /// The longest beginning of `blocks` that lies in one piece: so many, at least one.
@@ -136,8 +192,9 @@ pub fn piece(blocks: &[Mapped]) -> usize {
 }
 
 /// The bytes of a [`piece`] of written blocks that are no zeroes.
-pub async fn read(disk: &DiskHandle, volume: VolumeId, blocks: &[Mapped]) -> Result<Bytes, DiskError> {
+pub async fn read(disk: &DiskHandle, blocks: &[Mapped]) -> Result<Bytes, DiskError> {
     let Some(first) = blocks.first() else { return Ok(Bytes::new()) };
+    let volume = first.volume;
     let at = first.row.at;
     disk.check_place(at)?;
     let length = blocks.len() * BLOCK_LENGTH;
@@ -168,9 +225,15 @@ pub async fn reap(disk: &DiskHandle, volume: VolumeId, most: usize) -> Result<us
         return Ok(0);
     }
     let keys = map::some_keys(disk.index(), volume, most)?;
-    let count = keys.len();
+    let marks = marks::some_keys(disk.index(), volume, most - keys.len())?;
+    let count = keys.len() + marks.len();
     if count > 0 {
-        disk.submit_prune(Box::new(move |tx| map::drop_rows(tx, &keys))).await?;
+        let change = move |tx: &mut Tx<'_>| {
+            map::drop_rows(tx, &keys)?;
+            marks.into_iter().for_each(|key| tx.delete(Table::Blocks, key));
+            Ok(())
+        };
+        disk.submit_prune(Box::new(change)).await?;
     }
     Ok(count)
 }

@@ -43,9 +43,23 @@ impl Bench {
         self
     }
 
+    /// All but the marks, which depend on the order, and are only looked at here: each row of an era above 0 lies in one.
     fn dump(&self) -> Dump {
         let rows = self.index.scan(Table::Blocks, Range::default());
-        rows.map(|pair| pair.map(|(key, value)| (key.into_vec(), value.into_vec())).unwrap()).collect()
+        let mut rows: Dump =
+            rows.map(|pair| pair.map(|(key, value)| (key.into_vec(), value.into_vec())).unwrap()).collect();
+        let marks: Vec<Vec<u8>> = rows.keys().filter(|key| key[0] == b'm').cloned().collect();
+        rows.retain(|key, _| key[0] != b'm');
+        for key in rows.keys().filter(|key| key[0] == b'b') {
+            let (place, era) = row::parse_block_key(key).unwrap();
+            let lies_in = |mark: &Vec<u8>| {
+                mark[17..21] == era.to_be_bytes()
+                    && mark[21..27] == key[17..23]
+                    && (mark[27]..=mark[28]).contains(&place.block)
+            };
+            assert!(era == 0 || marks.iter().any(lies_in), "block {place:?} of era {era} has no mark");
+        }
+        rows
     }
 
     /// Live bytes as told, which must be those of the records that say that they are live.

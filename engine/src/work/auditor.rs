@@ -1,6 +1,6 @@
 //! Reads every needed record of a disk again and again, and says what is not as it was written.
 //!
-//! A pass walks the objects (each with all its chunks and its BLAKE3), then the rows. It goes on after a restart where it was.
+//! A pass walks the objects (each with all its chunks and its BLAKE3), then the rows, then the blocks of volumes. It goes on after a restart where it was.
 //! An object whose line in the listing is missing or older (a crash between two disks) is listed again.
 //!
 //! What is damaged is mended from other devices by whoever mends for readers.
@@ -10,6 +10,7 @@
 use bytes::Bytes;
 
 use super::{Outcome, Progress, Worker};
+use crate::block;
 use crate::catalog::{self, Grip, ObjectMeta, PathHash};
 use crate::disk::format::record::{Kind, RecordView, StoredRecord};
 use crate::disk::{DiskError, DiskHandle, Location, Pins};
@@ -160,7 +161,13 @@ impl Auditor {
         if let Some(open) = self.open.take() {
             return self.chunk(open).await.map(Some);
         }
-        let Some(grip) = self.next()? else { return Ok(None) };
+        if self.place.table == Table::Blocks {
+            return self.blocks().await;
+        }
+        let Some(grip) = self.next()? else {
+            self.place = Place { table: Table::Blocks, after: Vec::new() };
+            return self.blocks().await;
+        };
         self.progress.done += 1;
         self.unnoted += 1;
         let read = match self.place.table {
@@ -181,11 +188,27 @@ impl Auditor {
             return Ok(Some(grip));
         }
         if self.place.table == Table::Rows {
-            self.place = start();
             return Ok(None);
         }
         self.place = Place { table: Table::Rows, after: Vec::new() };
         self.next()
+    }
+
+    /// Looks at some blocks of volumes.
+    async fn blocks(&mut self) -> Result<Option<u64>, Wrong> {
+        let audited = block::audit(&self.disk, &self.place.after, PAGE).await?;
+        for what in audited.wrong {
+            tracing::error!(worker = self.name, what, "audit found damage");
+            self.progress.found(what);
+        }
+        let Some(last) = audited.last else {
+            self.place = start();
+            return Ok(None);
+        };
+        self.place.after = last;
+        self.progress.done += audited.rows;
+        self.unnoted += audited.rows;
+        Ok(Some(audited.bytes))
     }
 
     async fn object(&mut self, grip: &Grip) -> Result<u64, Wrong> {
@@ -324,7 +347,7 @@ impl Place {
 
     fn decode(bytes: &[u8]) -> Option<Self> {
         let (table, after) = bytes.split_first()?;
-        let table = [Table::Objects, Table::Rows].into_iter().find(|t| *t as u8 == *table)?;
+        let table = [Table::Objects, Table::Rows, Table::Blocks].into_iter().find(|t| *t as u8 == *table)?;
         Some(Self { table, after: after.to_vec() })
     }
 }

@@ -3,8 +3,13 @@
 //! ```text
 //! {"create": {"name": …, "bytes": …, "description": …}}   {"extend": {"name": …, "bytes": …}}   {"delete": {"name": …}}
 //! {"snapshot": {"name": …, "snapshot": …}}   {"forget_snapshot": {"name": …, "snapshot": …}}
+//! {"clone": {"name": …, "volume": …, "snapshot": …, "bytes": 0: as large, "description": …}}   {"flatten": {"name": …}}
+//! {"revert": {"name": …, "snapshot": …}}   {"diff": {"name": …, "from": snapshot, "to": snapshot or null: now}}
 //! ```
 //!
+//! A difference is answered with `[[offset, bytes], …]`.
+//!
+//! Invariant: a change that was begun goes on when its caller goes away.
 //! Invariant: volumes are changed from the node's own machine alone.
 
 use std::net::{IpAddr, SocketAddr};
@@ -48,6 +53,27 @@ pub(crate) enum Wanted {
         name: String,
         snapshot: String,
     },
+    Clone {
+        name: String,
+        volume: String,
+        snapshot: String,
+        #[serde(default)]
+        bytes: u64,
+        #[serde(default)]
+        description: String,
+    },
+    Flatten {
+        name: String,
+    },
+    Revert {
+        name: String,
+        snapshot: String,
+    },
+    Diff {
+        name: String,
+        from: String,
+        to: Option<String>,
+    },
 }
 
 /// A volume as it is shown.
@@ -60,6 +86,9 @@ pub(crate) struct Shown {
     /// Milliseconds since 1970.
     pub(crate) made: u64,
     pub(crate) snapshots: Vec<ShownSnapshot>,
+    /// `volume@snapshot` that it is a clone of.
+    #[serde(default)]
+    pub(crate) parent: Option<String>,
     /// Connections of clients.
     pub(crate) users: usize,
 }
@@ -93,13 +122,23 @@ impl Blocks {
             Ok(wanted) => wanted,
             Err(error) => return text(StatusCode::BAD_REQUEST, &error.to_string()),
         };
-        match self.change(wanted).await {
-            Ok(()) => text(StatusCode::OK, "Done."),
-            Err(error) => text(status_of(&error), &error.to_string()),
+        let blocks = self.clone();
+        match tokio::spawn(async move { blocks.change(wanted).await }).await {
+            Ok(Ok(done)) => text(StatusCode::OK, &done),
+            Ok(Err(error)) => text(status_of(&error), &error.to_string()),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
         }
     }
 
-    async fn change(&self, wanted: Wanted) -> Result<(), VolumeError> {
+    async fn change(&self, wanted: Wanted) -> Result<String, VolumeError> {
+        if let Wanted::Diff { name, from, to } = &wanted {
+            let changed = self.exports.volumes().difference(name, from, to.as_deref()).await?;
+            return Ok(serde_json::to_string(&changed).unwrap_or_default());
+        }
+        self.act(wanted).await.map(|()| "Done.".to_owned())
+    }
+
+    async fn act(&self, wanted: Wanted) -> Result<(), VolumeError> {
         let volumes = self.exports.volumes();
         let now = wall_clock() / 1000;
         match wanted {
@@ -110,7 +149,14 @@ impl Blocks {
             Wanted::Extend { name, bytes } => volumes.extend(&name, bytes).await.map(drop),
             Wanted::Delete { name } => self.exports.delete(&name).await,
             Wanted::Snapshot { name, snapshot } => volumes.snapshot(&name, &snapshot, now).await.map(drop),
-            Wanted::ForgetSnapshot { name, snapshot } => volumes.forget_snapshot(&name, &snapshot).await,
+            Wanted::ForgetSnapshot { name, snapshot } => self.exports.forget_snapshot(&name, &snapshot).await,
+            Wanted::Clone { name, volume, snapshot, bytes, description } => {
+                let label = Label { name, description, bytes, slice_bytes: 0, made: now };
+                volumes.clone_snapshot(VolumeId(random_bytes()), label, &volume, &snapshot).await.map(drop)
+            }
+            Wanted::Flatten { name } => volumes.flatten(&name).await,
+            Wanted::Revert { name, snapshot } => self.exports.revert(&name, &snapshot).await,
+            Wanted::Diff { .. } => Ok(()),
         }
     }
 
@@ -127,6 +173,11 @@ impl Blocks {
             description: volume.label.description.clone(),
             made: volume.label.made,
             snapshots: snapshots.collect(),
+            parent: self
+                .exports
+                .volumes()
+                .parent_of(volume)
+                .map(|(name, snapshot)| format!("{name}@{snapshot}")),
             users: self.exports.users_of(&volume.label.name),
         }
     }
@@ -135,7 +186,7 @@ impl Blocks {
 fn status_of(error: &VolumeError) -> StatusCode {
     match error {
         VolumeError::NoVolume(_) | VolumeError::NoSnapshot(..) => StatusCode::NOT_FOUND,
-        VolumeError::Taken(_) | VolumeError::InUse(_) => StatusCode::CONFLICT,
+        VolumeError::Taken(_) | VolumeError::InUse(_) | VolumeError::HasClones(..) => StatusCode::CONFLICT,
         VolumeError::NoRoom => StatusCode::INSUFFICIENT_STORAGE,
         VolumeError::Disk(_) | VolumeError::Refused(_) | VolumeError::Label(_) => {
             StatusCode::SERVICE_UNAVAILABLE

@@ -18,17 +18,20 @@ pub(crate) struct Exports {
 /// A volume in use, for as long as this lives.
 #[derive(Debug)]
 pub(crate) struct Use {
-    name: String,
+    /// The volume, and the snapshot if it is one.
+    names: Vec<String>,
     users: Arc<Mutex<HashMap<String, usize>>>,
 }
 
 impl Drop for Use {
     fn drop(&mut self) {
         let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = users.get_mut(&self.name) {
-            *count -= 1;
-            if *count == 0 {
-                users.remove(&self.name);
+        for name in &self.names {
+            if let Some(count) = users.get_mut(name) {
+                *count -= 1;
+                if *count == 0 {
+                    users.remove(name);
+                }
             }
         }
     }
@@ -54,9 +57,30 @@ impl Exports {
         self.users.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied().unwrap_or(0)
     }
 
-    fn enter(&self, name: &str) -> Use {
-        *self.users.lock().unwrap_or_else(PoisonError::into_inner).entry(name.to_owned()).or_default() += 1;
-        Use { name: name.to_owned(), users: Arc::clone(&self.users) }
+    fn enter(&self, names: Vec<String>) -> Use {
+        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in &names {
+            *users.entry(name.clone()).or_default() += 1;
+        }
+        drop(users);
+        Use { names, users: Arc::clone(&self.users) }
+    }
+
+    /// Deletes a snapshot that nobody reads.
+    pub(crate) async fn forget_snapshot(&self, name: &str, snapshot: &str) -> Result<(), VolumeError> {
+        let export = format!("{name}@{snapshot}");
+        if self.users_of(&export) > 0 {
+            return Err(VolumeError::InUse(export));
+        }
+        self.volumes.forget_snapshot(name, snapshot).await
+    }
+
+    /// Makes a volume that nobody uses what one of its snapshots is.
+    pub(crate) async fn revert(&self, name: &str, snapshot: &str) -> Result<(), VolumeError> {
+        if self.users_of(name) > 0 {
+            return Err(VolumeError::InUse(name.to_owned()));
+        }
+        self.volumes.revert(name, snapshot).await
     }
 
     /// Deletes a volume that nobody uses.
@@ -104,15 +128,18 @@ impl Exports {
     pub(crate) fn look(&self, name: &str) -> Result<Export, OptionError> {
         let Meant { volume, snapshot } = self.meant(name)?;
         let label = &volume.label;
+        let mut known = volume.snapshots();
         let (name, bytes) = match &snapshot {
             None => (label.name.clone(), label.bytes),
             Some(snapshot) => {
-                let known = volume.snapshots();
-                let found = known.iter().find(|known| known.label.name == *snapshot);
-                let found = found.ok_or(OptionError::Unknown)?;
-                (format!("{}@{snapshot}", label.name), found.label.bytes)
+                let at = known.iter().position(|known| known.label.name == *snapshot);
+                let at = at.ok_or(OptionError::Unknown)?;
+                // What was written since a later one is no difference of this one.
+                known.truncate(at + 1);
+                (format!("{}@{snapshot}", label.name), known.pop().map_or(0, |known| known.label.bytes))
             }
         };
+        let snapshots = known.into_iter().map(|known| known.label.name.into()).collect();
         Ok(Export {
             name,
             description: Some(label.description.clone()).filter(|text| !text.is_empty()),
@@ -123,14 +150,16 @@ impl Exports {
             rotational: false,
             multi_connection: true,
             tls_only: false,
-            snapshots: Vec::new(),
+            snapshots,
         })
     }
 
     /// An export to be used.
     pub(crate) async fn open(&self, name: &str) -> Result<(Export, Device, Use), OptionError> {
         let Meant { volume, snapshot } = self.meant(name)?;
-        let held = self.enter(&volume.label.name);
+        let own = volume.label.name.clone();
+        let frozen = snapshot.as_ref().map(|snapshot| format!("{own}@{snapshot}"));
+        let held = self.enter(std::iter::once(own).chain(frozen).collect());
         let device = match &snapshot {
             Some(snapshot) => self.volumes.view(&volume.label.name, snapshot),
             None => self.volumes.attach(&volume.label.name).await,

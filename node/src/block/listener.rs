@@ -7,9 +7,11 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use quarry_volume::nbd::Tls;
-use tokio::net::{TcpListener, UnixListener};
+use rustix::net::sockopt;
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
@@ -145,6 +147,14 @@ fn begin(wire: Box<dyn Wire>, host: &Host, room: &Arc<Semaphore>, clients: &mut 
     while clients.try_join_next().is_some() {}
 }
 
+/// A client whose machine is gone holds its volume for less than two minutes.
+fn keep_alive(stream: &TcpStream) -> rustix::io::Result<()> {
+    sockopt::set_tcp_keepidle(stream, Duration::from_secs(60))?;
+    sockopt::set_tcp_keepintvl(stream, Duration::from_secs(10))?;
+    sockopt::set_tcp_keepcnt(stream, 5)?;
+    sockopt::set_socket_keepalive(stream, true)
+}
+
 async fn accept_tcp(listener: TcpListener, host: Host, room: Arc<Semaphore>) {
     let mut clients = JoinSet::new();
     let mut stopped = host.stopped.clone();
@@ -154,6 +164,9 @@ async fn accept_tcp(listener: TcpListener, host: Host, room: Arc<Semaphore>) {
                 Ok((stream, _)) => {
                     // Replies must not wait for more of them.
                     let _slower = stream.set_nodelay(true);
+                    if let Err(error) = keep_alive(&stream) {
+                        tracing::debug!(%error, "look after an NBD connection");
+                    }
                     begin(Box::new(stream), &host, &room, &mut clients);
                 }
                 Err(error) => pause(&error).await,
@@ -189,5 +202,5 @@ pub(super) async fn told(stopped: &mut watch::Receiver<bool>) {
 /// Out of descriptors, most likely: the next try is a moment later.
 async fn pause(error: &io::Error) {
     tracing::warn!(%error, "accept an NBD client");
-    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
 }

@@ -38,7 +38,7 @@ impl Blocks {
         Ok(Self { exports: Arc::new(Exports::new(volumes)) })
     }
 
-    /// Gives back the space of deleted volumes until the node stops.
+    /// Gives back the space of deleted snapshots and volumes until the node stops.
     pub(crate) fn reap(&self, tasks: &mut JoinSet<()>, mut stopped: watch::Receiver<bool>) {
         let volumes = Arc::clone(self.exports.volumes());
         tasks.spawn(async move {
@@ -47,12 +47,13 @@ impl Blocks {
                     Ok(true) => Duration::from_millis(1),
                     Ok(false) => REAP_EVERY,
                     Err(error) => {
-                        tracing::error!(%error, "reap deleted volumes");
+                        tracing::error!(%error, "reap deleted volumes and snapshots");
                         REAP_EVERY
                     }
                 };
                 tokio::select! {
                     () = tokio::time::sleep(pause) => {}
+                    () = volumes.to_reap() => {}
                     () = listener::told(&mut stopped) => return,
                 }
             }

@@ -58,7 +58,18 @@ pub(super) fn admin_url(url: Option<&str>) -> String {
 
 /// Asks an admin listener, which is to answer 200.
 pub(super) fn ask(url: &str, method: &str, path: &str, body: &str) -> Result<String, Failure> {
-    request(url, method, path, body).map_err(|reason| {
+    ask_within(Some(PATIENCE), url, method, path, body)
+}
+
+/// As [`ask`], for what takes long: waits so long for the answer, or as long as the node lives.
+pub(super) fn ask_within(
+    patience: Option<Duration>,
+    url: &str,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> Result<String, Failure> {
+    request(patience, url, method, path, body).map_err(|reason| {
         Failure::new(
             format!("ask {url}"),
             format!("{reason}; is the node running, and is this its admin listener?"),
@@ -176,11 +187,17 @@ fn short_size(bytes: u64) -> String {
 }
 
 /// One HTTP/1.0 request, the body of a 200.
-fn request(url: &str, method: &str, path: &str, body: &str) -> Result<String, String> {
+fn request(
+    patience: Option<Duration>,
+    url: &str,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> Result<String, String> {
     let host = url.strip_prefix("http://").ok_or("not an http:// URL")?.trim_end_matches('/');
     let address = host.to_socket_addrs().map_err(|e| e.to_string())?.next().ok_or("no such host")?;
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE).map_err(|e| e.to_string())?;
-    stream.set_read_timeout(Some(PATIENCE)).map_err(|e| e.to_string())?;
+    stream.set_read_timeout(patience).map_err(|e| e.to_string())?;
     let length = body.len();
     let request =
         format!("{method} {path} HTTP/1.0\r\nHost: {host}\r\nContent-Length: {length}\r\n\r\n{body}");

@@ -5,6 +5,8 @@ What must hold:
 - what a client has read before a kill does not vanish;
 - a snapshot taken under writers never changes, also over kills, and its export refuses writes;
 - discarded space reads as zeroes or as before, never as something else;
+- a clone begins as its snapshot, and goes its own way; a volume goes back to a snapshot; both also when the node is killed while the clone
+  takes over what it shares, and while a deleted snapshot is reaped;
 - qemu-img and nbdcopy, where the machine has them, bring a real file in and out, byte for byte.
 
 Environment: SEED (default random; printed), ROUNDS (default 5), WRITERS (default 4).
@@ -135,6 +137,42 @@ def quarry(it, *arguments):
     return done.stdout
 
 
+def lineage(it, frozen):
+    """Clones, going back, deleting: each view keeps its content, over a kill as well."""
+    quarry(it, "clone", "disk1@s0", "clone")
+    url = it.env["QUARRY_NBD_URL"]
+    assert digest(url, "clone") == frozen["s0"], "a clone begins as its snapshot"
+    export = Export(url, "clone")
+    export.write(5 * BLOCK, stamp(5, 9, 1))
+    export.flush()
+    export.close()
+    own = digest(url, "clone")
+    assert own != frozen["s0"] and digest(url, "disk1@s0") == frozen["s0"], "a clone is written alone"
+    refused = subprocess.run([binary_argument(), "volume", "snapshot", "--delete", "disk1", "s0"], env=it.client_env(), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    assert refused.returncode != 0 and "clone" in refused.stderr, f"a parent of a clone was deleted: {refused.stderr}"
+    for name in [name for name in frozen if name not in ("s0", "s1")]:
+        quarry(it, "snapshot", "--delete", "disk1", name)
+        del frozen[name]
+    taking_over = subprocess.Popen([binary_argument(), "volume", "flatten", "clone"], env=it.client_env(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    time.sleep(0.05)
+    it.kill()
+    taking_over.wait(60)
+    it.start()
+    url = it.env["QUARRY_NBD_URL"]
+    assert digest(url, "clone") == own, "a clone changed while it took over"
+    for name, was in frozen.items():
+        assert digest(url, f"disk1@{name}") == was, f"snapshot {name} has changed"
+    quarry(it, "flatten", "clone")
+    for name in list(frozen)[-1:]:
+        quarry(it, "revert", f"disk1@{name}")
+        assert digest(url, "disk1") == frozen[name], f"the volume did not go back to {name}"
+    quarry(it, "delete", "disk1")
+    it.kill()
+    it.start()
+    assert digest(it.env["QUARRY_NBD_URL"], "clone") == own, "a clone lost what it took over"
+    print("clone, flatten, revert, delete: every view kept its content over two kills", flush=True)
+
+
 def real_clients(it, path, rng):
     """A file goes in through qemu-img and comes out through nbdcopy, where they are installed."""
     if not all(map(shutil.which, ("qemu-img", "nbdcopy"))):
@@ -148,7 +186,13 @@ def real_clients(it, path, rng):
         done = subprocess.run(list(map(str, command)), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, f"{command[0]}: {done.stderr[-500:]}"
     assert pathlib.Path(back).read_bytes() == source.read_bytes(), "the image came back different"
-    print("qemu-img and nbdcopy: 32 MiB in and out, equal", flush=True)
+    quarry(it, "import", "imported", source)
+    quarry(it, "snapshot", "imported", "first")
+    quarry(it, "export", "imported@first", path / "out.qcow2", "--format", "qcow2")
+    quarry(it, "import", "again", path / "out.qcow2", "--format", "qcow2")
+    quarry(it, "export", "again", path / "out.raw")
+    assert (path / "out.raw").read_bytes() == source.read_bytes(), "import and export changed the image"
+    print("qemu-img and nbdcopy: 32 MiB in and out, equal; imported and exported, raw and qcow2", flush=True)
 
 
 def main():
@@ -195,6 +239,7 @@ def main():
             export.close()
         assert slowest < START_LIMIT, f"a start took {slowest:.1f} s"
         print(f"volumes: {rounds} kills, {len(known)} blocks, {flushes} flushes, nothing lost; {len(frozen)} snapshots unchanged; slowest start-up {slowest:.2f} s", flush=True)
+        lineage(it, frozen)
         real_clients(it, path, rng)
         it.stop()
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use quarry_engine::block::{BLOCK_BYTES, BlockPlace, BlockRow, Fence, Mapped, Run, find, piece, read, walk};
+use quarry_engine::block::{BLOCK_BYTES, BlockPlace, Fence, Layer, Mapped, Run, find, piece, read, walk};
 use quarry_engine::disk::DiskError;
 
 use super::error::VolumeError;
@@ -55,8 +55,8 @@ struct Inner {
     geometry: Geometry,
     /// `None`: frozen.
     fence: Option<Fence>,
-    /// The last era that is seen.
-    era: u32,
+    /// What is looked through, the volume itself first, then what it is a clone of.
+    layers: Vec<Layer>,
 }
 
 /// A range in whole blocks around it.
@@ -75,20 +75,30 @@ fn aligned(offset: u64, length: u64) -> bool {
 }
 
 impl Device {
-    /// The device of an attached head.
+    /// The device of an attached head; `below`: what its volume is a clone of.
     #[must_use]
-    pub fn attached(seat: Arc<Seat>, geometry: Geometry, fence: Fence) -> Self {
-        Self::new(seat, geometry, Some(fence), u32::MAX)
+    pub fn attached(seat: Arc<Seat>, geometry: Geometry, fence: Fence, below: Vec<Layer>) -> Self {
+        Self::new(seat, geometry, Some(fence), u32::MAX, below)
     }
 
     /// A frozen one: what a snapshot sees.
     #[must_use]
-    pub fn frozen(seat: Arc<Seat>, geometry: Geometry, era: u32) -> Self {
-        Self::new(seat, geometry, None, era)
+    pub fn frozen(seat: Arc<Seat>, geometry: Geometry, era: u32, below: Vec<Layer>) -> Self {
+        Self::new(seat, geometry, None, era, below)
     }
 
-    fn new(seat: Arc<Seat>, geometry: Geometry, fence: Option<Fence>, era: u32) -> Self {
-        Self { inner: Arc::new(Inner { seat, geometry, fence, era }) }
+    fn new(seat: Arc<Seat>, geometry: Geometry, fence: Option<Fence>, era: u32, below: Vec<Layer>) -> Self {
+        let mut layers = vec![Layer { volume: seat.volume(), era }];
+        layers.extend(below);
+        Self { inner: Arc::new(Inner { seat, geometry, fence, layers }) }
+    }
+
+    pub(super) fn layers(&self) -> &[Layer] {
+        &self.inner.layers
+    }
+
+    pub(super) fn geometry(&self) -> Geometry {
+        self.inner.geometry
     }
 
     /// Its size.
@@ -109,7 +119,7 @@ impl Device {
         &self.inner.seat
     }
 
-    fn fence(&self) -> Result<Fence, VolumeError> {
+    pub(super) fn fence(&self) -> Result<Fence, VolumeError> {
         self.inner.fence.ok_or_else(|| crate::member::Refusal::NotPromised.into())
     }
 
@@ -148,11 +158,10 @@ impl Device {
 
     async fn read_run(&self, run: Run) -> Result<(Vec<Piece>, Option<Span>), VolumeError> {
         let disk = self.inner.seat.disk();
-        let volume = self.inner.seat.volume();
         // First what is late, then the index: what left the one meanwhile is in the other.
         let late = if self.is_frozen() { Vec::new() } else { self.inner.seat.late(&run) };
         let span = Span::over(late.iter().map(|Seen { sequence: at, .. }| Span { oldest: *at, newest: *at }));
-        let (mut mapped, _pins) = find(disk, volume, &run, self.inner.era)?;
+        let (mut mapped, _pins) = find(disk, &self.inner.layers, &run)?;
         mapped.retain(|block| !late.iter().any(|seen| seen.holds(block.place.block)));
         let mut parts: Vec<(u16, u16, Source<'_>)> = Vec::with_capacity(1);
         let mut rest = mapped.as_slice();
@@ -187,7 +196,7 @@ impl Device {
                     Source::Mapped(group) if group.iter().all(|block| block.row.is_zeroes()) => {
                         Ok::<_, VolumeError>(Piece::Zeroes(group.len() as u64 * BLOCK_BYTES))
                     }
-                    Source::Mapped(group) => Ok(Piece::Data(read(disk, volume, group).await?)),
+                    Source::Mapped(group) => Ok(Piece::Data(read(disk, group).await?)),
                 }
             })
             .collect();
@@ -237,7 +246,7 @@ impl Device {
     }
 
     /// Puts whole blocks in their places, chunk by chunk; of what failed on the way the beginning has its place.
-    async fn place_blocks(&self, offset: u64, data: Bytes) -> Result<Vec<Placed>, VolumeError> {
+    pub(super) async fn place_blocks(&self, offset: u64, data: Bytes) -> Result<Vec<Placed>, VolumeError> {
         let fence = self.fence()?;
         let mut placed = Vec::with_capacity(1);
         let mut rest = data;
@@ -248,7 +257,7 @@ impl Device {
         Ok(placed)
     }
 
-    async fn finish(
+    pub(super) async fn finish(
         &self,
         placed: Result<Vec<Placed>, VolumeError>,
         durable: bool,
@@ -290,6 +299,16 @@ impl Device {
         Ok(())
     }
 
+    /// Writes rows that hold zeroes over a range of whole blocks, whether there was anything or not: a map without bytes.
+    pub async fn lay_out_zeroes(&self, offset: u64, length: u64) -> Result<(), VolumeError> {
+        let fence = self.fence()?;
+        for run in self.inner.geometry.split(offset, length)? {
+            let placed = self.inner.seat.put(fence, run, None).await?;
+            self.inner.seat.finish(placed, false).await?;
+        }
+        self.flush().await
+    }
+
     /// Gives up the whole blocks of a range: they read as zeroes and take no space.
     pub async fn discard(&self, offset: u64, length: u64) -> Result<(), VolumeError> {
         let fence = self.fence()?;
@@ -322,10 +341,10 @@ impl Device {
             return Ok((Vec::new(), true));
         };
         let place = BlockPlace { slice: run.slice, chunk: run.chunk, block: run.first };
-        Ok(walk(seat.disk(), seat.volume(), place, self.inner.era, most)?)
+        Ok(walk(seat.disk(), &self.inner.layers, place, most)?)
     }
 
-    fn offset_of(&self, place: BlockPlace) -> Option<u64> {
+    pub(super) fn offset_of(&self, place: BlockPlace) -> Option<u64> {
         self.inner.geometry.offset_of(place.slice, place.chunk, place.block)
     }
 
@@ -343,6 +362,34 @@ impl Device {
         offset: u64,
         length: u64,
         most: usize,
+    ) -> Result<Vec<Stretch>, VolumeError> {
+        self.survey(offset, length, most, |block| !block.row.is_zeroes()).await
+    }
+
+    /// As [`Device::stretches`], of what was written since a snapshot: a hole was not.
+    pub async fn changes(
+        &self,
+        snapshot: &str,
+        offset: u64,
+        length: u64,
+        most: usize,
+    ) -> Result<Vec<Stretch>, VolumeError> {
+        let known = self.inner.seat.snapshots();
+        let Some(since) = known.into_iter().find(|known| known.label.name == snapshot) else {
+            // It was deleted meanwhile; more than what changed is never wrong.
+            return Ok(vec![Stretch { bytes: length, hole: false }]);
+        };
+        let own = self.inner.seat.volume();
+        let changed = |block: &Mapped| block.volume == own && block.era > since.era;
+        self.survey(offset, length, most, changed).await
+    }
+
+    async fn survey(
+        &self,
+        offset: u64,
+        length: u64,
+        most: usize,
+        counts: impl Fn(&Mapped) -> bool,
     ) -> Result<Vec<Stretch>, VolumeError> {
         self.admitted()?;
         if !self.is_frozen() {
@@ -363,10 +410,13 @@ impl Device {
                 }
             }
         };
-        for Mapped { place, row } in &mapped {
-            let Some(block) = self.offset_of(*place) else { break };
-            add(block, true);
-            add(block + BLOCK_BYTES, BlockRow::is_zeroes(row));
+        for block in &mapped {
+            let Some(place) = self.offset_of(block.place) else {
+                add(end, true);
+                break;
+            };
+            add(place, true);
+            add(place + BLOCK_BYTES, !counts(block));
         }
         if all {
             add(end, true);
@@ -411,7 +461,7 @@ fn joined(pieces: Vec<Piece>) -> BytesMut {
 }
 
 /// The runs of blocks that follow one another in a chunk.
-fn runs_of(blocks: &[&Mapped], wanted: impl Fn(BlockPlace) -> bool) -> Vec<Run> {
+pub(super) fn runs_of(blocks: &[&Mapped], wanted: impl Fn(BlockPlace) -> bool) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     for BlockPlace { slice, chunk, block } in blocks.iter().map(|block| block.place) {
         if !wanted(BlockPlace { slice, chunk, block }) {
@@ -453,7 +503,7 @@ fn trim(pieces: &mut Vec<Piece>, skip: u64, length: u64) {
 }
 
 /// A length of something that is in memory.
-fn length_of(bytes: u64) -> usize {
+pub(super) fn length_of(bytes: u64) -> usize {
     usize::try_from(bytes).expect("what is in memory has a length")
 }
 

@@ -30,6 +30,12 @@ pub enum VolumeError {
     /// Somebody uses it.
     #[error("volume `{0}` is in use")]
     InUse(String),
+    /// What others are clones of stays.
+    #[error("`{0}` has a clone, volume `{1}`: delete or flatten that first")]
+    HasClones(String, String),
+    /// A clone holds all of its snapshot.
+    #[error("a clone of {0} bytes cannot have {1} bytes")]
+    Smaller(u64, u64),
     /// Above the mark at which no new volumes are placed, or full.
     #[error("no disk has room for it")]
     NoRoom,

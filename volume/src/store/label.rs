@@ -3,12 +3,13 @@
 //! ```text
 //! label     u8 version | u64 bytes | u64 slice bytes | u64 made, ms since 1970 | u16 length, name | u16 length, description
 //! promise   u8 version | u64 epoch | u32 configuration
+//! parent    u8 version | volume id, 16 B | u32 era: of the snapshot that it is a clone of
 //! snapshot  u8 version | u64 made, ms since 1970 | u64 bytes of the volume then | u16 length, name
 //! ```
 //!
 //! Invariant: bytes decode to what was encoded, or to [`BadLabel`]; never a panic.
 
-use quarry_engine::block::Fence;
+use quarry_engine::block::{Fence, VolumeId};
 
 const VERSION: u8 = 1;
 /// Longest name of a volume or snapshot.
@@ -40,6 +41,15 @@ pub struct SnapshotLabel {
     pub bytes: u64,
     /// When it was made, in milliseconds since 1970.
     pub made: u64,
+}
+
+/// What a volume is a clone of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parent {
+    /// The volume.
+    pub volume: VolumeId,
+    /// Its snapshot.
+    pub era: u32,
 }
 
 /// Bytes that are no label.
@@ -121,6 +131,19 @@ impl SnapshotLabel {
         let mut r = Reader::begin(bytes)?;
         let (made, bytes, name) = (r.u64()?, r.u64()?, r.text()?);
         r.end(Self { name, bytes, made })
+    }
+}
+
+impl Parent {
+    pub(super) fn encode(self) -> Vec<u8> {
+        [&[VERSION][..], &self.volume.0, &self.era.to_le_bytes()].concat()
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, BadLabel> {
+        let mut r = Reader::begin(bytes)?;
+        let volume = VolumeId(r.array()?);
+        let era = u32::from_le_bytes(r.array()?);
+        r.end(Self { volume, era })
     }
 }
 

@@ -2,9 +2,11 @@
 //!
 //! Invariant: what was flushed, or read, is durable and applied, and never lost; what was written later may be, from its end on.
 
+mod copy;
 mod device;
 mod error;
 mod label;
+mod lineage;
 mod overlay;
 mod seat;
 mod serve;
@@ -15,7 +17,7 @@ mod volumes;
 
 pub use device::{Device, Piece, Stretch};
 pub use error::VolumeError;
-pub use label::{BadLabel, Label, MAX_DESCRIPTION, MAX_NAME, SnapshotLabel, is_name};
+pub use label::{BadLabel, Label, MAX_DESCRIPTION, MAX_NAME, Parent, SnapshotLabel, is_name};
 pub use seat::{Seat, Snapshot};
 pub use tail::Placed;
 pub use volumes::{Volume, Volumes};

@@ -15,7 +15,7 @@ use quarry_engine::disk::{Class, DiskError, DiskHandle, Durability, Submitted};
 use tokio::sync::oneshot;
 
 use super::error::VolumeError;
-use super::label::{SnapshotLabel, decode_promise, encode_promise};
+use super::label::{Parent, SnapshotLabel, decode_promise, encode_promise};
 use super::overlay::Overlay;
 use super::tail::Late;
 use crate::member::{Action, Answer, Event, Member, Refusal, Token};
@@ -44,6 +44,8 @@ pub struct Seat {
     pub(super) front: tokio::sync::Mutex<Option<Late>>,
     /// Writes of whole blocks share it; one that covers a block in part has it alone.
     edges: tokio::sync::RwLock<()>,
+    /// Eras of snapshots that were deleted before the seat was opened.
+    forgotten: Vec<u32>,
 }
 
 #[derive(Debug)]
@@ -73,6 +75,7 @@ pub(super) struct State {
     pub(super) overlay: Overlay,
     pub(super) waiting: HashMap<Token, oneshot::Sender<Answer>>,
     snapshots: Vec<Snapshot>,
+    parent: Option<Parent>,
 }
 
 /// An attachment on its way.
@@ -130,7 +133,7 @@ impl Seat {
     /// The member as its disk's log tells.
     pub fn open(disk: DiskHandle, volume: VolumeId) -> Result<Self, VolumeError> {
         let mut promised = Fence::default();
-        let mut snapshots = Vec::new();
+        let (mut snapshots, mut forgotten, mut parent) = (Vec::new(), Vec::new(), None);
         let (mut last_note, mut last_era) = (0, None);
         for note in notes(&disk, Some(volume))? {
             last_note = last_note.max(note.sequence);
@@ -140,10 +143,14 @@ impl Seat {
                     let era = u32::try_from(note.key.number).map_err(|_| VolumeError::Eras)?;
                     // The number of one that is gone is not given again: blocks of its era are still there.
                     last_era = last_era.max(Some(era));
-                    if !note.gone {
+                    if note.gone {
+                        forgotten.push(era);
+                    } else {
                         snapshots.push(Snapshot { era, label: SnapshotLabel::decode(&note.meta)? });
                     }
                 }
+                NoteTag::Parent if note.gone => {}
+                NoteTag::Parent => parent = Some(Parent::decode(&note.meta)?),
                 NoteTag::Volume => {}
             }
         }
@@ -163,6 +170,7 @@ impl Seat {
             overlay: Overlay::default(),
             waiting: HashMap::new(),
             snapshots,
+            parent,
         };
         Ok(Self {
             disk,
@@ -171,6 +179,7 @@ impl Seat {
             order: tokio::sync::Mutex::new(Order { era, notes: last_note, class: Class::Client }),
             front: tokio::sync::Mutex::new(None),
             edges: tokio::sync::RwLock::new(()),
+            forgotten,
         })
     }
 
@@ -194,6 +203,16 @@ impl Seat {
     #[must_use]
     pub fn snapshots(&self) -> Vec<Snapshot> {
         self.state().snapshots.clone()
+    }
+
+    /// What it is a clone of.
+    #[must_use]
+    pub fn parent(&self) -> Option<Parent> {
+        self.state().parent
+    }
+
+    pub(super) fn forgotten(&self) -> &[u32] {
+        &self.forgotten
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -280,6 +299,17 @@ impl Seat {
         let noted = self.note(&mut order, NoteTag::Snapshot, era.into(), None).await?;
         self.state().snapshots.retain(|snapshot| snapshot.era != era);
         noted.done().await?;
+        Ok(())
+    }
+
+    /// Takes note of what the volume is a clone of; `None`: of nothing any more.
+    pub(super) async fn descend(&self, parent: Option<Parent>) -> Result<(), VolumeError> {
+        let mut order = self.order.lock().await;
+        self.settle().await?;
+        let meta = parent.map(Parent::encode);
+        let noted = self.note(&mut order, NoteTag::Parent, 0, meta.as_deref()).await?;
+        noted.done().await?;
+        self.state().parent = parent;
         Ok(())
     }
 

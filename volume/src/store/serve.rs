@@ -47,9 +47,17 @@ impl Device {
             }
             Command::Cache { .. } => {}
             Command::BlockStatus { offset, length, contexts, one: _ } => {
-                let stretches = self.stretches(offset, length, MAX_EXTENTS).await?;
-                let status = |context: &Context| stretches.iter().map(|s| extent(context, *s)).collect();
-                return Ok(Outcome::Status(contexts.iter().map(status).collect()));
+                let mut all = Vec::with_capacity(contexts.len());
+                for context in &contexts {
+                    let stretches = match context {
+                        Context::Allocation => self.stretches(offset, length, MAX_EXTENTS).await?,
+                        Context::Difference(snapshot) => {
+                            self.changes(snapshot, offset, length, MAX_EXTENTS).await?
+                        }
+                    };
+                    all.push(stretches.into_iter().map(|stretch| extent(context, stretch)).collect());
+                }
+                return Ok(Outcome::Status(all));
             }
         }
         Ok(Outcome::Done)
@@ -71,7 +79,7 @@ fn extent(context: &Context, stretch: Stretch) -> Extent {
     let status = match context {
         Context::Allocation if stretch.hole => allocation::HOLE | allocation::ZERO,
         Context::Allocation => 0,
-        // Nothing offers this context yet; more than what changed is never wrong.
+        Context::Difference(_) if stretch.hole => 0,
         Context::Difference(_) => difference::CHANGED,
     };
     Extent { length: stretch.bytes, status }

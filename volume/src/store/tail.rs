@@ -137,6 +137,11 @@ impl Seat {
         self.state().overlay.look(run)
     }
 
+    /// That the next write gets.
+    pub(super) fn next_sequence(&self) -> u64 {
+        self.state().next
+    }
+
     /// Whether there was no space for a write from `sequence` on, of those that have come to their end.
     pub(super) fn refused_since(&self, sequence: u64) -> bool {
         self.state().refused >= sequence
@@ -158,6 +163,22 @@ impl Seat {
 
     /// Puts one write to one chunk into the log's queue; `None`: zeroes. Reads see it from then on.
     pub async fn put(&self, fence: Fence, run: Run, data: Option<Bytes>) -> Result<Placed, VolumeError> {
+        self.put_in(fence, run, data, None).await
+    }
+
+    /// Puts what is seen through the volume below the oldest of its own, where no view has anything of its own: what is read
+    /// stays the same.
+    pub(super) async fn put_below(&self, fence: Fence, run: Run, data: Bytes) -> Result<Placed, VolumeError> {
+        self.put_in(fence, run, Some(data), Some(0)).await
+    }
+
+    async fn put_in(
+        &self,
+        fence: Fence,
+        run: Run,
+        data: Option<Bytes>,
+        below: Option<u32>,
+    ) -> Result<Placed, VolumeError> {
         let full = self.disk.above_high_water();
         if full && data.is_some() {
             return Err(DiskError::NoSpace.into());
@@ -176,12 +197,15 @@ impl Seat {
         // Nothing waits from here on, so that no sequence is without its record.
         let early = self.disk.has_slack();
         let sequence = self.accept(fence)?;
-        let record = self.record(fence, run, sequence, order.era, data.clone());
+        let era = below.unwrap_or(order.era);
+        let record = self.record(fence, run, sequence, era, data.clone());
         let submitted = self.disk.submit_now(record, Durability::Durable, room);
         let mut state = self.state();
         let submitted = submitted.inspect_err(|_| state.fail())?;
         let (told, end) = if early { (None, None) } else { Some(oneshot::channel()).unzip() };
-        state.overlay.insert(sequence, run, data);
+        if below.is_none() {
+            state.overlay.insert(sequence, run, data);
+        }
         state.tail.push_back(Late { sequence, run, submitted, told });
         state.step(Event::Appended(sequence));
         Ok(Placed { sequence, end })

@@ -3,7 +3,7 @@
 //! Invariant: a name belongs to one volume. One seat for each volume in a process: two heads meet at it, and the newer wins.
 //! Invariant: a deleted volume is gone at once; its space comes back step by step, also after a restart.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use quarry_engine::block::{Fence, NoteTag, VolumeId, notes, reap};
@@ -12,7 +12,8 @@ use quarry_engine::disk::{DiskError, DiskHandle};
 
 use super::device::Device;
 use super::error::VolumeError;
-use super::label::{Label, MAX_DESCRIPTION, SnapshotLabel, is_name};
+use super::label::{Label, MAX_DESCRIPTION, Parent, SnapshotLabel, is_name};
+use super::lineage::Thinning;
 use super::seat::{Seat, Snapshot};
 use crate::geometry::{BLOCK_BYTES, Geometry, SLICE_BYTES};
 
@@ -37,6 +38,14 @@ impl Volume {
     pub fn snapshots(&self) -> Vec<Snapshot> {
         self.seat.snapshots()
     }
+
+    pub(super) fn seat(&self) -> &Arc<Seat> {
+        &self.seat
+    }
+
+    pub(super) fn set_fence(&mut self, fence: Fence) {
+        self.fence = Some(fence);
+    }
 }
 
 /// The volumes of some disks.
@@ -46,6 +55,12 @@ pub struct Volumes {
     known: Mutex<HashMap<VolumeId, Volume>>,
     /// Volumes that are gone and may still have rows.
     gone: Mutex<Vec<(DiskHandle, VolumeId)>>,
+    /// Deleted snapshots that may have left something.
+    thinning: Mutex<Vec<Thinning>>,
+    /// Volumes that are on their way back to a snapshot.
+    returning: Mutex<HashSet<VolumeId>>,
+    /// Told when there is something to reap.
+    reaps: tokio::sync::Notify,
     /// Held while names are given or taken.
     names: tokio::sync::Mutex<()>,
 }
@@ -53,7 +68,7 @@ pub struct Volumes {
 impl Volumes {
     /// What the disks' notes say.
     pub fn open(disks: Vec<DiskHandle>) -> Result<Self, VolumeError> {
-        let (mut known, mut gone) = (HashMap::new(), Vec::new());
+        let (mut known, mut gone, mut thinning) = (HashMap::new(), Vec::new(), Vec::new());
         for disk in &disks {
             for note in notes(disk, None)?.into_iter().filter(|note| note.key.tag == NoteTag::Volume) {
                 let id = note.key.volume;
@@ -62,14 +77,48 @@ impl Volumes {
                     continue;
                 }
                 let seat = Arc::new(Seat::open(disk.clone(), id)?);
-                known.insert(id, Volume { id, label: Label::decode(&note.meta)?, seat, fence: None });
+                let volume = Volume { id, label: Label::decode(&note.meta)?, seat, fence: None };
+                thinning.extend(Thinning::left(&volume)?);
+                known.insert(id, volume);
             }
         }
-        let names = tokio::sync::Mutex::new(());
-        Ok(Self { disks, known: Mutex::new(known), gone: Mutex::new(gone), names })
+        Ok(Self {
+            disks,
+            known: Mutex::new(known),
+            gone: Mutex::new(gone),
+            thinning: Mutex::new(thinning),
+            returning: Mutex::default(),
+            reaps: tokio::sync::Notify::new(),
+            names: tokio::sync::Mutex::new(()),
+        })
     }
 
-    fn known<T>(&self, act: impl FnOnce(&mut HashMap<VolumeId, Volume>) -> T) -> T {
+    pub(super) fn names(&self) -> &tokio::sync::Mutex<()> {
+        &self.names
+    }
+
+    pub(super) fn jobs(&self) -> &Mutex<Vec<Thinning>> {
+        &self.thinning
+    }
+
+    pub(super) fn returning<T>(&self, act: impl FnOnce(&mut HashSet<VolumeId>) -> T) -> T {
+        act(&mut self.returning.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn wake(&self) {
+        self.reaps.notify_one();
+    }
+
+    /// Waits until there may be something to reap.
+    pub async fn to_reap(&self) {
+        self.reaps.notified().await;
+    }
+
+    pub(super) fn by_id(&self, id: VolumeId) -> Option<Volume> {
+        self.known(|known| known.get(&id).cloned())
+    }
+
+    pub(super) fn known<T>(&self, act: impl FnOnce(&mut HashMap<VolumeId, Volume>) -> T) -> T {
         act(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -88,7 +137,20 @@ impl Volumes {
     }
 
     /// Makes a volume. `id` is random.
-    pub async fn create(&self, id: VolumeId, mut label: Label) -> Result<Volume, VolumeError> {
+    pub async fn create(&self, id: VolumeId, label: Label) -> Result<Volume, VolumeError> {
+        let _names = self.names.lock().await;
+        let disk = self.roomiest().ok_or(VolumeError::NoRoom);
+        self.make(id, label, disk, None).await
+    }
+
+    /// Makes a volume; with the names held.
+    pub(super) async fn make(
+        &self,
+        id: VolumeId,
+        mut label: Label,
+        disk: Result<DiskHandle, VolumeError>,
+        parent: Option<Parent>,
+    ) -> Result<Volume, VolumeError> {
         if !is_name(&label.name) {
             return Err(VolumeError::Name(label.name));
         }
@@ -97,12 +159,14 @@ impl Volumes {
         }
         label.slice_bytes = SLICE_BYTES;
         Geometry::new(label.bytes, label.slice_bytes)?;
-        let _names = self.names.lock().await;
         if self.find(&label.name).is_ok() {
             return Err(VolumeError::Taken(label.name));
         }
-        let disk = self.roomiest().ok_or(VolumeError::NoRoom)?;
-        let seat = Arc::new(Seat::open(disk, id)?);
+        let seat = Arc::new(Seat::open(disk?, id)?);
+        if parent.is_some() {
+            seat.descend(parent).await?;
+        }
+        // From here on it is there.
         seat.label(Some(&label.encode())).await?;
         let volume = Volume { id, label, seat, fence: None };
         self.known(|known| known.insert(id, volume.clone()));
@@ -122,14 +186,14 @@ impl Volumes {
     /// Attaches the volume, or joins those who have: the device to read and write.
     pub async fn attach(&self, name: &str) -> Result<Device, VolumeError> {
         let _names = self.names.lock().await;
-        let mut volume = self.find(name)?;
+        let mut volume = self.settled_volume(name)?;
         let fence = match volume.fence {
             Some(fence) => fence,
             None => volume.seat.attach().await?,
         };
         volume.fence = Some(fence);
         let geometry = Geometry::new(volume.label.bytes, volume.label.slice_bytes)?;
-        let device = Device::attached(volume.seat.clone(), geometry, fence);
+        let device = Device::attached(volume.seat.clone(), geometry, fence, self.below(&volume));
         self.known(|known| known.insert(volume.id, volume));
         Ok(device)
     }
@@ -139,10 +203,11 @@ impl Volumes {
         let volume = self.find(name)?;
         let found = Self::snapshot_of(&volume, snapshot)?;
         let geometry = Geometry::new(found.label.bytes, volume.label.slice_bytes)?;
-        Ok(Device::frozen(volume.seat, geometry, found.era))
+        let below = self.below(&volume);
+        Ok(Device::frozen(volume.seat, geometry, found.era, below))
     }
 
-    fn snapshot_of(volume: &Volume, snapshot: &str) -> Result<Snapshot, VolumeError> {
+    pub(super) fn snapshot_of(volume: &Volume, snapshot: &str) -> Result<Snapshot, VolumeError> {
         let found = volume.seat.snapshots().into_iter().find(|known| known.label.name == snapshot);
         found.ok_or_else(|| VolumeError::NoSnapshot(volume.label.name.clone(), snapshot.to_owned()))
     }
@@ -167,7 +232,7 @@ impl Volumes {
             return Err(VolumeError::Name(snapshot.to_owned()));
         }
         let _names = self.names.lock().await;
-        let volume = self.find(name)?;
+        let volume = self.settled_volume(name)?;
         if Self::snapshot_of(&volume, snapshot).is_ok() {
             return Err(VolumeError::Taken(snapshot.to_owned()));
         }
@@ -175,27 +240,26 @@ impl Volumes {
         volume.seat.snapshot(label).await
     }
 
-    /// Forgets a snapshot. The space of what only it saw does not come back before the volume is deleted.
-    pub async fn forget_snapshot(&self, name: &str, snapshot: &str) -> Result<(), VolumeError> {
-        let _names = self.names.lock().await;
-        let volume = self.find(name)?;
-        let era = Self::snapshot_of(&volume, snapshot)?.era;
-        volume.seat.forget(era).await
-    }
-
     /// Deletes a volume with its snapshots. Heads that it has are refused from then on.
     pub async fn delete(&self, name: &str) -> Result<(), VolumeError> {
         let _names = self.names.lock().await;
-        let volume = self.find(name)?;
+        let volume = self.settled_volume(name)?;
+        if let Some((clone, _)) = self.clones_of(&volume).into_iter().next() {
+            return Err(VolumeError::HasClones(name.to_owned(), clone));
+        }
         volume.seat.label(None).await?;
         self.known(|known| known.remove(&volume.id));
         let gone = (volume.seat.disk().clone(), volume.id);
         self.gone.lock().unwrap_or_else(PoisonError::into_inner).push(gone);
+        self.wake();
         Ok(())
     }
 
-    /// One step of giving back the space of deleted volumes; false: there is none left.
+    /// One step of giving back the space of deleted snapshots and volumes; false: there is none left.
     pub async fn reap(&self) -> Result<bool, DiskError> {
+        if self.thin().await? {
+            return Ok(true);
+        }
         let next = self.gone.lock().unwrap_or_else(PoisonError::into_inner).last().cloned();
         let Some((disk, id)) = next else { return Ok(false) };
         if reap(&disk, id, REAPED).await? < REAPED {

@@ -15,7 +15,7 @@ fn block(byte: u8) -> Bytes {
 /// A seat of its own and a device of a new head on it, as another process would have them.
 fn head(rig: &mut Rig, seat: &std::sync::Arc<Seat>) -> Device {
     let fence = rig.run(seat.attach()).unwrap();
-    Device::attached(seat.clone(), Geometry::new(VOLUME, SLICE_BYTES).unwrap(), fence)
+    Device::attached(seat.clone(), Geometry::new(VOLUME, SLICE_BYTES).unwrap(), fence, Vec::new())
 }
 
 fn seat(rig: &Rig) -> std::sync::Arc<Seat> {

@@ -3,5 +3,6 @@
 mod cases;
 mod crash;
 mod devices;
+mod lineage;
 mod rig;
 mod threads;

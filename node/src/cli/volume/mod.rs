@@ -1,8 +1,11 @@
 //! `quarry volume`: block volumes of a running node.
 
-use std::io::Write;
+mod image;
 
-use clap::{Args, Subcommand};
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::{Failure, size, status};
 use crate::block::{Shown, Wanted};
@@ -54,6 +57,68 @@ pub(super) enum VolumeCommand {
         #[command(flatten)]
         admin: Admin,
     },
+    /// Make a volume that begins as a snapshot is. It takes no space before it is written.
+    Clone {
+        /// The snapshot: `volume@snapshot`.
+        source: String,
+        /// The new volume's name.
+        name: String,
+        /// Its size, if it shall be larger.
+        #[arg(long, value_parser = size, default_value = "0")]
+        size: u64,
+        /// For people.
+        #[arg(long, default_value = "")]
+        description: String,
+        #[command(flatten)]
+        admin: Admin,
+    },
+    /// Make a clone independent of the snapshot that it came from, while it is in use or not.
+    Flatten {
+        /// The clone.
+        name: String,
+        #[command(flatten)]
+        admin: Admin,
+    },
+    /// Make a volume what one of its snapshots is. Nobody may be using it; all its snapshots stay.
+    Revert {
+        /// The snapshot: `volume@snapshot`.
+        snapshot: String,
+        #[command(flatten)]
+        admin: Admin,
+    },
+    /// Print what was written since a snapshot: offset and length of each range, in bytes.
+    Diff {
+        /// The snapshot: `volume@snapshot`.
+        from: String,
+        /// A later snapshot of the volume, instead of now.
+        to: Option<String>,
+        #[command(flatten)]
+        admin: Admin,
+    },
+    /// Make a volume from a file, by `qemu-img`.
+    Import {
+        /// The new volume's name.
+        name: String,
+        /// The file.
+        file: PathBuf,
+        /// What the file is.
+        #[arg(long, default_value = "raw")]
+        format: FileFormat,
+        #[command(flatten)]
+        over: Over,
+    },
+    /// Write a volume or a snapshot to a file, by `qemu-img`.
+    Export {
+        /// `volume`, or `volume@snapshot`.
+        name: String,
+        /// The file; it must not exist.
+        file: PathBuf,
+        /// What the file shall be.
+        #[arg(long, default_value = "raw")]
+        format: FileFormat,
+        #[command(flatten)]
+        over: Over,
+    },
     /// Delete a volume with its snapshots. Nobody may be using it.
     Delete {
         /// Its name.
@@ -81,6 +146,34 @@ pub(super) struct Admin {
     url: Option<String>,
 }
 
+/// What a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum FileFormat {
+    /// Bytes as they are.
+    Raw,
+    /// As QEMU keeps disks.
+    Qcow2,
+}
+
+impl FileFormat {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+        }
+    }
+}
+
+/// How content comes and goes.
+#[derive(Debug, Args)]
+pub(super) struct Over {
+    /// Where the node serves NBD clients; default: $QUARRY_NBD_URL, else nbd://127.0.0.1:10809.
+    #[arg(long, value_name = "URL")]
+    nbd_url: Option<String>,
+    #[command(flatten)]
+    admin: Admin,
+}
+
 /// Runs `quarry volume`.
 pub(super) fn run(command: &VolumeCommand, out: &mut impl Write) -> Result<(), Failure> {
     match command {
@@ -100,15 +193,52 @@ pub(super) fn run(command: &VolumeCommand, out: &mut impl Write) -> Result<(), F
                 tell(admin, &Wanted::Snapshot { name, snapshot })
             }
         }
+        VolumeCommand::Clone { source, name, size, description, admin } => {
+            let (volume, snapshot) = parted(source)?;
+            let (name, description) = (name.clone(), description.clone());
+            tell(admin, &Wanted::Clone { name, volume, snapshot, bytes: *size, description })
+        }
+        VolumeCommand::Flatten { name, admin } => tell(admin, &Wanted::Flatten { name: name.clone() }),
+        VolumeCommand::Revert { snapshot, admin } => {
+            let (name, snapshot) = parted(snapshot)?;
+            tell(admin, &Wanted::Revert { name, snapshot })
+        }
+        VolumeCommand::Diff { from, to, admin } => diff(from, to.clone(), admin, out),
+        VolumeCommand::Import { name, file, format, over } => image::import(name, file, *format, over),
+        VolumeCommand::Export { name, file, format, over } => image::export(name, file, *format, over),
         VolumeCommand::List(show) => list(show, out),
         VolumeCommand::Show { name, show } => show_one(name, show, out),
     }
 }
 
 fn tell(admin: &Admin, wanted: &Wanted) -> Result<(), Failure> {
+    answer(admin, wanted).map(drop)
+}
+
+fn answer(admin: &Admin, wanted: &Wanted) -> Result<String, Failure> {
     let url = status::admin_url(admin.url.as_deref());
     let body = serde_json::to_string(wanted).map_err(|e| Failure::new("write change", e))?;
-    status::ask(&url, "POST", "/volumes", &body).map(drop)
+    // Some changes copy what a volume holds.
+    status::ask_within(None, &url, "POST", "/volumes", &body)
+}
+
+/// The two names in `volume@snapshot`.
+fn parted(name: &str) -> Result<(String, String), Failure> {
+    match name.split_once('@') {
+        Some((volume, snapshot)) => Ok((volume.to_owned(), snapshot.to_owned())),
+        None => Err(Failure::new(format!("find `{name}`"), "this is no snapshot: give `volume@snapshot`")),
+    }
+}
+
+fn diff(from: &str, to: Option<String>, admin: &Admin, out: &mut impl Write) -> Result<(), Failure> {
+    let (name, from) = parted(from)?;
+    let answer = answer(admin, &Wanted::Diff { name, from, to })?;
+    let ranges: Vec<(u64, u64)> =
+        serde_json::from_str(&answer).map_err(|e| Failure::new("read the difference", e))?;
+    for (offset, bytes) in ranges {
+        writeln!(out, "{offset} {bytes}")?;
+    }
+    Ok(())
 }
 
 fn known(admin: &Admin) -> Result<Vec<Shown>, Failure> {
@@ -147,6 +277,9 @@ fn show_one(name: &str, show: &Show, out: &mut impl Write) -> Result<(), Failure
     writeln!(out, "size         {} ({} bytes)", size_text(volume.bytes), volume.bytes)?;
     writeln!(out, "description  {}", volume.description)?;
     writeln!(out, "connections  {}", volume.users)?;
+    if let Some(parent) = &volume.parent {
+        writeln!(out, "clone of     {parent}")?;
+    }
     for snapshot in &volume.snapshots {
         writeln!(out, "snapshot     {}@{} ({} bytes)", volume.name, snapshot.name, snapshot.bytes)?;
     }

@@ -1,0 +1,74 @@
+//! Audit of volumes: blocks read from the device and verified, row by row.
+//!
+//! Invariant: a block that is moved or overwritten meanwhile is no finding.
+
+use super::place::VolumeId;
+use super::row::{BlockRow, parse_block_key};
+use super::store::{Mapped, piece, read};
+use crate::catalog::damaged;
+use crate::disk::{DiskError, DiskHandle, Location};
+use crate::index::{Index, IndexError, Range, Table};
+
+/// What a look at some blocks came to.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Audited {
+    /// The last row that was looked at; `None`: there was none left.
+    pub last: Option<Vec<u8>>,
+    /// Rows.
+    pub rows: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// What is not as it was written.
+    pub wrong: Vec<String>,
+}
+
+type Rows = (Option<Vec<u8>>, Vec<Mapped>);
+
+fn rows(index: &dyn Index, after: &[u8], most: usize) -> Result<Rows, IndexError> {
+    let mut range = Range::prefix(b"b");
+    if !after.is_empty() {
+        range.from = Some([after, &[0]].concat());
+    }
+    let (mut last, mut found) = (None, Vec::with_capacity(most));
+    for pair in index.scan(Table::Blocks, range).take(most) {
+        let (key, value) = pair?;
+        let (place, era) = parse_block_key(&key).map_err(damaged)?;
+        let volume = key.get(1..17).and_then(|id| id.try_into().ok()).map(VolumeId);
+        let volume = volume.unwrap_or(VolumeId([0; 16]));
+        found.push(Mapped { place, volume, era, row: BlockRow::decode(&value).map_err(damaged)? });
+        last = Some(key.into_vec());
+    }
+    Ok((last, found))
+}
+
+/// Reads the blocks of the rows behind `after`, at most so many.
+pub async fn audit(disk: &DiskHandle, after: &[u8], most: usize) -> Result<Audited, DiskError> {
+    let found = disk.lookup(|index| {
+        let rows = rows(index, after, most)?;
+        let places: Vec<Location> = rows.1.iter().map(|block| block.row.at).collect();
+        Ok(Some((rows, places)))
+    })?;
+    let Some(((last, blocks), _pins)) = found else { return Ok(Audited::default()) };
+    let mut audited = Audited { last, rows: blocks.len() as u64, ..Audited::default() };
+    let mut rest = blocks.as_slice();
+    while let Some(first) = rest.first() {
+        let (group, behind) = rest.split_at(piece(rest));
+        rest = behind;
+        if first.row.is_zeroes() {
+            continue;
+        }
+        match read(disk, group).await {
+            Ok(bytes) => audited.bytes += bytes.len() as u64,
+            Err(error @ (DiskError::Corrupt { .. } | DiskError::Io { .. })) => {
+                let Mapped { place, volume, .. } = first;
+                let (slice, chunk, block) = (place.slice.0, place.chunk.0, place.block);
+                let volume = hex::encode(volume.0);
+                audited
+                    .wrong
+                    .push(format!("volume {volume}, slice {slice}, chunk {chunk}, block {block}: {error}"));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(audited)
+}

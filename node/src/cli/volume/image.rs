@@ -1,0 +1,82 @@
+//! Volumes from files and to files: `qemu-img` reads and writes them, over NBD as any client.
+//!
+//! Invariant: an import that fails leaves no volume, and an export overwrites no file.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde::Deserialize;
+
+use super::{FileFormat, Over, tell};
+use crate::block::Wanted;
+use crate::cli::Failure;
+
+/// Volumes have whole blocks.
+const BLOCK: u64 = 4096;
+
+/// What `qemu-img info` tells.
+#[derive(Debug, Deserialize)]
+struct Info {
+    #[serde(rename = "virtual-size")]
+    size: u64,
+}
+
+fn url(over: &Over, name: &str) -> String {
+    let known = over.nbd_url.clone().or_else(|| std::env::var("QUARRY_NBD_URL").ok());
+    let url = known.unwrap_or_else(|| "nbd://127.0.0.1:10809".to_owned());
+    format!("{}/{name}", url.trim_end_matches('/'))
+}
+
+fn qemu_img(arguments: &[&str]) -> Command {
+    let mut command = Command::new("qemu-img");
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn failed(doing: &str, reason: impl std::fmt::Display) -> Failure {
+    Failure::new(doing, format!("qemu-img: {reason}"))
+}
+
+/// Size of a disk in a file.
+fn size_of(file: &Path, format: FileFormat) -> Result<u64, Failure> {
+    let doing = format!("look at {}", file.display());
+    let output = qemu_img(&["info", "--output=json", "-f", format.name()])
+        .arg(file)
+        .output()
+        .map_err(|e| failed(&doing, e))?;
+    if !output.status.success() {
+        return Err(failed(&doing, String::from_utf8_lossy(&output.stderr).trim()));
+    }
+    let info: Info = serde_json::from_slice(&output.stdout).map_err(|e| failed(&doing, e))?;
+    Ok(info.size)
+}
+
+/// Copies, with a line of progress.
+fn convert(doing: &str, mut command: Command) -> Result<(), Failure> {
+    let status = command.status().map_err(|e| failed(doing, e))?;
+    if status.success() { Ok(()) } else { Err(failed(doing, status)) }
+}
+
+pub(super) fn import(name: &str, file: &Path, format: FileFormat, over: &Over) -> Result<(), Failure> {
+    let bytes = size_of(file, format)?.next_multiple_of(BLOCK).max(BLOCK);
+    let description = format!("from {}", file.file_name().unwrap_or_default().display());
+    tell(&over.admin, &Wanted::Create { name: name.to_owned(), bytes, description })?;
+    let doing = format!("import {}", file.display());
+    let mut command =
+        qemu_img(&["convert", "-p", "-n", "--target-is-zero", "-f", format.name(), "-O", "raw"]);
+    command.arg(file).arg(url(over, name));
+    convert(&doing, command).inspect_err(|_| {
+        // The first failure is the one to be told.
+        let _kept = tell(&over.admin, &Wanted::Delete { name: name.to_owned() });
+    })
+}
+
+pub(super) fn export(name: &str, file: &Path, format: FileFormat, over: &Over) -> Result<(), Failure> {
+    let doing = format!("export {name}");
+    if file.exists() {
+        return Err(Failure::new(doing, format!("{} is there already", file.display())));
+    }
+    let mut command = qemu_img(&["convert", "-p", "-f", "raw", "-O", format.name()]);
+    command.arg(url(over, name)).arg(file);
+    convert(&doing, command)
+}
