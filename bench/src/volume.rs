@@ -35,7 +35,7 @@ fn other(e: impl std::fmt::Display) -> Failure {
 
 async fn open(scratch: &Path, bytes: u64) -> Result<Arc<Volumes>, Failure> {
     let path = scratch.join("volumes");
-    preallocate(&path, bytes)?;
+    preallocate(&path, bytes, &mut |_| {})?;
     let request = Format {
         cluster: ClusterId([7; 16]),
         device: DeviceId([1; 16]),
@@ -100,9 +100,8 @@ async fn measure(scratch: &Path, bytes: u64, map: u64) -> Result<[Scenario; 3], 
             let mut id = [2; 16];
             id[..4].copy_from_slice(&n.to_le_bytes());
             let began = now();
-            let clone =
-                volumes.clone_snapshot(VolumeId(id), label(&format!("c{n}")), "vol", &format!("s{n}"));
-            clone.await.map_err(other)?;
+            let (name, snapshot) = (format!("c{n}"), format!("s{n}"));
+            volumes.clone_snapshot(VolumeId(id), label(&name), "vol", &snapshot).await.map_err(other)?;
             clones.push(began.elapsed().as_secs_f64() * 1e3);
         }
     }
