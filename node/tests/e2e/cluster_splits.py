@@ -18,12 +18,13 @@ import re
 import threading
 import time
 
-from cluster_process import CONTAINER, Ledger, check, cluster, together, wait_until
+from cluster_process import CONTAINER, Ledger, admin, check, cluster, compared, together, wait_until
 from swift_http import md5
 
 LINES = 100  # above this a group gives lines away; the least that is allowed
 WRITERS = 6
 FIXED = 48
+GROUPS = 8  # of accounts
 PATIENCE = 60.0
 SPLIT = 90.0
 QUERIES = 120
@@ -40,7 +41,7 @@ class Client(threading.Thread):
         super().__init__(daemon=True)
         self.it, self.name, self.rng = it, name, random.Random(f"{seed}/{name}")
         self.leaving, self.error, self.slowest, self.tries, self.done = threading.Event(), None, 0.0, 0, 0
-        self.accounts = {}
+        self.accounts, self.failed = {}, []
         it.clients.append(self)
 
     def ask(self, method, path, **options):
@@ -60,6 +61,7 @@ class Client(threading.Thread):
             except (OSError, http.client.HTTPException, AssertionError) as error:
                 self.accounts.pop(member, None)
                 why = repr(error)
+            self.failed.append(f"{method} {path} through {member}: {why}")
             assert time.monotonic() - began < PATIENCE, f"{method} {path}: {why}"
             time.sleep(0.1)
 
@@ -196,6 +198,30 @@ def check_queries(it, seed, names):
     print(f"check: {QUERIES} listings through each node are right ({time.monotonic() - began:.1f} s)", flush=True)
 
 
+def splits(it):
+    """How the tries to give lines away ended, by the logs."""
+    lines = [line for member in it.members for line in member.lines()]
+    took = [int(found.group(1)) for line in lines if (found := re.search(r"lines are another group's .*milliseconds=(\d+)", line))]
+    vain = [found.group(1) for line in lines if (found := re.search(r"container is not split now .*error=(.*)", line))]
+    return f"{len(took)} times lines moved, in {sorted(took)} ms; in vain {len(vain)} times: {sorted(set(vain))}"
+
+
+def expire(it, seed, ledger):
+    """Objects that expire go from all groups, and from the counters."""
+    client, rng = Client(it, "x", seed), random.Random(f"{seed}/expire")
+    names = sorted({name_of(rng, "expires") for _ in range(40)})
+    for name in names:
+        assert client.ask("PUT", f"{CONTAINER}/{name}", body=b"soon", headers={"X-Delete-After": "2"}).status == 201
+    present = len([state for state in ledger.told.values() if state])
+
+    def count():
+        return client.ask("HEAD", CONTAINER).number("x-container-object-count")
+
+    assert count() > present
+    took = wait_until(lambda: count() == present, SPLIT, f"{len(names)} objects expire", count)
+    print(f"check: {len(names)} objects in all groups expired, the last was gone {took:.1f} s after it was made", flush=True)
+
+
 def empty(it, seed, ledger):
     """Deletes everything: the container goes with the last object, whichever group that is in."""
     client = Client(it, "e", seed)
@@ -248,6 +274,9 @@ def main():
             client.start()
         took = until(lambda: len(at_home(it)) >= 2, "two groups took lines over")
         print(f"two groups took lines over after {took:.1f} s: {children(it)}", flush=True)
+        print(f"clients: slowest {max(c.slowest for c in clients):.1f} s so far; {splits(it)}", flush=True)
+        failed = [why for client in clients for why in client.failed]
+        assert not failed, f"{len(failed)} requests failed while nothing did but lines moved: {failed[:5]}"
         before = {member: len(beginnings(member)) for member in it.members}
         killed = []
 
@@ -275,9 +304,13 @@ def main():
         wait_until(lambda: len(at_home(it)) >= known, SPLIT, "all groups are led again", lambda: children(it))
         check(it, ledger)
         check_queries(it, seed, [name for name, state in ledger.told.items() if state])
-        shown = it.members[0].quarry("cluster", "status", "--admin-url", f"http://{it.members[0].client}:6000")
+        shown = it.members[0].quarry("cluster", "status", *admin(it.members[0]))
         assert all(name in shown for name in children(it)), shown
+        found, _ = compared(it.members[0])
+        assert found["index_groups"] == GROUPS + len(children(it)) and not found["unsettled"], found
+        expire(it, seed, ledger)
         empty(it, seed, ledger)
+        print(f"splits: {splits(it)}", flush=True)
         print(f"logs: {it.check_logs()}", flush=True)
         together(type(it.members[0]).stop, it.members)
 
