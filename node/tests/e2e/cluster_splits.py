@@ -5,6 +5,7 @@ Three nodes split a container whenever a group has more than a hundred lines of 
 - what was there before and is not touched is in every listing, in order, page by page, in both directions, while lines move;
 - a leader that is killed in the moment in which it begins to give lines away leaves one group or two whole ones, and splitting goes on;
 - after the loss of power of all nodes everything acknowledged is there: bytes, listings of every kind, exact counters, through every node;
+- groups that took lines over move to other nodes like any group, and nothing is lost or miscounted by that;
 - the container goes when, and only when, nothing is left in any of its groups.
 
 Environment: SEED (default random; printed), NAMESPACES=0 for SIGSTOP.
@@ -27,6 +28,7 @@ FIXED = 48
 GROUPS = 8  # of accounts
 PATIENCE = 60.0
 SPLIT = 90.0
+MOVE = 180.0
 QUERIES = 120
 
 
@@ -206,6 +208,28 @@ def splits(it):
     return f"{len(took)} times lines moved, in {sorted(took)} ms; in vain {len(vain)} times: {sorted(set(vain))}"
 
 
+def move(it):
+    """A fourth node takes seats over, and one that has some is drained: children move like other groups."""
+    began, leaving = time.monotonic(), it.members[0]
+    it.grow(["512M"])
+    stay = it.members[1:]
+    identity = leaving.status()["cluster"]["node"]
+    stay[0].quarry("node", "drain", identity, *admin(stay[0]))
+
+    def moved():
+        at, settled = {}, True
+        for member, group in it.groups():
+            if group["name"] != "control":
+                at.setdefault(group["name"], set()).add(member)
+                settled &= not group["leader"] or (group["voters"], group["learners"]) == (3, 0)
+        return settled and all(members == set(stay) for members in at.values())
+
+    wait_until(moved, MOVE, "all groups are on the three nodes that stay", lambda: children(it))
+    found, _ = compared(stay[0])
+    assert not found["unsettled"], found
+    print(f"{leaving} has no group any more, {stay[-1]} has all, after {time.monotonic() - began:.1f} s", flush=True)
+
+
 def expire(it, seed, ledger):
     """Objects that expire go from all groups, and from the counters."""
     client, rng = Client(it, "x", seed), random.Random(f"{seed}/expire")
@@ -303,11 +327,15 @@ def main():
         together(lambda member: member.start(limit=60.0), it.members)
         wait_until(lambda: len(at_home(it)) >= known, SPLIT, "all groups are led again", lambda: children(it))
         check(it, ledger)
-        check_queries(it, seed, [name for name, state in ledger.told.items() if state])
+        present = [name for name, state in ledger.told.items() if state]
+        check_queries(it, seed, present)
         shown = it.members[0].quarry("cluster", "status", *admin(it.members[0]))
         assert all(name in shown for name in children(it)), shown
         found, _ = compared(it.members[0])
         assert found["index_groups"] == GROUPS + len(children(it)) and not found["unsettled"], found
+        move(it)
+        check(it, ledger)
+        check_queries(it, seed, present)
         expire(it, seed, ledger)
         empty(it, seed, ledger)
         print(f"splits: {splits(it)}", flush=True)
