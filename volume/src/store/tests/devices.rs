@@ -1,7 +1,7 @@
 //! Devices: ranges of any alignment, discards, snapshots, names.
 
 use bytes::Bytes;
-use quarry_engine::block::VolumeId;
+use quarry_engine::block::{VolumeId, audit};
 use quarry_engine::disk::DiskError;
 use quarry_engine::io::SplitMix64;
 
@@ -241,7 +241,13 @@ fn a_flipped_bit_is_an_error_and_its_neighbours_are_read() {
             window.windows(32).position(|found| found == needle).map(|place| from + place as u64)
         })
         .expect("the block is on the device");
+    let handle = rig.handle();
+    let sound = rig.run(audit(&handle, b"", 1000)).unwrap();
+    assert_eq!((sound.rows, sound.bytes, sound.wrong.len()), (3, 3 * 4096, 0));
     rig.image.flip(at, 1);
+    let damaged = rig.run(audit(&handle, b"", 1000)).unwrap();
+    assert!(damaged.wrong.len() == 1 && damaged.wrong[0].contains("slice 0, chunk 0"), "{:?}", damaged.wrong);
+    assert_eq!(rig.run(audit(&handle, &damaged.last.unwrap(), 1000)).unwrap().last, None, "that was all");
     assert!(matches!(rig.run(device.read(4096, 4096)), Err(VolumeError::Disk(DiskError::Corrupt { .. }))));
     assert_eq!(rig.read(&device, 0, 4096), bytes[..4096]);
     assert_eq!(rig.read(&device, 8192, 4096), bytes[8192..]);
