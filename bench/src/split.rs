@@ -197,7 +197,8 @@ async fn fill(disk: &DiskHandle, lines: u64) -> Result<(), Failure> {
         disk.record(Parts { kind, deleted: false, sequence, number: 0, key: &key, meta: &value, data })
     };
     let account = AccountValue { created: 1, marked: false, headers: Default::default() };
-    let container = ContainerValue { id: ID, put: ID, policy: 0, headers: Default::default() };
+    let container =
+        ContainerValue { id: ID, put: ID, policy: 0, index: Default::default(), headers: Default::default() };
     let first = vec![
         row(account_key(ACCOUNT), 1, account.encode()),
         row(container_key(ACCOUNT, CONTAINER), ID, container.encode()),

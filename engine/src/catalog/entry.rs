@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! head     varint sequence | varint segment | varint offset / 8 | varint len / 8 | varint ghosts
-//! object   head | u8 flags (1 chunked, 2 expires, 4 again) | data id 16 B, varint chunks (1) | varint delete_at (2) |
-//!          varint turn (4)
+//! object   head | u8 flags (1 chunked, 2 expires, 4 again, 8 intent) | data id 16 B, varint chunks (1) |
+//!          varint delete_at (2) | varint turn (4)
 //! row      head | the row's value (rows.rs)
-//! grave    head | nothing for a tombstone of turn 0, else: u8 flags (1 evicted, 2 what was evicted was a put) | varint turn
+//! grave    head | nothing for a tombstone of turn 0 without intent, else: u8 flags (1 evicted, 2 what was evicted was a put,
+//!          4 intent) | varint turn
 //! chunk    head (ghosts 0) | varint turn if not 0
 //! ```
 //!
@@ -83,8 +84,11 @@ pub struct ObjectState {
     pub delete_at: Option<u64>,
     /// How often this version came back to the device after it was evicted.
     pub turn: u32,
+    /// Its record has an intent: it was written before its line was sure.
+    pub intent: bool,
 }
 
+const INTENT: u8 = 8;
 const AGAIN: u8 = 4;
 const CHUNKED: u8 = 1;
 const EXPIRES: u8 = 2;
@@ -98,7 +102,8 @@ impl ObjectState {
         out.push(
             flag(self.chunked.is_some(), CHUNKED)
                 | flag(self.delete_at.is_some(), EXPIRES)
-                | flag(self.turn > 0, AGAIN),
+                | flag(self.turn > 0, AGAIN)
+                | flag(self.intent, INTENT),
         );
         if let Some(chunked) = self.chunked {
             out.extend_from_slice(&chunked.data_id);
@@ -117,10 +122,10 @@ impl ObjectState {
     pub fn decode(bytes: &[u8]) -> Result<Self, BadValue> {
         let mut r = Reader::new(bytes);
         let flags = r.u8()?;
-        if flags & !(CHUNKED | EXPIRES | AGAIN) != 0 {
+        if flags & !(CHUNKED | EXPIRES | AGAIN | INTENT) != 0 {
             return Err(BadValue::Field("object flags"));
         }
-        let mut state = Self::default();
+        let mut state = Self { intent: flags & INTENT != 0, ..Self::default() };
         if flags & CHUNKED != 0 {
             let data_id = r.array()?;
             let count = u32::try_from(r.varint()?).map_err(|_| BadValue::Field("chunk count"))?;
@@ -162,16 +167,20 @@ pub struct GraveState {
     pub put: bool,
     /// How often the version came back to the device after it was evicted.
     pub turn: u32,
+    /// The tombstone has an intent.
+    pub intent: bool,
 }
 
 const EVICTED: u8 = 1;
 const PUT: u8 = 2;
+const GRAVE_INTENT: u8 = 4;
 
 impl GraveState {
     pub(crate) fn encode(self) -> Vec<u8> {
         let mut out = Vec::new();
         if self != Self::default() {
-            out.push((u8::from(self.evicted) * EVICTED) | (u8::from(self.put) * PUT));
+            let flag = |set, bit| u8::from(set) * bit;
+            out.push(flag(self.evicted, EVICTED) | flag(self.put, PUT) | flag(self.intent, GRAVE_INTENT));
             out.put_varint(u64::from(self.turn));
         }
         out
@@ -183,11 +192,11 @@ impl GraveState {
         }
         let mut r = Reader::new(bytes);
         let flags = r.u8()?;
-        if flags & !(EVICTED | PUT) != 0 {
+        if flags & !(EVICTED | PUT | GRAVE_INTENT) != 0 {
             return Err(BadValue::Field("grave flags"));
         }
-        let turn = turn(&mut r)?;
-        Ok(Self { evicted: flags & EVICTED != 0, put: flags & PUT != 0, turn })
+        let (turn, intent) = (turn(&mut r)?, flags & GRAVE_INTENT != 0);
+        Ok(Self { evicted: flags & EVICTED != 0, put: flags & PUT != 0, turn, intent })
     }
 }
 
@@ -208,8 +217,13 @@ mod tests {
             chunked: Some(Chunked { data_id: [7; 16], count: 5_120 }),
             delete_at: Some(u64::MAX),
             turn: 300,
+            intent: true,
         };
         assert_eq!(ObjectState::decode(&full.encode()), Ok(full));
+        for (evicted, put, intent) in [(false, false, true), (true, true, false), (true, false, true)] {
+            let grave = GraveState { evicted, put, turn: 3, intent };
+            assert_eq!(GraveState::decode(&grave.encode()), Ok(grave));
+        }
     }
 
     #[test]

@@ -167,7 +167,13 @@ fn rows_of_groups_have_totals_of_their_own() {
         let mut put = |sequence, key: &[u8], value: &[u8]| {
             history.push(record(Kind::Row, false, sequence, 0, &[&prefix[..], key].concat(), value));
         };
-        let container = ContainerValue { id: 5, put: 1, policy: 0, headers: Headers::default() };
+        let container = ContainerValue {
+            id: 5,
+            put: 1,
+            policy: 0,
+            index: Default::default(),
+            headers: Headers::default(),
+        };
         put(1, &container_key("a", "c"), &container.encode());
         for n in 0..u64::from(group) {
             let etag = ListedEtag::Md5([0; 16]);

@@ -14,6 +14,7 @@
 //! Graves   table number u8 (0 Objects, 2 Rows) | the key it had there
 //! System   01 "u" | data id                              open upload -> varint chunks seen
 //!          01 "x" | delete_at u64 BE | path hash         expiry queue -> path
+//!          01 "i" | path hash                            intent: a version whose line is yet to be made (intents.rs)
 //!          01 "c" | container id u64 BE                  totals of a container and of its ranges, and its account while the
 //!                                                        row is live
 //!          01 "a" | account                              totals of an account
@@ -265,9 +266,14 @@ fn system(tag: u8, parts: [&[u8]; 2]) -> Vec<u8> {
 
 pub(crate) const OPEN_UPLOADS: [u8; 2] = [SPACE, b'u'];
 pub(crate) const EXPIRIES: [u8; 2] = [SPACE, b'x'];
+pub(crate) const INTENTS: [u8; 2] = [SPACE, b'i'];
 
 pub(crate) fn open_upload(data_id: &DataId) -> Vec<u8> {
     system(b'u', [data_id, &[]])
+}
+
+pub(crate) fn intent(hash: &[u8]) -> Vec<u8> {
+    system(b'i', [hash, &[]])
 }
 
 pub(crate) fn expiry(delete_at: u64, hash: &[u8]) -> Vec<u8> {

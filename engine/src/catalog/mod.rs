@@ -8,6 +8,7 @@
 mod counters;
 mod entry;
 mod group;
+mod intents;
 mod keys;
 mod newest;
 mod object_meta;
@@ -22,6 +23,8 @@ pub use counters::{Share, Totals};
 pub use entry::{Chunked, DataId, GraveState, Head, ObjectState};
 pub use group::{Cut, GroupKey, GroupTag, Reach};
 pub(crate) use group::{bounds, group_reach, group_record, group_records, groups};
+pub(crate) use intents::intents;
+pub use intents::{Intent, count_intents};
 pub use keys::{
     FIRST_GROUP, GroupId, MAX_GROUP_ID, POLICIES, PathHash, account_key, container_key, containers_prefix,
     given_key, going_key, group_prefix, listing_key, listing_prefix, part_key, policy_key, policy_of,
@@ -29,7 +32,8 @@ pub use keys::{
 pub(crate) use keys::{
     GIVEN, PART, group_of_space, line_name, parse_given, parse_part, space_of, split_group, worker_place,
 };
-pub use object_meta::{ObjectMeta, decode_path, encode_tombstone};
+use object_meta::intent_of_grave;
+pub use object_meta::{ObjectMeta, decode_path, encode_grave, encode_tombstone};
 pub(crate) use object_meta::{has_fragment, is_chunked};
 pub(crate) use query::*;
 pub use query::{Due, Found, Grave, Grip, Row, Stamp, Stamps, Version, stamps};
@@ -46,6 +50,7 @@ use crate::disk::format::bytes::{Put, Reader};
 use crate::disk::format::record::{Kind, RecordView};
 use crate::disk::{Location, Shift};
 use crate::index::{Index, IndexError, Table};
+use crate::object::ObjectPath;
 use keys::{RowKey, chunk_key, expiry, open_upload};
 use newest::{Outcome, Slot, Standing, enter};
 pub(crate) use newest::{Source, damaged};
@@ -67,6 +72,7 @@ impl Catalog for ObjectCatalog {
                 Some(id) => give_up(tx, &id),
                 None => Ok(()),
             },
+            Kind::Settled => intents::settle(tx, record),
             Kind::GroupEntry => match group::parse(record) {
                 Ok(key) => group::apply(tx, key, record, at),
                 Err(bad) => skip(record, at, bad),
@@ -92,7 +98,7 @@ impl Catalog for ObjectCatalog {
             Kind::Chunk => relocate_chunk(tx, record, from, to),
             Kind::GroupEntry => group::relocate(tx, record, from, to),
             Kind::VolumeExtent | Kind::VolumeMap => block::relocate(tx, record, from, to),
-            Kind::Abort => Ok(false),
+            Kind::Abort | Kind::Settled => Ok(false),
         }
     }
 
@@ -108,7 +114,7 @@ impl Catalog for ObjectCatalog {
             },
             Kind::GroupEntry => group::place(index, record)?,
             Kind::VolumeExtent | Kind::VolumeMap => return block::is_live(index, record, at),
-            Kind::Abort => None,
+            Kind::Abort | Kind::Settled => None,
         };
         Ok(place == Some(at))
     }
@@ -123,6 +129,7 @@ impl Catalog for ObjectCatalog {
             | Kind::Chunk
             | Kind::Abort
             | Kind::Evict
+            | Kind::Settled
             | Kind::VolumeExtent
             | Kind::VolumeMap
             | Kind::GroupEntry => Ok(()),
@@ -165,9 +172,21 @@ fn decode_object(record: &RecordView<'_>) -> Result<Option<ObjectMeta>, BadValue
     ObjectMeta::decode(record.meta, record.sequence).map(Some)
 }
 
+/// What listing is to be told of a version or tombstone, and its name.
+fn intent_of(
+    record: &RecordView<'_>,
+    meta: &Option<ObjectMeta>,
+) -> Result<Option<(ObjectPath, u64)>, BadValue> {
+    match meta {
+        Some(meta) => Ok(meta.intent.map(|container| (meta.path.clone(), container))),
+        None if record.kind == Kind::Evict => Ok(None),
+        None => intent_of_grave(record.meta),
+    }
+}
+
 fn apply_object(tx: &mut Tx<'_>, record: &RecordView<'_>, at: Location) -> Result<(), IndexError> {
-    let meta = match decode_object(record) {
-        Ok(meta) => meta,
+    let (meta, intent) = match decode_object(record).and_then(|meta| Ok((intent_of(record, &meta)?, meta))) {
+        Ok((intent, meta)) => (meta, intent),
         Err(bad) => return skip(record, at, bad),
     };
     let evicted = record.kind == Kind::Evict;
@@ -176,7 +195,7 @@ fn apply_object(tx: &mut Tx<'_>, record: &RecordView<'_>, at: Location) -> Resul
         Some(state) => Standing::Put(state.encode()),
         None => {
             let put = evicted && !record.deleted;
-            Standing::Grave(GraveState { evicted, put, turn: record.number })
+            Standing::Grave(GraveState { evicted, put, turn: record.number, intent: intent.is_some() })
         }
     };
     let state_of = |slot: &Slot| {
@@ -196,6 +215,8 @@ fn apply_object(tx: &mut Tx<'_>, record: &RecordView<'_>, at: Location) -> Resul
         Outcome::Newest { before } => {
             let kept = (!evicted).then_some((record.sequence, record.deleted));
             sums::replace(tx, record.key, sums::kept(&before), kept);
+            let intended = before.as_ref().map(Slot::has_intent).transpose()?.unwrap_or(false);
+            intents::changed(tx, record.key, intended, intent.map(|(path, id)| (record.sequence, id, path)));
             let before = before.as_ref().map(state_of).transpose()?.unwrap_or_default();
             if before.delete_at != new.delete_at
                 && let Some(due) = before.delete_at

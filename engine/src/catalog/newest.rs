@@ -92,6 +92,14 @@ impl Slot {
         matches!(self.standing, Standing::Grave(GraveState { put: false, .. }))
     }
 
+    /// Whether its record, of an object, says that its line may be missing.
+    pub(crate) fn has_intent(&self) -> Result<bool, IndexError> {
+        match &self.standing {
+            Standing::Put(payload) => ObjectState::decode(payload).map(|state| state.intent).map_err(damaged),
+            Standing::Grave(grave) => Ok(grave.intent),
+        }
+    }
+
     /// How often it came back.
     pub(crate) fn turn(&self, table: Table) -> Result<u32, IndexError> {
         match &self.standing {

@@ -2,14 +2,15 @@
 //!
 //! ```text
 //! u8 version 1 | u8 flags | account | container | object          (each varint length | UTF-8)
-//! nothing more in a tombstone, else
+//! varint container id in a tombstone (128), and nothing more, else
 //! varint data timestamp | varint size | md5 16 B | blake3 32 B | content type
 //! varint delete_at (flag 1) | varint listed size (2) | listed etag (4) | listed content type (8) | headers
 //! data id 16 B | varint chunks | varint bytes of a chunk (16)
-//! k u8 | m u8 | index u8 | body 16 B (64)
+//! k u8 | m u8 | index u8 | body 16 B (64) | varint container id (128)
 //! ```
 //!
-//! The time of the newest change is the record's sequence. All chunks but the last have the chunk's bytes.
+//! The time of the newest change is the record's sequence. All chunks but the last have the chunk's bytes. Flag 128 is the intent:
+//! the listing of that container is yet to be told of this version, as far as the record knows. All flags have a meaning.
 
 use super::entry::{Chunked, ObjectState};
 use super::value::{BadValue, headers, put_headers, put_text, text, version};
@@ -25,7 +26,7 @@ const LISTED_TYPE: u8 = 8;
 const CHUNKED: u8 = 16;
 const TOMBSTONE: u8 = 32;
 const FRAGMENT: u8 = 64;
-const KNOWN: u8 = DELETE_AT | LISTED_SIZE | LISTED_ETAG | LISTED_TYPE | CHUNKED | TOMBSTONE | FRAGMENT;
+const INTENT: u8 = 128;
 
 /// An object's record without its data.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +41,8 @@ pub struct ObjectMeta {
     pub chunk_size: u32,
     /// Where the policy keeps fragments: which is here.
     pub fragment: Option<Fragment>,
+    /// The id of the container whose listing is to be told, where a record is written before its line is sure.
+    pub intent: Option<u64>,
 }
 
 fn put_path(out: &mut Vec<u8>, flags: u8, path: &ObjectPath) {
@@ -53,9 +56,29 @@ fn put_path(out: &mut Vec<u8>, flags: u8, path: &ObjectPath) {
 /// The meta of a tombstone.
 #[must_use]
 pub fn encode_tombstone(path: &ObjectPath) -> Vec<u8> {
+    encode_grave(path, None)
+}
+
+/// The meta of a tombstone that a container's listing is to be told of.
+#[must_use]
+pub fn encode_grave(path: &ObjectPath, intent: Option<u64>) -> Vec<u8> {
     let mut out = Vec::with_capacity(64);
-    put_path(&mut out, TOMBSTONE, path);
+    put_path(&mut out, TOMBSTONE | if intent.is_some() { INTENT } else { 0 }, path);
+    if let Some(container) = intent {
+        out.put_varint(container);
+    }
     out
+}
+
+/// Of which version which container's listing is to be told, by the meta of a tombstone: `None` of none.
+pub(crate) fn intent_of_grave(bytes: &[u8]) -> Result<Option<(ObjectPath, u64)>, BadValue> {
+    // A look at one byte: most have none.
+    if bytes.get(1).is_none_or(|flags| flags & INTENT == 0) {
+        return Ok(None);
+    }
+    let mut r = Reader::new(bytes);
+    let (_, parts) = start(&mut r)?;
+    Ok(Some((path_of(parts), r.varint()?)))
 }
 
 fn flags_of(meta: &ObjectMeta) -> u8 {
@@ -67,6 +90,7 @@ fn flags_of(meta: &ObjectMeta) -> u8 {
         (listed.content_type.is_some(), LISTED_TYPE),
         (meta.chunked.is_some(), CHUNKED),
         (meta.fragment.is_some(), FRAGMENT),
+        (meta.intent.is_some(), INTENT),
     ]
     .into_iter()
     .filter(|(set, _)| *set)
@@ -76,9 +100,6 @@ fn flags_of(meta: &ObjectMeta) -> u8 {
 fn start<'a>(r: &mut Reader<'a>) -> Result<(u8, [&'a str; 3]), BadValue> {
     version(r, VERSION)?;
     let flags = r.u8()?;
-    if flags & !KNOWN != 0 {
-        return Err(BadValue::Field("object flags"));
-    }
     Ok((flags, [text(r)?, text(r)?, text(r)?]))
 }
 
@@ -139,6 +160,9 @@ impl ObjectMeta {
             out.extend_from_slice(&[code.data, code.parity, index]);
             out.extend_from_slice(&body);
         }
+        if let Some(container) = self.intent {
+            out.put_varint(container);
+        }
         out
     }
 
@@ -170,6 +194,7 @@ impl ObjectMeta {
             }
         }
         let fragment = if has(FRAGMENT) { Some(fragment(&mut r, chunked)?) } else { None };
+        let intent = has(INTENT).then(|| r.varint()).transpose()?;
         let listed = ListedAs { size: listed_size, etag, content_type: listed_type };
         let timestamp = Timestamp(sequence);
         let info = ObjectInfo {
@@ -183,13 +208,14 @@ impl ObjectMeta {
             listed,
             headers,
         };
-        Ok(Self { path: path_of(parts), info, chunked, chunk_size, fragment })
+        Ok(Self { path: path_of(parts), info, chunked, chunk_size, fragment, intent })
     }
 
     /// What the index keeps.
     #[must_use]
     pub fn state(&self) -> ObjectState {
-        ObjectState { chunked: self.chunked, delete_at: self.info.delete_at, turn: 0 }
+        let intent = self.intent.is_some();
+        ObjectState { chunked: self.chunked, delete_at: self.info.delete_at, turn: 0, intent }
     }
 }
 
@@ -218,6 +244,7 @@ mod tests {
             chunked: Some(Chunked { data_id: [9; 16], count: 5120 }),
             chunk_size: 1 << 20,
             fragment: None,
+            intent: Some(300),
         }
     }
 
@@ -226,7 +253,7 @@ mod tests {
         let fragment =
             Fragment { code, index: 5, body: [[9; 15].as_slice(), &[0]].concat().try_into().unwrap() };
         let chunked = Some(Chunked { data_id: fragment.data_id(), count: 5120 });
-        ObjectMeta { fragment: Some(fragment), chunked, ..full() }
+        ObjectMeta { fragment: Some(fragment), chunked, intent: None, ..full() }
     }
 
     #[test]
@@ -247,12 +274,23 @@ mod tests {
         assert_eq!(ObjectMeta::decode(&meta.encode(), 77), Ok(meta.clone()));
         meta.chunked = None;
         meta.chunk_size = 0;
+        meta.intent = None;
         meta.info.delete_at = None;
         meta.info.listed = ListedAs::default();
         assert_eq!(ObjectMeta::decode(&meta.encode(), 77), Ok(meta.clone()));
         assert_eq!(decode_path(&meta.encode()), Ok(meta.path.clone()));
         assert_eq!(decode_path(&encode_tombstone(&meta.path)), Ok(meta.path.clone()));
         assert!(ObjectMeta::decode(&encode_tombstone(&meta.path), 1).is_err());
+    }
+
+    #[test]
+    fn an_intent_is_told_by_one_byte_and_its_container() {
+        let path = full().path;
+        assert_eq!(intent_of_grave(&encode_tombstone(&path)), Ok(None));
+        let grave = encode_grave(&path, Some(300));
+        assert_eq!(intent_of_grave(&grave), Ok(Some((path.clone(), 300))));
+        assert_eq!(decode_path(&grave), Ok(path));
+        assert!(intent_of_grave(&grave[..grave.len() - 1]).is_err());
     }
 
     #[test]

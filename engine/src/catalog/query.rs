@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 
 use super::counters::{self, Totals};
 use super::entry::{DataId, GraveState, Head, ObjectState};
+use super::intents;
 use super::keys::{self, FIRST_GROUP, GroupId, PathHash, RowKey};
 use super::newest::{self, damaged};
 use super::sums;
@@ -374,8 +375,11 @@ pub(super) fn encode_path(path: &ObjectPath) -> Vec<u8> {
 }
 
 fn decode_path(value: &[u8]) -> Result<ObjectPath, BadValue> {
-    let mut r = Reader::new(value);
-    let (account, container, object) = (text(&mut r)?, text(&mut r)?, text(&mut r)?);
+    decode_path_from(&mut Reader::new(value))
+}
+
+pub(super) fn decode_path_from(r: &mut Reader<'_>) -> Result<ObjectPath, BadValue> {
+    let (account, container, object) = (text(r)?, text(r)?, text(r)?);
     Ok(ObjectPath { account: account.into(), container: container.into(), object: object.into() })
 }
 
@@ -429,11 +433,12 @@ pub(crate) fn may_prune(grave: &Grave, reclaim_before: u64) -> bool {
     grave.head.ghosts == 0 && (!ages || grave.head.sequence < reclaim_before)
 }
 
-/// Drops a tombstone, when [`may_prune`] still holds.
+/// Drops a tombstone, when [`may_prune`] still holds and the listing has been told of it.
 pub(crate) fn prune(tx: &mut Tx<'_>, key: &[u8], reclaim_before: u64) -> Result<(), IndexError> {
     let Some(bytes) = tx.get(Table::Graves, key)? else { return Ok(()) };
     let grave = Grave::decode(key.to_vec(), &bytes)?;
-    if may_prune(&grave, reclaim_before) {
+    let told = |hash| Ok::<_, IndexError>(!intents::stands(tx, &hash)?);
+    if may_prune(&grave, reclaim_before) && grave.object().map_or(Ok(true), told)? {
         tx.died(grave.head.at);
         tx.delete(Table::Graves, key);
         if let Some(hash) = grave.object().filter(|_| !grave.evicted) {

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! account    u8 version 1 | u8 flags (1 marked deleted) | varint created | headers
-//! container  u8 version 1 | varint id (= time of creation) | varint time of the last PUT | varint policy | headers
+//! container  u8 version 1 | varint id (= time of creation) | varint time of the last PUT | varint policy | headers;
+//!            version 2, of an eventual container: the same
 //! listing    u8 version 1 | u8 flags (1 etag is text, 2 version, 4 key) | varint size | md5 16 B or text etag | content type
 //!            | varint version, if flag 2: the object's version time, where the record's sequence is another
 //!            | key 16 B, if flag 4: of the body that counts, where each body has a key of its own
@@ -15,7 +16,7 @@
 use super::keys::PathHash;
 use super::value::{BadValue, headers, put_headers, put_text, text, version};
 use crate::disk::format::bytes::{Put, Reader};
-use crate::object::Headers;
+use crate::object::{Headers, IndexPolicy};
 
 /// Content types that take one byte. Numbers (position + 1) are for ever; append only.
 const KNOWN_TYPES: [&str; 16] = [
@@ -37,6 +38,8 @@ const KNOWN_TYPES: [&str; 16] = [
     "application/x-www-form-urlencoded",
 ];
 const VERSION: u8 = 1;
+/// Of the row of an eventual container: who does not know it must not take it for a strict one.
+const EVENTUAL_VERSION: u8 = 2;
 const MARKED: u8 = 1;
 const TEXT_ETAG: u8 = 1;
 const OWN_VERSION: u8 = 2;
@@ -82,6 +85,8 @@ pub struct ContainerValue {
     pub put: u64,
     /// Storage policy.
     pub policy: u16,
+    /// What stands when its index group has no leader.
+    pub index: IndexPolicy,
     /// Stored headers.
     pub headers: Headers,
 }
@@ -90,7 +95,11 @@ impl ContainerValue {
     /// Its bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = vec![VERSION];
+        let version = match self.index {
+            IndexPolicy::Strict => VERSION,
+            IndexPolicy::Eventual => EVENTUAL_VERSION,
+        };
+        let mut out = vec![version];
         out.put_varint(self.id);
         out.put_varint(self.put);
         out.put_varint(u64::from(self.policy));
@@ -101,10 +110,14 @@ impl ContainerValue {
     /// What the bytes say.
     pub fn decode(bytes: &[u8]) -> Result<Self, BadValue> {
         let mut r = Reader::new(bytes);
-        version(&mut r, VERSION)?;
+        let index = match r.u8()? {
+            VERSION => IndexPolicy::Strict,
+            EVENTUAL_VERSION => IndexPolicy::Eventual,
+            other => return Err(BadValue::Version(other)),
+        };
         let (id, put) = (r.varint()?, r.varint()?);
         let policy = u16::try_from(r.varint()?).map_err(|_| BadValue::Field("policy"))?;
-        Ok(Self { id, put, policy, headers: headers(&mut r)? })
+        Ok(Self { id, put, policy, index, headers: headers(&mut r)? })
     }
 }
 
@@ -210,8 +223,11 @@ mod tests {
         let headers: Headers = [("x-a".to_owned(), "é".to_owned()), ("x-b".to_owned(), String::new())].into();
         let account = AccountValue { created: 9, marked: true, headers: headers.clone() };
         assert_eq!(AccountValue::decode(&account.encode()), Ok(account));
-        let container = ContainerValue { id: u64::MAX, put: 3, policy: 65_535, headers };
-        assert_eq!(ContainerValue::decode(&container.encode()), Ok(container));
+        for index in [IndexPolicy::Strict, IndexPolicy::Eventual] {
+            let container =
+                ContainerValue { id: u64::MAX, put: 3, policy: 65_535, index, headers: headers.clone() };
+            assert_eq!(ContainerValue::decode(&container.encode()), Ok(container));
+        }
         for content_type in ["text/plain", "a/b; charset=x", ""] {
             for etag in [ListedEtag::Md5([3; 16]), ListedEtag::Text("x; y".to_owned())] {
                 for (version, key) in

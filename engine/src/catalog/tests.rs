@@ -117,6 +117,11 @@ fn hash(object: u64) -> PathHash {
     [u8::try_from(object).unwrap(); 16]
 }
 
+/// Some objects are in an eventual container.
+fn intent(n: u64) -> Option<u64> {
+    (n >= 4).then_some(300)
+}
+
 fn object(n: u64, sequence: u64, chunked: Option<Chunked>, delete_at: Option<u64>) -> NewRecord {
     let info = ObjectInfo {
         timestamp: Timestamp(sequence),
@@ -129,7 +134,14 @@ fn object(n: u64, sequence: u64, chunked: Option<Chunked>, delete_at: Option<u64
         listed: ListedAs::default(),
         headers: Headers::default(),
     };
-    let meta = ObjectMeta { path: path(&n.to_string()), info, chunked, chunk_size: 1 << 20, fragment: None };
+    let meta = ObjectMeta {
+        path: path(&n.to_string()),
+        info,
+        chunked,
+        chunk_size: 1 << 20,
+        fragment: None,
+        intent: intent(n),
+    };
     record(Kind::Object, false, sequence, 0, &hash(n), &meta.encode())
 }
 
@@ -144,7 +156,13 @@ fn line(id: u64, n: u64, sequence: u64, size: Option<u64>) -> NewRecord {
 }
 
 fn container(account: &str, name: &str, id: u64, sequence: u64) -> NewRecord {
-    let value = ContainerValue { id, put: sequence, policy: 0, headers: Headers::default() };
+    let value = ContainerValue {
+        id,
+        put: sequence,
+        policy: 0,
+        index: Default::default(),
+        headers: Headers::default(),
+    };
     record(Kind::Row, false, sequence, 0, &container_key(account, name), &value.encode())
 }
 
@@ -181,7 +199,7 @@ impl History {
             }
             3 => self.upload(rng, n, sequence),
             4 => {
-                let tombstone = encode_tombstone(&path(&n.to_string()));
+                let tombstone = encode_grave(&path(&n.to_string()), intent(n));
                 let tombstone = record(Kind::Object, true, sequence, 0, &hash(n), &tombstone);
                 self.push_object(n, tombstone, None);
                 self.objects.remove(&n);
@@ -285,6 +303,11 @@ impl History {
         wanted.sort_unstable();
         assert_eq!(queue, wanted, "seed {seed}");
         self.check_totals(index, seed);
+        let stands = |(n, (_, _, evicted)): &(&u64, &(_, _, bool))| intent(**n).is_some() && !evicted;
+        let wanted: Vec<PathHash> = self.newest.iter().filter(stands).map(|(n, _)| hash(*n)).collect();
+        let found: Vec<PathHash> =
+            intents(index, None, 100).unwrap().into_iter().map(|intent| intent.hash).collect();
+        assert_eq!(found, wanted, "seed {seed}: an intent is where its version is");
         let all = index.scan(Table::Chunks, Range::default()).count();
         let wanted: usize = self.objects.values().filter_map(|(c, _)| c.map(|c| c.count as usize)).sum();
         assert_eq!(all, wanted, "seed {seed}");
@@ -635,3 +658,43 @@ fn chunks_of_a_version_that_comes_back_survive_any_order() {
 
 #[path = "group_tests.rs"]
 mod group;
+
+#[test]
+fn an_intent_stays_until_it_is_settled_and_keeps_its_tombstone() {
+    let mut bench = Bench::default();
+    let at = |n: u32| Location { segment: 0, offset: n * 8192, len: 4096 };
+    let left = |bench: &Bench| {
+        let found = intents(&bench.index, None, 10).unwrap();
+        found.into_iter().map(|intent| (intent.hash, intent.sequence, intent.container)).collect::<Vec<_>>()
+    };
+    let settled = |sequence| record(Kind::Settled, false, sequence, 0, &hash(5), &[]);
+    bench.apply(&object(5, 20, None, None), at(0));
+    bench.apply(&object(4, 20, None, None), at(1));
+    bench.apply(&object(1, 20, None, None), at(2));
+    assert_eq!(left(&bench), [(hash(4), 20, 300), (hash(5), 20, 300)]);
+    assert_eq!(intents(&bench.index, Some(&hash(4)), 10).unwrap().len(), 1, "behind a key");
+    // Of an older version: it says nothing of this one.
+    bench.apply(&settled(19), at(3));
+    assert_eq!(count_intents(&bench.index, 10).unwrap(), 2);
+    bench.apply(&settled(20), at(4));
+    assert_eq!(left(&bench), [(hash(4), 20, 300)]);
+    let grave = encode_grave(&path("5"), Some(300));
+    bench.apply(&record(Kind::Object, true, 30, 0, &hash(5), &grave), at(5));
+    assert_eq!(left(&bench), [(hash(4), 20, 300), (hash(5), 30, 300)]);
+    // Its put has left the log, and it is old enough: but the listing was not told.
+    bench.run(|tx| ObjectCatalog.forget(tx, &object(5, 20, None, None).view()));
+    let found = graves(&bench.index, &[], 10).unwrap();
+    assert!(found.len() == 1 && may_prune(&found[0], u64::MAX));
+    let prune_it = |bench: &mut Bench| {
+        bench.run(|tx| prune(tx, &found[0].key, u64::MAX));
+        graves(&bench.index, &[], 10).unwrap().len()
+    };
+    assert_eq!(prune_it(&mut bench), 1);
+    bench.apply(&settled(31), at(6));
+    assert_eq!(prune_it(&mut bench), 0);
+    // A newer version without an intent: its writer made the line, or the container is another.
+    let mut plain = ObjectMeta::decode(object(4, 40, None, None).view().meta, 40).unwrap();
+    plain.intent = None;
+    bench.apply(&record(Kind::Object, false, 40, 0, &hash(4), &plain.encode()), at(7));
+    assert_eq!(left(&bench), []);
+}

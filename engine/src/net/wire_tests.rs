@@ -147,7 +147,7 @@ fn responses() -> Vec<(Response, &'static str)> {
         (Response::Opened(Some(whole)), "0301000006|7265636f7264"),
         (Response::Record(record), "0406|7265636f7264"),
         (Response::Failed(failure), "0521046c617465|"),
-        (Response::Names(names::tests::begun()), "0709|010109020000fb2c01"),
+        (Response::Names(names::tests::begun()), "070a|01010902010000fb2c01"),
         (Response::Sync(Answer::Sums(vec![1, u128::MAX - 1])), sums),
         (Response::Sync(Answer::Stamps(stamps)), page),
         (Response::Sync(Answer::Held { parts: parts(), next: Some(9) }), "080202010202010109|"),

@@ -6,7 +6,8 @@ use super::names::{Answer, Ask, Page, Put};
 use super::replica::Draft;
 use super::store::{Inner, Store};
 use super::{
-    Account, Container, ContainerRow, Deleted, Entry, Error, Headers, Listing, Made, ObjectRow, Result,
+    Account, Container, ContainerRow, Deleted, Entry, Error, Headers, IndexPolicy, Listing, Made, ObjectRow,
+    Result,
 };
 use crate::clock::Timestamp;
 use crate::disk::format::record::Kind;
@@ -45,19 +46,27 @@ impl Inner {
         }
     }
 
-    async fn account(&self, account: &str) -> Result<Option<Account>> {
+    pub(super) async fn account(&self, account: &str) -> Result<Option<Account>> {
         match self.names.ask(Ask::Account { account: account.to_owned() }).await? {
             Answer::Account(found) => Ok(found),
             other => odd(other),
         }
     }
 
-    async fn container(&self, account: &str, container: &str) -> Result<Option<Container>> {
+    pub(super) async fn container(&self, account: &str, container: &str) -> Result<Option<Container>> {
         let (account, container) = (account.to_owned(), container.to_owned());
         match self.names.ask(Ask::Container { account, container }).await? {
             Answer::Container(found) => Ok(found),
             other => odd(other),
         }
+    }
+
+    /// Only a line names a body that is kept in fragments: without lines nothing would be found.
+    fn may_be(&self, policy: u16, index: Option<IndexPolicy>) -> Result<()> {
+        if index == Some(IndexPolicy::Eventual) && self.policies().code(policy).is_some() {
+            return Err(Error::Refused("a container of a policy of fragments is strict".to_owned()));
+        }
+        Ok(())
     }
 
     async fn account_names(&self, ask: Ask) -> Result<Vec<String>> {
@@ -154,10 +163,11 @@ impl<R> Gathered<R> {
 }
 
 impl Store {
-    /// The account, `None` when it never existed or has been reaped.
+    /// The account, `None` when it never existed or has been reaped. While its index group is away, what was last known of it, if it
+    /// has eventual containers.
     pub async fn account(&self, account: &str) -> Result<Option<Account>> {
         self.count_call();
-        self.inner.account(account).await
+        self.inner.account_soon(account).await
     }
 
     /// Create the account or change its headers: `edit` sees the current state and returns all stored headers that shall
@@ -207,10 +217,10 @@ impl Store {
         self.inner.account_names(Ask::Accounts { marker: marker.to_owned(), limit }).await
     }
 
-    /// The container, `None` when absent.
+    /// The container, `None` when absent. While its index group is away, what was last known of it, if it is eventual.
     pub async fn container(&self, account: &str, container: &str) -> Result<Option<Container>> {
         self.count_call();
-        self.inner.container(account, container).await
+        self.inner.container_soon(account, container).await
     }
 
     /// Create the container (with `policy`) or change its headers; the account is created when absent (with no headers).
@@ -222,13 +232,26 @@ impl Store {
         policy: u16,
         edit: impl Fn(Option<&Container>) -> Result<Headers> + Send,
     ) -> Result<Made> {
+        self.put_container_with(account, container, policy, None, edit).await
+    }
+
+    /// The same, with what shall hold while its index group has no leader; `None`: as it is, or strict.
+    pub async fn put_container_with(
+        &self,
+        account: &str,
+        container: &str,
+        policy: u16,
+        index: Option<IndexPolicy>,
+        edit: impl Fn(Option<&Container>) -> Result<Headers> + Send,
+    ) -> Result<Made> {
         self.count_call();
         for _ in 0..MAX_EDITS {
             let current = self.inner.container(account, container).await?;
             let headers = edit(current.as_ref())?;
+            self.inner.may_be(current.as_ref().map_or(policy, |current| current.policy), index)?;
             let expect = current.map(|current| current.changed);
             let (account, container) = (account.to_owned(), container.to_owned());
-            let ask = Ask::PutContainer { account, container, policy, headers, expect, post: false };
+            let ask = Ask::PutContainer { account, container, policy, headers, expect, post: false, index };
             if let Put::Done(made) = self.inner.put(ask).await? {
                 return Ok(made);
             }
@@ -243,6 +266,17 @@ impl Store {
         container: &str,
         edit: impl Fn(&Container) -> Result<Headers> + Send,
     ) -> Result<()> {
+        self.post_container_with(account, container, None, edit).await
+    }
+
+    /// The same, with what shall hold while its index group has no leader; `None`: as it is.
+    pub async fn post_container_with(
+        &self,
+        account: &str,
+        container: &str,
+        index: Option<IndexPolicy>,
+        edit: impl Fn(&Container) -> Result<Headers> + Send,
+    ) -> Result<()> {
         self.count_call();
         for _ in 0..MAX_EDITS {
             let Some(current) = self.inner.container(account, container).await? else {
@@ -251,7 +285,8 @@ impl Store {
             let headers = edit(&current)?;
             let (account, container) = (account.to_owned(), container.to_owned());
             let (policy, expect) = (current.policy, Some(current.changed));
-            let ask = Ask::PutContainer { account, container, policy, headers, expect, post: true };
+            self.inner.may_be(policy, index)?;
+            let ask = Ask::PutContainer { account, container, policy, headers, expect, post: true, index };
             if let Put::Done(_) = self.inner.put(ask).await? {
                 return Ok(());
             }

@@ -19,8 +19,8 @@ use quarry_ring::PathHash;
 use super::devices::{Candidates, Devices, Member};
 use super::fan::Fan;
 use super::health::Budget;
-use super::launch::Time;
-use super::limits::{LONGEST_PAUSE, REMINDED, REMINDERS};
+use super::launch::{Time, wait};
+use super::limits::{LONGEST_PAUSE, REMINDED, REMINDERS, STALL};
 use super::policy::Layout;
 use super::quorum::quorum;
 use super::remake::{Remade, Wanted, remake};
@@ -29,10 +29,12 @@ use super::replica::{BoxFuture, Draft, Replica};
 use super::store::{Options, Spawn};
 use super::transfer::copy_version;
 use super::{Error, ObjectPath, Result};
-use crate::catalog::{self, DataId, Version, encode_tombstone, policy_of};
+use crate::catalog::{self, DataId, Stamp, Version, encode_grave, policy_of};
 use crate::clock::Timestamp;
 use crate::disk::format::record::{DeviceId, Kind};
 use crate::disk::{Class, Durability};
+use crate::net::first;
+use crate::sync;
 
 /// Handoffs that a write may use, in numbers of replicas.
 const WRITE_HANDOFFS: usize = 1;
@@ -275,12 +277,7 @@ impl Copies {
     }
 
     /// Makes sure that a quorum of an object's devices has the version, or tombstone, of this time or a newer one.
-    pub(crate) async fn assure(
-        self: &Arc<Self>,
-        path: &ObjectPath,
-        hash: PathHash,
-        at: Timestamp,
-    ) -> Result<()> {
+    pub(crate) async fn assure(self: &Arc<Self>, hash: PathHash, at: Timestamp) -> Result<()> {
         if self.devices().sole(&hash).is_some() {
             return Ok(());
         }
@@ -295,6 +292,8 @@ impl Copies {
         let needed = code.map_or(quorum(wanted), super::policy::Code::quorum);
         let mut fan = self.fan(wanted, needed, Box::new(next))?;
         let Err(error) = fan.reach().await else { return Ok(()) };
+        // It is lost when too few are left who may have it; who has it, has perhaps not answered yet.
+        let _in_time = first(Box::pin(fan.rest()), wait(self.time.as_ref(), STALL)).await;
         let (holders, mut lacking) = (fan.good(), fan.refused(|e| matches!(e, Error::NoObject)));
         let Some((_, version)) = holders.first().cloned() else { return Err(error) };
         let from: Arc<[Arc<Member>]> = holders.iter().map(|(member, _)| member.clone()).collect();
@@ -305,10 +304,9 @@ impl Copies {
             let to: Vec<Arc<Member>> = lacking.collect();
             return self.complete(hash, code, to, missing).await;
         }
-        let path = path.clone();
         let next = move || {
             let to = lacking.next()?;
-            let work = copy_or_bury(from.clone(), to.clone(), path.clone(), hash, version);
+            let work = copy_or_bury(from.clone(), to.clone(), hash, version);
             Some((to, work))
         };
         // However long a copy takes: each of its calls ends by its own deadline.
@@ -358,22 +356,31 @@ fn holds(member: Arc<Member>, hash: PathHash, at: Timestamp) -> BoxFuture<'stati
     })
 }
 
+/// Copies a tombstone as it is, its intent included.
+async fn copy_tombstone(from: &dyn Replica, to: &dyn Replica, hash: PathHash, sequence: u64) -> Result<()> {
+    let stamp = Stamp { hash, sequence, deleted: true };
+    match sync::copy_tombstone(from, to, stamp).await {
+        Ok(sync::Copied::Bytes(_)) => Ok(()),
+        Ok(_) => Err(Error::NoObject),
+        Err(error) => Err(Error::Unavailable { reason: error.to_string() }),
+    }
+}
+
 /// Puts on `to` what one of `from` has.
 fn copy_or_bury(
     from: Arc<[Arc<Member>]>,
     to: Arc<Member>,
-    path: ObjectPath,
     hash: PathHash,
     version: Version,
 ) -> BoxFuture<'static, Result<()>> {
     Box::pin(async move {
-        if version.deleted {
-            let tombstone = tombstone(&path, hash, Timestamp(version.sequence));
-            return to.replica.append(vec![tombstone], Durability::Durable, Class::Delete).await;
-        }
         let mut result = Err(Error::NoObject);
         for from in from.iter() {
-            result = copy_version(from.replica.as_ref(), to.replica.as_ref(), hash).await.map(drop);
+            let (from, to) = (from.replica.as_ref(), to.replica.as_ref());
+            result = match version.deleted {
+                true => copy_tombstone(from, to, hash, version.sequence).await,
+                false => copy_version(from, to, hash).await.map(drop),
+            };
             if result.is_ok() {
                 break;
             }
@@ -384,13 +391,18 @@ fn copy_or_bury(
 
 /// The record that deletes an object.
 pub(crate) fn tombstone(path: &ObjectPath, hash: PathHash, at: Timestamp) -> Draft {
+    grave(path, hash, at, None)
+}
+
+/// The record that deletes an object; `intent`: the id of a container whose listing is yet to be told.
+pub(crate) fn grave(path: &ObjectPath, hash: PathHash, at: Timestamp, intent: Option<u64>) -> Draft {
     Draft {
         kind: Kind::Object,
         deleted: true,
         sequence: at.0,
         number: 0,
         key: hash.to_vec(),
-        meta: encode_tombstone(path),
+        meta: encode_grave(path, intent),
         data: bytes::Bytes::new(),
     }
 }

@@ -34,6 +34,14 @@ pub const REMINDERS: usize = 1024;
 /// How often they are told, a [`LONGEST_PAUSE`] apart.
 pub const REMINDED: usize = 75;
 
+/// How long a group is waited for where an eventual container can do without it: an election may take longer.
+pub const SOON: Duration = Duration::from_secs(1);
+/// For so long a group that did not answer is not asked again where it is not needed.
+pub const AWAY: Duration = Duration::from_secs(4);
+/// Eventual containers that a node keeps in mind for the time when their groups are away.
+pub const KEPT: usize = 1 << 16;
+
+const _: () = assert!(SOON.as_millis() > HEDGE_FLOOR.as_millis() && KEPT > 0);
 const _: () = assert!(HEDGE_FLOOR.as_millis() < STALL.as_millis());
 const _: () = assert!(FIRST_PAUSE.as_millis() < LONGEST_PAUSE.as_millis());
 const _: () = assert!(LAST_RESORT.as_millis() < STALL.as_millis() && STALL.as_secs() < GIVE_UP.as_secs());

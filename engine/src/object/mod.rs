@@ -6,10 +6,14 @@
 //! Invariant: nothing here spawns a task, sleeps or reads a clock but [`crate::clock::Clock`].
 
 mod accounts;
+mod agreed;
+mod begun;
 mod coded;
 mod condition;
 mod copies;
+mod deliver;
 mod devices;
+mod eventual;
 mod fan;
 mod finish;
 mod fragments;
@@ -17,6 +21,7 @@ mod group;
 mod hashing;
 mod health;
 mod in_flight;
+mod kept;
 mod launch;
 pub mod limits;
 mod listing;
@@ -45,6 +50,7 @@ mod voter;
 mod writer;
 
 pub(crate) use accounts::{odd, row_draft};
+pub(crate) use deliver::Delivered;
 pub use fragments::Fragment;
 pub(crate) use fragments::is_key_of;
 pub use group::{IndexGroup, Leader, Rows, TotalsOf};

@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use quarry_ring::PathHash;
 
-use super::condition::{Needs, holds, needs};
-use super::copies::tombstone;
-use super::names::{Grant, Line, NewLine};
+use super::begun::Begun;
+use super::condition::{Needs, needs};
+use super::copies::grave;
+use super::eventual::Soon;
+use super::names::{Line, NewLine};
 use super::replica::{Draft, Opened};
 use super::sight::{Found, Open};
 use super::sources::Sources;
@@ -60,14 +62,14 @@ pub(crate) fn unlisted(container: u64, at: Timestamp, conditional: bool) -> NewL
 }
 
 /// Times that a name is looked at again because a newer version than its line's was seen.
-const LOOKS: u32 = 32;
+pub(super) const LOOKS: u32 = 32;
 
 /// Whether a version was never acknowledged: it is newer than what a line tells of.
-fn ahead(line: &Line, sequence: u64) -> bool {
+pub(super) fn ahead(line: &Line, sequence: u64) -> bool {
     line.at.is_some_and(|at| at.0 < sequence)
 }
 
-fn busy() -> Error {
+pub(super) fn busy() -> Error {
     Error::Unavailable { reason: "the object is being changed again and again".to_owned() }
 }
 
@@ -87,7 +89,7 @@ impl Inner {
     }
 
     /// The newest version of what a line tells of.
-    async fn version(
+    pub(super) async fn version(
         &self,
         path: &ObjectPath,
         line: &Line,
@@ -100,7 +102,7 @@ impl Inner {
     }
 
     /// Whether the line says what was acknowledged: then what is found on a device is compared with it.
-    fn line_counts(&self, line: &Line) -> bool {
+    pub(super) fn line_counts(&self, line: &Line) -> bool {
         let policy = line.container.map_or(0, |standing| standing.policy);
         self.names.lines_count() || self.policies().code(policy).is_some()
     }
@@ -141,7 +143,18 @@ impl Inner {
         }
         let mut why = busy();
         for _ in 0..LOOKS {
-            let line = self.line(path).await?;
+            let line = match self.line_soon(path).await? {
+                Soon::Said(line) => line,
+                Soon::Away(standing) => {
+                    return Ok(Box::pin(self.seen(path, standing, None)).await?.open.map(|open| *open));
+                }
+            };
+            if let Some(standing) = self.eventual_of(&line) {
+                let seen = Box::pin(self.seen(path, standing, Some(&line))).await?;
+                let Some(newer) = seen.unlisted else { return Ok(seen.open.map(|open| *open)) };
+                self.relist(path, newer).await?;
+                continue;
+            }
             let Some(hash) = self.key(path, &line) else { return Ok(None) };
             if !self.line_counts(&line) {
                 return self.open_version(path, hash, None).await;
@@ -166,94 +179,30 @@ impl Inner {
         Err(why)
     }
 
-    /// The right to decide about a name by what stands there: the version that its line tells of. One that is newer and that
-    /// nobody acknowledged is made whole first: else a decision by it would be told, and the version never seen again.
-    pub(crate) async fn begin(
-        &self,
-        path: &ObjectPath,
-        given: Option<Timestamp>,
-    ) -> Result<(Grant, Option<Version>)> {
-        for _ in 0..LOOKS {
-            let grant = self.names.begin(path.clone(), given).await?;
-            let version = self.standing_version(path, &grant.line, given.is_some()).await?;
-            match version.filter(|version| ahead(&grant.line, version.sequence)) {
-                None => return Ok((grant, version)),
-                Some(newer) => {
-                    drop(grant);
-                    self.relist(path, newer.sequence).await?;
-                }
-            }
-        }
-        Err(busy())
-    }
-
-    /// Judges a change of an object under its claim. `line` is what stands, where lines count.
-    pub(crate) async fn judge_change(
-        &self,
-        path: &ObjectPath,
-        line: &Line,
-        condition: &Condition,
-        timestamp: Option<Timestamp>,
-    ) -> Result<()> {
-        let needs = needs(condition);
-        if needs == Needs::Nothing && timestamp.is_none() {
-            return Ok(());
-        }
-        let version = self.standing_version(path, line, timestamp.is_some()).await?;
-        if version.is_some_and(|version| ahead(line, version.sequence)) {
-            return Err(busy());
-        }
-        if timestamp.zip(version).is_some_and(|(ours, standing)| ours.0 <= standing.sequence) {
-            return Err(Error::Superseded);
-        }
-        let now = self.clock.unix_seconds();
-        let stands = version.is_some_and(|v| !v.deleted && v.delete_at.is_none_or(|at| at > now));
-        let etag = match needs {
-            Needs::Etag if stands => {
-                let hash = self.key(path, line).unwrap_or_else(|| hash_of(path));
-                match self.open_version(path, hash, line.at).await? {
-                    Some(open) if !open.ahead => Some(hex::encode(open.meta.info.md5)),
-                    _ => return Err(busy()),
-                }
-            }
-            _ => stands.then(String::new),
-        };
-        if holds(condition, etag.as_deref()) { Ok(()) } else { Err(Error::ConditionFailed) }
-    }
-
-    /// The version that stands under a claim; `graves`: tombstones too, where the line alone does not tell.
-    async fn standing_version(
-        &self,
-        path: &ObjectPath,
-        line: &Line,
-        graves: bool,
-    ) -> Result<Option<Version>> {
-        if self.line_counts(line) && line.at.is_none() && !graves {
-            return Ok(None);
-        }
-        self.version(path, line, line.at).await
-    }
-
-    /// Removes an object's newest version under its claim, if `still` says so of it.
+    /// Removes an object's newest version under its claim, if `still` says so of it. `waits`: for a group that is away, however the
+    /// container is.
     pub(crate) async fn remove_object(
         &self,
         path: &ObjectPath,
         condition: &Condition,
+        waits: bool,
         still: impl Fn(Version) -> bool + Send,
     ) -> Result<Deleted> {
-        let (grant, version) = self.begin(path, None).await?;
-        self.judge_change(path, &grant.line, condition, None).await?;
+        let conditional = needs(condition) != Needs::Nothing;
+        let begun = self.begin(path, None, waits || conditional).await?;
+        self.judge_change(path, &begun, condition, None).await?;
+        let Begun { grant, version, .. } = begun;
         if !version.is_some_and(|version| !version.deleted && still(version)) {
             return Ok(Deleted::Absent);
         }
-        let conditional = needs(condition) != Needs::Nothing;
         let line = grant.line.container.map(|standing| unlisted(standing.id, grant.at, conditional));
         let Some(hash) = self.key(path, &grant.line) else { return Ok(Deleted::Absent) };
         if let Some(line) = line.clone().filter(|_| grant.line.key.is_some()) {
             self.unlist_and_bury(hash, grant, line).await?;
             return Ok(Deleted::Gone);
         }
-        let object = tombstone(path, hash, grant.at);
+        let intent = self.eventual_of(&grant.line).map(|standing| standing.id);
+        let object = grave(path, hash, grant.at, intent);
         self.commit(object, grant, line, Class::Delete, None).await?;
         Ok(Deleted::Gone)
     }
@@ -325,7 +274,7 @@ impl Inner {
             return Ok(false);
         }
         // What a line says must be found again whichever devices can be reached.
-        self.copies.assure(path, hash, new.at).await?;
+        self.copies.assure(hash, new.at).await?;
         self.names.settle(grant, new, Class::Delete).await?;
         Ok(true)
     }
@@ -382,7 +331,7 @@ impl Store {
     pub async fn writer(&self, path: &ObjectPath, size_hint: Option<u64>) -> Result<ObjectWriter> {
         self.count_call();
         let container = ObjectPath { object: "".into(), ..path.clone() };
-        let standing = self.inner.line(&container).await?.container.ok_or(Error::NoContainer)?;
+        let standing = self.inner.standing_soon(&container).await?.ok_or(Error::NoContainer)?;
         let policy = standing.policy;
         if self.inner.policies().get(policy).is_none() {
             return Err(Error::Unavailable { reason: format!("storage policy {policy} is not known here") });
@@ -406,19 +355,17 @@ impl Store {
     ) -> Result<Timestamp> {
         self.count_call();
         let inner = &self.inner;
-        let (grant, _) = inner.begin(path, None).await?;
+        let Begun { grant, seen, .. } = inner.begin(path, None, false).await?;
         let Some(standing) = grant.line.container else { return Err(Error::NoObject) };
-        if inner.line_counts(&grant.line) && grant.line.at.is_none() {
-            return Err(Error::NoObject);
-        }
         let hash = inner.key(path, &grant.line).ok_or(Error::NoObject)?;
-        let gone = if grant.line.at.is_some() { busy() } else { Error::NoObject };
-        let Some(Open { mut meta, opened, .. }) = inner.open_version(path, hash, grant.line.at).await? else {
-            return Err(gone);
+        let Open { mut meta, opened, .. } = match seen {
+            Some(seen) => *seen.open.ok_or(Error::NoObject)?,
+            None => inner.standing_open(path, hash, &grant.line).await?,
         };
+        meta.intent = inner.eventual_of(&grant.line).map(|standing| standing.id);
         if meta.chunked.is_some() && meta.fragment.is_none() {
             // A device without the body does not take a record that names it.
-            inner.copies.assure(path, hash, meta.info.timestamp).await?;
+            inner.copies.assure(hash, meta.info.timestamp).await?;
         }
         let ObjectEdit { content_type, delete_at, headers, listed: shown } = edit(&meta.info)?;
         let now = grant.at;
@@ -441,6 +388,6 @@ impl Store {
     /// Remove the newest version.
     pub async fn delete_object(&self, path: &ObjectPath, condition: &Condition) -> Result<Deleted> {
         self.count_call();
-        self.inner.remove_object(path, condition, |_| true).await
+        self.inner.remove_object(path, condition, false, |_| true).await
     }
 }

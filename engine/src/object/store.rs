@@ -13,6 +13,7 @@ use super::copies::Copies;
 use super::finish::Finisher;
 use super::group::SingleVoter;
 use super::hashing::Hashing;
+use super::kept::Kept;
 use super::launch::Time;
 use super::names::{self, Answer, Ask, Decider, Grant, Line, Names, NewLine};
 use super::placement::Placement;
@@ -79,6 +80,7 @@ pub(crate) struct Inner {
     pub(crate) names: Arc<dyn Names>,
     pub(crate) clock: Arc<Clock>,
     pub(crate) copies: Arc<Copies>,
+    pub(crate) kept: Arc<Kept>,
     /// Those of this node.
     replicas: Vec<Arc<dyn Replica>>,
     finisher: Finisher,
@@ -128,7 +130,8 @@ impl Store {
         let (finisher, client_calls) = (Finisher(options.spawn.clone()), AtomicU64::new(0));
         let (hashing, layout) = (Hashing::default(), Layout::one(placement.into()));
         let copies = Arc::new(Copies::new(layout, &replicas, others, options));
-        let inner = Inner { disks, names, clock, copies, replicas, finisher, hashing, client_calls };
+        let kept = Arc::default();
+        let inner = Inner { disks, names, clock, copies, kept, replicas, finisher, hashing, client_calls };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -168,6 +171,12 @@ impl Store {
         self.inner.client_calls.load(Ordering::Relaxed)
     }
 
+    /// Changes of objects in eventual containers so far that were begun here while their index group was away.
+    #[must_use]
+    pub fn changes_alone(&self) -> u64 {
+        self.inner.kept.alone()
+    }
+
     pub(crate) fn count_call(&self) {
         self.inner.client_calls.fetch_add(1, Ordering::Relaxed);
     }
@@ -187,6 +196,10 @@ impl Inner {
     /// The device that names this node's uploads.
     pub(crate) fn home(&self) -> DeviceId {
         self.disks.first().map_or(DeviceId([0; 16]), DiskHandle::device)
+    }
+
+    pub(crate) fn replicas(&self) -> &[Arc<dyn Replica>] {
+        &self.replicas
     }
 
     pub(crate) fn policies(&self) -> Arc<Policies> {
@@ -261,12 +274,15 @@ impl Inner {
             _ => None,
         };
         row.as_ref().map_or(Ok(()), |(_, row)| row.check())?;
-        let (copies, names) = (self.copies.clone(), Arc::clone(&self.names));
+        let (copies, names, lister) = (self.copies.clone(), Arc::clone(&self.names), self.lister(&grant));
         let work = async move {
             let rode = match upload {
                 Some(upload) => upload.commit(object, row, class).await?,
                 None => copies.commit(&hash, object, row, class).await?,
             };
+            if let Some((lister, line)) = lister.zip(line.clone()) {
+                return lister.list(hash, grant, line, class).await;
+            }
             let replaced = grant.line.key.map(|old| (grant.path.clone(), old, grant.at));
             // Where the row rode with the object, it is there already.
             if let Some(line) = line.filter(|_| !rode) {

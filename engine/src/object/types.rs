@@ -48,6 +48,16 @@ pub struct Account {
     pub headers: Headers,
 }
 
+/// What holds in a container while its index group has no leader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum IndexPolicy {
+    /// Its listing says what stands; nothing can be changed.
+    #[default]
+    Strict,
+    /// The devices say what stands, and changes go on there; the listing follows.
+    Eventual,
+}
+
 /// A container as it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Container {
@@ -57,6 +67,8 @@ pub struct Container {
     pub changed: Timestamp,
     /// Number of the storage policy; fixed at creation.
     pub policy: u16,
+    /// What holds while its index group has no leader.
+    pub index: IndexPolicy,
     /// Exact number of objects.
     pub objects: u64,
     /// Exact sum of the listed sizes.

@@ -16,7 +16,7 @@ use super::group::{IndexGroup, Leader, Rows, TotalsOf};
 use super::locks::{Claim, Locks, Permit};
 use super::names::Elsewhere;
 use super::replica::{BoxFuture, Draft};
-use super::{Error, Result};
+use super::{Error, IndexPolicy, Result};
 use crate::catalog::{Belongs, ContainerValue, GroupId, Row, Totals, account_key, container_key};
 use crate::clock::{Clock, Timestamp};
 use crate::consensus::{Entry, Given, Group, GroupError, Leading, Outcome, Part, RowChange, Split};
@@ -153,7 +153,7 @@ impl Voter {
     }
 
     /// Gives the upper half of what this group has of a container, but no more than `most` lines, to another group, of which nothing
-    /// was heard before; false when there is too little to divide. Nobody holds a grant for anything in the container in that
+    /// was heard before; false when there is too little to divide, or the container is eventual. Nobody holds a grant for anything in the container in that
     /// moment: where others hold some for longer than [`STILL`], nothing is done, and it is to be tried again. `ready` says whether
     /// the other group is led: changes that came meanwhile wait for that, for a while.
     pub async fn split_last(
@@ -171,6 +171,10 @@ impl Voter {
             None => {
                 let row = shared.group.row(&container_key(account, container)).map_err(refused)?;
                 let value = row.map(|row| ContainerValue::decode(&row.value)).transpose()?;
+                if value.as_ref().is_some_and(|value| value.index == IndexPolicy::Eventual) {
+                    // A child would not know that it is.
+                    return Ok(false);
+                }
                 let of =
                     |policy| Belongs { account: account.to_owned(), container: container.to_owned(), policy };
                 value.map(|value| (value.id, of(value.policy)))

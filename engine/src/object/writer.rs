@@ -165,7 +165,7 @@ impl ObjectWriter {
         }
         let inner = self.inner.clone();
         let wanted = Wanted { path: &self.path, policy: self.policy, condition: &spec.condition };
-        let (grant, container) = inner.permit(&wanted, spec.timestamp).await?;
+        let Permitted { grant, container, intent } = inner.permit(&wanted, spec.timestamp).await?;
         let timestamp = grant.at;
         let info = ObjectInfo {
             timestamp,
@@ -185,7 +185,8 @@ impl ObjectWriter {
         let chunked = upload.as_ref().map(|upload| Chunked { data_id: upload.id, count: self.chunks });
         let chunk_size = if chunked.is_some() { u32::try_from(CHUNK).unwrap_or(0) } else { 0 };
         let size = info.size;
-        let meta = Box::new(ObjectMeta { path: self.path.clone(), info, chunked, chunk_size, fragment });
+        let path = self.path.clone();
+        let meta = Box::new(ObjectMeta { path, info, chunked, chunk_size, fragment, intent });
         // What waits is the whole body when there are no chunks, and nothing when there are.
         let data = self.body.take();
         let object = object_draft(self.hash, &meta, data.clone());
@@ -207,21 +208,31 @@ struct Wanted<'a> {
     condition: &'a Condition,
 }
 
+/// The right to put an object.
+struct Permitted {
+    grant: Grant,
+    /// The number of its container.
+    container: u64,
+    /// The same, where that is eventual.
+    intent: Option<u64>,
+}
+
 impl Inner {
-    /// The right to put an object, if what stands allows it, and the number of its container.
-    async fn permit(&self, wanted: &Wanted<'_>, given: Option<Timestamp>) -> Result<(Grant, u64)> {
+    /// The right to put an object, if what stands allows it.
+    async fn permit(&self, wanted: &Wanted<'_>, given: Option<Timestamp>) -> Result<Permitted> {
         let Wanted { path, policy, condition } = *wanted;
-        let grant = match needs(condition) {
-            Needs::Nothing => self.names.begin(path.clone(), given).await?,
-            _ => self.begin(path, given).await?.0,
+        let begun = match needs(condition) {
+            Needs::Nothing => self.begin_unseen(path, given, false).await?,
+            _ => self.begin(path, given, true).await?,
         };
-        let Some(standing) = grant.line.container else { return Err(Error::NoContainer) };
+        let Some(standing) = begun.grant.line.container else { return Err(Error::NoContainer) };
         if standing.policy != policy {
             // The container was made anew meanwhile: the body lies where nobody would look for it.
             return Err(Error::NoContainer);
         }
-        self.judge_change(path, &grant.line, condition, given).await?;
-        Ok((grant, standing.id))
+        self.judge_change(path, &begun, condition, given).await?;
+        let intent = self.eventual_of(&begun.grant.line).map(|standing| standing.id);
+        Ok(Permitted { grant: begun.grant, container: standing.id, intent })
     }
 
     /// Commits a version once more whose grant was lost, by a new leader or by time, before it had a line: nobody has seen it, so
@@ -236,10 +247,11 @@ impl Inner {
         for _ in 0..AGAIN {
             if meta.chunked.is_some() {
                 // A device without the body does not take a record that names it.
-                self.copies.assure(wanted.path, hash, meta.info.timestamp).await?;
+                self.copies.assure(hash, meta.info.timestamp).await?;
             }
-            let (grant, container) = self.permit(wanted, None).await?;
+            let Permitted { grant, container, intent } = self.permit(wanted, None).await?;
             let at = grant.at;
+            meta.intent = intent;
             (meta.info.timestamp, meta.info.data_timestamp) = (at, at);
             let line = listed(container, &meta.info, None, *wanted.condition != Condition::default());
             let object = object_draft(hash, &meta, data.clone());

@@ -113,7 +113,7 @@ pub async fn copy(
     Err(to(Error::Unavailable { reason: "chunks are dropped as fast as they are copied".to_owned() }))
 }
 
-async fn copy_tombstone(
+pub(crate) async fn copy_tombstone(
     source: &dyn Replica,
     target: &dyn Replica,
     stamp: Stamp,

@@ -27,7 +27,8 @@ impl Expirer {
         for disk in &inner.disks {
             for due in catalog::due(disk.index(), now, budget as usize)? {
                 let still = |version: catalog::Version| version.delete_at.is_some_and(|at| at <= now);
-                if inner.remove_object(&due.path, &Condition::default(), still).await? == Deleted::Gone {
+                if inner.remove_object(&due.path, &Condition::default(), true, still).await? == Deleted::Gone
+                {
                     removed += 1;
                     self.progress.done += 1;
                 }

@@ -18,6 +18,7 @@ mod replicator;
 mod runner;
 #[cfg(test)]
 mod tests;
+mod updater;
 
 pub use auditor::Auditor;
 pub use cleaner::Cleaner;
@@ -27,6 +28,7 @@ pub use pruner::Pruner;
 pub use reaper::Reaper;
 pub use replicator::{Ages, Replicator};
 pub use runner::{Report, Reports, Runner, Sleep, State};
+pub use updater::Updater;
 
 use std::sync::Arc;
 
@@ -117,6 +119,9 @@ pub fn workers(
             let replicator = Replicator::new(disk.clone(), replica, cluster, synced, wall, ages);
             // Units of 64 KiB copied: 256 MiB/s.
             workers.push((Box::new(replicator), Pace { units_per_second: 4096, idle_seconds: 10 }));
+            // Where one disk has all, lines are made with their objects.
+            let updater = Updater::new(disk.clone(), store.clone(), wall_of(store));
+            workers.push((Box::new(updater), Pace { units_per_second: 500, idle_seconds: 3 }));
         }
         let pruner = Pruner::new(disk.clone(), wall_of(store), reclaim_age, synced);
         workers.push((Box::new(pruner), Pace { units_per_second: 20_000, idle_seconds: 300 }));

@@ -60,7 +60,7 @@ impl Reaper {
             let Entry::Row(ObjectRow { name, .. }) = entry else { continue };
             let (account, container) = (account.into(), container.into());
             let path = ObjectPath { account, container, object: name.into() };
-            if inner.remove_object(&path, &Condition::default(), |_| true).await? == Deleted::Absent {
+            if inner.remove_object(&path, &Condition::default(), true, |_| true).await? == Deleted::Absent {
                 inner.remove_line(&path).await?;
             }
             removed += 1;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::header::{ACCEPT_RANGES, HeaderMap, HeaderName, LAST_MODIFIED};
 use http::{HeaderValue, Response, StatusCode};
-use quarry_engine::object::{Container, Deleted, Error, Headers, Made};
+use quarry_engine::object::{Container, Deleted, Error, Headers, IndexPolicy, Made};
 
 use super::account::{listing_response, simple};
 use super::authorize::{Grant, Subject, Verb, authorize};
@@ -15,6 +15,8 @@ use super::listing::{Format, ListingQuery, render_objects};
 use super::route::Action;
 use super::{Api, Call, acl, cors, quota, timestamp};
 
+/// Whether the listing decides what stands (`strict`), or follows what the devices have (`eventual`).
+const INDEX_POLICY: &str = "x-index-policy";
 const METHODS: &str = "GET, HEAD, PUT, POST, DELETE, OPTIONS";
 
 /// Act on a container.
@@ -84,18 +86,21 @@ async fn put(api: &Api, call: &Call, account: &str, container: &str) -> Result<R
     if !named.is_empty() && policy.deprecated {
         return Err(SwiftError::plain(400, format!("Storage Policy '{}' is deprecated", policy.name)));
     }
-    if !named.is_empty()
+    let index = index_policy(&call.headers)?;
+    if (!named.is_empty() || index.is_some())
         && let Some(found) = api.store.container(account, container).await?
-        && found.policy != policy.index
     {
-        return Err(SwiftError::status(409));
+        if !named.is_empty() && found.policy != policy.index {
+            return Err(SwiftError::status(409));
+        }
+        may_become(&found, index)?;
     }
     let limits = &api.limits;
     let edit = |current: Option<&Container>| {
         let before = current.map_or_else(Headers::new, |current| current.headers.clone());
         merged(changes.clone(), before, limits)
     };
-    match api.store.put_container(account, container, policy.index, edit).await {
+    match api.store.put_container_with(account, container, policy.index, index, edit).await {
         // The account is deleted and its containers are being reaped.
         Err(Error::NoAccount) => Err(SwiftError::status(503)),
         made => Ok(simple(if made? == Made::Created { 201 } else { 202 })),
@@ -105,10 +110,35 @@ async fn put(api: &Api, call: &Call, account: &str, container: &str) -> Result<R
 async fn post(api: &Api, call: &Call, account: &str, container: &str) -> Result<Response<ResponseBody>> {
     let grant = authorize(api, call, Subject::container(account, container), Verb::Write).await?;
     let changes = parse_changes(api, call, grant)?;
-    let limits = &api.limits;
+    let (limits, index) = (&api.limits, index_policy(&call.headers)?);
+    if index.is_some()
+        && let Some(found) = api.store.container(account, container).await?
+    {
+        may_become(&found, index)?;
+    }
     let edit = |current: &Container| merged(changes.clone(), current.headers.clone(), limits);
-    api.store.post_container(account, container, edit).await?;
+    api.store.post_container_with(account, container, index, edit).await?;
     Ok(simple(204))
+}
+
+/// What shall hold in a container while its index group has no leader, if the request says.
+fn index_policy(headers: &HeaderMap) -> Result<Option<IndexPolicy>> {
+    if !headers.contains_key(INDEX_POLICY) {
+        return Ok(None);
+    }
+    match text(headers, INDEX_POLICY).map(str::trim) {
+        Some("strict") => Ok(Some(IndexPolicy::Strict)),
+        Some("eventual") => Ok(Some(IndexPolicy::Eventual)),
+        _ => Err(SwiftError::plain(400, "Invalid X-Index-Policy; allowed: strict, eventual")),
+    }
+}
+
+/// What is eventual stays so.
+fn may_become(found: &Container, index: Option<IndexPolicy>) -> Result<()> {
+    match (found.index, index) {
+        (IndexPolicy::Eventual, Some(IndexPolicy::Strict)) => Err(SwiftError::status(409)),
+        _ => Ok(()),
+    }
 }
 
 /// Remove a container; the caller has been authorised.
@@ -160,5 +190,10 @@ fn describe(api: &Api, headers: &mut HeaderMap, found: &Container, grant: Grant)
     if let Some(policy) = api.store.policies().get(found.policy) {
         insert(headers, HeaderName::from_static("x-storage-policy"), &policy.name);
     }
+    let index = match found.index {
+        IndexPolicy::Strict => "strict",
+        IndexPolicy::Eventual => "eventual",
+    };
+    headers.insert(HeaderName::from_static(INDEX_POLICY), HeaderValue::from_static(index));
     add_stored(headers, &found.headers, grant.owner);
 }

@@ -45,7 +45,8 @@ fn filled(seed: u64, parent: GroupId) -> (Cluster, Lines) {
     let mut cluster = Cluster::new(seed, 3);
     cluster.found(parent, 3);
     let account = catalog::AccountValue { created: 1, marked: false, headers: Default::default() };
-    let container = ContainerValue { id: ID, put: ID, policy: 2, headers: Default::default() };
+    let container =
+        ContainerValue { id: ID, put: ID, policy: 2, index: Default::default(), headers: Default::default() };
     let all = vec![
         RowChange { key: account_key("a"), sequence: 1, value: Some(account.encode()) },
         RowChange { key: container_key("a", "c"), sequence: 7, value: Some(container.encode()) },

@@ -52,6 +52,8 @@ pub enum Kind {
     Abort = 4,
     /// Marks a version as no longer kept on this device: key = path hash; deleted = of the tombstone.
     Evict = 5,
+    /// Says that the listing has the version of this time or a newer one: key = path hash (engine/FORMAT-objects.md, intents).
+    Settled = 6,
     /// A write to one chunk of a volume (engine/FORMAT-blocks.md).
     VolumeExtent = 16,
     /// A note about a volume: its label, a promise, a snapshot.
@@ -70,6 +72,7 @@ impl Kind {
             Self::Row,
             Self::Abort,
             Self::Evict,
+            Self::Settled,
             Self::VolumeExtent,
             Self::VolumeMap,
             Self::GroupEntry,

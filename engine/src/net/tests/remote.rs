@@ -115,7 +115,8 @@ fn draft(sequence: u64, data: &Bytes) -> Draft {
         listed: ListedAs::default(),
         headers: Headers::default(),
     };
-    let meta = ObjectMeta { path: rig::path("x"), info, chunked: None, chunk_size: 0, fragment: None };
+    let meta =
+        ObjectMeta { path: rig::path("x"), info, chunked: None, chunk_size: 0, fragment: None, intent: None };
     Draft {
         kind: Kind::Object,
         deleted: false,

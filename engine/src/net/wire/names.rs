@@ -19,7 +19,8 @@ use crate::object::names::{
     Standing,
 };
 use crate::object::{
-    Account, Container, ContainerRow, Deleted, Entry, Listing, Made, ObjectPath, ObjectRow, Share,
+    Account, Container, ContainerRow, Deleted, Entry, IndexPolicy, Listing, Made, ObjectPath, ObjectRow,
+    Share,
 };
 
 const CODING: bincode::config::Configuration<
@@ -168,13 +169,13 @@ impl<C, R: Decode<C>> Decode<C> for Entry<R> {
 
 fields!(NamesRequest { group, what });
 fields!(ObjectPath { account, container, object });
-fields!(Standing { id, policy });
+fields!(Standing { id, policy, index });
 fields!(Line { container, at, key });
 fields!(NewLine { container, at, value, conditional });
 fields!(Listing { prefix, delimiter, marker, end_marker, limit, reverse, path });
 fields!(Account { created, changed, deleted, containers, objects, bytes, policies, headers });
 fields!(Share { containers, objects, bytes });
-fields!(Container { created, changed, policy, objects, bytes, headers });
+fields!(Container { created, changed, policy, objects, bytes, headers, index });
 fields!(ContainerRow { name, objects, bytes, changed, policy });
 fields!(Child { container, policy, from, group });
 fields!(Holding { objects, bytes, at, children });
@@ -195,7 +196,7 @@ variants!(Ask {
     4 MarkAccount { account },
     5 RemoveMarked { account },
     6 MarkedAccounts { limit },
-    7 PutContainer { account, container, policy, headers, expect, post },
+    7 PutContainer { account, container, policy, headers, expect, post, index },
     8 DeleteContainer { account, container },
     9 Accounts { marker, limit },
     10 Containers { account, listing, marked },
@@ -230,6 +231,7 @@ variants!(Answer {
     9 Split { answer, children },
 });
 
+variants!(IndexPolicy { 0 Strict, 1 Eventual });
 variants!(Put { 0 Done(made), 1 Changed });
 variants!(Made { 0 Created, 1 Updated });
 variants!(Deleted { 0 Gone, 1 Absent, 2 NotEmpty });

@@ -13,7 +13,7 @@ pub(in crate::net::wire) fn begin() -> NamesRequest {
 }
 
 pub(in crate::net::wire) fn begun() -> NamesAnswer {
-    let container = Some(Standing { id: 9, policy: 2 });
+    let container = Some(Standing { id: 9, policy: 2, index: IndexPolicy::Eventual });
     NamesAnswer::Begun { line: Line { container, ..Line::default() }, at: Timestamp(300) }
 }
 
@@ -60,8 +60,9 @@ fn asks() -> Vec<(Ask, String)> {
                 headers: headers(),
                 expect: Some(Timestamp(4)),
                 post: true,
+                index: Some(IndexPolicy::Eventual),
             },
-            both("07", &format!("03{headers_are}010401")),
+            both("07", &format!("03{headers_are}0104010101")),
         ),
         (Ask::DeleteContainer { account: account.clone(), container: container.clone() }, both("08", "")),
         (Ask::Accounts { marker: "m".to_owned(), limit: 8 }, "09016d08".to_owned()),
@@ -105,6 +106,7 @@ fn answers() -> Vec<(Answer, &'static str)> {
         objects: 4,
         bytes: 5,
         headers: headers(),
+        index: IndexPolicy::Strict,
     };
     let name = || "n".to_owned();
     let of_container = ContainerRow { name: name(), objects: 1, bytes: 2, changed: Timestamp(3), policy: 4 };
@@ -119,7 +121,7 @@ fn answers() -> Vec<(Answer, &'static str)> {
     let objects = Page { entries: vec![Entry::Row(of_object)], cut: false };
     vec![
         (Answer::Account(Some(account)), "000101020103040501010607080101780179"),
-        (Answer::Container(Some(container)), "010101020304050101780179"),
+        (Answer::Container(Some(container)), "01010102030405010178017900"),
         (Answer::Line(Line { at: Some(Timestamp(6)), ..Line::default() }), "0200010600"),
         (Answer::Put(Put::Done(Made::Updated)), "030001"),
         (Answer::Put(Put::Changed), "0301"),

@@ -21,7 +21,9 @@ use crate::object::group::{IndexGroup, TotalsOf};
 use crate::object::listing::{Sorted, page};
 use crate::object::locks::{Claim, Permit};
 use crate::object::replica::{BoxFuture, Draft};
-use crate::object::{Account, Container, ContainerRow, Entry, Error, Listing, ObjectPath, ObjectRow, Result};
+use crate::object::{
+    Account, Container, ContainerRow, Entry, Error, IndexPolicy, Listing, ObjectPath, ObjectRow, Result,
+};
 
 /// Decides for one index group; clones share everything.
 #[derive(Clone)]
@@ -106,6 +108,7 @@ impl Decider {
             created: Timestamp(value.id),
             changed: Timestamp(row.sequence),
             policy: value.policy,
+            index: value.index,
             objects: totals.objects,
             bytes: totals.bytes,
             headers: value.headers,
@@ -118,10 +121,11 @@ impl Decider {
             if *path.object < *value.from || behind {
                 return Err(Elsewhere::Unknown.into());
             }
-            return Ok(Some(Standing { id, policy: value.of.policy }));
+            // What is eventual is never divided.
+            return Ok(Some(Standing { id, policy: value.of.policy, index: IndexPolicy::Strict }));
         }
         let found = self.container_row(&path.account, &path.container)?;
-        Ok(found.map(|(_, value)| Standing { id: value.id, policy: value.policy }))
+        Ok(found.map(|(_, value)| Standing { id: value.id, policy: value.policy, index: value.index }))
     }
 
     /// What stands of an object's name.
@@ -137,7 +141,8 @@ impl Decider {
         Ok(Line { container, at, key: value.key })
     }
 
-    fn read(&self, ask: Ask) -> Result<Answer> {
+    /// What the rows of this node say.
+    pub(crate) fn read(&self, ask: Ask) -> Result<Answer> {
         Ok(match ask {
             Ask::Account { account } => {
                 parts::with(Answer::Account(self.account(&account)?), self.children_of(&account)?)

@@ -203,6 +203,11 @@ impl Names for Divided {
         }
     }
 
+    fn remembered(&self, ask: Ask) -> Option<Answer> {
+        let account = ask.account()?.to_owned();
+        self.of(&account).ok()?.remembered(ask)
+    }
+
     fn begin(&self, path: ObjectPath, given: Option<Timestamp>) -> BoxFuture<'static, Result<Grant>> {
         let this = self.clone();
         Box::pin(

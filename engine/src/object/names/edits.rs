@@ -6,7 +6,7 @@ use crate::clock::Timestamp;
 use crate::disk::Class;
 use crate::object::group::TotalsOf;
 use crate::object::locks::Claim;
-use crate::object::{Deleted, Error, Headers, Made, Result, row_draft};
+use crate::object::{Deleted, Error, Headers, IndexPolicy, Made, Result, row_draft};
 
 /// A container that shall be made or changed.
 struct Wanted {
@@ -16,6 +16,7 @@ struct Wanted {
     headers: Headers,
     expect: Option<Timestamp>,
     post: bool,
+    index: Option<IndexPolicy>,
 }
 
 impl Decider {
@@ -26,8 +27,8 @@ impl Decider {
             }
             Ask::MarkAccount { account } => self.mark_account(&account).await.map(Answer::Deleted),
             Ask::RemoveMarked { account } => self.remove_marked(&account).await.map(Answer::Deleted),
-            Ask::PutContainer { account, container, policy, headers, expect, post } => {
-                let wanted = Wanted { account, container, policy, headers, expect, post };
+            Ask::PutContainer { account, container, policy, headers, expect, post, index } => {
+                let wanted = Wanted { account, container, policy, headers, expect, post, index };
                 self.put_container(wanted).await.map(Answer::Put)
             }
             Ask::DeleteContainer { account, container } => self.delete_container(&account, &container).await,
@@ -87,7 +88,7 @@ impl Decider {
     }
 
     async fn put_container(&self, wanted: Wanted) -> Result<Put> {
-        let Wanted { account, container, policy, headers, expect, post } = wanted;
+        let Wanted { account, container, policy, headers, expect, post, index } = wanted;
         let (account, container) = (account.as_str(), container.as_str());
         let mut permit = self.group.claim(Claim::Container { account, container }).await;
         self.behind_barrier().await?;
@@ -113,13 +114,31 @@ impl Decider {
         }
         let made = if current.is_some() { Made::Updated } else { Made::Created };
         let value = match current {
-            Some((_, value)) if post => ContainerValue { headers, ..value },
-            Some((_, value)) => ContainerValue { put: now.0, headers, ..value },
-            None => ContainerValue { id: now.0, put: now.0, policy, headers },
+            Some((_, value)) => {
+                let index = self.may_become(&value, index)?;
+                let put = if post { value.put } else { now.0 };
+                ContainerValue { put, headers, index, ..value }
+            }
+            None => {
+                ContainerValue { id: now.0, put: now.0, policy, index: index.unwrap_or_default(), headers }
+            }
         };
         rows.push(row_draft(container_key(account, container), Some(value.encode()), now));
         self.commit(rows, Class::Client, permit).await?;
         Ok(Put::Done(made))
+    }
+
+    /// What is eventual stays so: intents may be on their way, and a strict container believes its listing. What is divided stays
+    /// strict: a child knows nothing else of the container than its policy.
+    fn may_become(&self, value: &ContainerValue, wanted: Option<IndexPolicy>) -> Result<IndexPolicy> {
+        let refused = |why: &str| Err(Error::Refused(why.to_owned()));
+        match (value.index, wanted.unwrap_or(value.index)) {
+            (IndexPolicy::Eventual, IndexPolicy::Strict) => refused("an eventual container stays eventual"),
+            (IndexPolicy::Strict, IndexPolicy::Eventual) if !self.children(value.id).is_empty() => {
+                refused("a container in several index groups stays strict")
+            }
+            (_, wanted) => Ok(wanted),
+        }
     }
 
     /// Where other groups have more of the container, they must be asked first: nothing is changed.

@@ -35,8 +35,8 @@ use super::group::IndexGroup;
 use super::locks::Permit;
 use super::replica::{BoxFuture, Draft};
 use super::{
-    Account, Container, ContainerRow, Deleted, Entry, Headers, Listing, Made, ObjectPath, ObjectRow, Result,
-    row_draft,
+    Account, Container, ContainerRow, Deleted, Entry, Headers, IndexPolicy, Listing, Made, ObjectPath,
+    ObjectRow, Result, row_draft,
 };
 use crate::catalog::{ListingValue, PathHash, listing_key};
 use crate::clock::Timestamp;
@@ -47,6 +47,11 @@ use crate::disk::format::record::DeviceId;
 pub trait Names: Send + Sync {
     /// Asks for rows, or for a change of rows alone.
     fn ask(&self, ask: Ask) -> BoxFuture<'static, Result<Answer>>;
+    /// What rows of this node say, which may be old: a hint, where nobody decides.
+    fn remembered(&self, ask: Ask) -> Option<Answer> {
+        let _ = ask;
+        None
+    }
     /// The right to decide about an object's name. `given`: the version time that a trusted caller wants.
     fn begin(&self, path: ObjectPath, given: Option<Timestamp>) -> BoxFuture<'static, Result<Grant>>;
     /// Makes the line of a granted name what it is now; returns when it is durable and every later call sees it.
@@ -65,6 +70,8 @@ pub struct Standing {
     pub id: u64,
     /// Its storage policy.
     pub policy: u16,
+    /// What holds while its group has no leader.
+    pub index: IndexPolicy,
 }
 
 /// An object's place in a listing.
@@ -127,6 +134,8 @@ pub(crate) enum Hold {
     },
     /// A lease at the leader.
     Leased(remote::Lease),
+    /// Nobody is kept from anything: the group is away, and the devices put changes in order.
+    Alone,
 }
 
 impl Grant {
@@ -134,7 +143,7 @@ impl Grant {
     pub(crate) fn home(&self) -> Option<DeviceId> {
         match &self.hold {
             Hold::Own { home, .. } => *home,
-            Hold::Leased(_) => None,
+            Hold::Leased(_) | Hold::Alone => None,
         }
     }
 }
@@ -197,6 +206,8 @@ pub enum Ask {
         expect: Option<Timestamp>,
         /// A PUT shows as the time of change in listings, a POST does not.
         post: bool,
+        /// What shall hold while the group has no leader; `None`: as it is.
+        index: Option<IndexPolicy>,
     },
     /// Remove it if it is empty; [`Answer::Deleted`].
     DeleteContainer {

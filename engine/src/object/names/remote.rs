@@ -384,6 +384,10 @@ impl Routed {
                     settled => return settled,
                 },
             },
+            Hold::Alone => {
+                let reason = "nobody has granted the change of the line".to_owned();
+                return Err(Error::Unavailable { reason });
+            }
             Hold::Leased(mut lease) => {
                 lease.over = true;
                 lease.number
@@ -403,6 +407,10 @@ impl Names for Routed {
             _ => None,
         };
         Box::pin(shared.lead(AskedFor::Ask(ask), Doubt::default(), own, read))
+    }
+
+    fn remembered(&self, ask: Ask) -> Option<Answer> {
+        self.shared.own()?.read(ask).ok()
     }
 
     fn begin(&self, path: ObjectPath, given: Option<Timestamp>) -> BoxFuture<'static, Result<Grant>> {

@@ -135,7 +135,15 @@ impl World {
 
     fn make_container(&mut self) {
         let (account, container, headers) = ("a".to_owned(), "c".to_owned(), Default::default());
-        let ask = Ask::PutContainer { account, container, policy: 3, headers, expect: None, post: false };
+        let ask = Ask::PutContainer {
+            account,
+            container,
+            policy: 3,
+            headers,
+            expect: None,
+            post: false,
+            index: None,
+        };
         assert!(matches!(self.ask(ask), Ok(Answer::Put(super::Put::Done(_)))));
     }
 

@@ -301,7 +301,8 @@ impl World {
             listed: ListedAs::default(),
             headers: Default::default(),
         };
-        let meta = ObjectMeta { path: path(name), info, chunked: None, chunk_size: 0, fragment: None };
+        let meta =
+            ObjectMeta { path: path(name), info, chunked: None, chunk_size: 0, fragment: None, intent: None };
         let draft = object_draft(hash_of(&path(name)), &meta, Bytes::from_static(body));
         let append = self.device.append(vec![draft], Durability::Durable, Class::Client);
         self.run(append).unwrap();

@@ -22,10 +22,11 @@ use crate::disk::{DiskHandle, Format, SimulatedDisk, format};
 use crate::index::{Index, MemoryIndex, Table};
 use crate::io::{CrashPlan, SimImage, SplitMix64};
 use crate::net::{NodeId, Remote, ReplicaService, SimFaults, SimNet, Transport};
+use crate::object::names::Names;
 use crate::object::sight::Sight;
 use crate::object::{
-    BoxFuture, Code, Committed, Condition, Deleted, Error, Keeps, Layout, ObjectReader, Options, Placement,
-    Policies, Policy, PutSpec, Replica, Result, RingPlacement, Spawn, Store, Time, hash_of,
+    BoxFuture, Code, Committed, Condition, Deleted, Error, Keeps, Layout, ObjectReader, Options, Parts,
+    Placement, Policies, Policy, PutSpec, Replica, Result, RingPlacement, Spawn, Store, Time, hash_of,
 };
 
 /// How long a call to another node may take.
@@ -86,6 +87,8 @@ pub(crate) struct Cluster {
     coded: Option<(Code, Ring)>,
     turns: u64,
     lives: u64,
+    /// One group for all, where it is not a group of each node's own.
+    names: Option<Arc<dyn Names>>,
 }
 
 fn place(ring: &Ring) -> RingPlacement {
@@ -122,6 +125,11 @@ fn make_ring(shape: Shape, replicas: u16) -> Ring {
 
 impl Cluster {
     pub(crate) fn new(shape: Shape, seed: u64) -> Self {
+        Self::with_names(shape, seed, None)
+    }
+
+    /// Names are decided by these.
+    pub(crate) fn with_names(shape: Shape, seed: u64, names: Option<Arc<dyn Names>>) -> Self {
         let node = |node: u8| {
             let disk = |n: u8| make_disk(u32::from(node * shape.disks + n), seed);
             let disks = (0..shape.disks).map(disk).collect();
@@ -143,6 +151,7 @@ impl Cluster {
             coded: shape.code.map(|code| (code, make_ring(shape, u16::try_from(code.n()).unwrap()))),
             turns: 0,
             lives: 0,
+            names,
         };
         for node in 0..cluster.nodes.len() {
             cluster.start(node);
@@ -193,7 +202,7 @@ impl Cluster {
         place(ring).primaries(key).into_iter().map(node).collect()
     }
 
-    fn clock(&self) -> Clock {
+    pub(crate) fn clock(&self) -> Clock {
         let wall = self.wall.clone();
         // Each reading is a little later than the last.
         Clock::new(Box::new(move || wall.fetch_add(1, Ordering::SeqCst)))
@@ -218,7 +227,15 @@ impl Cluster {
             let device = Box::new(disk.image.open());
             disk.sim = Some(SimulatedDisk::open(device, index, Arc::new(ObjectCatalog)).unwrap().0);
         }
-        let store = Store::start(self.handles(node), Box::new(placement), clock, options).unwrap();
+        let (disks, placement) = (self.handles(node), Box::new(placement));
+        let store = match self.names.clone() {
+            None => Store::start(disks, placement, clock, options).unwrap(),
+            Some(names) => {
+                disks.iter().for_each(|disk| disk.believe(true));
+                let (clock, others) = (Arc::new(clock), Vec::new());
+                Store::shared(Parts { disks, others, placement, names, clock, options }).unwrap()
+            }
+        };
         self.lives += 1;
         let (net, wall) = (self.net.clone(), self.wall.clone());
         let service = ReplicaService::new(

@@ -124,7 +124,7 @@ fn without_a_quorum_a_put_fails_with_a_reason_and_nothing_is_visible() {
             let at = open.meta.info.timestamp;
             drop(open);
             let store = cluster.store(0);
-            cluster.run(store.inner.copies.assure(&path("o"), hash_of(&path("o")), at)).unwrap();
+            cluster.run(store.inner.copies.assure(hash_of(&path("o")), at)).unwrap();
             assert!(cluster.holders("o", at).len() >= 2);
             assert!(cluster.get(1, "o", Some(at)).unwrap() == bytes(2, size));
         }

@@ -170,6 +170,7 @@ fn put_groups(key: u64, sequence: u64, len: usize) -> Vec<Draft> {
         chunked: None,
         chunk_size: 0,
         fragment: None,
+        intent: None,
     };
     let mut out = Vec::new();
     if len > 1 << 20 {

@@ -2,12 +2,12 @@
 
 use quarry_engine::catalog::{
     AccountValue, Chunked, ContainerValue, Head, ListedEtag, ListingValue, ObjectMeta, ObjectState,
-    decode_path, encode_tombstone,
+    decode_path, encode_grave, encode_tombstone,
 };
 use quarry_engine::clock::Timestamp;
 use quarry_engine::disk::Location;
 use quarry_engine::io::SplitMix64;
-use quarry_engine::object::{Headers, ListedAs, ObjectInfo, ObjectPath};
+use quarry_engine::object::{Headers, IndexPolicy, ListedAs, ObjectInfo, ObjectPath};
 
 use super::super::Target;
 use super::as_is;
@@ -45,8 +45,10 @@ fn object_metas(_: &mut SplitMix64) -> Vec<Vec<u8>> {
         chunked: full.then_some(Chunked { data_id: [9; 16], count: 5120 }),
         chunk_size: if full { 1 << 20 } else { 0 },
         fragment: None,
+        intent: full.then_some(1 << 50),
     };
-    vec![meta(true).encode(), meta(false).encode(), encode_tombstone(&path)]
+    let graves = [encode_tombstone(&path), encode_grave(&path, Some(1 << 50))];
+    [meta(true).encode(), meta(false).encode()].into_iter().chain(graves).collect()
 }
 
 fn object_meta(data: &[u8]) {
@@ -68,6 +70,7 @@ fn value_seeds(_: &mut SplitMix64) -> Vec<Vec<u8>> {
         chunked: Some(Chunked { data_id: [3; 16], count: 9 }),
         delete_at: Some(1 << 33),
         turn: 3,
+        intent: true,
     };
     let listing = |etag| {
         ListingValue { size: 1 << 33, etag, content_type: "text/plain".to_owned(), version: None, key: None }
@@ -75,7 +78,17 @@ fn value_seeds(_: &mut SplitMix64) -> Vec<Vec<u8>> {
     };
     let values = [
         (0, AccountValue { created: 1 << 50, marked: true, headers: headers() }.encode()),
-        (1, ContainerValue { id: 1 << 50, put: 9, policy: 1, headers: headers() }.encode()),
+        (
+            1,
+            ContainerValue {
+                id: 1 << 50,
+                put: 9,
+                policy: 1,
+                index: IndexPolicy::Eventual,
+                headers: headers(),
+            }
+            .encode(),
+        ),
         (2, listing(ListedEtag::Md5([4; 16]))),
         (2, listing(ListedEtag::Text("x".to_owned()))),
         (3, Head { sequence: 1 << 50, at, ghosts: 300 }.encode(&state.encode())),

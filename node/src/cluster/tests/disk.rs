@@ -68,8 +68,15 @@ fn object(sequence: u64, chunked: Option<Chunked>, data: Bytes) -> Draft {
         headers: Headers::default(),
     };
     let path = ObjectPath { account: "AUTH_a".into(), container: "c".into(), object: "o".into() };
-    let meta = ObjectMeta { path, info, chunked, chunk_size: u32::try_from(CHUNK).unwrap(), fragment: None }
-        .encode();
+    let meta = ObjectMeta {
+        path,
+        info,
+        chunked,
+        chunk_size: u32::try_from(CHUNK).unwrap(),
+        fragment: None,
+        intent: None,
+    }
+    .encode();
     Draft { kind: Kind::Object, deleted: false, sequence, number: 0, key: HASH.to_vec(), meta, data }
 }
 

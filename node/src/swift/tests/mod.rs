@@ -42,6 +42,36 @@ async fn an_object_is_stored_listed_read_and_removed() {
 }
 
 #[tokio::test]
+async fn a_container_is_strict_until_it_is_made_eventual_and_then_stays_so() {
+    let rig = Rig::start();
+    rig.make("/v1/AUTH_a/c").await;
+    assert_eq!(rig.ask("HEAD", "/v1/AUTH_a/c", &[], "").await.header("x-index-policy"), "strict");
+    for wrong in ["sometimes", "", "Eventual"] {
+        for method in ["PUT", "POST"] {
+            let answer = rig.ask(method, "/v1/AUTH_a/c", &[("x-index-policy", wrong)], "").await;
+            assert_eq!(answer.status, 400, "{method} {wrong:?}");
+        }
+    }
+    let (strict, eventual) = ([("x-index-policy", "strict")], [("x-index-policy", "eventual")]);
+    assert_eq!(rig.ask("POST", "/v1/AUTH_a/c", &strict, "").await.status, 204);
+    assert_eq!(rig.ask("POST", "/v1/AUTH_a/c", &eventual, "").await.status, 204);
+    for (method, wanted) in [("PUT", 202), ("POST", 204)] {
+        assert_eq!(rig.ask(method, "/v1/AUTH_a/c", &strict, "").await.status, 409);
+        assert_eq!(rig.ask(method, "/v1/AUTH_a/c", &eventual, "").await.status, wanted);
+        assert_eq!(rig.ask(method, "/v1/AUTH_a/c", &[], "").await.status, wanted);
+        assert_eq!(rig.ask("GET", "/v1/AUTH_a/c", &[], "").await.header("x-index-policy"), "eventual");
+    }
+    assert_eq!(rig.ask("PUT", "/v1/AUTH_a/d", &eventual, "").await.status, 201);
+    assert_eq!(rig.ask("HEAD", "/v1/AUTH_a/d", &[], "").await.header("x-index-policy"), "eventual");
+    assert_eq!(rig.ask("PUT", "/v1/AUTH_a/d/o", &[], "x").await.status, 201);
+    assert_eq!(
+        rig.ask("GET", "/v1/AUTH_a/d?format=json", &[], "").await.header("x-container-object-count"),
+        "1"
+    );
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn ranges_and_conditions_are_those_of_the_stored_object() {
     let rig = Rig::start();
     rig.make("/v1/AUTH_a/c").await;
