@@ -229,7 +229,8 @@ fn clusters(seeds: Option<Range<u64>>, limit: Duration, planted: cluster::Plant,
     let took = start.elapsed();
     let rate = u128::from(sum.millis) / took.as_millis().max(1);
     say(&format!(
-        "{histories} histories, {} operations ({} unanswered), {} troubles, {} crashes, {} terms, {} groups made of others, {failures} failures; \
+        "{histories} histories, {} operations ({} unanswered), {} troubles, {} crashes, {} terms, {} groups made of others, {} changes \
+         without a group, {failures} failures; \
          {:.1} simulated hours in {took:.0?}, {rate} times as fast as life",
         sum.operations,
         sum.unanswered,
@@ -237,6 +238,7 @@ fn clusters(seeds: Option<Range<u64>>, limit: Duration, planted: cluster::Plant,
         sum.crashes,
         sum.terms,
         sum.splits,
+        sum.alone,
         Duration::from_millis(sum.millis).as_secs_f64() / 3600.0,
     ));
     failures == 0

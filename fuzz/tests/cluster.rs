@@ -6,14 +6,18 @@ use quarry_fuzz::cluster::{Plant, history};
 const SEEDS: std::ops::Range<u64> = 0..24;
 
 fn run(seeds: impl Iterator<Item = u64>) {
-    let mut splits = 0;
+    let (mut splits, mut alone) = (0, 0);
     for seed in seeds {
         match history(seed, Plant::Nothing) {
-            Ok(summary) => splits += summary.splits,
+            Ok(summary) => {
+                splits += summary.splits;
+                alone += summary.alone;
+            }
             Err(failure) => panic!("{failure}"),
         }
     }
     assert!(splits > 0, "no group took lines over");
+    assert!(alone > 0, "no group was away while an eventual container was written");
 }
 
 #[test]
@@ -69,4 +73,9 @@ fn a_vote_that_is_not_kept_is_caught() {
 #[test]
 fn a_row_that_is_acknowledged_without_its_object_is_caught() {
     caught(Plant::RowWithoutObject);
+}
+
+#[test]
+fn an_intent_that_is_forgotten_is_caught() {
+    caught(Plant::IntentForgotten);
 }

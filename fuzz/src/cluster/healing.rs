@@ -21,6 +21,7 @@ impl History {
         self.calm()?;
         self.settle()?;
         self.demand_all();
+        self.oracle.heal();
         self.sweep(0)?;
         // What nobody has seen by now nobody will ever see.
         self.oracle.settle();
@@ -43,7 +44,7 @@ impl History {
         Ok(())
     }
 
-    /// Until every replicator has twice found nothing to do.
+    /// Until every replicator and updater has twice found nothing to do.
     fn settle(&mut self) -> Result<(), Violation> {
         self.pass(YOUNG)?;
         let begun = self.passes();
@@ -57,17 +58,17 @@ impl History {
                 return Ok(());
             }
             if self.world.now() > end {
-                return Err(Violation(format!("the replicators do not settle: {now:?}")));
+                return Err(Violation(format!("the replicators and updaters do not settle: {now:?}")));
             }
         }
     }
 
-    /// Rounds of every replicator, what it is about, and what went wrong with it last.
+    /// Rounds of every replicator and updater, what it is about, and what went wrong with it last.
     fn passes(&self) -> Vec<(u64, State, Option<String>)> {
         let running = self.world.machines.iter().filter_map(|machine| machine.running());
         let reports = running.flat_map(|running| running.reports).map(|report| report.read());
         reports
-            .filter(|report| report.name.starts_with("replicator"))
+            .filter(|report| report.name.starts_with("replicator") || report.name.starts_with("updater"))
             .map(|report| (report.progress.passes, report.state, report.last_error))
             .collect()
     }

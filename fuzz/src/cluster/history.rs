@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use md5::{Digest, Md5};
 use quarry_engine::io::SplitMix64;
+use quarry_engine::object::IndexPolicy;
 
 use super::assembly::RECLAIM;
 use super::log::{LINES, Log};
@@ -46,6 +47,8 @@ pub struct Summary {
     pub terms: u64,
     /// Groups that took over half of another one's lines.
     pub splits: u64,
+    /// Changes in eventual containers that were begun while their group was away.
+    pub alone: u64,
     /// Milliseconds of virtual time.
     pub millis: u64,
 }
@@ -73,6 +76,7 @@ impl Summary {
         self.troubles += other.troubles;
         self.terms += other.terms;
         self.splits += other.splits;
+        self.alone += other.alone;
         self.millis += other.millis;
     }
 }
@@ -95,7 +99,7 @@ pub fn history_with(seed: u64, plant: Plant, lines: usize) -> Result<Summary, Bo
     let world = World::new(&profile, &mut rng, plant).map_err(|violation| failure(violation, Vec::new()))?;
     let mut history = History {
         bodies: Bodies::new(rng.next_u64()),
-        oracle: Oracle::new(),
+        oracle: Oracle::new(profile.eventual.then_some(CODED)),
         world,
         profile,
         rng,
@@ -112,6 +116,7 @@ pub fn history_with(seed: u64, plant: Plant, lines: usize) -> Result<Summary, Bo
         catch_unwind(whole).unwrap_or_else(|panic| Err(Violation(crate::panic_text(panic.as_ref()))));
     let History { log, mut summary, slots, world, .. } = history;
     summary.hash = log.hash;
+    summary.alone += world.changes_alone();
     summary.terms = world.terms() as u64;
     summary.splits = world.splits() as u64;
     summary.millis = u64::try_from(world.now().as_millis()).unwrap_or(u64::MAX);
@@ -167,7 +172,7 @@ impl History {
             for at in &mut next {
                 if *at <= now && self.slots.len() < self.profile.clients {
                     *at = now + self.within(self.profile.think);
-                    let op = profile::draw(&mut self.rng, &self.oracle);
+                    let op = profile::draw(&mut self.rng, &self.oracle, self.profile.eventual);
                     left -= u32::from(self.begin_anywhere(op)?).min(left);
                 }
             }
@@ -306,7 +311,11 @@ impl History {
             Op::PutContainer { c } if c == CODED && self.profile.code.is_some() => 1,
             _ => 0,
         };
-        let call = Call { policy, id, op, delete_at: None, seed: self.rng.next_u64() };
+        let index = match op {
+            Op::PutContainer { c } if c == CODED && self.profile.eventual => Some(IndexPolicy::Eventual),
+            _ => None,
+        };
+        let call = Call { policy, index, id, op, delete_at: None, seed: self.rng.next_u64() };
         let (store, bodies) = (running.store.clone(), self.bodies.clone());
         self.slots.push(Slot { machine, id, began, future: Box::pin(perform(store, bodies, call)) });
         Ok(id)
@@ -331,6 +340,10 @@ impl History {
 
     fn make_trouble(&mut self) -> Result<(), Violation> {
         let Some(trouble) = self.troubles.draw(&self.world, &mut self.rng) else { return Ok(()) };
+        if self.profile.eventual && matches!(trouble, Trouble::Clock(..)) {
+            // Where nobody grants version times, the last writer is the one with the latest clock.
+            return Ok(());
+        }
         self.note(&format!("{trouble:?}"));
         self.summary.troubles += 1;
         self.faulty = true;
@@ -386,6 +399,8 @@ impl History {
         let fate = if lost { IndexFate::Lost } else { IndexFate::Prefix(self.rng.next_u64()) };
         self.note(&format!("{n} goes down: {plan:?}, index {fate:?}"));
         self.summary.crashes += 1;
+        let alone = self.world.machines[n].running().map_or(0, |running| running.store.changes_alone());
+        self.summary.alone += alone;
         let gone: Vec<Slot> = self.slots.extract_if(.., |slot| slot.machine == n).collect();
         for slot in gone {
             self.lose(slot.id)?;

@@ -28,13 +28,15 @@ pub enum Plant {
     VoteNotPersisted,
     /// Now and then no device but the coordinator's own takes an object, and the row is written all the same.
     RowWithoutObject,
+    /// Devices forget at once which versions the listing is yet to be told of.
+    IntentForgotten,
 }
 
 impl Plant {
     /// The catalog of every drive.
     pub(crate) fn catalog(self) -> Arc<dyn Catalog> {
         match self {
-            Self::VoteNotPersisted | Self::EarlyReclaim => Arc::new(Faulty(self)),
+            Self::VoteNotPersisted | Self::EarlyReclaim | Self::IntentForgotten => Arc::new(Faulty(self)),
             _ => Arc::new(ObjectCatalog),
         }
     }
@@ -95,6 +97,9 @@ impl Catalog for Faulty {
         ObjectCatalog.apply(tx, record, at)?;
         if self.0 == Plant::EarlyReclaim && record.kind == Kind::Object && record.deleted {
             reclaim(tx, record, at)?;
+        }
+        if self.0 == Plant::IntentForgotten && record.kind == Kind::Object {
+            tx.delete(Table::System, [&[1, b'i'], record.key].concat());
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use crate::store::model::{OBJECTS, Op};
 
 /// Containers that are used, all of one account.
 pub(crate) const CONTAINERS: usize = 2;
-/// The one whose objects are kept in fragments, where there is a code.
+/// The one whose objects are kept in fragments, where there is a code; or that is eventual.
 pub(crate) const CODED: usize = 1;
 /// Writes of a name, under way or unanswered, at which it is only read for a while: each makes many more worlds possible.
 const MANY_WRITES: usize = 4;
@@ -39,6 +39,8 @@ pub(crate) struct Profile {
     pub(crate) large: u32,
     /// How objects of the second container are kept, when not in copies.
     pub(crate) code: Option<Code>,
+    /// Whether the second container is eventual.
+    pub(crate) eventual: bool,
 }
 
 /// Of which all fragments have a device also while a machine is emptied.
@@ -59,6 +61,9 @@ impl Profile {
         let loss = if trouble.is_some() { [0, 0, 5, 20][rng.index(4)] } else { 0 };
         let net = SimFaults { loss, duplication: [0, 20][rng.index(2)], ..SimFaults::NONE };
         let clients = 2 + rng.index(4);
+        let code = code(machines, drives, rng);
+        // Only a line names a body that is kept in fragments: such a container is strict.
+        let eventual = code.is_none() && rng.chance(750);
         Self {
             machines,
             drives,
@@ -70,7 +75,8 @@ impl Profile {
             trouble,
             net,
             large: 40,
-            code: code(machines, drives, rng),
+            code,
+            eventual,
         }
     }
 }
@@ -86,13 +92,16 @@ fn condition(rng: &mut SplitMix64, etag: &str) -> Condition {
     }
 }
 
-fn name(rng: &mut SplitMix64) -> Name {
+fn name(rng: &mut SplitMix64, eventual: bool) -> Name {
+    if eventual && rng.chance(600) {
+        return (CODED, rng.index(3));
+    }
     if rng.chance(600) { (0, rng.index(3)) } else { (rng.index(CONTAINERS), rng.index(OBJECTS)) }
 }
 
 /// The next operation.
-pub(crate) fn draw(rng: &mut SplitMix64, oracle: &Oracle) -> Op {
-    let (c, o) = name(rng);
+pub(crate) fn draw(rng: &mut SplitMix64, oracle: &Oracle, eventual: bool) -> Op {
+    let (c, o) = name(rng, eventual);
     let what = rng.below(100);
     if what < 60 && oracle.writes((c, o)) >= MANY_WRITES {
         return Op::Get { c, o };
@@ -104,6 +113,8 @@ pub(crate) fn draw(rng: &mut SplitMix64, oracle: &Oracle) -> Op {
     match what {
         0..35 => Op::Put { c, o, condition: condition(rng, &etag()), wrong_md5: false },
         35..50 => Op::Delete { c, o, condition: condition(rng, &etag()) },
+        // A POST keeps the body that it saw, which in an eventual container need not be the last: the oracle knows no such write.
+        50..60 if eventual && c == CODED => Op::Get { c, o },
         50..60 => Op::Post { c, o },
         60..88 => Op::Get { c, o },
         88..95 => Op::List { c, listing: everything() },

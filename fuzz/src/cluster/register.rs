@@ -5,6 +5,9 @@
 //!
 //! A read makes no worlds: each world keeps all that the read may have seen there.
 //!
+//! Of an eventual container a *loose* register is kept: its writes happen whatever stands, in an order that what clients were told
+//! allows, and only the last of them is judged, by reads when all is healed.
+//!
 //! Invariant: a write takes effect once, between its beginning and its answer; one without an answer takes effect once or
 //! never, and never after the effect of a write that began when nobody could be at it any more.
 
@@ -65,12 +68,13 @@ struct Pending {
 #[derive(Debug)]
 pub(crate) struct Register {
     worlds: BTreeSet<World>,
+    loose: bool,
     pending: BTreeMap<OpId, Pending>,
 }
 
 impl Default for Register {
     fn default() -> Self {
-        Self { worlds: BTreeSet::from([World::default()]), pending: BTreeMap::new() }
+        Self { worlds: BTreeSet::from([World::default()]), loose: false, pending: BTreeMap::new() }
     }
 }
 
@@ -100,7 +104,26 @@ fn step(id: OpId, op: &Op, cell: Cell, book: &Book) -> (Outcome, Cell) {
     }
 }
 
+/// The same in an eventual container: whoever wrote may have seen something else.
+fn loose_step(id: OpId, op: &Op, cell: Cell) -> (Outcome, Cell) {
+    match op {
+        Op::Put { .. } => (Outcome::Done, Cell { data: id, meta: id }),
+        Op::Delete { .. } => (Outcome::Gone, Cell::default()),
+        _ => (Outcome::Absent, cell),
+    }
+}
+
 impl Register {
+    /// Of a name in an eventual container.
+    pub(crate) fn loose() -> Self {
+        Self { loose: true, ..Self::default() }
+    }
+
+    /// A write said that it changed nothing.
+    pub(crate) fn in_vain(&mut self, id: OpId) {
+        self.forget_one(id);
+    }
+
     pub(crate) fn began(&mut self, id: OpId, op: Op, now: Duration) {
         if op.reads() {
             let begun = std::mem::take(&mut self.worlds).into_iter().map(|mut world| {
@@ -198,7 +221,10 @@ impl Register {
         while let Some(world) = queue.pop() {
             let writes = self.pending.iter().filter(|(_, pending)| !pending.op.reads());
             for (id, pending) in writes.filter(|(id, _)| !world.done.contains_key(id)) {
-                let (outcome, cell) = step(*id, &pending.op, world.cell, book);
+                let (outcome, cell) = match self.loose {
+                    true => loose_step(*id, &pending.op, world.cell),
+                    false => step(*id, &pending.op, world.cell, book),
+                };
                 // What says nothing and changes nothing need not have happened.
                 if pending.lost.is_some() && cell == world.cell {
                     continue;

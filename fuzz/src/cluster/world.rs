@@ -219,6 +219,12 @@ impl World {
         given.map(|given| given.group).collect::<BTreeSet<_>>().len()
     }
 
+    /// Changes that nodes which run began while their group was away.
+    pub(crate) fn changes_alone(&self) -> u64 {
+        let running = self.machines.iter().filter_map(Machine::running);
+        running.map(|running| running.store.changes_alone()).sum()
+    }
+
     /// Terms in which somebody led.
     pub(crate) fn terms(&self) -> usize {
         self.leaders.len()

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use quarry_engine::clock::Timestamp;
 use quarry_engine::io::SplitMix64;
 use quarry_engine::object::{
-    Deleted, Entry, Error, Headers, Listing, Made, ObjectEdit, ObjectInfo, ObjectPath, ObjectRow, PutSpec,
-    Store,
+    Deleted, Entry, Error, Headers, IndexPolicy, Listing, Made, ObjectEdit, ObjectInfo, ObjectPath,
+    ObjectRow, PutSpec, Store,
 };
 
 use super::model::{CONTAINERS, Cell, Line, NAMES, Op, OpId, Outcome, account_name, container_name};
@@ -126,6 +126,8 @@ pub fn path(c: usize, o: usize) -> ObjectPath {
 pub struct Call {
     /// Of containers that it makes.
     pub policy: u16,
+    /// The same: what holds while their group has no leader.
+    pub index: Option<IndexPolicy>,
     /// Its number.
     pub id: OpId,
     /// What is asked.
@@ -155,8 +157,8 @@ async fn names(store: &Store, call: &Call) -> Result<Outcome, Reply> {
     Ok(match call.op.clone() {
         Op::PutContainer { c } => {
             let (account, container, policy) = (account_name(c / CONTAINERS), container_name(c), call.policy);
-            let made =
-                store.put_container(&account, &container, policy, |_| Ok(headers(&[("writer", id)]))).await;
+            let edit = |_: Option<&_>| Ok(headers(&[("writer", id)]));
+            let made = store.put_container_with(&account, &container, policy, call.index, edit).await;
             Outcome::Made(made.map_err(of_error)? == Made::Created)
         }
         Op::PostContainer { c } => {

@@ -251,7 +251,7 @@ impl History {
         self.oracle.book.push(fact);
         self.oracle.began(id, op.clone());
         self.summary.operations += 1;
-        let call = Call { policy: 0, id, op, delete_at, seed: self.rng.next_u64() };
+        let call = Call { policy: 0, index: None, id, op, delete_at, seed: self.rng.next_u64() };
         let Some(store) = self.world.store() else { return self.oracle.lose(id) };
         let bodies = self.bodies.clone();
         let future = Box::pin(async move { End::Client(perform(store, bodies, call).await) });

@@ -3,6 +3,7 @@
 //! Invariant: these look at drives and rows directly; what clients see is the oracle's matter.
 
 mod handoffs;
+mod intents;
 mod leaders;
 mod listings;
 mod quorums;
@@ -40,6 +41,7 @@ pub(super) fn check(history: &mut History) -> Result<(), Violation> {
     rows::check(&history.world)?;
     totals::check(&history.world)?;
     listings::check(&history.world, &held)?;
+    intents::check(&history.world, &held, history.profile.eventual)?;
     resurrected::check(&history.world, &held, &history.oracle)?;
     quorums::check(&history.world, &held, &placements, history.profile.code)?;
     let held = counted(held, &history.world)?;
