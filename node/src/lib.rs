@@ -2,6 +2,7 @@
 
 mod auth;
 mod block;
+mod cinder;
 pub mod cli;
 pub mod cluster;
 pub mod config;
@@ -11,6 +12,7 @@ mod http;
 mod logging;
 mod metrics;
 pub mod node;
+mod papers;
 pub mod status;
 mod storage;
 pub mod swift;

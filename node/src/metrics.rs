@@ -22,6 +22,7 @@ use crate::status::StatusSource;
 pub(crate) enum Api {
     Object,
     Identity,
+    Volume,
     Admin,
 }
 
@@ -49,6 +50,7 @@ impl EncodeLabelValue for Api {
         let name = match self {
             Self::Object => "object",
             Self::Identity => "identity",
+            Self::Volume => "volume",
             Self::Admin => "admin",
         };
         EncodeLabelValue::encode(&name, encoder)
@@ -60,6 +62,7 @@ impl From<Entrance> for Api {
         match entrance {
             Entrance::Object => Self::Object,
             Entrance::Identity => Self::Identity,
+            Entrance::Volume => Self::Volume,
             Entrance::Admin => Self::Admin,
         }
     }

@@ -18,8 +18,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::auth::users_file::{self, UsersError};
-use crate::auth::{Auth, Endpoints, Listed, SetupError, unix_now};
+use crate::auth::{self, Auth, Endpoints, Listed, SetupError, unix_now};
 use crate::block::{BlockListeners, Blocks, ListenError};
+use crate::cinder::Cinder;
 use crate::cluster::identity::Files;
 use crate::config::{self, Config};
 use crate::control::MemberError;
@@ -29,6 +30,7 @@ use crate::control::report::report;
 use crate::control::state::State;
 use crate::http::{Bounds, Entrance, Front, serve};
 use crate::metrics::Metrics;
+use crate::papers::Cabinet;
 use crate::storage::{self, Disks, OpenError, Progress, Storage};
 use crate::swift::{self, SwiftApi};
 
@@ -50,7 +52,7 @@ pub enum NodeError {
     /// A listener.
     #[error("listen on {address} ({name}): {source}; stop what listens there, or give another port")]
     Listen {
-        /// `object`, `identity` or `admin`.
+        /// `object`, `identity`, `volume` or `admin`.
         name: &'static str,
         /// The address.
         address: SocketAddr,
@@ -101,6 +103,8 @@ pub struct Node {
     pub object: SocketAddr,
     /// Where the identity API listens.
     pub identity: SocketAddr,
+    /// Where the volume API listens.
+    pub volume: SocketAddr,
     /// Where metrics and status are.
     pub admin: SocketAddr,
     /// Where NBD clients connect, if anywhere.
@@ -127,7 +131,8 @@ pub(crate) fn users(config: &Config, test_users: bool) -> Result<Listed, NodeErr
     if !test_users {
         return Ok(listed);
     }
-    let public = [config.listen.object, config.listen.identity].map(|address| address.0);
+    let public =
+        [config.listen.object, config.listen.identity, config.listen.volume].map(|address| address.0);
     if let Some(exposed) = public.into_iter().find(|address| !address.ip().is_loopback()) {
         return Err(NodeError::TestUsersExposed(exposed));
     }
@@ -155,9 +160,10 @@ impl Node {
         make_private_directory(&config.node.data)?;
         let object = bind("object", config.listen.object).await?;
         let identity = bind("identity", config.listen.identity).await?;
+        let volume = bind("volume", config.listen.volume).await?;
         let admin = bind("admin", config.listen.admin).await?;
         let block_listeners = BlockListeners::bind(&config.nbd).await?;
-        let endpoints = Endpoints::new(&config.listen, object.1.port(), identity.1.port());
+        let endpoints = Endpoints::new(&config.listen, object.1.port(), identity.1.port(), volume.1.port());
         let auth = Arc::new(Auth::open(config, users, &config.node.data, endpoints, unix_now)?);
         let disks = open_disks(config, progress).await?;
         let opened = async { Ok((open_store(config, &disks, users).await?, Blocks::open(&disks)?)) };
@@ -189,27 +195,38 @@ impl Node {
         let objects =
             SwiftApi::new(storage.store(), swift::Limits::default(), swift::SwiftOptions::default());
         let (slow, body_timeout) = (config.log.slow.get(), limits.body_timeout.get());
-        let front = Front::new(auth, objects, metrics, status, slow, body_timeout);
-        let front = front.with_volumes(blocks.clone(), admin.1.ip());
+        let front = Front::new(Arc::clone(&auth), objects, metrics, status, slow, body_timeout);
+        let nbd = block_listeners.address();
+        let host = member.as_ref().map(|member| member.cluster.transport.local().to_string());
+        auth.keep_in(Cabinet::new(storage.store(), auth::PAPERS, host.is_none()));
+        let (followed, alone) = (Arc::clone(&auth), host.is_none());
+        let cinder = Cinder::new(storage.store(), blocks.clone(), host, nbd);
+        let front = front.with_volumes(blocks.clone(), cinder.clone(), admin.1.ip());
         let front = Arc::new(match &member {
             Some(member) => front.in_cluster(Operator::new(member, admin.1.ip()), Arc::clone(&member.left)),
             None => front,
         });
         let (stop, stopped) = watch::channel(false);
         let mut listeners = JoinSet::new();
+        let mut told = stopped.clone();
+        listeners.spawn(async move {
+            tokio::select! {
+                () = followed.follow(alone) => {}
+                _ = told.wait_for(|stopped| *stopped) => {}
+            }
+        });
         let bounds = Bounds::from(limits);
-        let addresses = [object.1, identity.1, admin.1];
-        for (entrance, (listener, _)) in
-            [(Entrance::Object, object), (Entrance::Identity, identity), (Entrance::Admin, admin)]
-        {
+        let addresses = [object.1, identity.1, volume.1, admin.1];
+        let doors = [Entrance::Object, Entrance::Identity, Entrance::Volume, Entrance::Admin];
+        for (entrance, (listener, _)) in doors.into_iter().zip([object, identity, volume, admin]) {
             listeners.spawn(serve(listener, entrance, Arc::clone(&front), bounds, stopped.clone()));
         }
-        let nbd = block_listeners.address();
         block_listeners.serve(&blocks.exports, &mut listeners, &stopped);
+        cinder.work(&mut listeners, stopped.clone());
         blocks.reap(&mut listeners, stopped);
-        let [object, identity, admin] = addresses;
-        tracing::info!(%object, %identity, %admin, ?nbd, "serving");
-        Ok(Self { object, identity, admin, nbd, stop, listeners, member, storage })
+        let [object, identity, volume, admin] = addresses;
+        tracing::info!(%object, %identity, %volume, %admin, ?nbd, "serving");
+        Ok(Self { object, identity, volume, admin, nbd, stop, listeners, member, storage })
     }
 
     /// Stops accepting, lets others lead and requests end within the drain time, then closes the disks.

@@ -5,14 +5,17 @@
 //! Invariant: keys and passwords are compared in constant time, also for users that do not exist.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use hmac::{Hmac, Mac};
 use quick_cache::sync::Cache;
 use sha2::Sha256;
 
 use super::Verifier;
+use super::roll::{self, Roll};
 use crate::config;
 use crate::control::people::{People, Person, V1Person};
+use crate::papers::Paper;
 use crate::swift::Caller;
 
 /// Reseller prefixes of accounts; the first is where users of v1 auth live.
@@ -49,9 +52,10 @@ pub(crate) struct V1User {
 pub(crate) struct User {
     pub(crate) id: String,
     pub(crate) name: String,
+    pub(crate) domain: String,
     pub(crate) default_project: Option<String>,
-    /// Role names by project id.
-    pub(crate) roles: HashMap<String, Vec<String>>,
+    /// Role names by project id, as they are listed.
+    roles: HashMap<String, Vec<String>>,
     password: Known,
 }
 
@@ -73,7 +77,9 @@ pub(crate) struct Directory {
     /// Compared with for users that do not exist, where verifying takes long.
     decoy: Option<Verifier>,
     /// Digests of secrets that were verified: verifying takes long once.
-    proven: Cache<[u8; 32], ()>,
+    proven: Arc<Cache<[u8; 32], ()>>,
+    /// All that the identity API knows.
+    roll: Roll,
 }
 
 /// The lists given to a directory contradict one another.
@@ -115,7 +121,46 @@ impl Directory {
         let mut compare_key = [0; 32];
         getrandom::fill(&mut compare_key).expect("the operating system has randomness");
         let (v1, users, projects) = (HashMap::new(), Vec::new(), Vec::new());
-        Self { v1, users, projects, compare_key, decoy: None, proven: Cache::new(PROVEN) }
+        let proven = Arc::new(Cache::new(PROVEN));
+        Self { v1, users, projects, compare_key, decoy: None, proven, roll: Roll::default() }
+    }
+
+    /// With what the identity API was told, and what `before` has verified.
+    pub(crate) fn told(mut self, region: &str, papers: &[Arc<Paper>], before: Option<&Self>) -> Self {
+        if let Some(before) = before {
+            self.compare_key = before.compare_key;
+            self.proven = Arc::clone(&before.proven);
+        }
+        let mut roll = Roll::new(region);
+        for project in &self.projects {
+            roll.list_project(&project.id, &project.name);
+        }
+        for user in &self.users {
+            roll.list_user(&user.id, &user.name, user.default_project.as_deref(), user.roles.iter());
+        }
+        roll.tell(papers);
+        for paper in papers.iter().filter(|paper| roll::text(paper, "kind") == "user") {
+            let Some(password) = kept(paper) else { continue };
+            let id = roll::text(paper, "id");
+            self.users.retain(|user| user.id != id);
+            let default = Some(roll::text(paper, "default_project_id")).filter(|project| !project.is_empty());
+            self.users.push(User {
+                id: id.to_owned(),
+                name: roll::text(paper, "name").to_owned(),
+                domain: roll::text(paper, "domain_id").to_owned(),
+                default_project: default.map(str::to_owned),
+                roles: HashMap::new(),
+                password,
+            });
+            self.decoy.get_or_insert_with(Verifier::decoy);
+        }
+        self.roll = roll;
+        self
+    }
+
+    /// All that the identity API knows.
+    pub(crate) fn roll(&self) -> &Roll {
+        &self.roll
     }
 
     fn add(&mut self, list: &config::Auth) -> Result<(), ListedTwice> {
@@ -174,7 +219,7 @@ impl Directory {
     fn add_user(&mut self, user: &config::User) -> Result<(), ListedTwice> {
         let name = user.name.get_ref().clone();
         let id = id_of("user", user.id.as_ref(), &name);
-        if self.user(&id).is_some() || self.user_named(&name).is_some() {
+        if self.user(&id).is_some() || self.user_named(&name, roll::DOMAIN).is_some() {
             return Err(ListedTwice(name));
         }
         let project_id = |name: &str| self.project_named(name).map(|project| project.id.clone());
@@ -187,7 +232,8 @@ impl Directory {
             None => only(),
         };
         let password = Known::Clear(user.password.clone());
-        self.users.push(User { id, name, default_project, roles, password });
+        let domain = roll::DOMAIN.to_owned();
+        self.users.push(User { id, name, domain, default_project, roles, password });
         Ok(())
     }
 
@@ -202,19 +248,15 @@ impl Directory {
         self.same(user.map_or("", |user| &user.id), user.map(|user| &user.password), password)
     }
 
+    /// Whether the secret of an application credential is right.
+    pub(crate) fn credential_login(&self, paper: Option<&Paper>, secret: &str) -> bool {
+        let known = paper.and_then(kept);
+        self.same(paper.map_or("", |paper| roll::text(paper, "id")), known.as_ref(), secret)
+    }
+
     /// The v1 user `account:user`.
     pub(crate) fn v1(&self, name: &str) -> Option<&V1User> {
         self.v1.get(name)
-    }
-
-    /// All Keystone users.
-    pub(crate) fn users(&self) -> &[User] {
-        &self.users
-    }
-
-    /// All projects.
-    pub(crate) fn projects(&self) -> &[Project] {
-        &self.projects
     }
 
     /// A Keystone user by id.
@@ -222,28 +264,19 @@ impl Directory {
         self.users.iter().find(|user| user.id == id)
     }
 
-    /// A Keystone user by name.
-    pub(crate) fn user_named(&self, name: &str) -> Option<&User> {
-        self.users.iter().find(|user| user.name == name)
+    /// A Keystone user by name, in its domain.
+    pub(crate) fn user_named(&self, name: &str, domain: &str) -> Option<&User> {
+        self.users.iter().find(|user| user.name == name && user.domain == domain)
     }
 
-    /// A project by id.
-    pub(crate) fn project(&self, id: &str) -> Option<&Project> {
+    /// A listed project by id.
+    fn project(&self, id: &str) -> Option<&Project> {
         self.projects.iter().find(|project| project.id == id)
     }
 
-    /// A project by name.
-    pub(crate) fn project_named(&self, name: &str) -> Option<&Project> {
+    /// A listed project by name.
+    fn project_named(&self, name: &str) -> Option<&Project> {
         self.projects.iter().find(|project| project.name == name)
-    }
-
-    /// All role names that anyone has, sorted.
-    pub(crate) fn roles(&self) -> Vec<&str> {
-        let mut roles: Vec<&str> =
-            self.users.iter().flat_map(|user| user.roles.values()).flatten().map(String::as_str).collect();
-        roles.sort_unstable();
-        roles.dedup();
-        roles
     }
 
     /// Whether `given` is the secret of `whose`, in a time that depends on neither.
@@ -293,6 +326,7 @@ impl User {
         Self {
             id: id.to_owned(),
             name: person.name.clone(),
+            domain: roll::DOMAIN.to_owned(),
             default_project: person.default_project.clone(),
             roles: person.roles.clone().into_iter().collect(),
             password: Known::Kept(person.verifier.clone()),
@@ -303,6 +337,15 @@ impl User {
     pub(crate) fn fingerprint(&self) -> String {
         fingerprint("user", &self.id, &self.password)
     }
+}
+
+/// What is kept of the password in a user's paper.
+fn kept(user: &Paper) -> Option<Known> {
+    let bytes = hex::decode(roll::text(user, "verifier")).ok()?;
+    Verifier::read(&mut quarry_engine::disk::format::bytes::Reader::new(&bytes))
+        .ok()
+        .flatten()
+        .map(Known::Kept)
 }
 
 /// Id of a role: Keystone wants one, the name is what counts.

@@ -14,23 +14,28 @@ pub(crate) enum Arrival {
     Object,
     /// The identity API.
     Identity,
+    /// The volume API.
+    Volume,
 }
 
-/// The node's two public ports, and what the configuration says clients should use instead.
+/// The node's public ports, and what the configuration says clients should use instead.
 #[derive(Debug, Clone)]
 pub(crate) struct Endpoints {
     object_port: u16,
     identity_port: u16,
+    volume_port: u16,
     object_url: Option<String>,
     identity_url: Option<String>,
+    volume_url: Option<String>,
 }
 
 impl Endpoints {
     /// For listeners that are bound to these ports.
-    pub(crate) fn new(listen: &Listen, object_port: u16, identity_port: u16) -> Self {
+    pub(crate) fn new(listen: &Listen, object_port: u16, identity_port: u16, volume_port: u16) -> Self {
         let text = |url: &Option<toml::Spanned<String>>| url.as_ref().map(|url| url.get_ref().clone());
         let (object_url, identity_url) = (text(&listen.object_url), text(&listen.identity_url));
-        Self { object_port, identity_port, object_url, identity_url }
+        let volume_url = text(&listen.volume_url);
+        Self { object_port, identity_port, volume_port, object_url, identity_url, volume_url }
     }
 
     /// Base URL of the object API, no path, for a client that sent these headers.
@@ -43,6 +48,12 @@ impl Endpoints {
     pub(crate) fn identity(&self, headers: &HeaderMap, arrival: Arrival) -> String {
         let there = arrival == Arrival::Identity;
         self.identity_url.clone().unwrap_or_else(|| url(headers, there, self.identity_port))
+    }
+
+    /// Base URL of the volume API, no path.
+    pub(crate) fn volume(&self, headers: &HeaderMap, arrival: Arrival) -> String {
+        let there = arrival == Arrival::Volume;
+        self.volume_url.clone().unwrap_or_else(|| url(headers, there, self.volume_port))
     }
 }
 
@@ -82,13 +93,14 @@ mod tests {
 
     #[test]
     fn urls_use_the_host_that_the_client_named() {
-        let endpoints = Endpoints::new(&Listen::default(), 8080, 5000);
+        let endpoints = Endpoints::new(&Listen::default(), 8080, 5000, 8776);
         let object = |host: &str, arrival| endpoints.object(&with_host(host), arrival);
         assert_eq!(object("node:8081", Arrival::Object), "http://node:8081");
         assert_eq!(object("node:5000", Arrival::Identity), "http://node:8080");
         assert_eq!(object("[::1]:5000", Arrival::Identity), "http://[::1]:8080");
         assert_eq!(object("[::1]", Arrival::Identity), "http://[::1]:8080");
         assert_eq!(object("node", Arrival::Identity), "http://node:8080");
+        assert_eq!(endpoints.volume(&with_host("node:5000"), Arrival::Identity), "http://node:8776");
         assert_eq!(object("a/b\"", Arrival::Object), "http://127.0.0.1:8080");
         assert_eq!(endpoints.object(&HeaderMap::new(), Arrival::Object), "http://127.0.0.1:8080");
     }

@@ -8,7 +8,9 @@
 mod calendar;
 mod directory;
 mod endpoints;
+mod keep;
 pub(crate) mod keystone;
+pub(crate) mod roll;
 mod token;
 pub(crate) mod users_file;
 pub(crate) mod v1;
@@ -34,8 +36,10 @@ use crate::swift::Caller;
 use directory::{ACCOUNT_PREFIX, Directory, User};
 use token::{CLAIMS_VERSION, Claims, Kind, Tokens};
 
+pub(crate) use calendar::iso8601;
 pub(crate) use directory::{ListedTwice, derived_id, rows_of};
 pub(crate) use endpoints::{Arrival, Endpoints};
+pub(crate) use keep::ACCOUNT as PAPERS;
 pub(crate) use token::TokenError;
 pub(crate) use verifier::Verifier;
 
@@ -85,6 +89,12 @@ pub(crate) struct Auth {
     listed: Listed,
     directory: RwLock<Arc<Directory>>,
     tokens: Tokens,
+    /// What the identity API was told is kept here.
+    cabinet: OnceLock<crate::papers::Cabinet>,
+    /// As it was read last.
+    told: std::sync::Mutex<Vec<Arc<crate::papers::Paper>>>,
+    /// What the cluster has, as it was adopted last.
+    people: std::sync::Mutex<Option<People>>,
     /// What the cluster is told by, at a node that is in one.
     cluster: OnceLock<Arc<dyn Transport>>,
     endpoints: Endpoints,
@@ -151,7 +161,10 @@ impl Auth {
         let lists: Vec<_> = listed.lists().collect();
         Ok(Self {
             listed: listed.clone(),
-            directory: RwLock::new(Arc::new(Directory::new(&lists)?)),
+            directory: RwLock::new(Arc::new(Directory::new(&lists)?.told(&config.node.region, &[], None))),
+            cabinet: OnceLock::new(),
+            told: std::sync::Mutex::default(),
+            people: std::sync::Mutex::default(),
             tokens,
             cluster: OnceLock::new(),
             endpoints,
@@ -174,12 +187,21 @@ impl Auth {
             return;
         }
         self.tokens.adopt(people, (self.now)());
-        // Who verified a password stays known for as long as nobody is changed.
         if before.is_none_or(|before| !before.same_persons(people)) {
-            let directory = Directory::shared(self.listed.test.as_ref(), people, &self.listed.own);
-            *self.directory.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(directory);
+            *self.people.lock().unwrap_or_else(PoisonError::into_inner) = Some(people.clone());
+            self.rebuild();
         }
         self.changes.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Base URL of the volume API, without a path.
+    pub(crate) fn volume_url(&self, headers: &HeaderMap, arrival: Arrival) -> String {
+        self.endpoints.volume(headers, arrival)
+    }
+
+    /// Base URL of the identity API, without a path.
+    pub(crate) fn identity_url(&self, headers: &HeaderMap, arrival: Arrival) -> String {
+        self.endpoints.identity(headers, arrival)
     }
 
     fn directory(&self) -> Arc<Directory> {
@@ -229,10 +251,7 @@ impl Auth {
             }
             Kind::Keystone => {
                 let user = directory.user(&claims.user).filter(|user| user.fingerprint() == claims.secret)?;
-                let roles = match &claims.project {
-                    Some(project) => user.roles.get(project)?.clone(),
-                    None => Vec::new(),
-                };
+                let roles = keystone::scope::roles(directory.roll(), &claims, (self.now)())?;
                 let caller = keystone_caller(user, claims.project.as_deref(), &roles);
                 Some(Session { caller, claims, roles, checked_at })
             }
@@ -247,6 +266,10 @@ impl Auth {
             kind,
             user: user.to_owned(),
             project: None,
+            domain: None,
+            system: false,
+            trust: None,
+            credential: None,
             methods: methods.iter().map(|&method| method.to_owned()).collect(),
             issued,
             expires: issued + self.token_life,
@@ -276,7 +299,24 @@ impl Auth {
     }
 }
 
+/// Who a session of Keystone's is, to other APIs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Who<'a> {
+    /// Id.
+    pub(crate) user: &'a str,
+    /// Id; none for a token of no project.
+    pub(crate) project: Option<&'a str>,
+    /// Names of its roles there.
+    pub(crate) roles: &'a [String],
+}
+
 impl Session {
+    /// Who it is; `None` for users of v1 auth.
+    pub(crate) fn who(&self) -> Option<Who<'_>> {
+        let Claims { kind: Kind::Keystone, user, project, .. } = &self.claims else { return None };
+        Some(Who { user, project: project.as_deref(), roles: &self.roles })
+    }
+
     /// The caller together with the service that acts for it.
     fn joined(&self, service: &Self) -> Self {
         let mut caller = self.caller.clone();
@@ -287,6 +327,11 @@ impl Session {
 
     fn is_admin(&self) -> bool {
         self.roles.iter().any(|role| role == "admin")
+    }
+
+    /// May look at everything: an admin, or a reader of the whole system.
+    fn may_look(&self) -> bool {
+        self.is_admin() || (self.claims.system && self.roles.iter().any(|role| role == "reader"))
     }
 }
 

@@ -151,7 +151,7 @@ async fn a_revocation_is_answered_when_the_cluster_has_it() {
 }
 
 fn fingerprint_of(auth: &Auth) -> String {
-    auth.directory().user_named("demo").unwrap().fingerprint()
+    auth.directory().user_named("demo", "default").unwrap().fingerprint()
 }
 
 #[test]

@@ -43,7 +43,7 @@ roles = { other = ["reader"] }
 
 pub(super) fn auth_with(text: &str, data: &Path, now: Now) -> Arc<Auth> {
     let config = Config::parse(Source { file: Path::new("quarry.toml"), text }).unwrap();
-    let endpoints = Endpoints::new(&config.listen, 8080, 5000);
+    let endpoints = Endpoints::new(&config.listen, 8080, 5000, 8776);
     Arc::new(
         Auth::open(
             &config,
@@ -195,7 +195,11 @@ async fn a_keystone_token_has_the_documented_shape() {
     assert_eq!(body["project"]["domain"], json!({ "id": "default", "name": "Default" }));
     assert_eq!(body["user"]["name"], "demo");
     assert_eq!(body["methods"], json!(["password"]));
-    assert_eq!(body["roles"][0]["name"], "admin");
+    let roles: Vec<&str> =
+        body["roles"].as_array().unwrap().iter().filter_map(|role| role["name"].as_str()).collect();
+    for role in ["admin", "manager", "member", "reader"] {
+        assert!(roles.contains(&role), "{roles:?}: admin implies them");
+    }
     assert!(
         body["expires_at"].as_str().unwrap().ends_with("Z")
             && body["audit_ids"].as_array().unwrap().len() == 1
@@ -218,7 +222,11 @@ async fn scopes_choose_the_project_and_its_roles() {
     let auth = auth_with(CONFIG, dir.path(), unix_now);
     let other = json!({ "project": { "name": "other", "domain": { "id": "default" } } });
     let (token, body) = keystone_token(&auth, &password("demo", "secret", other.clone())).await;
-    assert_eq!((&body["project"]["name"], body["roles"].as_array().unwrap().len()), (&json!("other"), 1));
+    assert_eq!(
+        (&body["project"]["name"], body["roles"].as_array().unwrap().len()),
+        (&json!("other"), 2),
+        "member and reader"
+    );
     assert!(!known(&auth, &[("x-auth-token", &token)]).caller.owner, "member is no owner");
     let (unscoped, body) = keystone_token(&auth, &password("demo", "secret", json!("unscoped"))).await;
     assert!(body.get("project").is_none() && body.get("catalog").is_none());
@@ -303,7 +311,7 @@ async fn reads_show_an_admin_all_and_others_themselves() {
         (own["projects"].as_array().unwrap().len(), &own["projects"][0]["name"]),
         (1, &json!("other"))
     );
-    assert_eq!(get(&guest, "/v3/auth/catalog").await.1["catalog"].as_array().unwrap().len(), 2);
+    assert_eq!(get(&guest, "/v3/auth/catalog").await.1["catalog"].as_array().unwrap().len(), 4);
     assert_eq!(get("", "/v3/auth/catalog").await.0, 401);
     assert_eq!(get("", "/v3").await.1["version"]["id"], "v3.14");
     assert_eq!(get("", "/").await.0, 300);

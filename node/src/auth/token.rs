@@ -41,6 +41,18 @@ pub(crate) struct Claims {
     /// Project id of a scoped Keystone token.
     #[serde(rename = "p", skip_serializing_if = "Option::is_none", default)]
     pub(crate) project: Option<String>,
+    /// Domain id of a token for a domain.
+    #[serde(rename = "d", skip_serializing_if = "Option::is_none", default)]
+    pub(crate) domain: Option<String>,
+    /// For the whole system.
+    #[serde(rename = "s", skip_serializing_if = "std::ops::Not::not", default)]
+    pub(crate) system: bool,
+    /// Id of the trust that it acts by.
+    #[serde(rename = "t", skip_serializing_if = "Option::is_none", default)]
+    pub(crate) trust: Option<String>,
+    /// Id of the application credential that it was given for.
+    #[serde(rename = "c", skip_serializing_if = "Option::is_none", default)]
+    pub(crate) credential: Option<String>,
     /// How the user was authenticated.
     #[serde(rename = "m")]
     pub(crate) methods: Vec<String>,
@@ -262,6 +274,10 @@ mod tests {
             kind,
             user: "test:tester".to_owned(),
             project: None,
+            domain: None,
+            system: false,
+            trust: None,
+            credential: None,
             methods: vec!["password".to_owned()],
             issued: NOW,
             expires: NOW + 60,

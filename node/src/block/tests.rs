@@ -13,7 +13,7 @@ const SIZE: u64 = 1 << 30;
 
 fn config(dir: &Path, nbd: &str) -> Config {
     let text = format!(
-        "[node]\ndata = \"data\"\n[listen]\nobject = \"127.0.0.1:0\"\nidentity = \"127.0.0.1:0\"\n\
+        "[node]\ndata = \"data\"\n[listen]\nobject = \"127.0.0.1:0\"\nidentity = \"127.0.0.1:0\"\nvolume = \"127.0.0.1:0\"\n\
          admin = \"127.0.0.1:0\"\n[nbd]\n{nbd}\n[[disk]]\npath = \"disk0\"\nindex = \"index0\"\nsize = \"256M\"\n"
     );
     Config::parse(Source { file: &dir.join("quarry.toml"), text: &text }).unwrap()

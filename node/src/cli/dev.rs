@@ -69,7 +69,8 @@ fn config(args: &DevArgs, data: &Path) -> Result<Config, Failure> {
         config.nbd.listen = Some(Spanned::new(0..0, Address(address)));
     }
     if args.ports == Ports::Auto {
-        for address in [&mut config.listen.object, &mut config.listen.identity, &mut config.listen.admin] {
+        let listen = &mut config.listen;
+        for address in [&mut listen.object, &mut listen.identity, &mut listen.volume, &mut listen.admin] {
             address.0.set_port(0);
         }
         if let Some(address) = &mut config.nbd.listen {
@@ -124,6 +125,7 @@ impl Client {
     fn variables(&self, node: &Node, config: &Config) -> String {
         let mut variables = vec![
             ("QUARRY_OBJECT_URL", format!("http://{}", node.object)),
+            ("QUARRY_VOLUME_URL", format!("http://{}/v3", node.volume)),
             ("QUARRY_ADMIN_URL", format!("http://{}", node.admin)),
             ("ST_AUTH", format!("http://{}/auth/v1.0", node.object)),
             ("ST_USER", self.v1_user.clone()),
@@ -163,6 +165,7 @@ fn announce(
     writeln!(out)?;
     writeln!(out, "  object API    http://{}/v1     v1 auth http://{}/auth/v1.0", node.object, node.object)?;
     writeln!(out, "  identity API  http://{}/v3", node.identity)?;
+    writeln!(out, "  volume API    http://{}/v3", node.volume)?;
     writeln!(out, "  operator      http://{}/metrics, /status", node.admin)?;
     if let Some(nbd) = node.nbd {
         writeln!(out, "  volumes       nbd://{nbd}/NAME, made by quarry volume create NAME SIZE")?;

@@ -102,7 +102,7 @@ struct DevArgs {
 /// Which ports `quarry dev` listens on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Ports {
-    /// 8080, 5000 and 6000.
+    /// 8080, 5000, 8776 and 6000.
     Default,
     /// Free ones.
     Auto,

@@ -45,7 +45,7 @@ impl Cluster {
 
     /// Checks what the types do not.
     pub(super) fn validate(&self, source: &Source<'_>, listen: &Listen) -> Result<(), ConfigError> {
-        let others = [listen.object, listen.identity, listen.admin];
+        let others = [listen.object, listen.identity, listen.volume, listen.admin];
         if self.listen.0.port() != 0 && others.contains(&self.listen) {
             let at = source.text.find("[cluster]").unwrap_or(0);
             let problem =

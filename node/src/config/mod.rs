@@ -91,12 +91,16 @@ pub struct Listen {
     pub object: Address,
     /// Keystone v3.
     pub identity: Address,
+    /// The volume API (Cinder v3).
+    pub volume: Address,
     /// Metrics and status: for operators, not for clients.
     pub admin: Address,
     /// How clients reach the object API, when that is not the Host they named (a proxy in front): `https://objects.example`.
     pub object_url: Option<Spanned<String>>,
     /// The same for the identity API, without `/v3`.
     pub identity_url: Option<Spanned<String>>,
+    /// The same for the volume API, without `/v3`.
+    pub volume_url: Option<Spanned<String>>,
 }
 
 impl Default for Listen {
@@ -105,9 +109,11 @@ impl Default for Listen {
         Self {
             object: local(8080),
             identity: local(5000),
+            volume: local(8776),
             admin: local(6000),
             object_url: None,
             identity_url: None,
+            volume_url: None,
         }
     }
 }
@@ -340,7 +346,7 @@ fn read_bounded(file: &Path) -> Result<String, LoadError> {
 }
 
 fn validate_listen(source: &Source<'_>, listen: &Listen) -> Result<(), ConfigError> {
-    for url in [&listen.object_url, &listen.identity_url].into_iter().flatten() {
+    for url in [&listen.object_url, &listen.identity_url, &listen.volume_url].into_iter().flatten() {
         let text = url.get_ref();
         let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
         if host.is_none_or(|host| host.is_empty() || host.contains(['/', ' ', '"'])) {
@@ -348,13 +354,13 @@ fn validate_listen(source: &Source<'_>, listen: &Listen) -> Result<(), ConfigErr
             return Err(source.error(url.span(), problem));
         }
     }
-    let addresses = [listen.object, listen.identity, listen.admin];
+    let addresses = [listen.object, listen.identity, listen.volume, listen.admin];
     let fixed: Vec<_> = addresses.iter().filter(|address| address.0.port() != 0).collect();
     let distinct: HashSet<_> = fixed.iter().map(|address| address.0).collect();
     if distinct.len() != fixed.len() {
         let at = source.text.find("[listen]").unwrap_or(0);
-        let problem = "found two of object, identity and admin on one address; allowed: a port for each \
-                       (defaults: 8080, 5000 and 6000 on 127.0.0.1)";
+        let problem = "found two of object, identity, volume and admin on one address; allowed: a port for each \
+                       (defaults: 8080, 5000, 8776 and 6000 on 127.0.0.1)";
         return Err(source.error(at..at, problem));
     }
     Ok(())

@@ -93,7 +93,7 @@ fn a_node_without_disks_or_with_one_twice_is_refused() {
 fn listeners_need_addresses_of_their_own() {
     let error = refused(&format!("[node]\ndata = \"d\"\n[listen]\nadmin = \"127.0.0.1:8080\"\n{DISK}"));
     assert!(error.starts_with("etc/quarry.toml:3: listen: found two"), "{error}");
-    let free = "[listen]\nobject = \"127.0.0.1:0\"\nidentity = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n";
+    let free = "[listen]\nobject = \"127.0.0.1:0\"\nidentity = \"127.0.0.1:0\"\nvolume = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n";
     assert!(parse(&format!("[node]\ndata = \"data\"\n{free}{DISK}")).is_ok());
 }
 

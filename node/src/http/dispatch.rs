@@ -19,6 +19,7 @@ use super::target::BetweenRequests;
 use super::trans_id::{TransId, TransIds};
 use crate::auth::{Access, Arrival, Auth, Session, keystone, unix_now, v1};
 use crate::block::Blocks;
+use crate::cinder::Cinder;
 use crate::control::left::Left;
 use crate::control::operator::Operator;
 use crate::metrics::{Api, Metrics};
@@ -36,6 +37,8 @@ pub(crate) enum Entrance {
     Object,
     /// Keystone v3.
     Identity,
+    /// Cinder v3.
+    Volume,
     /// Metrics and status.
     Admin,
 }
@@ -47,6 +50,7 @@ enum Route {
     V1Auth,
     Swift,
     Keystone,
+    Cinder,
     Metrics,
     Status,
     Wish,
@@ -72,6 +76,8 @@ pub(crate) struct Front {
     pub(crate) operator: Option<Operator>,
     /// The volumes, and the address of the admin listener.
     pub(crate) blocks: Option<(Blocks, IpAddr)>,
+    /// The volume API.
+    pub(crate) cinder: Option<Cinder>,
     /// Whether this node has left its cluster.
     pub(crate) left: Arc<Left>,
     /// Requests that take longer are logged at info.
@@ -91,13 +97,14 @@ impl Front {
         slow: Duration,
         body_timeout: Duration,
     ) -> Self {
-        let (operator, blocks, left, ids) = (None, None, Arc::default(), TransIds::new());
-        Self { auth, objects, metrics, status, operator, blocks, left, slow, body_timeout, ids }
+        let (operator, blocks, cinder) = (None, None, None);
+        let (left, ids) = (Arc::default(), TransIds::new());
+        Self { auth, objects, metrics, status, operator, blocks, cinder, left, slow, body_timeout, ids }
     }
 
-    /// With volumes, for an admin listener at `own`.
-    pub(crate) fn with_volumes(self, blocks: Blocks, own: IpAddr) -> Self {
-        Self { blocks: Some((blocks, own)), ..self }
+    /// With volumes and their API, for an admin listener at `own`.
+    pub(crate) fn with_volumes(self, blocks: Blocks, cinder: Cinder, own: IpAddr) -> Self {
+        Self { blocks: Some((blocks, own)), cinder: Some(cinder), ..self }
     }
 
     /// In a cluster, that operators may change, and that this node may leave.
@@ -128,6 +135,10 @@ impl Front {
             Route::Keystone => {
                 keystone::answer(&self.auth, Arrival::Identity, request).await.map(Sent::Whole)
             }
+            Route::Cinder => match &self.cinder {
+                Some(cinder) => cinder.answer(&self.auth, request, id.as_str()).await.map(Sent::Whole),
+                None => text(StatusCode::NOT_FOUND, "text/plain", "This node has no volumes.\n"),
+            },
             Route::Swift => self.swift(request, &id, &mut finish).await,
             Route::Metrics => text(StatusCode::OK, Metrics::CONTENT_TYPE, self.metrics.encode()),
             Route::Status => text(StatusCode::OK, "application/json", self.status.json()),
@@ -176,6 +187,7 @@ fn route(entrance: Entrance, path: &str) -> Route {
         (Entrance::Object, path) if path.starts_with("/auth/") => Route::V1Auth,
         (Entrance::Object, _) => Route::Swift,
         (Entrance::Identity, _) => Route::Keystone,
+        (Entrance::Volume, _) => Route::Cinder,
         (Entrance::Admin, "/metrics") => Route::Metrics,
         (Entrance::Admin, "/status") => Route::Status,
         (Entrance::Admin, "/cluster/wish") => Route::Wish,
@@ -250,6 +262,7 @@ impl Finish {
         let api = match entrance {
             Entrance::Object => Api::Object,
             Entrance::Identity => Api::Identity,
+            Entrance::Volume => Api::Volume,
             Entrance::Admin => Api::Admin,
         };
         front.metrics.begun();
@@ -341,6 +354,7 @@ mod tests {
             (Entrance::Object, "/v3/auth/tokens", Route::Swift),
             (Entrance::Identity, "/v3/auth/tokens", Route::Keystone),
             (Entrance::Identity, "/status", Route::Keystone),
+            (Entrance::Volume, "/v3/volumes", Route::Cinder),
             (Entrance::Admin, "/metrics", Route::Metrics),
             (Entrance::Admin, "/status", Route::Status),
             (Entrance::Admin, "/v1/AUTH_test", Route::Nothing),

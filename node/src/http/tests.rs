@@ -13,7 +13,7 @@ use crate::node::{self, Node};
 /// A node on free ports with its data in `dir`, with the suites' users.
 async fn started(dir: &Path, limits: &str) -> Node {
     let text = format!(
-        "[node]\ndata = \"data\"\n[listen]\nobject = \"127.0.0.1:0\"\nidentity = \"127.0.0.1:0\"\n\
+        "[node]\ndata = \"data\"\n[listen]\nobject = \"127.0.0.1:0\"\nidentity = \"127.0.0.1:0\"\nvolume = \"127.0.0.1:0\"\n\
          admin = \"127.0.0.1:0\"\n[limits]\n{limits}\n[[disk]]\npath = \"disk0\"\nindex = \"index0\"\nsize = \"256M\"\n"
     );
     let config = Config::parse(Source { file: &dir.join("quarry.toml"), text: &text }).unwrap();
@@ -175,8 +175,7 @@ async fn a_body_that_stalls_is_given_up_and_the_drain_time_ends_the_rest() {
 #[tokio::test]
 async fn test_users_are_refused_where_others_could_reach_them() {
     let dir = tempfile::tempdir().unwrap();
-    let text =
-        "[node]\ndata = \"data\"\n[listen]\nobject = \"0.0.0.0:0\"\n[[disk]]\npath = \"d\"\nindex = \"i\"\n";
+    let text = "[node]\ndata = \"data\"\n[listen]\nobject = \"0.0.0.0:0\"\nvolume = \"127.0.0.1:0\"\n[[disk]]\npath = \"d\"\nindex = \"i\"\n";
     let config = Config::parse(Source { file: &dir.path().join("quarry.toml"), text }).unwrap();
     assert!(matches!(node::users(&config, true), Err(node::NodeError::TestUsersExposed(_))));
     assert!(node::users(&config, false).is_ok());

@@ -28,6 +28,8 @@ mod slo;
 mod tempurl;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::rig as testing;
 mod timestamp;
 
 use std::net::SocketAddr;

@@ -31,7 +31,7 @@ COMMAND_LIMIT = 30.0
 FORM_LIMIT = 60.0
 INDEX_GROUPS = 8  # what `cluster init` makes
 INSIDE = "QUARRY_E2E_NETWORK"
-OBJECT, IDENTITY, ADMIN, CLUSTER = 8080, 5000, 6000, 7000
+OBJECT, IDENTITY, VOLUME, ADMIN, CLUSTER = 8080, 5000, 8776, 6000, 7000
 CONTAINER = "cluster"
 
 
@@ -112,7 +112,7 @@ class Member(Node):
         self.within, self.client, self.peer = network.attach(number)
         self.data.mkdir(parents=True)
         file = path / f"n{number}.toml"
-        listen = [f'{name} = "{self.client}:{port}"' for name, port in (("object", OBJECT), ("identity", IDENTITY), ("admin", ADMIN))]
+        listen = [f'{name} = "{self.client}:{port}"' for name, port in (("object", OBJECT), ("identity", IDENTITY), ("volume", VOLUME), ("admin", ADMIN))]
         lines = ["[node]", f'data = "{self.data}"', "[listen]", *listen, "[cluster]", f'listen = "{self.peer}:{CLUSTER}"', *section]
         lines += ["[log]", f'slow = "{os.environ.get("SLOW", "5s")}"', "[work]", *work]
         for account in accounts:

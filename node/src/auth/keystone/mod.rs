@@ -1,13 +1,21 @@
-//! Keystone v3 (<https://docs.openstack.org/api-ref/identity/v3/>), as much of it as clients of object storage need:
-//! version documents, password and token authentication, the catalog, and reads of users, projects and roles.
+//! Keystone v3 (<https://docs.openstack.org/api-ref/identity/v3/>): version documents, authentication by password, token and
+//! application credential, the catalog; domains, projects, users, groups, roles and who has them, trusts, credentials.
 //!
-//! Users are listed in the configuration, so that nothing here changes them.
+//! Users that the configuration or the cluster lists come first; what the API is told is kept as papers (`super::keep`).
 //! Invariant: a request is parsed whole into [`Call`] before anything is looked up.
 //! Invariant: every refusal has Keystone's shape, `{"error": {"code", "title", "message"}}`.
 
 mod catalog;
-mod reads;
+mod cleanup;
+mod config;
+mod grants;
+mod making;
+mod members;
+mod own;
+mod resources;
+pub(crate) mod scope;
 mod tokens;
+mod trusts;
 
 use std::sync::Arc;
 
@@ -19,12 +27,9 @@ use hyper::body::Body;
 use serde_json::{Value, json};
 
 use super::directory::Directory;
+use super::roll::Roll;
 use super::token::Kind as TokenKind;
 use super::{Arrival, Auth, Session};
-
-/// The domain that all users and projects are in.
-const DOMAIN_ID: &str = "default";
-const DOMAIN_NAME: &str = "Default";
 
 /// Largest request body.
 const MAX_BODY: usize = 64 << 10;
@@ -40,9 +45,8 @@ enum Call<'a> {
     Catalog,
     OwnProjects,
     OwnDomains,
-    List(reads::Kind),
-    Show(reads::Kind, &'a str),
-    ProjectsOf(&'a str),
+    /// What the roll has: parts of the path behind `/v3`.
+    Roll(Vec<&'a str>),
 }
 
 /// An answer or a refusal.
@@ -65,8 +69,11 @@ impl Answer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Refusal {
     BadRequest(&'static str),
+    Bad(String),
     Unauthorized,
     Forbidden,
+    Refused(String),
+    Conflict(String),
     NotFound(String),
     MethodNotAllowed(&'static str),
     TooLarge,
@@ -79,6 +86,9 @@ impl Refusal {
             Self::BadRequest(what) => {
                 (StatusCode::BAD_REQUEST, format!("The request cannot be read: {what}."))
             }
+            Self::Bad(what) => (StatusCode::BAD_REQUEST, format!("The request cannot be read: {what}.")),
+            Self::Refused(why) => (StatusCode::FORBIDDEN, format!("That is not possible: {why}.")),
+            Self::Conflict(what) => (StatusCode::CONFLICT, format!("That cannot be: {what}.")),
             Self::Unauthorized => {
                 (StatusCode::UNAUTHORIZED, "The request you have made requires authentication.".to_owned())
             }
@@ -86,8 +96,7 @@ impl Refusal {
             Self::NotFound(what) => (StatusCode::NOT_FOUND, format!("Could not find {what}.")),
             Self::MethodNotAllowed(_) => (
                 StatusCode::METHOD_NOT_ALLOWED,
-                "Not possible here; users and projects are listed in the node's configuration, or `quarry user` changes them."
-                    .to_owned(),
+                "The method is not allowed for the requested URL.".to_owned(),
             ),
             Self::TooLarge => {
                 (StatusCode::PAYLOAD_TOO_LARGE, format!("The body is larger than {MAX_BODY} bytes."))
@@ -128,6 +137,9 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let (head, body) = request.into_parts();
+    if let Err(error) = Box::pin(auth.refresh()).await {
+        tracing::debug!(%error, "read who uses the identity API");
+    }
     let reply = match parse(&head.method, head.uri.path()) {
         Err(refusal) => Err(refusal),
         Ok(call) => {
@@ -145,6 +157,13 @@ where
                     Ok(body) => tokens::authenticate(&context, &body.to_bytes()),
                     Err(_) => Err(Refusal::TooLarge),
                 },
+                Call::Roll(parts) => match Limited::new(body, MAX_BODY).collect().await {
+                    Ok(body) => {
+                        let body = body.to_bytes();
+                        Box::pin(resources::answer(&context, &head.method, &parts, &body)).await
+                    }
+                    Err(_) => Err(Refusal::TooLarge),
+                },
                 Call::RevokeToken => tokens::revoke(&context).await,
                 call => act(&context, &call),
             }
@@ -153,9 +172,9 @@ where
     match reply {
         Err(refusal) => refusal.into_response(),
         Ok(answer) => {
-            let mut response = match answer.status {
-                StatusCode::NO_CONTENT => Response::new(Full::default()),
-                status => respond(status, &answer.body),
+            let mut response = match &answer.body {
+                Value::Null => Response::new(Full::default()),
+                body => respond(answer.status, body),
             };
             *response.status_mut() = answer.status;
             response.headers_mut().insert(VARY, HeaderValue::from_static("X-Auth-Token"));
@@ -180,6 +199,11 @@ struct Context<'a> {
 }
 
 impl Context<'_> {
+    /// All that is known, as it was when the request came.
+    fn roll(&self) -> &Roll {
+        self.directory.roll()
+    }
+
     /// The session of the caller's own token, a Keystone one.
     fn caller(&self) -> Result<Arc<Session>, Refusal> {
         let token = self.headers.get("x-auth-token").and_then(|token| token.to_str().ok());
@@ -210,13 +234,7 @@ fn parse<'a>(method: &Method, path: &'a str) -> Result<Call<'a>, Refusal> {
         ["v3", "auth", "catalog"] => Call::Catalog,
         ["v3", "auth", "projects"] => Call::OwnProjects,
         ["v3", "auth", "domains"] => Call::OwnDomains,
-        ["v3", "users", user, "projects"] => Call::ProjectsOf(user),
-        ["v3", kind] => {
-            Call::List(reads::Kind::named(kind).ok_or_else(|| Refusal::NotFound(path.to_owned()))?)
-        }
-        ["v3", kind, id] => {
-            Call::Show(reads::Kind::named(kind).ok_or_else(|| Refusal::NotFound(path.to_owned()))?, id)
-        }
+        ["v3", ref rest @ ..] => return Ok(Call::Roll(rest.to_vec())),
         _ => return Err(Refusal::NotFound(path.to_owned())),
     };
     match *method {
@@ -235,21 +253,18 @@ fn act(context: &Context<'_>, call: &Call<'_>) -> Reply {
         Call::ShowToken => tokens::show(context),
         Call::Catalog => {
             let session = context.caller()?;
-            let catalog = catalog::of_project(context, session.claims.project.as_deref());
-            Ok(Answer::ok(json!({ "catalog": catalog, "links": reads::links(context, "auth/catalog") })))
+            let scoped =
+                session.claims.project.is_some() || session.claims.domain.is_some() || session.claims.system;
+            let project = scoped.then(|| session.claims.project.as_deref().unwrap_or(""));
+            let catalog = catalog::of_project(context, project);
+            Ok(Answer::ok(json!({ "catalog": catalog, "links": resources::links(context, "auth/catalog") })))
         }
         Call::OwnProjects => {
             let session = context.caller()?;
-            reads::projects_of(context, &session, &session.claims.user)
+            members::projects_of(context, &session, &session.claims.user)
         }
-        Call::ProjectsOf(user) => reads::projects_of(context, &*context.caller()?, user),
-        Call::OwnDomains => {
-            context.caller()?;
-            Ok(Answer::ok(json!({ "domains": [], "links": reads::links(context, "auth/domains") })))
-        }
-        Call::List(kind) => reads::list(context, &*context.caller()?, *kind),
-        Call::Show(kind, id) => reads::show(context, &*context.caller()?, *kind, id),
-        Call::Authenticate | Call::RevokeToken => unreachable!("answered before"),
+        Call::OwnDomains => members::domains_of(context, &context.caller()?.claims.user),
+        Call::Authenticate | Call::RevokeToken | Call::Roll(_) => unreachable!("answered before"),
     }
 }
 
@@ -280,9 +295,8 @@ mod tests {
         assert_eq!(parse(&Method::GET, "/v3/"), Ok(Call::Version));
         assert_eq!(parse(&Method::POST, "/v3/auth/tokens"), Ok(Call::Authenticate));
         assert_eq!(parse(&Method::HEAD, "/v3/auth/tokens"), Ok(Call::ShowToken));
-        assert_eq!(parse(&Method::GET, "/v3/projects/p"), Ok(Call::Show(reads::Kind::Projects, "p")));
-        assert_eq!(parse(&Method::GET, "/v3/users/u/projects"), Ok(Call::ProjectsOf("u")));
-        assert!(matches!(parse(&Method::POST, "/v3/projects"), Err(Refusal::MethodNotAllowed(_))));
+        assert_eq!(parse(&Method::PATCH, "/v3/projects/p"), Ok(Call::Roll(vec!["projects", "p"])));
+        assert!(matches!(parse(&Method::POST, "/v3/auth/catalog"), Err(Refusal::MethodNotAllowed(_))));
         assert!(matches!(parse(&Method::GET, "/v2.0"), Err(Refusal::NotFound(_))));
     }
 }

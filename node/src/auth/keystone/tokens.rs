@@ -6,11 +6,14 @@ use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Answer, Context, DOMAIN_ID, DOMAIN_NAME, Refusal, Reply, catalog};
+use super::scope::{lasts, role_ids};
+use super::{Answer, Context, Refusal, Reply, catalog};
 use crate::auth::Session;
 use crate::auth::calendar::iso8601;
-use crate::auth::directory::{Directory, User, role_id};
+use crate::auth::directory::User;
+use crate::auth::roll::{Roll, flag, text};
 use crate::auth::token::{Claims, Kind};
+use crate::papers::Paper;
 
 /// `{"auth": {...}}`; unknown members are ignored, as Keystone does.
 #[derive(Debug, Deserialize)]
@@ -29,6 +32,7 @@ struct Identity {
     methods: Vec<String>,
     password: Option<PasswordMethod>,
     token: Option<TokenMethod>,
+    application_credential: Option<CredentialMethod>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -41,12 +45,21 @@ struct UserRef {
     id: Option<String>,
     name: Option<String>,
     domain: Option<Domain>,
+    #[serde(default)]
     password: String,
 }
 
 #[derive(Debug, Deserialize)]
 struct TokenMethod {
     id: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct CredentialMethod {
+    id: Option<String>,
+    name: Option<String>,
+    secret: String,
+    user: Option<UserRef>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -60,8 +73,20 @@ struct Domain {
 #[serde(untagged)]
 enum Scope {
     Word(String),
-    Project { project: ProjectRef },
-    Other(Value),
+    Project {
+        project: ProjectRef,
+    },
+    Domain {
+        domain: Domain,
+    },
+    System {
+        system: Value,
+    },
+    Trust {
+        #[serde(rename = "OS-TRUST:trust")]
+        trust: TokenMethod,
+    },
+    Other {},
 }
 
 #[derive(Debug, Deserialize)]
@@ -72,12 +97,15 @@ struct ProjectRef {
 }
 
 impl Domain {
-    /// The only domain there is.
-    fn is_ours(&self) -> bool {
+    /// The id of the domain that is meant, if there is one.
+    fn id(&self, roll: &Roll) -> Option<String> {
         match (&self.id, &self.name) {
-            (Some(id), _) => id == DOMAIN_ID,
-            (None, Some(name)) => name.eq_ignore_ascii_case(DOMAIN_NAME),
-            (None, None) => false,
+            (Some(id), _) => roll.get("domain", id).map(|_| id.clone()),
+            (None, Some(name)) => {
+                let named = |domain: &&Arc<Paper>| text(domain, "name").eq_ignore_ascii_case(name);
+                roll.all("domain").find(named).map(|domain| text(domain, "id").to_owned())
+            }
+            (None, None) => None,
         }
     }
 }
@@ -87,85 +115,166 @@ struct Proven<'a> {
     user: &'a User,
     /// Of the token that was shown instead of a password.
     from: Option<Arc<Session>>,
+    /// The application credential that was shown instead of a password.
+    credential: Option<Arc<Paper>>,
 }
 
-/// POST: a token for a password or another token.
+/// POST: a token for a password, another token or an application credential.
 pub(super) fn authenticate(context: &Context<'_>, body: &[u8]) -> Reply {
     let envelope: Envelope = serde_json::from_slice(body)
         .map_err(|_| Refusal::BadRequest("not an object {\"auth\": {\"identity\": ..., \"scope\": ...}}"))?;
     let proven = prove(context, &envelope.auth.identity)?;
-    let project = scope(&context.directory, proven.user, envelope.auth.scope.as_ref())?;
-    let methods: Vec<&str> = match &proven.from {
-        Some(session) => {
+    if !context.roll().user_is_on(&proven.user.id) {
+        return Err(Refusal::Unauthorized);
+    }
+    let methods: Vec<&str> = match (&proven.from, &proven.credential) {
+        (Some(session), _) => {
             let earlier = session.claims.methods.iter().map(String::as_str);
             earlier.filter(|method| *method != "token").chain(["token"]).collect()
         }
-        None => vec!["password"],
+        (None, Some(_)) => vec!["application_credential"],
+        (None, None) => vec!["password"],
     };
     let mut claims =
         context.auth.claims(Kind::Keystone, &proven.user.id, proven.user.fingerprint(), &methods);
-    claims.project = project;
     if let Some(session) = &proven.from {
         claims.expires = session.claims.expires; // a token is never prolonged by itself
+        claims.credential.clone_from(&session.claims.credential);
+    }
+    if let Some(credential) = &proven.credential {
+        claims.project = Some(text(credential, "project_id").to_owned());
+        claims.credential = Some(text(credential, "id").to_owned());
+    } else {
+        scope(context, proven.user, envelope.auth.scope.as_ref(), &mut claims)?;
+    }
+    if role_ids(context.roll(), &claims, claims.issued).is_none() {
+        return Err(Refusal::Unauthorized);
     }
     let token = context.auth.tokens.seal(&claims);
     let unknown = || Refusal::Unavailable("The cluster's keys are not known here yet.".to_owned());
     let token = token.ok_or_else(unknown)?;
-    let body = describe(context, proven.user, &claims);
+    let user = context.directory.user(&claims.user).ok_or(Refusal::Unauthorized)?;
+    let body = describe(context, user, &claims);
     Ok(Answer { status: StatusCode::CREATED, body, subject: Some(token) })
+}
+
+/// The user that a reference means.
+fn user_of<'a>(context: &'a Context<'_>, given: &UserRef) -> Result<Option<&'a User>, Refusal> {
+    match (&given.id, &given.name, &given.domain) {
+        (Some(id), ..) => Ok(context.directory.user(id)),
+        (None, Some(name), Some(domain)) => {
+            let domain = domain.id(context.roll());
+            Ok(domain.and_then(|domain| context.directory.user_named(name, &domain)))
+        }
+        (None, Some(_), None) => Ok(None),
+        (None, None, _) => Err(Refusal::BadRequest("auth.identity.password.user needs id or name")),
+    }
 }
 
 fn prove<'a>(context: &'a Context<'_>, identity: &Identity) -> Result<Proven<'a>, Refusal> {
     let (auth, directory) = (context.auth, &*context.directory);
     let methods: Vec<_> = identity.methods.iter().map(String::as_str).collect();
-    match (&methods[..], &identity.password, &identity.token) {
-        (["password"], Some(PasswordMethod { user: given }), _) => {
-            let in_domain = given.domain.as_ref().is_none_or(Domain::is_ours);
-            let user = match (&given.id, &given.name) {
-                (Some(id), _) => directory.user(id),
-                (None, Some(name)) => {
-                    directory.user_named(name).filter(|_| in_domain && given.domain.is_some())
-                }
-                (None, None) => {
-                    return Err(Refusal::BadRequest("auth.identity.password.user needs id or name"));
-                }
-            };
+    match (&methods[..], &identity.password, &identity.token, &identity.application_credential) {
+        (["password"], Some(PasswordMethod { user: given }), ..) => {
+            let user = user_of(context, given)?;
             let right = directory.password_login(user, &given.password);
-            user.filter(|_| right).map(|user| Proven { user, from: None }).ok_or(Refusal::Unauthorized)
+            let proven = |user| Proven { user, from: None, credential: None };
+            user.filter(|_| right).map(proven).ok_or(Refusal::Unauthorized)
         }
-        (["token"], _, Some(given)) => {
+        (["token"], _, Some(given), _) => {
             let session = auth.session(&given.id).filter(|session| session.claims.kind == Kind::Keystone);
             let session = session.ok_or(Refusal::Unauthorized)?;
             let user = directory.user(&session.claims.user).ok_or(Refusal::Unauthorized)?;
-            Ok(Proven { user, from: Some(session) })
+            Ok(Proven { user, from: Some(session), credential: None })
         }
-        (["password"], None, _) => Err(Refusal::BadRequest("auth.identity.password is missing")),
-        (["token"], _, None) => Err(Refusal::BadRequest("auth.identity.token is missing")),
+        (["application_credential"], _, _, Some(given)) => by_credential(context, given),
+        (["password"], None, ..) => Err(Refusal::BadRequest("auth.identity.password is missing")),
+        (["token"], _, None, _) => Err(Refusal::BadRequest("auth.identity.token is missing")),
         _ => Err(Refusal::Unauthorized),
     }
 }
 
-/// The project id that a token is for: the one asked for, else the user's default.
-fn scope(directory: &Directory, user: &User, scope: Option<&Scope>) -> Result<Option<String>, Refusal> {
+fn by_credential<'a>(context: &'a Context<'_>, given: &CredentialMethod) -> Result<Proven<'a>, Refusal> {
+    let roll = context.roll();
+    let found = match (&given.id, &given.name, &given.user) {
+        (Some(id), ..) => roll.get("app_credential", id),
+        (None, Some(name), Some(user)) => {
+            let user = user_of(context, user)?.ok_or(Refusal::Unauthorized)?;
+            let mine = |paper: &&Arc<Paper>| text(paper, "user_id") == user.id && text(paper, "name") == name;
+            roll.all("app_credential").find(mine)
+        }
+        _ => {
+            return Err(Refusal::BadRequest(
+                "auth.identity.application_credential needs id, or name and user",
+            ));
+        }
+    };
+    let right = context.directory.credential_login(found.map(|found| &**found), &given.secret);
+    let found = found.filter(|_| right).ok_or(Refusal::Unauthorized)?;
+    if !lasts(found, (context.auth.now)()) {
+        return Err(Refusal::Unauthorized);
+    }
+    let user = context.directory.user(text(found, "user_id")).ok_or(Refusal::Unauthorized)?;
+    Ok(Proven { user, from: None, credential: Some(Arc::clone(found)) })
+}
+
+/// Writes down what a token is for: what is asked for, else the user's default project.
+fn scope(
+    context: &Context<'_>,
+    user: &User,
+    scope: Option<&Scope>,
+    claims: &mut Claims,
+) -> Result<(), Refusal> {
+    let roll = context.roll();
     match scope {
-        None => Ok(user.default_project.clone()),
-        Some(Scope::Word(word)) if word == "unscoped" => Ok(None),
-        Some(Scope::Word(_)) => Err(Refusal::BadRequest("auth.scope is neither \"unscoped\" nor an object")),
+        None => {
+            claims.project.clone_from(&user.default_project);
+            if claims.project.is_some() && role_ids(roll, claims, claims.issued).is_none() {
+                claims.project = None;
+            }
+        }
+        Some(Scope::Word(word)) if word == "unscoped" => {}
+        Some(Scope::Word(_)) => {
+            return Err(Refusal::BadRequest("auth.scope is neither \"unscoped\" nor an object"));
+        }
         Some(Scope::Project { project: given }) => {
-            let in_domain = given.domain.as_ref().is_some_and(Domain::is_ours);
             let project = match (&given.id, &given.name) {
-                (Some(id), _) => directory.project(id),
-                (None, Some(name)) => directory.project_named(name).filter(|_| in_domain),
+                (Some(id), _) => roll.get("project", id),
+                (None, Some(name)) => {
+                    let domain = given.domain.as_ref().and_then(|domain| domain.id(roll));
+                    domain.and_then(|domain| roll.named("project", name, Some(&domain)))
+                }
                 (None, None) => return Err(Refusal::BadRequest("auth.scope.project needs id or name")),
             };
-            let project = project.filter(|project| user.roles.contains_key(&project.id));
-            project.map(|project| Some(project.id.clone())).ok_or(Refusal::Unauthorized)
+            claims.project = Some(text(project.ok_or(Refusal::Unauthorized)?, "id").to_owned());
         }
-        Some(Scope::Other(other)) if other.get("domain").is_some() || other.get("system").is_some() => {
-            Err(Refusal::Unauthorized) // nobody has a role there
+        Some(Scope::Domain { domain }) => {
+            claims.domain = Some(domain.id(roll).ok_or(Refusal::Unauthorized)?);
         }
-        Some(Scope::Other(_)) => Err(Refusal::BadRequest("auth.scope names no project, domain or system")),
+        Some(Scope::System { system }) => {
+            if system["all"] != true {
+                return Err(Refusal::BadRequest("auth.scope.system is {\"all\": true}"));
+            }
+            claims.system = true;
+        }
+        Some(Scope::Trust { trust }) => {
+            let found =
+                roll.get("trust", &trust.id).filter(|trust| text(trust, "trustee_user_id") == user.id);
+            let found = found.ok_or(Refusal::Unauthorized)?;
+            claims.trust = Some(trust.id.clone());
+            claims.project = Some(text(found, "project_id").to_owned());
+            if flag(found, "impersonation", false) {
+                let trustor =
+                    context.directory.user(text(found, "trustor_user_id")).ok_or(Refusal::Unauthorized)?;
+                claims.user.clone_from(&trustor.id);
+                claims.secret = trustor.fingerprint();
+            }
+        }
+        Some(Scope::Other {}) => {
+            return Err(Refusal::BadRequest("auth.scope names no project, domain or system"));
+        }
     }
+    Ok(())
 }
 
 /// GET and HEAD: what a token says.
@@ -212,20 +321,47 @@ fn no_token() -> Refusal {
 
 /// The `token` document of Keystone's API.
 fn describe(context: &Context<'_>, user: &User, claims: &Claims) -> Value {
-    let domain = json!({ "id": DOMAIN_ID, "name": DOMAIN_NAME });
+    let roll = context.roll();
+    let domain_of =
+        |id: &str| json!({ "id": id, "name": roll.get("domain", id).map(|domain| text(domain, "name")) });
     let mut token = json!({
         "methods": claims.methods,
-        "user": { "id": user.id, "name": user.name, "domain": domain, "password_expires_at": null },
+        "user": { "id": user.id, "name": user.name, "domain": domain_of(&user.domain), "password_expires_at": null },
         "audit_ids": [claims.audit],
         "issued_at": iso8601(claims.issued),
         "expires_at": iso8601(claims.expires),
     });
-    if let Some(project) = claims.project.as_deref().and_then(|id| context.directory.project(id)) {
-        let roles = user.roles.get(&project.id).map_or(&[][..], Vec::as_slice);
-        token["project"] = json!({ "id": project.id, "name": project.name, "domain": domain });
-        token["is_domain"] = json!(false);
-        token["roles"] = roles.iter().map(|role| json!({ "id": role_id(role), "name": role })).collect();
-        token["catalog"] = catalog::of_project(context, Some(&project.id));
+    if let Some(project) = claims.project.as_deref().and_then(|id| roll.get("project", id)) {
+        let (id, name) = (text(project, "id"), text(project, "name"));
+        token["project"] = json!({ "id": id, "name": name, "domain": domain_of(text(project, "domain_id")) });
+        token["is_domain"] = json!(flag(project, "is_domain", false));
+    } else if let Some(domain) = &claims.domain {
+        token["domain"] = domain_of(domain);
+    } else if claims.system {
+        token["system"] = json!({ "all": true });
+    } else {
+        return json!({ "token": token });
     }
+    if let Some(trust) = claims.trust.as_deref().and_then(|id| roll.get("trust", id)) {
+        token["OS-TRUST:trust"] = json!({
+            "id": text(trust, "id"), "impersonation": flag(trust, "impersonation", false),
+            "trustor_user": { "id": text(trust, "trustor_user_id") },
+            "trustee_user": { "id": text(trust, "trustee_user_id") },
+        });
+    }
+    if let Some(credential) = claims.credential.as_deref().and_then(|id| roll.get("app_credential", id)) {
+        token["application_credential"] = json!({
+            "id": text(credential, "id"), "name": text(credential, "name"),
+            "restricted": !flag(credential, "unrestricted", false),
+        });
+        if let Some(rules) = credential.get("access_rules") {
+            token["application_credential"]["access_rules"] = rules.clone();
+        }
+    }
+    let roles = role_ids(roll, claims, (context.auth.now)()).unwrap_or_default();
+    let roles = roles.iter().filter_map(|id| roll.get("role", id));
+    token["roles"] =
+        roles.map(|role| json!({ "id": text(role, "id"), "name": text(role, "name") })).collect();
+    token["catalog"] = catalog::of_project(context, Some(claims.project.as_deref().unwrap_or("")));
     json!({ "token": token })
 }

@@ -1,7 +1,7 @@
 //! The API over a real store on a real file: what requests do, one after the other.
 
 mod large;
-mod rig;
+pub(crate) mod rig;
 mod rights;
 
 use bytes::Bytes;

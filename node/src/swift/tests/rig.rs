@@ -17,29 +17,30 @@ use quarry_engine::object::{Options, Spread, Store};
 use crate::swift::{BoxError, Caller, Limits, SwiftApi, SwiftOptions, timestamp};
 
 /// An API and what it stands on.
-pub(super) struct Rig {
-    pub(super) api: SwiftApi,
+pub(crate) struct Rig {
+    pub(crate) api: SwiftApi,
     disk: DiskHandle,
+    store: Store,
     _dir: tempfile::TempDir,
 }
 
 /// An answer, read whole.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Bytes,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
 }
 
 impl Answer {
     /// A header's text; empty when it is missing.
-    pub(super) fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap_or("?"))
     }
 }
 
 /// The owner of `AUTH_name`.
-pub(super) fn owner(name: &str) -> Caller {
+pub(crate) fn owner(name: &str) -> Caller {
     Caller {
         user: format!("{name}:admin"),
         account: format!("AUTH_{name}"),
@@ -50,7 +51,7 @@ pub(super) fn owner(name: &str) -> Caller {
 }
 
 impl Rig {
-    pub(super) fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = DiskConfig {
             device: dir.path().join("disk"),
@@ -75,24 +76,35 @@ impl Rig {
         let placement = Box::new(Spread::over(vec![disk.device()]));
         let options = Options { spawn: Some(Arc::new(spawn)), ..Options::default() };
         let store = Store::start(vec![disk.clone()], placement, clock, options).unwrap();
-        Self { api: SwiftApi::new(store, Limits::default(), SwiftOptions::default()), disk, _dir: dir }
+        let api = SwiftApi::new(store.clone(), Limits::default(), SwiftOptions::default());
+        Self { api, disk, store, _dir: dir }
     }
 
-    pub(super) async fn stop(self) {
+    /// The object layer.
+    pub(crate) fn store(&self) -> Store {
+        self.store.clone()
+    }
+
+    /// The disk under it.
+    pub(crate) fn disk(&self) -> DiskHandle {
+        self.disk.clone()
+    }
+
+    pub(crate) async fn stop(self) {
         self.disk.close().await.unwrap();
     }
 
     /// Make a container as the owner of `AUTH_a`.
-    pub(super) async fn make(&self, path: &str) {
+    pub(crate) async fn make(&self, path: &str) {
         assert_eq!(self.ask("PUT", path, &[], "").await.status, 201);
     }
 
     /// A request of the owner of `AUTH_a`.
-    pub(super) async fn ask(&self, method: &str, uri: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+    pub(crate) async fn ask(&self, method: &str, uri: &str, headers: &[(&str, &str)], body: &str) -> Answer {
         self.ask_bytes(method, uri, headers, Bytes::copy_from_slice(body.as_bytes())).await
     }
 
-    pub(super) async fn ask_bytes(
+    pub(crate) async fn ask_bytes(
         &self,
         method: &str,
         uri: &str,
@@ -103,7 +115,7 @@ impl Rig {
     }
 
     /// A request of anyone.
-    pub(super) async fn ask_as(
+    pub(crate) async fn ask_as(
         &self,
         caller: Option<Caller>,
         method: &str,
@@ -125,7 +137,7 @@ impl Rig {
     }
 
     /// A PUT whose client goes away after `bytes`.
-    pub(super) async fn break_off(&self, uri: &str, bytes: usize) -> u16 {
+    pub(crate) async fn break_off(&self, uri: &str, bytes: usize) -> u16 {
         let pieces: [Result<Frame<Bytes>, BoxError>; 2] =
             [Ok(Frame::data(Bytes::from(vec![1; bytes]))), Err("gone".into())];
         let body = StreamBody::new(stream::iter(pieces));

@@ -1,0 +1,146 @@
+//! `/group_snapshots` (3.14): a snapshot of each volume of a group, one after the other.
+//!
+//! Invariant: the snapshots name their group snapshot; it goes only together with them.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::ask::{Answer, Ask, Reply};
+use super::fault::Fault;
+use super::fields::{fresh_id, given_text, now, paper, text, value};
+use super::list::{Rules, page};
+use super::states::{Deed, rule_of};
+use super::{Office, groups, snapshots};
+use crate::papers::Paper;
+
+const DRAWER: &str = "group-snapshots";
+const RULES: Rules = Rules {
+    filters: &["name", "status", "group_id"],
+    sorts: &["name", "status", "group_id"],
+    what: "Group snapshot",
+};
+/// States that an admin may set.
+const STATES: [&str; 5] = ["creating", "available", "deleting", "error", "error_deleting"];
+
+/// Answers what is under `/group_snapshots`.
+pub(crate) async fn answer(office: &Office, ask: &Ask, rest: &[&str]) -> Reply {
+    ask.needs(14)?;
+    match (ask.method.as_str(), rest) {
+        ("GET", []) => list(office, ask, false).await,
+        ("GET", ["detail"]) => list(office, ask, true).await,
+        ("POST", []) => create(office, ask).await,
+        ("GET", [id]) => Answer::ok(json!({ "group_snapshot": detail(ask, &*find(office, ask, id).await?) })),
+        ("DELETE", [id]) => {
+            find(office, ask, id).await?;
+            ask.writer("group:delete_group_snapshot")?;
+            for snapshot in members(office, id).await? {
+                snapshots::begin_delete(office, text(&snapshot, "id"), false).await?;
+            }
+            office.papers.remove(DRAWER, id).await?;
+            Answer::bare(202)
+        }
+        ("POST", [id, "action"]) => reset(office, ask, id).await,
+        _ => Err(Fault::nowhere()),
+    }
+}
+
+/// A group snapshot that the caller may see.
+pub(crate) async fn find(office: &Office, ask: &Ask, id: &str) -> Result<Arc<Paper>, Fault> {
+    let found = office.papers.get(DRAWER, id).await?;
+    let found = found.filter(|one| ask.owns(text(one, "project_id")));
+    found.ok_or_else(|| Fault::missing(format!("GroupSnapshot {id}")))
+}
+
+/// Its snapshots.
+pub(crate) async fn members(office: &Office, id: &str) -> Result<Vec<Arc<Paper>>, Fault> {
+    let mut all = office.papers.all(snapshots::DRAWER).await?;
+    all.retain(|snapshot| text(snapshot, "group_snapshot_id") == id);
+    Ok(all)
+}
+
+/// Whether a group has any.
+pub(crate) async fn any_of(office: &Office, group: &str) -> Result<bool, Fault> {
+    Ok(office.papers.all(DRAWER).await?.iter().any(|one| text(one, "group_id") == group))
+}
+
+fn brief(one: &Paper) -> Value {
+    json!({ "id": text(one, "id"), "name": value(one, "name"), "group_type_id": text(one, "group_type_id") })
+}
+
+fn detail(ask: &Ask, one: &Paper) -> Value {
+    let mut shown = brief(one);
+    for key in ["group_id", "status", "created_at", "description"] {
+        shown[key] = value(one, key);
+    }
+    if ask.since(58) && ask.caller.admin {
+        shown["project_id"] = value(one, "project_id");
+    }
+    shown
+}
+
+async fn list(office: &Office, ask: &Ask, full: bool) -> Reply {
+    let mut all = office.papers.all(DRAWER).await?;
+    if !ask.everywhere() {
+        all.retain(|one| text(one, "project_id") == ask.caller.project);
+    }
+    let page = page(ask, RULES, all)?;
+    Answer::ok(page.body(ask, "group_snapshots", |one| {
+        if full {
+            return detail(ask, one);
+        }
+        // Lists name it and say no more.
+        json!({ "id": text(one, "id"), "name": value(one, "name") })
+    }))
+}
+
+async fn create(office: &Office, ask: &Ask) -> Reply {
+    ask.writer("group:create_group_snapshot")?;
+    let wanted = ask.member("group_snapshot")?;
+    let id = wanted.get("group_id").and_then(Value::as_str).unwrap_or("");
+    let group = groups::find(office, ask, id).await?;
+    let volumes = groups::members(office, id).await?;
+    if volumes.is_empty() {
+        return Err(Fault::bad("Invalid group: Source group is empty."));
+    }
+    if let Some(volume) =
+        volumes.iter().find(|volume| !rule_of(Deed::Snapshot).begins_in(text(volume, "status")))
+    {
+        return Err(Fault::state(format!(
+            "Volume {} status must be available or in-use.",
+            text(volume, "id")
+        )));
+    }
+    let made = paper(json!({
+        "id": fresh_id(), "project_id": text(&group, "project_id"), "user_id": ask.caller.user, "group_id": id,
+        "group_type_id": text(&group, "group_type"), "name": given_text(wanted, &["name"])?,
+        "description": given_text(wanted, &["description"])?, "status": "available", "created_at": now(),
+    }));
+    let made = office.papers.add(DRAWER, text(&made, "id"), made.clone()).await?;
+    for volume in volumes {
+        let said = json!({
+            "user_id": ask.caller.user, "name": value(&made, "name"), "description": value(&made, "description"),
+            "group_snapshot_id": text(&made, "id"),
+            "task": { "do": rule_of(Deed::CreateSnapshot).name, "request": ask.id },
+        });
+        snapshots::begin(office, &volume, said).await?;
+    }
+    Answer::accepted(json!({ "group_snapshot": brief(&made) }))
+}
+
+async fn reset(office: &Office, ask: &Ask, id: &str) -> Reply {
+    ask.needs(19)?;
+    find(office, ask, id).await?;
+    ask.admin("group:reset_group_snapshot_status")?;
+    let status =
+        ask.member("reset_status")?.get("status").and_then(Value::as_str).unwrap_or("").to_lowercase();
+    if !STATES.contains(&status.as_str()) {
+        return Err(Fault::bad("Invalid input for field/attribute status."));
+    }
+    let edit = |one: &mut Paper| -> Result<(), Fault> {
+        one.insert("status".to_owned(), json!(status));
+        Ok(())
+    };
+    office.papers.change(DRAWER, id, edit).await?;
+    Answer::bare(202)
+}

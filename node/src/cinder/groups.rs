@@ -1,0 +1,277 @@
+//! `/groups` (3.13): volumes that are snapshotted and deleted together.
+//!
+//! Invariant: which group a volume is in stands in the volume's own paper, and nowhere else.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use super::ask::{Answer, Ask, Reply};
+use super::fault::Fault;
+use super::fields::{fresh_id, given_text, now, number, paper, text, texts, value};
+use super::list::{Rules, page};
+use super::states::{Deed, rule_of};
+use super::{Office, ZONE, group_types, quotas, types, volumes};
+use crate::papers::Paper;
+
+const DRAWER: &str = "groups";
+const RULES: Rules = Rules {
+    filters: &["name", "status", "group_type"],
+    sorts: &["name", "status", "group_type"],
+    what: "Group",
+};
+/// States that an admin may set.
+const STATES: [&str; 6] = ["creating", "available", "deleting", "error", "error_deleting", "updating"];
+
+/// Answers what is under `/groups`.
+pub(crate) async fn answer(office: &Arc<Office>, ask: &Ask, rest: &[&str]) -> Reply {
+    ask.needs(13)?;
+    match (ask.method.as_str(), rest) {
+        ("GET", []) => list(office, ask, false).await,
+        ("GET", ["detail"]) => list(office, ask, true).await,
+        ("POST", []) => create(office, ask).await,
+        ("POST", ["action"]) => copy(office, ask).await,
+        ("GET", [id]) => {
+            let group = find(office, ask, id).await?;
+            let volumes = members(office, id).await?;
+            Answer::ok(json!({ "group": detail(ask, &group, &volumes) }))
+        }
+        ("PUT", [id]) => update(office, ask, id).await,
+        ("POST", [id, "action"]) => act(office, ask, id).await,
+        _ => Err(Fault::nowhere()),
+    }
+}
+
+/// A group that the caller may see.
+pub(crate) async fn find(office: &Office, ask: &Ask, id: &str) -> Result<Arc<Paper>, Fault> {
+    let found = office.papers.get(DRAWER, id).await?;
+    let found = found.filter(|group| ask.owns(text(group, "project_id")));
+    found.ok_or_else(|| Fault::missing(format!("Group {id}")))
+}
+
+/// The volumes of a group.
+pub(crate) async fn members(office: &Office, id: &str) -> Result<Vec<Arc<Paper>>, Fault> {
+    let mut volumes = office.papers.all(volumes::DRAWER).await?;
+    volumes.retain(|volume| text(volume, "group_id") == id);
+    Ok(volumes)
+}
+
+fn detail(ask: &Ask, group: &Paper, volumes: &[Arc<Paper>]) -> Value {
+    let mut shown = Map::new();
+    for key in [
+        "id",
+        "name",
+        "description",
+        "status",
+        "availability_zone",
+        "created_at",
+        "group_type",
+        "volume_types",
+    ] {
+        shown.insert(key.to_owned(), value(group, key));
+    }
+    if ask.since(14) {
+        shown.insert("group_snapshot_id".to_owned(), value(group, "group_snapshot_id"));
+        shown.insert("source_group_id".to_owned(), value(group, "source_group_id"));
+    }
+    if ask.since(25) && ask.param_flag("list_volume") {
+        let ids = volumes.iter().filter(|volume| text(volume, "group_id") == text(group, "id"));
+        shown.insert("volumes".to_owned(), ids.map(|volume| json!(text(volume, "id"))).collect());
+    }
+    if ask.since(38) {
+        shown.insert("replication_status".to_owned(), json!("disabled"));
+    }
+    if ask.since(58) && ask.caller.admin {
+        shown.insert("project_id".to_owned(), value(group, "project_id"));
+    }
+    Value::Object(shown)
+}
+
+fn brief(group: &Paper) -> Value {
+    json!({ "id": text(group, "id"), "name": value(group, "name") })
+}
+
+async fn list(office: &Office, ask: &Ask, full: bool) -> Reply {
+    let mut all = office.papers.all(DRAWER).await?;
+    if !ask.everywhere() {
+        all.retain(|group| text(group, "project_id") == ask.caller.project);
+    }
+    let volumes = office.papers.all(volumes::DRAWER).await?;
+    let page = page(ask, RULES, all)?;
+    Answer::ok(page.body(
+        ask,
+        "groups",
+        |group| if full { detail(ask, group, &volumes) } else { brief(group) },
+    ))
+}
+
+/// Writes a new group within the quota.
+async fn add(office: &Office, ask: &Ask, said: Value) -> Result<Arc<Paper>, Fault> {
+    let mut made = paper(json!({
+        "id": fresh_id(), "project_id": ask.caller.project, "user_id": ask.caller.user, "availability_zone": ZONE,
+        "created_at": now(), "status": "available", "group_snapshot_id": null, "source_group_id": null,
+    }));
+    made.extend(paper(said));
+    let _counting = office.counting.lock().await;
+    let wants = [("groups", 1)];
+    quotas::check(office, quotas::Need { project: &ask.caller.project, kind: "", wants: &wants }).await?;
+    let id = text(&made, "id").to_owned();
+    Ok(office.papers.add(DRAWER, &id, made).await?)
+}
+
+async fn create(office: &Office, ask: &Ask) -> Reply {
+    ask.writer("group:create")?;
+    let wanted = ask.member("group")?;
+    let kind = wanted.get("group_type").and_then(Value::as_str).unwrap_or("");
+    let kind = group_types::named(office, kind).await?;
+    let mut ids = Vec::new();
+    for name in texts(wanted, "volume_types") {
+        ids.push(text(&*types::visible(office, ask, &name).await?, "id").to_owned());
+    }
+    if ids.is_empty() {
+        return Err(Fault::bad("volume_types must be provided to create group."));
+    }
+    // Nothing here takes snapshots of several volumes at one moment.
+    let status = if group_types::wants_consistent(&kind) { "error" } else { "available" };
+    let (name, description) = (given_text(wanted, &["name"])?, given_text(wanted, &["description"])?);
+    let made = add(office, ask, json!({
+        "name": name, "description": description, "group_type": text(&kind, "id"), "volume_types": ids, "status": status,
+    }))
+    .await?;
+    Answer::accepted(json!({ "group": brief(&made) }))
+}
+
+/// From a group or from a snapshot of one, volume by volume.
+async fn copy(office: &Arc<Office>, ask: &Ask) -> Reply {
+    ask.needs(14)?;
+    ask.writer("group:create")?;
+    let wanted = ask.member("create-from-src")?;
+    let said = |key: &str| wanted.get(key).and_then(Value::as_str).filter(|id| !id.is_empty());
+    let (snapshot, source) = (said("group_snapshot_id"), said("source_group_id"));
+    let (group, sources) = match (snapshot, source) {
+        (Some(id), None) => {
+            let of = super::group_snapshots::find(office, ask, id).await?;
+            let group = find(office, ask, text(&of, "group_id")).await?;
+            (group, super::group_snapshots::members(office, id).await?)
+        }
+        (None, Some(id)) => (find(office, ask, id).await?, members(office, id).await?),
+        _ => return Err(Fault::bad("Either group_snapshot_id or source_group_id is needed.")),
+    };
+    if sources.is_empty() {
+        return Err(Fault::bad("The source has no volumes."));
+    }
+    let (name, description) = (given_text(wanted, &["name"])?, given_text(wanted, &["description"])?);
+    let made = add(office, ask, json!({
+        "name": name, "description": description, "group_type": text(&group, "group_type"),
+        "volume_types": value(&group, "volume_types"), "group_snapshot_id": snapshot, "source_group_id": source,
+    }))
+    .await?;
+    for source in sources {
+        let kind = types::named(office, text(&source, "volume_type_id")).await?;
+        let of = text(&source, "id");
+        let volume = paper(json!({
+            "id": fresh_id(), "project_id": ask.caller.project, "user_id": ask.caller.user,
+            "name": value(&source, "name"), "description": value(&source, "description"),
+            "size": number(&source, "size"), "status": rule_of(Deed::Create).during, "attach_status": "detached",
+            "availability_zone": ZONE, "host": null, "created_at": now(), "updated_at": null, "bootable": false,
+            "multiattach": super::schedule::is_multiattach(&kind), "volume_type_id": text(&kind, "id"),
+            "group_id": text(&made, "id"), "metadata": {}, "admin_metadata": {},
+            "snapshot_id": snapshot.map(|_| of), "source_volid": source_of(snapshot, of), "migration_status": null,
+            "task": { "do": rule_of(Deed::Create).name, "request": ask.id },
+        }));
+        volumes::begin(office, volume, text(&kind, "name")).await?;
+    }
+    Answer::accepted(json!({ "group": brief(&made) }))
+}
+
+fn source_of<'a>(snapshot: Option<&str>, of: &'a str) -> Option<&'a str> {
+    snapshot.is_none().then_some(of)
+}
+
+async fn update(office: &Office, ask: &Ask, id: &str) -> Reply {
+    let group = find(office, ask, id).await?;
+    ask.writer("group:update")?;
+    let wanted = ask.member("group")?;
+    let (name, description) = (given_text(wanted, &["name"])?, given_text(wanted, &["description"])?);
+    let ids = |key: &str| -> Vec<String> {
+        let text = wanted.get(key).and_then(Value::as_str).unwrap_or("");
+        text.split(',').map(str::trim).filter(|id| !id.is_empty()).map(str::to_owned).collect()
+    };
+    let (add, remove) = (ids("add_volumes"), ids("remove_volumes"));
+    if name.is_none() && description.is_none() && add.is_empty() && remove.is_empty() {
+        return Err(Fault::bad(
+            "At least one of name, description, add_volumes and remove_volumes is needed.",
+        ));
+    }
+    let kinds = texts(&group, "volume_types");
+    for volume in &remove {
+        let volume = volumes::find(office, ask, volume).await?;
+        if text(&volume, "group_id") != id {
+            return Err(Fault::state("a volume to be removed is not in the group."));
+        }
+    }
+    for volume in &add {
+        let volume = volumes::find(office, ask, volume).await?;
+        let free = value(&volume, "group_id").is_null();
+        if !free || !kinds.iter().any(|kind| kind == text(&volume, "volume_type_id")) {
+            return Err(Fault::state(
+                "a volume to be added is in another group, or of a type that this one does not take.",
+            ));
+        }
+    }
+    let moves =
+        add.iter().map(|volume| (volume, json!(id))).chain(remove.iter().map(|volume| (volume, Value::Null)));
+    for (volume, group) in moves {
+        super::actions::set(office, volume, |volume| {
+            drop(volume.insert("group_id".to_owned(), group.clone()));
+        })
+        .await?;
+    }
+    let edit = |group: &mut Paper| -> Result<(), Fault> {
+        for (key, new) in [("name", &name), ("description", &description)] {
+            if let Some(new) = new {
+                group.insert(key.to_owned(), new.clone());
+            }
+        }
+        Ok(())
+    };
+    office.papers.change(DRAWER, id, edit).await?;
+    Answer::bare(202)
+}
+
+async fn act(office: &Office, ask: &Ask, id: &str) -> Reply {
+    find(office, ask, id).await?;
+    if let Some(given) = ask.body.get("delete") {
+        ask.writer("group:delete")?;
+        let whole = given.get("delete-volumes").and_then(Value::as_bool).unwrap_or(false);
+        let volumes = members(office, id).await?;
+        if super::group_snapshots::any_of(office, id).await? {
+            return Err(Fault::bad("Invalid group: it has group snapshots."));
+        }
+        if !whole && !volumes.is_empty() {
+            return Err(Fault::bad(
+                "Invalid group: it is not empty; delete-volumes deletes its volumes with it.",
+            ));
+        }
+        for volume in volumes {
+            volumes::begin_delete(office, text(&volume, "id"), true, false).await?;
+        }
+        office.papers.remove(DRAWER, id).await?;
+        return Answer::bare(202);
+    }
+    if let Some(given) = ask.body.get("reset_status") {
+        ask.needs(20)?;
+        ask.admin("group:reset_status")?;
+        let status = given.get("status").and_then(Value::as_str).unwrap_or("").to_lowercase();
+        if !STATES.contains(&status.as_str()) {
+            return Err(Fault::bad("Invalid input for field/attribute status."));
+        }
+        let edit = |group: &mut Paper| -> Result<(), Fault> {
+            group.insert("status".to_owned(), json!(status));
+            Ok(())
+        };
+        office.papers.change(DRAWER, id, edit).await?;
+        return Answer::bare(202);
+    }
+    Err(Fault::bad("There is no such action."))
+}

@@ -1,0 +1,168 @@
+//! `/os-volume-transfer` and `/volume-transfers` (3.55): a volume changes its project, by a key that its owner hands over.
+//!
+//! Invariant: of the key only a salted hash is kept; it is shown once.
+//! Invariant: a volume has one transfer at most, and is `awaiting-transfer` while it has one.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use super::ask::{Answer, Ask, Reply};
+use super::fault::Fault;
+use super::fields::{flag, fresh_id, given_flag, given_text, now, number, paper, text, value};
+use super::list::{Rules, page};
+use super::states::{Deed, rule_of};
+use super::volume_view::links;
+use super::{Office, quotas, types, volumes};
+use crate::papers::Paper;
+use crate::storage::random_bytes;
+
+const DRAWER: &str = "transfers";
+const RULES: Rules =
+    Rules { filters: &["name", "volume_id"], sorts: &["name", "volume_id"], what: "Transfer" };
+
+/// Answers what is under either path; `new`: under the one of 3.55.
+pub(crate) async fn answer(office: &Office, ask: &Ask, new: bool, rest: &[&str]) -> Reply {
+    if new {
+        ask.needs(55)?;
+    }
+    match (ask.method.as_str(), rest) {
+        ("GET", []) => list(office, ask, false).await,
+        ("GET", ["detail"]) => list(office, ask, true).await,
+        ("POST", []) => create(office, ask).await,
+        ("GET", [id]) => Answer::ok(json!({ "transfer": detail(ask, &*find(office, ask, id).await?) })),
+        ("DELETE", [id]) => {
+            let transfer = find(office, ask, id).await?;
+            ask.writer("volume:delete_transfer")?;
+            let give_back = |volume: &mut Paper| -> Result<(), Fault> {
+                if text(volume, "status") == rule_of(Deed::Transfer).done {
+                    volume.insert("status".to_owned(), json!("available"));
+                }
+                Ok(())
+            };
+            office.papers.change(volumes::DRAWER, text(&transfer, "volume_id"), give_back).await?;
+            office.papers.remove(DRAWER, id).await?;
+            Answer::bare(202)
+        }
+        ("POST", [id, "accept"]) => accept(office, ask, id).await,
+        _ => Err(Fault::nowhere()),
+    }
+}
+
+async fn find(office: &Office, ask: &Ask, id: &str) -> Result<Arc<Paper>, Fault> {
+    let found = office.papers.get(DRAWER, id).await?;
+    let found = found.filter(|transfer| ask.owns(text(transfer, "project_id")));
+    found.ok_or_else(|| Fault::missing(format!("Transfer {id}")))
+}
+
+fn brief(ask: &Ask, transfer: &Paper) -> Map<String, Value> {
+    let id = text(transfer, "id");
+    paper(json!({
+        "id": id, "volume_id": text(transfer, "volume_id"), "name": value(transfer, "name"),
+        "links": links(ask, "os-volume-transfer", id),
+    }))
+}
+
+fn detail(ask: &Ask, transfer: &Paper) -> Map<String, Value> {
+    let mut shown = brief(ask, transfer);
+    shown.insert("created_at".to_owned(), value(transfer, "created_at"));
+    if ask.since(55) {
+        shown.insert("no_snapshots".to_owned(), json!(flag(transfer, "no_snapshots")));
+    }
+    if ask.since(57) {
+        shown.insert("source_project_id".to_owned(), value(transfer, "project_id"));
+        shown.insert("destination_project_id".to_owned(), Value::Null);
+        shown.insert("accepted".to_owned(), json!(false));
+    }
+    shown
+}
+
+async fn list(office: &Office, ask: &Ask, full: bool) -> Reply {
+    let mut all = office.papers.all(DRAWER).await?;
+    if !ask.everywhere() {
+        all.retain(|transfer| text(transfer, "project_id") == ask.caller.project);
+    }
+    let page = page(ask, RULES, all)?;
+    Answer::ok(page.body(ask, "transfers", |transfer| {
+        Value::Object(if full { detail(ask, transfer) } else { brief(ask, transfer) })
+    }))
+}
+
+fn hash(salt: &str, key: &str) -> String {
+    blake3::hash(format!("{salt} {key}").as_bytes()).to_hex().to_string()
+}
+
+async fn create(office: &Office, ask: &Ask) -> Reply {
+    ask.writer("volume:create_transfer")?;
+    let wanted = ask.member("transfer")?;
+    let id = wanted.get("volume_id").and_then(Value::as_str).unwrap_or("");
+    let volume = volumes::find(office, ask, id).await?;
+    let alone = wanted.get("no_snapshots").filter(|_| ask.since(55));
+    let alone = alone.map_or(Ok(false), |given| given_flag(given, "no_snapshots"))?;
+    let snapshots = office.papers.all("snapshots").await?;
+    let has_snapshots = snapshots.iter().any(|snapshot| text(snapshot, "volume_id") == id);
+    if has_snapshots && (alone || !ask.since(55)) {
+        return Err(Fault::state("The volume has snapshots, which would be left behind."));
+    }
+    let name = given_text(wanted, &["name"])?.unwrap_or(Value::Null);
+    let (salt, key) = (hex::encode(random_bytes::<8>()), hex::encode(random_bytes::<16>()));
+    let rule = rule_of(Deed::Transfer);
+    let wait = |volume: &mut Paper| -> Result<(), Fault> {
+        if !rule.begins_in(text(volume, "status")) {
+            return Err(Fault::state("status must be available"));
+        }
+        volume.insert("status".to_owned(), json!(rule.done));
+        Ok(())
+    };
+    office.papers.change(volumes::DRAWER, id, wait).await?;
+    let made = paper(json!({
+        "id": fresh_id(), "volume_id": id, "project_id": text(&volume, "project_id"), "name": name, "salt": salt,
+        "hash": hash(&salt, &key), "no_snapshots": alone, "created_at": now(),
+    }));
+    let made = office.papers.add(DRAWER, text(&made, "id"), made.clone()).await?;
+    let mut shown = detail(ask, &made);
+    shown.insert("auth_key".to_owned(), json!(key));
+    Answer::accepted(json!({ "transfer": shown }))
+}
+
+async fn accept(office: &Office, ask: &Ask, id: &str) -> Reply {
+    ask.writer("volume:accept_transfer")?;
+    let key = ask.member("accept")?.get("auth_key").and_then(Value::as_str).unwrap_or("");
+    let missing = || Fault::missing(format!("Transfer {id}"));
+    let transfer = office.papers.get(DRAWER, id).await?.ok_or_else(missing)?;
+    let right = ring_compare(&hash(text(&transfer, "salt"), key), text(&transfer, "hash"));
+    if !right {
+        return Err(Fault::bad(format!("Invalid auth key: Attempt to transfer {id} with invalid auth key.")));
+    }
+    let of = text(&transfer, "volume_id");
+    let volume = office.papers.get(volumes::DRAWER, of).await?.ok_or_else(missing)?;
+    let kind = types::named(office, text(&volume, "volume_type_id")).await?;
+    let (project, size) = (ask.caller.project.as_str(), number(&volume, "size"));
+    let _counting = office.counting.lock().await;
+    let snapshots = office.papers.all("snapshots").await?;
+    let snapshots: Vec<_> = snapshots.iter().filter(|snapshot| text(snapshot, "volume_id") == of).collect();
+    let frozen: i64 = snapshots.iter().map(|snapshot| number(snapshot, "size")).sum();
+    let many = i64::try_from(snapshots.len()).unwrap_or(i64::MAX);
+    let wants = [("volumes", 1), ("gigabytes", size + frozen), ("snapshots", many)];
+    quotas::check(office, quotas::Need { project, kind: text(&kind, "name"), wants: &wants }).await?;
+    let (user, owner) = (ask.caller.user.clone(), project.to_owned());
+    let give = |paper: &mut Paper| -> Result<(), Fault> {
+        paper.insert("project_id".to_owned(), json!(owner));
+        paper.insert("user_id".to_owned(), json!(user));
+        if text(paper, "status") == rule_of(Deed::Transfer).done {
+            paper.insert("status".to_owned(), json!("available"));
+        }
+        Ok(())
+    };
+    for snapshot in snapshots {
+        office.papers.change("snapshots", text(snapshot, "id"), give).await?;
+    }
+    office.papers.change(volumes::DRAWER, of, give).await?;
+    office.papers.remove(DRAWER, id).await?;
+    Answer::accepted(json!({ "transfer": brief(ask, &transfer) }))
+}
+
+/// Compares two hashes in a time that does not tell where they differ.
+fn ring_compare(a: &str, b: &str) -> bool {
+    a.len() == b.len() && a.bytes().zip(b.bytes()).fold(0, |all, (a, b)| all | (a ^ b)) == 0
+}

@@ -1,0 +1,376 @@
+//! What is under way: tasks of papers, done by the node that has the volume.
+//!
+//! A task is in the paper, beside its state; doing it again does no harm. So a node that was killed in the middle goes on with it
+//! when it starts, and a volume is never `creating` for ever: the table in `states` says how each one ends.
+//! Invariant: one task of a paper is under way at a time, in one process; it ends in the state of its row, done or failed.
+//! Invariant: a task that was replaced by another one (a forced delete) changes nothing when it ends.
+//! Invariant: when papers cannot be read or written a task stays, and is tried again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quarry_volume::VolumeId;
+use quarry_volume::store::{Label, VolumeError};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::copy::{self, CopyError};
+use super::fault::Fault;
+use super::fields::{map, now, number, text};
+use super::messages::{self, Event};
+use super::states::{Deed, SAME, rule_of};
+use super::{Cinder, Office, attachments, backups, services, snapshots, volumes};
+use crate::papers::{Paper, PaperError};
+use crate::storage::wall_clock;
+
+const GIB: u64 = 1 << 30;
+/// Tasks at a time.
+const AT_ONCE: usize = 8;
+/// How long until it is looked for tasks again, without a kick: those that failed to write, and other nodes' requests.
+const AGAIN: Duration = Duration::from_secs(10);
+const AGAIN_IN_CLUSTER: Duration = Duration::from_secs(1);
+
+/// Why a task did not come to its end.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    /// It cannot be done.
+    #[error(transparent)]
+    Failed(#[from] CopyError),
+    /// Nothing can be said now.
+    #[error(transparent)]
+    Later(#[from] PaperError),
+    /// There is no node for it.
+    #[error("no node fits")]
+    Nowhere,
+}
+
+impl From<VolumeError> for Trouble {
+    fn from(error: VolumeError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// A volume's name in the volume layer.
+pub(crate) fn device_name(id: &str) -> String {
+    format!("volume-{id}")
+}
+
+fn snapshot_name(id: &str) -> String {
+    format!("snapshot-{id}")
+}
+
+/// The name of the state that is kept while volume `id` is made from another one.
+fn passing_name(id: &str) -> String {
+    format!("passing-{id}")
+}
+
+/// Whether volumes of a host are this node's.
+pub(crate) fn is_own(office: &Office, host: &str) -> bool {
+    office.place.alone || services::node_of(host) == office.place.host
+}
+
+impl Cinder {
+    /// Does what is to be done until the node stops.
+    pub(crate) fn work(&self, tasks: &mut JoinSet<()>, mut stopped: watch::Receiver<bool>) {
+        let office = Arc::clone(&self.office);
+        tasks.spawn(async move {
+            let mut running = JoinSet::new();
+            loop {
+                if let Err(error) = round(&office, &mut running).await {
+                    tracing::debug!(%error, "look for tasks of volumes");
+                }
+                let pause = if office.place.alone { AGAIN } else { AGAIN_IN_CLUSTER };
+                tokio::select! {
+                    () = office.kick.notified() => {}
+                    Some(_) = running.join_next() => {}
+                    () = tokio::time::sleep(pause) => {}
+                    _ = stopped.wait_for(|stopped| *stopped) => break,
+                }
+            }
+            // What is under way stays written down.
+            running.shutdown().await;
+        });
+    }
+}
+
+/// Begins the tasks that are there and not under way.
+pub(super) async fn round(office: &Arc<Office>, running: &mut JoinSet<()>) -> Result<(), PaperError> {
+    services::say(office).await?;
+    messages::sweep(office).await?;
+    for drawer in [volumes::DRAWER, snapshots::DRAWER, backups::DRAWER] {
+        for paper in office.papers.all(drawer).await? {
+            let due = paper.get("task").is_some_and(Value::is_object);
+            let nowhere = text(&paper, "host").is_empty() && office.place.alone;
+            if !due || !(nowhere || is_own(office, text(&paper, "host"))) || running.len() >= AT_ONCE {
+                continue;
+            }
+            let id = text(&paper, "id").to_owned();
+            if !office.busy(|busy| busy.insert(id.clone())) {
+                continue;
+            }
+            let office = Arc::clone(office);
+            running.spawn(async move {
+                if let Err(error) = perform(&office, drawer, &paper).await {
+                    tracing::warn!(drawer, id, %error, "do task of a volume; it is tried again");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+                office.busy(|busy| busy.remove(&id));
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Does a paper's task, and writes how it ended.
+pub(super) async fn perform(office: &Office, drawer: &'static str, paper: &Paper) -> Result<(), PaperError> {
+    let task = map(paper, "task");
+    let (id, what) = (text(paper, "id"), text(&task, "do"));
+    let (deed, event) = match (drawer, what) {
+        (volumes::DRAWER, "create") => (Deed::Create, Event::Create),
+        (volumes::DRAWER, "delete") => (Deed::Delete, Event::Delete),
+        (volumes::DRAWER, "extend") => (Deed::Extend, Event::Extend),
+        (volumes::DRAWER, "revert") => (Deed::Revert, Event::Revert),
+        (volumes::DRAWER, "restore") => (Deed::Restore, Event::Restore),
+        (volumes::DRAWER, "backup") => return after_backup(office, paper).await,
+        (snapshots::DRAWER, "create") => (Deed::CreateSnapshot, Event::Snapshot),
+        (snapshots::DRAWER, _) => (Deed::DeleteSnapshot, Event::Delete),
+        (backups::DRAWER, "create") => (Deed::CreateBackup, Event::Backup),
+        _ => (Deed::DeleteBackup, Event::Delete),
+    };
+    let done = Box::pin(act(office, deed, paper)).await;
+    let rule = rule_of(deed);
+    let before = text(&task, "before");
+    let (state, why) = match done {
+        Ok(()) if rule.done == "deleted" => {
+            office.papers.remove(drawer, id).await?;
+            return Ok(());
+        }
+        Ok(()) => (rule.done, None),
+        Err(Trouble::Later(error)) => return Err(error),
+        Err(trouble) => {
+            tracing::warn!(id, what, error = %trouble, "task of a volume failed");
+            let event = if matches!(trouble, Trouble::Nowhere) { Event::NoBackend } else { event };
+            let kind = match drawer {
+                volumes::DRAWER => "VOLUME",
+                snapshots::DRAWER => "VOLUME_SNAPSHOT",
+                _ => "VOLUME_BACKUP",
+            };
+            messages::say(office, event, kind, paper).await?;
+            (rule.failed, Some(trouble.to_string()))
+        }
+    };
+    let state = if state == SAME { before } else { state };
+    finish(office, drawer, paper, state, why.as_deref()).await
+}
+
+/// Writes the end of a task, unless another one replaced it.
+async fn finish(
+    office: &Office,
+    drawer: &'static str,
+    paper: &Paper,
+    state: &str,
+    why: Option<&str>,
+) -> Result<(), PaperError> {
+    let task = paper.get("task").cloned();
+    let size = map(paper, "task").get("size").cloned().filter(|_| why.is_none());
+    let edit = |now_there: &mut Paper| -> Result<(), PaperError> {
+        if now_there.get("task") != task.as_ref() {
+            return Ok(());
+        }
+        now_there.remove("task");
+        now_there.insert("status".to_owned(), json!(state));
+        now_there.insert("updated_at".to_owned(), json!(now()));
+        if let Some(size) = &size {
+            now_there.insert("size".to_owned(), size.clone());
+        }
+        if drawer == snapshots::DRAWER && why.is_none() {
+            now_there.insert("progress".to_owned(), json!("100%"));
+        }
+        if drawer == backups::DRAWER {
+            now_there.insert("fail_reason".to_owned(), why.map_or(Value::Null, |why| json!(why)));
+        }
+        Ok(())
+    };
+    office.papers.change(drawer, text(paper, "id"), edit).await?;
+    if drawer == backups::DRAWER {
+        office.kick.notify_one();
+    }
+    Ok(())
+}
+
+async fn act(office: &Office, deed: Deed, paper: &Paper) -> Result<(), Trouble> {
+    let (volumes, id) = (office.blocks.exports.volumes(), text(paper, "id"));
+    match deed {
+        Deed::Create => make(office, paper).await,
+        Deed::Delete => delete(office, paper).await,
+        Deed::Extend => {
+            let size = number(&map(paper, "task"), "size");
+            volumes.extend(&device_name(id), bytes_of(size)).await?;
+            Ok(())
+        }
+        Deed::Revert => {
+            let task = map(paper, "task");
+            let name = device_name(id);
+            let frozen = volumes.view(&name, &snapshot_name(text(&task, "snapshot")))?;
+            Ok(copy::over(&frozen, &volumes.attach(&name).await?).await?)
+        }
+        Deed::Restore => restore(office, text(&map(paper, "task"), "backup"), id).await,
+        Deed::CreateSnapshot => {
+            let name = device_name(text(paper, "volume_id"));
+            freeze(office, &name, &snapshot_name(id)).await
+        }
+        Deed::DeleteSnapshot => {
+            let name = device_name(text(paper, "volume_id"));
+            thaw(office, &name, &snapshot_name(id)).await
+        }
+        Deed::CreateBackup => back_up(office, paper).await,
+        _ => {
+            let all = office.papers.all(backups::DRAWER).await?;
+            if !backups::shares(paper, &all) {
+                copy::forget(&office.store, &backups::shelf_of(paper)).await?;
+            }
+            Ok(())
+        }
+    }
+}
+
+fn bytes_of(gib: i64) -> u64 {
+    u64::try_from(gib).unwrap_or(0) * GIB
+}
+
+/// Freezes a volume; that it was done already is good.
+async fn freeze(office: &Office, volume: &str, snapshot: &str) -> Result<(), Trouble> {
+    match office.blocks.exports.volumes().snapshot(volume, snapshot, wall_clock() / 1000).await {
+        Ok(_) | Err(VolumeError::Taken(_)) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Forgets what was frozen; that it is not there is good.
+async fn thaw(office: &Office, volume: &str, snapshot: &str) -> Result<(), Trouble> {
+    match office.blocks.exports.volumes().forget_snapshot(volume, snapshot).await {
+        Ok(()) | Err(VolumeError::NoSnapshot(..) | VolumeError::NoVolume(_)) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn make(office: &Office, paper: &Paper) -> Result<(), Trouble> {
+    let id = text(paper, "id");
+    if text(paper, "host").is_empty() {
+        return Err(Trouble::Nowhere);
+    }
+    let (volumes, name) = (office.blocks.exports.volumes(), device_name(id));
+    let mut identity = [0; 16];
+    hex::decode_to_slice(id.replace('-', ""), &mut identity)
+        .map_err(|_| CopyError::Backup("its id is none"))?;
+    let label = Label {
+        name: name.clone(),
+        description: String::new(),
+        bytes: bytes_of(number(paper, "size")),
+        slice_bytes: 0,
+        made: wall_clock() / 1000,
+    };
+    match volumes.create(VolumeId(identity), label).await {
+        Ok(_) | Err(VolumeError::Taken(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let (snapshot, source, backup) =
+        (text(paper, "snapshot_id"), text(paper, "source_volid"), text(paper, "backup_id"));
+    if !snapshot.is_empty() {
+        let of = office.papers.get(snapshots::DRAWER, snapshot).await?;
+        let of = of.ok_or(CopyError::Backup("the snapshot is gone"))?;
+        let frozen = volumes.view(&device_name(text(&of, "volume_id")), &snapshot_name(snapshot))?;
+        copy::into_new(&frozen, &volumes.attach(&name).await?).await?;
+    } else if !source.is_empty() {
+        let (from, passing) = (device_name(source), passing_name(id));
+        freeze(office, &from, &passing).await?;
+        let frozen = volumes.view(&from, &passing)?;
+        copy::into_new(&frozen, &volumes.attach(&name).await?).await?;
+        thaw(office, &from, &passing).await?;
+    } else if !backup.is_empty() {
+        restore(office, backup, id).await?;
+    }
+    Ok(())
+}
+
+async fn delete(office: &Office, paper: &Paper) -> Result<(), Trouble> {
+    let id = text(paper, "id");
+    let source = text(paper, "source_volid");
+    if !source.is_empty() {
+        thaw(office, &device_name(source), &passing_name(id)).await?;
+    }
+    match office.blocks.exports.delete(&device_name(id)).await {
+        Ok(()) | Err(VolumeError::NoVolume(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    for drawer in [snapshots::DRAWER, attachments::DRAWER, "transfers"] {
+        for beside in office.papers.all(drawer).await? {
+            if text(&beside, "volume_id") == id {
+                office.papers.remove(drawer, text(&beside, "id")).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Deletes a volume of this node without a word in its paper: the disks are full.
+pub(crate) async fn delete_at_once(office: &Office, id: &str) -> Result<(), Fault> {
+    let volume = office.papers.get(volumes::DRAWER, id).await?;
+    let volume = volume.filter(|volume| is_own(office, text(volume, "host")));
+    let volume =
+        volume.ok_or_else(|| Fault::other(503, "The disks are full; ask the node that has the volume."))?;
+    delete(office, &volume).await.map_err(|trouble| Fault::other(503, trouble.to_string()))?;
+    office.papers.remove(volumes::DRAWER, id).await?;
+    Ok(())
+}
+
+async fn restore(office: &Office, backup: &str, volume: &str) -> Result<(), Trouble> {
+    let found = office.papers.get(backups::DRAWER, backup).await?;
+    let found = found.ok_or(CopyError::Backup("it is gone"))?;
+    let target = office.blocks.exports.volumes().attach(&device_name(volume)).await?;
+    Ok(copy::restore(&office.store, &backups::shelf_of(&found), &target).await?)
+}
+
+async fn back_up(office: &Office, paper: &Paper) -> Result<(), Trouble> {
+    let (volumes, id) = (office.blocks.exports.volumes(), text(paper, "id"));
+    let (name, snapshot) = (device_name(text(paper, "volume_id")), text(paper, "snapshot_id"));
+    let parent = match office.papers.get(backups::DRAWER, text(paper, "parent_id")).await? {
+        Some(parent) => copy::index_of(&office.store, &backups::shelf_of(&parent)).await?,
+        None => copy::Index::new(),
+    };
+    let passing = if snapshot.is_empty() { passing_name(id) } else { snapshot_name(snapshot) };
+    if snapshot.is_empty() {
+        freeze(office, &name, &passing).await?;
+    }
+    let frozen = volumes.view(&name, &passing)?;
+    let made = copy::back_up(&office.store, &frozen, &backups::shelf_of(paper), id, &parent).await;
+    if snapshot.is_empty() {
+        thaw(office, &name, &passing).await?;
+    }
+    let made = made?;
+    let count = |backup: &mut Paper| -> Result<(), PaperError> {
+        backup.insert("object_count".to_owned(), json!(made));
+        Ok(())
+    };
+    office.papers.change(backups::DRAWER, id, count).await?;
+    Ok(())
+}
+
+/// A volume goes back to what it was when its backup has come to an end.
+async fn after_backup(office: &Office, volume: &Paper) -> Result<(), PaperError> {
+    let task = map(volume, "task");
+    let named = text(&task, "backup");
+    let mut backup = office.papers.get(backups::DRAWER, named).await?;
+    if backup.is_none() {
+        // Its paper is written a moment after the volume's.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        backup = office.papers.get(backups::DRAWER, named).await?;
+    }
+    if backup.is_some_and(|backup| backup.contains_key("task")) {
+        // Its end kicks.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        return Ok(());
+    }
+    finish(office, volumes::DRAWER, volume, text(&task, "before"), None).await
+}
