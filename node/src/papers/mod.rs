@@ -6,6 +6,7 @@
 //! Invariant: a change is decided on the paper that it replaces (If-Match), or on none being there (If-None-Match): two nodes
 //! that change one paper do not lose either change.
 //! Invariant: where a node is alone it reads each paper once; in a cluster each look asks for the drawer's lines, and reads what changed.
+//! Invariant: what is held says what is there, also after a change whose caller went away before its end.
 //! Invariant: only cabinets write into their account.
 
 mod layout;
@@ -18,7 +19,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quarry_engine::object::{Condition, Entry, Error, EtagMatch, Listing, ObjectPath, PutSpec, Store};
 use serde_json::{Map, Value};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, oneshot};
+use tokio::task::JoinHandle;
 
 pub(crate) use layout::BadPaper;
 
@@ -65,6 +67,34 @@ struct Drawer {
     /// The container is there, and everything was read once.
     opened: bool,
     papers: BTreeMap<String, Kept>,
+    /// A change whose caller may have gone away.
+    under_way: Option<JoinHandle<()>>,
+}
+
+impl Drawer {
+    /// Does something to its end, also when whoever waits for it goes away. Until it is known how it ended, nothing that is held counts.
+    async fn finish<T: Send + 'static>(
+        &mut self,
+        what: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        let opened = std::mem::take(&mut self.opened);
+        let (tell, told) = oneshot::channel();
+        self.under_way = Some(tokio::spawn(async move { drop(tell.send(what.await)) }));
+        self.settle().await;
+        let lost = |_| Error::Unavailable { reason: "a change of a paper broke off".to_owned() };
+        let done = told.await.map_err(lost)??;
+        self.opened = opened;
+        Ok(done)
+    }
+
+    /// Waits for the change that is under way.
+    async fn settle(&mut self) {
+        if let Some(task) = &mut self.under_way {
+            // How it ended is told elsewhere, or nobody asks.
+            let _ended = task.await;
+            self.under_way = None;
+        }
+    }
 }
 
 /// An account full of papers.
@@ -178,7 +208,8 @@ impl Cabinet {
         if !held.papers.contains_key(name) {
             return Ok(false);
         }
-        self.store.delete_object(&self.path(drawer, name), &Condition::default()).await?;
+        let (store, path) = (self.store.clone(), self.path(drawer, name));
+        held.finish(async move { store.delete_object(&path, &Condition::default()).await }).await?;
         held.papers.remove(name);
         Ok(true)
     }
@@ -195,16 +226,18 @@ impl Cabinet {
         if bytes.len() > MAX_PAPER {
             return Err(PaperError::TooLarge);
         }
-        let path = self.path(drawer, name);
-        let mut writer = self.store.writer(&path, Some(bytes.len() as u64)).await?;
-        writer.write(bytes).await?;
+        let (store, path) = (self.store.clone(), self.path(drawer, name));
         let spec = PutSpec { content_type: CONTENT_TYPE.to_owned(), condition, ..PutSpec::default() };
-        let committed = match writer.commit(spec).await {
+        let put = async move {
+            let mut writer = store.writer(&path, Some(bytes.len() as u64)).await?;
+            writer.write(bytes).await?;
+            writer.commit(spec).await
+        };
+        let committed = match held.finish(put).await {
             Ok(committed) => committed,
             Err(error) => {
                 // What became of it is not known: the next look reads it anew.
                 held.papers.remove(name);
-                held.opened = false;
                 return Err(error.into());
             }
         };
@@ -216,6 +249,7 @@ impl Cabinet {
 
     /// Makes what is held equal to what is there.
     async fn look(&self, drawer: &'static str, held: &mut Drawer) -> Result<(), PaperError> {
+        held.settle().await;
         if self.alone && held.opened {
             return Ok(());
         }

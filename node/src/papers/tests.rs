@@ -58,6 +58,31 @@ async fn two_nodes_that_change_one_paper_lose_neither_change() {
     rig.stop().await;
 }
 
+#[tokio::test]
+async fn a_change_whose_caller_goes_away_is_seen_all_the_same() {
+    let rig = Rig::start();
+    let (alone, other) =
+        (Cabinet::new(rig.store(), ".test", true), Cabinet::new(rig.store(), ".test", false));
+    for turn in 0..40_u64 {
+        let (changed, removed) = (format!("changed{turn}"), format!("removed{turn}"));
+        for name in [&changed, &removed] {
+            alone.add("d", name, paper(&json!({ "n": 1 }))).await.unwrap();
+        }
+        let edit = |paper: &mut Paper| -> Result<(), PaperError> {
+            paper.insert("n".to_owned(), json!(2));
+            Ok(())
+        };
+        let patience = std::time::Duration::from_micros(turn * 50);
+        let _left = tokio::time::timeout(patience, alone.change("d", &changed, edit)).await;
+        let _left = tokio::time::timeout(patience, alone.remove("d", &removed)).await;
+        for name in [&changed, &removed] {
+            let held = alone.get("d", name).await.unwrap();
+            assert_eq!(held, other.get("d", name).await.unwrap(), "{name}");
+        }
+    }
+    rig.stop().await;
+}
+
 /// The account has no reseller prefix, so that not even a reseller admin reaches it.
 #[tokio::test]
 async fn no_object_api_reaches_a_cabinet() {
