@@ -1,8 +1,9 @@
 //! Block volumes: where a byte lies, what a member promises, volumes on disks, and the NBD protocol.
 //!
-//! Invariant: knows no HTTP. Decisions (`member`, `geometry`, `nbd`) read no clock, disk or socket; `store` acts on them.
+//! Invariant: knows no HTTP. Decisions (`head`, `member`, `geometry`, `nbd`) read no clock, disk or socket; `store` acts on them.
 
 mod geometry;
+pub mod head;
 mod member;
 pub mod nbd;
 pub mod store;
