@@ -56,7 +56,7 @@ async fn open(scratch: &Path, bytes: u64) -> Result<Arc<Volumes>, Failure> {
 }
 
 fn label(name: &str) -> Label {
-    Label { name: name.to_owned(), description: String::new(), bytes: VOLUME, slice_bytes: 0, made: 0 }
+    Label { name: name.to_owned(), bytes: VOLUME, ..Label::default() }
 }
 
 /// Random writes of a block among the first `span` bytes; how many a second.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quarry_engine::object::Store;
+use quarry_volume::KeyRing;
 use quarry_volume::store::VolumeError;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -19,7 +20,8 @@ use tokio::task::JoinSet;
 
 use crate::auth::users_file::{self, UsersError};
 use crate::auth::{self, Auth, Endpoints, Listed, SetupError, unix_now};
-use crate::block::{BlockListeners, Blocks, ListenError};
+use crate::block::keys::KeyError;
+use crate::block::{self, BlockListeners, Blocks, ListenError};
 use crate::cinder::Cinder;
 use crate::cluster::identity::Files;
 use crate::config::{self, Config};
@@ -76,6 +78,9 @@ pub enum NodeError {
     /// Listeners of volumes.
     #[error(transparent)]
     Blocks(#[from] ListenError),
+    /// Keys of encrypted volumes.
+    #[error("read the key of encrypted volumes: {0}")]
+    Keys(#[from] KeyError),
     /// Volumes.
     #[error("read volumes: {0}")]
     Volumes(#[from] VolumeError),
@@ -165,8 +170,9 @@ impl Node {
         let block_listeners = BlockListeners::bind(&config.nbd).await?;
         let endpoints = Endpoints::new(&config.listen, object.1.port(), identity.1.port(), volume.1.port());
         let auth = Arc::new(Auth::open(config, users, &config.node.data, endpoints, unix_now)?);
+        let keys = open_keys(config)?;
         let disks = open_disks(config, progress).await?;
-        let opened = async { Ok((open_store(config, &disks, users).await?, Blocks::open(&disks)?)) };
+        let opened = async { Ok((open_store(config, &disks, users).await?, Blocks::open(&disks, keys)?)) };
         let ((store, mut member), blocks) = match opened.await {
             Ok(opened) => opened,
             Err(error) => {
@@ -288,6 +294,12 @@ async fn open_store(
     let (data, listed) = (&config.node.data, users.clone());
     let member = Member::start(settings, data, disks.handles(), storage::options(), listed).await?;
     Ok((member.store.clone(), Some(member)))
+}
+
+/// The keys of encrypted volumes, before others may join: they are told them.
+fn open_keys(config: &Config) -> Result<KeyRing, KeyError> {
+    let data = &config.node.data;
+    block::keys::open(data, config.cluster.is_none() || Files::of(data).authority_key.exists())
 }
 
 /// Opening may replay a log: not on a thread that serves.

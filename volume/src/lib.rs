@@ -2,12 +2,14 @@
 //!
 //! Invariant: knows no HTTP. Decisions (`head`, `member`, `geometry`, `nbd`) read no clock, disk or socket; `store` acts on them.
 
+mod cipher;
 mod geometry;
 pub mod head;
 mod member;
 pub mod nbd;
 pub mod store;
 
+pub use cipher::{Cipher, CipherError, KEY_BYTES, KeyRing, WRAPPED_BYTES, WRAPPING_BYTES, WrappedKey};
 pub use geometry::{
     BLOCK_BYTES, BLOCKS_PER_CHUNK, CHUNK_BYTES, ChunkId, Geometry, GeometryError, MAX_VOLUME_BYTES, Run,
     SLICE_BYTES, SliceId, SplitError,

@@ -1,7 +1,8 @@
 //! `/volumes` on the admin listener: GET shows the volumes, POST changes them. `quarry volume` speaks it.
 //!
 //! ```text
-//! {"create": {"name": …, "bytes": …, "description": …}}   {"extend": {"name": …, "bytes": …}}   {"delete": {"name": …}}
+//! {"create": {"name": …, "bytes": …, "description": …, "encrypted": false}}
+//! {"extend": {"name": …, "bytes": …}}   {"delete": {"name": …}}
 //! {"snapshot": {"name": …, "snapshot": …}}   {"forget_snapshot": {"name": …, "snapshot": …}}
 //! {"clone": {"name": …, "volume": …, "snapshot": …, "bytes": 0: as large, "description": …}}   {"flatten": {"name": …}}
 //! {"revert": {"name": …, "snapshot": …}}   {"diff": {"name": …, "from": snapshot, "to": snapshot or null: now}}
@@ -37,6 +38,9 @@ pub(crate) enum Wanted {
         bytes: u64,
         #[serde(default)]
         description: String,
+        /// Its blocks are encrypted at rest.
+        #[serde(default)]
+        encrypted: bool,
     },
     Extend {
         name: String,
@@ -89,6 +93,9 @@ pub(crate) struct Shown {
     /// `volume@snapshot` that it is a clone of.
     #[serde(default)]
     pub(crate) parent: Option<String>,
+    /// At rest.
+    #[serde(default)]
+    pub(crate) encrypted: bool,
     /// Connections of clients.
     pub(crate) users: usize,
 }
@@ -142,8 +149,9 @@ impl Blocks {
         let volumes = self.exports.volumes();
         let now = wall_clock() / 1000;
         match wanted {
-            Wanted::Create { name, bytes, description } => {
-                let label = Label { name, description, bytes, slice_bytes: 0, made: now };
+            Wanted::Create { name, bytes, description, encrypted } => {
+                let key = encrypted.then(|| volumes.wrap(&random_bytes())).transpose()?;
+                let label = Label { name, description, bytes, made: now, key, ..Label::default() };
                 volumes.create(VolumeId(random_bytes()), label).await.map(drop)
             }
             Wanted::Extend { name, bytes } => volumes.extend(&name, bytes).await.map(drop),
@@ -151,7 +159,7 @@ impl Blocks {
             Wanted::Snapshot { name, snapshot } => volumes.snapshot(&name, &snapshot, now).await.map(drop),
             Wanted::ForgetSnapshot { name, snapshot } => self.exports.forget_snapshot(&name, &snapshot).await,
             Wanted::Clone { name, volume, snapshot, bytes, description } => {
-                let label = Label { name, description, bytes, slice_bytes: 0, made: now };
+                let label = Label { name, description, bytes, made: now, ..Label::default() };
                 volumes.clone_snapshot(VolumeId(random_bytes()), label, &volume, &snapshot).await.map(drop)
             }
             Wanted::Flatten { name } => volumes.flatten(&name).await,
@@ -178,6 +186,7 @@ impl Blocks {
                 .volumes()
                 .parent_of(volume)
                 .map(|(name, snapshot)| format!("{name}@{snapshot}")),
+            encrypted: volume.label.key.is_some(),
             users: self.exports.users_of(&volume.label.name),
         }
     }
@@ -188,7 +197,7 @@ fn status_of(error: &VolumeError) -> StatusCode {
         VolumeError::NoVolume(_) | VolumeError::NoSnapshot(..) => StatusCode::NOT_FOUND,
         VolumeError::Taken(_) | VolumeError::InUse(_) | VolumeError::HasClones(..) => StatusCode::CONFLICT,
         VolumeError::NoRoom => StatusCode::INSUFFICIENT_STORAGE,
-        VolumeError::Disk(_) | VolumeError::Refused(_) | VolumeError::Label(_) => {
+        VolumeError::Disk(_) | VolumeError::Refused(_) | VolumeError::Label(_) | VolumeError::Cipher(_) => {
             StatusCode::SERVICE_UNAVAILABLE
         }
         _ => StatusCode::BAD_REQUEST,

@@ -6,12 +6,14 @@
 mod admin;
 mod connection;
 mod exports;
+pub(crate) mod keys;
 mod listener;
 mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use quarry_volume::KeyRing;
 use quarry_volume::store::{VolumeError, Volumes};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -32,9 +34,9 @@ pub(crate) struct Blocks {
 }
 
 impl Blocks {
-    /// What the disks hold.
-    pub(crate) fn open(disks: &Disks) -> Result<Self, VolumeError> {
-        let volumes = Arc::new(Volumes::open(disks.handles())?);
+    /// What the disks hold; `keys` wrap those of encrypted volumes.
+    pub(crate) fn open(disks: &Disks, keys: KeyRing) -> Result<Self, VolumeError> {
+        let volumes = Arc::new(Volumes::open(disks.handles())?.with_keys(keys));
         Ok(Self { exports: Arc::new(Exports::new(volumes)) })
     }
 

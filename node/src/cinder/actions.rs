@@ -10,6 +10,7 @@ use super::ask::{Answer, Ask, Reply};
 use super::fault::Fault;
 use super::fields::{flag, given_flag, given_number, map, now, number, text, text_map};
 use super::states::{ATTACH_STATES, Deed, VOLUME_STATES, rule_of};
+use super::volume_view::is_encrypted;
 use super::volumes::{DRAWER, begin_delete};
 use super::{Office, attach, quotas, schedule, types};
 use crate::papers::Paper;
@@ -180,6 +181,9 @@ async fn retype(office: &Office, ask: &Ask, volume: &Paper, given: &Map<String, 
     }
     if text(&kind, "id") == text(volume, "volume_type_id") {
         return Err(Fault::bad(format!("Invalid input received: New volume_type same as original: {name}.")));
+    }
+    if types::encryption_of(&kind).is_object() != is_encrypted(volume) {
+        return Err(Fault::bad("Retype needs a migration: of the two types one is encrypted."));
     }
     if !schedule::fits(office, &kind, text(volume, "host")).await? {
         let message = "Retype needs a move to another back end, and there is none that fits.";

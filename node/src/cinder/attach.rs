@@ -193,6 +193,7 @@ pub(crate) async fn connection(office: &Office, volume: &Paper) -> Result<Value,
             "volume_id": id,
             "access_mode": if read_only { "ro" } else { "rw" },
             "discard": true,
+            // What clients are given is plain: what is encrypted is encrypted behind, and theirs must not be it once more.
             "encrypted": false,
             "qos_specs": null,
         },

@@ -17,7 +17,7 @@ use super::fields::{
 };
 use super::list::{Rules, page};
 use super::states::{BACKUP_STATES, Deed, rule_of};
-use super::volume_view::links;
+use super::volume_view::{is_encrypted, links};
 use super::{Office, ZONE, actions, quotas, snapshots, types, volumes};
 use crate::papers::Paper;
 
@@ -149,6 +149,9 @@ async fn create(office: &Arc<Office>, ask: &Ask) -> Reply {
     let (force, incremental) = (wish("force")?, wish("incremental")?);
     let volume = volumes::find(office, ask, said("volume_id").unwrap_or("")).await?;
     let of = text(&volume, "id");
+    if is_encrypted(&volume) {
+        return Err(Fault::bad("Invalid volume: it is encrypted, and its backup would lie in clear."));
+    }
     let snapshot = match said("snapshot_id") {
         None => None,
         Some(id) => Some(snapshots::find(office, ask, id).await?),

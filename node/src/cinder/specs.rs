@@ -78,11 +78,20 @@ fn is_key(key: &str) -> bool {
     key.chars().all(|c| c.is_alphanumeric() || " _-.:".contains(c))
 }
 
-/// Answers what is under `/types/{id}/encryption`, for an admin. What it says is kept and shown; volumes are not encrypted by it yet.
+/// The one cipher.
+const CIPHER: &str = "aes-xts-plain64";
+/// Bits that may be asked for. Volumes have keys of 512 bits whatever is: no type gets less than it asks for.
+const KEY_BITS: [i64; 5] = [128, 192, 256, 384, 512];
+
+/// Answers what is under `/types/{id}/encryption`, for an admin. Volumes that are made of the type are encrypted at rest, by the node
+/// that has them, whatever provider and location are named.
 pub(crate) async fn encryption(office: &Office, ask: &Ask, kind: &Paper, rest: &[&str]) -> Reply {
     let id = text(kind, "id");
     let known = map(kind, "encryption");
     let missing = || Fault::missing(format!("Volume type encryption for type {id}"));
+    if ask.method != http::Method::GET && is_used(office, id).await? {
+        return Err(Fault::bad("Cannot change encryption specs. Volume type in use."));
+    }
     match (ask.method.as_str(), rest) {
         ("GET", []) => Answer::ok(Value::Object(known)),
         ("GET", [key]) => match known.get(*key) {
@@ -133,13 +142,31 @@ pub(crate) async fn encryption(office: &Office, ask: &Ask, kind: &Paper, rest: &
     }
 }
 
+/// Whether there are volumes of a type: what they were made with does not change.
+async fn is_used(office: &Office, id: &str) -> Result<bool, Fault> {
+    let volumes = office.papers.all(super::volumes::DRAWER).await?;
+    Ok(volumes.iter().any(|volume| text(volume, "volume_type_id") == id))
+}
+
 fn said(ask: &Ask) -> Result<Paper, Fault> {
     let mut said = Paper::new();
     for (key, given) in ask.member("encryption")? {
         let kept = match key.as_str() {
-            "provider" | "cipher" if given.is_string() => given.clone(),
+            "provider" if given.is_string() => given.clone(),
+            "cipher" if given == CIPHER => given.clone(),
+            "cipher" if given.is_string() => {
+                return Err(Fault::bad(format!(
+                    "Invalid input for field/attribute cipher: volumes are encrypted with {CIPHER} alone."
+                )));
+            }
             "cipher" | "key_size" if given.is_null() => Value::Null,
-            "key_size" => json!(given_number(given, key)?),
+            "key_size" => {
+                let bits = given_number(given, key)?;
+                if !KEY_BITS.contains(&bits) {
+                    return Err(Fault::bad("Invalid input for field/attribute key_size: 256 or 512."));
+                }
+                json!(bits)
+            }
             "control_location" if given == "front-end" || given == "back-end" => given.clone(),
             _ => return Err(Fault::bad(format!("Invalid input for field/attribute {key}."))),
         };

@@ -1,9 +1,12 @@
 //! The volume API over a real store and real volumes on a file, asked without sockets.
 
+mod encryption;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Method;
+use quarry_volume::KeyRing;
 use quarry_volume::store::Volumes;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -20,7 +23,7 @@ fn caller(project: &str, admin: bool) -> Caller {
 
 /// A node's volume API; another one over the same disk is the next life of that node.
 fn office(rig: &Rig) -> Arc<Office> {
-    let volumes = Arc::new(Volumes::open(vec![rig.disk()]).unwrap());
+    let volumes = Arc::new(Volumes::open(vec![rig.disk()]).unwrap().with_keys(KeyRing::new(vec![[3; 32]])));
     let blocks = Blocks { exports: Arc::new(Exports::new(volumes)) };
     let nbd = Some("127.0.0.1:10809".parse().unwrap());
     Cinder::new(rig.store(), blocks, None, nbd).office

@@ -12,7 +12,7 @@ use super::fault::Fault;
 use super::fields::{flag, fresh_id, given_flag, given_text, now, number, paper, text, value};
 use super::list::{Rules, page};
 use super::states::{Deed, rule_of};
-use super::volume_view::links;
+use super::volume_view::{is_encrypted, links};
 use super::{Office, quotas, types, volumes};
 use crate::papers::Paper;
 use crate::storage::random_bytes;
@@ -97,6 +97,9 @@ async fn create(office: &Office, ask: &Ask) -> Reply {
     let wanted = ask.member("transfer")?;
     let id = wanted.get("volume_id").and_then(Value::as_str).unwrap_or("");
     let volume = volumes::find(office, ask, id).await?;
+    if is_encrypted(&volume) && !ask.since(70) {
+        return Err(Fault::state("transferring encrypted volume is not supported"));
+    }
     let alone = wanted.get("no_snapshots").filter(|_| ask.since(55));
     let alone = alone.map_or(Ok(false), |given| given_flag(given, "no_snapshots"))?;
     let snapshots = office.papers.all("snapshots").await?;

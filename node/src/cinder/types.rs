@@ -128,10 +128,15 @@ pub(crate) async fn default_of(office: &Office, project: &str) -> Result<Arc<Pap
     by_id(office, BUILT_IN_ID).await
 }
 
-/// What is known of the encryption of a type's volumes.
-pub(crate) async fn encryption_of(office: &Office, id: &str) -> Result<Option<Value>, Fault> {
-    let kind = by_id(office, id).await?;
-    Ok(kind.get("encryption").filter(|given| given.is_object()).cloned())
+/// What is known of the encryption of a type's volumes; null: they are not encrypted.
+pub(crate) fn encryption_of(kind: &Paper) -> Value {
+    let known = kind.get("encryption").filter(|known| known.is_object());
+    known.map_or(Value::Null, |known| {
+        json!({
+            "cipher": known["cipher"], "key_size": known["key_size"], "provider": known["provider"],
+            "control_location": known["control_location"],
+        })
+    })
 }
 
 fn shown(ask: &Ask, kind: &Paper, access: bool) -> Value {

@@ -22,6 +22,11 @@ pub(crate) fn links(ask: &Ask, kind: &str, id: &str) -> Value {
     ])
 }
 
+/// Whether a volume was made encrypted, which its type may not say any more.
+pub(crate) fn is_encrypted(volume: &Paper) -> bool {
+    volume.get("encryption").is_some_and(Value::is_object)
+}
+
 /// In a list.
 pub(crate) fn brief(ask: &Ask, volume: &Paper) -> Value {
     let id = text(volume, "id");
@@ -57,7 +62,7 @@ pub(crate) fn whole(ask: &Ask, volume: &Paper, beside: &Beside) -> Map<String, V
     let attached = beside.attachments.iter().filter(|attachment| text(attachment, "volume_id") == id);
     let attached = attached.filter(|attachment| text(attachment, "attach_status") == "attached");
     let kind = beside.type_of(volume);
-    let encrypted = kind.is_some_and(|kind| kind.get("encryption").is_some_and(Value::is_object));
+    let encrypted = is_encrypted(volume);
     let mut shown = super::fields::paper(json!({
         "id": id,
         "name": value(volume, "name"),

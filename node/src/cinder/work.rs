@@ -20,9 +20,10 @@ use super::fault::Fault;
 use super::fields::{map, now, number, text};
 use super::messages::{self, Event};
 use super::states::{Deed, SAME, rule_of};
+use super::volume_view::is_encrypted;
 use super::{Cinder, Office, attachments, backups, services, snapshots, volumes};
 use crate::papers::{Paper, PaperError};
-use crate::storage::wall_clock;
+use crate::storage::{random_bytes, wall_clock};
 
 const GIB: u64 = 1 << 30;
 /// Tasks at a time.
@@ -266,10 +267,10 @@ async fn make(office: &Office, paper: &Paper) -> Result<(), Trouble> {
         .map_err(|_| CopyError::Backup("its id is none"))?;
     let label = Label {
         name: name.clone(),
-        description: String::new(),
         bytes: bytes_of(number(paper, "size")),
-        slice_bytes: 0,
         made: wall_clock() / 1000,
+        key: is_encrypted(paper).then(|| volumes.wrap(&random_bytes())).transpose()?,
+        ..Label::default()
     };
     match volumes.create(VolumeId(identity), label).await {
         Ok(_) | Err(VolumeError::Taken(_)) => {}

@@ -5,7 +5,8 @@
 //!
 //! Invariant: the secret is sent only to a node of the authority that the token names.
 //! Invariant: which node a certificate names is decided by the host: a new one, or the one that the machine proved to be.
-//! Invariant: the users that the founder made for itself are told to machines that join, and to nobody else.
+//! Invariant: the users that the founder made for itself, and the key of encrypted volumes, are told to machines that join, and to
+//! nobody else.
 //! Invariant: a data directory that belongs to a cluster never changes to another.
 
 use std::io;
@@ -32,11 +33,13 @@ use super::identity::{self, Files, Identity, IdentityError};
 use super::tls::{self, Met};
 use super::token::{self, Token, TokenId};
 use crate::auth::users_file;
+use crate::block::keys::{self, KeyError};
 use crate::storage::{self, cluster_text, random_bytes};
 
 /// Most bytes of a message of joining.
 const MAX_MESSAGE: usize = 64 << 10;
-const VERSION: u8 = 1;
+/// 2: an answer has the keys of encrypted volumes.
+const VERSION: u8 = 2;
 
 /// What a machine asks.
 #[derive(Serialize, Deserialize)]
@@ -53,8 +56,8 @@ struct Ask {
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "lowercase", deny_unknown_fields)]
 enum Answer {
-    /// Its certificate: DER in base64; and the users file of the node, if it made one.
-    Joined { certificate: String, users: Option<String> },
+    /// Its certificate: DER in base64; the users file of the node, if it made one; and the keys of encrypted volumes.
+    Joined { certificate: String, users: Option<String>, volumes: Option<String> },
     /// Not, and why.
     Refused { reason: String },
 }
@@ -96,6 +99,9 @@ pub(crate) enum JoinError {
     /// The directory's cluster.
     #[error(transparent)]
     Cluster(#[from] storage::OpenError),
+    /// The keys of encrypted volumes.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
 }
 
 /// What joining came to.
@@ -163,7 +169,8 @@ impl Host {
                 Ok((node, certificate)) => {
                     tracing::info!(%peer, %node, renewed = known.is_some(), "node joins");
                     let users = users_file::text(&self.data);
-                    Answer::Joined { certificate: STANDARD.encode(certificate), users }
+                    let volumes = keys::text(&self.data);
+                    Answer::Joined { certificate: STANDARD.encode(certificate), users, volumes }
                 }
                 Err(reason) => {
                     tracing::warn!(%peer, "refuse to let join: {reason}");
@@ -223,9 +230,9 @@ pub(crate) async fn join(data: &Path, token: &Token) -> Result<Joined, JoinError
     let answer = timeout(RECEIVE_WITHIN, talk(&mut stream, &ask)).await;
     let answer =
         answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(|e| host(told(&e)))?;
-    let (certificate, users) = match answer {
-        Answer::Joined { certificate, users } => {
-            (STANDARD.decode(certificate).map_err(|e| host(e.to_string()))?, users)
+    let (certificate, users, volumes) = match answer {
+        Answer::Joined { certificate, users, volumes } => {
+            (STANDARD.decode(certificate).map_err(|e| host(e.to_string()))?, users, volumes)
         }
         Answer::Refused { reason } => return Err(JoinError::Refused { address, reason }),
     };
@@ -241,6 +248,9 @@ pub(crate) async fn join(data: &Path, token: &Token) -> Result<Joined, JoinError
     identity::write(&files.contacts, &format!("{} {address}\n", met.host))?;
     if let Some(users) = users {
         identity::write(&files.client, &users)?;
+    }
+    if let Some(volumes) = volumes {
+        keys::adopt(data, &volumes)?;
     }
     identity::write(&files.node, &node_file(&key, &certificate))?;
     Ok(Joined { cluster: identity.cluster, node: identity.node, renewed: own.is_some(), host: met.host })
@@ -347,7 +357,7 @@ mod tests {
     #[tokio::test]
     async fn what_a_stranger_sends_is_not_quoted() {
         for text in [
-            r#"{"version":1,"a\nWARN node joins":2}"#,
+            r#"{"version":2,"a\nWARN node joins":2}"#,
             r#"{"version":"a\nWARN node joins"}"#,
             "",
             "{",

@@ -3,11 +3,14 @@
 What must hold:
 - what is written through the NBD URI that the API names is in the volume's snapshot, in a volume of it, and there after a kill;
 - a volume that is being made when the node is killed is `available` after the next start, or `error`: never `creating` for ever;
+- what is written to a volume of an encrypted type is read there after a kill, and is nowhere in the node's files;
 - users, projects and roles that the API makes work at once, and one's volumes are not the other's.
 """
 
 import json
+import mmap
 import os
+import pathlib
 import time
 import urllib.error
 import urllib.request
@@ -17,6 +20,7 @@ from node_process import node, run_client, scratch
 
 WAIT = 120.0  # generous: the machine may be busy
 DATA = os.urandom(1 << 20)
+SECRET = os.urandom(1 << 20)
 
 
 def openstack(it, *arguments, parsed=True):
@@ -118,10 +122,39 @@ def life(it, api):
     return one, two, snapshot
 
 
+def on_disk(it, wanted):
+    """Whether the node's files have these bytes."""
+    for file in pathlib.Path(it.data).rglob("*"):
+        if file.is_file() and file.stat().st_size:
+            with open(file, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+                if whole.find(wanted) >= 0:
+                    return True
+    return False
+
+
+def encrypted(api):
+    """A volume of a type with an encryption, and what it holds."""
+    _, _, body = api.ask("POST", "types", {"volume_type": {"name": "secret"}})
+    kind = body["volume_type"]["id"]
+    said = {"provider": "luks", "cipher": "aes-xts-plain64", "key_size": 256, "control_location": "front-end"}
+    status, _, body = api.ask("POST", f"types/{kind}/encryption", {"encryption": said})
+    assert status == 200, body
+    _, _, body = api.ask("POST", "volumes", {"volume": {"size": 1, "volume_type": "secret"}})
+    volume = body["volume"]["id"]
+    assert api.settled(f"volumes/{volume}")["encrypted"] is True
+    export = api.nbd(volume)
+    export.write(4096, SECRET)
+    export.flush()
+    export.close()
+    return volume
+
+
 def killed(it, two):
     api = Api(it)
+    locked = encrypted(api)
     made = [api.ask("POST", "volumes", {"volume": {"size": 1, "source_volid": two, "name": f"copy{n}"}})[2]["volume"]["id"] for n in range(3)]
     it.kill()
+    assert on_disk(it, DATA[4096:8192]) and not on_disk(it, SECRET[4096:8192]), "an encrypted volume's bytes lie in clear"
     it.start()
     api = Api(it)
     for volume in made:
@@ -129,6 +162,8 @@ def killed(it, two):
         assert one["status"] == "error" or read(api, volume) == DATA, "a copy is not whole"
         api.delete(f"volumes/{volume}")
     assert read(api, two) == DATA, "flushed bytes are gone"
+    assert read(api, locked, 4096) == SECRET, "flushed bytes of an encrypted volume are gone"
+    api.delete(f"volumes/{locked}")
     print("kill -9 in the middle: what was being made came to its end", flush=True)
     return api
 

@@ -18,6 +18,7 @@ use super::error::VolumeError;
 use super::overlay::Seen;
 use super::seat::Seat;
 use super::tail::Placed;
+use crate::cipher::Cipher;
 use crate::geometry::{CHUNK_BYTES, ChunkId, Geometry, SliceId};
 
 /// Reads of one request that are under way together.
@@ -57,6 +58,8 @@ struct Inner {
     fence: Option<Fence>,
     /// What is looked through, the volume itself first, then what it is a clone of.
     layers: Vec<Layer>,
+    /// Of an encrypted volume: between what clients see and what the log has.
+    cipher: Option<Cipher>,
 }
 
 /// A range in whole blocks around it.
@@ -90,7 +93,42 @@ impl Device {
     fn new(seat: Arc<Seat>, geometry: Geometry, fence: Option<Fence>, era: u32, below: Vec<Layer>) -> Self {
         let mut layers = vec![Layer { volume: seat.volume(), era }];
         layers.extend(below);
-        Self { inner: Arc::new(Inner { seat, geometry, fence, layers }) }
+        Self { inner: Arc::new(Inner { seat, geometry, fence, layers, cipher: None }) }
+    }
+
+    /// With the cipher of its volume; before it is used.
+    #[must_use]
+    pub fn with_cipher(mut self, cipher: Option<Cipher>) -> Self {
+        Arc::get_mut(&mut self.inner).expect("nobody has it yet").cipher = cipher;
+        self
+    }
+
+    /// What the log has of bytes that a client wrote.
+    fn sealed(&self, offset: u64, data: Bytes) -> Bytes {
+        let Some(cipher) = &self.inner.cipher else { return data };
+        let mut blocks = data.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+        cipher.encrypt(offset / BLOCK_BYTES, &mut blocks);
+        blocks.freeze()
+    }
+
+    /// What clients see of pieces that the log has of a run.
+    fn opened(&self, run: &Run, pieces: Vec<Piece>) -> Vec<Piece> {
+        let Some(cipher) = &self.inner.cipher else { return pieces };
+        let place = BlockPlace { slice: run.slice, chunk: run.chunk, block: run.first };
+        let mut next = self.offset_of(place).expect("a run of the volume") / BLOCK_BYTES;
+        let open = |piece| match piece {
+            Piece::Data(data) => {
+                let mut blocks = data.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+                cipher.decrypt(next, &mut blocks);
+                next += blocks.len() as u64 / BLOCK_BYTES;
+                Piece::Data(blocks.freeze())
+            }
+            Piece::Zeroes(zeroes) => {
+                next += zeroes / BLOCK_BYTES;
+                Piece::Zeroes(zeroes)
+            }
+        };
+        pieces.into_iter().map(open).collect()
     }
 
     pub(super) fn layers(&self) -> &[Layer] {
@@ -207,7 +245,7 @@ impl Device {
             pieces.push(piece);
         }
         pieces.push(Piece::Zeroes(bytes_of(end)));
-        Ok((pieces, span))
+        Ok((self.opened(&run, pieces), span))
     }
 
     /// The bytes of a range in one buffer.
@@ -249,7 +287,7 @@ impl Device {
     pub(super) async fn place_blocks(&self, offset: u64, data: Bytes) -> Result<Vec<Placed>, VolumeError> {
         let fence = self.fence()?;
         let mut placed = Vec::with_capacity(1);
-        let mut rest = data;
+        let mut rest = self.sealed(offset, data);
         for run in self.inner.geometry.split(offset, rest.len() as u64)? {
             let data = rest.split_to(length_of(run.bytes()));
             placed.push(self.inner.seat.put(fence, run, Some(data)).await?);

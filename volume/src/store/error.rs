@@ -3,6 +3,7 @@
 use quarry_engine::disk::DiskError;
 
 use super::label::BadLabel;
+use crate::cipher::CipherError;
 use crate::geometry::{GeometryError, SplitError};
 use crate::member::Refusal;
 
@@ -51,6 +52,9 @@ pub enum VolumeError {
     /// The member does not do it.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// Its bytes are encrypted, and cannot be made or read.
+    #[error(transparent)]
+    Cipher(#[from] CipherError),
     /// A note is unreadable.
     #[error(transparent)]
     Label(#[from] BadLabel),

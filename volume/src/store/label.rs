@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! label     u8 version | u64 bytes | u64 slice bytes | u64 made, ms since 1970 | u16 length, name | u16 length, description
+//!           version 2: behind it fields in the order of their tags, each: u8 tag | u16 length | value
+//!           1: its wrapped key (`cipher.rs`): the volume is encrypted
 //! promise   u8 version | u64 epoch | u32 configuration
 //! parent    u8 version | volume id, 16 B | u32 era: of the snapshot that it is a clone of
 //! snapshot  u8 version | u64 made, ms since 1970 | u64 bytes of the volume then | u16 length, name
@@ -11,14 +13,19 @@
 
 use quarry_engine::block::{Fence, VolumeId};
 
+use crate::cipher::WrappedKey;
+
 const VERSION: u8 = 1;
+/// Of a label with fields.
+const FIELDS: u8 = 2;
+const KEY_FIELD: u8 = 1;
 /// Longest name of a volume or snapshot.
 pub const MAX_NAME: usize = 255;
 /// Longest description.
 pub const MAX_DESCRIPTION: usize = 1024;
 
 /// What a volume is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Label {
     /// Its name, one on a node.
     pub name: String,
@@ -30,6 +37,8 @@ pub struct Label {
     pub slice_bytes: u64,
     /// When it was made, in milliseconds since 1970.
     pub made: u64,
+    /// Its blocks are encrypted with this.
+    pub key: Option<WrappedKey>,
 }
 
 /// A frozen state of a volume.
@@ -64,9 +73,13 @@ pub fn is_name(name: &str) -> bool {
     (1..=MAX_NAME).contains(&name.len()) && name.chars().all(good)
 }
 
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.extend_from_slice(&u16::try_from(bytes.len()).expect("texts have limits").to_le_bytes());
+    out.extend_from_slice(bytes);
+}
+
 fn put_text(out: &mut Vec<u8>, text: &str) {
-    out.extend_from_slice(&u16::try_from(text.len()).expect("texts have limits").to_le_bytes());
-    out.extend_from_slice(text.as_bytes());
+    put_bytes(out, text.as_bytes());
 }
 
 struct Reader<'a>(&'a [u8]);
@@ -82,11 +95,15 @@ impl Reader<'_> {
         self.array().map(u64::from_le_bytes)
     }
 
-    fn text(&mut self) -> Result<String, BadLabel> {
+    fn bytes(&mut self) -> Result<&[u8], BadLabel> {
         let length = u16::from_le_bytes(self.array()?);
-        let (text, rest) = self.0.split_at_checked(length.into()).ok_or(BadLabel)?;
+        let (bytes, rest) = self.0.split_at_checked(length.into()).ok_or(BadLabel)?;
         self.0 = rest;
-        String::from_utf8(text.to_vec()).map_err(|_| BadLabel)
+        Ok(bytes)
+    }
+
+    fn text(&mut self) -> Result<String, BadLabel> {
+        String::from_utf8(self.bytes()?.to_vec()).map_err(|_| BadLabel)
     }
 
     fn begin(bytes: &[u8]) -> Result<Reader<'_>, BadLabel> {
@@ -101,20 +118,56 @@ impl Reader<'_> {
 
 impl Label {
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut out = vec![VERSION];
+        let fields = self.fields();
+        let mut out = vec![if fields.is_empty() { VERSION } else { FIELDS }];
         for number in [self.bytes, self.slice_bytes, self.made] {
             out.extend_from_slice(&number.to_le_bytes());
         }
         put_text(&mut out, &self.name);
         put_text(&mut out, &self.description);
+        for (tag, value) in fields {
+            out.push(tag);
+            put_bytes(&mut out, &value);
+        }
         out
     }
 
+    /// What only some volumes have.
+    fn fields(&self) -> Vec<(u8, Vec<u8>)> {
+        let key = self.key.map(|WrappedKey(key)| (KEY_FIELD, key.to_vec()));
+        key.into_iter().collect()
+    }
+
+    fn take(&mut self, tag: u8, value: &[u8]) -> Result<(), BadLabel> {
+        match tag {
+            KEY_FIELD => self.key = Some(WrappedKey(value.try_into().map_err(|_| BadLabel)?)),
+            _ => return Err(BadLabel),
+        }
+        Ok(())
+    }
+
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, BadLabel> {
-        let mut r = Reader::begin(bytes)?;
+        let mut r = Reader(bytes);
+        let [version] = r.array()?;
         let (bytes, slice_bytes, made) = (r.u64()?, r.u64()?, r.u64()?);
         let (name, description) = (r.text()?, r.text()?);
-        r.end(Self { name, description, bytes, slice_bytes, made })
+        let mut label = Self { name, description, bytes, slice_bytes, made, ..Self::default() };
+        match version {
+            VERSION => return r.end(label),
+            FIELDS => {}
+            _ => return Err(BadLabel),
+        }
+        let mut last = 0;
+        while !r.0.is_empty() {
+            let [tag] = r.array()?;
+            // One way to write a label, so that equal ones have equal bytes.
+            if tag <= last {
+                return Err(BadLabel);
+            }
+            last = tag;
+            label.take(tag, r.bytes()?)?;
+        }
+        if last == 0 { Err(BadLabel) } else { Ok(label) }
     }
 }
 

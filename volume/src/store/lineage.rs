@@ -126,6 +126,8 @@ impl Volumes {
         if label.bytes < snapshot.label.bytes {
             return Err(VolumeError::Smaller(snapshot.label.bytes, label.bytes));
         }
+        // What it sees of its parent was encrypted with the parent's key.
+        label.key = parent.label.key;
         let above = Parent { volume: parent.id, era: snapshot.era };
         self.make(id, label, Ok(parent.seat().disk().clone()), Some(above)).await
     }
@@ -151,11 +153,13 @@ impl Volumes {
                 return Err(VolumeError::InUse(name.to_owned()));
             }
             let returning = Returning(self, volume.id);
+            let cipher = self.cipher_of(&volume.label)?;
             let fence = volume.seat().attach().await?;
             let geometry = Geometry::new(volume.label.bytes, volume.label.slice_bytes)?;
             let below = self.below(&volume);
             let now = Device::attached(volume.seat().clone(), geometry, fence, below.clone());
-            let then = Device::frozen(volume.seat().clone(), geometry, era, below);
+            let now = now.with_cipher(cipher.clone());
+            let then = Device::frozen(volume.seat().clone(), geometry, era, below).with_cipher(cipher);
             volume.set_fence(fence);
             self.known(|known| known.insert(volume.id, volume));
             (now, then, era, returning)

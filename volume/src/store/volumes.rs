@@ -15,6 +15,7 @@ use super::error::VolumeError;
 use super::label::{Label, MAX_DESCRIPTION, Parent, SnapshotLabel, is_name};
 use super::lineage::Thinning;
 use super::seat::{Seat, Snapshot};
+use crate::cipher::{Cipher, KEY_BYTES, KeyRing, WrappedKey};
 use crate::geometry::{BLOCK_BYTES, Geometry, SLICE_BYTES};
 
 /// Rows that one step of reaping drops.
@@ -63,6 +64,8 @@ pub struct Volumes {
     reaps: tokio::sync::Notify,
     /// Held while names are given or taken.
     names: tokio::sync::Mutex<()>,
+    /// What the keys of encrypted volumes are wrapped with.
+    keys: KeyRing,
 }
 
 impl Volumes {
@@ -90,7 +93,23 @@ impl Volumes {
             returning: Mutex::default(),
             reaps: tokio::sync::Notify::new(),
             names: tokio::sync::Mutex::new(()),
+            keys: KeyRing::default(),
         })
+    }
+
+    /// With the keys that wrap those of encrypted volumes.
+    #[must_use]
+    pub fn with_keys(self, keys: KeyRing) -> Self {
+        Self { keys, ..self }
+    }
+
+    /// For the label of a new volume that is to be encrypted; `key` is random.
+    pub fn wrap(&self, key: &[u8; KEY_BYTES]) -> Result<WrappedKey, VolumeError> {
+        Ok(self.keys.wrap(key)?)
+    }
+
+    pub(super) fn cipher_of(&self, label: &Label) -> Result<Option<Cipher>, VolumeError> {
+        Ok(label.key.map(|key| self.keys.open(&key)).transpose()?)
     }
 
     pub(super) fn names(&self) -> &tokio::sync::Mutex<()> {
@@ -159,6 +178,7 @@ impl Volumes {
         }
         label.slice_bytes = SLICE_BYTES;
         Geometry::new(label.bytes, label.slice_bytes)?;
+        self.cipher_of(&label)?;
         if self.find(&label.name).is_ok() {
             return Err(VolumeError::Taken(label.name));
         }
@@ -187,6 +207,7 @@ impl Volumes {
     pub async fn attach(&self, name: &str) -> Result<Device, VolumeError> {
         let _names = self.names.lock().await;
         let mut volume = self.settled_volume(name)?;
+        let cipher = self.cipher_of(&volume.label)?;
         let fence = match volume.fence {
             Some(fence) => fence,
             None => volume.seat.attach().await?,
@@ -194,6 +215,7 @@ impl Volumes {
         volume.fence = Some(fence);
         let geometry = Geometry::new(volume.label.bytes, volume.label.slice_bytes)?;
         let device = Device::attached(volume.seat.clone(), geometry, fence, self.below(&volume));
+        let device = device.with_cipher(cipher);
         self.known(|known| known.insert(volume.id, volume));
         Ok(device)
     }
@@ -204,7 +226,8 @@ impl Volumes {
         let found = Self::snapshot_of(&volume, snapshot)?;
         let geometry = Geometry::new(found.label.bytes, volume.label.slice_bytes)?;
         let below = self.below(&volume);
-        Ok(Device::frozen(volume.seat, geometry, found.era, below))
+        let cipher = self.cipher_of(&volume.label)?;
+        Ok(Device::frozen(volume.seat, geometry, found.era, below).with_cipher(cipher))
     }
 
     pub(super) fn snapshot_of(volume: &Volume, snapshot: &str) -> Result<Snapshot, VolumeError> {

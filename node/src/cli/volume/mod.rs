@@ -23,6 +23,9 @@ pub(super) enum VolumeCommand {
         /// For people.
         #[arg(long, default_value = "")]
         description: String,
+        /// Encrypt its blocks at rest (AES-256-XTS, with a key of its own). Clients see no difference.
+        #[arg(long)]
+        encrypted: bool,
         #[command(flatten)]
         admin: Admin,
     },
@@ -177,9 +180,9 @@ pub(super) struct Over {
 /// Runs `quarry volume`.
 pub(super) fn run(command: &VolumeCommand, out: &mut impl Write) -> Result<(), Failure> {
     match command {
-        VolumeCommand::Create { name, size, description, admin } => {
-            let (name, description) = (name.clone(), description.clone());
-            tell(admin, &Wanted::Create { name, bytes: *size, description })
+        VolumeCommand::Create { name, size, description, encrypted, admin } => {
+            let (name, description, encrypted) = (name.clone(), description.clone(), *encrypted);
+            tell(admin, &Wanted::Create { name, bytes: *size, description, encrypted })
         }
         VolumeCommand::Extend { name, size, admin } => {
             tell(admin, &Wanted::Extend { name: name.clone(), bytes: *size })
@@ -277,6 +280,9 @@ fn show_one(name: &str, show: &Show, out: &mut impl Write) -> Result<(), Failure
     writeln!(out, "size         {} ({} bytes)", size_text(volume.bytes), volume.bytes)?;
     writeln!(out, "description  {}", volume.description)?;
     writeln!(out, "connections  {}", volume.users)?;
+    if volume.encrypted {
+        writeln!(out, "encrypted    at rest, AES-256-XTS")?;
+    }
     if let Some(parent) = &volume.parent {
         writeln!(out, "clone of     {parent}")?;
     }

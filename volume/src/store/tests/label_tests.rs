@@ -9,10 +9,14 @@ fn version_1_never_changes() {
         bytes: 0x0102_0304,
         slice_bytes: 1 << 30,
         made: 0x1112,
+        key: None,
     };
     let expected = "010403020100000000000000400000000012110000000000000300766f6c010064";
     assert_eq!(hex(label.encode()), expected);
-    assert_eq!(Label::decode(&label.encode()), Ok(label));
+    assert_eq!(Label::decode(&label.encode()), Ok(label.clone()));
+    let locked = Label { key: Some(WrappedKey([7; 81])), ..label };
+    assert_eq!(hex(locked.encode()), format!("02{}015100{}", &expected[2..], "07".repeat(81)));
+    assert_eq!(Label::decode(&locked.encode()), Ok(locked));
     let snapshot = SnapshotLabel { name: "s".into(), bytes: 0x2000, made: 0x1112 };
     assert_eq!(hex(snapshot.encode()), "0112110000000000000020000000000000010073");
     assert_eq!(SnapshotLabel::decode(&snapshot.encode()), Ok(snapshot));
@@ -23,12 +27,15 @@ fn version_1_never_changes() {
 
 #[test]
 fn anything_else_is_refused() {
-    let label = Label { name: "v".into(), description: String::new(), bytes: 1, slice_bytes: 2, made: 3 };
+    let label = Label { name: "v".into(), bytes: 1, slice_bytes: 2, made: 3, ..Label::default() };
     let good = label.encode();
-    for cut in 0..good.len() {
-        assert_eq!(Label::decode(&good[..cut]), Err(BadLabel));
+    let locked = Label { key: Some(WrappedKey([7; 81])), ..label }.encode();
+    for good in [&good, &locked] {
+        for cut in 0..good.len() {
+            assert_eq!(Label::decode(&good[..cut]), Err(BadLabel), "cut at {cut}");
+        }
+        assert_eq!(Label::decode(&[good, &[0][..]].concat()), Err(BadLabel));
     }
-    assert_eq!(Label::decode(&[good.clone(), vec![0]].concat()), Err(BadLabel));
     let mut newer = good;
     newer[0] = 2;
     assert_eq!(Label::decode(&newer), Err(BadLabel));

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use quarry_engine::block::VolumeId;
 use quarry_engine::io::SplitMix64;
 
-use super::rig::{Rig, VOLUME, label};
+use super::rig::{Rig, VOLUME, label, locked};
 use crate::store::{Device, VolumeError};
 
 const BLOCK: usize = 4096;
@@ -154,7 +154,8 @@ fn history(seed: u64) {
     let mut rig = Rig::new(seed);
     let mut rng = SplitMix64::new(seed);
     let mut world = World::default();
-    rig.create("vol", 1);
+    // Every other one is encrypted, and with it all that comes from it.
+    rig.create_as(if seed.is_multiple_of(2) { label("vol") } else { locked("vol") }, 1);
     world.volumes.insert("vol".into(), Content::new());
     for life in 0..5 {
         for _ in 0..30 {

@@ -3,6 +3,7 @@
 mod cases;
 mod crash;
 mod devices;
+mod encrypted;
 mod lineage;
 mod rig;
 mod threads;

@@ -8,6 +8,7 @@ use quarry_engine::disk::{DiskHandle, Format, OpenError, Report, SimulatedDisk, 
 use quarry_engine::index::MemoryIndex;
 use quarry_engine::io::{CrashPlan, SimImage, SplitMix64};
 
+use crate::KeyRing;
 use crate::store::{Device, Label, Volumes};
 
 pub(super) const SEGMENT: u64 = 16 << 20;
@@ -59,7 +60,7 @@ impl Rig {
             other => other,
         };
         let (sim, report) = opened.unwrap();
-        self.volumes = Some(Arc::new(Volumes::open(vec![sim.handle()]).unwrap()));
+        self.volumes = Some(Arc::new(Volumes::open(vec![sim.handle()]).unwrap().with_keys(keys())));
         self.sim = Some(sim);
         report
     }
@@ -90,8 +91,12 @@ impl Rig {
     }
 
     pub(super) fn create(&mut self, name: &str, id: u8) {
+        self.create_as(label(name), id);
+    }
+
+    pub(super) fn create_as(&mut self, label: Label, id: u8) {
         let volumes = self.volumes();
-        self.run(volumes.create(VolumeId([id; 16]), label(name))).unwrap();
+        self.run(volumes.create(VolumeId([id; 16]), label)).unwrap();
     }
 
     pub(super) fn attach(&mut self, name: &str) -> Device {
@@ -104,6 +109,22 @@ impl Rig {
     }
 }
 
+pub(super) fn keys() -> KeyRing {
+    KeyRing::new(vec![[5; 32]])
+}
+
+/// Of an encrypted volume.
+pub(super) fn locked(name: &str) -> Label {
+    Label { key: Some(keys().wrap(&[4; 64]).unwrap()), ..label(name) }
+}
+
 pub(super) fn label(name: &str) -> Label {
-    Label { name: name.into(), description: "for a test".into(), bytes: VOLUME, slice_bytes: 0, made: 5 }
+    Label {
+        name: name.into(),
+        description: "for a test".into(),
+        bytes: VOLUME,
+        slice_bytes: 0,
+        made: 5,
+        key: None,
+    }
 }
