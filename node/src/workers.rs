@@ -86,10 +86,11 @@ fn sleep(pause: Duration) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> 
 
 /// A report as an operator reads it.
 pub(crate) fn status_of(reports: &Reports) -> WorkerStatus {
-    let Report { name, state, progress, rate, eta_seconds, errors, last_error } = reports.read();
+    let Report { name, state, progress, rate, eta_seconds, errors, last_error, waits_for } = reports.read();
     let state = match state {
         State::Idle => "idle".to_owned(),
         State::Working => "busy".to_owned(),
+        State::Waiting => format!("waiting: {}", waits_for.unwrap_or_default()),
         State::Failing => format!("failing: {}", last_error.unwrap_or_default()),
     };
     let mut said = format!("pass {}: {} of {}, {rate}/s", progress.passes + 1, progress.done, progress.total);

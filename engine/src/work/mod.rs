@@ -45,6 +45,8 @@ pub enum Outcome {
     Did(u32),
     /// Nothing to do for now.
     Idle,
+    /// What there is to do waits for others, as for a group without a leader; it will be looked at again as when idle.
+    Waits(String),
     /// It failed; it will be tried again after a pause.
     Failed(String),
 }

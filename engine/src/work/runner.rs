@@ -24,6 +24,8 @@ pub enum State {
     Idle,
     /// At work.
     Working,
+    /// What there is to do waits for others.
+    Waiting,
     /// The last step failed.
     Failing,
 }
@@ -45,6 +47,8 @@ pub struct Report {
     pub errors: u64,
     /// Why, the last time.
     pub last_error: Option<String>,
+    /// What it waits for, while it does.
+    pub waits_for: Option<String>,
 }
 
 /// Shows a runner's report while it runs; clones are cheap.
@@ -113,7 +117,8 @@ impl Runner {
         self.report(&outcome, began + took);
         match outcome {
             Outcome::Did(units) => self.pacer.after_work(units, took, clients),
-            Outcome::Idle => self.pacer.after_idling(),
+            // Whoever is waited for may come back at any moment, and the look is a cheap one.
+            Outcome::Idle | Outcome::Waits(_) => self.pacer.after_idling(),
             Outcome::Failed(_) => self.pacer.after_failure(),
         }
     }
@@ -134,6 +139,7 @@ impl Runner {
             report.state = match outcome {
                 Outcome::Did(_) => State::Working,
                 Outcome::Idle => State::Idle,
+                Outcome::Waits(_) => State::Waiting,
                 Outcome::Failed(_) => State::Failing,
             };
             if let Outcome::Failed(why) = outcome {
@@ -141,6 +147,10 @@ impl Runner {
                 report.errors += 1;
                 report.last_error = Some(why.clone());
             }
+            report.waits_for = match outcome {
+                Outcome::Waits(what) => Some(what.clone()),
+                _ => None,
+            };
             if let Some(rate) = rate {
                 report.rate = rate;
             }

@@ -19,7 +19,7 @@ fn run(rig: &mut Rig, worker: &mut dyn Worker) -> u32 {
         match rig.run(worker.step(10)) {
             Outcome::Did(units) => did += units,
             Outcome::Idle => return did,
-            Outcome::Failed(why) => panic!("{why}"),
+            Outcome::Waits(why) | Outcome::Failed(why) => panic!("{why}"),
         }
     }
     panic!("never idle");
@@ -194,7 +194,13 @@ impl Worker for Scripted {
 
 #[test]
 fn a_runner_reports_state_rate_and_errors() {
-    let steps = vec![Outcome::Did(1), Outcome::Did(1), Outcome::Failed("no".to_owned()), Outcome::Idle];
+    let steps = vec![
+        Outcome::Did(1),
+        Outcome::Did(1),
+        Outcome::Failed("no".to_owned()),
+        Outcome::Waits("a leader".to_owned()),
+        Outcome::Idle,
+    ];
     let now = AtomicU64::new(0);
     let elapsed = Box::new(move || Duration::from_secs(now.fetch_add(5, Ordering::SeqCst)));
     let pace = Pace { units_per_second: 1000, idle_seconds: 9 };
@@ -215,6 +221,9 @@ fn a_runner_reports_state_rate_and_errors() {
     let (pause, report) = turn();
     assert_eq!((pause.as_secs(), report.state, report.errors), (1, State::Failing, 1));
     let (pause, report) = turn();
-    assert_eq!((pause.as_secs(), report.state), (9, State::Idle));
+    assert_eq!((pause.as_secs(), report.state, report.errors), (9, State::Waiting, 1));
+    assert_eq!(report.waits_for.as_deref(), Some("a leader"));
+    let (pause, report) = turn();
+    assert_eq!((pause.as_secs(), report.state, report.waits_for), (9, State::Idle, None));
     assert_eq!(report.last_error.as_deref(), Some("no"));
 }

@@ -31,6 +31,7 @@ pub struct Updater {
     after: Option<PathHash>,
     /// Accounts whose group did not answer in this pass.
     away: HashSet<Arc<str>>,
+    waits: Option<String>,
     failed: Option<String>,
     progress: Progress,
 }
@@ -46,8 +47,8 @@ impl Updater {
     #[must_use]
     pub fn new(disk: DiskHandle, store: Store, wall: Wall) -> Self {
         let name = format!("updater {}", disk.device());
-        let (after, away, failed, progress) = (None, HashSet::new(), None, Progress::default());
-        Self { name, disk, store, wall, after, away, failed, progress }
+        let (after, away, waits, failed) = (None, HashSet::new(), None, None);
+        Self { name, disk, store, wall, after, away, waits, failed, progress: Progress::default() }
     }
 
     async fn update(&mut self, budget: u32) -> Result<Outcome> {
@@ -81,7 +82,7 @@ impl Updater {
                 if matches!(error, Error::Unavailable { .. }) {
                     self.away.insert(intent.path.account.clone());
                 }
-                self.failed = Some(error.to_string());
+                self.waits = Some(format!("{}: {error}", intent.path));
                 return Ok(());
             }
             Err(error) => {
@@ -101,7 +102,11 @@ impl Updater {
         self.after = None;
         self.away.clear();
         self.progress.pass_ended();
-        self.failed.take().map_or(Outcome::Idle, Outcome::Failed)
+        match (self.failed.take(), self.waits.take()) {
+            (Some(why), _) => Outcome::Failed(why),
+            (None, Some(what)) => Outcome::Waits(what),
+            (None, None) => Outcome::Idle,
+        }
     }
 }
 

@@ -8,6 +8,21 @@ use crate::tree::{Breach, File, Tree};
 /// The top-level folders, each a crate.
 const FOLDERS: [&str; 6] = ["bench", "engine", "fuzz", "node", "ring", "volume"];
 
+/// The files at the top.
+const TOP_FILES: [&str; 11] = [
+    ".gitignore",
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
+    "Cargo.lock",
+    "Cargo.toml",
+    "LICENSE",
+    "Makefile",
+    "README.md",
+    "clippy.toml",
+    "deny.toml",
+    "rustfmt.toml",
+];
+
 /// Crates that speak HTTP or serve it.
 const HTTP: [&str; 13] = [
     "http",
@@ -179,7 +194,11 @@ pub(crate) fn reasons(tree: &Tree) -> Vec<Breach> {
 }
 
 pub(crate) fn folders(tree: &Tree) -> Vec<Breach> {
-    let mut breaches = Vec::new();
+    let is_stray = |file: &&File| !file.path.contains('/') && !TOP_FILES.contains(&file.path.as_str());
+    let stray = tree.files.iter().filter(is_stray);
+    let mut breaches: Vec<Breach> = stray
+        .map(|file| file.breach(1, "a file at the top that none of the house's tools wants there"))
+        .collect();
     let mut seen: Vec<&str> = Vec::new();
     for file in tree.files.iter().filter(|file| file.path.contains('/') && !file.path.starts_with('.')) {
         let folder = file.folder();
@@ -231,7 +250,8 @@ fn planted_breaches_of_manifests_and_folders_are_found() {
         ("Cargo.toml", root),
         ("node/Cargo.toml", "[dependencies]\nhex = \"0.4\"\n"),
         ("docs/a.md", ""),
+        ("left-by-a-tool.state", ""),
     ]);
     assert_eq!(reasons(&tree).len(), 2);
-    assert_eq!(folders(&tree).len(), 1 + 5, "docs is foreign; all but node are missing");
+    assert_eq!(folders(&tree).len(), 2 + 5, "docs and the state file are foreign; all but node are missing");
 }

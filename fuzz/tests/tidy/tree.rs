@@ -47,7 +47,7 @@ pub(crate) struct Tree {
 }
 
 impl Tree {
-    /// The checkout that this test was compiled from. Files that are not UTF-8 are left out.
+    /// The checkout that this test was compiled from. Files that are not UTF-8 count as empty ones.
     pub(crate) fn load() -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         // A checkout that belongs to another user (a container's mount) is read all the same.
@@ -62,8 +62,8 @@ impl Tree {
             .split('\0')
             .filter(|name| !name.is_empty())
             .filter_map(|name| {
-                let text = std::fs::read_to_string(root.join(name)).ok()?;
-                Some(File { path: name.to_owned(), text })
+                let bytes = std::fs::read(root.join(name)).ok()?;
+                Some(File { path: name.to_owned(), text: String::from_utf8(bytes).unwrap_or_default() })
             })
             .collect();
         assert!(files.iter().any(|file| file.path == "Cargo.toml"), "no Cargo.toml below {}", root.display());

@@ -236,7 +236,7 @@ fn audit(disk: &DiskArgs, out: &mut impl Write) -> Result<(), Failure> {
                 bar(&what, progress.done, progress.total);
             }
             Outcome::Idle => break,
-            Outcome::Failed(why) => return Err(failed(&why)),
+            Outcome::Waits(why) | Outcome::Failed(why) => return Err(failed(&why)),
         }
     }
     drop(bar);

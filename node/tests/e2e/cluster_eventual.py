@@ -27,7 +27,6 @@ from swift_http import Account, md5
 EVENTUAL, STRICT = "eventual", "strict"
 NAMES = 40
 SETTLED = 240.0
-QUIET = 12.0
 
 
 class Writer(threading.Thread):
@@ -97,14 +96,16 @@ def group(it):
     return name, [member for member, group in it.groups() if group["name"] == name]
 
 
-def intents(it):
-    """What the updaters of all nodes have to do."""
-    left = {}
+def updaters(it):
+    """Passes that the updaters have ended, and what they had to do in the last one."""
+    said = {}
     for member in it.members:
         workers = [worker for worker in member.status()["workers"] if worker["name"].startswith("updater")]
         assert workers, f"{member} has no updater"
-        left[str(member)] = sum(int(re.search(r" of (\d+),", worker["progress"]).group(1)) for worker in workers)
-    return left
+        for worker in workers:
+            passes, total = re.search(r"pass (\d+): \d+ of (\d+),", worker["progress"]).groups()
+            said[f"{member} {worker['name']}"] = (int(passes), int(total), worker["state"])
+    return said
 
 
 def look(it, writers, through):
@@ -228,20 +229,20 @@ def main():
 
 
 def settle(it):
-    """Until all updaters have had nothing to do for a while: each looks every few seconds."""
-    since = None
+    """Until all updaters have twice in a row had nothing to do: a copy that is mended between the passes may bring an intent along."""
+    began, limit = time.monotonic(), time.monotonic() + SETTLED
 
     def quiet():
-        nonlocal since
-        if not serves(it) or sum(intents(it).values()) > 0:
-            since = None
-            return False
-        since = since or time.monotonic()
-        time.sleep(0.5)
-        return time.monotonic() - since > QUIET
+        now = updaters(it)
+        return all(total == 0 and state == "idle" for _, total, state in now.values())
 
-    took = wait_until(quiet, SETTLED, "no intent is left", lambda: intents(it))
-    print(f"no intent is left after {took:.1f} s", flush=True)
+    while True:
+        wait_until(lambda: serves(it) and quiet(), max(1.0, limit - time.monotonic()), "no intent is left", lambda: updaters(it))
+        before = updaters(it)
+        wait_until(lambda: all(now[0] >= before[name][0] + 2 for name, now in updaters(it).items()), max(1.0, limit - time.monotonic()), "updaters look again", lambda: updaters(it))
+        if quiet():
+            break
+    print(f"no intent is left after {time.monotonic() - began:.1f} s", flush=True)
 
 
 def serves(it):

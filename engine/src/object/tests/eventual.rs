@@ -133,7 +133,7 @@ impl Rig {
                     match self.cluster.run(updater.step(10)) {
                         Outcome::Did(_) => {}
                         Outcome::Idle => break,
-                        Outcome::Failed(why) => {
+                        Outcome::Waits(why) | Outcome::Failed(why) => {
                             failed.push(why);
                             break;
                         }
