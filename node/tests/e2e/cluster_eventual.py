@@ -239,7 +239,7 @@ def settle(it):
     while True:
         wait_until(lambda: serves(it) and quiet(), max(1.0, limit - time.monotonic()), "no intent is left", lambda: updaters(it))
         before = updaters(it)
-        wait_until(lambda: all(now[0] >= before[name][0] + 2 for name, now in updaters(it).items()), max(1.0, limit - time.monotonic()), "updaters look again", lambda: updaters(it))
+        wait_until(lambda: all(now[0] >= before[name][0] + 1 for name, now in updaters(it).items()), max(1.0, limit - time.monotonic()), "updaters look again", lambda: updaters(it))
         if quiet():
             break
     print(f"no intent is left after {time.monotonic() - began:.1f} s", flush=True)
