@@ -7,6 +7,7 @@ mod geometry;
 pub mod head;
 mod member;
 pub mod nbd;
+pub mod pace;
 pub mod store;
 
 pub use cipher::{Cipher, CipherError, KEY_BYTES, KeyRing, WRAPPED_BYTES, WRAPPING_BYTES, WrappedKey};

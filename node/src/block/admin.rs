@@ -5,6 +5,7 @@
 //! {"extend": {"name": …, "bytes": …}}   {"delete": {"name": …}}
 //! {"snapshot": {"name": …, "snapshot": …}}   {"forget_snapshot": {"name": …, "snapshot": …}}
 //! {"clone": {"name": …, "volume": …, "snapshot": …, "bytes": 0: as large, "description": …}}   {"flatten": {"name": …}}
+//! {"qos": {"name": …, "limits": {"total_iops_sec": …, "total_iops_sec_max": …, …}}}
 //! {"revert": {"name": …, "snapshot": …}}   {"diff": {"name": …, "from": snapshot, "to": snapshot or null: now}}
 //! ```
 //!
@@ -22,7 +23,7 @@ use quarry_volume::VolumeId;
 use quarry_volume::store::{Label, Volume, VolumeError};
 use serde::{Deserialize, Serialize};
 
-use super::Blocks;
+use super::{Blocks, Said};
 use crate::http::Received;
 use crate::storage::{random_bytes, wall_clock};
 
@@ -69,6 +70,10 @@ pub(crate) enum Wanted {
     Flatten {
         name: String,
     },
+    Qos {
+        name: String,
+        limits: Said,
+    },
     Revert {
         name: String,
         snapshot: String,
@@ -96,6 +101,8 @@ pub(crate) struct Shown {
     /// At rest.
     #[serde(default)]
     pub(crate) encrypted: bool,
+    /// How fast it may be used.
+    pub(crate) limits: Said,
     /// Connections of clients.
     pub(crate) users: usize,
 }
@@ -163,6 +170,7 @@ impl Blocks {
                 volumes.clone_snapshot(VolumeId(random_bytes()), label, &volume, &snapshot).await.map(drop)
             }
             Wanted::Flatten { name } => volumes.flatten(&name).await,
+            Wanted::Qos { name, limits } => self.exports.limit(&name, limits.0).await,
             Wanted::Revert { name, snapshot } => self.exports.revert(&name, &snapshot).await,
             Wanted::Diff { .. } => Ok(()),
         }
@@ -186,6 +194,7 @@ impl Blocks {
                 .volumes()
                 .parent_of(volume)
                 .map(|(name, snapshot)| format!("{name}@{snapshot}")),
+            limits: Said(volume.label.limits),
             encrypted: volume.label.key.is_some(),
             users: self.exports.users_of(&volume.label.name),
         }

@@ -21,6 +21,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::exports::{Exports, Use};
 use super::listener::told;
+use super::pace::Turn;
 
 /// A client must have agreed within this.
 const HANDSHAKE: Duration = Duration::from_secs(60);
@@ -136,6 +137,7 @@ async fn send(wire: &mut Box<dyn Wire>, outbox: &mut Outbox) -> io::Result<()> {
 struct Link {
     session: Session,
     device: Device,
+    turn: Arc<Turn>,
     input: BytesMut,
     /// What is being sent; replies that come meanwhile gather in the session.
     sending: Outbox,
@@ -147,7 +149,8 @@ async fn transmit(agreed: Agreed, mut stopped: watch::Receiver<bool>) -> io::Res
     let (mut reader, mut writer) = tokio::io::split(wire);
     // As long as the session lets commands be open, which is not long.
     let (finished, mut outcomes) = mpsc::unbounded_channel();
-    let mut link = Link { session, device, input, sending: Outbox::default(), finished };
+    let turn = Arc::new(Turn::new(Arc::clone(held.pacer()), stopped.clone()));
+    let mut link = Link { session, device, turn, input, sending: Outbox::default(), finished };
     let mut leaving = false;
     let result = loop {
         if link.take_input() {
@@ -212,8 +215,11 @@ async fn read(
 impl Link {
     /// Begins a command. Most writes end at once; nobody need be woken for them.
     fn run(&mut self, ticket: Ticket, command: Command) {
-        let (device, finished) = (self.device.clone(), self.finished.clone());
-        let mut outcome = Box::pin(async move { device.carry_out(command).await });
+        let (device, turn, finished) = (self.device.clone(), Arc::clone(&self.turn), self.finished.clone());
+        let mut outcome = Box::pin(async move {
+            turn.admit(&command).await;
+            device.carry_out(command).await
+        });
         let mut context = Context::from_waker(Waker::noop());
         match outcome.as_mut().poll(&mut context) {
             Poll::Ready(outcome) => self.session.finish(ticket, outcome),

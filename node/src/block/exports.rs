@@ -3,16 +3,22 @@
 //! Invariant: a use is counted from before its device exists until its connection has ended.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use quarry_volume::VolumeId;
 use quarry_volume::nbd::{Export, Listed, OptionError};
+use quarry_volume::pace::Limits;
 use quarry_volume::store::{Device, Volume, VolumeError, Volumes};
+
+use super::pace::Pacer;
 
 /// Names of volumes, and who uses them.
 #[derive(Debug)]
 pub(crate) struct Exports {
     volumes: Arc<Volumes>,
     users: Arc<Mutex<HashMap<String, usize>>>,
+    /// Of volumes that are in use.
+    pacers: Mutex<HashMap<VolumeId, Weak<Pacer>>>,
 }
 
 /// A volume in use, for as long as this lives.
@@ -20,7 +26,16 @@ pub(crate) struct Exports {
 pub(crate) struct Use {
     /// The volume, and the snapshot if it is one.
     names: Vec<String>,
+    /// That all who use it have.
+    pacer: Arc<Pacer>,
     users: Arc<Mutex<HashMap<String, usize>>>,
+}
+
+impl Use {
+    /// How fast it may be used.
+    pub(super) fn pacer(&self) -> &Arc<Pacer> {
+        &self.pacer
+    }
 }
 
 impl Drop for Use {
@@ -45,7 +60,7 @@ struct Meant {
 
 impl Exports {
     pub(crate) fn new(volumes: Arc<Volumes>) -> Self {
-        Self { volumes, users: Arc::default() }
+        Self { volumes, users: Arc::default(), pacers: Mutex::default() }
     }
 
     pub(crate) fn volumes(&self) -> &Arc<Volumes> {
@@ -57,13 +72,53 @@ impl Exports {
         self.users.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied().unwrap_or(0)
     }
 
-    fn enter(&self, names: Vec<String>) -> Use {
+    /// The pace of a volume, as its label says, which whoever changes it writes first.
+    fn pacer_of(&self, volume: &Volume) -> Arc<Pacer> {
+        let mut pacers = self.pacers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = pacers.get(&volume.id).and_then(Weak::upgrade) {
+            return known;
+        }
+        pacers.retain(|_, pacer| pacer.strong_count() > 0);
+        let now = self.volumes.find(&volume.label.name);
+        let limits = now.map_or(volume.label.limits, |volume| volume.label.limits);
+        let pacer = Arc::new(Pacer::new(limits));
+        pacers.insert(volume.id, Arc::downgrade(&pacer));
+        pacer
+    }
+
+    /// Changes how fast a volume may be used, also by those who use it.
+    pub(crate) async fn limit(&self, name: &str, limits: Limits) -> Result<(), VolumeError> {
+        let volume = self.volumes.limit(name, limits).await?;
+        let pacers = self.pacers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pacer) = pacers.get(&volume.id).and_then(Weak::upgrade) {
+            pacer.set(limits);
+        }
+        Ok(())
+    }
+
+    /// Gives a volume that nobody uses another name.
+    pub(crate) async fn rename(&self, name: &str, new: &str) -> Result<(), VolumeError> {
+        self.unused(name)?;
+        self.volumes.rename(name, new).await.map(drop)
+    }
+
+    /// Deletes a volume that nobody uses; if others are clones of it, it stays for them, unseen.
+    pub(crate) async fn let_go(&self, name: &str) -> Result<(), VolumeError> {
+        self.unused(name)?;
+        self.volumes.let_go(name).await
+    }
+
+    fn unused(&self, name: &str) -> Result<(), VolumeError> {
+        if self.users_of(name) > 0 { Err(VolumeError::InUse(name.to_owned())) } else { Ok(()) }
+    }
+
+    fn enter(&self, names: Vec<String>, pacer: Arc<Pacer>) -> Use {
         let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
         for name in &names {
             *users.entry(name.clone()).or_default() += 1;
         }
         drop(users);
-        Use { names, users: Arc::clone(&self.users) }
+        Use { names, pacer, users: Arc::clone(&self.users) }
     }
 
     /// Deletes a snapshot that nobody reads.
@@ -77,17 +132,13 @@ impl Exports {
 
     /// Makes a volume that nobody uses what one of its snapshots is.
     pub(crate) async fn revert(&self, name: &str, snapshot: &str) -> Result<(), VolumeError> {
-        if self.users_of(name) > 0 {
-            return Err(VolumeError::InUse(name.to_owned()));
-        }
+        self.unused(name)?;
         self.volumes.revert(name, snapshot).await
     }
 
     /// Deletes a volume that nobody uses.
     pub(crate) async fn delete(&self, name: &str) -> Result<(), VolumeError> {
-        if self.users_of(name) > 0 {
-            return Err(VolumeError::InUse(name.to_owned()));
-        }
+        self.unused(name)?;
         self.volumes.delete(name).await
     }
 
@@ -159,7 +210,8 @@ impl Exports {
         let Meant { volume, snapshot } = self.meant(name)?;
         let own = volume.label.name.clone();
         let frozen = snapshot.as_ref().map(|snapshot| format!("{own}@{snapshot}"));
-        let held = self.enter(std::iter::once(own).chain(frozen).collect());
+        let pacer = self.pacer_of(&volume);
+        let held = self.enter(std::iter::once(own).chain(frozen).collect(), pacer);
         let device = match &snapshot {
             Some(snapshot) => self.volumes.view(&volume.label.name, snapshot),
             None => self.volumes.attach(&volume.label.name).await,

@@ -8,6 +8,7 @@ mod connection;
 mod exports;
 pub(crate) mod keys;
 mod listener;
+mod pace;
 mod tls;
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use tokio::task::JoinSet;
 pub(crate) use admin::{Shown, Wanted};
 pub(crate) use exports::Exports;
 pub(crate) use listener::{BlockListeners, ListenError};
+pub(crate) use pace::{Said, limits_of};
 
 use crate::storage::Disks;
 

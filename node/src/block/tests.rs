@@ -186,3 +186,39 @@ fn nobody_beyond_this_machine_is_served_without_certificates() {
     let config = Config::parse(Source { file: &dir.join("quarry.toml"), text: &text(&all) }).unwrap();
     assert_eq!(config.nbd.clients.unwrap(), Path::new("d/a"));
 }
+
+/// 64 requests at 100 a second, from two clients: more than a third of a second, and no more than the rate.
+#[tokio::test]
+async fn a_volume_is_used_no_faster_than_its_limits_say_also_when_they_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = started(dir.path()).await;
+    let create = format!(r#"{{"create":{{"name":"vol","bytes":{SIZE}}}}}"#);
+    assert_eq!(ask(node.admin, &create).await.0, 200);
+    let mut clients = [tcp(&node, "vol").await.unwrap(), tcp(&node, "vol").await.unwrap()];
+    let qos = |iops: u32| {
+        format!(r#"{{"qos":{{"name":"vol","limits":{{"total_iops_sec":{iops},"total_iops_sec_max":0}}}}}}"#)
+    };
+    assert_eq!(ask(node.admin, r#"{"qos":{"name":"vol","limits":{"iops":1}}}"#).await.0, 400);
+    assert_eq!(ask(node.admin, &qos(100)).await.0, 200);
+    let began = std::time::Instant::now();
+    for n in 0..32 {
+        for client in &mut clients {
+            client.write(n * 4096, &[1; 4096]).await;
+        }
+    }
+    let took = began.elapsed();
+    assert!(took >= std::time::Duration::from_millis(620), "64 requests took {took:?}");
+    let (_, shown) = ask(node.admin, "").await;
+    assert!(shown.contains(r#""total_iops_sec":100"#), "{shown}");
+    // One that waits for hours goes on when the limit goes.
+    assert_eq!(ask(node.admin, r#"{"qos":{"name":"vol","limits":{"write_bytes_sec":1}}}"#).await.0, 200);
+    clients[0].write(0, &[2; 4096]).await;
+    let [first, _] = &mut clients;
+    let waits =
+        tokio::time::timeout(std::time::Duration::from_millis(100), first.request(1, 0, 4096, &[3; 4096]));
+    assert!(waits.await.is_err());
+    assert_eq!(ask(node.admin, r#"{"qos":{"name":"vol","limits":{}}}"#).await.0, 200);
+    let answer = tokio::time::timeout(std::time::Duration::from_secs(60), clients[1].read(0, 4096));
+    answer.await.unwrap();
+    node.stop().await;
+}

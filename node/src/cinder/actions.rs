@@ -12,7 +12,7 @@ use super::fields::{flag, given_flag, given_number, map, now, number, text, text
 use super::states::{ATTACH_STATES, Deed, VOLUME_STATES, rule_of};
 use super::volume_view::is_encrypted;
 use super::volumes::{DRAWER, begin_delete};
-use super::{Office, attach, quotas, schedule, types};
+use super::{Office, attach, manage, quotas, schedule, types};
 use crate::papers::Paper;
 
 /// Acts as the body says, on a volume that the caller may see.
@@ -45,6 +45,7 @@ pub(crate) async fn act(office: &Arc<Office>, ask: &Ask, volume: &Paper) -> Repl
             set(office, id, |volume| admin_metadata(volume, "readonly", text)).await?;
             Answer::bare(202)
         }
+        "os-unmanage" => manage::give_up(office, ask, volume).await,
         "os-retype" => retype(office, ask, volume, given).await,
         "os-set_image_metadata" => {
             let given = text_map(given.get("metadata").unwrap_or(&Value::Null), false)?;
@@ -201,6 +202,8 @@ async fn retype(office: &Office, ask: &Ask, volume: &Paper, given: &Map<String, 
         volume.insert("multiattach".to_owned(), json!(multiattach));
     })
     .await?;
+    // It may be used faster or slower from now on.
+    office.kick.notify_one();
     Answer::bare(202)
 }
 

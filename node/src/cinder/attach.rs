@@ -183,6 +183,7 @@ pub(crate) async fn connection(office: &Office, volume: &Paper) -> Result<Value,
     let id = text(volume, "id");
     let export = device_name(id);
     let read_only = text(&map(volume, "admin_metadata"), "readonly") == "True";
+    let specs = super::qos::for_clients(office, volume).await?;
     Ok(json!({
         "driver_volume_type": "nbd",
         "data": {
@@ -195,7 +196,7 @@ pub(crate) async fn connection(office: &Office, volume: &Paper) -> Result<Value,
             "discard": true,
             // What clients are given is plain: what is encrypted is encrypted behind, and theirs must not be it once more.
             "encrypted": false,
-            "qos_specs": null,
+            "qos_specs": specs,
         },
     }))
 }

@@ -60,25 +60,6 @@ pub(crate) async fn into_new(source: &Device, target: &Device) -> Result<(), Cop
     Ok(target.flush().await?)
 }
 
-/// Makes a volume that has other data equal to what `source` is.
-pub(crate) async fn over(source: &Device, target: &Device) -> Result<(), CopyError> {
-    let (mut at, end) = (0, source.bytes().min(target.bytes()));
-    while at < end {
-        let length = READ.min(end - at);
-        let wanted = source.read_whole(at, length).await?.freeze();
-        let found = target.read_whole(at, length).await?;
-        if wanted != found {
-            if wanted.iter().all(|byte| *byte == 0) {
-                target.zero(at, length, false).await?;
-            } else {
-                target.write(at, wanted).await?;
-            }
-        }
-        at += length;
-    }
-    Ok(target.flush().await?)
-}
-
 /// Where a backup's objects are.
 #[derive(Debug, Clone)]
 pub(crate) struct Shelf {

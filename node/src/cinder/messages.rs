@@ -35,6 +35,7 @@ pub(crate) enum Event {
     Backup,
     Restore,
     Revert,
+    Manage,
 }
 
 impl Event {
@@ -49,6 +50,7 @@ impl Event {
             Self::Snapshot => ("010", "001", "snapshot create:An unknown error occurred."),
             Self::Backup => ("013", "001", "create backup:An unknown error occurred."),
             Self::Restore => ("015", "001", "restore backup:An unknown error occurred."),
+            Self::Manage => ("016", "001", "manage volume:An unknown error occurred."),
             Self::Revert => ("007", "001", "revert volume:An unknown error occurred."),
         }
     }

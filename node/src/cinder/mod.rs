@@ -20,6 +20,7 @@ mod group_snapshots;
 mod group_types;
 mod groups;
 mod list;
+mod manage;
 mod messages;
 mod metadata;
 mod qos;

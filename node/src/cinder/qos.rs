@@ -1,9 +1,12 @@
-//! `/qos-specs`: kept, and told to whoever attaches. The node itself does not limit volumes by them yet.
+//! `/qos-specs`: told to whoever attaches (`front-end`), held by the node that has a volume (`back-end`), or both.
 //!
+//! What a volume's type says is written into the volume's label, where whoever serves it finds it (`crate::block`), also after a restart.
+//! Invariant: a volume of the API is limited as its type says, and as nothing else does, within a look of [`hold`].
 //! Invariant: what a type is associated with is in the type's own paper; a spec that a type has is deleted by force alone.
 
 use std::sync::Arc;
 
+use quarry_volume::pace::Limits;
 use serde_json::{Map, Value, json};
 
 use super::Office;
@@ -13,7 +16,8 @@ use super::fields::{fresh_id, map, needed_name, now, paper, text, text_map};
 use super::list::{Rules, page};
 use super::types;
 use super::volume_view::links;
-use crate::papers::Paper;
+use crate::block::limits_of;
+use crate::papers::{Paper, PaperError};
 
 const DRAWER: &str = "qos-specs";
 const RULES: Rules =
@@ -90,6 +94,62 @@ pub(crate) async fn answer(office: &Office, ask: &Ask, rest: &[&str]) -> Reply {
     }
 }
 
+/// Which of the consumers a spec has.
+fn is_for(spec: &Paper, consumer: &str) -> bool {
+    matches!(text(spec, "consumer"), both if both == "both" || both == consumer)
+}
+
+/// All types and specs, for looking up those of many volumes.
+struct Known {
+    types: Vec<Arc<Paper>>,
+    specs: Vec<Arc<Paper>>,
+}
+
+impl Known {
+    async fn read(office: &Office) -> Result<Self, PaperError> {
+        let types = office.papers.all(types::DRAWER).await?;
+        Ok(Self { types, specs: office.papers.all(DRAWER).await? })
+    }
+
+    fn spec_of(&self, volume: &Paper) -> Option<&Arc<Paper>> {
+        let by = |all: &'_ [Arc<Paper>], id: &str| all.iter().position(|paper| text(paper, "id") == id);
+        let kind = self.types.get(by(&self.types, text(volume, "volume_type_id"))?)?;
+        self.specs.get(by(&self.specs, text(kind, "qos_specs_id"))?)
+    }
+
+    fn limits_of(&self, volume: &Paper) -> Limits {
+        let spec = self.spec_of(volume).filter(|spec| is_for(spec, "back-end"));
+        let specs = spec.map(|spec| map(spec, "specs")).unwrap_or_default();
+        limits_of(|key| text(&specs, key).parse().ok())
+    }
+}
+
+/// What whoever attaches a volume shall hold; null: nothing.
+pub(crate) async fn for_clients(office: &Office, volume: &Paper) -> Result<Value, PaperError> {
+    let known = Known::read(office).await?;
+    let spec = known.spec_of(volume).filter(|spec| is_for(spec, "front-end"));
+    Ok(spec.map_or(Value::Null, |spec| Value::Object(map(spec, "specs"))))
+}
+
+/// What this node shall hold a volume to.
+pub(super) async fn limits_for(office: &Office, volume: &Paper) -> Result<Limits, PaperError> {
+    Ok(Known::read(office).await?.limits_of(volume))
+}
+
+/// Limits this node's volumes as their types say.
+pub(super) async fn hold(office: &Office) -> Result<(), PaperError> {
+    let (made, known) = (office.blocks.exports.volumes(), Known::read(office).await?);
+    for volume in office.papers.all(super::volumes::DRAWER).await? {
+        let (name, limits) = (super::work::device_name(text(&volume, "id")), known.limits_of(&volume));
+        if made.find(&name).is_ok_and(|made| made.label.limits != limits)
+            && let Err(error) = office.blocks.exports.limit(&name, limits).await
+        {
+            tracing::warn!(%error, name, "limit volume");
+        }
+    }
+    Ok(())
+}
+
 async fn find(office: &Office, id: &str) -> Result<Arc<Paper>, Fault> {
     let found = office.papers.get(DRAWER, id).await?;
     found.ok_or_else(|| Fault::other(404, format!("No such qos_specs {id}.")))
@@ -138,7 +198,9 @@ async fn edit(office: &Office, id: &str, edit: impl Fn(&mut Paper) + Send + Sync
         edit(spec);
         Ok(())
     };
-    office.papers.change(DRAWER, id, edit).await.map(drop)
+    office.papers.change(DRAWER, id, edit).await?;
+    office.kick.notify_one();
+    Ok(())
 }
 
 async fn delete_keys(office: &Office, ask: &Ask, id: &str) -> Reply {
@@ -189,6 +251,7 @@ async fn set(office: &Office, kind: &str, spec: &Value) -> Result<(), Fault> {
         kind.insert("qos_specs_id".to_owned(), spec.clone());
         Ok(())
     })
-    .await
-    .map(drop)
+    .await?;
+    office.kick.notify_one();
+    Ok(())
 }

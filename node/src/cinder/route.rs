@@ -7,12 +7,12 @@ use std::sync::Arc;
 use super::ask::{Ask, Reply};
 use super::fault::Fault;
 use super::{
-    Office, attachments, backups, group_snapshots, group_types, groups, messages, qos, quotas, services,
-    snapshots, transfers, types, volumes,
+    Office, attachments, backups, group_snapshots, group_types, groups, manage, messages, qos, quotas,
+    services, snapshots, transfers, types, volumes,
 };
 
 /// Resources, by the first part of their paths.
-const RESOURCES: [&str; 26] = [
+const RESOURCES: [&str; 29] = [
     "volumes",
     "snapshots",
     "types",
@@ -39,6 +39,9 @@ const RESOURCES: [&str; 26] = [
     "clusters",
     "workers",
     "manageable_volumes",
+    "manageable_snapshots",
+    "os-volume-manage",
+    "os-snapshot-manage",
 ];
 
 /// Answers a request of somebody who is known.
@@ -84,6 +87,8 @@ pub(crate) async fn answer(office: &Arc<Office>, ask: &Ask) -> Reply {
         "group_types" => group_types::answer(office, ask, rest).await,
         "group_snapshots" => group_snapshots::answer(office, ask, rest).await,
         "backups" => backups::answer(office, ask, rest).await,
+        "manageable_volumes" | "os-volume-manage" => manage::volumes(office, ask, rest).await,
+        "manageable_snapshots" | "os-snapshot-manage" => manage::snapshots(office, ask, rest).await,
         _ => Err(Fault::nowhere()),
     }
 }

@@ -49,7 +49,7 @@ impl Pool {
             "allocated_capacity_gb": self.allocated_gb, "provisioned_capacity_gb": self.allocated_gb,
             "reserved_percentage": 0, "max_over_subscription_ratio": "20.0",
             "thin_provisioning_support": true, "thick_provisioning_support": false,
-            "QoS_support": false, "multiattach": true, "online_extend_support": true,
+            "QoS_support": true, "multiattach": true, "online_extend_support": true,
             "replication_enabled": false, "consistent_group_snapshot_enabled": false,
             "location_info": self.name, "backend_state": if self.up { "up" } else { "down" },
             "timestamp": self.at, "updated": null,

@@ -12,7 +12,7 @@ use super::fault::Fault;
 use super::fields::{fresh_id, given_flag, given_text, now, number, paper, text, text_map, value};
 use super::list::{Rules, page};
 use super::states::{Deed, SNAPSHOT_STATES, rule_of};
-use super::{metadata, quotas, types, volumes};
+use super::{manage, metadata, quotas, types, volumes};
 use crate::papers::Paper;
 
 pub(crate) const DRAWER: &str = "snapshots";
@@ -61,7 +61,7 @@ pub(crate) async fn find(office: &Office, ask: &Ask, id: &str) -> Result<Arc<Pap
     found.ok_or_else(|| Fault::missing(format!("Snapshot {id}")))
 }
 
-fn brief(ask: &Ask, snapshot: &Paper) -> Map<String, Value> {
+pub(crate) fn brief(ask: &Ask, snapshot: &Paper) -> Map<String, Value> {
     let mut shown = paper(json!({
         "id": text(snapshot, "id"),
         "name": value(snapshot, "name"),
@@ -219,7 +219,7 @@ pub(crate) async fn begin_delete(office: &Office, id: &str, force: bool) -> Resu
 }
 
 async fn act(office: &Office, ask: &Ask, id: &str) -> Reply {
-    find(office, ask, id).await?;
+    let snapshot = find(office, ask, id).await?;
     let body = ask.body.as_object().and_then(|body| body.iter().next());
     let Some((name, given)) = body else { return Err(Fault::bad("There is no such action.")) };
     let status = given.get("status").and_then(Value::as_str).unwrap_or("").to_lowercase();
@@ -237,6 +237,7 @@ async fn act(office: &Office, ask: &Ask, id: &str) -> Reply {
             .await?;
             Answer::bare(202)
         }
+        "os-unmanage" => manage::give_up_snapshot(office, ask, &snapshot).await,
         "os-force_delete" => {
             ask.admin("volume_extension:snapshot_admin_actions:force_delete")?;
             begin_delete(office, id, true).await?;

@@ -28,6 +28,8 @@ pub(crate) enum Deed {
     DeleteSnapshot,
     CreateBackup,
     DeleteBackup,
+    Manage,
+    ManageSnapshot,
 }
 
 /// A row of the table.
@@ -63,7 +65,7 @@ const DELETABLE: &[&str] =
     &["available", "error", "error_restoring", "error_extending", "error_managing", "error_deleting"];
 
 /// All deeds.
-pub(crate) const RULES: [Rule; 17] = [
+pub(crate) const RULES: [Rule; 19] = [
     rule(Deed::Create, "create", &[], ["creating", "available", "error"]),
     rule(Deed::Delete, "delete", DELETABLE, ["deleting", "deleted", "error_deleting"]),
     rule(Deed::Extend, "extend", SETTLED, ["extending", SAME, "error_extending"]),
@@ -91,6 +93,8 @@ pub(crate) const RULES: [Rule; 17] = [
     ),
     rule(Deed::CreateBackup, "create", &[], ["creating", "available", "error"]),
     rule(Deed::DeleteBackup, "delete", &["available", "error"], ["deleting", "deleted", "error_deleting"]),
+    rule(Deed::Manage, "manage", &[], ["managing", "available", "error_managing"]),
+    rule(Deed::ManageSnapshot, "manage", &[], ["creating", "available", "error"]),
 ];
 
 /// The row of a deed.
@@ -141,7 +145,7 @@ pub(crate) const BACKUP_STATES: [&str; 2] = ["available", "error"];
 mod tests {
     use super::*;
 
-    const DEEDS: [Deed; 17] = [
+    const DEEDS: [Deed; 19] = [
         Deed::Create,
         Deed::Delete,
         Deed::Extend,
@@ -159,6 +163,8 @@ mod tests {
         Deed::DeleteSnapshot,
         Deed::CreateBackup,
         Deed::DeleteBackup,
+        Deed::Manage,
+        Deed::ManageSnapshot,
     ];
 
     #[test]

@@ -1,6 +1,9 @@
 //! The volume API over a real store and real volumes on a file, asked without sockets.
 
 mod encryption;
+mod manage;
+mod qos;
+mod sources;
 
 use std::sync::Arc;
 
@@ -42,7 +45,7 @@ async fn ask(office: &Arc<Office>, by: &Caller, minor: u16, what: &str, body: Va
         body,
         id: "req-1".to_owned(),
     };
-    match route::answer(office, &ask).await {
+    match Box::pin(route::answer(office, &ask)).await {
         Ok(answer) => (answer.status, answer.body.unwrap_or(Value::Null)),
         Err(fault) => (fault.status, fault.body()),
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quarry_volume::VolumeId;
-use quarry_volume::store::{Label, VolumeError};
+use quarry_volume::store::{Label, Volume, VolumeError};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -21,7 +21,7 @@ use super::fields::{map, now, number, text};
 use super::messages::{self, Event};
 use super::states::{Deed, SAME, rule_of};
 use super::volume_view::is_encrypted;
-use super::{Cinder, Office, attachments, backups, services, snapshots, volumes};
+use super::{Cinder, Office, attachments, backups, manage, qos, services, snapshots, volumes};
 use crate::papers::{Paper, PaperError};
 use crate::storage::{random_bytes, wall_clock};
 
@@ -57,7 +57,7 @@ pub(crate) fn device_name(id: &str) -> String {
     format!("volume-{id}")
 }
 
-fn snapshot_name(id: &str) -> String {
+pub(crate) fn snapshot_name(id: &str) -> String {
     format!("snapshot-{id}")
 }
 
@@ -98,6 +98,7 @@ impl Cinder {
 /// Begins the tasks that are there and not under way.
 pub(super) async fn round(office: &Arc<Office>, running: &mut JoinSet<()>) -> Result<(), PaperError> {
     services::say(office).await?;
+    qos::hold(office).await?;
     messages::sweep(office).await?;
     for drawer in [volumes::DRAWER, snapshots::DRAWER, backups::DRAWER] {
         for paper in office.papers.all(drawer).await? {
@@ -133,8 +134,10 @@ pub(super) async fn perform(office: &Office, drawer: &'static str, paper: &Paper
         (volumes::DRAWER, "extend") => (Deed::Extend, Event::Extend),
         (volumes::DRAWER, "revert") => (Deed::Revert, Event::Revert),
         (volumes::DRAWER, "restore") => (Deed::Restore, Event::Restore),
+        (volumes::DRAWER, "manage") => (Deed::Manage, Event::Manage),
         (volumes::DRAWER, "backup") => return after_backup(office, paper).await,
         (snapshots::DRAWER, "create") => (Deed::CreateSnapshot, Event::Snapshot),
+        (snapshots::DRAWER, "manage") => (Deed::ManageSnapshot, Event::Manage),
         (snapshots::DRAWER, _) => (Deed::DeleteSnapshot, Event::Delete),
         (backups::DRAWER, "create") => (Deed::CreateBackup, Event::Backup),
         _ => (Deed::DeleteBackup, Event::Delete),
@@ -212,10 +215,11 @@ async fn act(office: &Office, deed: Deed, paper: &Paper) -> Result<(), Trouble> 
         }
         Deed::Revert => {
             let task = map(paper, "task");
-            let name = device_name(id);
-            let frozen = volumes.view(&name, &snapshot_name(text(&task, "snapshot")))?;
-            Ok(copy::over(&frozen, &volumes.attach(&name).await?).await?)
+            let snapshot = snapshot_name(text(&task, "snapshot"));
+            Ok(office.blocks.exports.revert(&device_name(id), &snapshot).await?)
         }
+        Deed::Manage => Ok(manage::take_over(office, volumes::DRAWER, paper).await?),
+        Deed::ManageSnapshot => Ok(manage::take_over(office, snapshots::DRAWER, paper).await?),
         Deed::Restore => restore(office, text(&map(paper, "task"), "backup"), id).await,
         Deed::CreateSnapshot => {
             let name = device_name(text(paper, "volume_id"));
@@ -248,9 +252,9 @@ async fn freeze(office: &Office, volume: &str, snapshot: &str) -> Result<(), Tro
     }
 }
 
-/// Forgets what was frozen; that it is not there is good.
+/// Forgets what was frozen, but for volumes that were made of it; that it is not there is good.
 async fn thaw(office: &Office, volume: &str, snapshot: &str) -> Result<(), Trouble> {
-    match office.blocks.exports.volumes().forget_snapshot(volume, snapshot).await {
+    match office.blocks.exports.volumes().let_snapshot_go(volume, snapshot).await {
         Ok(()) | Err(VolumeError::NoSnapshot(..) | VolumeError::NoVolume(_)) => Ok(()),
         Err(error) => Err(error.into()),
     }
@@ -269,30 +273,53 @@ async fn make(office: &Office, paper: &Paper) -> Result<(), Trouble> {
         name: name.clone(),
         bytes: bytes_of(number(paper, "size")),
         made: wall_clock() / 1000,
+        limits: qos::limits_for(office, paper).await?,
         key: is_encrypted(paper).then(|| volumes.wrap(&random_bytes())).transpose()?,
         ..Label::default()
     };
-    match volumes.create(VolumeId(identity), label).await {
-        Ok(_) | Err(VolumeError::Taken(_)) => {}
-        Err(error) => return Err(error.into()),
-    }
+    let new = (VolumeId(identity), label);
     let (snapshot, source, backup) =
         (text(paper, "snapshot_id"), text(paper, "source_volid"), text(paper, "backup_id"));
     if !snapshot.is_empty() {
         let of = office.papers.get(snapshots::DRAWER, snapshot).await?;
         let of = of.ok_or(CopyError::Backup("the snapshot is gone"))?;
-        let frozen = volumes.view(&device_name(text(&of, "volume_id")), &snapshot_name(snapshot))?;
-        copy::into_new(&frozen, &volumes.attach(&name).await?).await?;
-    } else if !source.is_empty() {
+        let of = device_name(text(&of, "volume_id"));
+        return make_of(office, new, &of, &snapshot_name(snapshot)).await;
+    }
+    if !source.is_empty() {
         let (from, passing) = (device_name(source), passing_name(id));
         freeze(office, &from, &passing).await?;
-        let frozen = volumes.view(&from, &passing)?;
-        copy::into_new(&frozen, &volumes.attach(&name).await?).await?;
-        thaw(office, &from, &passing).await?;
-    } else if !backup.is_empty() {
-        restore(office, backup, id).await?;
+        make_of(office, new, &from, &passing).await?;
+        return thaw(office, &from, &passing).await;
     }
-    Ok(())
+    there(volumes.create(new.0, new.1).await)?;
+    if backup.is_empty() { Ok(()) } else { restore(office, backup, id).await }
+}
+
+/// That it is there already is good.
+fn there(made: Result<Volume, VolumeError>) -> Result<(), Trouble> {
+    match made {
+        Ok(_) | Err(VolumeError::Taken(_)) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Makes a volume of what was frozen: at no cost, unless one of the two is encrypted and the other is not.
+async fn make_of(
+    office: &Office,
+    (id, label): (VolumeId, Label),
+    of: &str,
+    frozen: &str,
+) -> Result<(), Trouble> {
+    let (volumes, name) = (office.blocks.exports.volumes(), label.name.clone());
+    let known = volumes.find(&name).ok();
+    // One that is there and no clone was being copied when the node was killed.
+    let copied = known.as_ref().is_some_and(|known| known.parent().is_none());
+    if !copied && volumes.find(of)?.label.key.is_some() == label.key.is_some() {
+        return there(volumes.clone_snapshot(id, label, of, frozen).await);
+    }
+    there(volumes.create(id, label).await)?;
+    Ok(copy::into_new(&volumes.view(of, frozen)?, &volumes.attach(&name).await?).await?)
 }
 
 async fn delete(office: &Office, paper: &Paper) -> Result<(), Trouble> {
@@ -301,7 +328,7 @@ async fn delete(office: &Office, paper: &Paper) -> Result<(), Trouble> {
     if !source.is_empty() {
         thaw(office, &device_name(source), &passing_name(id)).await?;
     }
-    match office.blocks.exports.delete(&device_name(id)).await {
+    match office.blocks.exports.let_go(&device_name(id)).await {
         Ok(()) | Err(VolumeError::NoVolume(_)) => {}
         Err(error) => return Err(error.into()),
     }

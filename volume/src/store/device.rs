@@ -413,7 +413,8 @@ impl Device {
         most: usize,
     ) -> Result<Vec<Stretch>, VolumeError> {
         let known = self.inner.seat.snapshots();
-        let Some(since) = known.into_iter().find(|known| known.label.name == snapshot) else {
+        let Some(since) = known.into_iter().find(|known| known.label.name == snapshot && !known.label.going)
+        else {
             // It was deleted meanwhile; more than what changed is never wrong.
             return Ok(vec![Stretch { bytes: length, hole: false }]);
         };

@@ -4,9 +4,12 @@
 //! label     u8 version | u64 bytes | u64 slice bytes | u64 made, ms since 1970 | u16 length, name | u16 length, description
 //!           version 2: behind it fields in the order of their tags, each: u8 tag | u16 length | value
 //!           1: its wrapped key (`cipher.rs`): the volume is encrypted
+//!           2: its limits (`pace.rs`), each: u8 which | u64 a second | u64 burst, ascending
+//!           3, empty: it was deleted, and stays for its clones
 //! promise   u8 version | u64 epoch | u32 configuration
 //! parent    u8 version | volume id, 16 B | u32 era: of the snapshot that it is a clone of
 //! snapshot  u8 version | u64 made, ms since 1970 | u64 bytes of the volume then | u16 length, name
+//!           version 2: the same, of one that was deleted and stays for its clones
 //! ```
 //!
 //! Invariant: bytes decode to what was encoded, or to [`BadLabel`]; never a panic.
@@ -14,11 +17,16 @@
 use quarry_engine::block::{Fence, VolumeId};
 
 use crate::cipher::WrappedKey;
+use crate::pace::{Limits, Rate};
 
 const VERSION: u8 = 1;
 /// Of a label with fields.
 const FIELDS: u8 = 2;
 const KEY_FIELD: u8 = 1;
+const LIMITS_FIELD: u8 = 2;
+const GOING_FIELD: u8 = 3;
+/// Of a snapshot that stays for its clones.
+const GOING: u8 = 2;
 /// Longest name of a volume or snapshot.
 pub const MAX_NAME: usize = 255;
 /// Longest description.
@@ -39,6 +47,10 @@ pub struct Label {
     pub made: u64,
     /// Its blocks are encrypted with this.
     pub key: Option<WrappedKey>,
+    /// How fast it may be used.
+    pub limits: Limits,
+    /// It was deleted, and stays for its clones.
+    pub going: bool,
 }
 
 /// A frozen state of a volume.
@@ -50,6 +62,8 @@ pub struct SnapshotLabel {
     pub bytes: u64,
     /// When it was made, in milliseconds since 1970.
     pub made: u64,
+    /// It was deleted, and stays for its clones.
+    pub going: bool,
 }
 
 /// What a volume is a clone of.
@@ -135,12 +149,16 @@ impl Label {
     /// What only some volumes have.
     fn fields(&self) -> Vec<(u8, Vec<u8>)> {
         let key = self.key.map(|WrappedKey(key)| (KEY_FIELD, key.to_vec()));
-        key.into_iter().collect()
+        let limits = (!self.limits.is_free()).then(|| (LIMITS_FIELD, encode_limits(&self.limits)));
+        let going = self.going.then(|| (GOING_FIELD, Vec::new()));
+        key.into_iter().chain(limits).chain(going).collect()
     }
 
     fn take(&mut self, tag: u8, value: &[u8]) -> Result<(), BadLabel> {
         match tag {
             KEY_FIELD => self.key = Some(WrappedKey(value.try_into().map_err(|_| BadLabel)?)),
+            LIMITS_FIELD => self.limits = decode_limits(value)?,
+            GOING_FIELD if value.is_empty() => self.going = true,
             _ => return Err(BadLabel),
         }
         Ok(())
@@ -173,7 +191,7 @@ impl Label {
 
 impl SnapshotLabel {
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut out = vec![VERSION];
+        let mut out = vec![if self.going { GOING } else { VERSION }];
         out.extend_from_slice(&self.made.to_le_bytes());
         out.extend_from_slice(&self.bytes.to_le_bytes());
         put_text(&mut out, &self.name);
@@ -181,9 +199,14 @@ impl SnapshotLabel {
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, BadLabel> {
-        let mut r = Reader::begin(bytes)?;
+        let mut r = Reader(bytes);
+        let going = match r.array()? {
+            [VERSION] => false,
+            [GOING] => true,
+            _ => return Err(BadLabel),
+        };
         let (made, bytes, name) = (r.u64()?, r.u64()?, r.text()?);
-        r.end(Self { name, bytes, made })
+        r.end(Self { name, bytes, made, going })
     }
 }
 
@@ -198,6 +221,30 @@ impl Parent {
         let era = u32::from_le_bytes(r.array()?);
         r.end(Self { volume, era })
     }
+}
+
+fn encode_limits(limits: &Limits) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (which, rate) in (0_u8..).zip(limits.0).filter(|(_, rate)| rate.per_second > 0) {
+        out.push(which);
+        out.extend_from_slice(&rate.per_second.to_le_bytes());
+        out.extend_from_slice(&rate.burst.to_le_bytes());
+    }
+    out
+}
+
+fn decode_limits(bytes: &[u8]) -> Result<Limits, BadLabel> {
+    let (mut r, mut limits, mut next) = (Reader(bytes), Limits::default(), 0);
+    while !r.0.is_empty() {
+        let [which] = r.array()?;
+        let rate = Rate { per_second: r.u64()?, burst: r.u64()? };
+        let place = limits.0.get_mut(usize::from(which)).ok_or(BadLabel)?;
+        if which < next || rate.per_second == 0 {
+            return Err(BadLabel);
+        }
+        (*place, next) = (rate, which + 1);
+    }
+    if next == 0 { Err(BadLabel) } else { Ok(limits) }
 }
 
 pub(super) fn encode_promise(fence: Fence) -> Vec<u8> {

@@ -94,15 +94,15 @@ impl Volumes {
     pub fn parent_of(&self, volume: &Volume) -> Option<(String, String)> {
         let Parent { volume, era } = volume.parent()?;
         let parent = self.by_id(volume)?;
-        let snapshot = parent.snapshots().into_iter().find(|snapshot| snapshot.era == era)?;
+        let snapshot = parent.seat().snapshots().into_iter().find(|snapshot| snapshot.era == era)?;
         Some((parent.label.name, snapshot.label.name))
     }
 
     /// The names of a volume's clones, each with the era of its snapshot.
     #[must_use]
     pub fn clones_of(&self, volume: &Volume) -> Vec<(String, u32)> {
-        let all = self.list().into_iter();
-        let clones = all.filter_map(|clone| Some((clone.parent()?, clone.label.name)));
+        let all: Vec<Volume> = self.known(|known| known.values().cloned().collect());
+        let clones = all.into_iter().filter_map(|clone| Some((clone.parent()?, clone.label.name)));
         clones
             .filter(|(parent, _)| parent.volume == volume.id)
             .map(|(parent, name)| (name, parent.era))
@@ -139,7 +139,9 @@ impl Volumes {
             return Ok(());
         }
         device.take_over().await?;
-        device.seat().descend(None).await
+        device.seat().descend(None).await?;
+        self.freed();
+        Ok(())
     }
 
     /// Makes a volume what one of its snapshots is. All snapshots stay. Whoever has the volume attached is fenced. Cut off on the
@@ -209,10 +211,7 @@ impl Volumes {
         if let Some((clone, _)) = self.clones_of(&volume).into_iter().find(|(_, of)| *of == era) {
             return Err(VolumeError::HasClones(format!("{name}@{snapshot}"), clone));
         }
-        volume.seat().forget(era).await?;
-        self.thinning(|jobs| jobs.push(Thinning::new(volume.id, era)));
-        self.wake();
-        Ok(())
+        self.forget(&volume, era).await
     }
 
     /// One step of dropping what only deleted snapshots saw; false: there is nothing left.
@@ -235,7 +234,7 @@ impl Volumes {
 
     async fn thin_step(volume: &Volume, job: &mut Thinning) -> Result<bool, DiskError> {
         let disk = volume.seat().disk();
-        let views: Vec<u32> = volume.snapshots().iter().map(|snapshot| snapshot.era).collect();
+        let views: Vec<u32> = volume.seat().snapshots().iter().map(|snapshot| snapshot.era).collect();
         let upto = views.iter().copied().find(|view| *view > job.era).unwrap_or(u32::MAX);
         // Below the oldest snapshot marks are of no use to anybody.
         let oldest = views.iter().all(|view| *view > job.era);

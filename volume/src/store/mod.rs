@@ -5,6 +5,7 @@
 mod copy;
 mod device;
 mod error;
+mod going;
 mod label;
 mod lineage;
 mod overlay;

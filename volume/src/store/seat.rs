@@ -199,7 +199,7 @@ impl Seat {
         &self.edges
     }
 
-    /// Its snapshots, oldest first.
+    /// Its snapshots, oldest first; among them those that stay for their clones alone.
     #[must_use]
     pub fn snapshots(&self) -> Vec<Snapshot> {
         self.state().snapshots.clone()
@@ -298,6 +298,26 @@ impl Seat {
         let mut order = self.order.lock().await;
         let noted = self.note(&mut order, NoteTag::Snapshot, era.into(), None).await?;
         self.state().snapshots.retain(|snapshot| snapshot.era != era);
+        noted.done().await?;
+        Ok(())
+    }
+
+    /// Writes a snapshot's label anew.
+    pub(super) async fn relabel(
+        &self,
+        era: u32,
+        change: impl FnOnce(&mut SnapshotLabel),
+    ) -> Result<(), VolumeError> {
+        let mut order = self.order.lock().await;
+        let known = self.snapshots().into_iter().find(|snapshot| snapshot.era == era);
+        let Some(known) = known else { return Ok(()) };
+        let mut label = known.label;
+        change(&mut label);
+        let noted = self.note(&mut order, NoteTag::Snapshot, era.into(), Some(&label.encode())).await?;
+        let place = |snapshot: &&mut Snapshot| snapshot.era == era;
+        if let Some(place) = self.state().snapshots.iter_mut().find(place) {
+            place.label = label;
+        }
         noted.done().await?;
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! Invariant: a deleted volume is gone at once; its space comes back step by step, also after a restart.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use quarry_engine::block::{Fence, NoteTag, VolumeId, notes, reap};
@@ -17,6 +18,7 @@ use super::lineage::Thinning;
 use super::seat::{Seat, Snapshot};
 use crate::cipher::{Cipher, KEY_BYTES, KeyRing, WrappedKey};
 use crate::geometry::{BLOCK_BYTES, Geometry, SLICE_BYTES};
+use crate::pace::Limits;
 
 /// Rows that one step of reaping drops.
 const REAPED: usize = 4096;
@@ -37,7 +39,9 @@ impl Volume {
     /// Its snapshots, oldest first.
     #[must_use]
     pub fn snapshots(&self) -> Vec<Snapshot> {
-        self.seat.snapshots()
+        let mut all = self.seat.snapshots();
+        all.retain(|snapshot| !snapshot.label.going);
+        all
     }
 
     pub(super) fn seat(&self) -> &Arc<Seat> {
@@ -66,6 +70,8 @@ pub struct Volumes {
     names: tokio::sync::Mutex<()>,
     /// What the keys of encrypted volumes are wrapped with.
     keys: KeyRing,
+    /// There may be something that was let go and that no clone needs.
+    orphans: AtomicBool,
 }
 
 impl Volumes {
@@ -94,6 +100,7 @@ impl Volumes {
             reaps: tokio::sync::Notify::new(),
             names: tokio::sync::Mutex::new(()),
             keys: KeyRing::default(),
+            orphans: AtomicBool::new(true),
         })
     }
 
@@ -124,6 +131,10 @@ impl Volumes {
         act(&mut self.returning.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    pub(super) fn orphans(&self) -> &AtomicBool {
+        &self.orphans
+    }
+
     pub(super) fn wake(&self) {
         self.reaps.notify_one();
     }
@@ -145,13 +156,15 @@ impl Volumes {
     #[must_use]
     pub fn list(&self) -> Vec<Volume> {
         let mut volumes: Vec<Volume> = self.known(|known| known.values().cloned().collect());
+        volumes.retain(|volume| !volume.label.going);
         volumes.sort_by(|a, b| a.label.name.cmp(&b.label.name));
         volumes
     }
 
     /// The volume of a name.
     pub fn find(&self, name: &str) -> Result<Volume, VolumeError> {
-        let found = self.known(|known| known.values().find(|volume| volume.label.name == name).cloned());
+        let named = |volume: &&Volume| volume.label.name == name && !volume.label.going;
+        let found = self.known(|known| known.values().find(named).cloned());
         found.ok_or_else(|| VolumeError::NoVolume(name.to_owned()))
     }
 
@@ -231,7 +244,7 @@ impl Volumes {
     }
 
     pub(super) fn snapshot_of(volume: &Volume, snapshot: &str) -> Result<Snapshot, VolumeError> {
-        let found = volume.seat.snapshots().into_iter().find(|known| known.label.name == snapshot);
+        let found = volume.snapshots().into_iter().find(|known| known.label.name == snapshot);
         found.ok_or_else(|| VolumeError::NoSnapshot(volume.label.name.clone(), snapshot.to_owned()))
     }
 
@@ -249,6 +262,45 @@ impl Volumes {
         Ok(volume)
     }
 
+    /// Changes how fast a volume may be used; who serves it is to be told.
+    pub async fn limit(&self, name: &str, limits: Limits) -> Result<Volume, VolumeError> {
+        self.relabel(name, |label| label.limits = limits).await
+    }
+
+    /// Gives a volume another name; nobody uses it by the old one.
+    pub async fn rename(&self, name: &str, new: &str) -> Result<Volume, VolumeError> {
+        if !is_name(new) {
+            return Err(VolumeError::Name(new.to_owned()));
+        }
+        self.relabel(name, |label| new.clone_into(&mut label.name)).await
+    }
+
+    /// Gives a snapshot another name.
+    pub async fn rename_snapshot(&self, name: &str, snapshot: &str, new: &str) -> Result<(), VolumeError> {
+        if !is_name(new) {
+            return Err(VolumeError::Name(new.to_owned()));
+        }
+        let _names = self.names.lock().await;
+        let volume = self.settled_volume(name)?;
+        if Self::snapshot_of(&volume, new).is_ok() {
+            return Err(VolumeError::Taken(new.to_owned()));
+        }
+        let era = Self::snapshot_of(&volume, snapshot)?.era;
+        volume.seat.relabel(era, |label| new.clone_into(&mut label.name)).await
+    }
+
+    async fn relabel(&self, name: &str, change: impl FnOnce(&mut Label)) -> Result<Volume, VolumeError> {
+        let _names = self.names.lock().await;
+        let mut volume = self.find(name)?;
+        change(&mut volume.label);
+        if volume.label.name != name && self.find(&volume.label.name).is_ok() {
+            return Err(VolumeError::Taken(volume.label.name));
+        }
+        volume.seat.label(Some(&volume.label.encode())).await?;
+        self.known(|known| known.insert(volume.id, volume.clone()));
+        Ok(volume)
+    }
+
     /// Freezes the volume as it is, while it is in use or not.
     pub async fn snapshot(&self, name: &str, snapshot: &str, made: u64) -> Result<Snapshot, VolumeError> {
         if !is_name(snapshot) {
@@ -259,7 +311,8 @@ impl Volumes {
         if Self::snapshot_of(&volume, snapshot).is_ok() {
             return Err(VolumeError::Taken(snapshot.to_owned()));
         }
-        let label = SnapshotLabel { name: snapshot.to_owned(), bytes: volume.label.bytes, made };
+        let label =
+            SnapshotLabel { name: snapshot.to_owned(), bytes: volume.label.bytes, made, going: false };
         volume.seat.snapshot(label).await
     }
 
@@ -270,16 +323,30 @@ impl Volumes {
         if let Some((clone, _)) = self.clones_of(&volume).into_iter().next() {
             return Err(VolumeError::HasClones(name.to_owned(), clone));
         }
+        self.remove(&volume).await
+    }
+
+    /// Deletes a volume of which nothing is a clone; with the names held.
+    pub(super) async fn remove(&self, volume: &Volume) -> Result<(), VolumeError> {
         volume.seat.label(None).await?;
         self.known(|known| known.remove(&volume.id));
         let gone = (volume.seat.disk().clone(), volume.id);
         self.gone.lock().unwrap_or_else(PoisonError::into_inner).push(gone);
-        self.wake();
+        self.freed();
         Ok(())
     }
 
     /// One step of giving back the space of deleted snapshots and volumes; false: there is none left.
     pub async fn reap(&self) -> Result<bool, DiskError> {
+        match self.drop_orphan().await {
+            Ok(false) => {}
+            Ok(true) => return Ok(true),
+            Err(VolumeError::Disk(error)) => return Err(error),
+            Err(error) => {
+                tracing::error!(%error, "drop what no clone needs any more");
+                self.orphans.store(true, Ordering::Release);
+            }
+        }
         if self.thin().await? {
             return Ok(true);
         }

@@ -2,13 +2,15 @@
 
 mod image;
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use quarry_volume::pace::{Limits, Rate};
 
 use super::{Failure, size, status};
-use crate::block::{Shown, Wanted};
+use crate::block::{Said, Shown, Wanted};
 use crate::config::size_text;
 
 #[derive(Debug, Subcommand)]
@@ -72,6 +74,22 @@ pub(super) enum VolumeCommand {
         /// For people.
         #[arg(long, default_value = "")]
         description: String,
+        #[command(flatten)]
+        admin: Admin,
+    },
+    /// Limit how fast a volume may be used, also by those who use it now; without options: not at all.
+    Qos {
+        /// Its name.
+        name: String,
+        /// Requests a second.
+        #[arg(long, value_name = "N", default_value = "0")]
+        iops: u64,
+        /// Bytes a second: `100M`.
+        #[arg(long, value_name = "BYTES", value_parser = size, default_value = "0")]
+        bandwidth: u64,
+        /// For how long, in seconds' worth, more may come after a pause.
+        #[arg(long, value_name = "SECONDS", default_value = "1")]
+        burst: u64,
         #[command(flatten)]
         admin: Admin,
     },
@@ -201,6 +219,12 @@ pub(super) fn run(command: &VolumeCommand, out: &mut impl Write) -> Result<(), F
             let (name, description) = (name.clone(), description.clone());
             tell(admin, &Wanted::Clone { name, volume, snapshot, bytes: *size, description })
         }
+        VolumeCommand::Qos { name, iops, bandwidth, burst, admin } => {
+            let rate = |per_second: u64| Rate { per_second, burst: per_second.saturating_mul(*burst) };
+            let mut limits = Limits::default();
+            (limits.0[0], limits.0[3]) = (rate(*iops), rate(*bandwidth));
+            tell(admin, &Wanted::Qos { name: name.clone(), limits: Said(limits) })
+        }
         VolumeCommand::Flatten { name, admin } => tell(admin, &Wanted::Flatten { name: name.clone() }),
         VolumeCommand::Revert { snapshot, admin } => {
             let (name, snapshot) = parted(snapshot)?;
@@ -280,6 +304,9 @@ fn show_one(name: &str, show: &Show, out: &mut impl Write) -> Result<(), Failure
     writeln!(out, "size         {} ({} bytes)", size_text(volume.bytes), volume.bytes)?;
     writeln!(out, "description  {}", volume.description)?;
     writeln!(out, "connections  {}", volume.users)?;
+    for (limit, number) in BTreeMap::from(volume.limits.clone()) {
+        writeln!(out, "limit        {limit} {number}")?;
+    }
     if volume.encrypted {
         writeln!(out, "encrypted    at rest, AES-256-XTS")?;
     }

@@ -9,17 +9,25 @@ fn version_1_never_changes() {
         bytes: 0x0102_0304,
         slice_bytes: 1 << 30,
         made: 0x1112,
-        key: None,
+        ..Label::default()
     };
     let expected = "010403020100000000000000400000000012110000000000000300766f6c010064";
     assert_eq!(hex(label.encode()), expected);
     assert_eq!(Label::decode(&label.encode()), Ok(label.clone()));
     let locked = Label { key: Some(WrappedKey([7; 81])), ..label };
     assert_eq!(hex(locked.encode()), format!("02{}015100{}", &expected[2..], "07".repeat(81)));
-    assert_eq!(Label::decode(&locked.encode()), Ok(locked));
-    let snapshot = SnapshotLabel { name: "s".into(), bytes: 0x2000, made: 0x1112 };
+    assert_eq!(Label::decode(&locked.encode()), Ok(locked.clone()));
+    let mut all = Label { going: true, ..locked };
+    all.limits.0[5] = Rate { per_second: 0x0102, burst: 3 };
+    let limits = "0211000502010000000000000300000000000000";
+    assert_eq!(hex(all.encode()), format!("02{}015100{}{limits}030000", &expected[2..], "07".repeat(81)));
+    assert_eq!(Label::decode(&all.encode()), Ok(all));
+    let snapshot = SnapshotLabel { name: "s".into(), bytes: 0x2000, made: 0x1112, going: false };
     assert_eq!(hex(snapshot.encode()), "0112110000000000000020000000000000010073");
-    assert_eq!(SnapshotLabel::decode(&snapshot.encode()), Ok(snapshot));
+    assert_eq!(SnapshotLabel::decode(&snapshot.encode()), Ok(snapshot.clone()));
+    let going = SnapshotLabel { going: true, ..snapshot };
+    assert_eq!(hex(going.encode()), "0212110000000000000020000000000000010073");
+    assert_eq!(SnapshotLabel::decode(&going.encode()), Ok(going));
     let fence = Fence { epoch: 5, configuration: 6 };
     assert_eq!(hex(encode_promise(fence)), "01050000000000000006000000");
     assert_eq!(decode_promise(&encode_promise(fence)), Ok(fence));

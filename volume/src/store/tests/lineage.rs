@@ -98,6 +98,11 @@ impl World {
             }
             75..84 => {
                 let Some((name, snapshot)) = self.some_snapshot(rng) else { return };
+                if rng.chance(500) {
+                    rig.run(volumes.let_snapshot_go(&name, &snapshot)).unwrap();
+                    self.snapshots.remove(&(name, snapshot));
+                    return;
+                }
                 match rig.run(volumes.forget_snapshot(&name, &snapshot)) {
                     Ok(()) => drop(self.snapshots.remove(&(name, snapshot))),
                     Err(VolumeError::HasClones(..)) => {}
@@ -123,6 +128,12 @@ impl World {
             }
             95..97 if self.volumes.len() > 1 => {
                 let name = self.some_volume(rng);
+                if rng.chance(500) {
+                    rig.run(volumes.let_go(&name)).unwrap();
+                    self.volumes.remove(&name);
+                    self.snapshots.retain(|(of, _), _| *of != name);
+                    return;
+                }
                 match rig.run(volumes.delete(&name)) {
                     Ok(()) => {
                         self.volumes.remove(&name);
@@ -181,6 +192,8 @@ fn history(seed: u64) {
                 world.volumes.remove(&name);
             }
         }
+        // What was let go may be a clone of what is left.
+        reap(&mut rig);
     }
     reap(&mut rig);
     assert!(rig.handle().usage().live < 100_000, "seed {seed}: {} bytes are left", rig.handle().usage().live);

@@ -4,6 +4,7 @@ mod cases;
 mod crash;
 mod devices;
 mod encrypted;
+mod going;
 mod lineage;
 mod rig;
 mod threads;

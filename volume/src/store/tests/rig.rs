@@ -125,6 +125,6 @@ pub(super) fn label(name: &str) -> Label {
         bytes: VOLUME,
         slice_bytes: 0,
         made: 5,
-        key: None,
+        ..Label::default()
     }
 }
