@@ -91,7 +91,13 @@ impl History {
         Self { turns, end: self.end }
     }
 
-    /// The same turns, up to another end.
+    /// Its last head has gone on up to this sequence.
+    pub fn grow(&mut self, end: u64) {
+        assert!(end >= self.end, "a history grows");
+        self.end = end;
+    }
+
+    /// The same turns, up to another end: the beginning of it, or where its last head has gone since.
     #[must_use]
     pub fn until(&self, end: u64) -> Self {
         let turns = self.turns.iter().copied().filter(|turn| turn.base <= end).collect();

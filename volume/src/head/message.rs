@@ -30,7 +30,7 @@ pub enum Message {
     /// You hold the beginning of this history: continue it. Writes may follow at once.
     Begin(History),
     /// You are not whole from now on: blocks are sent to you beside the writes that follow, the first of which comes after the
-    /// sequence `after`. What you have from above the sequence `common` is void.
+    /// sequence `after`. If you are whole and end at `common`, keep what you have. Otherwise it is void: drop it all.
     Fill {
         /// Up to here you have what the others have.
         common: u64,
@@ -56,7 +56,8 @@ pub enum Reply {
     Promised(Session, Report),
     /// To [`Message::Begin`], when it is durable.
     Begun,
-    /// To [`Message::Fill`], when it is durable that the member is not whole.
+    /// To [`Message::Fill`], when it is durable that the member is not whole. Who carries the rows is told with it whether it has kept
+    /// what it had.
     Filling,
     /// To [`Message::Join`], when it and all that was sent before is durable.
     Joined,

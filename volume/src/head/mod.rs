@@ -35,154 +35,32 @@
 //!
 //! # Filling a member
 //!
-//! A member that is not at the head's end, or that went another way, is filled while writes go on: it becomes not whole, durably; from then on it is
-//! sent every write. Beside that all rows of a whole member (each block in each era) that lie above what both have in common
-//! are sent, in the order of their places, and for each row that the target itself has from above it, whatever the source has there,
-//! also if that is nothing. Such a row takes the place of one of the target's own that is void, and gives way to a write of this epoch.
+//! A member that is not at the head's end, or that went another way, is filled while writes go on: it becomes not whole, durably; from then
+//! on it is sent every write. If it holds the beginning of the order and nothing else, it keeps that; otherwise what it has is void, and it
+//! begins anew with nothing. Beside the writes all rows of a whole member (each block in each era, each snapshot) are sent that lie above
+//! what the target has kept, in the order of their places, each as the write that it is: a newer row stays.
 //!
 //! Invariant: when all was sent, and the target has the writes up to the newest row that was sent, it is whole. For take any block,
-//! and the newest write to it up to there: it is below the common sequence and was there all the time; or it is a write that the target was
-//! sent in order; or it was the source's row when that place was read, or the source's row was a newer one, which is no newer than
-//! what the target has reached. Nothing else is there, for what was the target's own is void.
+//! and the newest write to it up to there: the target had kept it; or it was sent it in order; or it was the source's row when that place
+//! was read, or the source's row was a newer one, which is no newer than what the target has reached. Nothing else is there.
 //! Invariant: a member that is not whole is never a base. What it acknowledged before it was filled still counts in a seal.
 
+mod change;
 mod configuration;
+mod events;
 mod history;
 mod message;
+mod peer;
+mod progress;
+mod reading;
+mod state;
+#[cfg(test)]
+mod tests;
 
 pub use configuration::{Configuration, MAX_MEMBERS};
+pub use events::{Action, Done, Event, Failure, MAX_OPEN, MAX_REQUESTS, Settings, Until};
 pub use history::{History, MAX_TURNS, Turn};
 pub use message::{Message, Reply, Report, Session};
+pub use peer::Standing;
 pub use quarry_engine::disk::format::record::DeviceId;
-
-use crate::member::{Fence, Token};
-
-/// Writes that are not acknowledged, at most; others wait.
-pub const MAX_OPEN: u64 = 1024;
-
-/// What is decided elsewhere.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Settings {
-    /// Fewer members than these never are a configuration, unless an operator decides so: requests wait instead.
-    pub least: usize,
-    /// Acknowledged writes whose bytes are kept, so that a member which was away for a moment need not be filled.
-    pub keep: u64,
-    /// Reads go there if they can.
-    pub near: Option<DeviceId>,
-}
-
-/// When a write is answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Until {
-    /// A quorum has it.
-    Written,
-    /// A quorum has it and all before it durably: FUA, notes.
-    Durable,
-}
-
-/// What happens to a head.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// A client's write, trim, or note.
-    Write(Token, Until),
-    /// A client reads.
-    Read(Token),
-    /// A client wants all that was answered to be durable.
-    Flush(Token),
-    /// A request has waited as long as it may.
-    Expired(Token),
-    /// A member's answer in a session; for [`Reply::Promised`] the new one.
-    Reply(DeviceId, Session, Reply),
-    /// What was sent to a member, or its answer, is lost, or it took too long: nothing is known of the session any more.
-    Lost(DeviceId),
-    /// A member may be there again: ask it.
-    Reachable(DeviceId),
-    /// A member has been away for as long as it may.
-    Overdue(DeviceId),
-    /// [`Action::Fill`] has sent everything; the newest sequence that it sent, or zero.
-    Filled(DeviceId, Session, u64),
-    /// [`Action::Fill`] cannot go on.
-    NotFilled(DeviceId, Session),
-    /// [`Action::Change`] is committed.
-    Changed(u32),
-    /// [`Action::Change`] can never be: another head, or an operator, was first.
-    NotChanged,
-    /// An operator wants one more member.
-    Add(DeviceId),
-    /// An operator wants a member to go.
-    Remove(DeviceId),
-    /// An operator has decided that what this member has is the volume, whatever was acknowledged beside it.
-    Decide(DeviceId),
-    /// Make all durable, take nothing new, and tell: another node goes on.
-    HandOver(Token),
-}
-
-/// What the caller does next, in order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
-    /// Tell a member, under the head's fence. The token in [`Action::Place`] says what a write is.
-    Send(DeviceId, Session, Message),
-    /// A request has got this sequence. Its bytes are kept until [`Action::Release`].
-    Place(Token, u64),
-    /// Bytes of writes up to this sequence are needed no more.
-    Release(u64),
-    /// Copy rows, as the head of the module says; then report [`Event::Filled`] or [`Event::NotFilled`].
-    Fill {
-        /// A whole member that has all up to `after`.
-        source: DeviceId,
-        /// To whom.
-        target: DeviceId,
-        /// The target's.
-        session: Session,
-        /// Up to here both have the same.
-        common: u64,
-    },
-    /// End what [`Action::Fill`] does in this session.
-    StopFill(DeviceId, Session),
-    /// Commit this in the control group, if the epoch and the version before it still stand; ask until the outcome is known.
-    Change(Configuration),
-    /// A request has come to its end.
-    Answer(Token, Result<Done, Failure>),
-    /// The volume needs an operator: what is known of each member. Tell, and go on reporting who is reachable.
-    Undecided(Vec<(DeviceId, Option<Report>)>),
-    /// The head serves.
-    Serving,
-    /// The head is none any more; all requests have been answered.
-    Stopped(Failure),
-}
-
-/// What came of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Done {
-    /// As much as was asked for.
-    Written,
-    /// All that was answered before is durable.
-    Flushed,
-    /// Give the client what this member read.
-    Read(DeviceId),
-    /// All up to this sequence is durable, and nothing came after it.
-    HandedOver(u64),
-}
-
-/// Why a request failed, or a head ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
-    /// A newer head has the volume.
-    #[error("fenced by a newer head: epoch {}", .0.epoch)]
-    Fenced(Fence),
-    /// It was handed over.
-    #[error("the volume is handed over")]
-    HandedOver,
-    /// Too few members answered within the time.
-    #[error("too few members of the volume answer")]
-    TooFew,
-    /// No member can read it.
-    #[error("no member can read these blocks")]
-    Unreadable,
-    /// Members have lost writes that were acknowledged and not flushed.
-    #[error("writes after sequence {0} were lost before they were flushed")]
-    Lost(u64),
-    /// More requests wait than may.
-    #[error("too many requests wait")]
-    Busy,
-}
+pub use state::Head;

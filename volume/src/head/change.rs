@@ -1,0 +1,132 @@
+//! The base of the order, and changes of who the members are.
+
+use super::peer::{Peer, Standing};
+use super::state::Head;
+use super::{Action, Configuration, DeviceId, MAX_MEMBERS, Report};
+
+/// What an operator wants of the members.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Wish {
+    Add(DeviceId),
+    Remove(DeviceId),
+}
+
+impl Wish {
+    fn applied(self, to: &Configuration) -> Configuration {
+        match self {
+            Self::Add(device) => to.adding(device),
+            Self::Remove(device) => to.removing(device),
+        }
+    }
+}
+
+impl Head {
+    /// Chooses the base, when those who must have promised have.
+    pub(super) fn choose(&mut self, actions: &mut Vec<Action>) {
+        if self.order.is_some() || self.pending.is_some() {
+            return;
+        }
+        let members = self.configuration.members.iter().filter_map(|device| self.peers.get(device));
+        let reports: Vec<&Report> = members.clone().filter_map(|peer| peer.report.as_ref()).collect();
+        let whole = reports.iter().filter(|report| report.whole).map(|report| &report.history);
+        let longest = whole.max_by_key(|history| history.position());
+        // Who is not whole has acknowledged all that it had before.
+        let acknowledged = reports.iter().map(|report| report.history.position()).max();
+        let found = longest.filter(|longest| {
+            reports.len() >= self.configuration.seal() && acknowledged <= Some(longest.position())
+        });
+        if let Some(base) = found {
+            let end = base.end();
+            self.order = Some(base.begun(self.fence.epoch));
+            (self.answered, self.flushed, self.released) = (end, end, end);
+            self.told = None;
+            return;
+        }
+        if members.clone().any(|peer| peer.report.is_none() && !peer.overdue) {
+            return;
+        }
+        let known: Vec<_> = self.peers.iter().map(|(id, peer)| (*id, peer.report.clone())).collect();
+        if self.told.as_ref() != Some(&known) {
+            self.told = Some(known.clone());
+            actions.push(Action::Undecided(known));
+        }
+    }
+
+    /// An operator says whose history it is.
+    pub(super) fn decide(&mut self, device: DeviceId, actions: &mut Vec<Action>) {
+        let report = self.peers.get(&device).and_then(|peer| peer.report.as_ref());
+        let able = report.is_some_and(|report| report.whole);
+        if able && self.order.is_none() && self.pending.is_none() && self.told.is_some() {
+            self.propose(self.configuration.only(device), actions);
+        }
+    }
+
+    fn propose(&mut self, next: Configuration, actions: &mut Vec<Action>) {
+        self.pending = Some(next.clone());
+        actions.push(Action::Change(next));
+    }
+
+    /// The configuration that there should be instead.
+    fn wanted(&self) -> Option<Configuration> {
+        if let Some(wish) = self.wishes.front() {
+            return Some(wish.applied(&self.configuration)).filter(|next| !next.members.is_empty());
+        }
+        let away = |device: &&DeviceId| {
+            self.peers.get(device).is_some_and(|peer| peer.overdue && peer.standing == Standing::Silent)
+        };
+        let mut next = self.configuration.clone();
+        for device in self.configuration.members.iter().filter(away) {
+            next = next.demoting(*device);
+        }
+        if next.members.len() < self.configuration.members.len() {
+            return (next.members.len() >= self.settings.least.max(1)).then_some(next);
+        }
+        if next.members.len() >= MAX_MEMBERS {
+            return None;
+        }
+        let ready = |device: &&DeviceId| self.peers.get(device).is_some_and(Peer::is_active);
+        let joined = self.configuration.joining.iter().find(ready)?;
+        Some(self.configuration.promoting(*joined))
+    }
+
+    pub(super) fn wants_change(&self) -> bool {
+        self.order.is_some() && self.pending.is_none() && self.wanted().is_some()
+    }
+
+    /// Asks for another configuration, if a quorum of its members has all that was promised to clients.
+    pub(super) fn reconfigure(&mut self, actions: &mut Vec<Action>) {
+        if self.order.is_none() || self.pending.is_some() {
+            return;
+        }
+        let wanted = self.wanted();
+        if wanted.is_none() {
+            // It would leave nobody.
+            self.wishes.pop_front();
+        }
+        let Some(mut next) = wanted else { return };
+        next.version = self.configuration.version.saturating_add(1);
+        let written = self.quorum_of(&next, |peer| peer.written);
+        let durable = self.quorum_of(&next, |peer| peer.durable);
+        if written >= Some(self.answered) && durable >= Some(self.flushed) {
+            self.wishes.pop_front();
+            self.propose(next, actions);
+        }
+    }
+
+    /// The configuration that was asked for is committed.
+    pub(super) fn changed(&mut self, version: u32, actions: &mut Vec<Action>) {
+        let Some(next) = self.pending.take_if(|pending| pending.version == version) else { return };
+        let gone: Vec<DeviceId> =
+            self.peers.keys().filter(|known| !next.all().any(|device| device == **known)).copied().collect();
+        for device in gone {
+            self.lose(device, actions);
+            self.peers.remove(&device);
+        }
+        let new: Vec<DeviceId> = next.all().filter(|device| !self.peers.contains_key(device)).collect();
+        self.configuration = next;
+        for device in new {
+            self.peers.insert(device, Peer::silent());
+            self.ask(device, actions);
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! What a head knows of one member, and how that becomes a part of the order.
+
+use super::state::Head;
+use super::{Action, DeviceId, Message, Report, Session};
+
+/// How far a member is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing is known of it.
+    Silent,
+    /// It has promised.
+    Promised,
+    /// It was told on what to build.
+    Beginning,
+    /// It is not whole, and is sent what it lacks.
+    Filling,
+    /// It was sent all.
+    Joining,
+    /// It has all up to what it answers, and is counted.
+    Active,
+}
+
+/// One member.
+#[derive(Debug, Clone)]
+pub(super) struct Peer {
+    pub(super) standing: Standing,
+    /// The last one that is known; meaningless while it is silent.
+    pub(super) session: Session,
+    pub(super) report: Option<Report>,
+    /// It has been away for as long as it may.
+    pub(super) overdue: bool,
+    pub(super) written: u64,
+    pub(super) durable: u64,
+    /// The highest flush that was asked for.
+    pub(super) flushing: u64,
+    /// The fence stood when this tick had come.
+    pub(super) confirmed: u64,
+    /// A confirmation is under way.
+    pub(super) confirming: bool,
+    /// From whom it is filled, and up to where both have the same.
+    pub(super) source: Option<(DeviceId, u64)>,
+    /// The newest row that it was sent, when all were sent.
+    pub(super) filled: Option<u64>,
+}
+
+impl Peer {
+    pub(super) fn silent() -> Self {
+        Self {
+            standing: Standing::Silent,
+            session: Session::default(),
+            report: None,
+            overdue: false,
+            written: 0,
+            durable: 0,
+            flushing: 0,
+            confirmed: 0,
+            confirming: false,
+            source: None,
+            filled: None,
+        }
+    }
+
+    pub(super) fn is_active(&self) -> bool {
+        self.standing == Standing::Active
+    }
+
+    /// It is sent every write.
+    pub(super) fn receives(&self) -> bool {
+        matches!(
+            self.standing,
+            Standing::Beginning | Standing::Filling | Standing::Joining | Standing::Active
+        )
+    }
+}
+
+impl Head {
+    /// Nothing is known of a member any more.
+    pub(super) fn lose(&mut self, device: DeviceId, actions: &mut Vec<Action>) {
+        let Some(peer) = self.peers.get_mut(&device) else { return };
+        if peer.standing == Standing::Filling {
+            actions.push(Action::StopFill(device, peer.session));
+        }
+        *peer = Peer { session: peer.session, overdue: peer.overdue, ..Peer::silent() };
+        self.forget_reads_at(device);
+        // Who was filled from there begins again.
+        let filled_from = |peer: &Peer| {
+            let source = peer.source.filter(|_| peer.standing == Standing::Filling && peer.filled.is_none());
+            source.is_some_and(|(source, _)| source == device)
+        };
+        let orphans: Vec<DeviceId> =
+            self.peers.iter().filter(|(_, peer)| filled_from(peer)).map(|(id, _)| *id).collect();
+        for orphan in orphans {
+            self.lose(orphan, actions);
+            self.ask(orphan, actions);
+        }
+    }
+
+    /// Asks a silent member for its promise.
+    pub(super) fn ask(&self, device: DeviceId, actions: &mut Vec<Action>) {
+        if self.peers.get(&device).is_some_and(|peer| peer.standing == Standing::Silent) {
+            actions.push(Action::Send(device, Session::default(), Message::Promise));
+        }
+    }
+
+    /// A member has promised.
+    pub(super) fn promised(
+        &mut self,
+        device: DeviceId,
+        session: Session,
+        report: Report,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(peer) = self.peers.get(&device) else { return };
+        if session == peer.session {
+            return;
+        }
+        if peer.standing != Standing::Silent {
+            // It has forgotten the session that is known here.
+            self.lose(device, actions);
+        }
+        let Some(peer) = self.peers.get_mut(&device) else { return };
+        *peer = Peer { standing: Standing::Promised, session, report: Some(report), ..Peer::silent() };
+    }
+
+    /// Tells members that have promised how to go on.
+    pub(super) fn place(&mut self, actions: &mut Vec<Action>) {
+        let Some(order) = self.order.clone() else { return };
+        let waiting = self.peers.iter().filter(|(_, peer)| peer.standing == Standing::Promised);
+        let waiting: Vec<(DeviceId, Report)> =
+            waiting.filter_map(|(id, peer)| Some((*id, peer.report.clone()?))).collect();
+        for (device, report) in waiting {
+            let history = &report.history;
+            let next = if report.whole && order.holds(history) && history.end() >= self.released {
+                let message = Message::Begin(order.until(history.end()));
+                Some((message, Standing::Beginning, history.end(), None))
+            } else {
+                let common = order.common(history);
+                self.source(device).map(|(source, after)| {
+                    (Message::Fill { common, after }, Standing::Filling, after, Some((source, common)))
+                })
+            };
+            let Some((message, standing, after, source)) = next else { continue };
+            let Some(peer) = self.peers.get_mut(&device) else { continue };
+            peer.standing = standing;
+            (peer.written, peer.durable, peer.flushing) = (after, after, after);
+            peer.source = source;
+            let session = peer.session;
+            actions.push(Action::Send(device, session, message));
+            let missed = after + 1..=order.end();
+            actions.extend(missed.map(|sequence| Action::Send(device, session, Message::Write(sequence))));
+        }
+    }
+
+    /// Who can fill another, and what it has.
+    fn source(&self, target: DeviceId) -> Option<(DeviceId, u64)> {
+        let able = self
+            .peers
+            .iter()
+            .filter(|(id, peer)| **id != target && peer.is_active() && peer.written >= self.released);
+        able.max_by_key(|(_, peer)| peer.written).map(|(id, peer)| (*id, peer.written))
+    }
+
+    /// A member has noted that it is not whole: it can be filled.
+    pub(super) fn filling(&mut self, device: DeviceId, actions: &mut Vec<Action>) {
+        let Some(peer) = self.peers.get(&device) else { return };
+        if let (Standing::Filling, Some((source, common))) = (peer.standing, peer.source) {
+            let Some(from) = self.session(source) else { return };
+            let session = peer.session;
+            actions.push(Action::Fill { source: (source, from), target: device, session, common });
+        }
+    }
+
+    /// Makes those whole that have been sent everything.
+    pub(super) fn join(&mut self, actions: &mut Vec<Action>) {
+        let Some(order) = &self.order else { return };
+        for (device, peer) in &mut self.peers {
+            let all = peer.filled.is_some_and(|newest| peer.written >= newest);
+            if peer.standing == Standing::Filling && all {
+                peer.standing = Standing::Joining;
+                actions.push(Action::Send(*device, peer.session, Message::Join(order.clone())));
+            }
+        }
+    }
+}

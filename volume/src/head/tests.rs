@@ -1,0 +1,233 @@
+use super::*;
+use crate::member::{Fence, Refusal, Token};
+
+const FENCE: Fence = Fence { epoch: 2, configuration: 1 };
+
+fn device(n: u8) -> DeviceId {
+    DeviceId([n; 16])
+}
+
+fn history(end: u64) -> History {
+    History::new(vec![Turn { epoch: 1, base: 0 }], end).unwrap()
+}
+
+fn promised(member: u8, end: u64) -> Event {
+    let report = Report { history: history(end), whole: true };
+    let session = Session(u64::from(member));
+    Event::Reply(device(member), Session::default(), Reply::Promised(session, report))
+}
+
+fn reply(member: u8, reply: Reply) -> Event {
+    Event::Reply(device(member), Session(u64::from(member)), reply)
+}
+
+fn sent(actions: &[Action], member: u8) -> Vec<Message> {
+    let to = |action: &Action| match action {
+        Action::Send(to, _, message) if *to == device(member) => Some(message.clone()),
+        _ => None,
+    };
+    actions.iter().filter_map(to).collect()
+}
+
+fn answers(actions: &[Action]) -> Vec<(Token, Result<Done, Failure>)> {
+    let answer = |action: &Action| match action {
+        Action::Answer(token, result) => Some((*token, *result)),
+        _ => None,
+    };
+    actions.iter().filter_map(answer).collect()
+}
+
+fn attach(members: u8) -> Head {
+    let settings = Settings { least: 2, keep: 0, near: Some(device(1)) };
+    let members = Configuration::new((1..=members).map(device).collect());
+    let (head, actions) = Head::attach(FENCE, members.clone(), settings);
+    assert_eq!(actions.len(), members.members.len(), "all are asked");
+    head
+}
+
+/// Three members that are alike and have begun, at the sequence 5.
+fn serving() -> Head {
+    let mut head = attach(3);
+    for member in 1..=3 {
+        head.step(promised(member, 5));
+    }
+    for member in 1..=3 {
+        head.step(reply(member, Reply::Begun));
+    }
+    assert!(head.is_serving());
+    head
+}
+
+#[test]
+fn the_longest_of_a_seal_is_the_base_and_a_quorum_begins_before_it_serves() {
+    let mut head = attach(3);
+    assert_eq!(sent(&head.step(promised(1, 4)), 1), [], "one alone is no seal");
+    let actions = head.step(promised(2, 5));
+    assert_eq!(sent(&actions, 2), [Message::Begin(history(5).begun(2))]);
+    assert_eq!(sent(&actions, 1), [], "it waits for somebody to be filled from");
+    let actions = head.step(reply(2, Reply::Begun));
+    assert_eq!(sent(&actions, 1), [Message::Fill { common: 4, after: 5 }]);
+    assert!(!head.is_serving());
+    let actions = head.step(reply(1, Reply::Filling));
+    let fill =
+        Action::Fill { source: (device(2), Session(2)), target: device(1), session: Session(1), common: 4 };
+    assert_eq!(actions, [fill]);
+    let actions = head.step(Event::Filled(device(1), Session(1), 5));
+    assert_eq!(sent(&actions, 1), [Message::Join(history(5).begun(2))]);
+    assert_eq!(head.step(reply(1, Reply::Joined)), [Action::Serving]);
+}
+
+#[test]
+fn what_a_member_acknowledged_before_it_was_filled_counts_in_a_seal() {
+    let mut head = attach(3);
+    let report = Report { history: history(6), whole: false };
+    head.step(Event::Reply(device(1), Session::default(), Reply::Promised(Session(1), report)));
+    let actions = head.step(promised(2, 5));
+    assert_eq!(actions, [], "the third may have what the first acknowledged");
+    let actions = head.step(promised(3, 6));
+    assert_eq!(sent(&actions, 3), [Message::Begin(history(6).begun(2))]);
+}
+
+#[test]
+fn a_write_is_acknowledged_by_a_quorum_and_flushed_by_those_who_say_so() {
+    let mut head = serving();
+    let actions = head.step(Event::Write(Token(7), Until::Durable));
+    assert_eq!(actions[0], Action::Place(Token(7), 6));
+    for member in 1..=3 {
+        assert_eq!(sent(&actions, member), [Message::Write(6), Message::Flush(6)]);
+    }
+    assert_eq!(head.step(reply(3, Reply::Written(6))), []);
+    assert_eq!(head.step(reply(1, Reply::Written(6))), [Action::Release(6)]);
+    assert_eq!(head.step(reply(1, Reply::Flushed(6))), []);
+    let actions = head.step(reply(3, Reply::Refused(Refusal::Out)));
+    assert_eq!(answers(&actions), [], "a flush that failed is no flush");
+    head.step(reply(2, Reply::Written(6)));
+    let actions = head.step(reply(2, Reply::Flushed(6)));
+    assert_eq!(answers(&actions), [(Token(7), Ok(Done::Written))]);
+}
+
+#[test]
+fn acknowledgements_need_the_old_and_the_new_members_while_they_change() {
+    let mut head = serving();
+    let actions = head.step(Event::Overdue(device(3)));
+    let Some(Action::Change(next)) = actions.first() else { panic!("{actions:?}") };
+    assert_eq!((next.version, &next.members[..]), (2, &[device(1), device(2)][..]));
+    // Back before the change is committed: it has the write, and counts for the old members only.
+    let again = Report { history: history(5).begun(2), whole: true };
+    let again = Reply::Promised(Session(9), again);
+    head.step(Event::Reply(device(3), Session::default(), again));
+    head.step(Event::Reply(device(3), Session(9), Reply::Begun));
+    head.step(Event::Write(Token(7), Until::Written));
+    head.step(Event::Reply(device(3), Session(9), Reply::Written(6)));
+    assert_eq!(head.step(reply(1, Reply::Written(6))), [], "of the new members only one has it");
+    let actions = head.step(reply(2, Reply::Written(6)));
+    assert_eq!(answers(&actions), [(Token(7), Ok(Done::Written))]);
+    let actions = head.step(Event::Changed(2));
+    assert!(matches!(&actions[..], [Action::Change(next)] if next.members.len() == 3), "{actions:?}");
+}
+
+#[test]
+fn fewer_than_the_least_never_are_the_members() {
+    let mut head = serving();
+    head.step(Event::Overdue(device(3)));
+    head.step(Event::Changed(2));
+    assert_eq!(head.configuration().members.len(), 2);
+    let actions = head.step(Event::Overdue(device(2)));
+    assert_eq!(actions, []);
+    head.step(Event::Write(Token(7), Until::Written));
+    assert_eq!(answers(&head.step(reply(1, Reply::Written(6)))), []);
+    let expired = [(Token(7), Err(Failure::TooFew))];
+    assert_eq!(answers(&head.step(Event::Expired(Token(7)))), expired);
+}
+
+#[test]
+fn reads_that_wait_share_a_round_of_confirmations() {
+    let mut head = serving();
+    let actions = head.step(Event::Read(Token(1)));
+    assert_eq!(sent(&actions, 1), [Message::Read(Token(1), 5)], "the near one");
+    assert_eq!(sent(&actions, 2), [Message::Confirm(1)]);
+    let actions = head.step(Event::Read(Token(2)));
+    assert_eq!(sent(&actions, 2), [], "one round at a time");
+    assert_eq!(head.step(reply(1, Reply::Read(Token(1), 0))), []);
+    assert_eq!(head.step(reply(1, Reply::Read(Token(2), 0))), []);
+    let actions = head.step(reply(2, Reply::Confirmed(1)));
+    assert_eq!(answers(&actions), [(Token(1), Ok(Done::Read(device(1))))]);
+    assert_eq!(sent(&actions, 2), [Message::Confirm(2)]);
+    let actions = head.step(reply(3, Reply::Confirmed(1)));
+    assert_eq!(sent(&actions, 3), [Message::Confirm(2)]);
+    let actions = head.step(reply(3, Reply::Confirmed(2)));
+    assert_eq!(answers(&actions), [(Token(2), Ok(Done::Read(device(1))))]);
+}
+
+#[test]
+fn a_write_in_flight_confirms_and_what_is_read_is_flushed_first() {
+    let mut head = serving();
+    head.step(Event::Read(Token(1)));
+    head.step(Event::Write(Token(2), Until::Written));
+    assert_eq!(answers(&head.step(reply(1, Reply::Read(Token(1), 6)))), []);
+    head.step(reply(1, Reply::Written(6)));
+    let actions = head.step(reply(2, Reply::Written(6)));
+    assert_eq!(answers(&actions), [(Token(2), Ok(Done::Written))], "the read would vanish with the power");
+    head.step(reply(1, Reply::Flushed(6)));
+    let actions = head.step(reply(2, Reply::Flushed(6)));
+    assert_eq!(answers(&actions), [(Token(1), Ok(Done::Read(device(1))))]);
+}
+
+#[test]
+fn a_block_that_one_member_cannot_read_is_read_from_another() {
+    let mut head = serving();
+    head.step(Event::Read(Token(1)));
+    let actions = head.step(reply(1, Reply::Unreadable(Token(1))));
+    assert_eq!(sent(&actions, 2), [Message::Read(Token(1), 5)]);
+    let actions = head.step(reply(2, Reply::Unreadable(Token(1))));
+    assert_eq!(sent(&actions, 3), [Message::Read(Token(1), 5)]);
+    let actions = head.step(reply(3, Reply::Unreadable(Token(1))));
+    assert_eq!(answers(&actions), [(Token(1), Err(Failure::Unreadable))]);
+}
+
+#[test]
+fn a_fenced_head_ends_all_that_waits() {
+    let mut head = serving();
+    head.step(Event::Read(Token(1)));
+    head.step(Event::Write(Token(2), Until::Written));
+    let newer = Fence { epoch: 3, configuration: 1 };
+    let actions = head.step(reply(2, Reply::Refused(Refusal::Fenced(newer))));
+    let fenced = Err(Failure::Fenced(newer));
+    assert_eq!(answers(&actions), [(Token(2), fenced), (Token(1), fenced)]);
+    assert_eq!(actions.last(), Some(&Action::Stopped(Failure::Fenced(newer))));
+    assert_eq!(answers(&head.step(Event::Flush(Token(3)))), [(Token(3), fenced)]);
+}
+
+#[test]
+fn a_head_that_hands_over_has_flushed_everything() {
+    let mut head = serving();
+    head.step(Event::Write(Token(1), Until::Written));
+    head.step(Event::HandOver(Token(2)));
+    let handed = [(Token(3), Err(Failure::HandedOver))];
+    assert_eq!(answers(&head.step(Event::Write(Token(3), Until::Written))), handed);
+    for member in 1..=2 {
+        head.step(reply(member, Reply::Written(6)));
+    }
+    head.step(reply(1, Reply::Flushed(6)));
+    let actions = head.step(reply(2, Reply::Flushed(6)));
+    assert_eq!(answers(&actions), [(Token(2), Ok(Done::HandedOver(6)))]);
+}
+
+#[test]
+fn writes_that_all_members_lost_before_a_flush_end_the_head() {
+    let mut head = serving();
+    head.step(Event::Write(Token(1), Until::Written));
+    head.step(reply(1, Reply::Written(6)));
+    head.step(reply(2, Reply::Written(6)));
+    for member in 1..=3 {
+        head.step(Event::Lost(device(member), Session(u64::from(member))));
+    }
+    let again = |member: u8| {
+        let report = Report { history: history(5).begun(2), whole: true };
+        Event::Reply(device(member), Session::default(), Reply::Promised(Session(20), report))
+    };
+    head.step(again(1));
+    head.step(again(2));
+    let actions = head.step(again(3));
+    assert_eq!(actions.last(), Some(&Action::Stopped(Failure::Lost(5))));
+}
