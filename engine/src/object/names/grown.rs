@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Decider, NewLine};
 use crate::object::group::TotalsOf;
-use crate::object::{ObjectPath, Result};
+use crate::object::{IndexPolicy, ObjectPath, Result};
 
 /// Containers that are remembered until somebody looks; others come again while they grow.
 const MOST: usize = 1024;
@@ -53,6 +53,9 @@ impl Decider {
     pub(super) fn grown(&self, lines: u64) -> Result<Option<Grown>> {
         let mut most: Option<Grown> = None;
         for (id, (account, container)) in self.growing.take() {
+            if self.is_eventual(id, &account, &container)? {
+                continue;
+            }
             let objects = self.group.totals(TotalsOf::Container(id))?.objects;
             if objects > most.as_ref().map_or(lines, |most| most.objects) {
                 most =
@@ -60,5 +63,11 @@ impl Decider {
             }
         }
         Ok(most)
+    }
+
+    /// What is eventual is never divided, however large it is.
+    fn is_eventual(&self, id: u64, account: &str, container: &str) -> Result<bool> {
+        let row = self.container_row(account, container)?;
+        Ok(row.is_some_and(|(_, value)| value.id == id && value.index == IndexPolicy::Eventual))
     }
 }

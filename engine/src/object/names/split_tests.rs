@@ -20,7 +20,9 @@ use crate::io::{SimImage, SplitMix64};
 use crate::net::{Code, Failure, NodeId, Request, Response, Service, SimFaults, SimNet};
 use crate::object::listing::{Sorted, page};
 use crate::object::replica::BoxFuture;
-use crate::object::{Deleted, Entry, Error, Listing, ObjectPath, ObjectRow, Options, Result, Voter};
+use crate::object::{
+    Deleted, Entry, Error, IndexPolicy, Listing, ObjectPath, ObjectRow, Options, Result, Voter,
+};
 
 const NODE: NodeId = NodeId([1; 16]);
 
@@ -134,16 +136,17 @@ impl World {
     }
 
     fn make_container(&mut self) {
+        self.put_container(false, None);
+    }
+
+    fn put_container(&mut self, post: bool, index: Option<IndexPolicy>) {
         let (account, container, headers) = ("a".to_owned(), "c".to_owned(), Default::default());
-        let ask = Ask::PutContainer {
-            account,
-            container,
-            policy: 3,
-            headers,
-            expect: None,
-            post: false,
-            index: None,
+        let found = self.ask(Ask::Container { account: account.clone(), container: container.clone() });
+        let expect = match found {
+            Ok(Answer::Container(Some(found))) => Some(found.changed),
+            _ => None,
         };
+        let ask = Ask::PutContainer { account, container, policy: 3, headers, expect, post, index };
         assert!(matches!(self.ask(ask), Ok(Answer::Put(super::Put::Done(_)))));
     }
 
@@ -419,6 +422,11 @@ fn a_container_that_grew_is_found_without_a_walk_and_gives_no_more_away_than_is_
     assert_eq!(grown(63), None, "nothing was made since");
     world.put("d0/1", None);
     assert_eq!(grown(10), None, "it did not grow");
+    let mut other = filled(6);
+    let seats_of_other = other.keeper.seats.clone();
+    other.put_container(true, Some(IndexPolicy::Eventual));
+    other.put("d0/1", Some(1));
+    assert_eq!(seats_of_other.grown(1, 10).unwrap(), None, "what is eventual is never divided");
     let names: Vec<String> = world.lines.keys().cloned().collect();
     let voter = world.keeper.voters.lock().unwrap()[&1].clone();
     let groups = world.keeper.groups.clone();
