@@ -229,7 +229,8 @@ impl Node {
         }
         block_listeners.serve(&blocks.exports, &mut listeners, &stopped);
         cinder.work(&mut listeners, stopped.clone());
-        blocks.reap(&mut listeners, stopped);
+        let members = member.as_ref().map(|member| Arc::clone(&member.volumes));
+        blocks.reap(members, &mut listeners, stopped);
         let [object, identity, volume, admin] = addresses;
         tracing::info!(%object, %identity, %volume, %admin, ?nbd, "serving");
         Ok(Self { object, identity, volume, admin, nbd, stop, listeners, member, storage })

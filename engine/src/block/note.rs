@@ -30,6 +30,8 @@ pub enum NoteTag {
     Snapshot = b's',
     /// What the volume is a clone of; when it is gone, the volume needs nobody.
     Parent = b'c',
+    /// Of a member of a volume that has several: whose it is, and its history.
+    Member = b'm',
 }
 
 /// A note's place.
@@ -58,6 +60,7 @@ impl NoteKey {
             b'p' => NoteTag::Promise,
             b's' => NoteTag::Snapshot,
             b'c' => NoteTag::Parent,
+            b'm' => NoteTag::Member,
             _ => return Err(BadValue::Field("tag of a note")),
         };
         let number = u64::from_be_bytes(r.array()?);

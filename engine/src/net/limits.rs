@@ -18,6 +18,12 @@ pub const MAX_PAYLOAD: usize = MAX_GROUP;
 pub const MAX_TEXT: usize = 512;
 /// Most disks that a node announces.
 pub const MAX_DISKS: usize = 1024;
+/// Most turns of a volume's history that are told.
+pub const MAX_TURNS: usize = 64;
+/// Most runs of blocks in a message.
+pub const MAX_WRITES: usize = 1024;
+/// Most rows of volumes, and most guards, of one wish.
+pub const MAX_VOLUME_ROWS: usize = 4;
 /// Most chunks of an object that is opened over the network: 8 TiB.
 pub const MAX_CHUNKS: u32 = 8 << 20;
 /// Calls of one node that may be in the hands of another.
@@ -61,4 +67,7 @@ const _: () = assert!(MAX_HANDLES >= HANDLES_PER_PEER && MAX_PLACES >= PLACES_PE
 const _: () = assert!(PLACES_PER_PEER >= MAX_CHUNKS as usize, "the largest object can be opened");
 const _: () = assert!(CONNECTIONS_PER_PEER > CALLS_PER_PEER && MAX_CONNECTIONS >= CONNECTIONS_PER_PEER);
 const _: () = assert!(SILENCE.as_secs() >= 2 * KEEP_ALIVE.as_secs());
+const _: () = assert!(MAX_TURNS * 24 + MAX_WRITES * 32 + HEAD_PER_CALL <= MAX_HEAD);
+const _: () =
+    assert!(MAX_VOLUME_ROWS * (2 * MAX_KEY + MAX_META + HEAD_PER_DRAFT) + HEAD_PER_CALL <= MAX_HEAD);
 const _: () = assert!(LEASE.as_secs() > HANDSHAKE_WITHIN.as_secs() + RECEIVE_WITHIN.as_secs());

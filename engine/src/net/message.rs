@@ -4,14 +4,17 @@
 //! Invariant: an error travels as a code with a text for people; no code is decided by its text.
 
 mod consensus;
+mod volume;
 
 use bytes::Bytes;
 use quarry_ring::PathHash;
 
 pub use consensus::{Ballot, ConsensusAnswer, ConsensusCall, Position};
+pub use volume::{BlockWrite, TurnFields, VolumeAnswer, VolumeCall};
 
 use super::NodeId;
 use super::limits::MAX_TEXT;
+use crate::block::{Fence, VolumeId};
 use crate::catalog::{DataId, GroupId, Version};
 use crate::disk::format::record::DeviceId;
 use crate::disk::{Class, Durability};
@@ -106,6 +109,19 @@ pub enum Request {
         /// What of it.
         ask: Ask,
     },
+    /// To a member of a volume.
+    Volume {
+        /// Where it is.
+        device: DeviceId,
+        /// Whose.
+        volume: VolumeId,
+        /// Under which the head acts.
+        fence: Fence,
+        /// Which life of the member is meant; 0: none yet.
+        session: u64,
+        /// What.
+        call: VolumeCall,
+    },
 }
 
 /// What an operator wants, or a node on behalf of its users.
@@ -133,6 +149,13 @@ pub enum Wish {
         value: Option<Vec<u8>>,
         /// Only if there is none.
         fresh: bool,
+    },
+    /// Of rows of volumes: that they become these, if all that is named stands as said. They begin with `V`.
+    Volumes {
+        /// Keys, each with the version time with which it stands; `None`: it does not.
+        guards: Vec<(Vec<u8>, Option<u64>)>,
+        /// What they shall be; `None`: not there. At most [`super::limits::MAX_VOLUME_ROWS`].
+        rows: Vec<(Vec<u8>, Option<Vec<u8>>)>,
     },
 }
 
@@ -171,6 +194,8 @@ pub enum Response {
     Names(NamesAnswer),
     /// What the device holds.
     Sync(Answer),
+    /// Of a member of a volume.
+    Volume(VolumeAnswer),
 }
 
 /// An opened object.

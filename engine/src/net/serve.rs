@@ -115,6 +115,7 @@ impl Shared {
             }
             // `consensus::Groups` stands before this service where there are groups.
             Request::Consensus { .. } => Err(Failure::new(Code::NotServed, "there are no groups here")),
+            Request::Volume { .. } => Err(Failure::new(Code::NotServed, "there are no volumes here")),
             Request::Names(_) => Err(Failure::new(Code::NotServed, "devices do not decide about names")),
             Request::Sync { device, ask } => Ok(Response::Sync(self.replica(device)?.ask(ask).await?)),
         }

@@ -19,6 +19,7 @@
 mod consensus;
 mod names;
 mod sync;
+mod volume;
 
 use std::time::Duration;
 
@@ -26,8 +27,11 @@ use bincode::{Decode, Encode};
 use bytes::Bytes;
 
 use super::NodeId;
-use super::limits::{FIXED, MAX_CHUNKS, MAX_DEADLINE, MAX_DISKS, MAX_HEAD, MAX_PAYLOAD, MAX_TEXT};
+use super::limits::{
+    FIXED, MAX_CHUNKS, MAX_DEADLINE, MAX_DISKS, MAX_HEAD, MAX_PAYLOAD, MAX_TEXT, MAX_VOLUME_ROWS,
+};
 use super::message::{Announcement, Code, Failure, Handle, OpenedObject, Request, Response, Wish};
+use crate::block::{Fence, VolumeId};
 use crate::catalog::Version;
 use crate::disk::format::record::{DeviceId, Kind};
 use crate::disk::limits::{MAX_DATA, MAX_GROUP_RECORDS, MAX_KEY, MAX_META, MAX_RECORD};
@@ -251,20 +255,79 @@ impl Payload {
 
 #[derive(Encode, Decode)]
 enum RequestHead {
-    Ping { payload: u32 },
-    Append { device: [u8; 16], durability: u8, class: u8, group: Vec<DraftHead> },
-    Abandon { device: [u8; 16], upload: [u8; 16], sequence: u64 },
-    Version { device: [u8; 16], hash: [u8; 16] },
-    Open { device: [u8; 16], hash: [u8; 16] },
-    Read { device: [u8; 16], handle: HandleHead, chunk: u32 },
-    Close { device: [u8; 16], handle: HandleHead },
-    Consensus { group: u32, call: consensus::CallHead },
-    Names { body: u32 },
-    Announce { node: Option<[u8; 16]>, address: String, devices: Vec<([u8; 16], u64, u16)> },
-    Wish { of_node: bool, id: [u8; 16], wanted: u8 },
-    Sync { device: [u8; 16], ask: sync::AskHead },
-    Row { key: Vec<u8>, value: Option<Vec<u8>>, fresh: bool },
+    Ping {
+        payload: u32,
+    },
+    Append {
+        device: [u8; 16],
+        durability: u8,
+        class: u8,
+        group: Vec<DraftHead>,
+    },
+    Abandon {
+        device: [u8; 16],
+        upload: [u8; 16],
+        sequence: u64,
+    },
+    Version {
+        device: [u8; 16],
+        hash: [u8; 16],
+    },
+    Open {
+        device: [u8; 16],
+        hash: [u8; 16],
+    },
+    Read {
+        device: [u8; 16],
+        handle: HandleHead,
+        chunk: u32,
+    },
+    Close {
+        device: [u8; 16],
+        handle: HandleHead,
+    },
+    Consensus {
+        group: u32,
+        call: consensus::CallHead,
+    },
+    Names {
+        body: u32,
+    },
+    Announce {
+        node: Option<[u8; 16]>,
+        address: String,
+        devices: Vec<([u8; 16], u64, u16)>,
+    },
+    Wish {
+        of_node: bool,
+        id: [u8; 16],
+        wanted: u8,
+    },
+    Sync {
+        device: [u8; 16],
+        ask: sync::AskHead,
+    },
+    Row {
+        key: Vec<u8>,
+        value: Option<Vec<u8>>,
+        fresh: bool,
+    },
+    Volume {
+        device: [u8; 16],
+        volume: [u8; 16],
+        epoch: u64,
+        configuration: u32,
+        session: u64,
+        call: volume::CallHead,
+    },
+    Volumes {
+        guards: Guards,
+        rows: Rows,
+    },
 }
+
+type Guards = Vec<(Vec<u8>, Option<u64>)>;
+type Rows = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 
 #[derive(Encode, Decode)]
 struct DraftHead {
@@ -294,6 +357,7 @@ enum ResponseHead {
     Consensus(consensus::AnswerHead),
     Names { body: u32 },
     Sync(sync::AnswerHead),
+    Volume(volume::AnswerHead),
 }
 
 #[derive(Encode, Decode)]
@@ -388,6 +452,10 @@ fn request_head(request: Request) -> Result<(RequestHead, Vec<Bytes>), WireError
             bounded(value.as_ref().map_or(0, Vec::len), MAX_META, "value")?;
             RequestHead::Row { key, value, fresh }
         }
+        Request::Wish(Wish::Volumes { guards, rows }) => {
+            check_rows(&guards, &rows)?;
+            RequestHead::Volumes { guards, rows }
+        }
         Request::Announce(Announcement { node, address, devices }) => {
             bounded(address.len(), MAX_TEXT, "address")?;
             bounded(devices.len(), MAX_DISKS, "disks")?;
@@ -395,8 +463,30 @@ fn request_head(request: Request) -> Result<(RequestHead, Vec<Bytes>), WireError
             RequestHead::Announce { node: node.map(|node| node.0), address, devices }
         }
         Request::Sync { device, ask } => RequestHead::Sync { device: device.0, ask: sync::ask_head(ask)? },
+        Request::Volume { device, volume, fence: Fence { epoch, configuration }, session, call } => {
+            let (call, payload) = volume::call_head(call)?;
+            let (device, volume) = (device.0, volume.0);
+            return Ok((
+                RequestHead::Volume { device, volume, epoch, configuration, session, call },
+                payload,
+            ));
+        }
     };
     Ok((head, Vec::new()))
+}
+
+/// Holds a wish about volumes to its limits.
+fn check_rows(guards: &Guards, rows: &Rows) -> Result<(), WireError> {
+    bounded(guards.len(), MAX_VOLUME_ROWS, "guards")?;
+    bounded(rows.len(), MAX_VOLUME_ROWS, "rows")?;
+    for (key, _) in guards {
+        bounded(key.len(), MAX_KEY, "key")?;
+    }
+    for (key, value) in rows {
+        bounded(key.len(), MAX_KEY, "key")?;
+        bounded(value.as_ref().map_or(0, Vec::len), MAX_META, "value")?;
+    }
+    Ok(())
 }
 
 fn draft_head(draft: Draft) -> Result<(DraftHead, Bytes), WireError> {
@@ -457,6 +547,17 @@ fn request_of(head: RequestHead, mut payload: Payload) -> Result<Request, WireEr
         RequestHead::Sync { device, ask } => {
             Request::Sync { device: DeviceId(device), ask: sync::ask_of(ask)? }
         }
+        RequestHead::Volume { device, volume, epoch, configuration, session, call } => Request::Volume {
+            device: DeviceId(device),
+            volume: VolumeId(volume),
+            fence: Fence { epoch, configuration },
+            session,
+            call: volume::call_of(call, &mut payload)?,
+        },
+        RequestHead::Volumes { guards, rows } => {
+            check_rows(&guards, &rows)?;
+            Request::Wish(Wish::Volumes { guards, rows })
+        }
     };
     payload.end()?;
     Ok(request)
@@ -510,6 +611,10 @@ fn response_head(response: Response) -> Result<(ResponseHead, Vec<Bytes>), WireE
             let (head, payload) = sync::answer_head(answer)?;
             (ResponseHead::Sync(head), payload)
         }
+        Response::Volume(answer) => {
+            let (head, payload) = volume::answer_head(answer)?;
+            (ResponseHead::Volume(head), payload)
+        }
     })
 }
 
@@ -543,6 +648,7 @@ fn response_of(head: ResponseHead, mut payload: Payload) -> Result<Response, Wir
         ResponseHead::Consensus(answer) => Response::Consensus(consensus::answer_of(answer)?),
         ResponseHead::Names { body } => Response::Names(names::decode(&payload.take(body)?)?),
         ResponseHead::Sync(head) => Response::Sync(sync::answer_of(head, &mut payload)?),
+        ResponseHead::Volume(head) => Response::Volume(volume::answer_of(head, &mut payload)?),
     };
     payload.end()?;
     Ok(response)

@@ -63,6 +63,13 @@ fn requests() -> Vec<(Request, &'static str)> {
         ),
         (Request::Wish(Wish::Row { key: b"ku".to_vec(), value: None, fresh: false }), "0c026b750000|"),
         (
+            Request::Wish(Wish::Volumes {
+                guards: vec![(b"Va".to_vec(), Some(300)), (b"Vb".to_vec(), None)],
+                rows: vec![(b"Va".to_vec(), Some(vec![7])), (b"Vb".to_vec(), None)],
+            }),
+            "0e02025661_01fb2c01_025662_00_02_025661_010107_025662_00|".replace('_', "").leak(),
+        ),
+        (
             Request::Sync { device: DEVICE, ask: Ask::Sums { power: 8, parts: parts(), group: 64 } },
             text("0b", &[d, "00", "08", "0201020201", "40|"]),
         ),
@@ -78,6 +85,7 @@ fn requests() -> Vec<(Request, &'static str)> {
     ]
     .into_iter()
     .chain(consensus_requests())
+    .chain(volume::tests::requests())
     .collect()
 }
 
@@ -156,6 +164,7 @@ fn responses() -> Vec<(Response, &'static str)> {
     ]
     .into_iter()
     .chain(consensus_responses())
+    .chain(volume::tests::responses())
     .collect()
 }
 

@@ -5,6 +5,7 @@
 
 mod admin;
 mod connection;
+mod door;
 mod exports;
 pub(crate) mod keys;
 mod listener;
@@ -14,12 +15,14 @@ mod tls;
 use std::sync::Arc;
 use std::time::Duration;
 
+use quarry_engine::disk::DiskError;
 use quarry_volume::KeyRing;
-use quarry_volume::store::{VolumeError, Volumes};
+use quarry_volume::store::{Members, VolumeError, Volumes};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 pub(crate) use admin::{Shown, Wanted};
+pub(crate) use door::Door;
 pub(crate) use exports::Exports;
 pub(crate) use listener::{BlockListeners, ListenError};
 pub(crate) use pace::{Said, limits_of};
@@ -42,12 +45,18 @@ impl Blocks {
         Ok(Self { exports: Arc::new(Exports::new(volumes)) })
     }
 
-    /// Gives back the space of deleted snapshots and volumes until the node stops.
-    pub(crate) fn reap(&self, tasks: &mut JoinSet<()>, mut stopped: watch::Receiver<bool>) {
+    /// Gives back the space of deleted snapshots, volumes and members until the node stops.
+    pub(crate) fn reap(
+        &self,
+        members: Option<Arc<Members>>,
+        tasks: &mut JoinSet<()>,
+        mut stopped: watch::Receiver<bool>,
+    ) {
         let volumes = Arc::clone(self.exports.volumes());
         tasks.spawn(async move {
             loop {
-                let pause = match volumes.reap().await {
+                let members = members.as_deref();
+                let pause = match reap_one(&volumes, members).await {
                     Ok(true) => Duration::from_millis(1),
                     Ok(false) => REAP_EVERY,
                     Err(error) => {
@@ -63,6 +72,16 @@ impl Blocks {
             }
         });
     }
+}
+
+/// One step; false: there is nothing left.
+async fn reap_one(volumes: &Volumes, members: Option<&Members>) -> Result<bool, DiskError> {
+    let own = volumes.reap().await?;
+    let of_others = match members {
+        Some(members) => members.reap().await?,
+        None => false,
+    };
+    Ok(own || of_others)
 }
 
 #[cfg(test)]

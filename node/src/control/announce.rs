@@ -19,6 +19,7 @@ use super::groups::{ControlError, Own, Table, change, put};
 use super::left::Left;
 use super::policies;
 use super::state::{Device, Member, State, Wanted, device_key, member_key};
+use super::volumes;
 
 /// Pause until the next announcement when one was taken note of, and when not or nothing is heard of the cluster.
 const PAUSE: Duration = Duration::from_secs(30);
@@ -199,6 +200,9 @@ async fn grant(
         let leader = status.leader.filter(|_| first).ok_or("the control group has no leader now")?;
         return net.call(leader, Request::Wish(wish), WITHIN).await.map_err(|e| e.to_string());
     }
+    if let Wish::Volumes { guards, rows } = wish {
+        return volumes::write(groups, clock, guards, rows).await.map_err(|e| e.to_string())?;
+    }
     let written = async {
         groups.control.barrier().await?;
         let table = Table::read(&groups.control)?;
@@ -253,7 +257,7 @@ fn wished_of(state: &State, wish: &Wish) -> Vec<super::state::KeyValue> {
         }
     };
     match *wish {
-        Wish::Row { .. } => {}
+        Wish::Row { .. } | Wish::Volumes { .. } => {}
         Wish::Device { device, wanted } => {
             let wanted = match wanted {
                 0 => Wanted::Share,

@@ -16,6 +16,7 @@ use quarry_engine::object::names::Divided;
 use quarry_engine::object::{Options, Parts, Spread, Store};
 use quarry_engine::sync;
 use quarry_engine::sync::Peers;
+use quarry_volume::store::Members;
 use tokio::sync::watch;
 
 use super::announce::{Announcements, Announcer};
@@ -27,8 +28,10 @@ use super::left::Left;
 use super::seating::{self, Seat};
 use super::split::Splitter;
 use super::state::{Settings, State, settings_key};
+use super::volumes::{self, Register};
 use super::{MemberError, founding, replace};
 use crate::auth::Listed;
+use crate::block::Door;
 use crate::cluster::{self, Cluster};
 use crate::config;
 use crate::storage::{random_bytes, wall_clock};
@@ -49,6 +52,8 @@ pub(crate) struct Member {
     pub(crate) store: Store,
     pub(crate) state: watch::Receiver<Arc<State>>,
     pub(crate) left: Arc<Left>,
+    /// Of volumes, on this node's disks.
+    pub(crate) volumes: Arc<Members>,
     peers: Arc<Peers>,
 }
 
@@ -87,19 +92,22 @@ impl Member {
         replace::remember(data, first)?;
         let announced =
             disks.iter().map(|disk| (disk.device(), disk.usage().capacity, settings.zone)).collect();
+        let members = Arc::new(Members::open(disks.clone())?);
         let (names, store) = base.objects(disks, options)?;
-        base.answer_others(&mut cluster, &store, &late);
+        base.answer_others(&mut cluster, &store, &members, &late);
         let (peers, mut state) = base.follow(&mut cluster, names, &store);
         base.split(&mut cluster, &state, settings.split_lines.0);
         cluster.run(introduce(Arc::clone(&base.net), state.clone(), listed, founder.is_some()));
         if let Some(settings) = founding {
             cluster.run(found(base.groups.clone(), Arc::clone(&base.clock), data.to_owned(), settings));
         }
+        let register = Register::new(base.groups.control.clone(), Arc::clone(&base.net));
+        cluster.run(volumes::sweep(register, Arc::clone(&members)));
         base.announce(&mut cluster, announced);
         if tokio::time::timeout(READY, state.wait_for(|state| state.is_usable())).await.is_err() {
             tracing::warn!("the cluster is not known yet: requests are refused until it is");
         }
-        Ok(Self { cluster, groups: base.groups, store, state, left: base.left, peers })
+        Ok(Self { cluster, groups: base.groups, store, state, left: base.left, volumes: members, peers })
     }
 
     /// The cluster as the replicators see it.
@@ -154,12 +162,18 @@ impl Base {
     }
 
     /// From now on others are answered.
-    fn answer_others(&self, cluster: &mut Cluster, store: &Store, late: &LateService) {
+    fn answer_others(
+        &self,
+        cluster: &mut Cluster,
+        store: &Store,
+        volumes: &Arc<Members>,
+        late: &LateService,
+    ) {
         let incarnation = u64::from_le_bytes(random_bytes());
         let (since, wall) = (cluster::monotonic(), Box::new(wall_clock));
         let replicas = ReplicaService::new(store.replicas().to_vec(), since, wall, incarnation);
         let node = NodeService::new(replicas, self.groups.index.names());
-        let others: Arc<dyn Service> = Arc::new(node.clone());
+        let others: Arc<dyn Service> = Arc::new(Door::new(Arc::clone(volumes), Arc::new(node.clone())));
         let announcements = Announcements {
             groups: self.groups.clone(),
             net: Arc::clone(&self.net),

@@ -26,6 +26,7 @@ pub(crate) mod seating;
 mod seats;
 mod split;
 pub(crate) mod state;
+pub(crate) mod volumes;
 
 use quarry_engine::consensus::GroupError;
 use quarry_engine::disk::format::record::DeviceId;
@@ -47,6 +48,9 @@ pub enum MemberError {
     /// Its objects.
     #[error("open store: {0}")]
     Store(#[from] quarry_engine::object::Error),
+    /// Its members of volumes.
+    #[error("read volumes: {0}")]
+    Volumes(#[from] quarry_volume::store::VolumeError),
     /// What it has voted is on another disk.
     #[error(
         "the first disk, {found}, is not the one that has this node's votes, {known}: list that one first, or, if it is lost, make \

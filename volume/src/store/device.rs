@@ -194,7 +194,7 @@ impl Device {
         Ok((pieces, late))
     }
 
-    async fn read_run(&self, run: Run) -> Result<(Vec<Piece>, Option<Span>), VolumeError> {
+    pub(super) async fn read_run(&self, run: Run) -> Result<(Vec<Piece>, Option<Span>), VolumeError> {
         let disk = self.inner.seat.disk();
         // First what is late, then the index: what left the one meanwhile is in the other.
         let late = if self.is_frozen() { Vec::new() } else { self.inner.seat.late(&run) };
@@ -466,9 +466,9 @@ impl Device {
 
 /// The sequences of some writes lie between these.
 #[derive(Debug, Clone, Copy)]
-struct Span {
+pub(super) struct Span {
     oldest: u64,
-    newest: u64,
+    pub(super) newest: u64,
 }
 
 impl Span {

@@ -8,6 +8,7 @@
 //!           3, empty: it was deleted, and stays for its clones
 //! promise   u8 version | u64 epoch | u32 configuration
 //! parent    u8 version | volume id, 16 B | u32 era: of the snapshot that it is a clone of
+//! member    u8 version | volume id, 16 B | u32 generation | u8 whole | u8 count, each u64 epoch, u64 base
 //! snapshot  u8 version | u64 made, ms since 1970 | u64 bytes of the volume then | u16 length, name
 //!           version 2: the same, of one that was deleted and stays for its clones
 //! ```
@@ -17,6 +18,7 @@
 use quarry_engine::block::{Fence, VolumeId};
 
 use crate::cipher::WrappedKey;
+use crate::head::{MAX_TURNS, Turn};
 use crate::pace::{Limits, Rate};
 
 const VERSION: u8 = 1;
@@ -73,6 +75,55 @@ pub struct Parent {
     pub volume: VolumeId,
     /// Its snapshot.
     pub era: u32,
+}
+
+/// A member of a volume that has several, on one disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct MemberLabel {
+    /// Whose member it is.
+    pub(super) volume: VolumeId,
+    /// Rises when a member begins anew, under another id.
+    pub(super) generation: u32,
+    /// It has the beginning of its history, and nothing else.
+    pub(super) whole: bool,
+    /// Who wrote it.
+    pub(super) turns: Vec<Turn>,
+}
+
+impl MemberLabel {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = [&[VERSION][..], &self.volume.0, &self.generation.to_le_bytes()].concat();
+        out.extend([u8::from(self.whole), u8::try_from(self.turns.len()).expect("turns have a limit")]);
+        for turn in &self.turns {
+            out.extend(turn.epoch.to_le_bytes());
+            out.extend(turn.base.to_le_bytes());
+        }
+        out
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, BadLabel> {
+        let mut r = Reader::begin(bytes)?;
+        let volume = VolumeId(r.array()?);
+        let generation = u32::from_le_bytes(r.array()?);
+        let [whole, count] = r.array()?;
+        if whole > 1 || usize::from(count) > MAX_TURNS {
+            return Err(BadLabel);
+        }
+        let turn = |r: &mut Reader<'_>| Ok(Turn { epoch: r.u64()?, base: r.u64()? });
+        let turns = (0..count).map(|_| turn(&mut r)).collect::<Result<_, BadLabel>>()?;
+        r.end(Self { volume, generation, whole: whole == 1, turns })
+    }
+
+    /// Under which its blocks lie: an id of its own for each generation. The volume's own id is the mark that it was deleted.
+    pub(super) fn id(&self) -> VolumeId {
+        let VolumeId([rest @ .., a, b, c, d]) = self.volume;
+        let last = u32::from_le_bytes([a, b, c, d]) ^ self.generation;
+        let mut id = [0; 16];
+        let (head, tail) = id.split_at_mut(rest.len());
+        head.copy_from_slice(&rest);
+        tail.copy_from_slice(&last.to_le_bytes());
+        VolumeId(id)
+    }
 }
 
 /// Bytes that are no label.

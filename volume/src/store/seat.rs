@@ -53,7 +53,7 @@ pub(super) struct Order {
     /// That new writes belong to.
     pub(super) era: u32,
     /// Of the last note.
-    notes: u64,
+    pub(super) notes: u64,
     /// Of the last write: the log keeps the order of groups of one class only.
     pub(super) class: Class,
 }
@@ -70,6 +70,8 @@ pub(super) struct State {
     pub(super) refused: u64,
     /// Everything is refused.
     pub(super) out: bool,
+    /// What was accepted and finds no space puts the seat out: others rely on its having all.
+    pub(super) strict: bool,
     /// In the log's queue, oldest first, behind the one that `front` may have.
     pub(super) tail: VecDeque<Late>,
     pub(super) overlay: Overlay,
@@ -79,7 +81,7 @@ pub(super) struct State {
 }
 
 /// An attachment on its way.
-struct Attaching<'a>(Option<&'a Seat>);
+pub(super) struct Attaching<'a>(pub(super) Option<&'a Seat>);
 
 impl Drop for Attaching<'_> {
     fn drop(&mut self) {
@@ -122,7 +124,7 @@ impl State {
 }
 
 /// What the member answered at once, or refused.
-fn refusal(actions: &[Action]) -> Option<Refusal> {
+pub(super) fn refusal(actions: &[Action]) -> Option<Refusal> {
     actions.iter().find_map(|action| match action {
         Action::Answer(_, Answer::Refused(refusal)) => Some(*refusal),
         _ => None,
@@ -151,7 +153,7 @@ impl Seat {
                 }
                 NoteTag::Parent if note.gone => {}
                 NoteTag::Parent => parent = Some(Parent::decode(&note.meta)?),
-                NoteTag::Volume => {}
+                NoteTag::Volume | NoteTag::Member => {}
             }
         }
         let last = last_position(&disk, volume)?;
@@ -166,6 +168,7 @@ impl Seat {
             durable: last.sequence,
             refused: 0,
             out: false,
+            strict: false,
             tail: VecDeque::new(),
             overlay: Overlay::default(),
             waiting: HashMap::new(),
@@ -220,7 +223,7 @@ impl Seat {
     }
 
     /// Puts a note into the log's queue; it has its place there when this returns.
-    async fn note(
+    pub(super) async fn note(
         &self,
         order: &mut Order,
         tag: NoteTag,

@@ -31,6 +31,15 @@ pub(super) struct Late {
     told: Option<oneshot::Sender<Result<(), DiskError>>>,
 }
 
+/// Where a write belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// In the present era, with this sequence if one is given.
+    Next(Option<u64>),
+    /// Under everything that the volume has of its own.
+    Below,
+}
+
 /// A write that has its place.
 #[derive(Debug)]
 #[must_use]
@@ -49,7 +58,7 @@ impl State {
                 Ok(())
             }
             // Not logged, so not there; those behind it are. A client that is told so knows nothing of its blocks.
-            (Err(DiskError::NoSpace), Some(told)) => {
+            (Err(DiskError::NoSpace), Some(told)) if !self.strict => {
                 self.refused = sequence;
                 let _gone = told.send(Err(DiskError::NoSpace));
                 Ok(())
@@ -163,13 +172,24 @@ impl Seat {
 
     /// Puts one write to one chunk into the log's queue; `None`: zeroes. Reads see it from then on.
     pub async fn put(&self, fence: Fence, run: Run, data: Option<Bytes>) -> Result<Placed, VolumeError> {
-        self.put_in(fence, run, data, None).await
+        self.put_in(fence, run, data, Place::Next(None)).await
     }
 
     /// Puts what is seen through the volume below the oldest of its own, where no view has anything of its own: what is read
     /// stays the same.
     pub(super) async fn put_below(&self, fence: Fence, run: Run, data: Bytes) -> Result<Placed, VolumeError> {
-        self.put_in(fence, run, Some(data), Some(0)).await
+        self.put_in(fence, run, Some(data), Place::Below).await
+    }
+
+    /// As [`Seat::put`], of a write whose sequence somebody else gave: it is the next one, or refused.
+    pub(super) async fn put_at(
+        &self,
+        fence: Fence,
+        sequence: u64,
+        run: Run,
+        data: Option<Bytes>,
+    ) -> Result<Placed, VolumeError> {
+        self.put_in(fence, run, data, Place::Next(Some(sequence))).await
     }
 
     async fn put_in(
@@ -177,7 +197,7 @@ impl Seat {
         fence: Fence,
         run: Run,
         data: Option<Bytes>,
-        below: Option<u32>,
+        place: Place,
     ) -> Result<Placed, VolumeError> {
         let full = self.disk.above_high_water();
         if full && data.is_some() {
@@ -185,6 +205,7 @@ impl Seat {
         }
         self.reap();
         let mut order = self.order.lock().await;
+        self.is_next(place)?;
         self.make_room(data.as_ref().map_or(0, |data| data.len() as u64)).await?;
         // What makes room must go where the disk is full.
         let class = if full { Class::Delete } else { Class::Client };
@@ -197,13 +218,13 @@ impl Seat {
         // Nothing waits from here on, so that no sequence is without its record.
         let early = self.disk.has_slack();
         let sequence = self.accept(fence)?;
-        let era = below.unwrap_or(order.era);
+        let era = if place == Place::Below { 0 } else { order.era };
         let record = self.record(fence, run, sequence, era, data.clone());
         let submitted = self.disk.submit_now(record, Durability::Durable, room);
         let mut state = self.state();
         let submitted = submitted.inspect_err(|_| state.fail())?;
         let (told, end) = if early { (None, None) } else { Some(oneshot::channel()).unzip() };
-        if below.is_none() {
+        if place != Place::Below {
             state.overlay.insert(sequence, run, data);
         }
         state.tail.push_back(Late { sequence, run, submitted, told });
@@ -223,6 +244,14 @@ impl Seat {
         }
     }
 
+    fn is_next(&self, place: Place) -> Result<(), Refusal> {
+        let next = self.state().next;
+        match place {
+            Place::Next(Some(sequence)) if sequence != next => Err(Refusal::OutOfOrder(next)),
+            _ => Ok(()),
+        }
+    }
+
     fn accept(&self, fence: Fence) -> Result<u64, VolumeError> {
         let mut state = self.state();
         let (sequence, token) = (state.next, state.token());
@@ -236,7 +265,14 @@ impl Seat {
         }
     }
 
-    fn record(&self, fence: Fence, run: Run, sequence: u64, era: u32, data: Option<Bytes>) -> NewRecord {
+    pub(super) fn record(
+        &self,
+        fence: Fence,
+        run: Run,
+        sequence: u64,
+        era: u32,
+        data: Option<Bytes>,
+    ) -> NewRecord {
         let position = Position { epoch: fence.epoch, sequence };
         let content = match &data {
             None => Content::Zeroes,

@@ -6,5 +6,6 @@ mod devices;
 mod encrypted;
 mod going;
 mod lineage;
+mod replicas;
 mod rig;
 mod threads;

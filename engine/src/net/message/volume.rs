@@ -1,0 +1,127 @@
+//! What the head of a volume and its members say to one another.
+//!
+//! The engine carries it; what it means is decided in the crate `volume`.
+
+use bytes::Bytes;
+
+use crate::block::{BlockPlace, Position, Run};
+
+/// A run of blocks and the write that it is from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlockWrite {
+    /// Its place in the order.
+    pub position: Position,
+    /// Which blocks.
+    pub run: Run,
+    /// Zeroes that take no space; else its bytes are among those of the message, in order.
+    pub zeroes: bool,
+}
+
+/// Where an epoch's head began: its number, and the sequence on which it builds.
+pub type TurnFields = (u64, u64);
+
+/// A call to a member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VolumeCall {
+    /// Refuse lower fences for good, and say what you have.
+    Promise,
+    /// You hold the beginning of this history: continue it.
+    Begin {
+        /// Who wrote it, oldest first, at most [`crate::net::limits::MAX_TURNS`].
+        turns: Vec<TurnFields>,
+        /// Its last sequence.
+        end: u64,
+    },
+    /// You are not whole from now on; what you have from above `common` is void.
+    Fill {
+        /// Up to here you have what the others have.
+        common: u64,
+        /// The write before the next.
+        after: u64,
+    },
+    /// You were sent everything: you are whole, with this history.
+    Join {
+        /// Who wrote it, oldest first, at most [`crate::net::limits::MAX_TURNS`].
+        turns: Vec<TurnFields>,
+        /// Its last sequence.
+        end: u64,
+    },
+    /// Writes in the order, each one the next; at most [`crate::net::limits::MAX_WRITES`].
+    Write {
+        /// What and where.
+        writes: Vec<BlockWrite>,
+        /// The bytes of all of them.
+        data: Bytes,
+    },
+    /// Rows of another member, to one that is being filled; at most [`crate::net::limits::MAX_WRITES`].
+    Put {
+        /// What and where.
+        rows: Vec<BlockWrite>,
+        /// The bytes of all of them.
+        data: Bytes,
+    },
+    /// Make all up to this sequence durable.
+    Flush(u64),
+    /// Say that you are promised to nobody else.
+    Confirm,
+    /// Read a run, as of this sequence or later.
+    Read {
+        /// Which blocks.
+        run: Run,
+        /// The write that must be there.
+        at: u64,
+    },
+    /// Rows from a place on, in the order of their places.
+    Rows {
+        /// Where to begin.
+        from: BlockPlace,
+        /// Only those of later writes than this.
+        above: u64,
+        /// With their bytes.
+        data: bool,
+    },
+    /// The volume is gone, for good. Under no fence.
+    Delete,
+}
+
+/// What a member answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VolumeAnswer {
+    /// To [`VolumeCall::Promise`].
+    Promised {
+        /// Which life of the member it is.
+        session: u64,
+        /// Its history.
+        turns: Vec<TurnFields>,
+        /// Up to here.
+        end: u64,
+        /// It has all of that and nothing else.
+        whole: bool,
+    },
+    /// Done, as asked.
+    Done,
+    /// To [`VolumeCall::Fill`]: send rows from above this sequence.
+    Filling(u64),
+    /// The bytes that were read, and the newest sequence among them.
+    Read {
+        /// Or zero.
+        newest: u64,
+        /// Blocks in a row, and whether they are zeroes.
+        pieces: Vec<(u16, bool)>,
+        /// The bytes of those that are not.
+        data: Bytes,
+    },
+    /// To [`VolumeCall::Rows`].
+    Rows {
+        /// In order.
+        rows: Vec<BlockWrite>,
+        /// Where to go on; `None`: that was all.
+        next: Option<BlockPlace>,
+        /// Their bytes, if they were wanted.
+        data: Bytes,
+    },
+    /// Blocks cannot be read.
+    Unreadable,
+    /// No: a code that the crate `volume` gives, and two numbers that tell more.
+    Refused(u8, u64, u64),
+}

@@ -1,0 +1,265 @@
+//! What heads and members of volumes say as bytes (engine/FORMAT-wire.md).
+
+use bincode::{Decode, Encode};
+use bytes::Bytes;
+
+use super::{Payload, WireError, bounded};
+use crate::block::{BLOCKS_PER_CHUNK, BlockPlace, ChunkId, Position, Run, SliceId};
+use crate::net::limits::{MAX_PAYLOAD, MAX_TURNS, MAX_WRITES};
+use crate::net::{BlockWrite, TurnFields, VolumeAnswer, VolumeCall};
+
+#[derive(Encode, Decode)]
+pub(super) struct RunHead {
+    slice: u32,
+    chunk: u16,
+    first: u8,
+    blocks: u16,
+}
+
+#[derive(Encode, Decode)]
+pub(super) struct WriteHead {
+    epoch: u64,
+    sequence: u64,
+    run: RunHead,
+    zeroes: bool,
+}
+
+type PlaceHead = (u32, u16, u8);
+
+#[derive(Encode, Decode)]
+pub(super) enum CallHead {
+    Promise,
+    Begin { turns: Vec<TurnFields>, end: u64 },
+    Fill { common: u64, after: u64 },
+    Join { turns: Vec<TurnFields>, end: u64 },
+    Write { writes: Vec<WriteHead>, data: u32 },
+    Put { rows: Vec<WriteHead>, data: u32 },
+    Flush(u64),
+    Confirm,
+    Read { run: RunHead, at: u64 },
+    Rows { from: PlaceHead, above: u64, data: bool },
+    Delete,
+}
+
+#[derive(Encode, Decode)]
+pub(super) enum AnswerHead {
+    Promised { session: u64, turns: Vec<TurnFields>, end: u64, whole: bool },
+    Done,
+    Filling(u64),
+    Read { newest: u64, pieces: Vec<(u16, bool)>, data: u32 },
+    Rows { rows: Vec<WriteHead>, next: Option<PlaceHead>, data: u32 },
+    Unreadable,
+    Refused(u8, u64, u64),
+}
+
+fn run_head(run: Run) -> RunHead {
+    RunHead { slice: run.slice.0, chunk: run.chunk.0, first: run.first, blocks: run.blocks }
+}
+
+fn run_of(head: &RunHead) -> Result<Run, WireError> {
+    let RunHead { slice, chunk, first, blocks } = *head;
+    if blocks == 0 || blocks > BLOCKS_PER_CHUNK - u16::from(first) {
+        return Err(WireError::Field("run of blocks"));
+    }
+    Ok(Run { slice: SliceId(slice), chunk: ChunkId(chunk), first, blocks })
+}
+
+fn writes_head(writes: Vec<BlockWrite>) -> Result<Vec<WriteHead>, WireError> {
+    bounded(writes.len(), MAX_WRITES, "writes")?;
+    let head = |BlockWrite { position, run, zeroes }| WriteHead {
+        epoch: position.epoch,
+        sequence: position.sequence,
+        run: run_head(run),
+        zeroes,
+    };
+    Ok(writes.into_iter().map(head).collect())
+}
+
+fn writes_of(heads: Vec<WriteHead>) -> Result<Vec<BlockWrite>, WireError> {
+    bounded(heads.len(), MAX_WRITES, "writes")?;
+    let write = |head: WriteHead| {
+        let position = Position { epoch: head.epoch, sequence: head.sequence };
+        Ok(BlockWrite { position, run: run_of(&head.run)?, zeroes: head.zeroes })
+    };
+    heads.into_iter().map(write).collect()
+}
+
+fn turns(turns: Vec<TurnFields>) -> Result<Vec<TurnFields>, WireError> {
+    bounded(turns.len(), MAX_TURNS, "turns")?;
+    Ok(turns)
+}
+
+fn place_head(place: BlockPlace) -> PlaceHead {
+    (place.slice.0, place.chunk.0, place.block)
+}
+
+fn place_of((slice, chunk, block): PlaceHead) -> BlockPlace {
+    BlockPlace { slice: SliceId(slice), chunk: ChunkId(chunk), block }
+}
+
+/// A list of pieces that are told apart; they lie in one chunk.
+fn pieces(pieces: Vec<(u16, bool)>) -> Result<Vec<(u16, bool)>, WireError> {
+    bounded(pieces.len(), BLOCKS_PER_CHUNK.into(), "pieces")?;
+    let blocks: u32 = pieces.iter().map(|(blocks, _)| u32::from(*blocks)).sum();
+    if blocks > BLOCKS_PER_CHUNK.into() { Err(WireError::Field("pieces")) } else { Ok(pieces) }
+}
+
+pub(super) fn call_head(call: VolumeCall) -> Result<(CallHead, Vec<Bytes>), WireError> {
+    let head = match call {
+        VolumeCall::Promise => CallHead::Promise,
+        VolumeCall::Begin { turns: list, end } => CallHead::Begin { turns: turns(list)?, end },
+        VolumeCall::Fill { common, after } => CallHead::Fill { common, after },
+        VolumeCall::Join { turns: list, end } => CallHead::Join { turns: turns(list)?, end },
+        VolumeCall::Write { writes, data } => {
+            let length = bounded(data.len(), MAX_PAYLOAD, "payload")?;
+            return Ok((CallHead::Write { writes: writes_head(writes)?, data: length }, vec![data]));
+        }
+        VolumeCall::Put { rows, data } => {
+            let length = bounded(data.len(), MAX_PAYLOAD, "payload")?;
+            return Ok((CallHead::Put { rows: writes_head(rows)?, data: length }, vec![data]));
+        }
+        VolumeCall::Flush(sequence) => CallHead::Flush(sequence),
+        VolumeCall::Confirm => CallHead::Confirm,
+        VolumeCall::Read { run, at } => CallHead::Read { run: run_head(run), at },
+        VolumeCall::Rows { from, above, data } => CallHead::Rows { from: place_head(from), above, data },
+        VolumeCall::Delete => CallHead::Delete,
+    };
+    Ok((head, Vec::new()))
+}
+
+pub(super) fn call_of(head: CallHead, payload: &mut Payload) -> Result<VolumeCall, WireError> {
+    Ok(match head {
+        CallHead::Promise => VolumeCall::Promise,
+        CallHead::Begin { turns: list, end } => VolumeCall::Begin { turns: turns(list)?, end },
+        CallHead::Fill { common, after } => VolumeCall::Fill { common, after },
+        CallHead::Join { turns: list, end } => VolumeCall::Join { turns: turns(list)?, end },
+        CallHead::Write { writes, data } => {
+            VolumeCall::Write { writes: writes_of(writes)?, data: payload.take(data)? }
+        }
+        CallHead::Put { rows, data } => VolumeCall::Put { rows: writes_of(rows)?, data: payload.take(data)? },
+        CallHead::Flush(sequence) => VolumeCall::Flush(sequence),
+        CallHead::Confirm => VolumeCall::Confirm,
+        CallHead::Read { run, at } => VolumeCall::Read { run: run_of(&run)?, at },
+        CallHead::Rows { from, above, data } => VolumeCall::Rows { from: place_of(from), above, data },
+        CallHead::Delete => VolumeCall::Delete,
+    })
+}
+
+pub(super) fn answer_head(answer: VolumeAnswer) -> Result<(AnswerHead, Vec<Bytes>), WireError> {
+    let head = match answer {
+        VolumeAnswer::Promised { session, turns: list, end, whole } => {
+            AnswerHead::Promised { session, turns: turns(list)?, end, whole }
+        }
+        VolumeAnswer::Done => AnswerHead::Done,
+        VolumeAnswer::Filling(from) => AnswerHead::Filling(from),
+        VolumeAnswer::Read { newest, pieces: list, data } => {
+            let length = bounded(data.len(), MAX_PAYLOAD, "payload")?;
+            return Ok((AnswerHead::Read { newest, pieces: pieces(list)?, data: length }, vec![data]));
+        }
+        VolumeAnswer::Rows { rows, next, data } => {
+            let length = bounded(data.len(), MAX_PAYLOAD, "payload")?;
+            let head =
+                AnswerHead::Rows { rows: writes_head(rows)?, next: next.map(place_head), data: length };
+            return Ok((head, vec![data]));
+        }
+        VolumeAnswer::Unreadable => AnswerHead::Unreadable,
+        VolumeAnswer::Refused(why, one, two) => AnswerHead::Refused(why, one, two),
+    };
+    Ok((head, Vec::new()))
+}
+
+pub(super) fn answer_of(head: AnswerHead, payload: &mut Payload) -> Result<VolumeAnswer, WireError> {
+    Ok(match head {
+        AnswerHead::Promised { session, turns: list, end, whole } => {
+            VolumeAnswer::Promised { session, turns: turns(list)?, end, whole }
+        }
+        AnswerHead::Done => VolumeAnswer::Done,
+        AnswerHead::Filling(from) => VolumeAnswer::Filling(from),
+        AnswerHead::Read { newest, pieces: list, data } => {
+            VolumeAnswer::Read { newest, pieces: pieces(list)?, data: payload.take(data)? }
+        }
+        AnswerHead::Rows { rows, next, data } => {
+            VolumeAnswer::Rows { rows: writes_of(rows)?, next: next.map(place_of), data: payload.take(data)? }
+        }
+        AnswerHead::Unreadable => VolumeAnswer::Unreadable,
+        AnswerHead::Refused(why, one, two) => VolumeAnswer::Refused(why, one, two),
+    })
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::block::{Fence, VolumeId};
+    use crate::disk::format::record::DeviceId;
+    use crate::net::{Request, Response};
+
+    fn write(sequence: u64, zeroes: bool) -> BlockWrite {
+        let run = Run { slice: SliceId(1), chunk: ChunkId(300), first: 255, blocks: 1 };
+        BlockWrite { position: Position { epoch: 7, sequence }, run, zeroes }
+    }
+
+    pub(in super::super) fn requests() -> Vec<(Request, &'static str)> {
+        let of = |call| Request::Volume {
+            device: DeviceId([0xd0; 16]),
+            volume: VolumeId([0xee; 16]),
+            fence: Fence { epoch: 300, configuration: 2 },
+            session: 9,
+            call,
+        };
+        let text = |rest: &str| -> &'static str {
+            format!("0d{}{}fb2c010209{rest}", "d0".repeat(16), "ee".repeat(16)).leak()
+        };
+        let place = BlockPlace { slice: SliceId(1), chunk: ChunkId(2), block: 3 };
+        let data = Bytes::from_static(b"bytes");
+        let run = write(0, false).run;
+        vec![
+            (of(VolumeCall::Promise), text("00|")),
+            (of(VolumeCall::Begin { turns: vec![(1, 0), (7, 5)], end: 6 }), text("01020100070506|")),
+            (of(VolumeCall::Fill { common: 5, after: 6 }), text("020506|")),
+            (of(VolumeCall::Join { turns: vec![(1, 0)], end: 6 }), text("0301010006|")),
+            (
+                of(VolumeCall::Write { writes: vec![write(3, false), write(4, true)], data: data.clone() }),
+                text("0402070301fb2c01ff0100070401fb2c01ff010105|6279746573"),
+            ),
+            (
+                of(VolumeCall::Put { rows: vec![write(3, false)], data }),
+                text("0501070301fb2c01ff010005|6279746573"),
+            ),
+            (of(VolumeCall::Flush(9)), text("0609|")),
+            (of(VolumeCall::Confirm), text("07|")),
+            (of(VolumeCall::Read { run, at: 8 }), text("0801fb2c01ff0108|")),
+            (of(VolumeCall::Rows { from: place, above: 4, data: true }), text("090102030401|")),
+            (of(VolumeCall::Delete), text("0a|")),
+        ]
+    }
+
+    pub(in super::super) fn responses() -> Vec<(Response, &'static str)> {
+        let data = Bytes::from_static(b"bytes");
+        let place = BlockPlace { slice: SliceId(1), chunk: ChunkId(2), block: 3 };
+        let promised = VolumeAnswer::Promised { session: 9, turns: vec![(1, 0)], end: 6, whole: true };
+        let rows = VolumeAnswer::Rows { rows: vec![write(3, true)], next: Some(place), data: Bytes::new() };
+        [
+            (promised, "0900090101000601|"),
+            (VolumeAnswer::Done, "0901|"),
+            (VolumeAnswer::Filling(300), "0902fb2c01|"),
+            (
+                VolumeAnswer::Read { newest: 8, pieces: vec![(1, false), (2, true)], data },
+                "090308020100020105|6279746573",
+            ),
+            (rows, "090401070301fb2c01ff01010101020300|"),
+            (VolumeAnswer::Unreadable, "0905|"),
+            (VolumeAnswer::Refused(1, 300, 2), "090601fb2c0102|"),
+        ]
+        .into_iter()
+        .map(|(answer, golden)| (Response::Volume(answer), golden))
+        .collect()
+    }
+
+    #[test]
+    fn runs_lie_in_one_chunk() {
+        let head = |first, blocks| RunHead { slice: 0, chunk: 0, first, blocks };
+        assert!(run_of(&head(255, 1)).is_ok() && run_of(&head(0, 256)).is_ok());
+        assert!(run_of(&head(255, 2)).is_err() && run_of(&head(0, 0)).is_err());
+        assert!(pieces(vec![(200, true), (57, false)]).is_err());
+    }
+}

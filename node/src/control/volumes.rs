@@ -1,0 +1,305 @@
+//! Volumes that have several members, as rows of the control group (node/FORMAT-control.md). A row each, under a letter of
+//! their own: nothing that follows the cluster reads them all.
+//!
+//! Invariant: a name belongs to one volume: both its rows are written together, given that neither stood.
+//! Invariant: an epoch and a configuration are changed given that the row stands as it was read; of two who change it one is told so.
+//! Invariant: what is read here may be old, and is never believed against the group.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quarry_engine::clock::{Clock, Timestamp};
+use quarry_engine::consensus::{Entry, Expected, Group, Guard, Outcome, RowChange};
+use quarry_engine::disk::format::bytes::Reader;
+use quarry_engine::disk::format::record::DeviceId;
+use quarry_engine::net::{Code, Failure, NodeId, Request, Response, Transport, VolumeCall, Wish};
+use quarry_volume::Fence;
+use quarry_volume::VolumeId;
+use quarry_volume::head::{Configuration, MAX_MEMBERS};
+use quarry_volume::store::Members;
+
+use super::groups::{ControlError, Own};
+use super::state::BadState;
+
+const PREFIX: u8 = b'V';
+const VERSION: u8 = 1;
+/// How long a change may take.
+const WITHIN: Duration = Duration::from_secs(5);
+/// Pause between two looks for members whose volume is gone.
+const SWEEP: Duration = Duration::from_secs(60);
+
+/// A volume that has several members.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Row {
+    pub(crate) id: VolumeId,
+    pub(crate) name: String,
+    pub(crate) description: String,
+    pub(crate) bytes: u64,
+    pub(crate) slice_bytes: u64,
+    /// Milliseconds since 1970.
+    pub(crate) made: u64,
+    /// Of the present head.
+    pub(crate) epoch: u64,
+    /// Who has it; `None`: nobody had it yet, or it was given back.
+    pub(crate) head: Option<NodeId>,
+    pub(crate) configuration: Configuration,
+}
+
+/// A row, and the version time with which it stands.
+pub(crate) type Standing = (Row, u64);
+
+/// Why a volume's row was not changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum RegisterError {
+    /// Somebody else was first.
+    #[error("somebody else changed the volume at the same time")]
+    Changed,
+    /// The group does not answer, or its answer is not known.
+    #[error("the control group does not answer: {0}")]
+    Away(String),
+}
+
+fn row_key(id: VolumeId) -> Vec<u8> {
+    [&[PREFIX, b'i'][..], &id.0].concat()
+}
+
+fn text(r: &mut Reader<'_>) -> Result<String, BadState> {
+    let text = std::str::from_utf8(r.prefixed()?).map_err(|_| BadState::Field("text of a volume"))?;
+    Ok(text.to_owned())
+}
+
+fn devices(r: &mut Reader<'_>) -> Result<Vec<DeviceId>, BadState> {
+    let count = r.varint()?;
+    if count > MAX_MEMBERS as u64 {
+        return Err(BadState::Field("members of a volume"));
+    }
+    (0..count).map(|_| Ok(DeviceId(r.array()?))).collect()
+}
+
+impl Row {
+    fn decode(bytes: &[u8]) -> Result<Self, BadState> {
+        let mut r = Reader::new(bytes);
+        match r.u8()? {
+            VERSION => {}
+            other => return Err(BadState::Version(other)),
+        }
+        let id = VolumeId(r.array()?);
+        let (bytes, slice_bytes, made, epoch) = (r.varint()?, r.varint()?, r.varint()?, r.varint()?);
+        let head = NodeId(r.array()?);
+        let version = u32::try_from(r.varint()?).map_err(|_| BadState::Field("version of members"))?;
+        let (members, joining) = (devices(&mut r)?, devices(&mut r)?);
+        if members.is_empty() {
+            return Err(BadState::Field("members of a volume"));
+        }
+        let configuration = Configuration { version, members, joining };
+        let (name, description) = (text(&mut r)?, text(&mut r)?);
+        let head = Some(head).filter(|head| *head != NodeId::default());
+        Ok(Self { id, name, description, bytes, slice_bytes, made, epoch, head, configuration })
+    }
+}
+
+/// May rows become this? Whoever could not read them would not know what is whose.
+fn judge(key: &[u8], value: Option<&[u8]>) -> Result<(), String> {
+    match (key.split_at_checked(2), value) {
+        (Some(([PREFIX, b'i'], id)), Some(value)) => match Row::decode(value) {
+            Ok(row) if row.id.0 == id => Ok(()),
+            Ok(_) => Err("the row is another volume's".to_owned()),
+            Err(bad) => Err(bad.to_string()),
+        },
+        (Some(([PREFIX, b'n'], name)), Some(value)) if !name.is_empty() && value.len() == 16 => Ok(()),
+        (Some(([PREFIX, b'i' | b'n'], _)), None) => Ok(()),
+        _ => Err("it is no row of a volume".to_owned()),
+    }
+}
+
+type Guards = Vec<(Vec<u8>, Option<u64>)>;
+type Rows = Vec<(Vec<u8>, Option<Vec<u8>>)>;
+
+/// Writes rows of volumes, where this node leads.
+pub(super) async fn write(
+    groups: &Own,
+    clock: &Clock,
+    guards: Guards,
+    rows: Rows,
+) -> Result<Result<Response, String>, ControlError> {
+    if let Some(why) = rows.iter().find_map(|(key, value)| judge(key, value.as_deref()).err()) {
+        return Ok(Err(why));
+    }
+    let leading = groups.control.barrier().await?;
+    clock.observe(Timestamp(leading.above));
+    let guard = |(key, time): (Vec<u8>, Option<u64>)| Guard {
+        key,
+        expected: time.map_or(Expected::Absent, Expected::Sequence),
+    };
+    let change = |(key, value)| RowChange { key, sequence: clock.tick().0, value };
+    let entry = Entry {
+        term: None,
+        guards: guards.into_iter().map(guard).collect(),
+        rows: rows.into_iter().map(change).collect(),
+    };
+    Ok(Ok(match groups.control.propose(entry).await? {
+        Outcome::Applied => Response::Done,
+        Outcome::Refused(_) => {
+            Response::Failed(Failure::new(Code::ConditionFailed, "the volume was changed meanwhile"))
+        }
+        _ => Response::Failed(Failure::new(Code::Unavailable, "try again")),
+    }))
+}
+
+/// The rows of volumes, as seen from a node.
+#[derive(Clone)]
+pub(crate) struct Register {
+    control: Group,
+    net: Arc<dyn Transport>,
+}
+
+impl std::fmt::Debug for Register {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Register")
+    }
+}
+
+impl Register {
+    pub(crate) fn new(control: Group, net: Arc<dyn Transport>) -> Self {
+        Self { control, net }
+    }
+
+    /// A volume's row, as applied here.
+    pub(crate) fn row(&self, id: VolumeId) -> Result<Option<Standing>, RegisterError> {
+        let away = |e: String| RegisterError::Away(e);
+        let Some(row) = self.control.row(&row_key(id)).map_err(|e| away(e.to_string()))? else {
+            return Ok(None);
+        };
+        let read = Row::decode(&row.value).map_err(|e| away(e.to_string()))?;
+        Ok(Some((read, row.sequence)))
+    }
+
+    async fn wish(&self, guards: Guards, rows: Rows) -> Result<(), RegisterError> {
+        let wish = Request::Wish(Wish::Volumes { guards, rows });
+        match self.net.call(self.net.local(), wish, WITHIN).await {
+            Ok(Response::Done) => Ok(()),
+            Ok(Response::Failed(failure)) if failure.code == Code::ConditionFailed => {
+                Err(RegisterError::Changed)
+            }
+            Ok(Response::Failed(failure)) => Err(RegisterError::Away(failure.to_string())),
+            Ok(_) => Err(RegisterError::Away("another answer came".to_owned())),
+            Err(error) => Err(RegisterError::Away(error.to_string())),
+        }
+    }
+
+    /// Whether there certainly is no such volume.
+    pub(crate) async fn is_gone(&self, id: VolumeId) -> bool {
+        if !matches!(self.row(id), Ok(None)) {
+            return false;
+        }
+        // A change that can be only where there is none: the row's absence, as the group knows it.
+        let key = row_key(id);
+        self.wish(vec![(key.clone(), None)], vec![(key, None)]).await.is_ok()
+    }
+}
+
+/// Ends members whose volume is gone: their disk was away when it was deleted.
+pub(crate) async fn sweep(register: Register, members: Arc<Members>) {
+    let mut pause = tokio::time::interval(SWEEP);
+    loop {
+        pause.tick().await;
+        for (device, id) in members.list() {
+            if register.is_gone(id).await {
+                tracing::info!(%device, volume = hex::encode(id.0), "end the member of a volume that is gone");
+                members.answer(device, id, Fence::default(), 0, VolumeCall::Delete).await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quarry_engine::disk::format::bytes::Put;
+
+    use super::*;
+
+    fn name_key(name: &str) -> Vec<u8> {
+        [&[PREFIX, b'n'], name.as_bytes()].concat()
+    }
+
+    fn put_text(out: &mut Vec<u8>, text: &str) {
+        out.put_varint(text.len() as u64);
+        out.extend_from_slice(text.as_bytes());
+    }
+
+    impl Row {
+        fn encode(&self) -> Vec<u8> {
+            let mut out = vec![VERSION];
+            out.extend_from_slice(&self.id.0);
+            for number in [self.bytes, self.slice_bytes, self.made, self.epoch] {
+                out.put_varint(number);
+            }
+            // No node has this identity: they are random.
+            out.extend_from_slice(&self.head.unwrap_or_default().0);
+            out.put_varint(self.configuration.version.into());
+            for list in [&self.configuration.members, &self.configuration.joining] {
+                out.put_varint(list.len() as u64);
+                list.iter().for_each(|device| out.extend_from_slice(&device.0));
+            }
+            put_text(&mut out, &self.name);
+            put_text(&mut out, &self.description);
+            out
+        }
+    }
+
+    fn sample() -> Row {
+        Row {
+            id: VolumeId([7; 16]),
+            name: "vol".to_owned(),
+            description: String::new(),
+            bytes: 300,
+            slice_bytes: 128,
+            made: 5,
+            epoch: 2,
+            head: Some(NodeId([8; 16])),
+            configuration: Configuration {
+                version: 3,
+                members: vec![DeviceId([1; 16]), DeviceId([2; 16])],
+                joining: vec![DeviceId([3; 16])],
+            },
+        }
+    }
+
+    #[test]
+    fn rows_have_these_bytes_for_ever() {
+        let of = |byte: &str| byte.repeat(16);
+        let expected = format!(
+            "01{}ac0280010502{}0302{}{}01{}03{}00",
+            of("07"),
+            of("08"),
+            of("01"),
+            of("02"),
+            of("03"),
+            hex::encode("vol")
+        );
+        assert_eq!(hex::encode(sample().encode()), expected);
+        assert_eq!(hex::encode(row_key(VolumeId([1; 16]))), format!("5669{}", of("01")));
+        assert_eq!(hex::encode(name_key("vol")), hex::encode("Vnvol"));
+        let alone = Row { head: None, ..sample() };
+        for row in [sample(), alone] {
+            assert_eq!(Row::decode(&row.encode()), Ok(row.clone()));
+            for cut in 0..row.encode().len() {
+                assert!(Row::decode(&row.encode()[..cut]).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn nobody_writes_what_is_no_row_of_a_volume() {
+        let row = sample();
+        assert_eq!(judge(&row_key(row.id), Some(&row.encode())), Ok(()));
+        assert!(judge(&row_key(VolumeId([9; 16])), Some(&row.encode())).is_err());
+        assert!(judge(&row_key(row.id), Some(&[9])).is_err());
+        assert_eq!(judge(&name_key("vol"), Some(&[1; 16])), Ok(()));
+        assert!(judge(&name_key(""), Some(&[1; 16])).is_err() && judge(&name_key("v"), Some(&[1])).is_err());
+        assert_eq!(judge(&name_key("vol"), None), Ok(()));
+        assert!(judge(b"ks", None).is_err() && judge(b"V", None).is_err());
+        let none = Configuration { version: 1, members: Vec::new(), joining: Vec::new() };
+        assert!(judge(&row_key(row.id), Some(&Row { configuration: none, ..row }.encode())).is_err());
+    }
+}

@@ -1,0 +1,102 @@
+//! A seat under a head that is elsewhere: what it promises, where its order begins, and rows that others had.
+//!
+//! Invariant: when a promise is answered, it is durable with all that the seat had accepted before.
+//! Invariant: a row that another member had keeps its place in the order, so that the newer of two writes counts, whichever comes first.
+
+use bytes::Bytes;
+use quarry_engine::block::{Fence, NoteTag, Position, Run, extent_bytes};
+use quarry_engine::disk::{Class, Durability, Submitted};
+
+use super::error::VolumeError;
+use super::seat::{Attaching, Seat, refusal};
+use crate::member::{Action, Answer, Event, Member, Refusal};
+
+impl Seat {
+    /// Promises to refuse lower fences: all that it has, durable, and the number of the promise, which only rises.
+    pub(super) async fn promise(&self, fence: Fence, meta: &[u8]) -> Result<(Position, u64), VolumeError> {
+        let mut order = self.order.lock().await;
+        let asked = {
+            let mut state = self.state();
+            let token = state.token();
+            state.step(Event::Promise(token, fence))
+        };
+        if let Some(refusal) = refusal(&asked) {
+            return Err(refusal.into());
+        }
+        let mut attaching = Attaching(Some(self));
+        self.settle().await?;
+        let noted = self.note(&mut order, NoteTag::Promise, 0, Some(meta)).await?;
+        noted.done().await?;
+        attaching.0 = None;
+        let answers = if asked.contains(&Action::Persist(fence)) {
+            self.state().step(Event::Persisted(fence))
+        } else {
+            asked
+        };
+        let history = answers.iter().find_map(|action| match action {
+            Action::Answer(_, Answer::Promised(history)) => Some(*history),
+            _ => None,
+        });
+        Ok((history.ok_or(Refusal::Out)?, order.notes))
+    }
+
+    /// A promised head continues what is here.
+    pub(super) fn begin(&self, fence: Fence, base: Position) -> Result<(), VolumeError> {
+        let mut state = self.state();
+        state.strict = true;
+        let token = state.token();
+        match refusal(&state.step(Event::Begin(token, fence, base))) {
+            Some(refusal) => Err(refusal.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// The order begins behind `after`, whatever is here: the rest is sent beside it.
+    pub(super) async fn begin_after(&self, fence: Fence, after: u64) -> Result<(), VolumeError> {
+        let _order = self.order.lock().await;
+        self.settle().await?;
+        let base = Position { epoch: fence.epoch, sequence: after };
+        {
+            let mut state = self.state();
+            state.member = Member::recovered(fence, base);
+            state.next = after + 1;
+            state.durable = after;
+        }
+        self.begin(fence, base)
+    }
+
+    /// Writes a note of its own; it is durable when this returns.
+    pub(super) async fn note_down(&self, tag: NoteTag, meta: &[u8]) -> Result<(), VolumeError> {
+        let mut order = self.order.lock().await;
+        let noted = self.note(&mut order, tag, 0, Some(meta)).await?;
+        noted.done().await?;
+        Ok(())
+    }
+
+    /// Numbers of notes, and with them of promises, go on from another seat's.
+    pub(super) async fn follow_notes(&self, of: &Self) {
+        let notes = of.order.lock().await.notes;
+        let mut order = self.order.lock().await;
+        order.notes = order.notes.max(notes);
+    }
+
+    /// Logs a row that another member has; to be waited for.
+    pub(super) async fn take_row(
+        &self,
+        fence: Fence,
+        position: Position,
+        run: Run,
+        data: Option<Bytes>,
+    ) -> Result<Submitted, VolumeError> {
+        let blocks = if data.is_some() { run.blocks } else { 0 };
+        let room = self.disk.room(extent_bytes(blocks), Class::Client).await;
+        let fence = Fence { epoch: position.epoch, ..fence };
+        let record = self.record(fence, run, position.sequence, 0, data);
+        Ok(self.disk.submit_now(record, Durability::Durable, room)?)
+    }
+
+    /// The next write is behind this one.
+    pub(super) fn has_reached(&self, sequence: u64) -> bool {
+        self.state().next > sequence
+    }
+}

@@ -1,0 +1,430 @@
+//! One disk's member of a volume that has several: what a head asks of it, carried out on a seat.
+//!
+//! What it has lies under an id of its own ([`MemberLabel::id`]). A member that went another way than the others, or that
+//! is not whole and was left so, begins anew under the next id, empty: what it had is void, and given back.
+//!
+//! Invariant: a session begins with a promise, and what was asked in another one is not done.
+//! Invariant: what is said of the member's history is durable before it is answered.
+//! Invariant: while a promise is being made, nothing else gets a place in the order.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quarry_engine::block::{
+    BlockPlace, Fence, Layer, Mapped, NoteTag, Position, Run, VolumeId, find, piece, read, walk,
+};
+use quarry_engine::disk::{DiskError, DiskHandle};
+use quarry_engine::net::limits::MAX_WRITES;
+use quarry_engine::net::{BlockWrite, TurnFields, VolumeAnswer, VolumeCall};
+use tokio::sync::{Notify, RwLock};
+
+use super::device::{Device, Piece, length_of};
+use super::error::VolumeError;
+use super::label::{MemberLabel, encode_promise};
+use super::seat::Seat;
+use crate::geometry::Geometry;
+use crate::geometry::{BLOCK_BYTES, MAX_VOLUME_BYTES, SLICE_BYTES};
+use crate::head::{History, Turn};
+use crate::member::Refusal;
+
+/// Bytes of rows that are given at once.
+const ROW_BYTES: u64 = 1 << 20;
+/// Blocks that one look at the map covers.
+const LOOK: usize = MAX_WRITES;
+
+/// A member on a disk.
+#[derive(Debug)]
+pub(super) struct Replica {
+    life: RwLock<Life>,
+    /// Told when a write has its place.
+    moved: Notify,
+}
+
+#[derive(Debug)]
+struct Life {
+    seat: Arc<Seat>,
+    label: MemberLabel,
+    /// 0: none yet.
+    session: u64,
+    /// What was answered with the last promise.
+    last: Position,
+    /// Ids under which there is nothing any more.
+    left: Vec<VolumeId>,
+}
+
+fn fields(turns: &[Turn]) -> Vec<TurnFields> {
+    turns.iter().map(|turn| (turn.epoch, turn.base)).collect()
+}
+
+fn turns_of(fields: &[TurnFields]) -> Vec<Turn> {
+    fields.iter().map(|&(epoch, base)| Turn { epoch, base }).collect()
+}
+
+impl Life {
+    fn in_session(&self, session: u64) -> Result<(), Refusal> {
+        if session == self.session && session != 0 { Ok(()) } else { Err(Refusal::NotPromised) }
+    }
+
+    async fn promise(&mut self, fence: Fence) -> Result<VolumeAnswer, VolumeError> {
+        // From here on no other session is heard, whatever becomes of this one.
+        self.session = 0;
+        let (last, session) = self.seat.promise(fence, &encode_promise(fence)).await?;
+        (self.session, self.last) = (session, last);
+        let known = History::new(self.label.turns.clone(), u64::MAX);
+        let history = match known.filter(|_| self.label.whole) {
+            // A turn whose writes were lost is none.
+            Some(known) => known.until(last.sequence),
+            None => History::unknown(last),
+        };
+        let (turns, end) = (fields(history.turns()), history.end());
+        Ok(VolumeAnswer::Promised { session, turns, end, whole: self.label.whole })
+    }
+
+    async fn note(&self) -> Result<(), VolumeError> {
+        self.seat.note_down(NoteTag::Member, &self.label.encode()).await
+    }
+
+    async fn begin(&mut self, fence: Fence, turns: &[TurnFields]) -> Result<VolumeAnswer, VolumeError> {
+        self.seat.admit(fence)?;
+        if !self.label.whole {
+            return Err(Refusal::NotBegun.into());
+        }
+        self.label.turns = turns_of(turns);
+        self.note().await?;
+        self.seat.begin(fence, self.last)?;
+        Ok(VolumeAnswer::Done)
+    }
+
+    async fn fill(&mut self, fence: Fence, common: u64, after: u64) -> Result<VolumeAnswer, VolumeError> {
+        self.seat.admit(fence)?;
+        let goes_on = self.label.whole && self.last.sequence == common;
+        self.label.whole = false;
+        if !goes_on {
+            self.label.generation = self.label.generation.checked_add(1).ok_or(VolumeError::Eras)?;
+            let fresh = Arc::new(Seat::open(self.seat.disk().clone(), self.label.id())?);
+            fresh.follow_notes(&self.seat).await;
+            fresh.promise(fence, &encode_promise(fence)).await?;
+            let old = std::mem::replace(&mut self.seat, fresh);
+            self.note().await?;
+            self.left.push(old.volume());
+            old.label(None).await?;
+        } else {
+            self.note().await?;
+        }
+        self.seat.begin_after(fence, after).await?;
+        Ok(VolumeAnswer::Filling(if goes_on { common } else { 0 }))
+    }
+
+    async fn join(&mut self, fence: Fence, turns: &[TurnFields]) -> Result<VolumeAnswer, VolumeError> {
+        self.seat.admit(fence)?;
+        self.seat.settle().await?;
+        self.label.whole = true;
+        self.label.turns = turns_of(turns);
+        self.note().await?;
+        Ok(VolumeAnswer::Done)
+    }
+}
+
+impl Replica {
+    /// A member as its disk tells, or a new one.
+    pub(super) fn open(disk: DiskHandle, label: MemberLabel) -> Result<Self, VolumeError> {
+        let seat = Arc::new(Seat::open(disk, label.id())?);
+        let life = Life { seat, label, session: 0, last: Position::default(), left: Vec::new() };
+        Ok(Self { life: RwLock::new(life), moved: Notify::new() })
+    }
+
+    /// Writes down that it is there, with nothing in it.
+    pub(super) async fn found(&self) -> Result<(), VolumeError> {
+        self.life.read().await.note().await
+    }
+
+    /// Ids that it gave up since this was asked last.
+    pub(super) fn left(&self) -> Vec<VolumeId> {
+        self.life.try_write().map(|mut life| std::mem::take(&mut life.left)).unwrap_or_default()
+    }
+
+    /// Everything that it has is void, for good.
+    pub(super) async fn end(&self) -> Result<(), VolumeError> {
+        let mut life = self.life.write().await;
+        life.session = 0;
+        life.seat.label(None).await?;
+        let id = life.seat.volume();
+        life.left.push(id);
+        Ok(())
+    }
+
+    /// Waits until a write has its place; whoever waits no longer is dropped.
+    async fn reached(&self, session: u64, sequence: u64) -> Result<Arc<Seat>, VolumeError> {
+        loop {
+            let moved = self.moved.notified();
+            tokio::pin!(moved);
+            moved.as_mut().enable();
+            {
+                let life = self.life.read().await;
+                life.in_session(session)?;
+                if life.seat.has_reached(sequence) {
+                    return Ok(Arc::clone(&life.seat));
+                }
+            }
+            moved.await;
+        }
+    }
+
+    /// Carries out what a head asks. To be driven to its end, but for flushes and reads.
+    pub(super) async fn carry_out(
+        &self,
+        fence: Fence,
+        session: u64,
+        call: VolumeCall,
+    ) -> Result<VolumeAnswer, VolumeError> {
+        match call {
+            VolumeCall::Promise => {
+                let answer = self.life.write().await.promise(fence).await;
+                self.moved.notify_waiters();
+                answer
+            }
+            VolumeCall::Begin { turns, .. } => self.alone(session).await?.begin(fence, &turns).await,
+            VolumeCall::Fill { common, after } => self.alone(session).await?.fill(fence, common, after).await,
+            VolumeCall::Join { turns, .. } => self.alone(session).await?.join(fence, &turns).await,
+            VolumeCall::Write { writes, data } => self.write(fence, session, writes, data).await,
+            VolumeCall::Put { rows, data } => self.put(fence, session, rows, data).await,
+            VolumeCall::Flush(sequence) => {
+                let seat = self.reached(session, sequence).await?;
+                seat.flush(fence).await?;
+                Ok(VolumeAnswer::Done)
+            }
+            VolumeCall::Confirm => {
+                let life = self.life.read().await;
+                life.in_session(session)?;
+                life.seat.admit(fence)?;
+                Ok(VolumeAnswer::Done)
+            }
+            VolumeCall::Read { run, at } => {
+                let seat = self.reached(session, at).await?;
+                read_run(&seat, fence, run).await
+            }
+            VolumeCall::Rows { from, above, data } => {
+                let seat = self.reached(session, 0).await?;
+                seat.admit(fence)?;
+                seat.settle().await?;
+                rows(&seat, from, above, data).await
+            }
+            VolumeCall::Delete => Err(Refusal::NotPromised.into()),
+        }
+    }
+
+    async fn alone(&self, session: u64) -> Result<tokio::sync::RwLockWriteGuard<'_, Life>, Refusal> {
+        let life = self.life.write().await;
+        life.in_session(session)?;
+        Ok(life)
+    }
+
+    async fn write(
+        &self,
+        fence: Fence,
+        session: u64,
+        writes: Vec<BlockWrite>,
+        data: Bytes,
+    ) -> Result<VolumeAnswer, VolumeError> {
+        let mut placed = Vec::with_capacity(writes.len());
+        let mut data = data;
+        let seat = {
+            let life = self.life.read().await;
+            life.in_session(session)?;
+            for BlockWrite { position, run, zeroes } in writes {
+                let bytes = payload(&mut data, &run, zeroes)?;
+                placed.push(life.seat.put_at(fence, position.sequence, run, bytes).await?);
+            }
+            Arc::clone(&life.seat)
+        };
+        self.moved.notify_waiters();
+        for one in placed {
+            seat.finish(one, false).await?;
+        }
+        Ok(VolumeAnswer::Done)
+    }
+
+    async fn put(
+        &self,
+        fence: Fence,
+        session: u64,
+        rows: Vec<BlockWrite>,
+        data: Bytes,
+    ) -> Result<VolumeAnswer, VolumeError> {
+        let life = self.life.read().await;
+        life.in_session(session)?;
+        life.seat.admit(fence)?;
+        if life.label.whole {
+            return Err(Refusal::NotBegun.into());
+        }
+        let mut data = data;
+        let mut submitted = Vec::with_capacity(rows.len());
+        for BlockWrite { position, run, zeroes } in rows {
+            let bytes = payload(&mut data, &run, zeroes)?;
+            submitted.push(life.seat.take_row(fence, position, run, bytes).await?);
+        }
+        for one in submitted {
+            one.done().await?;
+        }
+        Ok(VolumeAnswer::Done)
+    }
+}
+
+/// The next run's bytes; `None`: zeroes.
+fn payload(data: &mut Bytes, run: &Run, zeroes: bool) -> Result<Option<Bytes>, VolumeError> {
+    let length = length_of(run.bytes());
+    if zeroes {
+        return Ok(None);
+    }
+    if data.len() < length {
+        return Err(VolumeError::Range(crate::geometry::SplitError::Empty { offset: 0 }));
+    }
+    Ok(Some(data.split_to(length)))
+}
+
+fn everything(seat: &Seat) -> [Layer; 1] {
+    [Layer { volume: seat.volume(), era: u32::MAX }]
+}
+
+async fn read_run(seat: &Arc<Seat>, fence: Fence, run: Run) -> Result<VolumeAnswer, VolumeError> {
+    seat.admit(fence)?;
+    let geometry = Geometry::new(MAX_VOLUME_BYTES, SLICE_BYTES)?;
+    let device = Device::attached(Arc::clone(seat), geometry, fence, Vec::new());
+    let (found, late) = device.read_run(run).await?;
+    let (mapped, _pins) = find(seat.disk(), &everything(seat), &run)?;
+    let newest = mapped.iter().map(|block| block.row.position.sequence).max().unwrap_or(0);
+    let newest = late.map_or(0, |late| late.newest).max(newest);
+    // Somebody else may have been promised meanwhile.
+    seat.admit(fence)?;
+    let (mut pieces, mut parts) = (Vec::with_capacity(1), Vec::with_capacity(1));
+    for piece in found {
+        let (bytes, zeroes) = match &piece {
+            Piece::Data(data) => (data.len() as u64, false),
+            Piece::Zeroes(zeroes) => (*zeroes, true),
+        };
+        if bytes > 0 {
+            let blocks = u16::try_from(bytes / BLOCK_BYTES).expect("a run lies in one chunk");
+            pieces.push((blocks, zeroes));
+        }
+        if let Piece::Data(data) = piece {
+            parts.push(data);
+        }
+    }
+    let data = match <[Bytes; 1]>::try_from(parts) {
+        Ok([one]) => one,
+        Err(parts) => parts.concat().into(),
+    };
+    Ok(VolumeAnswer::Read { newest, pieces, data })
+}
+
+/// Rows that one write made, in a row.
+fn same(blocks: &[Mapped]) -> usize {
+    let follows = |a: &Mapped, b: &Mapped| {
+        a.row.position == b.row.position
+            && a.row.is_zeroes()
+            && b.row.is_zeroes()
+            && (a.place.slice, a.place.chunk) == (b.place.slice, b.place.chunk)
+            && a.place.block.checked_add(1) == Some(b.place.block)
+    };
+    let zeroes = blocks.windows(2).take_while(|pair| matches!(pair, [a, b] if follows(a, b))).count() + 1;
+    zeroes.max(piece(blocks))
+}
+
+async fn rows(seat: &Seat, from: BlockPlace, above: u64, data: bool) -> Result<VolumeAnswer, VolumeError> {
+    let layers = everything(seat);
+    let (mapped, all) = walk(seat.disk(), &layers, from, LOOK)?;
+    let mut next = mapped.last().filter(|_| !all).map(|last| after(last.place));
+    let (mut out, mut parts, mut bytes) = (Vec::new(), Vec::new(), 0);
+    let wanted = |block: &Mapped| block.row.position.sequence > above;
+    let mut rest = mapped.as_slice();
+    while let Some(first) = rest.first() {
+        if bytes >= ROW_BYTES {
+            next = Some(first.place);
+            break;
+        }
+        let (group, behind) = rest.split_at(same(rest));
+        rest = behind;
+        if !wanted(first) {
+            continue;
+        }
+        let blocks = u16::try_from(group.len()).expect("a run lies in one chunk");
+        let BlockPlace { slice, chunk, block } = first.place;
+        let run = Run { slice, chunk, first: block, blocks };
+        if !data {
+            out.push(BlockWrite { position: first.row.position, run, zeroes: first.row.is_zeroes() });
+            continue;
+        }
+        // Found again, and held while it is read: it may have moved, or something newer is there.
+        let (now, _pins) = find(seat.disk(), &layers, &run)?;
+        let mut now = now.as_slice();
+        while let Some(first) = now.first() {
+            let (group, behind) = now.split_at(same(now));
+            now = behind;
+            let blocks = u16::try_from(group.len()).expect("a run lies in one chunk");
+            let BlockPlace { slice, chunk, block } = first.place;
+            let run = Run { slice, chunk, first: block, blocks };
+            let zeroes = first.row.is_zeroes();
+            if !zeroes {
+                parts.push(read(seat.disk(), group).await?);
+                bytes += run.bytes();
+            }
+            out.push(BlockWrite { position: first.row.position, run, zeroes });
+        }
+    }
+    Ok(VolumeAnswer::Rows { rows: out, next, data: parts.concat().into() })
+}
+
+/// The place behind a place.
+fn after(place: BlockPlace) -> BlockPlace {
+    use crate::geometry::{ChunkId, SliceId};
+    let BlockPlace { slice, chunk, block } = place;
+    if let Some(block) = block.checked_add(1) {
+        return BlockPlace { slice, chunk, block };
+    }
+    match chunk.0.checked_add(1) {
+        Some(chunk) => BlockPlace { slice, chunk: ChunkId(chunk), block: 0 },
+        None => BlockPlace { slice: SliceId(slice.0 + 1), chunk: ChunkId(0), block: 0 },
+    }
+}
+
+/// What a head is told of an error.
+pub(super) fn answer_of(result: Result<VolumeAnswer, VolumeError>) -> VolumeAnswer {
+    match result {
+        Ok(answer) => answer,
+        Err(VolumeError::Refused(refusal)) => refused(refusal),
+        Err(VolumeError::Disk(DiskError::Corrupt { .. })) => VolumeAnswer::Unreadable,
+        Err(error) => {
+            tracing::warn!(%error, "serve a member of a volume");
+            refused(Refusal::Out)
+        }
+    }
+}
+
+/// A refusal as it travels. Numbers are for ever.
+pub(super) fn refused(refusal: Refusal) -> VolumeAnswer {
+    match refusal {
+        Refusal::Fenced(Fence { epoch, configuration }) => {
+            VolumeAnswer::Refused(1, epoch, configuration.into())
+        }
+        Refusal::NotPromised => VolumeAnswer::Refused(2, 0, 0),
+        Refusal::NotBegun => VolumeAnswer::Refused(3, 0, 0),
+        Refusal::Elsewhere(Position { epoch, sequence }) => VolumeAnswer::Refused(4, epoch, sequence),
+        Refusal::OutOfOrder(next) => VolumeAnswer::Refused(5, next, 0),
+        Refusal::Busy => VolumeAnswer::Refused(6, 0, 0),
+        Refusal::Out => VolumeAnswer::Refused(7, 0, 0),
+    }
+}
+
+#[cfg(test)]
+/// The refusal that travelled; what is unknown is taken for the worst.
+pub(super) fn refusal_of(why: u8, one: u64, two: u64) -> Refusal {
+    match why {
+        1 => Refusal::Fenced(Fence { epoch: one, configuration: u32::try_from(two).unwrap_or(u32::MAX) }),
+        2 => Refusal::NotPromised,
+        3 => Refusal::NotBegun,
+        4 => Refusal::Elsewhere(Position { epoch: one, sequence: two }),
+        5 => Refusal::OutOfOrder(one),
+        6 => Refusal::Busy,
+        _ => Refusal::Out,
+    }
+}

@@ -1,0 +1,279 @@
+//! Members of volumes that have several, each on a simulated disk, as a head sees them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quarry_engine::block::{BlockPlace, ChunkId, FIRST_PLACE, Fence, Position, Run, SliceId, VolumeId};
+use quarry_engine::disk::format::record::DeviceId;
+use quarry_engine::net::{BlockWrite, TurnFields, VolumeAnswer, VolumeCall};
+
+use super::rig::Rig;
+use crate::member::Refusal;
+use crate::store::Members;
+use crate::store::replica::{answer_of, refusal_of};
+
+const DEVICE: DeviceId = DeviceId([9; 16]);
+const VOLUME: VolumeId = VolumeId([5; 16]);
+
+/// A disk's members, and what a head knows of the one that it talks to.
+struct At {
+    rig: Rig,
+    members: Arc<Members>,
+    fence: Fence,
+    session: u64,
+}
+
+fn run(block: u8, blocks: u16) -> Run {
+    Run { slice: SliceId(0), chunk: ChunkId(3), first: block, blocks }
+}
+
+fn bytes(value: u8, blocks: u16) -> Bytes {
+    vec![value; usize::from(blocks) * 4096].into()
+}
+
+/// What a member has: place, position, first byte.
+type Rows = Vec<(BlockPlace, Position, u8)>;
+
+impl At {
+    fn new(seed: u64) -> Self {
+        let rig = Rig::new(seed);
+        let members = Arc::new(Members::open(vec![rig.handle()]).unwrap());
+        Self { rig, members, fence: Fence { epoch: 1, configuration: 1 }, session: 0 }
+    }
+
+    fn restart(&mut self, keep_index: bool) {
+        self.rig.crash(keep_index);
+        self.members = Arc::new(Members::open(vec![self.rig.handle()]).unwrap());
+    }
+
+    fn ask(&mut self, call: VolumeCall) -> VolumeAnswer {
+        let (members, fence, session) = (Arc::clone(&self.members), self.fence, self.session);
+        answer_of(self.rig.run(async move { members.act(DEVICE, VOLUME, fence, session, call).await }))
+    }
+
+    fn refused(&mut self, call: VolumeCall) -> Refusal {
+        match self.ask(call) {
+            VolumeAnswer::Refused(why, one, two) => refusal_of(why, one, two),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// History and whether it is whole.
+    fn promise(&mut self, epoch: u64) -> (Vec<TurnFields>, u64, bool) {
+        self.fence = Fence { epoch, configuration: 1 };
+        match self.ask(VolumeCall::Promise) {
+            VolumeAnswer::Promised { session, turns, end, whole } => {
+                assert!(session > self.session, "sessions are not given twice");
+                self.session = session;
+                (turns, end, whole)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn done(&mut self, call: VolumeCall) {
+        assert_eq!(self.ask(call), VolumeAnswer::Done);
+    }
+
+    fn begin(&mut self, turns: &[TurnFields]) {
+        let end = turns.last().map_or(0, |last| last.1);
+        self.done(VolumeCall::Begin { turns: turns.to_vec(), end });
+    }
+
+    fn written(&self, sequence: u64, run: Run, value: u8) -> VolumeCall {
+        let position = Position { epoch: self.fence.epoch, sequence };
+        let writes = vec![BlockWrite { position, run, zeroes: value == 0 }];
+        let data = if value == 0 { Bytes::new() } else { bytes(value, run.blocks) };
+        VolumeCall::Write { writes, data }
+    }
+
+    fn write(&mut self, sequence: u64, run: Run, value: u8) {
+        let call = self.written(sequence, run, value);
+        self.done(call);
+    }
+
+    fn first_byte(&mut self, block: u8, at: u64) -> u8 {
+        match self.ask(VolumeCall::Read { run: run(block, 1), at }) {
+            VolumeAnswer::Read { data, .. } => data.first().copied().unwrap_or(0),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn page(&mut self, from: BlockPlace, above: u64) -> (Vec<BlockWrite>, Option<BlockPlace>, Bytes) {
+        match self.ask(VolumeCall::Rows { from, above, data: true }) {
+            VolumeAnswer::Rows { rows, next, data } => (rows, next, data),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn rows(&mut self) -> Rows {
+        let (mut all, mut from) = (Rows::new(), Some(FIRST_PLACE));
+        while let Some(place) = from {
+            let (rows, next, mut data) = self.page(place, 0);
+            for BlockWrite { position, run, zeroes } in rows {
+                for nth in 0..run.blocks {
+                    let block = run.first + u8::try_from(nth).unwrap();
+                    let value = if zeroes { 0 } else { data.split_to(4096)[0] };
+                    all.push((BlockPlace { slice: run.slice, chunk: run.chunk, block }, position, value));
+                }
+            }
+            from = next;
+        }
+        all
+    }
+}
+
+/// Copies rows as a head does; `between` is called with the target after each page.
+fn fill(source: &mut At, target: &mut At, above: u64) {
+    let mut from = Some(FIRST_PLACE);
+    while let Some(place) = from {
+        let (rows, next, data) = source.page(place, above);
+        target.done(VolumeCall::Put { rows, data });
+        from = next;
+    }
+}
+
+#[test]
+fn a_member_is_a_prefix_and_says_which() {
+    for keep_index in [true, false] {
+        let mut at = At::new(1);
+        assert_eq!(at.refused(VolumeCall::Confirm), Refusal::NotPromised);
+        assert_eq!(at.promise(1), (vec![], 0, true));
+        let early = at.written(1, run(0, 1), 1);
+        assert_eq!(at.refused(early), Refusal::NotBegun);
+        at.begin(&[(1, 0)]);
+        at.write(1, run(0, 4), 1);
+        at.write(2, run(2, 1), 2);
+        let astray = at.written(4, run(0, 1), 9);
+        assert_eq!(at.refused(astray), Refusal::OutOfOrder(3));
+        at.done(VolumeCall::Flush(2));
+        at.write(3, run(3, 1), 0);
+        assert_eq!([0, 2, 3].map(|block| at.first_byte(block, 3)), [1, 2, 0]);
+        at.restart(keep_index);
+        assert_eq!(at.refused(VolumeCall::Confirm), Refusal::NotPromised, "sessions end with a life");
+        let (turns, end, whole) = at.promise(2);
+        assert!(whole && turns == [(1, 0)] && (2..=3).contains(&end), "{turns:?} {end}");
+        at.begin(&[(1, 0), (2, end)]);
+        at.fence.epoch = 1;
+        assert!(matches!(at.refused(VolumeCall::Confirm), Refusal::Fenced(_)), "reads of old heads too");
+        at.fence.epoch = 2;
+        at.write(end + 1, run(0, 1), 7);
+        at.done(VolumeCall::Flush(end + 1));
+        assert_eq!(at.promise(3), (vec![(1, 0), (2, end)], end + 1, true));
+    }
+}
+
+#[test]
+fn a_session_ends_with_the_next_promise() {
+    let mut at = At::new(2);
+    at.promise(1);
+    at.begin(&[(1, 0)]);
+    at.write(1, run(0, 1), 1);
+    let old = at.session;
+    at.promise(1);
+    let now = std::mem::replace(&mut at.session, old);
+    let late = at.written(2, run(0, 1), 2);
+    assert_eq!(at.refused(late), Refusal::NotPromised);
+    at.session = now;
+    at.begin(&[(1, 0)]);
+    at.write(2, run(0, 1), 3);
+    assert_eq!(at.first_byte(0, 2), 3);
+}
+
+#[test]
+fn a_member_is_filled_while_writes_go_on_and_has_the_same_rows() {
+    let (mut source, mut target) = (At::new(3), At::new(4));
+    source.promise(1);
+    source.begin(&[(1, 0)]);
+    for n in 1..=40_u8 {
+        source.write(n.into(), run(n, 1 + u16::from(n % 3)), n);
+    }
+    source.write(41, run(5, 2), 0);
+    target.promise(1);
+    assert_eq!(target.ask(VolumeCall::Fill { common: 0, after: 41 }), VolumeAnswer::Filling(0));
+    // A write that comes first, and is newer than the row of its block that is sent.
+    for at in [&mut source, &mut target] {
+        at.write(42, run(10, 1), 200);
+    }
+    fill(&mut source, &mut target, 0);
+    assert!(!target.promise(1).2, "not whole before it is told so");
+    let mut target = At { session: target.session, ..target };
+    // It was left; it begins anew, under the next id.
+    assert_eq!(target.ask(VolumeCall::Fill { common: 42, after: 42 }), VolumeAnswer::Filling(0));
+    assert_eq!(target.rows(), Rows::new());
+    fill(&mut source, &mut target, 0);
+    target.done(VolumeCall::Join { turns: vec![(1, 0)], end: 42 });
+    for at in [&mut source, &mut target] {
+        at.write(43, run(11, 1), 201);
+        at.done(VolumeCall::Flush(43));
+    }
+    let rows = source.rows();
+    assert!(rows.len() > 40 && rows == target.rows());
+    target.restart(false);
+    assert_eq!(target.promise(2), (vec![(1, 0)], 43, true));
+    assert_eq!(target.rows(), rows, "also from the log alone");
+}
+
+#[test]
+fn what_went_another_way_is_void() {
+    let (mut source, mut target) = (At::new(5), At::new(6));
+    for at in [&mut source, &mut target] {
+        at.promise(1);
+        at.begin(&[(1, 0)]);
+        at.write(1, run(0, 1), 1);
+        at.done(VolumeCall::Flush(1));
+    }
+    // Never acknowledged, and unknown to the head of epoch 2.
+    target.write(2, run(0, 1), 66);
+    target.write(3, run(9, 1), 66);
+    target.done(VolumeCall::Flush(3));
+    for at in [&mut source, &mut target] {
+        at.promise(2);
+    }
+    source.begin(&[(1, 0), (2, 1)]);
+    source.write(2, run(1, 1), 2);
+    assert_eq!(target.ask(VolumeCall::Fill { common: 1, after: 2 }), VolumeAnswer::Filling(0));
+    fill(&mut source, &mut target, 0);
+    target.done(VolumeCall::Join { turns: vec![(1, 0), (2, 1)], end: 2 });
+    assert_eq!((source.rows(), target.first_byte(9, 0)), (target.rows(), 0));
+    target.restart(true);
+    target.promise(3);
+    assert_eq!(source.rows(), target.rows());
+    let members = Arc::clone(&target.members);
+    assert_eq!(members.list(), [(DEVICE, VOLUME)]);
+}
+
+#[test]
+fn a_beginning_is_filled_from_its_end() {
+    let (mut source, mut target) = (At::new(7), At::new(8));
+    for at in [&mut source, &mut target] {
+        at.promise(1);
+        at.begin(&[(1, 0)]);
+        at.write(1, run(0, 200), 1);
+        at.done(VolumeCall::Flush(1));
+    }
+    source.write(2, run(4, 1), 2);
+    target.promise(1);
+    assert_eq!(target.ask(VolumeCall::Fill { common: 1, after: 2 }), VolumeAnswer::Filling(1));
+    assert_eq!(source.page(FIRST_PLACE, 1).0.len(), 1, "no more than what it lacks");
+    fill(&mut source, &mut target, 1);
+    target.done(VolumeCall::Join { turns: vec![(1, 0)], end: 2 });
+    assert_eq!(source.rows(), target.rows());
+}
+
+/// Deleted images came back when dead disks returned (Vitastor): a promise that was long on its way must make no member.
+#[test]
+fn a_deleted_volume_has_no_member_ever_again() {
+    let mut at = At::new(9);
+    at.promise(1);
+    at.begin(&[(1, 0)]);
+    at.write(1, run(0, 9), 1);
+    at.done(VolumeCall::Delete);
+    assert_eq!(at.refused(VolumeCall::Promise), Refusal::Out);
+    let members = Arc::clone(&at.members);
+    while at.rig.run(members.reap()).unwrap() {}
+    at.restart(false);
+    assert_eq!(at.refused(VolumeCall::Promise), Refusal::Out);
+    assert!(at.members.list().is_empty());
+    at.done(VolumeCall::Delete);
+}
