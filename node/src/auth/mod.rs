@@ -3,11 +3,13 @@
 //! Decides who a caller is, never what it may do: that is the API's.
 //! Invariant: a session is only ever made from a token that opened, for a user who is still listed with the same key.
 //! Invariant: a cached session ends with its token: at its expiry, and at any revocation or change of users it is looked at anew.
-//! Invariant: nobody is asked who a caller is: users, keys and revocations of a cluster are known at every node.
+//! Invariant: nobody is asked who a caller is: users, keys and revocations of a cluster are known at every node. Only where another
+//! Keystone's tokens are good that one is asked, before a request is looked at (`meet`).
 
 mod calendar;
 mod directory;
 mod endpoints;
+mod external;
 mod keep;
 pub(crate) mod keystone;
 pub(crate) mod roll;
@@ -16,6 +18,8 @@ pub(crate) mod users_file;
 pub(crate) mod v1;
 mod verifier;
 
+#[cfg(test)]
+mod elsewhere_tests;
 #[cfg(test)]
 mod shared_tests;
 #[cfg(test)]
@@ -33,7 +37,8 @@ use quick_cache::sync::Cache;
 use crate::config;
 use crate::control::people::{self, People};
 use crate::swift::Caller;
-use directory::{ACCOUNT_PREFIX, Directory, User};
+use directory::{ACCOUNT_PREFIX, Directory};
+use external::{External, Unreachable};
 use token::{CLAIMS_VERSION, Claims, Kind, Tokens};
 
 pub(crate) use calendar::iso8601;
@@ -98,6 +103,8 @@ pub(crate) struct Auth {
     /// What the cluster is told by, at a node that is in one.
     cluster: OnceLock<Arc<dyn Transport>>,
     endpoints: Endpoints,
+    /// Another Keystone, whose tokens are good too.
+    external: Option<External>,
     region: String,
     /// Seconds.
     token_life: u64,
@@ -145,6 +152,9 @@ pub(crate) enum SetupError {
     /// Users.
     #[error(transparent)]
     Users(#[from] ListedTwice),
+    /// Another Keystone.
+    #[error(transparent)]
+    External(#[from] Unreachable),
 }
 
 impl Auth {
@@ -159,7 +169,11 @@ impl Auth {
     ) -> Result<Self, SetupError> {
         let tokens = if config.cluster.is_some() { Tokens::shared() } else { Tokens::open(data)? };
         let lists: Vec<_> = listed.lists().collect();
+        let kept = config.limits.token_cache.get();
+        let external = config.identity.external.as_ref();
+        let external = external.map(|settings| External::new(settings, kept)).transpose()?;
         Ok(Self {
+            external,
             listed: listed.clone(),
             directory: RwLock::new(Arc::new(Directory::new(&lists)?.told(&config.node.region, &[], None))),
             cabinet: OnceLock::new(),
@@ -170,7 +184,7 @@ impl Auth {
             endpoints,
             region: config.node.region.clone(),
             token_life: config.auth.token_life.get().as_secs(),
-            cache: Cache::new(config.limits.token_cache.get()),
+            cache: Cache::new(kept),
             changes: AtomicU64::new(0),
             now,
         })
@@ -201,7 +215,27 @@ impl Auth {
 
     /// Base URL of the identity API, without a path.
     pub(crate) fn identity_url(&self, headers: &HeaderMap, arrival: Arrival) -> String {
-        self.endpoints.identity(headers, arrival)
+        match &self.external {
+            Some(external) if arrival != Arrival::Identity => external.url(),
+            _ => self.endpoints.identity(headers, arrival),
+        }
+    }
+
+    /// Asks another Keystone, if its tokens are good here, about those in these headers that are none of this node's.
+    pub(crate) async fn meet(&self, headers: &HeaderMap) -> Result<(), Unreachable> {
+        let Some(external) = &self.external else { return Ok(()) };
+        for name in ["x-auth-token", "x-storage-token", "x-service-token"] {
+            let token = headers.get(name).and_then(|token| token.to_str().ok());
+            if let Some(token) = token.filter(|token| self.session(token).is_none()) {
+                external.meet(token, (self.now)()).await.inspect_err(|error| tracing::warn!("{error}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The session of a token of this node, or of another Keystone that was asked about it.
+    pub(crate) fn anyones(&self, token: &str) -> Option<Arc<Session>> {
+        self.session(token).or_else(|| self.external.as_ref()?.known(token, (self.now)()))
     }
 
     fn directory(&self) -> Arc<Directory> {
@@ -213,20 +247,21 @@ impl Auth {
         let Some(token) = headers.get("x-auth-token").or_else(|| headers.get("x-storage-token")) else {
             return Access::Anonymous;
         };
-        let Some(token) = token.to_str().ok().filter(|token| looks_like_ours(token)) else {
+        let ours = |token: &&str| self.external.is_some() || looks_like_ours(token);
+        let Some(token) = token.to_str().ok().filter(ours) else {
             return Access::Anonymous;
         };
-        let Some(session) = self.session(token) else {
+        let Some(session) = self.anyones(token) else {
             return Access::Denied;
         };
         let service = headers.get("x-service-token").and_then(|token| token.to_str().ok());
-        match service.and_then(|token| self.session(token)) {
+        match service.and_then(|token| self.anyones(token)) {
             Some(service) => Access::Known(Arc::new(session.joined(&service))),
             None => Access::Known(session),
         }
     }
 
-    /// The session of a token, if it is good.
+    /// The session of a token that this node, or its cluster, gave out, if it is good.
     pub(crate) fn session(&self, token: &str) -> Option<Arc<Session>> {
         let now = (self.now)();
         let changes = self.changes.load(Ordering::Acquire);
@@ -252,7 +287,7 @@ impl Auth {
             Kind::Keystone => {
                 let user = directory.user(&claims.user).filter(|user| user.fingerprint() == claims.secret)?;
                 let roles = keystone::scope::roles(directory.roll(), &claims, (self.now)())?;
-                let caller = keystone_caller(user, claims.project.as_deref(), &roles);
+                let caller = keystone_caller(&user.name, &user.id, claims.project.as_deref(), &roles);
                 Some(Session { caller, claims, roles, checked_at })
             }
         }
@@ -342,13 +377,13 @@ fn looks_like_ours(token: &str) -> bool {
 
 /// A Keystone user within a project. Access lists know it as `project:user` in the forms of Swift's keystoneauth, and
 /// by its role names.
-fn keystone_caller(user: &User, project: Option<&str>, roles: &[String]) -> Caller {
+fn keystone_caller(name: &str, id: &str, project: Option<&str>, roles: &[String]) -> Caller {
     let has = |wanted: &[&str]| roles.iter().any(|role| wanted.contains(&role.as_str()));
-    let mut caller = Caller { user: user.name.clone(), user_id: user.id.clone(), ..Caller::default() };
-    caller.groups.push(format!("*:{}", user.id));
+    let mut caller = Caller { user: name.to_owned(), user_id: id.to_owned(), ..Caller::default() };
+    caller.groups.push(format!("*:{id}"));
     if let Some(project) = project {
         caller.account = format!("{ACCOUNT_PREFIX}{project}");
-        caller.groups.extend([format!("{project}:{}", user.id), format!("{project}:*")]);
+        caller.groups.extend([format!("{project}:{id}"), format!("{project}:*")]);
         caller.groups.extend(roles.iter().cloned());
         caller.owner = has(&OWNER_ROLES);
         caller.reseller_admin = has(&[RESELLER_ROLE]);

@@ -133,9 +133,10 @@ impl Cinder {
             Err(fault) => Err(fault.clone()),
             Ok(_) if head.uri.path().trim_matches('/').is_empty() => Ok(services::versions(&root, true)),
             Ok(_) if head.uri.path().trim_matches('/') == "v3" => Ok(services::versions(&root, false)),
-            Ok(minor) => match caller(auth, &head.headers) {
-                None => Err(Fault::other(401, "The request you have made requires authentication.")),
-                Some(caller) => match read(&head.method, &head.headers, body).await {
+            Ok(minor) => match caller(auth, &head.headers).await {
+                Err(fault) => Err(fault),
+                Ok(None) => Err(Fault::other(401, "The request you have made requires authentication.")),
+                Ok(Some(caller)) => match read(&head.method, &head.headers, body).await {
                     Err(fault) => Err(fault),
                     Ok(body) => {
                         let ask = Ask {
@@ -158,9 +159,14 @@ impl Cinder {
 }
 
 /// Who sends these headers: a Keystone token with a project, or with a role in the whole system.
-fn caller(auth: &Arc<Auth>, headers: &HeaderMap) -> Option<Caller> {
+async fn caller(auth: &Arc<Auth>, headers: &HeaderMap) -> Result<Option<Caller>, Fault> {
+    auth.meet(headers).await.map_err(|error| Fault::other(503, error.to_string()))?;
+    Ok(known_caller(auth, headers))
+}
+
+fn known_caller(auth: &Arc<Auth>, headers: &HeaderMap) -> Option<Caller> {
     let token = headers.get("x-auth-token").and_then(|token| token.to_str().ok())?;
-    let session = auth.session(token)?;
+    let session = auth.anyones(token)?;
     let Who { user, project, roles } = session.who()?;
     let has = |wanted: &str| roles.iter().any(|role| role == wanted);
     Some(Caller {

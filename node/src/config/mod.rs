@@ -5,6 +5,7 @@
 //! Invariant: nothing has a default password or key.
 
 mod cluster;
+mod identity;
 mod located;
 mod nbd;
 mod value;
@@ -21,6 +22,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 pub use cluster::{Carrier, Cluster, Peer};
+pub use identity::{External, Identity};
 pub use located::{ConfigError, Source};
 pub use nbd::{Nbd, TlsMode};
 pub(crate) use value::parse_span;
@@ -56,6 +58,9 @@ pub struct Config {
     /// Tokens and users.
     #[serde(default)]
     pub auth: Auth,
+    /// Whose tokens are good besides.
+    #[serde(default)]
+    pub identity: Identity,
     /// Clients of block volumes.
     #[serde(default)]
     pub nbd: Nbd,
@@ -307,12 +312,14 @@ impl Config {
         validate_disks(&source, &config.disks)?;
         validate_auth(&source, &config.auth)?;
         config.nbd.validate(&source)?;
+        config.identity.validate(&source)?;
         if let Some(cluster) = &config.cluster {
             cluster.validate(&source, &config.listen)?;
         }
         let base = source.file.parent().unwrap_or(Path::new(""));
         config.node.data = base.join(&config.node.data);
         config.nbd.locate(base);
+        config.identity.locate(base);
         for disk in &mut config.disks {
             *disk.path.get_mut() = base.join(disk.path.get_ref());
             *disk.index.get_mut() = base.join(disk.index.get_ref());

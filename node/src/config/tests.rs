@@ -189,3 +189,24 @@ fn a_cluster_section_is_checked() {
         assert!(error.starts_with(expected), "{error}\nwanted {expected}");
     }
 }
+
+#[test]
+fn another_keystone_is_reached_in_the_clear_or_by_an_authority() {
+    let parse = |external: &str| {
+        let text = format!(
+            "[node]\ndata = \"d\"\n[identity]\nexternal = {{ {external}, user = \"u\", password = \"p\", project = \"s\" }}\n[[disk]]\npath = \"a\"\nindex = \"b\"\nsize = \"1G\"\n"
+        );
+        Config::parse(Source { file: Path::new("x/quarry.toml"), text: &text })
+            .map_err(|error| error.to_string())
+    };
+    let external =
+        parse("url = \"https://k:5000/v3\", authority = \"ca.pem\"").unwrap().identity.external.unwrap();
+    assert_eq!(
+        (external.authority.unwrap().as_path(), external.user_domain.as_str()),
+        (Path::new("x/ca.pem"), "Default")
+    );
+    assert!(parse("url = \"http://k:5000\"").is_ok());
+    for bad in ["https://k:5000", "ftp://k", "http://", "k:5000"] {
+        assert!(parse(&format!("url = \"{bad}\"")).unwrap_err().contains("authority"), "{bad}");
+    }
+}

@@ -172,6 +172,9 @@ impl Front {
     }
 
     async fn swift(&self, request: Request<Received>, id: &TransId, finish: &mut Finish) -> Response<Sent> {
+        if let Err(error) = self.auth.meet(request.headers()).await {
+            return text(StatusCode::SERVICE_UNAVAILABLE, "text/plain", format!("{error}\n"));
+        }
         let caller = match self.auth.access(request.headers()) {
             Access::Denied => return v1::unauthorized(&realm(request.uri().path())).map(Sent::Whole),
             Access::Anonymous => None,
