@@ -3,7 +3,7 @@
 //! Invariant: a block that is moved or overwritten meanwhile is no finding.
 
 use super::place::VolumeId;
-use super::row::{BlockRow, parse_block_key};
+use super::row::{Row, parse_block_key};
 use super::store::{Mapped, piece, read};
 use crate::catalog::damaged;
 use crate::disk::{DiskError, DiskHandle, Location};
@@ -14,7 +14,7 @@ use crate::index::{Index, IndexError, Range, Table};
 pub struct Audited {
     /// The last row that was looked at; `None`: there was none left.
     pub last: Option<Vec<u8>>,
-    /// Rows.
+    /// Blocks.
     pub rows: u64,
     /// Bytes read.
     pub bytes: u64,
@@ -35,7 +35,8 @@ fn rows(index: &dyn Index, after: &[u8], most: usize) -> Result<Rows, IndexError
         let (place, era) = parse_block_key(&key).map_err(damaged)?;
         let volume = key.get(1..17).and_then(|id| id.try_into().ok()).map(VolumeId);
         let volume = volume.unwrap_or(VolumeId([0; 16]));
-        found.push(Mapped { place, volume, era, row: BlockRow::decode(&value).map_err(damaged)? });
+        let row = Row::decode(&key, &value).map_err(damaged)?;
+        found.extend(row.blocks(place).map(|(place, row)| Mapped { place, volume, era, row }));
         last = Some(key.into_vec());
     }
     Ok((last, found))

@@ -1,4 +1,5 @@
-//! What extents of volumes mean in a disk's index: a row for each block, newest write first within an era.
+//! What extents of volumes mean in a disk's index: a row for each block, or for the sixteen of a span that one write covered whole
+//! (`span.rs`); within an era the newest write counts.
 //!
 //! An era is the time between two snapshots of a volume. A write ends what the same era wrote to its blocks before it, and
 //! nothing older: that is the snapshots'.
@@ -14,8 +15,10 @@ use super::marks;
 use super::note::is_gone;
 use super::place::{BLOCK_LENGTH, Position, VolumeId};
 use super::row::{
-    BlockRow, block_key, blocks_prefix, decode_position, encode_position, last_key, record_key,
+    BlockPlace, BlockRow, block_key, blocks_prefix, decode_position, encode_position, is_span_key, last_key,
+    record_key, run_range, span_key,
 };
+use super::span::{SPAN_BLOCKS, SpanRow, is_whole, span_of, spans};
 use crate::catalog::{BadValue, Source, damaged};
 use crate::disk::Location;
 use crate::disk::catalog::Tx;
@@ -34,8 +37,14 @@ impl Known {
         block_key(self.extent.volume, self.extent.run.slice, self.extent.run.chunk, block, self.era)
     }
 
-    /// The row of the record's `nth` block.
-    fn row(&self, nth: usize, at: Location) -> BlockRow {
+    fn span_key(&self, block: u8) -> Vec<u8> {
+        let run = self.extent.run;
+        span_key(self.extent.volume, run.slice, run.chunk, span_of(block), self.era)
+    }
+
+    /// The row of one of the record's blocks.
+    fn row(&self, block: u8, at: Location) -> BlockRow {
+        let nth = usize::from(block - self.extent.run.first);
         let (data, checksum) = match &self.extent.content {
             Content::Zeroes => (0, 0),
             Content::Data(checksums) => {
@@ -44,6 +53,16 @@ impl Known {
             }
         };
         BlockRow { position: self.extent.position(), at, data, checksum }
+    }
+
+    /// The row of a whole span of the record's, of the blocks that are not hidden.
+    fn span_row(&self, first: u8, hidden: u16, at: Location) -> SpanRow {
+        let mut sums = [0; SPAN_BLOCKS as usize];
+        if let Content::Data(checksums) = &self.extent.content {
+            let own = checksums.iter().skip(usize::from(first - self.extent.run.first));
+            sums.iter_mut().zip(own).for_each(|(sum, own)| *sum = *own);
+        }
+        SpanRow::new(self.row(first, at), hidden, sums)
     }
 }
 
@@ -63,6 +82,19 @@ fn parse(record: &RecordView<'_>) -> Result<Known, BadValue> {
 fn load(from: &impl Source, key: &[u8]) -> Result<Option<BlockRow>, IndexError> {
     let bytes = from.value(Table::Blocks, key)?;
     bytes.as_deref().map(BlockRow::decode).transpose().map_err(damaged)
+}
+
+fn load_span(from: &impl Source, key: &[u8]) -> Result<Option<SpanRow>, IndexError> {
+    let bytes = from.value(Table::Blocks, key)?;
+    bytes.as_deref().map(SpanRow::decode).transpose().map_err(damaged)
+}
+
+fn keep_span(tx: &mut Tx<'_>, key: Vec<u8>, row: &SpanRow) {
+    if row.is_done() {
+        tx.delete(Table::Blocks, key);
+    } else {
+        tx.put(Table::Blocks, key, row.encode());
+    }
 }
 
 fn count_of(from: &impl Source, at: Location) -> Result<Option<u16>, IndexError> {
@@ -117,21 +149,11 @@ pub(crate) fn apply(tx: &mut Tx<'_>, record: &RecordView<'_>, at: Location) -> R
     if last_of(tx, volume)? < position {
         tx.put(Table::Blocks, last_key(volume), encode_position(position));
     }
-    let mut released: HashMap<Location, u16> = HashMap::new();
-    let (mut taken, mut fresh) = (0_u16, false);
-    for (nth, block) in known.extent.run.numbers().enumerate() {
-        let (key, row) = (known.key(block), known.row(nth, at));
-        if let Some(old) = load(tx, &key)? {
-            if old.rank() >= row.rank() {
-                continue;
-            }
-            *released.entry(old.at).or_default() += 1;
-        } else {
-            fresh = true;
-        }
-        tx.put(Table::Blocks, key, row.encode());
-        taken += 1;
+    let mut entry = Entry::new(&known, at);
+    for blocks in spans(&known.extent.run) {
+        if is_whole(blocks) { entry.enter_span(tx, blocks.0)? } else { entry.enter_blocks(tx, blocks)? }
     }
+    let Entry { released, taken, fresh, .. } = entry;
     for (old, blocks) in released {
         release(tx, old, blocks)?;
     }
@@ -142,6 +164,112 @@ pub(crate) fn apply(tx: &mut Tx<'_>, record: &RecordView<'_>, at: Location) -> R
         claim(tx, at, taken, known.extent.run.blocks == 1)?;
     }
     Ok(())
+}
+
+/// An extent on its way into the index.
+struct Entry<'a> {
+    known: &'a Known,
+    at: Location,
+    /// Blocks that older records lost.
+    released: HashMap<Location, u16>,
+    /// Blocks that the record got.
+    taken: u16,
+    /// It was the first of its era to some of its blocks.
+    fresh: bool,
+    /// Nothing of the whole run was in the index when it was last applied to.
+    unknown: Option<bool>,
+}
+
+impl<'a> Entry<'a> {
+    fn new(known: &'a Known, at: Location) -> Self {
+        Self { known, at, released: HashMap::new(), taken: 0, fresh: false, unknown: None }
+    }
+
+    /// Some blocks of one span, each with a row of its own.
+    fn enter_blocks(&mut self, tx: &mut Tx<'_>, (first, last): (u8, u8)) -> Result<(), IndexError> {
+        let span_key = self.known.span_key(first);
+        let (mut looked, mut span, mut changed) = (false, None, false);
+        for block in first..=last {
+            let (key, row) = (self.known.key(block), self.known.row(block, self.at));
+            if let Some(old) = load(tx, &key)? {
+                if old.rank() >= row.rank() {
+                    continue;
+                }
+                *self.released.entry(old.at).or_default() += 1;
+            } else {
+                if !looked {
+                    span = load_span(tx, &span_key)?;
+                    looked = true;
+                }
+                match &mut span {
+                    Some(span) if span.rank() >= row.rank() => continue,
+                    Some(span) => {
+                        if span.hide(block - span_of(block)) {
+                            *self.released.entry(span.first.at).or_default() += 1;
+                            changed = true;
+                        } else {
+                            self.fresh = true;
+                        }
+                    }
+                    None => self.fresh = true,
+                }
+            }
+            tx.put(Table::Blocks, key, row.encode());
+            self.taken += 1;
+        }
+        if let Some(span) = span.filter(|_| changed) {
+            keep_span(tx, span_key, &span);
+        }
+        Ok(())
+    }
+
+    /// All blocks of a span: one row, and those that are older go.
+    fn enter_span(&mut self, tx: &mut Tx<'_>, first: u8) -> Result<(), IndexError> {
+        let key = self.known.span_key(first);
+        let old = load_span(tx, &key)?;
+        let mut row = self.known.span_row(first, 0, self.at);
+        let own_rows = match &old {
+            Some(old) if old.rank() >= row.rank() => return Ok(()),
+            Some(old) => old.hidden,
+            None if self.is_unknown(tx)? => 0,
+            None => u16::MAX,
+        };
+        for nth in (0..SPAN_BLOCKS).filter(|nth| own_rows >> nth & 1 == 1) {
+            let key = self.known.key(first + nth);
+            let Some(block) = load(tx, &key)? else { continue };
+            if block.rank() >= row.rank() {
+                row.hide(nth);
+            } else {
+                *self.released.entry(block.at).or_default() += 1;
+                tx.delete(Table::Blocks, key);
+            }
+        }
+        self.taken += row.shown();
+        if let Some(old) = old {
+            *self.released.entry(old.first.at).or_default() += old.shown();
+            keep_span(tx, key, &row);
+        } else {
+            self.fresh = true;
+            if !row.is_done() {
+                tx.put(Table::Blocks, key, row.encode());
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether nothing of the run is in the index, nor among the changes that are about to come to it: one look instead of one for
+    /// each block, where a volume is written for the first time.
+    fn is_unknown(&mut self, tx: &Tx<'_>) -> Result<bool, IndexError> {
+        if let Some(unknown) = self.unknown {
+            return Ok(unknown);
+        }
+        let run = &self.known.extent.run;
+        let range = run_range(self.known.extent.volume, run);
+        let unknown = !tx.touches(Table::Blocks, &range)
+            && tx.stored(Table::Blocks, range).next().transpose()?.is_none();
+        self.unknown = Some(unknown);
+        Ok(unknown)
+    }
 }
 
 /// A record that cannot be read, or an index that failed.
@@ -171,8 +299,22 @@ pub(crate) fn relocate(
     to: Location,
 ) -> Result<bool, IndexError> {
     let Ok(known) = parse(record) else { return Ok(false) };
+    let single = known.extent.run.blocks == 1;
+    let Some(wanted) = (if single { Some(1) } else { count_of(tx, from)? }) else { return Ok(false) };
     let mut moved = 0_u16;
+    for (first, _) in spans(&known.extent.run).filter(|blocks| is_whole(*blocks)) {
+        let key = known.span_key(first);
+        if let Some(mut row) = load_span(tx, &key)?.filter(|row| row.first.at == from) {
+            row.first.at = to;
+            moved += row.shown();
+            tx.put(Table::Blocks, key, row.encode());
+        }
+    }
+    // Rows of their own have the blocks at the ends, and all of a record that was entered before there were spans.
     for block in known.extent.run.numbers() {
+        if moved >= wanted {
+            break;
+        }
         let key = known.key(block);
         if let Some(row) = load(tx, &key)?.filter(|row| row.at == from) {
             tx.put(Table::Blocks, key, BlockRow { at: to, ..row }.encode());
@@ -183,19 +325,19 @@ pub(crate) fn relocate(
         return Ok(false);
     }
     release(tx, from, moved)?;
-    claim(tx, to, moved, known.extent.run.blocks == 1)?;
+    claim(tx, to, moved, single)?;
     Ok(true)
 }
 
 /// Whether a row points at the record.
 pub(crate) fn is_live(index: &dyn Index, record: &RecordView<'_>, at: Location) -> Result<bool, IndexError> {
     let Ok(known) = parse(record) else { return Ok(false) };
-    for block in known.extent.run.numbers() {
-        if load(&index, &known.key(block))?.is_some_and(|row| row.at == at) {
-            return Ok(true);
-        }
+    let run = &known.extent.run;
+    if run.blocks == 1 {
+        Ok(load(&index, &known.key(run.first))?.is_some_and(|row| row.at == at))
+    } else {
+        Ok(count_of(&index, at)?.is_some())
     }
-    Ok(false)
 }
 
 /// The last write of a volume that the index knows.
@@ -217,9 +359,38 @@ pub(super) fn some_keys(
 /// Drops rows, and the records that nothing needs any more. Safe to repeat.
 pub(super) fn drop_rows(tx: &mut Tx<'_>, keys: &[Box<[u8]>]) -> Result<(), IndexError> {
     for key in keys {
-        if let Some(row) = load(tx, key)? {
+        let lost = if is_span_key(key) {
+            load_span(tx, key)?.map(|row| (row.first.at, row.shown()))
+        } else {
+            load(tx, key)?.map(|row| (row.at, 1))
+        };
+        if let Some((at, blocks)) = lost {
             tx.delete(Table::Blocks, key.to_vec());
+            release(tx, at, blocks)?;
+        }
+    }
+    Ok(())
+}
+
+/// Drops what an era has of some blocks. Safe to repeat.
+pub(super) fn drop_blocks(
+    tx: &mut Tx<'_>,
+    volume: VolumeId,
+    blocks: &[(BlockPlace, u32)],
+) -> Result<(), IndexError> {
+    for (BlockPlace { slice, chunk, block }, era) in blocks.iter().copied() {
+        let key = block_key(volume, slice, chunk, block, era);
+        if let Some(row) = load(tx, &key)? {
+            tx.delete(Table::Blocks, key);
             release(tx, row.at, 1)?;
+            continue;
+        }
+        let key = span_key(volume, slice, chunk, span_of(block), era);
+        if let Some(mut row) = load_span(tx, &key)?
+            && row.hide(block - span_of(block))
+        {
+            keep_span(tx, key, &row);
+            release(tx, row.first.at, 1)?;
         }
     }
     Ok(())

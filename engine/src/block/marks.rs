@@ -11,9 +11,11 @@
 //! keeps older records, still in the log, from coming back when an index is made anew.
 //! Invariant: views only become fewer, but for new ones that see what the volume sees; so what was found to be unseen stays so.
 
+use std::cmp::Reverse;
+
 use super::map;
 use super::place::{ChunkId, Run, SliceId, VolumeId};
-use super::row::{parse_block_key, run_range};
+use super::row::{BlockPlace, Row, parse_block_key, run_range};
 use crate::catalog::{BadValue, damaged};
 use crate::disk::DiskError;
 use crate::disk::DiskHandle;
@@ -43,8 +45,7 @@ pub(super) fn key(volume: VolumeId, era: u32, run: &Run) -> Vec<u8> {
     key.extend_from_slice(&era.to_be_bytes());
     key.extend_from_slice(&run.slice.0.to_be_bytes());
     key.extend_from_slice(&run.chunk.0.to_be_bytes());
-    let last = run.numbers().last().unwrap_or(run.first);
-    key.extend_from_slice(&[run.first, last]);
+    key.extend_from_slice(&[run.first, run.last()]);
     key
 }
 
@@ -86,32 +87,35 @@ pub fn marks(
     Ok(found.collect::<Result<_, IndexError>>()?)
 }
 
-/// The rows of a run that no view sees. `views`: the last eras of the snapshots, ascending; the volume itself sees all.
+/// What eras have of the blocks of a run that no view sees. `views`: the last eras of the snapshots, ascending; the volume itself
+/// sees all.
 fn unseen(
     index: &dyn Index,
     volume: VolumeId,
     run: &Run,
     views: &[u32],
-) -> Result<Vec<Box<[u8]>>, IndexError> {
-    let mut dropped = Vec::new();
-    // Of the block before: its place, and the era of the row that is next newer.
-    let mut newer = None;
+) -> Result<Vec<(BlockPlace, u32)>, IndexError> {
+    let mut blocks = Vec::new();
     for pair in index.scan(Table::Blocks, run_range(volume, run)) {
-        let (key, _) = pair?;
+        let (key, value) = pair?;
         let (place, era) = parse_block_key(&key).map_err(damaged)?;
-        if let Some((_, hidden_from)) = newer.filter(|(before, _)| *before == place) {
-            let first = views.partition_point(|view| *view < era);
-            if views.get(first).is_none_or(|view| *view >= hidden_from) {
-                dropped.push(key);
-            }
-        }
-        newer = Some((place, era));
+        let row = Row::decode(&key, &value).map_err(damaged)?;
+        let within = row.blocks(place).filter(|(place, _)| (run.first..=run.last()).contains(&place.block));
+        blocks.extend(within.map(|(place, _)| (place, era)));
     }
-    Ok(dropped)
+    // Newest first, as rows of blocks are; those of spans come before.
+    blocks.sort_unstable_by_key(|(place, era)| (*place, Reverse(*era)));
+    let hidden = blocks.windows(2).filter_map(|pair| {
+        let [(before, hidden_from), (place, era)] = pair else { return None };
+        let first = views.partition_point(|view| view < era);
+        let unseen = views.get(first).is_none_or(|view| view >= hidden_from);
+        (before == place && unseen).then_some((*place, *era))
+    });
+    Ok(hidden.collect())
 }
 
-/// Drops, of the marked runs, the rows that no view sees, and the space of what they kept; with `marks_too` the marks as well, for
-/// which there must be no older view left. How many rows there were.
+/// Drops, of the marked runs, what no view sees, and the space that it kept; with `marks_too` the marks as well, for
+/// which there must be no older view left. How many blocks it was.
 pub async fn thin(
     disk: &DiskHandle,
     volume: VolumeId,
@@ -119,19 +123,19 @@ pub async fn thin(
     views: &[u32],
     marks_too: bool,
 ) -> Result<usize, DiskError> {
-    let mut keys = Vec::new();
+    let mut blocks = Vec::new();
     for mark in marks {
-        keys.extend(unseen(disk.index(), volume, &mark.run, views)?);
+        blocks.extend(unseen(disk.index(), volume, &mark.run, views)?);
     }
     // Marks may overlap.
-    keys.sort_unstable();
-    keys.dedup();
-    let count = keys.len();
+    blocks.sort_unstable();
+    blocks.dedup();
+    let count = blocks.len();
     let done: Vec<Box<[u8]>> =
         if marks_too { marks.iter().map(|mark| mark.key.clone()).collect() } else { Vec::new() };
     if count + done.len() > 0 {
         let change = move |tx: &mut Tx<'_>| {
-            map::drop_rows(tx, &keys)?;
+            map::drop_blocks(tx, volume, &blocks)?;
             done.into_iter().for_each(|key| tx.delete(Table::Blocks, key));
             Ok(())
         };

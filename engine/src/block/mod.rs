@@ -12,6 +12,9 @@ mod marks;
 mod note;
 mod place;
 mod row;
+mod span;
+#[cfg(test)]
+mod span_tests;
 mod store;
 #[cfg(test)]
 mod tests;

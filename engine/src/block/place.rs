@@ -49,10 +49,15 @@ impl Run {
         u64::from(self.blocks) * BLOCK_BYTES
     }
 
+    /// Number of its last block in the chunk.
+    pub(crate) fn last(&self) -> u8 {
+        let last = u16::from(self.first) + self.blocks - 1;
+        u8::try_from(last).expect("a run lies in one chunk")
+    }
+
     /// Numbers of its blocks in the chunk.
     pub(crate) fn numbers(&self) -> impl Iterator<Item = u8> + use<> {
-        let last = u16::from(self.first) + self.blocks - 1;
-        self.first..=u8::try_from(last).expect("a run lies in one chunk")
+        self.first..=self.last()
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! Blocks   "b" | volume 16 B | slice u32 BE | chunk u16 BE | block u8 | all ones less era u32 BE     one block
+//!          the same key | 0                                  the blocks of a span that have no row of their own (span.rs)
 //!          "r" | segment u32 BE | offset u32 BE                blocks of a record that are needed, if it had several
 //!          "l" | volume 16 B                                   last position in the order of the volume's writes
 //!          "n" | volume 16 B | tag u8 | number u64 BE          a note (note.rs)
@@ -11,6 +12,7 @@
 //! Invariant: a row decodes to what was encoded, or to [`BadValue`]; never a panic.
 
 use super::place::{ChunkId, Position, Run, SliceId, VolumeId};
+use super::span::{SpanRow, span_of};
 use crate::catalog::BadValue;
 use crate::disk::Location;
 use crate::disk::format::bytes::{Put, Reader};
@@ -71,7 +73,7 @@ impl BlockRow {
 
 /// Key of a block in an era; also the key of the record that begins with it.
 pub(super) fn block_key(volume: VolumeId, slice: SliceId, chunk: ChunkId, block: u8, era: u32) -> Vec<u8> {
-    let mut key = Vec::with_capacity(28);
+    let mut key = Vec::with_capacity(KEY_BYTES + 1);
     key.push(b'b');
     key.extend_from_slice(&volume.0);
     key.extend_from_slice(&slice.0.to_be_bytes());
@@ -79,6 +81,49 @@ pub(super) fn block_key(volume: VolumeId, slice: SliceId, chunk: ChunkId, block:
     key.push(block);
     key.extend_from_slice(&(!era).to_be_bytes());
     key
+}
+
+/// Bytes of [`block_key`].
+const KEY_BYTES: usize = 28;
+
+/// Key of a span's row, `first` its first block: behind that block's row of the same era, before its older ones.
+pub(super) fn span_key(volume: VolumeId, slice: SliceId, chunk: ChunkId, first: u8, era: u32) -> Vec<u8> {
+    let mut key = block_key(volume, slice, chunk, first, era);
+    key.push(0);
+    key
+}
+
+pub(super) fn is_span_key(key: &[u8]) -> bool {
+    key.len() > KEY_BYTES
+}
+
+/// One row, or the rows of a span.
+pub(super) enum Row {
+    Block(BlockRow),
+    Span(Box<SpanRow>),
+}
+
+impl Row {
+    pub(super) fn decode(key: &[u8], value: &[u8]) -> Result<Self, BadValue> {
+        if is_span_key(key) {
+            Ok(Self::Span(Box::new(SpanRow::decode(value)?)))
+        } else {
+            Ok(Self::Block(BlockRow::decode(value)?))
+        }
+    }
+
+    /// The rows of blocks that it stands for, `at` its own place.
+    pub(super) fn blocks(&self, at: BlockPlace) -> impl Iterator<Item = (BlockPlace, BlockRow)> {
+        let (one, span) = match self {
+            Self::Block(row) => (Some((at, *row)), None),
+            Self::Span(span) => (None, Some(span)),
+        };
+        let many = span.into_iter().flat_map(move |span| {
+            let rows = (0..super::span::SPAN_BLOCKS).map(move |nth| (nth, span.block(nth)));
+            rows.filter_map(move |(nth, row)| Some((BlockPlace { block: at.block + nth, ..at }, row?)))
+        });
+        one.into_iter().chain(many)
+    }
 }
 
 /// A block's place and era, from its key.
@@ -90,6 +135,13 @@ pub struct BlockPlace {
     pub chunk: ChunkId,
     /// Block of the chunk.
     pub block: u8,
+}
+
+impl BlockPlace {
+    /// A block of a run's chunk.
+    pub(super) fn of(run: &Run, block: u8) -> Self {
+        Self { slice: run.slice, chunk: run.chunk, block }
+    }
 }
 
 pub(super) fn parse_block_key(key: &[u8]) -> Result<(BlockPlace, u32), BadValue> {
@@ -107,20 +159,18 @@ pub(super) fn blocks_prefix(volume: VolumeId) -> Vec<u8> {
     [&b"b"[..], &volume.0].concat()
 }
 
-/// The rows of a run, all eras.
+/// The rows of a run, all eras; with those of blocks before it in the same span.
 pub(super) fn run_range(volume: VolumeId, run: &Run) -> Range {
-    let last = u16::from(run.first) + run.blocks - 1;
-    let last = u8::try_from(last).expect("a run lies in one chunk");
-    // Era 0 sorts last; nothing sorts between it and the next block.
-    let mut to = block_key(volume, run.slice, run.chunk, last, 0);
-    to.push(0);
-    let from = block_key(volume, run.slice, run.chunk, run.first, u32::MAX);
+    // Era 0 sorts last; only its span's row sorts between it and the next block.
+    let mut to = block_key(volume, run.slice, run.chunk, run.last(), 0);
+    to.push(1);
+    let from = block_key(volume, run.slice, run.chunk, span_of(run.first), u32::MAX);
     Range { from: Some(from), to: Some(to), reverse: false }
 }
 
-/// The rows of a volume from a place on, all eras.
+/// The rows of a volume from a place on, all eras; with those of blocks before it in the same span.
 pub(super) fn tail_range(volume: VolumeId, from: BlockPlace) -> Range {
-    let key = block_key(volume, from.slice, from.chunk, from.block, u32::MAX);
+    let key = block_key(volume, from.slice, from.chunk, span_of(from.block), u32::MAX);
     Range { from: Some(key), ..Range::prefix(&blocks_prefix(volume)) }
 }
 

@@ -9,15 +9,19 @@ use bytes::Bytes;
 use super::extent::{Content, Extent, MIN_EXTENT_BYTES, block_checksum};
 use super::note::{self, Note, NoteKey};
 use super::place::{BLOCK_LENGTH, BLOCK_STEP, Position, Run, VolumeId};
-use super::row::{BlockPlace, BlockRow, block_key, parse_block_key, run_range, tail_range};
+use super::row::{BlockPlace, BlockRow, Row, block_key, parse_block_key, run_range, span_key, tail_range};
+use super::span::{SPAN_BLOCKS, span_of, span_place, spans};
 use super::{map, marks};
 use crate::catalog::damaged;
 use crate::disk::catalog::Tx;
 use crate::disk::format::record::{BadRecord, Kind, NewRecord, Parts};
 use crate::disk::limits::CRC_SPAN;
 use crate::disk::{DiskError, DiskHandle, Location, Pins};
-use crate::index::{Index, IndexError, Range, Table};
+use crate::index::{Index, IndexError, Table};
 use crate::io::BLOCK;
+
+/// Blocks that are looked up one by one where that is possible.
+const FEW_BLOCKS: u16 = 8;
 
 /// The record of an extent in an era.
 #[must_use]
@@ -90,28 +94,118 @@ pub struct Mapped {
     pub row: BlockRow,
 }
 
-/// Rows of a range, of each block the newest that a layer sees, at most so many; and whether that was
-/// certainly all.
-fn mapped(
+/// The blocks of one span as a layer sees them, while their rows go by.
+struct Gather {
+    layer: Layer,
+    from: BlockPlace,
+    span: BlockPlace,
+    best: [Option<(u32, BlockRow)>; SPAN_BLOCKS as usize],
+    found: Vec<Mapped>,
+}
+
+impl Gather {
+    fn new(layer: Layer, from: BlockPlace) -> Self {
+        Self { layer, from, span: span_place(from), best: [None; SPAN_BLOCKS as usize], found: Vec::new() }
+    }
+
+    /// Takes a row, where `at` is its key's place; true: the block there has been found.
+    fn take(&mut self, at: BlockPlace, era: u32, row: &Row) -> bool {
+        if span_place(at) != self.span {
+            self.turn(span_place(at));
+        }
+        if era > self.layer.era {
+            return false;
+        }
+        for (place, row) in row.blocks(at) {
+            let nth = usize::from(place.block - self.span.block);
+            if let Some(best) = self.best.get_mut(nth)
+                && best.is_none_or(|(known, _)| known < era)
+            {
+                *best = Some((era, row));
+            }
+        }
+        self.best.get(usize::from(at.block - self.span.block)).is_some_and(Option::is_some)
+    }
+
+    /// The next span begins.
+    fn turn(&mut self, span: BlockPlace) {
+        let Self { layer, from, .. } = *self;
+        for (nth, best) in (0..).zip(&mut self.best) {
+            let place = BlockPlace { block: self.span.block + nth, ..self.span };
+            if let Some((era, row)) = best.take()
+                && place >= from
+            {
+                self.found.push(Mapped { place, volume: layer.volume, era, row });
+            }
+        }
+        self.span = span;
+    }
+
+    /// What was found up to a block.
+    fn end(mut self, last: BlockPlace) -> Vec<Mapped> {
+        self.turn(last);
+        self.found.retain(|block| block.place <= last);
+        self.found
+    }
+}
+
+/// Of each block of a run what a layer sees, in order.
+pub(super) fn mapped(index: &dyn Index, run: &Run, layer: Layer) -> Result<Vec<Mapped>, IndexError> {
+    let (first, last) = (BlockPlace::of(run, run.first), BlockPlace::of(run, run.last()));
+    let mut gather = Gather::new(layer, first);
+    for pair in index.scan(Table::Blocks, run_range(layer.volume, run)) {
+        let (key, value) = pair?;
+        let (place, era) = parse_block_key(&key).map_err(damaged)?;
+        let seen = gather.take(place, era, &Row::decode(&key, &value).map_err(damaged)?);
+        // Behind it are only older rows of the last block, of which there may be many.
+        if seen && place == last {
+            break;
+        }
+    }
+    Ok(gather.end(last))
+}
+
+/// As [`mapped`] of a layer that sees the first era alone: its keys are known, and need no search.
+pub(super) fn first_era(index: &dyn Index, run: &Run, volume: VolumeId) -> Result<Vec<Mapped>, IndexError> {
+    // All in one look: a write may move a block between its own row and its span's.
+    let mut keys: Vec<Vec<u8>> = Vec::with_capacity(usize::from(run.blocks) + 2);
+    for (first, last) in spans(run) {
+        let own = (first..=last).map(|block| block_key(volume, run.slice, run.chunk, block, 0));
+        keys.extend(own);
+        keys.push(span_key(volume, run.slice, run.chunk, span_of(first), 0));
+    }
+    // The span's key lies behind that of its first block.
+    keys.sort_unstable();
+    let mut gather = Gather::new(Layer { volume, era: 0 }, BlockPlace::of(run, run.first));
+    for (key, value) in keys.iter().zip(index.get_several(Table::Blocks, &keys)?) {
+        let Some(value) = value else { continue };
+        let (place, era) = parse_block_key(key).map_err(damaged)?;
+        gather.take(place, era, &Row::decode(key, &value).map_err(damaged)?);
+    }
+    Ok(gather.end(BlockPlace::of(run, run.last())))
+}
+
+/// What was written from a place on, as a layer sees it, at most so many blocks; and whether that was certainly all.
+pub(super) fn mapped_from(
     index: &dyn Index,
-    range: Range,
+    from: BlockPlace,
     layer: Layer,
     most: usize,
 ) -> Result<(Vec<Mapped>, bool), IndexError> {
-    let mut found: Vec<Mapped> = Vec::new();
-    for pair in index.scan(Table::Blocks, range) {
+    let mut gather = Gather::new(layer, from);
+    for pair in index.scan(Table::Blocks, tail_range(layer.volume, from)) {
         let (key, value) = pair?;
         let (place, era) = parse_block_key(&key).map_err(damaged)?;
-        if era > layer.era || found.last().is_some_and(|before| before.place == place) {
-            continue;
-        }
-        let row = BlockRow::decode(&value).map_err(damaged)?;
-        found.push(Mapped { place, volume: layer.volume, era, row });
-        if found.len() == most {
-            return Ok((found, false));
+        gather.take(place, era, &Row::decode(&key, &value).map_err(damaged)?);
+        if gather.found.len() > most {
+            break;
         }
     }
-    Ok((found, true))
+    gather.turn(from);
+    let mut found = gather.found;
+    let whole = found.len() <= most;
+    found.truncate(most);
+    Ok((found, whole))
 }
 
 /// What of a run was written, in order, each block by the first layer that has it. Keep the pins until it is read.
@@ -135,9 +229,11 @@ fn through(index: &dyn Index, layers: &[Layer], run: &Run) -> Result<Vec<Mapped>
         if all.len() == usize::from(run.blocks) {
             break;
         }
-        // At most so many: behind the last block there may be many older rows of it.
-        let most = usize::from(run.blocks);
-        let (below, _) = mapped(index, run_range(layer.volume, run), *layer, most)?;
+        let below = if layer.era == 0 && run.blocks <= FEW_BLOCKS {
+            first_era(index, run, layer.volume)?
+        } else {
+            mapped(index, run, *layer)?
+        };
         if all.is_empty() {
             all = below;
         } else {
@@ -162,7 +258,7 @@ pub fn walk(
     let mut all: BTreeMap<BlockPlace, Mapped> = BTreeMap::new();
     let mut end: Option<BlockPlace> = None;
     for layer in layers {
-        let (below, whole) = mapped(disk.index(), tail_range(layer.volume, from), *layer, most)?;
+        let (below, whole) = mapped_from(disk.index(), from, *layer, most)?;
         if let Some(last) = below.last().filter(|_| !whole) {
             end = Some(end.map_or(last.place, |end| end.min(last.place)));
         }

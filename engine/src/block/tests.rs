@@ -12,20 +12,20 @@ use crate::index::{MemoryIndex, Range, Table};
 use crate::io::SplitMix64;
 
 const DEVICE: DeviceId = DeviceId([1; 16]);
-const VOLUME: VolumeId = VolumeId([2; 16]);
+pub(super) const VOLUME: VolumeId = VolumeId([2; 16]);
 
-type Dump = BTreeMap<Vec<u8>, Vec<u8>>;
-type Log = Vec<(NewRecord, Location)>;
+pub(super) type Dump = BTreeMap<Vec<u8>, Vec<u8>>;
+pub(super) type Log = Vec<(NewRecord, Location)>;
 
 /// An index, and the live bytes that its transactions told.
 #[derive(Default)]
-struct Bench {
-    index: MemoryIndex,
+pub(super) struct Bench {
+    pub(super) index: MemoryIndex,
     live: BTreeMap<u32, i64>,
 }
 
 impl Bench {
-    fn run<T>(&mut self, f: impl FnOnce(&mut Tx<'_>) -> Result<T, IndexError>) -> T {
+    pub(super) fn run<T>(&mut self, f: impl FnOnce(&mut Tx<'_>) -> Result<T, IndexError>) -> T {
         let mut tx = Tx::new(&self.index);
         let result = f(&mut tx).unwrap();
         let Finished { set, live, .. } = tx.finish();
@@ -36,7 +36,7 @@ impl Bench {
         result
     }
 
-    fn apply(&mut self, log: &Log) -> &mut Self {
+    pub(super) fn apply(&mut self, log: &Log) -> &mut Self {
         for (record, at) in log {
             self.run(|tx| ObjectCatalog.apply(tx, &record.view(), *at));
         }
@@ -44,26 +44,28 @@ impl Bench {
     }
 
     /// All but the marks, which depend on the order, and are only looked at here: each row of an era above 0 lies in one.
-    fn dump(&self) -> Dump {
+    pub(super) fn dump(&self) -> Dump {
         let rows = self.index.scan(Table::Blocks, Range::default());
         let mut rows: Dump =
             rows.map(|pair| pair.map(|(key, value)| (key.into_vec(), value.into_vec())).unwrap()).collect();
         let marks: Vec<Vec<u8>> = rows.keys().filter(|key| key[0] == b'm').cloned().collect();
         rows.retain(|key, _| key[0] != b'm');
-        for key in rows.keys().filter(|key| key[0] == b'b') {
-            let (place, era) = row::parse_block_key(key).unwrap();
-            let lies_in = |mark: &Vec<u8>| {
-                mark[17..21] == era.to_be_bytes()
-                    && mark[21..27] == key[17..23]
-                    && (mark[27]..=mark[28]).contains(&place.block)
-            };
-            assert!(era == 0 || marks.iter().any(lies_in), "block {place:?} of era {era} has no mark");
+        for (key, value) in rows.iter().filter(|(key, _)| key[0] == b'b') {
+            let (at, era) = row::parse_block_key(key).unwrap();
+            for (place, _) in row::Row::decode(key, value).unwrap().blocks(at) {
+                let lies_in = |mark: &Vec<u8>| {
+                    mark[17..21] == era.to_be_bytes()
+                        && mark[21..27] == key[17..23]
+                        && (mark[27]..=mark[28]).contains(&place.block)
+                };
+                assert!(era == 0 || marks.iter().any(lies_in), "block {place:?} of era {era} has no mark");
+            }
         }
         rows
     }
 
     /// Live bytes as told, which must be those of the records that say that they are live.
-    fn live(&self, log: &Log) -> i64 {
+    pub(super) fn live(&self, log: &Log) -> i64 {
         assert!(self.live.values().all(|bytes| *bytes >= 0));
         let told: i64 = self.live.values().sum();
         let mut tx = Tx::new(&self.index);
@@ -81,7 +83,7 @@ fn shuffle<T>(rng: &mut SplitMix64, items: &mut [T]) {
     rng.shuffle(items);
 }
 
-fn extent(run: Run, sequence: u64, era: u32, zeroes: bool) -> NewRecord {
+pub(super) fn extent(run: Run, sequence: u64, era: u32, zeroes: bool) -> NewRecord {
     let content = if zeroes { Content::Zeroes } else { Content::Data(vec![7; run.blocks.into()]) };
     let fence = Fence { epoch: 1 + sequence / 20, configuration: 1 };
     let data = Bytes::from(vec![0; if zeroes { 0 } else { usize::from(run.blocks) * 4096 }]);
@@ -109,11 +111,12 @@ fn note(tag: NoteTag, number: u64, sequence: u64, meta: Option<&[u8]>) -> NewRec
 }
 
 /// A history in the log's order: writes and zeroes over few blocks, several eras, notes that change.
-fn history(rng: &mut SplitMix64) -> Log {
+pub(super) fn history(rng: &mut SplitMix64) -> Log {
     let (mut log, mut era) = (Log::new(), 0);
     for sequence in 1..80_u64 {
-        let first = u8::try_from(rng.below(12)).unwrap();
-        let blocks = [1, 1, 2, 7][rng.index(4)];
+        // Short ones, and such as cover spans whole.
+        let first = [0, 1, 9, 15, 16, 17][rng.index(6)] + u8::try_from(rng.below(3)).unwrap();
+        let blocks = [1, 1, 2, 7, 16, 17, 33][rng.index(7)];
         let chunk = ChunkId(u16::try_from(rng.below(2)).unwrap());
         let run = Run { slice: SliceId(3), chunk, first, blocks };
         let mut records = vec![extent(run, sequence, era, rng.chance(200))];

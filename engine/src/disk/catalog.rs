@@ -107,6 +107,16 @@ impl<'a> Tx<'a> {
         self.index.scan(table, range).collect()
     }
 
+    /// Whether a key of a range is among the changes of this transaction.
+    #[must_use]
+    pub fn touches(&self, table: Table, range: &Range) -> bool {
+        let within = |key: &[u8]| {
+            range.from.as_deref().is_none_or(|from| key >= from)
+                && range.to.as_deref().is_none_or(|to| key < to)
+        };
+        self.pending.keys().any(|(of, key)| *of == table && within(key))
+    }
+
     /// Pairs of a range, lazily, **without** the changes of this transaction.
     pub fn stored(
         &self,

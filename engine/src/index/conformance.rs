@@ -1,6 +1,6 @@
 //! One suite for every body of [`Index`]: each promise of the trait, checked against a plain model by seed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Change, Index, Range, Table, WriteSet};
@@ -121,6 +121,11 @@ fn reads_equal_a_model(subject: &mut impl Subject, seed: u64) {
         let (table, key) = (random.table(), random.key());
         let found = subject.index().get(table, &key).unwrap();
         assert_eq!(found.as_ref(), model.get(&(table, key)), "seed {seed} step {step}");
+        let keys: Vec<Vec<u8>> =
+            (0..random.below(6)).map(|_| random.key()).collect::<BTreeSet<_>>().into_iter().collect();
+        let found = subject.index().get_several(table, &keys).unwrap();
+        let wanted: Vec<_> = keys.iter().map(|key| model.get(&(table, key.clone())).cloned()).collect();
+        assert_eq!(found, wanted, "seed {seed} step {step}");
         let (from, to) = (random.bound(), random.bound());
         for (from, to) in [(None, None), (from.clone(), None), (None, to.clone()), (from, to)] {
             for reverse in [false, true] {
@@ -202,6 +207,9 @@ fn readers_never_see_half_a_batch(subject: &impl Subject) {
                 let number = u32::from_le_bytes(rows[0].1.as_slice().try_into().unwrap());
                 assert!(number >= newest, "a later scan is not older");
                 newest = number;
+                let keys: Vec<Vec<u8>> = (0..KEYS).map(|key| vec![key]).collect();
+                let several = index.get_several(Table::Rows, &keys).unwrap();
+                assert!(several.iter().all(|value| *value == several[0]), "half a batch: {several:?}");
             }
         });
         threads.spawn(|| {

@@ -110,6 +110,11 @@ impl Index for MemoryIndex {
         Ok(self.lock().tables[table as usize].get(key).cloned())
     }
 
+    fn get_several(&self, table: Table, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, IndexError> {
+        let map = Arc::clone(&self.lock().tables[table as usize]);
+        Ok(keys.iter().map(|key| map.get(key).cloned()).collect())
+    }
+
     fn scan<'a>(
         &'a self,
         table: Table,

@@ -89,6 +89,8 @@ pub struct IndexStats {
 pub trait Index: Send + Sync {
     /// The value of a key.
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError>;
+    /// The values of some keys in ascending order, on a consistent snapshot taken now.
+    fn get_several(&self, table: Table, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, IndexError>;
     /// Keys of a range, lazily, on a consistent snapshot taken now.
     fn scan<'a>(
         &'a self,

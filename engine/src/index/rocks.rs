@@ -127,6 +127,13 @@ impl Index for RocksIndex {
         self.db.get_cf(self.family(table), key).map_err(failure("read"))
     }
 
+    fn get_several(&self, table: Table, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, IndexError> {
+        // Of one column family all are read at one sequence number.
+        let found = self.db.batched_multi_get_cf(self.family(table), keys, true);
+        let values = found.into_iter().map(|value| value.map(|value| value.map(|value| value.to_vec())));
+        values.collect::<Result<_, _>>().map_err(failure("read"))
+    }
+
     fn scan<'a>(
         &'a self,
         table: Table,

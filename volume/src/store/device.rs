@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use quarry_engine::block::{BLOCK_BYTES, BlockPlace, Fence, Layer, Mapped, Run, find, piece, read, walk};
-use quarry_engine::disk::DiskError;
+use quarry_engine::disk::{DiskError, Pins};
 
 use super::error::VolumeError;
 use super::overlay::Seen;
@@ -194,12 +194,26 @@ impl Device {
         Ok((pieces, late))
     }
 
+    /// What the index has of a run; `era`: no write belongs to a later one.
+    fn find(&self, run: &Run, era: u32) -> Result<(Vec<Mapped>, Option<Pins>), VolumeError> {
+        let (seat, layers) = (&self.inner.seat, &self.inner.layers);
+        if let ([own], 0) = (layers.as_slice(), era) {
+            // Without snapshots, which is the rule, rows are found without a search.
+            let found = find(seat.disk(), &[Layer { era, ..*own }], run)?;
+            if seat.era() == era {
+                return Ok(found);
+            }
+        }
+        Ok(find(seat.disk(), layers, run)?)
+    }
+
     pub(super) async fn read_run(&self, run: Run) -> Result<(Vec<Piece>, Option<Span>), VolumeError> {
         let disk = self.inner.seat.disk();
         // First what is late, then the index: what left the one meanwhile is in the other.
-        let late = if self.is_frozen() { Vec::new() } else { self.inner.seat.late(&run) };
+        let frozen = self.is_frozen().then(Vec::new);
+        let (late, era) = frozen.map_or_else(|| self.inner.seat.late(&run), |none| (none, u32::MAX));
         let span = Span::over(late.iter().map(|Seen { sequence: at, .. }| Span { oldest: *at, newest: *at }));
-        let (mut mapped, _pins) = find(disk, &self.inner.layers, &run)?;
+        let (mut mapped, _pins) = self.find(&run, era)?;
         mapped.retain(|block| !late.iter().any(|seen| seen.holds(block.place.block)));
         let mut parts: Vec<(u16, u16, Source<'_>)> = Vec::with_capacity(1);
         let mut rest = mapped.as_slice();

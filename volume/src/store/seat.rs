@@ -64,6 +64,8 @@ pub(super) struct State {
     tokens: u64,
     /// The next sequence.
     pub(super) next: u64,
+    /// No write belongs to a later era; that of [`Order`], for who reads.
+    pub(super) era: u32,
     /// Up to here all are durable, and in the index.
     pub(super) durable: u64,
     /// The last write for which there was no space.
@@ -165,6 +167,7 @@ impl Seat {
             member: Member::recovered(promised, last),
             tokens: 0,
             next: last.sequence + 1,
+            era,
             durable: last.sequence,
             refused: 0,
             out: false,
@@ -291,7 +294,11 @@ impl Seat {
         let noted = self.note(&mut order, NoteTag::Snapshot, snapshot.era.into(), Some(&meta)).await?;
         // Whatever becomes of who asked: the note lies before all that is written from here on.
         order.era = next;
-        self.state().snapshots.push(snapshot.clone());
+        {
+            let mut state = self.state();
+            state.era = next;
+            state.snapshots.push(snapshot.clone());
+        }
         noted.done().await?;
         Ok(snapshot)
     }

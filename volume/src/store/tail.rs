@@ -141,9 +141,16 @@ impl Seat {
         self.settled(all).await
     }
 
-    /// What writes that are not in the index yet hold of a run.
-    pub(super) fn late(&self, run: &Run) -> Vec<Seen> {
-        self.state().overlay.look(run)
+    /// What writes that are not in the index yet hold of a run, and the era that writes belong to: all others, but for such as
+    /// begin later, are of it or before.
+    pub(super) fn late(&self, run: &Run) -> (Vec<Seen>, u32) {
+        let state = self.state();
+        (state.overlay.look(run), state.era)
+    }
+
+    /// The era that writes belong to.
+    pub(super) fn era(&self) -> u32 {
+        self.state().era
     }
 
     /// That the next write gets.
