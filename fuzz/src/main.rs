@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 use quarry_fuzz::cluster;
 use quarry_fuzz::inputs::{self, Broken, TARGETS, Target};
 use quarry_fuzz::store::{Plant, history};
+use quarry_fuzz::volume;
 
 #[derive(Debug, Parser)]
 #[command(about = "Random tests of Quarry, each from a seed")]
@@ -75,6 +76,24 @@ enum Command {
         #[arg(long, default_value_t = cluster::LINES)]
         lines: usize,
     },
+    /// Run histories of volumes with several members.
+    Volume {
+        /// One history.
+        #[arg(long, conflicts_with = "seeds")]
+        seed: Option<u64>,
+        /// Several: FIRST..END.
+        #[arg(long, value_parser = parse_range)]
+        seeds: Option<Range<u64>>,
+        /// From a seed that the clock chooses, for so long.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// Plant a bug, to see that it is found.
+        #[arg(long, value_enum, default_value_t)]
+        planted: volume::Plant,
+        /// Lines of the log that a failure shows.
+        #[arg(long, default_value_t = cluster::LINES)]
+        lines: usize,
+    },
 }
 
 fn parse_range(text: &str) -> Result<Range<u64>, String> {
@@ -114,6 +133,10 @@ fn main() -> ExitCode {
         Command::Cluster { seed, seeds, seconds, planted, lines } => {
             let seeds = seed.map(|seed| seed..seed + 1).or(seeds);
             clusters(seeds, Duration::from_secs(seconds), planted, lines)
+        }
+        Command::Volume { seed, seeds, seconds, planted, lines } => {
+            let seeds = seed.map(|seed| seed..seed + 1).or(seeds);
+            volumes(seeds, Duration::from_secs(seconds), planted, lines)
         }
     };
     if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -240,6 +263,45 @@ fn clusters(seeds: Option<Range<u64>>, limit: Duration, planted: cluster::Plant,
         sum.splits,
         sum.alone,
         Duration::from_millis(sum.millis).as_secs_f64() / 3600.0,
+    ));
+    failures == 0
+}
+
+fn volumes(seeds: Option<Range<u64>>, limit: Duration, planted: volume::Plant, lines: usize) -> bool {
+    let start = Instant::now();
+    let timed = seeds.is_none();
+    let seeds = seeds.unwrap_or_else(|| seed_of_clock()..u64::MAX);
+    let one = seeds.end - seeds.start == 1;
+    let (mut histories, mut failures) = (0_u64, 0_u64);
+    let mut sum = volume::Summary::default();
+    for seed in seeds {
+        if timed && start.elapsed() >= limit {
+            break;
+        }
+        match volume::history_with(seed, planted, lines) {
+            Ok(summary) => {
+                if one {
+                    say(&format!("{summary:?}"));
+                }
+                sum.add(&summary);
+            }
+            Err(failure) => {
+                failures += 1;
+                say(&failure.to_string());
+            }
+        }
+        histories += 1;
+    }
+    say(&format!(
+        "{histories} histories, {} answers, {} heads, {} crashes, {} pages of rows, {} changes of the members, {} heads that lost \
+         unflushed writes, {failures} failures in {:.0?}",
+        sum.answers,
+        sum.heads,
+        sum.crashes,
+        sum.fills,
+        sum.changes,
+        sum.lost,
+        start.elapsed(),
     ));
     failures == 0
 }

@@ -11,7 +11,7 @@ mod healing;
 mod history;
 mod invariants;
 mod keeper;
-mod log;
+pub(crate) mod log;
 mod machine;
 mod oracle;
 mod plant;

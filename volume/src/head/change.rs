@@ -78,10 +78,11 @@ impl Head {
         for device in self.configuration.members.iter().filter(away) {
             next = next.demoting(*device);
         }
-        if next.members.len() < self.configuration.members.len() {
-            return (next.members.len() >= self.settings.least.max(1)).then_some(next);
+        let fewer = next.members.len() < self.configuration.members.len();
+        if fewer && next.members.len() >= self.settings.least.max(1) {
+            return Some(next);
         }
-        if next.members.len() >= MAX_MEMBERS {
+        if self.configuration.members.len() >= MAX_MEMBERS {
             return None;
         }
         let ready = |device: &&DeviceId| self.peers.get(device).is_some_and(Peer::is_active);

@@ -51,7 +51,8 @@ pub enum Event {
     Overdue(DeviceId),
     /// [`Action::Fill`] has sent everything; the newest sequence that it sent, or zero.
     Filled(DeviceId, Session, u64),
-    /// [`Action::Fill`] cannot go on.
+    /// [`Action::Fill`] cannot go on for a reason of the target's. If the source refuses, that is its [`Event::Reply`] or
+    /// [`Event::Lost`].
     NotFilled(DeviceId, Session),
     /// [`Action::Change`] is committed.
     Changed(u32),

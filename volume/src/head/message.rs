@@ -1,7 +1,7 @@
 //! What a head and its members say to each other. All of it is under the head's fence.
 //!
 //! A request has one answer, or none. Messages of one session may overtake each other on the way: what needs something
-//! that has not come yet ([`Message::Write`] the one before, [`Message::Flush`] and [`Message::Read`] the write that they
+//! that has not come yet ([`Message::Write`] the one before, and the [`Message::Begin`] or [`Message::Fill`] of its session, [`Message::Flush`] and [`Message::Read`] the write that they
 //! name) waits at the member for a bounded time, and is then refused.
 
 use super::History;
