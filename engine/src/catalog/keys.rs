@@ -209,7 +209,8 @@ impl<'a> RowKey<'a> {
     pub(crate) fn parse(key: &'a [u8]) -> Result<Self, BadValue> {
         let text = |bytes| std::str::from_utf8(bytes).map_err(|_| BadValue::Field("row key"));
         match key.split_first() {
-            Some((b'k', rest)) => Ok(Self::Control(rest)),
+            // Of the control group; `V`: rows of volumes, which what follows the cluster does not read.
+            Some((b'k' | b'V', rest)) => Ok(Self::Control(rest)),
             Some((b'a', account)) => Ok(Self::Account(text(account)?)),
             Some((b'c', rest)) => {
                 let (account, container) = unescape(rest).ok_or(BadValue::Field("row key"))?;
@@ -395,6 +396,12 @@ mod tests {
 
     #[test]
     fn keys_of_ranges_sort_by_container_and_name() {
+        assert_eq!(RowKey::parse(b"knodes"), Ok(RowKey::Control(b"nodes")));
+        assert_eq!(
+            RowKey::parse(b"Vivol"),
+            Ok(RowKey::Control(b"ivol")),
+            "rows of volumes are the control group's"
+        );
         assert_eq!(RowKey::parse(&part_key(7)), Ok(RowKey::Part));
         assert_eq!(RowKey::parse(&going_key(7)), Ok(RowKey::Going));
         assert_eq!(parse_part(&part_key(7)), Ok(7));
