@@ -34,7 +34,7 @@ const FRESH: u64 = 50;
 const BAD: u64 = 5;
 /// Questions at a time.
 const AT_ONCE: usize = 32;
-/// How long one may take.
+/// How long one may take, waiting for its turn included.
 const WITHIN: Duration = Duration::from_secs(10);
 /// Largest answer.
 const MAX_ANSWER: usize = 4 << 20;
@@ -75,6 +75,7 @@ pub(crate) struct External {
     /// The node's own token.
     own: Mutex<Option<String>>,
     asking: Semaphore,
+    within: Duration,
 }
 
 fn hash(token: &str) -> [u8; 32] {
@@ -116,6 +117,7 @@ impl External {
             seen: Cache::new(kept),
             own: Mutex::default(),
             asking: Semaphore::new(AT_ONCE),
+            within: WITHIN,
         })
     }
 
@@ -141,8 +143,12 @@ impl External {
         if self.seen.get(&key).is_some_and(|seen| fresh(&seen)) {
             return Ok(());
         }
-        let _asking = self.asking.acquire().await.map_err(Unreachable::because)?;
-        let answer = tokio::time::timeout(WITHIN, self.validate(token)).await;
+        // Waiting for its turn counts: one that says nothing must not hold up who comes for as long as the line is long.
+        let asked = async {
+            let _asking = self.asking.acquire().await.map_err(Unreachable::because)?;
+            self.validate(token).await
+        };
+        let answer = tokio::time::timeout(self.within, asked).await;
         let session = answer.unwrap_or_else(|_| Err(Unreachable::because("it does not answer")))?;
         self.seen.insert(key, Seen { at: now, session: session.map(Arc::new) });
         Ok(())
@@ -297,6 +303,15 @@ mod tests {
         let mut unscoped = answer();
         unscoped["token"].as_object_mut().unwrap().remove("project");
         assert_eq!(session_of(&unscoped).unwrap().caller.account, "");
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_keystone_that_says_nothing_waits_no_longer_for_others_that_do() {
+        let external = External { within: Duration::from_millis(50), ..external() };
+        let _others = external.asking.acquire_many(u32::try_from(AT_ONCE).unwrap()).await.unwrap();
+        let asked = tokio::time::timeout(Duration::from_secs(60), external.meet("t", 1000)).await;
+        assert!(asked.expect("it ends by itself").is_err());
+        assert!(external.known("t", 1000).is_none());
     }
 
     #[test]
