@@ -34,8 +34,8 @@ impl Auth {
         let mut said = false;
         loop {
             match self.refresh().await {
-                Ok(()) if alone => return,
-                Ok(()) => said = false,
+                Ok(_) if alone => return,
+                Ok(_) => said = false,
                 Err(error) if !said => {
                     tracing::warn!(%error, "read who uses the identity API; it is tried again");
                     said = true;
@@ -46,9 +46,9 @@ impl Auth {
         }
     }
 
-    /// Takes over what is kept.
-    pub(crate) async fn refresh(&self) -> Result<(), PaperError> {
-        let Some(cabinet) = self.cabinet.get() else { return Ok(()) };
+    /// Takes over what is kept; true: it is something else than before.
+    pub(crate) async fn refresh(&self) -> Result<bool, PaperError> {
+        let Some(cabinet) = self.cabinet.get() else { return Ok(false) };
         let papers = cabinet.all(DRAWER).await?;
         let same = {
             let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
@@ -60,7 +60,7 @@ impl Auth {
             self.rebuild();
             self.changes.fetch_add(1, Ordering::AcqRel);
         }
-        Ok(())
+        Ok(!same)
     }
 
     /// Makes the directory anew of what is listed, what the cluster has, and what was told.
@@ -93,7 +93,7 @@ impl Auth {
         paper.insert("kind".to_owned(), kind.into());
         paper.insert("id".to_owned(), id.into());
         self.cabinet()?.add(DRAWER, &name(kind, id), paper).await?;
-        self.refresh().await
+        self.refresh().await.map(drop)
     }
 
     /// Changes something; what is only listed is kept from then on.
@@ -136,6 +136,6 @@ impl Auth {
         for paper in directory.roll().all(kind).filter(|paper| of(paper)) {
             self.cabinet()?.remove(DRAWER, &name(kind, text(paper, "id"))).await?;
         }
-        self.refresh().await
+        self.refresh().await.map(drop)
     }
 }

@@ -23,6 +23,8 @@ mod elsewhere_tests;
 #[cfg(test)]
 mod shared_tests;
 #[cfg(test)]
+mod signed_tests;
+#[cfg(test)]
 mod tests;
 
 use std::path::Path;

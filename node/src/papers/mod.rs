@@ -5,7 +5,8 @@
 //! and what is written is seen by every node that looks afterwards.
 //! Invariant: a change is decided on the paper that it replaces (If-Match), or on none being there (If-None-Match): two nodes
 //! that change one paper do not lose either change.
-//! Invariant: where a node is alone it reads each paper once; in a cluster each look asks for the drawer's lines, and reads what changed.
+//! Invariant: where a node is alone it reads each paper once. In a cluster one paper is asked for by its name, however many there are;
+//! a look at all of them asks for the drawer's lines, and reads what changed.
 //! Invariant: what is held says what is there, also after a change whose caller went away before its end.
 //! Invariant: only cabinets write into their account.
 
@@ -140,11 +141,7 @@ impl Cabinet {
         }
         let held = self.drawer(drawer).await;
         let mut held = held.lock().await;
-        if self.alone {
-            self.look(drawer, &mut held).await?;
-        } else {
-            self.read(drawer, name, &mut held).await?;
-        }
+        self.look_at(drawer, name, &mut held).await?;
         Ok(held.papers.get(name).map(|kept| Arc::clone(&kept.paper)))
     }
 
@@ -157,9 +154,16 @@ impl Cabinet {
     ) -> Result<Arc<Paper>, PaperError> {
         let held = self.drawer(drawer).await;
         let mut held = held.lock().await;
-        self.look(drawer, &mut held).await?;
-        let condition = Condition { if_none_match: Some(EtagMatch::Any), ..Condition::default() };
-        match self.write(drawer, name, paper, condition, &mut held).await {
+        held.settle().await;
+        let condition = || Condition { if_none_match: Some(EtagMatch::Any), ..Condition::default() };
+        let written = match self.write(drawer, name, paper.clone(), condition(), &mut held).await {
+            Err(PaperError::Store(Error::NoContainer | Error::NoAccount)) => {
+                self.store.put_container(&self.account, drawer, 0, |_| Ok(BTreeMap::new())).await?;
+                self.write(drawer, name, paper, condition(), &mut held).await
+            }
+            written => written,
+        };
+        match written {
             Err(PaperError::Store(Error::ConditionFailed)) => Err(PaperError::Taken),
             done => done,
         }
@@ -177,7 +181,7 @@ impl Cabinet {
         }
         let held = self.drawer(drawer).await;
         let mut held = held.lock().await;
-        self.look(drawer, &mut held).await?;
+        self.look_at(drawer, name, &mut held).await?;
         for _ in 0..TRIES {
             let Some(Kept { etag, paper }) = held.papers.get(name).cloned() else { return Ok(None) };
             let mut changed = (*paper).clone();
@@ -204,7 +208,7 @@ impl Cabinet {
         }
         let held = self.drawer(drawer).await;
         let mut held = held.lock().await;
-        self.look(drawer, &mut held).await?;
+        self.look_at(drawer, name, &mut held).await?;
         if !held.papers.contains_key(name) {
             return Ok(false);
         }
@@ -245,6 +249,15 @@ impl Cabinet {
         let paper = Arc::clone(&kept.paper);
         held.papers.insert(name.to_owned(), kept);
         Ok(paper)
+    }
+
+    /// Makes what is held of one paper equal to what is there; where others write too, the rest of the drawer is not looked at.
+    async fn look_at(&self, drawer: &'static str, name: &str, held: &mut Drawer) -> Result<(), PaperError> {
+        if self.alone {
+            return self.look(drawer, held).await;
+        }
+        held.settle().await;
+        self.read(drawer, name, held).await
     }
 
     /// Makes what is held equal to what is there.
@@ -292,7 +305,11 @@ impl Cabinet {
     /// Reads one paper, which may be gone.
     async fn read(&self, drawer: &'static str, name: &str, held: &mut Drawer) -> Result<(), PaperError> {
         held.papers.remove(name);
-        let Some(open) = self.store.open(&self.path(drawer, name)).await? else { return Ok(()) };
+        let open = match self.store.open(&self.path(drawer, name)).await {
+            Ok(Some(open)) => open,
+            Ok(None) | Err(Error::NoContainer | Error::NoAccount) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
         let size = open.info.size;
         if usize::try_from(size).is_ok_and(|size| size > MAX_PAPER) {
             return Err(PaperError::TooLarge);

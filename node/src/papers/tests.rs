@@ -83,6 +83,29 @@ async fn a_change_whose_caller_goes_away_is_seen_all_the_same() {
     rig.stop().await;
 }
 
+/// Where others write too, a drawer may have a great many papers; one of them costs one look.
+#[tokio::test]
+async fn one_paper_is_looked_at_without_the_others() {
+    let rig = Rig::start();
+    let (a, b) = (Cabinet::new(rig.store(), ".test", false), Cabinet::new(rig.store(), ".test", false));
+    let edit = |paper: &mut Paper| -> Result<(), PaperError> {
+        paper.insert("n".to_owned(), json!(2));
+        Ok(())
+    };
+    assert!(b.change("d", "one", edit).await.unwrap().is_none(), "before there is a drawer");
+    assert!(b.get("d", "one").await.unwrap().is_none() && !b.remove("d", "one").await.unwrap());
+    for name in ["one", "two", "three"] {
+        a.add("d", name, paper(&json!({ "n": 1 }))).await.unwrap();
+    }
+    assert!(matches!(b.add("d", "one", Paper::new()).await, Err(PaperError::Taken)));
+    assert_eq!(b.change("d", "one", edit).await.unwrap().unwrap()["n"], 2);
+    assert!(b.remove("d", "two").await.unwrap());
+    let held = b.drawer("d").await;
+    assert_eq!(held.lock().await.papers.keys().collect::<Vec<_>>(), ["one"]);
+    assert_eq!(a.all("d").await.unwrap().len(), 2);
+    rig.stop().await;
+}
+
 /// The account has no reseller prefix, so that not even a reseller admin reaches it.
 #[tokio::test]
 async fn no_object_api_reaches_a_cabinet() {

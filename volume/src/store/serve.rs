@@ -34,7 +34,8 @@ impl Device {
             Command::Write { offset, data, durable: true } => self.write_through(offset, data).await?,
             Command::Flush => self.flush().await?,
             Command::Trim { offset, length, durable } => {
-                self.discard(offset, length).await?;
+                // Parts of blocks as well: the protocol asks for less, but a hole in a file of nbdfuse is to read as zeroes.
+                self.zero(offset, length, false).await?;
                 self.flush_if(durable).await?;
             }
             Command::WriteZeroes { offset, length, allocate, fast, durable } => {

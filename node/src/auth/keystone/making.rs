@@ -8,7 +8,7 @@ use http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use super::resources::{HIDDEN, Sort, check, fresh_id, may_change, same_name, shown, verifier};
-use super::{Answer, Context, Refusal, Reply, catalog};
+use super::{Answer, Context, Refusal, Reply, catalog, signed};
 use crate::auth::Session;
 use crate::auth::roll::{DOMAIN, Roll, flag, paper, text};
 use crate::papers::Paper;
@@ -46,6 +46,9 @@ pub(super) async fn create(
         _ => fresh_id(),
     };
     complete(context, sort, &mut made)?;
+    if sort.kind == "credential" {
+        signed::bind_new(&mut made, caller)?;
+    }
     if sort.kind == "user" {
         let password = made.remove("password").and_then(|given| given.as_str().map(str::to_owned));
         made.insert("verifier".to_owned(), json!(verifier(password).await));

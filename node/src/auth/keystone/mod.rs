@@ -14,6 +14,7 @@ mod members;
 mod own;
 mod resources;
 pub(crate) mod scope;
+mod signed;
 mod tokens;
 mod trusts;
 
@@ -21,6 +22,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, VARY};
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Body;
@@ -30,6 +32,7 @@ use super::directory::Directory;
 use super::roll::Roll;
 use super::token::Kind as TokenKind;
 use super::{Arrival, Auth, Session};
+use signed::Signed;
 
 /// Largest request body.
 const MAX_BODY: usize = 64 << 10;
@@ -40,6 +43,8 @@ enum Call<'a> {
     Versions,
     Version,
     Authenticate,
+    /// A token for a request that was signed with an EC2 key.
+    Signed(Signed),
     ShowToken,
     RevokeToken,
     Catalog,
@@ -137,37 +142,12 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let (head, body) = request.into_parts();
-    if let Err(error) = Box::pin(auth.refresh()).await {
-        tracing::debug!(%error, "read who uses the identity API");
-    }
     let reply = match parse(&head.method, head.uri.path()) {
         Err(refusal) => Err(refusal),
-        Ok(call) => {
-            let base = auth.endpoints.identity(&head.headers, arrival);
-            let context = Context {
-                auth,
-                directory: auth.directory(),
-                arrival,
-                headers: &head.headers,
-                query: head.uri.query().unwrap_or(""),
-                base,
-            };
-            match call {
-                Call::Authenticate => match Limited::new(body, MAX_BODY).collect().await {
-                    Ok(body) => tokens::authenticate(&context, &body.to_bytes()),
-                    Err(_) => Err(Refusal::TooLarge),
-                },
-                Call::Roll(parts) => match Limited::new(body, MAX_BODY).collect().await {
-                    Ok(body) => {
-                        let body = body.to_bytes();
-                        Box::pin(resources::answer(&context, &head.method, &parts, &body)).await
-                    }
-                    Err(_) => Err(Refusal::TooLarge),
-                },
-                Call::RevokeToken => tokens::revoke(&context).await,
-                call => act(&context, &call),
-            }
-        }
+        Ok(call) => match Limited::new(body, MAX_BODY).collect().await {
+            Ok(body) => up_to_date(auth, arrival, &head, &call, &body.to_bytes()).await,
+            Err(_) => Err(Refusal::TooLarge),
+        },
     };
     match reply {
         Err(refusal) => refusal.into_response(),
@@ -183,6 +163,65 @@ where
             }
             response
         }
+    }
+}
+
+/// Answers from what all nodes were told. Tokens are asked for all the time: for them it is looked up what others were told only where
+/// what is known here says no.
+async fn up_to_date(auth: &Arc<Auth>, arrival: Arrival, head: &Parts, call: &Call<'_>, body: &[u8]) -> Reply {
+    let look = async || match auth.refresh().await {
+        Ok(changed) => changed,
+        Err(error) => {
+            tracing::debug!(%error, "read who uses the identity API");
+            false
+        }
+    };
+    let of_tokens = matches!(call, Call::Authenticate | Call::Signed(_) | Call::ShowToken);
+    if !of_tokens {
+        Box::pin(look()).await;
+    }
+    let reply = act(auth, arrival, head, call, body).await;
+    match reply {
+        Err(Refusal::Unauthorized | Refusal::NotFound(_)) if of_tokens && Box::pin(look()).await => {
+            act(auth, arrival, head, call, body).await
+        }
+        reply => reply,
+    }
+}
+
+async fn act(auth: &Arc<Auth>, arrival: Arrival, head: &Parts, call: &Call<'_>, body: &[u8]) -> Reply {
+    let context = Context {
+        auth,
+        directory: auth.directory(),
+        arrival,
+        headers: &head.headers,
+        query: head.uri.query().unwrap_or(""),
+        base: auth.endpoints.identity(&head.headers, arrival),
+    };
+    match call {
+        Call::Versions => {
+            let body = json!({ "versions": { "values": [version(&context.base)] } });
+            Ok(Answer { status: StatusCode::MULTIPLE_CHOICES, body, subject: None })
+        }
+        Call::Version => Ok(Answer::ok(json!({ "version": version(&context.base) }))),
+        Call::Authenticate => tokens::authenticate(&context, body),
+        Call::Signed(what) => signed::authenticate(&context, *what, body),
+        Call::ShowToken => tokens::show(&context),
+        Call::RevokeToken => tokens::revoke(&context).await,
+        Call::Catalog => {
+            let session = context.caller()?;
+            let scoped =
+                session.claims.project.is_some() || session.claims.domain.is_some() || session.claims.system;
+            let project = scoped.then(|| session.claims.project.as_deref().unwrap_or(""));
+            let catalog = catalog::of_project(&context, project);
+            Ok(Answer::ok(json!({ "catalog": catalog, "links": resources::links(&context, "auth/catalog") })))
+        }
+        Call::OwnProjects => {
+            let session = context.caller()?;
+            members::projects_of(&context, &session, &session.claims.user)
+        }
+        Call::OwnDomains => members::domains_of(&context, &context.caller()?.claims.user),
+        Call::Roll(parts) => Box::pin(resources::answer(&context, &head.method, parts, body)).await,
     }
 }
 
@@ -229,6 +268,14 @@ fn parse<'a>(method: &Method, path: &'a str) -> Result<Call<'a>, Refusal> {
                 _ => Err(Refusal::MethodNotAllowed("GET, HEAD, POST, DELETE")),
             };
         }
+        ["v3", kind @ ("ec2tokens" | "s3tokens")] => {
+            let what = if kind == "ec2tokens" { Signed::Ec2 } else { Signed::S3 };
+            return if method == Method::POST {
+                Ok(Call::Signed(what))
+            } else {
+                Err(Refusal::MethodNotAllowed("POST"))
+            };
+        }
         [] => Call::Versions,
         ["v3"] => Call::Version,
         ["v3", "auth", "catalog"] => Call::Catalog,
@@ -240,31 +287,6 @@ fn parse<'a>(method: &Method, path: &'a str) -> Result<Call<'a>, Refusal> {
     match *method {
         Method::GET | Method::HEAD => Ok(call),
         _ => Err(Refusal::MethodNotAllowed("GET, HEAD")),
-    }
-}
-
-fn act(context: &Context<'_>, call: &Call<'_>) -> Reply {
-    match call {
-        Call::Versions => {
-            let body = json!({ "versions": { "values": [version(&context.base)] } });
-            Ok(Answer { status: StatusCode::MULTIPLE_CHOICES, body, subject: None })
-        }
-        Call::Version => Ok(Answer::ok(json!({ "version": version(&context.base) }))),
-        Call::ShowToken => tokens::show(context),
-        Call::Catalog => {
-            let session = context.caller()?;
-            let scoped =
-                session.claims.project.is_some() || session.claims.domain.is_some() || session.claims.system;
-            let project = scoped.then(|| session.claims.project.as_deref().unwrap_or(""));
-            let catalog = catalog::of_project(context, project);
-            Ok(Answer::ok(json!({ "catalog": catalog, "links": resources::links(context, "auth/catalog") })))
-        }
-        Call::OwnProjects => {
-            let session = context.caller()?;
-            members::projects_of(context, &session, &session.claims.user)
-        }
-        Call::OwnDomains => members::domains_of(context, &context.caller()?.claims.user),
-        Call::Authenticate | Call::RevokeToken | Call::Roll(_) => unreachable!("answered before"),
     }
 }
 
@@ -296,6 +318,8 @@ mod tests {
         assert_eq!(parse(&Method::POST, "/v3/auth/tokens"), Ok(Call::Authenticate));
         assert_eq!(parse(&Method::HEAD, "/v3/auth/tokens"), Ok(Call::ShowToken));
         assert_eq!(parse(&Method::PATCH, "/v3/projects/p"), Ok(Call::Roll(vec!["projects", "p"])));
+        assert_eq!(parse(&Method::POST, "/v3/ec2tokens"), Ok(Call::Signed(Signed::Ec2)));
+        assert!(matches!(parse(&Method::GET, "/v3/s3tokens"), Err(Refusal::MethodNotAllowed("POST"))));
         assert!(matches!(parse(&Method::POST, "/v3/auth/catalog"), Err(Refusal::MethodNotAllowed(_))));
         assert!(matches!(parse(&Method::GET, "/v2.0"), Err(Refusal::NotFound(_))));
     }

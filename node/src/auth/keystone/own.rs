@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::grants::done;
 use super::resources::{find, fresh_id, links, passes, sort_of, verifier};
-use super::{Answer, Context, Refusal, Reply};
+use super::{Answer, Context, Refusal, Reply, signed};
 use crate::auth::Session;
 use crate::auth::calendar::seconds_of;
 use crate::auth::roll::{flag, paper, text};
@@ -238,7 +238,7 @@ pub(super) async fn ec2(
         let link = format!("{}/v3/users/{user}/credentials/OS-EC2/{access}", context.base);
         json!({
             "access": access, "secret": blob["secret"], "user_id": user, "tenant_id": paper.get("project_id"),
-            "trust_id": null, "links": { "self": link },
+            "trust_id": blob["trust_id"], "links": { "self": link },
         })
     };
     let roll = context.roll();
@@ -265,8 +265,10 @@ pub(super) async fn ec2(
             use sha2::{Digest, Sha256};
             let (access, secret) = (fresh_id(), fresh_id());
             let id = hex::encode(Sha256::digest(access.as_bytes()));
-            let blob = json!({ "access": access, "secret": secret, "trust_id": null }).to_string();
-            let made = paper(json!({ "type": "ec2", "user_id": user, "project_id": project, "blob": blob }));
+            let blob = json!({ "access": access, "secret": secret }).to_string();
+            let mut made =
+                paper(json!({ "type": "ec2", "user_id": user, "project_id": project, "blob": blob }));
+            signed::bind_new(&mut made, caller)?;
             context.auth.add("credential", &id, made.clone()).await?;
             Ok(Answer {
                 status: StatusCode::CREATED,

@@ -11,7 +11,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Answer, Context, Refusal, Reply, catalog, cleanup, config, grants, making, members, own, trusts,
+    Answer, Context, Refusal, Reply, catalog, cleanup, config, grants, making, members, own, signed, trusts,
 };
 use crate::auth::roll::{flag, paper, text};
 use crate::auth::{Session, Verifier};
@@ -343,6 +343,9 @@ async fn update(
             let paper = paper(json!({ "description": "", "parent_region_id": null }));
             context.auth.add("region", region, paper).await?;
         }
+    }
+    if sort.kind == "credential" {
+        signed::may_become(&found, &wanted, caller)?;
     }
     let renamed = |other: &&Arc<Paper>| text(other, "id") != id && same_name(sort, other, &wanted);
     if given.contains_key("name") && context.roll().all(sort.kind).any(|other| renamed(&other)) {

@@ -147,15 +147,20 @@ pub(super) fn authenticate(context: &Context<'_>, body: &[u8]) -> Reply {
     } else {
         scope(context, proven.user, envelope.auth.scope.as_ref(), &mut claims)?;
     }
-    if role_ids(context.roll(), &claims, claims.issued).is_none() {
+    seal(context, &claims, StatusCode::CREATED)
+}
+
+/// A token that says this, unless its user may do nothing with it.
+pub(super) fn seal(context: &Context<'_>, claims: &Claims, status: StatusCode) -> Reply {
+    if role_ids(context.roll(), claims, claims.issued).is_none() {
         return Err(Refusal::Unauthorized);
     }
-    let token = context.auth.tokens.seal(&claims);
+    let token = context.auth.tokens.seal(claims);
     let unknown = || Refusal::Unavailable("The cluster's keys are not known here yet.".to_owned());
     let token = token.ok_or_else(unknown)?;
     let user = context.directory.user(&claims.user).ok_or(Refusal::Unauthorized)?;
-    let body = describe(context, user, &claims);
-    Ok(Answer { status: StatusCode::CREATED, body, subject: Some(token) })
+    let body = describe(context, user, claims);
+    Ok(Answer { status, body, subject: Some(token) })
 }
 
 /// The user that a reference means.

@@ -316,3 +316,21 @@ fn commands_of_clients_have_their_outcomes() {
     assert_eq!(run(status()), Outcome::Status(vec![vec![hole(8192)]]));
     assert_eq!(run(Command::Trim { offset: 0, length: 8192, durable: true }), Outcome::Done);
 }
+
+/// As files behind nbdfuse are punched: fsx compares every byte.
+#[test]
+fn a_trim_of_parts_of_blocks_leaves_zeroes_and_no_other_byte() {
+    let mut rig = Rig::new(7);
+    rig.create("vol", 1);
+    let device = rig.attach("vol");
+    let data = noise(1, 16_384);
+    rig.run(device.write(0, Bytes::from(data.clone()))).unwrap();
+    for (offset, length) in [(5000_u32, 100_u32), (4000, 200), (6000, 8000)] {
+        rig.run(device.write(0, Bytes::from(data.clone()))).unwrap();
+        let trim = Command::Trim { offset: offset.into(), length: length.into(), durable: false };
+        assert_eq!(rig.run(device.carry_out(trim)), Outcome::Done);
+        let mut expected = data.clone();
+        expected[offset as usize..(offset + length) as usize].fill(0);
+        assert_eq!(rig.read(&device, 0, 16_384), expected, "{length} at {offset}");
+    }
+}

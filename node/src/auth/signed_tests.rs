@@ -1,0 +1,155 @@
+//! Tests of EC2 keys: what a request that was signed with one gives, and who may ask.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, Mac};
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+use sha2::Sha256;
+
+use super::tests::{CONFIG, auth_with, call, password};
+use super::{Auth, PAPERS, unix_now};
+use crate::papers::Cabinet;
+use crate::swift::testing::Rig;
+
+const TOKENS: &str = "/v3/auth/tokens";
+
+async fn token(auth: &Arc<Auth>, body: &Value) -> (String, Value) {
+    let (response, body) = call(auth, Method::POST, TOKENS, &[], body).await;
+    assert_eq!(response.status(), StatusCode::CREATED, "{body}");
+    (response.headers()["x-subject-token"].to_str().unwrap().to_owned(), body["token"].clone())
+}
+
+async fn ask(auth: &Arc<Auth>, token: &str, method: Method, path: &str, body: &Value) -> (StatusCode, Value) {
+    let (response, value) = call(auth, method, path, &[("x-auth-token", token)], body).await;
+    (response.status(), value)
+}
+
+/// A request signed by version 2.
+fn request(access: &str, secret: &str) -> Value {
+    let text = format!("GET\ncloud\n/\nAWSAccessKeyId={access}&SignatureVersion=2");
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
+    mac.update(text.as_bytes());
+    json!({ "credentials": {
+        "access": access, "signature": STANDARD.encode(mac.finalize().into_bytes()), "host": "cloud", "verb": "GET",
+        "path": "/", "params": { "AWSAccessKeyId": access, "SignatureVersion": "2" },
+    } })
+}
+
+/// The access key and its secret.
+fn key(credential: &Value) -> (String, String) {
+    let member = |name: &str| credential[name].as_str().unwrap().to_owned();
+    (member("access"), member("secret"))
+}
+
+#[tokio::test]
+async fn a_signed_request_gives_a_token_of_whoever_signed() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start();
+    let auth = auth_with(CONFIG, dir.path(), unix_now);
+    auth.keep_in(Cabinet::new(rig.store(), PAPERS, true));
+    let (admin, _) = token(&auth, &password("demo", "secret", Value::Null)).await;
+    let other = json!({ "project": { "name": "other", "domain": { "name": "Default" } } });
+    let (guest, shown) = token(&auth, &password("guest", "guest", other)).await;
+    let (user, project) = (shown["user"]["id"].as_str().unwrap(), shown["project"]["id"].clone());
+    let own = format!("/v3/users/{user}/credentials/OS-EC2");
+    let (status, made) = ask(&auth, &guest, Method::POST, &own, &json!({ "tenant_id": project })).await;
+    assert_eq!(status, StatusCode::CREATED, "{made}");
+    let (access, secret) = key(&made["credential"]);
+    let good = request(&access, &secret);
+    let (response, given) =
+        call(&auth, Method::POST, "/v3/ec2tokens", &[("x-auth-token", &admin)], &good).await;
+    assert_eq!(response.status(), StatusCode::OK, "{given}");
+    let subject = response.headers()["x-subject-token"].to_str().unwrap().to_owned();
+    assert_eq!(given["token"]["user"]["id"], user);
+    assert_eq!(given["token"]["methods"], json!(["ec2credential"]));
+    assert_eq!(given["token"]["roles"].as_array().unwrap().len(), 1, "{given}");
+    assert_eq!(given["token"]["project"]["id"], project);
+    assert_eq!(ask(&auth, &subject, Method::GET, &own, &Value::Null).await.0, StatusCode::OK);
+
+    let asked =
+        async |token: &str, body: &Value| ask(&auth, token, Method::POST, "/v3/ec2tokens", body).await.0;
+    assert_eq!(asked(&guest, &good).await, StatusCode::FORBIDDEN, "neither service nor admin");
+    assert_eq!(asked("nobody", &good).await, StatusCode::UNAUTHORIZED);
+    assert_eq!(asked(&admin, &request(&access, "guessed")).await, StatusCode::UNAUTHORIZED);
+    assert_eq!(asked(&admin, &request("unknown", &secret)).await, StatusCode::NOT_FOUND);
+    assert_eq!(asked(&admin, &json!({})).await, StatusCode::BAD_REQUEST);
+    let forged = ask(&auth, &admin, Method::POST, "/v3/s3tokens", &good).await.0;
+    assert_eq!(forged, StatusCode::UNAUTHORIZED, "no text was signed");
+    assert_eq!(ask(&auth, &guest, Method::DELETE, &format!("{own}/{access}"), &Value::Null).await.0, 204);
+    assert_eq!(asked(&admin, &good).await, StatusCode::NOT_FOUND);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_key_gives_no_more_than_its_maker_had() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start();
+    let auth = auth_with(CONFIG, dir.path(), unix_now);
+    auth.keep_in(Cabinet::new(rig.store(), PAPERS, true));
+    let (admin, shown) = token(&auth, &password("demo", "secret", Value::Null)).await;
+    let (user, project) = (shown["user"]["id"].as_str().unwrap(), shown["project"]["id"].clone());
+    let path = format!("/v3/users/{user}/application_credentials");
+    let wish = json!({ "application_credential": { "name": "little", "roles": [{ "name": "member" }] } });
+    let (status, made) = ask(&auth, &admin, Method::POST, &path, &wish).await;
+    assert_eq!(status, StatusCode::CREATED, "{made}");
+    let made = &made["application_credential"];
+    let (little, _) = token(
+        &auth,
+        &json!({ "auth": { "identity": { "methods": ["application_credential"],
+        "application_credential": { "id": made["id"], "secret": made["secret"] } } } }),
+    )
+    .await;
+    let roles = async |access: &str, secret: &str| {
+        let body = request(access, secret);
+        let (status, given) = ask(&auth, &admin, Method::POST, "/v3/ec2tokens", &body).await;
+        assert_eq!(status, StatusCode::OK, "{given}");
+        let names = given["token"]["roles"].as_array().unwrap().iter();
+        names.map(|role| role["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let own = format!("/v3/users/{user}/credentials/OS-EC2");
+    let (_, made) = ask(&auth, &little, Method::POST, &own, &json!({ "tenant_id": project })).await;
+    let (access, secret) = key(&made["credential"]);
+    assert!(!roles(&access, &secret).await.contains(&"admin".to_owned()));
+
+    // The same by the other way, with a blob that says otherwise.
+    let blob = json!({ "access": "mine", "secret": "s", "app_cred_id": null, "trust_id": "x" }).to_string();
+    let wish =
+        json!({ "credential": { "type": "ec2", "user_id": user, "project_id": project, "blob": blob } });
+    let (status, made) = ask(&auth, &little, Method::POST, "/v3/credentials", &wish).await;
+    assert_eq!(status, StatusCode::CREATED, "{made}");
+    assert!(!roles("mine", "s").await.contains(&"admin".to_owned()));
+    let path = format!("/v3/credentials/{}", made["credential"]["id"].as_str().unwrap());
+    let freed = json!({ "credential": { "blob": json!({ "access": "mine", "secret": "s" }).to_string() } });
+    assert_eq!(ask(&auth, &little, Method::PATCH, &path, &freed).await.0, StatusCode::BAD_REQUEST);
+    let elsewhere = json!({ "credential": { "project_id": "another" } });
+    assert_eq!(ask(&auth, &little, Method::PATCH, &path, &elsewhere).await.0, StatusCode::FORBIDDEN);
+    let given = json!({ "credential": { "user_id": "another" } });
+    assert_eq!(ask(&auth, &little, Method::PATCH, &path, &given).await.0, StatusCode::FORBIDDEN);
+    rig.stop().await;
+}
+
+/// Two nodes over one store: what one was told the other knows when it is asked for a token, also before it looks by itself.
+#[tokio::test]
+async fn who_is_new_has_a_token_at_another_node_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start();
+    let nodes = ["a", "b"].map(|name| {
+        let data = dir.path().join(name);
+        std::fs::create_dir(&data).unwrap();
+        let auth = auth_with(CONFIG, &data, unix_now);
+        auth.keep_in(Cabinet::new(rig.store(), PAPERS, false));
+        auth
+    });
+    let (admin, _) = token(&nodes[0], &password("demo", "secret", Value::Null)).await;
+    let wish = json!({ "user": { "name": "new", "password": "fresh", "domain_id": "default" } });
+    let (status, made) = ask(&nodes[0], &admin, Method::POST, "/v3/users", &wish).await;
+    assert_eq!(status, StatusCode::CREATED, "{made}");
+    let login = |password: &str| super::tests::password("new", password, json!("unscoped"));
+    token(&nodes[1], &login("fresh")).await;
+    let (refused, _) = call(&nodes[1], Method::POST, TOKENS, &[], &login("stale")).await;
+    assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
+    rig.stop().await;
+}
