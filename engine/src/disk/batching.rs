@@ -3,6 +3,7 @@
 //! Invariant: a group is never split over batches, a batch never over segments.
 //! Invariant: a segment is opened only when a durable checkpoint named it as reserved: replay finds it there.
 
+use super::answer::Announcer;
 use super::core::{Core, Writing};
 use super::format::batch::{BatchHeader, Descriptor, HeadClass, hash, header_len};
 use super::format::segment::{Footer, FooterEntry, SegmentHeader, footer_len};
@@ -10,7 +11,7 @@ use super::limits::{ALIGN_FROM, CLIENT_RESERVE, DELETE_RESERVE, MAX_BATCH, MAX_B
 use super::segments::{HeadPosition, Position, State};
 use super::shared::{Append, Class, Counters, DiskError, Item};
 use super::{Durability, Location, Lsn};
-use crate::io::BLOCK;
+use crate::io::{BLOCK, Told};
 
 /// An open segment that a head appends to.
 #[derive(Debug)]
@@ -70,6 +71,17 @@ impl Written {
         for waiter in appended {
             waiter.append.answer(Ok(waiter.lsn));
         }
+    }
+
+    /// Tells who waits for durability alone.
+    pub(crate) fn say_durable(&self) {
+        self.waiters.iter().for_each(|waiter| waiter.append.durable());
+    }
+
+    /// As [`Written::say_durable`], from elsewhere.
+    pub(crate) fn on_durable(&self) -> Told {
+        let announcers: Vec<_> = self.waiters.iter().filter_map(|waiter| waiter.append.announcer()).collect();
+        Box::new(move || announcers.iter().for_each(Announcer::durable))
     }
 
     /// Answers everybody else.

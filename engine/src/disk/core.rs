@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::batching::{Head, Written};
 use super::limits::{FEW_RECORDS, UNFLUSHED_BYTES};
 use super::segments::Position;
-use super::shared::{Append, Class, Counters, DiskError, Request, Shared};
+use super::shared::{Append, Class, Counters, DiskError, Request, Shared, bytes_of};
 use super::upkeep::{CheckpointState, Freeing};
 use super::{Durability, Lsn};
 use crate::io::{AlignedBuf, Completion, Disk, Op, Token, Wait};
@@ -282,6 +282,7 @@ impl Core {
         self.flushing = Some(Flushing { upto: batch.end_lsn - 1, with_upkeep });
         Counters::add(&self.shared.counters.flushes, 1);
         let token = self.token(Purpose::Commit);
+        self.disk.announce(batch.on_durable());
         self.disk.submit(Op::WriteDurably { token, offset, buf });
     }
 
@@ -308,6 +309,8 @@ impl Core {
         let Some(Flushing { upto, with_upkeep }) = self.flushing.take() else {
             unreachable!("a flush ends only while one is out");
         };
+        let fresh = self.unapplied.iter().filter(|batch| batch.end_lsn > self.durable_lsn + 1);
+        fresh.take_while(|batch| batch.end_lsn <= upto + 1).for_each(Written::say_durable);
         self.durable_lsn = upto;
         if with_upkeep {
             self.freed_durably();
@@ -320,7 +323,7 @@ impl Core {
         };
         match (purpose, completion.result) {
             (Purpose::Read { reply, .. }, Ok(())) => {
-                let bytes = completion.buf.map_or_else(Bytes::new, |buf| self.take_bytes(buf));
+                let bytes = completion.buf.map_or_else(Bytes::new, bytes_of);
                 let _gone = reply.send(Ok(bytes));
             }
             (Purpose::Read { reply, .. }, Err(e)) => {
@@ -351,18 +354,6 @@ impl Core {
     fn recycle(&mut self, buf: Option<AlignedBuf>) {
         if let Some(buf) = buf {
             self.disk.recycle(buf);
-        }
-    }
-
-    /// Small reads are copied out so that their buffer can be used again at once; large ones are handed over.
-    fn take_bytes(&mut self, buf: AlignedBuf) -> Bytes {
-        const COPY_UP_TO: usize = 64 << 10;
-        if buf.len() <= COPY_UP_TO {
-            let bytes = Bytes::copy_from_slice(&buf);
-            self.disk.recycle(buf);
-            bytes
-        } else {
-            Bytes::from_owner(buf)
         }
     }
 

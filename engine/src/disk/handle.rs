@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use super::answer::{Answer, Submitted};
 use super::cache::Cache;
 use super::catalog::Catalog;
 use super::format::record::{BadRecord, DeviceId, FIXED_HEAD, NewRecord, Parts, StoredRecord};
+use super::lane::Lane;
 use super::limits::{
     CLIENT_HIGH_WATER, CLIENT_RESERVE, MAX_GROUP, MAX_GROUP_RECORDS, MAX_MOVE_RECORDS, MAX_RECORD,
     SLACK_BYTES,
@@ -29,6 +30,8 @@ use crate::io::BLOCK;
 pub struct DiskHandle {
     pub(crate) shared: Arc<Shared>,
     pub(crate) cache: Arc<Cache>,
+    /// Reads go this way, if there is one.
+    pub(super) lane: Option<Arc<Lane>>,
 }
 
 impl std::fmt::Debug for DiskHandle {
@@ -71,39 +74,6 @@ impl Drop for PinSet {
     fn drop(&mut self) {
         for segment in &self.segments {
             self.shared.pins[*segment as usize].fetch_sub(1, Ordering::SeqCst);
-        }
-    }
-}
-
-/// A group of records that is in a disk's queue.
-pub struct Submitted {
-    answer: oneshot::Receiver<Result<Lsn, DiskError>>,
-    shared: Arc<Shared>,
-}
-
-impl std::fmt::Debug for Submitted {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Submitted").finish_non_exhaustive()
-    }
-}
-
-impl Submitted {
-    /// Waits as long as the durability that was asked for says.
-    pub async fn done(mut self) -> Result<Lsn, DiskError> {
-        self.wait().await
-    }
-
-    /// As [`Submitted::done`], for who may stop waiting and begin again. To be called until it has answered once.
-    pub async fn wait(&mut self) -> Result<Lsn, DiskError> {
-        (&mut self.answer).await.unwrap_or_else(|_| Err(self.shared.gone()))
-    }
-
-    /// The answer, if it is there. To be called until it has answered once.
-    pub fn look(&mut self) -> Option<Result<Lsn, DiskError>> {
-        match self.answer.try_recv() {
-            Ok(result) => Some(result),
-            Err(TryRecvError::Empty) => None,
-            Err(TryRecvError::Closed) => Some(Err(self.shared.gone())),
         }
     }
 }
@@ -223,14 +193,14 @@ impl DiskHandle {
         if class == Class::Client && self.above_high_water() {
             return Err(DiskError::NoSpace);
         }
-        let (reply, answer) = oneshot::channel();
+        let (reply, answer) = Answer::new();
         let mut append = Append { items, durability, class, reply: Some(reply), permit: None };
         let bytes = append.most_bytes();
         let most = if class == Class::Cleaner { MAX_MOVE_RECORDS } else { MAX_GROUP_RECORDS };
         assert!(append.items.len() <= most && bytes <= MAX_GROUP, "group over its limit");
         append.permit = self.shared.admission.write(class, bytes).await;
         self.shared.send(Request::Append(append))?;
-        Ok(Submitted { answer, shared: self.shared.clone() })
+        Ok(answer.submitted(&self.shared))
     }
 
     /// As [`DiskHandle::append`], but waits only until the group has its place in the queue. Groups of one class that are
@@ -258,13 +228,13 @@ impl DiskHandle {
         durability: Durability,
         room: Room,
     ) -> Result<Submitted, DiskError> {
-        let (reply, answer) = oneshot::channel();
+        let (reply, answer) = Answer::new();
         let Room { class, bytes, permit } = room;
         let items = vec![Item { record, from: None }];
         let append = Append { items, durability, class, reply: Some(reply), permit };
         assert!(append.most_bytes() <= bytes, "a record larger than its room");
         self.shared.send(Request::Append(append))?;
-        Ok(Submitted { answer, shared: self.shared.clone() })
+        Ok(answer.submitted(&self.shared))
     }
 
     /// Whether free segments hold all that the queues can hold, so that what is submitted now will not be told that the disk
@@ -387,6 +357,9 @@ impl DiskHandle {
         offset: u64,
         len: usize,
     ) -> Result<std::io::Result<Bytes>, DiskError> {
+        if let Some(lane) = &self.lane {
+            return lane.read(offset, len).await;
+        }
         let permit = self.shared.admission.read(len).await;
         let (reply, answer) = oneshot::channel();
         self.shared.send(Request::Read { offset, len, reply, permit })?;

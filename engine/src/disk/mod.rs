@@ -3,6 +3,7 @@
 //! Invariant: the log is the truth; the index is derived from it.
 //! Invariant: what [`DiskHandle::append`] acknowledged as [`Durability::Durable`] survives any crash.
 
+mod answer;
 mod apply;
 mod batching;
 mod cache;
@@ -13,6 +14,7 @@ mod core;
 mod fence;
 pub mod format;
 mod handle;
+mod lane;
 pub mod limits;
 mod open;
 mod rebuild;
@@ -28,10 +30,12 @@ mod thread;
 mod upkeep;
 mod window;
 
+pub use answer::{Durable, Submitted};
 pub use cache::CacheBytes;
 pub use check::{CheckReport, Finding, check};
 pub use cleaner::{Cleaned, benefit};
-pub use handle::{DiskHandle, Pins, Room, Submitted, Usage};
+pub use handle::{DiskHandle, Pins, Room, Usage};
+pub use lane::Lane;
 pub use open::{Format, Open, OpenError, format, read_superblock};
 pub use rebuild::Rebuilt;
 pub use recovery::{Gap, RecoveryError, Report, judge_gap};

@@ -505,6 +505,7 @@ fn assemble(
         catalog,
         requests: sender,
         waker: disk.waker(),
+        lanes: disk.lanes(),
         nap: Nap::default(),
         admission: Admission::new(),
         segments: Mutex::new(segments),
@@ -548,5 +549,9 @@ fn assemble(
         completions: Vec::new(),
         now: Duration::ZERO,
     };
-    Opened { core, handle: DiskHandle { shared, cache: Arc::new(Cache::new(cache_bytes)) }, report }
+    Opened {
+        core,
+        handle: DiskHandle { shared, cache: Arc::new(Cache::new(cache_bytes)), lane: None },
+        report,
+    }
 }

@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
+use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use super::answer::{Announcer, Answer};
 use super::catalog::{Catalog, Tx};
 use super::format::record::{BadRecord, DeviceId, NewRecord};
 use super::format::superblock::Layout;
@@ -16,7 +18,7 @@ use super::segments::{SegmentMap, State};
 use super::tallies::Tallies;
 use super::{Durability, Location, Lsn};
 use crate::index::{Index, IndexError};
-use crate::io::Waker;
+use crate::io::{AlignedBuf, Lanes, Waker};
 
 /// Why the disk did not do what it was asked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -88,7 +90,7 @@ pub(crate) struct Append {
     pub(crate) items: Vec<Item>,
     pub(crate) durability: Durability,
     pub(crate) class: Class,
-    pub(crate) reply: Option<oneshot::Sender<Result<Lsn, DiskError>>>,
+    pub(crate) reply: Option<Answer>,
     /// Held until the group is written and answered: that bounds the queue.
     pub(crate) permit: Option<OwnedSemaphorePermit>,
 }
@@ -99,10 +101,18 @@ impl Append {
         self.items.iter().map(Item::most_bytes).sum()
     }
 
+    /// It is durable; its answer comes when the index has it.
+    pub(crate) fn durable(&self) {
+        self.reply.iter().for_each(Answer::durable);
+    }
+
+    pub(crate) fn announcer(&self) -> Option<Announcer> {
+        self.reply.as_ref().filter(|_| self.durability == Durability::Durable).map(Answer::announcer)
+    }
+
     pub(crate) fn answer(self, result: Result<Lsn, DiskError>) {
         if let Some(reply) = self.reply {
-            // The caller may have gone; the group is in the log all the same.
-            let _gone = reply.send(result);
+            reply.send(result);
         }
     }
 }
@@ -117,7 +127,7 @@ pub(crate) enum Request {
     Read {
         offset: u64,
         len: usize,
-        reply: oneshot::Sender<std::io::Result<bytes::Bytes>>,
+        reply: oneshot::Sender<std::io::Result<Bytes>>,
         permit: Option<OwnedSemaphorePermit>,
     },
     Change {
@@ -185,6 +195,8 @@ pub(crate) struct Shared {
     pub(crate) catalog: Arc<dyn Catalog>,
     pub(crate) requests: Sender<Request>,
     pub(crate) waker: Waker,
+    /// What lanes are made from, where the disk's body has them.
+    pub(crate) lanes: Option<Lanes>,
     pub(crate) nap: Nap,
     pub(crate) admission: Admission,
     pub(crate) segments: Mutex<SegmentMap>,
@@ -230,6 +242,12 @@ impl Nap {
         fence(Ordering::SeqCst);
         self.0.load(Ordering::Relaxed)
     }
+}
+
+/// Small reads are copied out so that their buffer can be used again at once; large ones are handed over.
+pub(crate) fn bytes_of(buf: AlignedBuf) -> Bytes {
+    const COPY_UP_TO: usize = 64 << 10;
+    if buf.len() <= COPY_UP_TO { Bytes::copy_from_slice(&buf) } else { Bytes::from_owner(buf) }
 }
 
 /// Bytes that may be queued, by class, so that clients waiting for space never keep deletes or the cleaner out.

@@ -15,12 +15,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use super::buffer::AlignedBuf;
-use super::{Completion, Token, Waker};
+use super::{Completion, Token, Told, Waker};
 
 struct Request {
     token: Token,
     offset: u64,
     buf: AlignedBuf,
+    told: Option<Told>,
 }
 
 /// Writes `buf` and makes it durable, with all that was written before.
@@ -35,6 +36,8 @@ pub(super) struct Committer {
     done: Arc<Mutex<Vec<Completion>>>,
     thread: Option<JoinHandle<()>>,
     out: usize,
+    /// Of the next request.
+    told: Option<Told>,
 }
 
 impl Committer {
@@ -45,13 +48,19 @@ impl Committer {
         let said = Arc::clone(&done);
         let thread = std::thread::Builder::new().name("disk-commit".to_owned());
         let thread = thread.spawn(move || work(&file, &wanted, &said, &waker))?;
-        Ok(Self { requests: Some(requests), done, thread: Some(thread), out: 0 })
+        Ok(Self { requests: Some(requests), done, thread: Some(thread), out: 0, told: None })
     }
 
     pub(super) fn submit(&mut self, token: Token, offset: u64, buf: AlignedBuf) {
-        let sent = self.requests.as_ref().map(|requests| requests.send(Request { token, offset, buf }));
+        let request = Request { token, offset, buf, told: self.told.take() };
+        let sent = self.requests.as_ref().map(|requests| requests.send(request));
         assert!(matches!(sent, Some(Ok(()))), "the thread lives as long as its queue");
         self.out += 1;
+    }
+
+    /// Called once the next request has succeeded.
+    pub(super) fn announce(&mut self, told: Told) {
+        self.told = Some(told);
     }
 
     /// Takes what is done.
@@ -74,8 +83,13 @@ impl Drop for Committer {
 }
 
 fn work(file: &File, wanted: &Receiver<Request>, done: &Mutex<Vec<Completion>>, waker: &Waker) {
-    while let Ok(Request { token, offset, buf }) = wanted.recv() {
+    while let Ok(Request { token, offset, buf, told }) = wanted.recv() {
         let completion = write_durably(file, token, offset, buf);
+        if completion.result.is_ok()
+            && let Some(told) = told
+        {
+            told();
+        }
         done.lock().unwrap_or_else(PoisonError::into_inner).push(completion);
         waker.wake();
     }

@@ -10,6 +10,7 @@ mod commit;
 #[cfg(test)]
 mod conformance;
 mod device;
+mod lane;
 mod platter;
 mod pool;
 mod random;
@@ -24,6 +25,8 @@ pub use buffer::{AlignedBuf, BufferPool};
 pub use device::{
     Backend, DeviceError, DeviceInfo, DeviceKind, OpenOptions, inspect_device, open_device, preallocate,
 };
+pub use lane::Lanes;
+pub(crate) use lane::ReadRing;
 pub use random::SplitMix64;
 pub use signature::{SIGNATURE_SPAN, foreign_signature};
 pub use sim::{CrashOutcome, CrashPlan, SimCounters, SimDisk, SimFaults, SimImage, SimSnapshot};
@@ -110,6 +113,9 @@ pub trait Wake: Send + Sync {
     fn wake(&self);
 }
 
+/// To be called once something is known, by whatever thread knows it first.
+pub type Told = Box<dyn FnOnce() + Send>;
+
 /// Shared handle to a [`Wake`].
 pub type Waker = Arc<dyn Wake>;
 
@@ -125,6 +131,11 @@ pub trait Disk: Send {
     fn geometry(&self) -> Geometry;
     /// Queue one request.
     fn submit(&mut self, op: Op);
+    /// To be called as soon as the [`Op::WriteDurably`] that is submitted next has succeeded, which may be before the owner is awake.
+    /// A body need not call it.
+    fn announce(&mut self, told: Told) {
+        drop(told);
+    }
     /// Push queued requests to the device and append what has completed to `out`.
     fn reap(&mut self, wait: Wait, out: &mut Vec<Completion>);
     /// A handle that interrupts `reap`.
@@ -135,6 +146,10 @@ pub trait Disk: Send {
     /// **Its contents are left-overs of earlier use, not zeros**: zero the padding that you do not fill.
     fn buffer(&mut self, len: usize) -> AlignedBuf {
         AlignedBuf::zeroed(len)
+    }
+    /// What makes lanes, by which callers read beside this body, where it has such.
+    fn lanes(&self) -> Option<Lanes> {
+        None
     }
     /// Give a buffer back. Dropping it, on any thread, does the same.
     fn recycle(&mut self, buf: AlignedBuf) {

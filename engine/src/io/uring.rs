@@ -17,7 +17,8 @@ use io_uring::{IoUring, opcode, squeue};
 
 use super::buffer::{AlignedBuf, BufferPool, CLASSES, SMALL_CLASSES, SizeClass};
 use super::commit::Committer;
-use super::{Completion, Disk, Geometry, MAX_REQUESTS, Op, Token, Wait, Wake, Waker, check_range};
+use super::lane::Lanes;
+use super::{Completion, Disk, Geometry, MAX_REQUESTS, Op, Token, Told, Wait, Wake, Waker, check_range};
 
 /// Requests inside the kernel at once; the rest wait in `queue`.
 const DEPTH: u32 = 256;
@@ -29,21 +30,21 @@ const DISK: Fixed = Fixed(0);
 const EVENT: Fixed = Fixed(1);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Read,
     Write,
     Flush,
 }
 
 /// One request from `submit` until its completion.
-struct Request {
-    kind: Kind,
-    token: Token,
-    offset: u64,
-    buf: Option<AlignedBuf>,
+pub(super) struct Request {
+    pub(super) kind: Kind,
+    pub(super) token: Token,
+    pub(super) offset: u64,
+    pub(super) buf: Option<AlignedBuf>,
     /// Bytes moved so far.
-    done: usize,
-    retries: u32,
+    pub(super) done: usize,
+    pub(super) retries: u32,
 }
 
 pub(crate) struct UringDisk {
@@ -61,6 +62,7 @@ pub(crate) struct UringDisk {
     wake_armed: bool,
     wake_count: Box<u64>,
     pool: Arc<BufferPool>,
+    lanes: Lanes,
 }
 
 impl UringDisk {
@@ -74,7 +76,9 @@ impl UringDisk {
         let wake = Arc::new(EventWake::new()?);
         ring.submitter().register_files(&[file.as_raw_fd(), wake.event.as_raw_fd()])?;
         let pool = registered_pool(&ring);
-        let committer = Committer::start(Arc::new(file), Arc::clone(&wake) as Waker)?;
+        let file = Arc::new(file);
+        let lanes = Lanes::new(&file, Arc::clone(&pool), geometry.capacity);
+        let committer = Committer::start(file, Arc::clone(&wake) as Waker)?;
         let mut disk = Self {
             ring,
             committer,
@@ -88,6 +92,7 @@ impl UringDisk {
             wake_armed: false,
             wake_count: Box::new(0),
             pool,
+            lanes,
         };
         disk.prove()?;
         Ok(disk)
@@ -229,13 +234,13 @@ impl UringDisk {
     }
 }
 
-enum Verdict {
+pub(super) enum Verdict {
     Again,
     Finished(io::Result<()>),
 }
 
 /// What an answer of the kernel means for a request.
-fn verdict(request: &mut Request, result: i32) -> Verdict {
+pub(super) fn verdict(request: &mut Request, result: i32) -> Verdict {
     let Ok(moved) = usize::try_from(result) else {
         let again = matches!(-result, libc::EINTR | libc::EAGAIN) && request.retries < RETRIES;
         if again {
@@ -297,6 +302,10 @@ impl Disk for UringDisk {
         self.queue.push_back(slot);
     }
 
+    fn announce(&mut self, told: Told) {
+        self.committer.announce(told);
+    }
+
     fn reap(&mut self, wait: Wait, out: &mut Vec<Completion>) {
         let mut fresh = Vec::new();
         self.push();
@@ -322,6 +331,10 @@ impl Disk for UringDisk {
 
     fn buffer(&mut self, len: usize) -> AlignedBuf {
         self.pool.take(len)
+    }
+
+    fn lanes(&self) -> Option<Lanes> {
+        Some(self.lanes.clone())
     }
 }
 

@@ -1,20 +1,26 @@
 //! One NBD client: drives the state machines of `quarry_volume::nbd` over a socket.
 //!
 //! Invariant: a command that was begun is carried out to its end, whatever becomes of its connection: one that does not end at once
-//! is a task.
+//! is a task. Only reads, which change nothing, may end with it: they are part of the connection's own task, so that nobody else is
+//! woken for them.
 //! Invariant: while a client reads none of its replies, what is kept for it is bounded, and nobody else waits for it.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, BytesMut};
+use futures_util::FutureExt;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use quarry_engine::disk::Lane;
 use quarry_volume::nbd::limits::MAX_OWED;
 use quarry_volume::nbd::{
     Action, Command, Demand, Ending, Handshake, Outbox, Outcome, Purpose, Session, Terms, Ticket, Tls,
 };
 use quarry_volume::store::Device;
+use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
@@ -133,11 +139,22 @@ async fn send(wire: &mut Box<dyn Wire>, outbox: &mut Outbox) -> io::Result<()> {
     wire.flush().await
 }
 
+type Reading = Pin<Box<dyn Future<Output = (Ticket, Outcome)> + Send>>;
+
+/// Reads of a session, looked after by its task.
+struct Reads {
+    device: Device,
+    lane: AsyncFd<Arc<Lane>>,
+    open: FuturesUnordered<Reading>,
+}
+
 /// A session on its way.
 struct Link {
     session: Session,
     device: Device,
     turn: Arc<Turn>,
+    /// `None`: the disk has no lanes.
+    reads: Option<Reads>,
     input: BytesMut,
     /// What is being sent; replies that come meanwhile gather in the session.
     sending: Outbox,
@@ -150,7 +167,8 @@ async fn transmit(agreed: Agreed, mut stopped: watch::Receiver<bool>) -> io::Res
     // As long as the session lets commands be open, which is not long.
     let (finished, mut outcomes) = mpsc::unbounded_channel();
     let turn = Arc::new(Turn::new(Arc::clone(held.pacer()), stopped.clone()));
-    let mut link = Link { session, device, turn, input, sending: Outbox::default(), finished };
+    let reads = Reads::open(&device);
+    let mut link = Link { session, device, turn, reads, input, sending: Outbox::default(), finished };
     let mut leaving = false;
     let result = loop {
         if link.take_input() {
@@ -171,6 +189,12 @@ async fn transmit(agreed: Agreed, mut stopped: watch::Receiver<bool>) -> io::Res
                     link.session.finish(ticket, outcome);
                 }
             }
+            (ticket, outcome) = Reads::next(&mut link.reads) => {
+                link.session.finish(ticket, outcome);
+                while let Some((ticket, outcome)) = Reads::next(&mut link.reads).now_or_never() {
+                    link.session.finish(ticket, outcome);
+                }
+            }
             written = write(&mut writer, &mut link.sending), if link.sending.has_remaining() => {
                 if let Err(error) = written {
                     break Err(error);
@@ -185,6 +209,10 @@ async fn transmit(agreed: Agreed, mut stopped: watch::Receiver<bool>) -> io::Res
             () = told(&mut stopped), if !leaving => leaving = true,
         }
     };
+    // First reads: nobody else may wait for what they hold while this client takes its time.
+    if let Some(reads) = link.reads.take() {
+        reads.end().await;
+    }
     let _gone = writer.shutdown().await;
     // Commands that are open hold the volume until they end.
     drop(link.finished);
@@ -212,9 +240,79 @@ async fn read(
     reader.read_buf(input).await
 }
 
+impl Reads {
+    #[expect(
+        deprecated,
+        reason = "a lane's descriptor is open as long as the lane is; `unsafe` is elsewhere"
+    )]
+    fn open(device: &Device) -> Option<Self> {
+        let opened = device.laned().and_then(|laned| {
+            let Some((device, lane)) = laned else { return Ok(None) };
+            Ok(Some(Self { device, lane: AsyncFd::new(lane)?, open: FuturesUnordered::new() }))
+        });
+        opened.unwrap_or_else(|error| {
+            tracing::debug!(%error, "open a lane to a disk: its thread reads");
+            None
+        })
+    }
+
+    /// Begins a read; what it came to, if it ended at once.
+    fn begin(&mut self, ticket: Ticket, command: Command, turn: Arc<Turn>) -> Option<(Ticket, Outcome)> {
+        let device = self.device.clone();
+        let mut reading: Reading = Box::pin(async move {
+            turn.admit(&command).await;
+            (ticket, device.carry_out(command).await)
+        });
+        match reading.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(ended) => Some(ended),
+            Poll::Pending => {
+                self.open.push(reading);
+                None
+            }
+        }
+    }
+
+    /// The next read that ends; never, while none is open.
+    async fn next(reads: &mut Option<Self>) -> (Ticket, Outcome) {
+        let Some(Self { lane, open, .. }) = reads else { return std::future::pending().await };
+        loop {
+            tokio::select! {
+                biased;
+                Some(ended) = open.next() => return ended,
+                ready = lane.readable(), if !open.is_empty() => match ready {
+                    Ok(mut ready) => {
+                        ready.clear_ready();
+                        lane.get_ref().collect();
+                    }
+                    // The runtime ends, and with it all tasks.
+                    Err(_) => return std::future::pending().await,
+                },
+                else => return std::future::pending().await,
+            }
+        }
+    }
+
+    /// Lets go of what is open, and waits until the kernel has as well.
+    async fn end(self) {
+        let Self { lane, open, .. } = self;
+        drop(open);
+        while !lane.get_ref().is_idle() {
+            let Ok(mut ready) = lane.readable().await else { return };
+            ready.clear_ready();
+            lane.get_ref().collect();
+        }
+    }
+}
+
 impl Link {
     /// Begins a command. Most writes end at once; nobody need be woken for them.
     fn run(&mut self, ticket: Ticket, command: Command) {
+        if let (Command::Read { .. }, Some(reads)) = (&command, &mut self.reads) {
+            if let Some((ticket, outcome)) = reads.begin(ticket, command, Arc::clone(&self.turn)) {
+                self.session.finish(ticket, outcome);
+            }
+            return;
+        }
         let (device, turn, finished) = (self.device.clone(), Arc::clone(&self.turn), self.finished.clone());
         let mut outcome = Box::pin(async move {
             turn.admit(&command).await;

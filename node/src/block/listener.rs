@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use quarry_volume::nbd::Tls;
 use rustix::net::sockopt;
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::connection::{Host, Wire, serve};
+use super::threads::Threads;
 use super::{Exports, tls};
 use crate::config::{Nbd, TlsMode};
 
@@ -102,12 +103,13 @@ impl BlockListeners {
         tasks: &mut JoinSet<()>,
         stopped: &watch::Receiver<bool>,
     ) {
-        let room = Arc::new(Semaphore::new(self.most));
         let acceptor = self.acceptor.map(|acceptor| acceptor.0);
         let exports = Arc::clone(exports);
         let host = Host { exports, tls: self.mode, acceptor, stopped: stopped.clone() };
+        let threads = Arc::new(Threads::start());
+        let room = Room { connections: Arc::new(Semaphore::new(self.most)), threads };
         if let Some((listener, _)) = self.tcp {
-            tasks.spawn(accept_tcp(listener, host.clone(), Arc::clone(&room)));
+            tasks.spawn(accept_tcp(listener, host.clone(), room.clone()));
         }
         if let Some((listener, path)) = self.unix {
             // Who may open the socket is who its owner is: nothing is sent over a network.
@@ -130,19 +132,39 @@ fn bind_socket(path: &PathBuf) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Serves one client as a task, if there is room for it.
-fn begin(wire: Box<dyn Wire>, host: &Host, room: &Arc<Semaphore>, clients: &mut JoinSet<()>) {
-    let Ok(permit) = Arc::clone(room).try_acquire_owned() else {
+/// What clients are served with.
+#[derive(Clone)]
+struct Room {
+    connections: Arc<Semaphore>,
+    threads: Arc<Threads>,
+}
+
+/// Serves one client as a task, if there is room for it. `wire`: called where it is served.
+fn begin(
+    wire: impl FnOnce() -> io::Result<Box<dyn Wire>> + Send + 'static,
+    host: &Host,
+    room: &Room,
+    clients: &mut JoinSet<()>,
+) {
+    let Ok(permit) = Arc::clone(&room.connections).try_acquire_owned() else {
         tracing::warn!("refuse an NBD client: too many connections");
         return;
     };
     let host = host.clone();
-    clients.spawn(async move {
-        if let Err(error) = serve(wire, host).await {
+    let client = async move {
+        let served = match wire() {
+            Ok(wire) => serve(wire, host).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = served {
             tracing::debug!(%error, "end an NBD connection");
         }
         drop(permit);
-    });
+    };
+    match room.threads.next() {
+        Some(runtime) => clients.spawn_on(client, runtime),
+        None => clients.spawn(client),
+    };
     // Those that ended are forgotten.
     while clients.try_join_next().is_some() {}
 }
@@ -155,7 +177,7 @@ fn keep_alive(stream: &TcpStream) -> rustix::io::Result<()> {
     sockopt::set_socket_keepalive(stream, true)
 }
 
-async fn accept_tcp(listener: TcpListener, host: Host, room: Arc<Semaphore>) {
+async fn accept_tcp(listener: TcpListener, host: Host, room: Room) {
     let mut clients = JoinSet::new();
     let mut stopped = host.stopped.clone();
     loop {
@@ -167,7 +189,8 @@ async fn accept_tcp(listener: TcpListener, host: Host, room: Arc<Semaphore>) {
                     if let Err(error) = keep_alive(&stream) {
                         tracing::debug!(%error, "look after an NBD connection");
                     }
-                    begin(Box::new(stream), &host, &room, &mut clients);
+                    let wire = move || Ok(Box::new(TcpStream::from_std(stream.into_std()?)?) as Box<dyn Wire>);
+                    begin(wire, &host, &room, &mut clients);
                 }
                 Err(error) => pause(&error).await,
             },
@@ -177,13 +200,16 @@ async fn accept_tcp(listener: TcpListener, host: Host, room: Arc<Semaphore>) {
     while clients.join_next().await.is_some() {}
 }
 
-async fn accept_unix(listener: UnixListener, path: PathBuf, host: Host, room: Arc<Semaphore>) {
+async fn accept_unix(listener: UnixListener, path: PathBuf, host: Host, room: Room) {
     let mut clients = JoinSet::new();
     let mut stopped = host.stopped.clone();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => begin(Box::new(stream), &host, &room, &mut clients),
+                Ok((stream, _)) => {
+                    let wire = move || Ok(Box::new(UnixStream::from_std(stream.into_std()?)?) as Box<dyn Wire>);
+                    begin(wire, &host, &room, &mut clients);
+                }
                 Err(error) => pause(&error).await,
             },
             () = told(&mut stopped) => break,

@@ -10,6 +10,7 @@ mod exports;
 pub(crate) mod keys;
 mod listener;
 mod pace;
+mod threads;
 mod tls;
 
 use std::sync::Arc;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use quarry_engine::block::{BLOCK_BYTES, BlockPlace, Fence, Layer, Mapped, Run, find, piece, read, walk};
-use quarry_engine::disk::{DiskError, Pins};
+use quarry_engine::disk::{DiskError, DiskHandle, Lane, Pins};
 
 use super::error::VolumeError;
 use super::overlay::Seen;
@@ -48,6 +48,8 @@ pub struct Stretch {
 #[derive(Debug, Clone)]
 pub struct Device {
     inner: Arc<Inner>,
+    /// How the disk is read, where not as its seat does.
+    reader: Option<DiskHandle>,
 }
 
 #[derive(Debug)]
@@ -93,7 +95,7 @@ impl Device {
     fn new(seat: Arc<Seat>, geometry: Geometry, fence: Option<Fence>, era: u32, below: Vec<Layer>) -> Self {
         let mut layers = vec![Layer { volume: seat.volume(), era }];
         layers.extend(below);
-        Self { inner: Arc::new(Inner { seat, geometry, fence, layers, cipher: None }) }
+        Self { inner: Arc::new(Inner { seat, geometry, fence, layers, cipher: None }), reader: None }
     }
 
     /// With the cipher of its volume; before it is used.
@@ -129,6 +131,16 @@ impl Device {
             }
         };
         pieces.into_iter().map(open).collect()
+    }
+
+    /// The same device, read through a lane of its disk, if that has some. Reads of it end only while the lane is looked after
+    /// ([`Lane::collect`]).
+    pub fn laned(&self) -> std::io::Result<Option<(Self, Arc<Lane>)>> {
+        let disk = self.inner.seat.disk();
+        Ok(disk.lane()?.map(|lane| {
+            let reader = Some(disk.through(lane.clone()));
+            (Self { inner: self.inner.clone(), reader }, lane)
+        }))
     }
 
     pub(super) fn layers(&self) -> &[Layer] {
@@ -171,7 +183,7 @@ impl Device {
         loop {
             let (pieces, late) = self.gather(offset, length).await?;
             let Some(Span { oldest, newest }) = late else { return Ok(pieces) };
-            self.inner.seat.settled(newest).await?;
+            self.inner.seat.kept(newest).await?;
             if !self.inner.seat.refused_since(oldest) {
                 return Ok(pieces);
             }
@@ -208,7 +220,7 @@ impl Device {
     }
 
     pub(super) async fn read_run(&self, run: Run) -> Result<(Vec<Piece>, Option<Span>), VolumeError> {
-        let disk = self.inner.seat.disk();
+        let disk = self.reader.as_ref().unwrap_or(self.inner.seat.disk());
         // First what is late, then the index: what left the one meanwhile is in the other.
         let frozen = self.is_frozen().then(Vec::new);
         let (late, era) = frozen.map_or_else(|| self.inner.seat.late(&run), |none| (none, u32::MAX));

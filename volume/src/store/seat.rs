@@ -11,7 +11,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use quarry_engine::block::{Fence, NoteKey, NoteTag, VolumeId, last_position, note_record, notes};
-use quarry_engine::disk::{Class, DiskError, DiskHandle, Durability, Submitted};
+use quarry_engine::disk::{Class, DiskError, DiskHandle, Durability, Durable, Submitted};
 use tokio::sync::oneshot;
 
 use super::error::VolumeError;
@@ -68,6 +68,10 @@ pub(super) struct State {
     pub(super) era: u32,
     /// Up to here all are durable, and in the index.
     pub(super) durable: u64,
+    /// The last write, and when it is durable.
+    pub(super) last: Option<(u64, Durable)>,
+    /// The last write that was not answered early.
+    pub(super) last_told: u64,
     /// The last write for which there was no space.
     pub(super) refused: u64,
     /// Everything is refused.
@@ -169,6 +173,8 @@ impl Seat {
             next: last.sequence + 1,
             era,
             durable: last.sequence,
+            last: None,
+            last_told: 0,
             refused: 0,
             out: false,
             strict: false,

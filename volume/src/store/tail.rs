@@ -1,6 +1,7 @@
 //! Writes on a seat: answered once they have their place in the log's queue, durable some time later, in order.
 //!
-//! Nobody is woken when a write becomes durable. Who writes next, flushes, or waits for room looks at what has ended.
+//! Nobody is woken when a write becomes durable. Who writes next, flushes, or waits for room looks at what has ended. A flush waits
+//! for the log alone: what the index does not have yet is read from the overlay.
 //!
 //! Invariant: a write is answered early only where free segments hold all that is queued. Elsewhere, as on a disk that is nearly
 //! full, it is answered when it is durable: a write that was answered is never refused afterwards.
@@ -13,7 +14,7 @@ use quarry_engine::block::{
     BLOCK_LENGTH, Content, Extent, Fence, Position, Run, block_checksum, extent_bytes, extent_record,
 };
 use quarry_engine::disk::format::record::NewRecord;
-use quarry_engine::disk::{Class, DiskError, Durability, Lsn, Submitted};
+use quarry_engine::disk::{Class, DiskError, Durability, Durable, Lsn, Submitted};
 use tokio::sync::oneshot;
 
 use super::error::VolumeError;
@@ -45,6 +46,7 @@ enum Place {
 #[must_use]
 pub struct Placed {
     sequence: u64,
+    durability: Durable,
     end: Option<oneshot::Receiver<Result<(), DiskError>>>,
 }
 
@@ -108,6 +110,33 @@ impl Seat {
             }
             Self::take_ended(&mut state, &mut front);
         }
+    }
+
+    /// Waits until all up to the last write, or the one given, is durable: all that was answered early, for which the log has
+    /// space for certain, is where the last of it is. Where something was not, each has to be asked.
+    async fn logged(&self, sequence: u64, durability: Option<Durable>) -> Result<(), VolumeError> {
+        let durability = {
+            let state = self.state();
+            let last = || state.last.as_ref().filter(|(last, _)| *last == sequence).map(|(_, it)| it.clone());
+            let early = state.durable >= state.last_told;
+            durability.or_else(last).filter(|_| early)
+        };
+        let Some(durability) = durability else { return self.settled(sequence).await };
+        if !durability.wait().await {
+            return self.settled(sequence).await;
+        }
+        self.reap();
+        let mut state = self.state();
+        if state.out {
+            return Err(Refusal::Out.into());
+        }
+        state.step(Event::Flushed(sequence));
+        Ok(())
+    }
+
+    /// Waits until all up to `sequence`, of which a client is to be told, is durable.
+    pub(super) async fn kept(&self, sequence: u64) -> Result<(), VolumeError> {
+        self.logged(sequence, None).await
     }
 
     fn is_settled(&self, sequence: u64) -> Result<bool, VolumeError> {
@@ -230,20 +259,27 @@ impl Seat {
         let submitted = self.disk.submit_now(record, Durability::Durable, room);
         let mut state = self.state();
         let submitted = submitted.inspect_err(|_| state.fail())?;
+        let durability = submitted.durability();
         let (told, end) = if early { (None, None) } else { Some(oneshot::channel()).unzip() };
+        if !early {
+            state.last_told = sequence;
+        }
+        state.last = Some((sequence, durability.clone()));
         if place != Place::Below {
             state.overlay.insert(sequence, run, data);
         }
         state.tail.push_back(Late { sequence, run, submitted, told });
         state.step(Event::Appended(sequence));
-        Ok(Placed { sequence, end })
+        Ok(Placed { sequence, durability, end })
     }
 
     /// Waits until a write may be answered; `durable`: until it, and all before it, is durable.
     pub async fn finish(&self, placed: Placed, durable: bool) -> Result<(), VolumeError> {
-        let Placed { sequence, end } = placed;
-        if durable || end.is_some() {
+        let Placed { sequence, durability, end } = placed;
+        if end.is_some() {
             self.settled(sequence).await?;
+        } else if durable {
+            self.logged(sequence, Some(durability)).await?;
         }
         match end {
             Some(end) => Ok(end.await.unwrap_or(Err(DiskError::Closed))?),
@@ -311,7 +347,7 @@ impl Seat {
             (answer, goal)
         };
         if let Some(goal) = goal {
-            self.settled(goal).await?;
+            self.kept(goal).await?;
         }
         match answer.await {
             Ok(Answer::Refused(refusal)) => Err(refusal.into()),

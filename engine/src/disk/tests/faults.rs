@@ -1,7 +1,7 @@
 //! Drives that fail, lie or write elsewhere.
 
-use super::kv::Rig;
-use crate::disk::DiskError;
+use super::kv::{Rig, put_record};
+use crate::disk::{Class, DiskError, Durability};
 use crate::io::{BLOCK, CrashPlan, SimFaults, SplitMix64};
 
 fn bytes(n: u64) -> Vec<u8> {
@@ -103,6 +103,40 @@ fn a_checkpoint_that_was_waited_for_is_answered_when_the_index_or_the_disk_fails
     rig.index.crash();
     rig.open();
     assert_eq!(rig.get("k").unwrap(), Some((1, b"v".as_slice().into())));
+}
+
+/// Who waits for the log alone is told as soon as it has the record, whatever the index says then.
+#[test]
+fn a_group_is_durable_before_the_index_has_it() {
+    let mut rig = Rig::new(12, 4);
+    rig.put("k", 1, b"v").unwrap();
+    rig.index.fail_after(0);
+    let handle = rig.handle();
+    let record = put_record(&handle, "k", 2, b"w");
+    let group = handle.submit(vec![record], Durability::Durable, Class::Client);
+    let group = rig.sim().run(group).unwrap();
+    assert!(rig.sim().run(group.durability().wait()));
+    assert!(rig.sim().run(group.done()).is_err());
+    rig.crash(CrashPlan::LOSE_ALL, &mut SplitMix64::new(1));
+    rig.index.crash();
+    rig.open();
+    assert_eq!(rig.get("k").unwrap(), Some((2, b"w".as_slice().into())));
+}
+
+#[test]
+fn a_group_whose_flush_failed_is_never_durable() {
+    let mut rig = Rig::new(12, 5);
+    rig.put("k", 1, b"v").unwrap();
+    let next = rig.image.counters().flushes;
+    rig.image.edit_faults(|faults| faults.fail_flushes.extend(next..next + 100));
+    let handle = rig.handle();
+    let record = put_record(&handle, "k", 2, b"w");
+    let group = handle.submit(vec![record], Durability::Durable, Class::Client);
+    let group = rig.sim().run(group).unwrap();
+    let durability = group.durability();
+    assert!(!rig.sim().run(durability.wait()));
+    assert!(rig.sim().run(group.done()).is_err());
+    assert!(!rig.sim().run(durability.wait()), "nor later");
 }
 
 /// An index-only change that failed left the segment map changed and the disk in.
