@@ -12,7 +12,7 @@ use std::collections::HashMap;
 
 use super::extent::{Content, Extent};
 use super::marks;
-use super::note::is_gone;
+use super::note::was_deleted;
 use super::place::{BLOCK_LENGTH, Position, VolumeId};
 use super::row::{
     BlockPlace, BlockRow, block_key, blocks_prefix, decode_position, encode_position, is_span_key, last_key,
@@ -142,7 +142,7 @@ fn claim(tx: &mut Tx<'_>, at: Location, blocks: u16, single: bool) -> Result<(),
 pub(crate) fn apply(tx: &mut Tx<'_>, record: &RecordView<'_>, at: Location) -> Result<(), BadOr> {
     let known = parse(record)?;
     let volume = known.extent.volume;
-    if is_gone(tx, volume)? {
+    if was_deleted(tx, volume)? {
         return Ok(());
     }
     let position = known.extent.position();

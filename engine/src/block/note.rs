@@ -126,6 +126,14 @@ pub(super) fn is_gone(from: &impl Source, volume: VolumeId) -> Result<bool, Inde
     Ok(load(from, key)?.is_some_and(|note| note.gone))
 }
 
+/// As [`is_gone`], for each record of a batch.
+pub(super) fn was_deleted(tx: &mut Tx<'_>, volume: VolumeId) -> Result<bool, IndexError> {
+    let key = NoteKey { volume, tag: NoteTag::Volume, number: 0 };
+    let bytes = tx.get_often(Table::Blocks, key.stored())?;
+    let note = bytes.map(|bytes| Note::decode(key, &bytes)).transpose().map_err(damaged)?;
+    Ok(note.is_some_and(|note| note.gone))
+}
+
 pub(crate) fn apply(tx: &mut Tx<'_>, record: &RecordView<'_>, at: Location) -> Result<(), super::map::BadOr> {
     let key = NoteKey::parse(record.key)?;
     let new = Note { key, gone: record.deleted, sequence: record.sequence, meta: record.meta.to_vec(), at };

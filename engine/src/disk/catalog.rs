@@ -61,6 +61,8 @@ fn footprint(at: Location) -> i64 {
 pub struct Tx<'a> {
     index: &'a dyn Index,
     pending: HashMap<(Table, Vec<u8>), Option<Vec<u8>>>,
+    /// What the index says of keys that many records ask for.
+    often: HashMap<(Table, Vec<u8>), Option<Vec<u8>>>,
     live: HashMap<u32, i64>,
     shifts: Vec<Shift>,
 }
@@ -77,7 +79,13 @@ impl<'a> Tx<'a> {
     /// Nothing changed yet.
     #[must_use]
     pub fn new(index: &'a dyn Index) -> Self {
-        Self { index, pending: HashMap::new(), live: HashMap::new(), shifts: Vec::new() }
+        Self {
+            index,
+            pending: HashMap::new(),
+            often: HashMap::new(),
+            live: HashMap::new(),
+            shifts: Vec::new(),
+        }
     }
 
     /// The value of a key, changes of this transaction included.
@@ -89,6 +97,17 @@ impl<'a> Tx<'a> {
             return Ok(value.clone());
         }
         self.index.get(table, key)
+    }
+
+    /// As [`Tx::get`], of a key that many records of a batch ask for: the index is asked once.
+    pub fn get_often(&mut self, table: Table, key: Vec<u8>) -> Result<Option<Vec<u8>>, IndexError> {
+        let key = (table, key);
+        if let Some(value) = self.pending.get(&key).or_else(|| self.often.get(&key)) {
+            return Ok(value.clone());
+        }
+        let value = self.index.get(table, &key.1)?;
+        self.often.insert(key, value.clone());
+        Ok(value)
     }
 
     /// Sets a key.
@@ -167,7 +186,10 @@ impl<'a> Tx<'a> {
     }
 
     pub(crate) fn finish(self) -> Finished {
-        let changes = self.pending.into_iter().map(|((table, key), value)| (table, key, value)).collect();
+        let changes = self.pending.into_iter().map(|((table, key), value)| (table, key, value));
+        let mut changes: Vec<_> = changes.collect();
+        // In order the index finds the place of each beside the one before.
+        changes.sort_unstable_by(|(a, x, _), (b, y, _)| (a, x).cmp(&(b, y)));
         Finished { set: WriteSet { changes }, live: self.live, shifts: self.shifts }
     }
 }

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::batching::{Head, Written};
-use super::limits::{FEW_RECORDS, UNFLUSHED_BYTES};
+use super::limits::{FEW_BYTES, FEW_RECORDS, LONG_QUEUE_BYTES, UNFLUSHED_BYTES};
 use super::segments::Position;
 use super::shared::{Append, Class, Counters, DiskError, Request, Shared, bytes_of};
 use super::upkeep::{CheckpointState, Freeing};
@@ -263,18 +263,30 @@ impl Core {
     }
 
     /// Whether what is queued is better left to grow until the flush that is out has ended: written now it would only wait
-    /// for the flush after this one, and what comes next for the one after that. What nobody waits for goes on.
+    /// for the flush after this one, and what comes next for the one after that. What nobody waits for goes on, and so does
+    /// what takes the device long: then the time of the flush is time lost.
     fn holds_back(&self) -> bool {
+        if self.flushing.is_none() {
+            return false;
+        }
         let mut queued = self.clients.iter().chain(&self.movers);
         let waits = |append: &Append| append.durability == Durability::Durable;
-        self.flushing.is_some() && (self.must_flush() || queued.any(waits))
+        (self.must_flush() || queued.any(waits)) && !self.queue_is_long()
+    }
+
+    fn queue_is_long(&self) -> bool {
+        let mut left = LONG_QUEUE_BYTES;
+        self.clients.iter().chain(&self.movers).any(|append| {
+            left = left.saturating_sub(append.most_bytes());
+            left == 0
+        })
     }
 
     /// Submits the one write of a batch: with its flush, where somebody waits for that and few do. Of many records the work
     /// that follows is what counts, and a thread more only takes time from it.
     pub(crate) fn submit_batch(&mut self, batch: &Written, offset: u64, buf: AlignedBuf) {
         let alone = self.flushing.is_none() && !self.disk.geometry().write_through;
-        let few = batch.records.len() <= FEW_RECORDS;
+        let few = batch.records.len() <= FEW_RECORDS && batch.bytes <= FEW_BYTES;
         if !(few && alone && batch.wants_durability()) {
             return self.submit_write(offset, buf);
         }

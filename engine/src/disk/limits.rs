@@ -18,6 +18,10 @@ pub const ALIGN_FROM: usize = 32 << 10;
 pub const MAX_BATCH_RECORDS: usize = 2048;
 /// Most records of a batch that is written and flushed in one request: one or two callers, who wait for nothing else.
 pub const FEW_RECORDS: usize = 8;
+/// Most bytes of such a batch: what takes longer is flushed while the next batch is written.
+pub const FEW_BYTES: u64 = 2 << 20;
+/// Bytes in the queue that are written beside a flush, not after it: they take the device longer than the flush they would share.
+pub const LONG_QUEUE_BYTES: usize = 4 << 20;
 /// Bytes that a record takes beside its own: its descriptor when moved (28), its footer entry (16), padding to 8.
 pub const RECORD_OVERHEAD: usize = 48;
 /// Most records that the cleaner moves in one group.

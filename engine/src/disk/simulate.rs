@@ -80,6 +80,12 @@ impl SimulatedDisk {
         self.now += by;
     }
 
+    /// A batch is being written while a flush is out.
+    #[cfg(test)]
+    pub(super) fn writes_beside_a_flush(&self) -> bool {
+        self.core.writing.is_some() && self.core.flushing.is_some()
+    }
+
     /// Polls `future` and turns the core in turns until it is ready.
     pub fn run<F: Future>(&mut self, future: F) -> F::Output {
         let mut future = pin!(future);

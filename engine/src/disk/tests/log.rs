@@ -56,6 +56,31 @@ fn thirty_two_puts_at_once_take_few_batches_and_one_flush_each() {
     assert_eq!(batches, flushes);
 }
 
+/// A flush was waited for before the next batch was written, however long the queue: the device idled.
+#[test]
+fn a_long_queue_is_written_beside_a_flush() {
+    let mut rig = Rig::new(12, 2);
+    let handle = rig.handle();
+    let mut submitted = Vec::new();
+    for n in 0..20u64 {
+        let record = put_record(&handle, &format!("k{n}"), n + 1, &value(n, 1 << 20));
+        let group = handle.submit(vec![record], Durability::Durable, Class::Client);
+        submitted.push(rig.sim().run(group).unwrap());
+    }
+    let mut beside = 0;
+    while handle.counters().written_bytes.load(Ordering::Relaxed) < 20 << 20 {
+        rig.sim().turn();
+        beside += u32::from(rig.sim().writes_beside_a_flush());
+    }
+    assert!(beside > 0);
+    for group in submitted {
+        rig.sim().run(group.done()).unwrap();
+    }
+    for n in 0..20u64 {
+        assert_eq!(rig.get(&format!("k{n}")).unwrap(), Some((n + 1, value(n, 1 << 20).into())));
+    }
+}
+
 #[test]
 fn an_older_record_that_comes_late_does_not_win() {
     let mut rig = Rig::new(12, 3);
