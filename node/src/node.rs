@@ -172,7 +172,11 @@ impl Node {
         let auth = Arc::new(Auth::open(config, users, &config.node.data, endpoints, unix_now)?);
         let keys = open_keys(config)?;
         let disks = open_disks(config, progress).await?;
-        let opened = async { Ok((open_store(config, &disks, users).await?, Blocks::open(&disks, keys)?)) };
+        let opened = async {
+            let (store, member) = open_store(config, &disks, users).await?;
+            let blocks = Blocks::open(&disks, keys, member.as_ref())?;
+            Ok(((store, member), blocks))
+        };
         let ((store, mut member), blocks) = match opened.await {
             Ok(opened) => opened,
             Err(error) => {

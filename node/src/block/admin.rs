@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! {"create": {"name": …, "bytes": …, "description": …, "encrypted": false}}
+//! {"create": {…, "members": 3}}   {"attach": {"name": …}}   {"detach": {"name": …}}   {"compare": {"name": …}}
 //! {"extend": {"name": …, "bytes": …}}   {"delete": {"name": …}}
 //! {"snapshot": {"name": …, "snapshot": …}}   {"forget_snapshot": {"name": …, "snapshot": …}}
 //! {"clone": {"name": …, "volume": …, "snapshot": …, "bytes": 0: as large, "description": …}}   {"flatten": {"name": …}}
@@ -19,11 +20,14 @@ use std::net::{IpAddr, SocketAddr};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
+use quarry_engine::disk::format::record::DeviceId;
 use quarry_volume::VolumeId;
+use quarry_volume::pace::Limits;
 use quarry_volume::store::{Label, Volume, VolumeError};
 use serde::{Deserialize, Serialize};
 
-use super::{Blocks, Said};
+use super::shared::New;
+use super::{Blocks, Said, Shared};
 use crate::http::Received;
 use crate::storage::{random_bytes, wall_clock};
 
@@ -42,6 +46,21 @@ pub(crate) enum Wanted {
         /// Its blocks are encrypted at rest.
         #[serde(default)]
         encrypted: bool,
+        /// How many nodes have it; 1: this one.
+        #[serde(default = "one")]
+        members: usize,
+    },
+    /// This node becomes the head of a volume with several members.
+    Attach {
+        name: String,
+    },
+    /// Nobody is the head of it any more.
+    Detach {
+        name: String,
+    },
+    /// Tells whether its members have the same.
+    Compare {
+        name: String,
     },
     Extend {
         name: String,
@@ -105,6 +124,34 @@ pub(crate) struct Shown {
     pub(crate) limits: Said,
     /// Connections of clients.
     pub(crate) users: usize,
+    /// Of a volume that has several members.
+    #[serde(default)]
+    pub(crate) several: Option<Several>,
+}
+
+/// What a volume with several members is shown with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Several {
+    pub(crate) epoch: u64,
+    /// The head's node.
+    pub(crate) head: Option<String>,
+    /// Version of the configuration.
+    pub(crate) configuration: u32,
+    pub(crate) members: Vec<ShownMember>,
+}
+
+/// A member as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ShownMember {
+    pub(crate) device: String,
+    /// Its acknowledgements count.
+    pub(crate) counts: bool,
+    /// As its head sees it, if that is at this node.
+    pub(crate) state: Option<String>,
+}
+
+fn one() -> usize {
+    1
 }
 
 /// A snapshot as it is shown.
@@ -120,8 +167,10 @@ impl Blocks {
     pub(crate) async fn answer(&self, request: Request<Received>, own: IpAddr) -> Response<Full<Bytes>> {
         let peer = request.extensions().get::<SocketAddr>().map(SocketAddr::ip);
         if request.method() == Method::GET {
-            let shown: Vec<Shown> =
+            let mut shown: Vec<Shown> =
                 self.exports.volumes().list().iter().map(|volume| self.shown(volume)).collect();
+            shown.extend(self.shown_several().await);
+            shown.sort_by(|a, b| a.name.cmp(&b.name));
             return text(StatusCode::OK, &serde_json::to_string(&shown).unwrap_or_default());
         }
         if request.method() != Method::POST {
@@ -149,19 +198,45 @@ impl Blocks {
             let changed = self.exports.volumes().difference(name, from, to.as_deref()).await?;
             return Ok(serde_json::to_string(&changed).unwrap_or_default());
         }
+        if let Wanted::Compare { name } = &wanted {
+            let shared = self.exports.shared().ok_or_else(|| VolumeError::NoVolume(name.clone()))?;
+            let compared = shared.compare(name).await?;
+            return Ok(serde_json::to_string(&compared).unwrap_or_default());
+        }
         self.act(wanted).await.map(|()| "Done.".to_owned())
     }
 
     async fn act(&self, wanted: Wanted) -> Result<(), VolumeError> {
+        self.refuse_several(&wanted)?;
         let volumes = self.exports.volumes();
         let now = wall_clock() / 1000;
         match wanted {
-            Wanted::Create { name, bytes, description, encrypted } => {
+            Wanted::Create { name, bytes, description, encrypted, members: members @ 2.. } => {
+                if volumes.find(&name).is_ok() {
+                    return Err(VolumeError::Taken(name));
+                }
+                let shared = self.exports.shared().ok_or(VolumeError::TooFewNodes(members))?;
+                shared.create(New { name, bytes, description, encrypted, members }).await
+            }
+            Wanted::Attach { name } => self.shared_of(&name)?.attach(&name).await.map(drop),
+            Wanted::Detach { name } => {
+                if self.exports.users_of(&name) > 0 {
+                    return Err(VolumeError::InUse(name));
+                }
+                self.shared_of(&name)?.detach(&name).await
+            }
+            Wanted::Create { name, bytes, description, encrypted, .. } => {
+                if self.exports.several(&name).is_some() {
+                    return Err(VolumeError::Taken(name));
+                }
                 let key = encrypted.then(|| volumes.wrap(&random_bytes())).transpose()?;
                 let label = Label { name, description, bytes, made: now, key, ..Label::default() };
                 volumes.create(VolumeId(random_bytes()), label).await.map(drop)
             }
-            Wanted::Extend { name, bytes } => volumes.extend(&name, bytes).await.map(drop),
+            Wanted::Extend { name, bytes } => match self.exports.several(&name) {
+                Some((shared, _)) => shared.extend(&name, bytes).await,
+                None => volumes.extend(&name, bytes).await.map(drop),
+            },
             Wanted::Delete { name } => self.exports.delete(&name).await,
             Wanted::Snapshot { name, snapshot } => volumes.snapshot(&name, &snapshot, now).await.map(drop),
             Wanted::ForgetSnapshot { name, snapshot } => self.exports.forget_snapshot(&name, &snapshot).await,
@@ -172,8 +247,64 @@ impl Blocks {
             Wanted::Flatten { name } => volumes.flatten(&name).await,
             Wanted::Qos { name, limits } => self.exports.limit(&name, limits.0).await,
             Wanted::Revert { name, snapshot } => self.exports.revert(&name, &snapshot).await,
-            Wanted::Diff { .. } => Ok(()),
+            Wanted::Diff { .. } | Wanted::Compare { .. } => Ok(()),
         }
+    }
+
+    fn shared_of(&self, name: &str) -> Result<&Shared, VolumeError> {
+        let found = self.exports.several(name).map(|(shared, _)| &**shared);
+        found.ok_or_else(|| VolumeError::NoVolume(name.to_owned()))
+    }
+
+    /// What is not there yet for volumes with several members is refused, not half done.
+    fn refuse_several(&self, wanted: &Wanted) -> Result<(), VolumeError> {
+        let (name, what) = match wanted {
+            Wanted::Snapshot { name, .. } => (name, "a snapshot"),
+            Wanted::Clone { volume, .. } => (volume, "a clone"),
+            Wanted::Revert { name, .. } => (name, "going back"),
+            _ => return Ok(()),
+        };
+        match self.exports.several(name) {
+            Some(_) => Err(VolumeError::Several(name.clone(), what)),
+            None => Ok(()),
+        }
+    }
+
+    /// Volumes with several members.
+    async fn shown_several(&self) -> Vec<Shown> {
+        let Some(shared) = self.exports.shared() else { return Vec::new() };
+        let mut all = Vec::new();
+        for row in shared.list() {
+            let seen = shared.seen(&row).await;
+            let member = |device: DeviceId| ShownMember {
+                device: hex::encode(device.0),
+                counts: row.configuration.counts(device),
+                state: seen
+                    .iter()
+                    .find(|seen| seen.device == device)
+                    .map(|seen| format!("{:?}", seen.standing).to_lowercase()),
+            };
+            let several = Several {
+                epoch: row.epoch,
+                head: row.head.map(|head| head.to_string()),
+                configuration: row.configuration.version,
+                members: row.configuration.all().map(member).collect(),
+            };
+            all.push(Shown {
+                users: self.exports.users_of(&row.name),
+                name: row.name,
+                id: hex::encode(row.id.0),
+                bytes: row.bytes,
+                description: row.description,
+                made: row.made,
+                snapshots: Vec::new(),
+                parent: None,
+                encrypted: row.key.is_some(),
+                limits: Said(Limits::default()),
+                several: Some(several),
+            });
+        }
+        all
     }
 
     fn shown(&self, volume: &Volume) -> Shown {
@@ -197,6 +328,7 @@ impl Blocks {
             limits: Said(volume.label.limits),
             encrypted: volume.label.key.is_some(),
             users: self.exports.users_of(&volume.label.name),
+            several: None,
         }
     }
 }
@@ -204,11 +336,19 @@ impl Blocks {
 fn status_of(error: &VolumeError) -> StatusCode {
     match error {
         VolumeError::NoVolume(_) | VolumeError::NoSnapshot(..) => StatusCode::NOT_FOUND,
-        VolumeError::Taken(_) | VolumeError::InUse(_) | VolumeError::HasClones(..) => StatusCode::CONFLICT,
-        VolumeError::NoRoom => StatusCode::INSUFFICIENT_STORAGE,
-        VolumeError::Disk(_) | VolumeError::Refused(_) | VolumeError::Label(_) | VolumeError::Cipher(_) => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
+        VolumeError::Taken(_)
+        | VolumeError::InUse(_)
+        | VolumeError::InUseAt(..)
+        | VolumeError::Several(..)
+        | VolumeError::HasClones(..) => StatusCode::CONFLICT,
+        VolumeError::NoRoom | VolumeError::TooFewNodes(_) => StatusCode::INSUFFICIENT_STORAGE,
+        VolumeError::Disk(_)
+        | VolumeError::Refused(_)
+        | VolumeError::Label(_)
+        | VolumeError::Cipher(_)
+        | VolumeError::Head(_)
+        | VolumeError::Undecided
+        | VolumeError::Register(_) => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::BAD_REQUEST,
     }
 }

@@ -19,7 +19,7 @@ use quarry_volume::nbd::limits::MAX_OWED;
 use quarry_volume::nbd::{
     Action, Command, Demand, Ending, Handshake, Outbox, Outcome, Purpose, Session, Terms, Ticket, Tls,
 };
-use quarry_volume::store::Device;
+use quarry_volume::store::{Attached, Device};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, watch};
@@ -53,7 +53,7 @@ pub(super) struct Host {
 struct Agreed {
     wire: Box<dyn Wire>,
     session: Session,
-    device: Device,
+    device: Attached,
     /// What was read behind the handshake.
     input: BytesMut,
     held: Use,
@@ -123,7 +123,7 @@ fn enter(
     wire: Box<dyn Wire>,
     terms: Terms,
     handshake: &mut Handshake,
-    opened: Option<(Device, Use)>,
+    opened: Option<(Attached, Use)>,
     input: BytesMut,
 ) -> Option<Agreed> {
     let (device, held) = opened?;
@@ -151,7 +151,7 @@ struct Reads {
 /// A session on its way.
 struct Link {
     session: Session,
-    device: Device,
+    device: Attached,
     turn: Arc<Turn>,
     /// `None`: the disk has no lanes.
     reads: Option<Reads>,
@@ -245,7 +245,9 @@ impl Reads {
         deprecated,
         reason = "a lane's descriptor is open as long as the lane is; `unsafe` is elsewhere"
     )]
-    fn open(device: &Device) -> Option<Self> {
+    fn open(device: &Attached) -> Option<Self> {
+        // Those with several members are read where their heads say.
+        let Attached::Own(device) = device else { return None };
         let opened = device.laned().and_then(|laned| {
             let Some((device, lane)) = laned else { return Ok(None) };
             Ok(Some(Self { device, lane: AsyncFd::new(lane)?, open: FuturesUnordered::new() }))

@@ -8,14 +8,18 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use quarry_volume::VolumeId;
 use quarry_volume::nbd::{Export, Listed, OptionError};
 use quarry_volume::pace::Limits;
-use quarry_volume::store::{Device, Volume, VolumeError, Volumes};
+use quarry_volume::store::{Attached, Volume, VolumeError, Volumes};
 
 use super::pace::Pacer;
+use super::shared::Shared;
+use crate::control::volumes::Row;
 
 /// Names of volumes, and who uses them.
 #[derive(Debug)]
 pub(crate) struct Exports {
     volumes: Arc<Volumes>,
+    /// Those of the cluster that have several members.
+    shared: Option<Arc<Shared>>,
     users: Arc<Mutex<HashMap<String, usize>>>,
     /// Of volumes that are in use.
     pacers: Mutex<HashMap<VolumeId, Weak<Pacer>>>,
@@ -59,8 +63,18 @@ struct Meant {
 }
 
 impl Exports {
-    pub(crate) fn new(volumes: Arc<Volumes>) -> Self {
-        Self { volumes, users: Arc::default(), pacers: Mutex::default() }
+    pub(crate) fn new(volumes: Arc<Volumes>, shared: Option<Arc<Shared>>) -> Self {
+        Self { volumes, shared, users: Arc::default(), pacers: Mutex::default() }
+    }
+
+    pub(crate) fn shared(&self) -> Option<&Arc<Shared>> {
+        self.shared.as_ref()
+    }
+
+    /// A volume with several members.
+    pub(crate) fn several(&self, name: &str) -> Option<(&Arc<Shared>, Row)> {
+        let shared = self.shared.as_ref()?;
+        shared.find(name).map(|row| (shared, row))
     }
 
     pub(crate) fn volumes(&self) -> &Arc<Volumes> {
@@ -139,7 +153,10 @@ impl Exports {
     /// Deletes a volume that nobody uses.
     pub(crate) async fn delete(&self, name: &str) -> Result<(), VolumeError> {
         self.unused(name)?;
-        self.volumes.delete(name).await
+        match self.several(name) {
+            Some((shared, _)) => shared.delete(name).await,
+            None => self.volumes.delete(name).await,
+        }
     }
 
     fn meant(&self, name: &str) -> Result<Meant, OptionError> {
@@ -163,7 +180,9 @@ impl Exports {
 
     /// All volumes and snapshots.
     pub(crate) fn list(&self) -> Vec<Listed> {
-        let mut all = Vec::new();
+        let several = self.shared.as_ref().map_or_else(Vec::new, |shared| shared.list());
+        let listed = |row: Row| Listed { name: row.name, description: row.description };
+        let mut all: Vec<Listed> = several.into_iter().map(listed).collect();
         for volume in self.volumes.list() {
             let name = &volume.label.name;
             all.push(Listed { name: name.clone(), description: volume.label.description.clone() });
@@ -177,6 +196,9 @@ impl Exports {
 
     /// What a client is told of an export.
     pub(crate) fn look(&self, name: &str) -> Result<Export, OptionError> {
+        if let Some((_, row)) = self.several(name) {
+            return Ok(several_export(&row));
+        }
         let Meant { volume, snapshot } = self.meant(name)?;
         let label = &volume.label;
         let mut known = volume.snapshots();
@@ -206,7 +228,17 @@ impl Exports {
     }
 
     /// An export to be used.
-    pub(crate) async fn open(&self, name: &str) -> Result<(Export, Device, Use), OptionError> {
+    pub(crate) async fn open(&self, name: &str) -> Result<(Export, Attached, Use), OptionError> {
+        if let Some((shared, row)) = self.several(name) {
+            let pacer = Arc::new(Pacer::new(Limits::default()));
+            let held = self.enter(vec![row.name.clone()], pacer);
+            let device = shared.attach(&row.name).await.map_err(|error| {
+                tracing::warn!(volume = %row.name, %error, "attach volume");
+                OptionError::Platform
+            })?;
+            let export = Export { bytes: device.bytes(), ..several_export(&row) };
+            return Ok((export, Attached::Shared(device), held));
+        }
         let Meant { volume, snapshot } = self.meant(name)?;
         let own = volume.label.name.clone();
         let frozen = snapshot.as_ref().map(|snapshot| format!("{own}@{snapshot}"));
@@ -224,6 +256,22 @@ impl Exports {
             }
         })?;
         let export = Export { bytes: device.bytes(), ..self.look(name)? };
-        Ok((export, device, held))
+        Ok((export, Attached::Own(device), held))
+    }
+}
+
+/// What a client is told of a volume with several members.
+fn several_export(row: &Row) -> Export {
+    Export {
+        name: row.name.clone(),
+        description: Some(row.description.clone()).filter(|text| !text.is_empty()),
+        bytes: row.bytes,
+        minimum_block: 1,
+        preferred_block: 4096,
+        read_only: false,
+        rotational: false,
+        multi_connection: true,
+        tls_only: false,
+        snapshots: Vec::new(),
     }
 }

@@ -10,6 +10,7 @@ mod exports;
 pub(crate) mod keys;
 mod listener;
 mod pace;
+mod shared;
 mod threads;
 mod tls;
 
@@ -22,12 +23,16 @@ use quarry_volume::store::{Members, VolumeError, Volumes};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-pub(crate) use admin::{Shown, Wanted};
+pub(crate) use admin::{Several, Shown, Wanted};
 pub(crate) use door::Door;
 pub(crate) use exports::Exports;
 pub(crate) use listener::{BlockListeners, ListenError};
 pub(crate) use pace::{Said, limits_of};
 
+pub(crate) use shared::Compared;
+use shared::Shared;
+
+use crate::control::member::Member;
 use crate::storage::Disks;
 
 /// How long deleted volumes wait to be looked for again.
@@ -41,9 +46,10 @@ pub(crate) struct Blocks {
 
 impl Blocks {
     /// What the disks hold; `keys` wrap those of encrypted volumes.
-    pub(crate) fn open(disks: &Disks, keys: KeyRing) -> Result<Self, VolumeError> {
+    pub(crate) fn open(disks: &Disks, keys: KeyRing, member: Option<&Member>) -> Result<Self, VolumeError> {
+        let shared = member.map(|member| Arc::new(Shared::new(member, keys.clone())));
         let volumes = Arc::new(Volumes::open(disks.handles())?.with_keys(keys));
-        Ok(Self { exports: Arc::new(Exports::new(volumes)) })
+        Ok(Self { exports: Arc::new(Exports::new(volumes, shared)) })
     }
 
     /// Gives back the space of deleted snapshots, volumes and members until the node stops.

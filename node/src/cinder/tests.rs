@@ -27,7 +27,7 @@ fn caller(project: &str, admin: bool) -> Caller {
 /// A node's volume API; another one over the same disk is the next life of that node.
 fn office(rig: &Rig) -> Arc<Office> {
     let volumes = Arc::new(Volumes::open(vec![rig.disk()]).unwrap().with_keys(KeyRing::new(vec![[3; 32]])));
-    let blocks = Blocks { exports: Arc::new(Exports::new(volumes)) };
+    let blocks = Blocks { exports: Arc::new(Exports::new(volumes, None)) };
     let nbd = Some("127.0.0.1:10809".parse().unwrap());
     Cinder::new(rig.store(), blocks, None, nbd).office
 }

@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use quarry_engine::clock::{Clock, Timestamp};
 use quarry_engine::consensus::{Entry, Expected, Group, Guard, Outcome, RowChange};
-use quarry_engine::disk::format::bytes::Reader;
+use quarry_engine::disk::format::bytes::{Put, Reader};
 use quarry_engine::disk::format::record::DeviceId;
+use quarry_engine::index::Range;
 use quarry_engine::net::{Code, Failure, NodeId, Request, Response, Transport, VolumeCall, Wish};
 use quarry_volume::Fence;
 use quarry_volume::VolumeId;
+use quarry_volume::WrappedKey;
 use quarry_volume::head::{Configuration, MAX_MEMBERS};
 use quarry_volume::store::Members;
 
@@ -23,8 +25,14 @@ use super::state::BadState;
 
 const PREFIX: u8 = b'V';
 const VERSION: u8 = 1;
+/// Of one with what only some volumes have: fields behind the others, in the order of their tags.
+const FIELDS: u8 = 2;
+const KEY_FIELD: u8 = 1;
 /// How long a change may take.
 const WITHIN: Duration = Duration::from_secs(5);
+/// How long what was written may take to be seen here, and the pause between two looks.
+const SEEN: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(20);
 /// Pause between two looks for members whose volume is gone.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -43,6 +51,8 @@ pub(crate) struct Row {
     /// Who has it; `None`: nobody had it yet, or it was given back.
     pub(crate) head: Option<NodeId>,
     pub(crate) configuration: Configuration,
+    /// Its blocks are encrypted with this.
+    pub(crate) key: Option<WrappedKey>,
 }
 
 /// A row, and the version time with which it stands.
@@ -63,6 +73,15 @@ fn row_key(id: VolumeId) -> Vec<u8> {
     [&[PREFIX, b'i'][..], &id.0].concat()
 }
 
+fn name_key(name: &str) -> Vec<u8> {
+    [&[PREFIX, b'n'], name.as_bytes()].concat()
+}
+
+fn put_text(out: &mut Vec<u8>, text: &str) {
+    out.put_varint(text.len() as u64);
+    out.extend_from_slice(text.as_bytes());
+}
+
 fn text(r: &mut Reader<'_>) -> Result<String, BadState> {
     let text = std::str::from_utf8(r.prefixed()?).map_err(|_| BadState::Field("text of a volume"))?;
     Ok(text.to_owned())
@@ -77,12 +96,47 @@ fn devices(r: &mut Reader<'_>) -> Result<Vec<DeviceId>, BadState> {
 }
 
 impl Row {
+    fn encode(&self) -> Vec<u8> {
+        let fields = self.fields();
+        let mut out = vec![if fields.is_empty() { VERSION } else { FIELDS }];
+        out.extend_from_slice(&self.id.0);
+        for number in [self.bytes, self.slice_bytes, self.made, self.epoch] {
+            out.put_varint(number);
+        }
+        // No node has this identity: they are random.
+        out.extend_from_slice(&self.head.unwrap_or_default().0);
+        out.put_varint(self.configuration.version.into());
+        for list in [&self.configuration.members, &self.configuration.joining] {
+            out.put_varint(list.len() as u64);
+            list.iter().for_each(|device| out.extend_from_slice(&device.0));
+        }
+        put_text(&mut out, &self.name);
+        put_text(&mut out, &self.description);
+        for (tag, value) in fields {
+            out.push(tag);
+            out.put_varint(value.len() as u64);
+            out.extend_from_slice(&value);
+        }
+        out
+    }
+
+    fn fields(&self) -> Vec<(u8, Vec<u8>)> {
+        self.key.map(|WrappedKey(key)| (KEY_FIELD, key.to_vec())).into_iter().collect()
+    }
+
+    fn take(&mut self, tag: u8, value: &[u8]) -> Result<(), BadState> {
+        let key = value.try_into().ok().filter(|_| tag == KEY_FIELD);
+        self.key = Some(WrappedKey(key.ok_or(BadState::Field("field of a volume"))?));
+        Ok(())
+    }
+
     fn decode(bytes: &[u8]) -> Result<Self, BadState> {
         let mut r = Reader::new(bytes);
-        match r.u8()? {
-            VERSION => {}
+        let more = match r.u8()? {
+            VERSION => false,
+            FIELDS => true,
             other => return Err(BadState::Version(other)),
-        }
+        };
         let id = VolumeId(r.array()?);
         let (bytes, slice_bytes, made, epoch) = (r.varint()?, r.varint()?, r.varint()?, r.varint()?);
         let head = NodeId(r.array()?);
@@ -94,7 +148,20 @@ impl Row {
         let configuration = Configuration { version, members, joining };
         let (name, description) = (text(&mut r)?, text(&mut r)?);
         let head = Some(head).filter(|head| *head != NodeId::default());
-        Ok(Self { id, name, description, bytes, slice_bytes, made, epoch, head, configuration })
+        let mut row =
+            Self { id, name, description, bytes, slice_bytes, made, epoch, head, configuration, key: None };
+        let (mut rest, mut last) = (r.rest(), 0);
+        while !rest.is_empty() {
+            let mut r = Reader::new(rest);
+            let (tag, value) = (r.u8()?, r.prefixed()?);
+            // One way to write a row.
+            if tag <= last {
+                return Err(BadState::Field("order of a volume's fields"));
+            }
+            row.take(tag, value)?;
+            (rest, last) = (r.rest(), tag);
+        }
+        if more == (last > 0) { Ok(row) } else { Err(BadState::Field("fields of a volume")) }
     }
 }
 
@@ -164,6 +231,11 @@ impl Register {
         Self { control, net }
     }
 
+    /// This node.
+    pub(crate) fn local(&self) -> NodeId {
+        self.net.local()
+    }
+
     /// A volume's row, as applied here.
     pub(crate) fn row(&self, id: VolumeId) -> Result<Option<Standing>, RegisterError> {
         let away = |e: String| RegisterError::Away(e);
@@ -172,6 +244,26 @@ impl Register {
         };
         let read = Row::decode(&row.value).map_err(|e| away(e.to_string()))?;
         Ok(Some((read, row.sequence)))
+    }
+
+    /// The volume of a name, as applied here.
+    pub(crate) fn find(&self, name: &str) -> Result<Option<Standing>, RegisterError> {
+        let row = self.control.row(&name_key(name)).map_err(|e| RegisterError::Away(e.to_string()))?;
+        let id = row.and_then(|row| row.value.as_slice().try_into().ok()).map(VolumeId);
+        id.map_or(Ok(None), |id| self.row(id))
+    }
+
+    /// All volumes, as applied here.
+    pub(crate) fn list(&self) -> Result<Vec<Row>, RegisterError> {
+        let range = Range::prefix(&[PREFIX, b'i']);
+        let rows = self.control.scan(&range).map_err(|e| RegisterError::Away(e.to_string()))?;
+        let mut all = Vec::new();
+        for pair in rows {
+            let (_, row) = pair.map_err(|e| RegisterError::Away(e.to_string()))?;
+            all.push(Row::decode(&row.value).map_err(|e| RegisterError::Away(e.to_string()))?);
+        }
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(all)
     }
 
     async fn wish(&self, guards: Guards, rows: Rows) -> Result<(), RegisterError> {
@@ -184,6 +276,77 @@ impl Register {
             Ok(Response::Failed(failure)) => Err(RegisterError::Away(failure.to_string())),
             Ok(_) => Err(RegisterError::Away("another answer came".to_owned())),
             Err(error) => Err(RegisterError::Away(error.to_string())),
+        }
+    }
+
+    /// Waits until the row is seen here as wanted, or is another one.
+    async fn seen(
+        &self,
+        id: VolumeId,
+        good: impl Fn(Option<&Standing>) -> bool,
+    ) -> Result<(), RegisterError> {
+        let look = async {
+            while !good(self.row(id)?.as_ref()) {
+                tokio::time::sleep(PAUSE).await;
+            }
+            Ok(())
+        };
+        let late = || Err(RegisterError::Away("what was written is not seen here yet".to_owned()));
+        tokio::time::timeout(SEEN, look).await.unwrap_or_else(|_| late())
+    }
+
+    /// Makes a volume, unless its name is taken.
+    pub(crate) async fn make(&self, row: &Row) -> Result<(), RegisterError> {
+        let (key, name) = (row_key(row.id), name_key(&row.name));
+        let guards = vec![(key.clone(), None), (name.clone(), None)];
+        let rows = vec![(key, Some(row.encode())), (name, Some(row.id.0.to_vec()))];
+        let made = self.wish(guards, rows).await;
+        match made {
+            Ok(()) => self.seen(row.id, |seen| seen.is_some()).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Changes a row that stood at this time.
+    pub(crate) async fn change(&self, row: &Row, time: u64) -> Result<(), RegisterError> {
+        let key = row_key(row.id);
+        self.wish(vec![(key.clone(), Some(time))], vec![(key, Some(row.encode()))]).await?;
+        self.seen(row.id, |seen| seen.is_none_or(|(_, now)| *now != time)).await
+    }
+
+    /// Removes a volume that stood at this time.
+    pub(crate) async fn remove(&self, row: &Row, time: u64) -> Result<(), RegisterError> {
+        let (key, name) = (row_key(row.id), name_key(&row.name));
+        self.wish(vec![(key.clone(), Some(time))], vec![(key, None), (name, None)]).await?;
+        self.seen(row.id, |seen| seen.is_none()).await
+    }
+
+    /// Commits another configuration for the head of an epoch, or tells under what another one acts.
+    pub(crate) async fn configure(
+        &self,
+        id: VolumeId,
+        epoch: u64,
+        wanted: &Configuration,
+    ) -> Result<(), Fence> {
+        let never = Fence { epoch: u64::MAX, configuration: u32::MAX };
+        loop {
+            match self.row(id) {
+                // It was deleted.
+                Ok(None) => return Err(never),
+                Ok(Some((row, _))) if row.configuration == *wanted => return Ok(()),
+                Ok(Some((row, _))) if row.epoch > epoch || row.configuration.version >= wanted.version => {
+                    return Err(Fence { epoch: row.epoch, configuration: row.configuration.version });
+                }
+                // This node may not have heard of the epoch yet.
+                Ok(Some((row, time))) if row.epoch == epoch => {
+                    let changed = Row { configuration: wanted.clone(), ..row };
+                    if let Err(error) = self.change(&changed, time).await {
+                        tracing::debug!(%error, "commit the members of a volume");
+                    }
+                }
+                Ok(_) | Err(_) => {}
+            }
+            tokio::time::sleep(PAUSE).await;
         }
     }
 
@@ -214,38 +377,7 @@ pub(crate) async fn sweep(register: Register, members: Arc<Members>) {
 
 #[cfg(test)]
 mod tests {
-    use quarry_engine::disk::format::bytes::Put;
-
     use super::*;
-
-    fn name_key(name: &str) -> Vec<u8> {
-        [&[PREFIX, b'n'], name.as_bytes()].concat()
-    }
-
-    fn put_text(out: &mut Vec<u8>, text: &str) {
-        out.put_varint(text.len() as u64);
-        out.extend_from_slice(text.as_bytes());
-    }
-
-    impl Row {
-        fn encode(&self) -> Vec<u8> {
-            let mut out = vec![VERSION];
-            out.extend_from_slice(&self.id.0);
-            for number in [self.bytes, self.slice_bytes, self.made, self.epoch] {
-                out.put_varint(number);
-            }
-            // No node has this identity: they are random.
-            out.extend_from_slice(&self.head.unwrap_or_default().0);
-            out.put_varint(self.configuration.version.into());
-            for list in [&self.configuration.members, &self.configuration.joining] {
-                out.put_varint(list.len() as u64);
-                list.iter().for_each(|device| out.extend_from_slice(&device.0));
-            }
-            put_text(&mut out, &self.name);
-            put_text(&mut out, &self.description);
-            out
-        }
-    }
 
     fn sample() -> Row {
         Row {
@@ -262,6 +394,7 @@ mod tests {
                 members: vec![DeviceId([1; 16]), DeviceId([2; 16])],
                 joining: vec![DeviceId([3; 16])],
             },
+            key: None,
         }
     }
 
@@ -281,7 +414,9 @@ mod tests {
         assert_eq!(hex::encode(row_key(VolumeId([1; 16]))), format!("5669{}", of("01")));
         assert_eq!(hex::encode(name_key("vol")), hex::encode("Vnvol"));
         let alone = Row { head: None, ..sample() };
-        for row in [sample(), alone] {
+        let locked = Row { key: Some(WrappedKey([9; 81])), ..sample() };
+        assert_eq!(hex::encode(locked.encode()), format!("02{}0151{}", &expected[2..], "09".repeat(81)));
+        for row in [sample(), alone, locked] {
             assert_eq!(Row::decode(&row.encode()), Ok(row.clone()));
             for cut in 0..row.encode().len() {
                 assert!(Row::decode(&row.encode()[..cut]).is_err());

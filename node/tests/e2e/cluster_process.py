@@ -117,6 +117,7 @@ class Member(Node):
         lines += ["[log]", f'slow = "{os.environ.get("SLOW", "5s")}"', "[work]", *work]
         for account in accounts:
             lines += ["[[auth.v1_user]]", f'account = "{account}"', f'user = "{USER}"', f'key = "{KEY}"', 'groups = [".admin"]']
+        lines += ["[nbd]", f'socket = "{self.data}/nbd.socket"']
         lines += ["[[disk]]", f'path = "{self.disk}"', f'index = "{self.data / "index"}"', f'size = "{size}"']
         file.write_text("\n".join(lines) + "\n")
         self.command = [*self.within, self.binary, "serve", "--config", str(file)]
@@ -124,6 +125,10 @@ class Member(Node):
 
     def __str__(self):
         return f"n{self.number}"
+
+    @property
+    def nbd(self):
+        return f"unix:{self.data}/nbd.socket"
 
     @property
     def disk(self):

@@ -23,9 +23,14 @@ class Export:
     """One connection to an export. Raises OSError when the connection breaks, `Refused` when a request fails."""
 
     def __init__(self, url, name):
-        parts = urllib.parse.urlsplit(url)
-        self.socket = socket.create_connection((parts.hostname, parts.port or 10809), timeout=TIMEOUT)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if url.startswith("unix:"):
+            self.socket = socket.socket(socket.AF_UNIX)
+            self.socket.settimeout(TIMEOUT)
+            self.socket.connect(url.removeprefix("unix:"))
+        else:
+            parts = urllib.parse.urlsplit(url)
+            self.socket = socket.create_connection((parts.hostname, parts.port or 10809), timeout=TIMEOUT)
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         magic, options, flags = struct.unpack(">QQH", self.take(18))
         assert (magic, options) == (NBDMAGIC, IHAVEOPT) and flags & 1, "not a fixed newstyle server"
         self.socket.sendall(struct.pack(">I", flags & 3))

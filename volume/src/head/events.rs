@@ -134,6 +134,9 @@ pub enum Failure {
     /// Members have lost writes that were acknowledged and not flushed.
     #[error("writes after sequence {0} were lost before they were flushed")]
     Lost(u64),
+    /// A member has no room. Said by who carries the head out, before the write has a place.
+    #[error("a member of the volume has no room")]
+    NoSpace,
     /// More requests wait than may.
     #[error("too many requests wait")]
     Busy,

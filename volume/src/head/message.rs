@@ -1,8 +1,9 @@
 //! What a head and its members say to each other. All of it is under the head's fence.
 //!
-//! A request has one answer, or none. Messages of one session may overtake each other on the way: what needs something
-//! that has not come yet ([`Message::Write`] the one before, and the [`Message::Begin`] or [`Message::Fill`] of its session, [`Message::Flush`] and [`Message::Read`] the write that they
-//! name) waits at the member for a bounded time, and is then refused.
+//! A request has one answer, or none. Messages of one session may overtake each other on the way. [`Message::Flush`] and
+//! [`Message::Read`] wait at the member for the write that they name, for as long as who asks does. A [`Message::Write`] needs the
+//! one before, and the [`Message::Begin`] or [`Message::Fill`] of its session: a member may wait for them for a bounded time or refuse
+//! at once, so that who carries a head out sends these one after the other. A second Begin or Fill of a session is refused.
 
 use super::History;
 use crate::member::{Refusal, Token};

@@ -16,6 +16,7 @@ use quarry_engine::disk::{DiskError, DiskHandle, Lane, Pins};
 
 use super::error::VolumeError;
 use super::overlay::Seen;
+use super::sealed::{opened, sealed};
 use super::seat::Seat;
 use super::tail::Placed;
 use crate::cipher::Cipher;
@@ -65,17 +66,17 @@ struct Inner {
 }
 
 /// A range in whole blocks around it.
-struct Around {
-    offset: u64,
-    length: u64,
+pub(super) struct Around {
+    pub(super) offset: u64,
+    pub(super) length: u64,
 }
 
-fn around(offset: u64, length: u64) -> Around {
+pub(super) fn around(offset: u64, length: u64) -> Around {
     let start = offset / BLOCK_BYTES * BLOCK_BYTES;
     Around { offset: start, length: (offset + length).next_multiple_of(BLOCK_BYTES) - start }
 }
 
-fn aligned(offset: u64, length: u64) -> bool {
+pub(super) fn aligned(offset: u64, length: u64) -> bool {
     offset.is_multiple_of(BLOCK_BYTES) && length.is_multiple_of(BLOCK_BYTES)
 }
 
@@ -105,32 +106,11 @@ impl Device {
         self
     }
 
-    /// What the log has of bytes that a client wrote.
-    fn sealed(&self, offset: u64, data: Bytes) -> Bytes {
-        let Some(cipher) = &self.inner.cipher else { return data };
-        let mut blocks = data.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
-        cipher.encrypt(offset / BLOCK_BYTES, &mut blocks);
-        blocks.freeze()
-    }
-
     /// What clients see of pieces that the log has of a run.
     fn opened(&self, run: &Run, pieces: Vec<Piece>) -> Vec<Piece> {
-        let Some(cipher) = &self.inner.cipher else { return pieces };
         let place = BlockPlace { slice: run.slice, chunk: run.chunk, block: run.first };
-        let mut next = self.offset_of(place).expect("a run of the volume") / BLOCK_BYTES;
-        let open = |piece| match piece {
-            Piece::Data(data) => {
-                let mut blocks = data.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
-                cipher.decrypt(next, &mut blocks);
-                next += blocks.len() as u64 / BLOCK_BYTES;
-                Piece::Data(blocks.freeze())
-            }
-            Piece::Zeroes(zeroes) => {
-                next += zeroes / BLOCK_BYTES;
-                Piece::Zeroes(zeroes)
-            }
-        };
-        pieces.into_iter().map(open).collect()
+        let cipher = self.inner.cipher.as_ref();
+        opened(cipher, self.offset_of(place).filter(|_| cipher.is_some()).unwrap_or(0), pieces)
     }
 
     /// The same device, read through a lane of its disk, if that has some. Reads of it end only while the lane is looked after
@@ -313,7 +293,7 @@ impl Device {
     pub(super) async fn place_blocks(&self, offset: u64, data: Bytes) -> Result<Vec<Placed>, VolumeError> {
         let fence = self.fence()?;
         let mut placed = Vec::with_capacity(1);
-        let mut rest = self.sealed(offset, data);
+        let mut rest = sealed(self.inner.cipher.as_ref(), offset, data);
         for run in self.inner.geometry.split(offset, rest.len() as u64)? {
             let data = rest.split_to(length_of(run.bytes()));
             placed.push(self.inner.seat.put(fence, run, Some(data)).await?);
@@ -514,7 +494,7 @@ fn bytes_of(blocks: u16) -> u64 {
 }
 
 /// Pieces in one buffer.
-fn joined(pieces: Vec<Piece>) -> BytesMut {
+pub(super) fn joined(pieces: Vec<Piece>) -> BytesMut {
     let mut whole = BytesMut::new();
     for piece in pieces {
         match piece {
@@ -545,7 +525,7 @@ fn follows(run: &Run, slice: SliceId, chunk: ChunkId, block: u8) -> bool {
 }
 
 /// Cuts pieces to `length` bytes from `skip` on, and drops what is empty.
-fn trim(pieces: &mut Vec<Piece>, skip: u64, length: u64) {
+pub(super) fn trim(pieces: &mut Vec<Piece>, skip: u64, length: u64) {
     let (mut skip, mut left) = (skip, length);
     for piece in pieces.iter_mut() {
         let bytes = match piece {
@@ -574,10 +554,13 @@ pub(super) fn length_of(bytes: u64) -> usize {
 
 impl From<&VolumeError> for crate::nbd::Errno {
     fn from(error: &VolumeError) -> Self {
+        use crate::head::Failure;
         use crate::member::Refusal;
         match error {
             VolumeError::Disk(DiskError::NoSpace) | VolumeError::NoRoom => Self::NoSpace,
+            VolumeError::Head(Failure::NoSpace) => Self::NoSpace,
             VolumeError::Disk(DiskError::Closed) | VolumeError::Refused(Refusal::Fenced(_)) => Self::Shutdown,
+            VolumeError::Head(Failure::Fenced(_) | Failure::HandedOver) => Self::Shutdown,
             VolumeError::Range(_) => Self::Invalid,
             VolumeError::Refused(Refusal::NotPromised) => Self::Permission,
             _ => Self::Io,

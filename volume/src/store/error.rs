@@ -5,6 +5,7 @@ use quarry_engine::disk::DiskError;
 use super::label::BadLabel;
 use crate::cipher::CipherError;
 use crate::geometry::{GeometryError, SplitError};
+use crate::head::Failure;
 use crate::member::Refusal;
 
 /// Why something about a volume cannot be done.
@@ -31,6 +32,9 @@ pub enum VolumeError {
     /// Somebody uses it.
     #[error("volume `{0}` is in use")]
     InUse(String),
+    /// A node is its head.
+    #[error("volume `{0}` has its head at node {1}: detach it first, from any node")]
+    InUseAt(String, String),
     /// What others are clones of stays.
     #[error("`{0}` has a clone, volume `{1}`: delete or flatten that first")]
     HasClones(String, String),
@@ -55,6 +59,23 @@ pub enum VolumeError {
     /// Its bytes are encrypted, and cannot be made or read.
     #[error(transparent)]
     Cipher(#[from] CipherError),
+    /// The head of a volume with several members does not do it.
+    #[error(transparent)]
+    Head(#[from] Failure),
+    /// Its members have not all that was acknowledged.
+    #[error(
+        "members of the volume have lost what was acknowledged: an operator must decide which of them is the volume"
+    )]
+    Undecided,
+    /// So many nodes that could have a member are not there.
+    #[error("a volume with {0} members needs as many nodes with disks in the ring, and may have 5")]
+    TooFewNodes(usize),
+    /// What is not there yet for volumes with several members.
+    #[error("volume `{0}` has several members: {1} is not there for such volumes yet")]
+    Several(String, &'static str),
+    /// What the cluster knows of the volume cannot be read or changed now.
+    #[error("{0}")]
+    Register(String),
     /// A note is unreadable.
     #[error(transparent)]
     Label(#[from] BadLabel),

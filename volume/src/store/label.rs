@@ -9,6 +9,7 @@
 //! promise   u8 version | u64 epoch | u32 configuration
 //! parent    u8 version | volume id, 16 B | u32 era: of the snapshot that it is a clone of
 //! member    u8 version | volume id, 16 B | u32 generation | u8 whole | u8 count, each u64 epoch, u64 base
+//!           version 2, of one that is not whole: behind it u64, where it ended when it was whole last; so are its turns
 //! snapshot  u8 version | u64 made, ms since 1970 | u64 bytes of the volume then | u16 length, name
 //!           version 2: the same, of one that was deleted and stays for its clones
 //! ```
@@ -27,6 +28,8 @@ const FIELDS: u8 = 2;
 const KEY_FIELD: u8 = 1;
 const LIMITS_FIELD: u8 = 2;
 const GOING_FIELD: u8 = 3;
+/// Of a member that is not whole.
+const PARTIAL: u8 = 2;
 /// Of a snapshot that stays for its clones.
 const GOING: u8 = 2;
 /// Longest name of a volume or snapshot.
@@ -86,23 +89,30 @@ pub(super) struct MemberLabel {
     pub(super) generation: u32,
     /// It has the beginning of its history, and nothing else.
     pub(super) whole: bool,
-    /// Who wrote it.
+    /// Who wrote it; of one that is not whole: what it had when it was.
     pub(super) turns: Vec<Turn>,
+    /// Of one that is not whole: where it ended when it was.
+    pub(super) end: u64,
 }
 
 impl MemberLabel {
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut out = [&[VERSION][..], &self.volume.0, &self.generation.to_le_bytes()].concat();
+        let version = if self.whole { VERSION } else { PARTIAL };
+        let mut out = [&[version][..], &self.volume.0, &self.generation.to_le_bytes()].concat();
         out.extend([u8::from(self.whole), u8::try_from(self.turns.len()).expect("turns have a limit")]);
         for turn in &self.turns {
             out.extend(turn.epoch.to_le_bytes());
             out.extend(turn.base.to_le_bytes());
         }
+        if !self.whole {
+            out.extend(self.end.to_le_bytes());
+        }
         out
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, BadLabel> {
-        let mut r = Reader::begin(bytes)?;
+        let mut r = Reader(bytes);
+        let [version] = r.array()?;
         let volume = VolumeId(r.array()?);
         let generation = u32::from_le_bytes(r.array()?);
         let [whole, count] = r.array()?;
@@ -110,8 +120,15 @@ impl MemberLabel {
             return Err(BadLabel);
         }
         let turn = |r: &mut Reader<'_>| Ok(Turn { epoch: r.u64()?, base: r.u64()? });
-        let turns = (0..count).map(|_| turn(&mut r)).collect::<Result<_, BadLabel>>()?;
-        r.end(Self { volume, generation, whole: whole == 1, turns })
+        let turns: Vec<Turn> = (0..count).map(|_| turn(&mut r)).collect::<Result<_, BadLabel>>()?;
+        let end = match (version, whole) {
+            (VERSION, 1) => 0,
+            (PARTIAL, 0) => r.u64()?,
+            // Of before there was version 2.
+            (VERSION, _) => turns.last().map_or(0, |last| last.base),
+            _ => return Err(BadLabel),
+        };
+        r.end(Self { volume, generation, whole: whole == 1, turns, end })
     }
 
     /// Under which its blocks lie: an id of its own for each generation. The volume's own id is the mark that it was deleted.

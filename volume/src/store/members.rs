@@ -149,7 +149,7 @@ impl Members {
         if is_gone(disk, volume)? {
             return Err(Refusal::Out.into());
         }
-        let label = MemberLabel { volume, generation: 1, whole: true, turns: Vec::new() };
+        let label = MemberLabel { volume, generation: 1, whole: true, turns: Vec::new(), end: 0 };
         let replica = Arc::new(Replica::open(disk.clone(), label)?);
         replica.found().await?;
         self.known(|known| known.insert((device, volume), Arc::clone(&replica)));

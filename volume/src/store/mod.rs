@@ -1,17 +1,22 @@
-//! Volumes on the engine: one member on one disk for now, behind the decisions that several will take.
+//! Volumes on the engine: those of one member, on a disk of this node, and heads and members of those that have several.
 //!
 //! Invariant: what was flushed, or read, is durable and applied, and never lost; what was written later may be, from its end on.
 
 mod copy;
 mod device;
+mod driver;
 mod error;
 mod going;
 mod label;
 mod lineage;
+mod link;
 mod members;
 mod overlay;
 mod promise;
 mod replica;
+mod replicated;
+mod replicated_serve;
+mod sealed;
 mod seat;
 mod serve;
 mod tail;
@@ -20,9 +25,13 @@ mod tests;
 mod volumes;
 
 pub use device::{Device, Piece, Stretch};
+pub use driver::{Commit, Condition, Seen};
 pub use error::VolumeError;
 pub use label::{BadLabel, Label, MAX_DESCRIPTION, MAX_NAME, Parent, SnapshotLabel, is_name};
+pub use link::{Peer, Reach, Unanswered, Whereabouts};
 pub use members::Members;
+pub use replicated::{Attachment, Replicated};
+pub use replicated_serve::Attached;
 pub use seat::{Seat, Snapshot};
 pub use tail::Placed;
 pub use volumes::{Volume, Volumes};

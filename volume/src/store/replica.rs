@@ -4,6 +4,9 @@
 //! is not whole and was left so, begins anew under the next id, empty: what it had is void, and given back.
 //!
 //! Invariant: a session begins with a promise, and what was asked in another one is not done.
+//! Invariant: a session has one beginning, of the order or of being filled, and takes no write before it: messages that overtake
+//! each other or come twice change nothing.
+//! Invariant: a member that is not whole says what it had acknowledged when it was whole last, for acknowledgements were counted on that.
 //! Invariant: what is said of the member's history is durable before it is answered.
 //! Invariant: while a promise is being made, nothing else gets a place in the order.
 
@@ -40,12 +43,24 @@ pub(super) struct Replica {
     moved: Notify,
 }
 
+/// How far a session is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// It was promised, and nothing else.
+    Promised,
+    /// Writes follow in order.
+    Begun,
+    /// They do, and rows of others beside them.
+    Filling,
+}
+
 #[derive(Debug)]
 struct Life {
     seat: Arc<Seat>,
     label: MemberLabel,
     /// 0: none yet.
     session: u64,
+    stage: Stage,
     /// What was answered with the last promise.
     last: Position,
     /// Ids under which there is nothing any more.
@@ -68,27 +83,52 @@ impl Life {
     async fn promise(&mut self, fence: Fence) -> Result<VolumeAnswer, VolumeError> {
         // From here on no other session is heard, whatever becomes of this one.
         self.session = 0;
+        self.stage = Stage::Promised;
         let (last, session) = self.seat.promise(fence, &encode_promise(fence)).await?;
         (self.session, self.last) = (session, last);
-        let known = History::new(self.label.turns.clone(), u64::MAX);
-        let history = match known.filter(|_| self.label.whole) {
-            // A turn whose writes were lost is none.
-            Some(known) => known.until(last.sequence),
-            None => History::unknown(last),
-        };
+        let history = self.history();
         let (turns, end) = (fields(history.turns()), history.end());
         Ok(VolumeAnswer::Promised { session, turns, end, whole: self.label.whole })
+    }
+
+    /// What it has, as of its last promise; of a member that is not whole, what it had.
+    fn history(&self) -> History {
+        let turns = self.label.turns.clone();
+        if !self.label.whole {
+            return History::new(turns, self.label.end).unwrap_or_else(|| History::unknown(self.last));
+        }
+        let known = History::new(turns, u64::MAX);
+        // A turn whose writes were lost is none.
+        known.map_or_else(|| History::unknown(self.last), |known| known.until(self.last.sequence))
+    }
+
+    /// Begins what a session does once.
+    fn enter(&mut self, stage: Stage) -> Result<(), Refusal> {
+        if self.stage != Stage::Promised {
+            return Err(Refusal::Elsewhere(self.last));
+        }
+        self.stage = stage;
+        Ok(())
     }
 
     async fn note(&self) -> Result<(), VolumeError> {
         self.seat.note_down(NoteTag::Member, &self.label.encode()).await
     }
 
-    async fn begin(&mut self, fence: Fence, turns: &[TurnFields]) -> Result<VolumeAnswer, VolumeError> {
+    async fn begin(
+        &mut self,
+        fence: Fence,
+        turns: &[TurnFields],
+        end: u64,
+    ) -> Result<VolumeAnswer, VolumeError> {
         self.seat.admit(fence)?;
         if !self.label.whole {
             return Err(Refusal::NotBegun.into());
         }
+        if end != self.last.sequence {
+            return Err(Refusal::Elsewhere(self.last).into());
+        }
+        self.enter(Stage::Begun)?;
         self.label.turns = turns_of(turns);
         self.note().await?;
         self.seat.begin(fence, self.last)?;
@@ -97,8 +137,10 @@ impl Life {
 
     async fn fill(&mut self, fence: Fence, common: u64, after: u64) -> Result<VolumeAnswer, VolumeError> {
         self.seat.admit(fence)?;
+        self.enter(Stage::Filling)?;
         let goes_on = self.label.whole && self.last.sequence == common;
-        self.label.whole = false;
+        let had = self.history();
+        (self.label.whole, self.label.turns, self.label.end) = (false, had.turns().to_vec(), had.end());
         if !goes_on {
             self.label.generation = self.label.generation.checked_add(1).ok_or(VolumeError::Eras)?;
             let fresh = Arc::new(Seat::open(self.seat.disk().clone(), self.label.id())?);
@@ -117,10 +159,13 @@ impl Life {
 
     async fn join(&mut self, fence: Fence, turns: &[TurnFields]) -> Result<VolumeAnswer, VolumeError> {
         self.seat.admit(fence)?;
+        if self.stage != Stage::Filling {
+            return Err(Refusal::NotBegun.into());
+        }
         self.seat.settle().await?;
-        self.label.whole = true;
-        self.label.turns = turns_of(turns);
+        (self.label.whole, self.label.turns, self.label.end) = (true, turns_of(turns), 0);
         self.note().await?;
+        self.stage = Stage::Begun;
         Ok(VolumeAnswer::Done)
     }
 }
@@ -129,7 +174,14 @@ impl Replica {
     /// A member as its disk tells, or a new one.
     pub(super) fn open(disk: DiskHandle, label: MemberLabel) -> Result<Self, VolumeError> {
         let seat = Arc::new(Seat::open(disk, label.id())?);
-        let life = Life { seat, label, session: 0, last: Position::default(), left: Vec::new() };
+        let life = Life {
+            seat,
+            label,
+            session: 0,
+            stage: Stage::Promised,
+            last: Position::default(),
+            left: Vec::new(),
+        };
         Ok(Self { life: RwLock::new(life), moved: Notify::new() })
     }
 
@@ -183,7 +235,7 @@ impl Replica {
                 self.moved.notify_waiters();
                 answer
             }
-            VolumeCall::Begin { turns, .. } => self.alone(session).await?.begin(fence, &turns).await,
+            VolumeCall::Begin { turns, end } => self.alone(session).await?.begin(fence, &turns, end).await,
             VolumeCall::Fill { common, after } => self.alone(session).await?.fill(fence, common, after).await,
             VolumeCall::Join { turns, .. } => self.alone(session).await?.join(fence, &turns).await,
             VolumeCall::Write { writes, data } => self.write(fence, session, writes, data).await,
@@ -197,7 +249,7 @@ impl Replica {
                 let life = self.life.read().await;
                 life.in_session(session)?;
                 life.seat.admit(fence)?;
-                Ok(VolumeAnswer::Done)
+                Ok(done(&life.seat))
             }
             VolumeCall::Read { run, at } => {
                 let seat = self.reached(session, at).await?;
@@ -231,6 +283,9 @@ impl Replica {
         let seat = {
             let life = self.life.read().await;
             life.in_session(session)?;
+            if life.stage == Stage::Promised {
+                return Err(Refusal::NotBegun.into());
+            }
             for BlockWrite { position, run, zeroes } in writes {
                 let bytes = payload(&mut data, &run, zeroes)?;
                 placed.push(life.seat.put_at(fence, position.sequence, run, bytes).await?);
@@ -241,7 +296,7 @@ impl Replica {
         for one in placed {
             seat.finish(one, false).await?;
         }
-        Ok(VolumeAnswer::Done)
+        Ok(done(&seat))
     }
 
     async fn put(
@@ -254,7 +309,7 @@ impl Replica {
         let life = self.life.read().await;
         life.in_session(session)?;
         life.seat.admit(fence)?;
-        if life.label.whole {
+        if life.stage != Stage::Filling {
             return Err(Refusal::NotBegun.into());
         }
         let mut data = data;
@@ -268,6 +323,11 @@ impl Replica {
         }
         Ok(VolumeAnswer::Done)
     }
+}
+
+/// It is done; and is there room for more?
+fn done(seat: &Seat) -> VolumeAnswer {
+    if seat.disk().above_high_water() { VolumeAnswer::Tight } else { VolumeAnswer::Done }
 }
 
 /// The next run's bytes; `None`: zeroes.
@@ -415,7 +475,6 @@ pub(super) fn refused(refusal: Refusal) -> VolumeAnswer {
     }
 }
 
-#[cfg(test)]
 /// The refusal that travelled; what is unknown is taken for the worst.
 pub(super) fn refusal_of(why: u8, one: u64, two: u64) -> Refusal {
     match why {

@@ -69,14 +69,14 @@ impl Device {
     }
 }
 
-fn part(piece: Piece) -> Part {
+pub(super) fn part(piece: Piece) -> Part {
     match piece {
         Piece::Data(data) => Part::Data(data),
         Piece::Zeroes(zeroes) => Part::Hole(u32::try_from(zeroes).expect("reads are short")),
     }
 }
 
-fn extent(context: &Context, stretch: Stretch) -> Extent {
+pub(super) fn extent(context: &Context, stretch: Stretch) -> Extent {
     let status = match context {
         Context::Allocation if stretch.hole => allocation::HOLE | allocation::ZERO,
         Context::Allocation => 0,

@@ -236,7 +236,8 @@ impl Seat {
         place: Place,
     ) -> Result<Placed, VolumeError> {
         let full = self.disk.above_high_water();
-        if full && data.is_some() {
+        // A head has given places to writes that it knew no better of: they fit, below the mark at which it heard of it.
+        if full && data.is_some() && !matches!(place, Place::Next(Some(_))) {
             return Err(DiskError::NoSpace.into());
         }
         self.reap();
@@ -244,7 +245,7 @@ impl Seat {
         self.is_next(place)?;
         self.make_room(data.as_ref().map_or(0, |data| data.len() as u64)).await?;
         // What makes room must go where the disk is full.
-        let class = if full { Class::Delete } else { Class::Client };
+        let class = if full && data.is_none() { Class::Delete } else { Class::Client };
         if class != order.class {
             self.settle().await?;
             order.class = class;

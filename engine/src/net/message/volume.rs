@@ -124,4 +124,6 @@ pub enum VolumeAnswer {
     Unreadable,
     /// No: a code that the crate `volume` gives, and two numbers that tell more.
     Refused(u8, u64, u64),
+    /// Done, to [`VolumeCall::Write`] or [`VolumeCall::Confirm`]; and the disk is so full that clients shall write no more data.
+    Tight,
 }

@@ -50,6 +50,7 @@ pub(super) enum AnswerHead {
     Rows { rows: Vec<WriteHead>, next: Option<PlaceHead>, data: u32 },
     Unreadable,
     Refused(u8, u64, u64),
+    Tight,
 }
 
 fn run_head(run: Run) -> RunHead {
@@ -164,6 +165,7 @@ pub(super) fn answer_head(answer: VolumeAnswer) -> Result<(AnswerHead, Vec<Bytes
         }
         VolumeAnswer::Unreadable => AnswerHead::Unreadable,
         VolumeAnswer::Refused(why, one, two) => AnswerHead::Refused(why, one, two),
+        VolumeAnswer::Tight => AnswerHead::Tight,
     };
     Ok((head, Vec::new()))
 }
@@ -183,6 +185,7 @@ pub(super) fn answer_of(head: AnswerHead, payload: &mut Payload) -> Result<Volum
         }
         AnswerHead::Unreadable => VolumeAnswer::Unreadable,
         AnswerHead::Refused(why, one, two) => VolumeAnswer::Refused(why, one, two),
+        AnswerHead::Tight => VolumeAnswer::Tight,
     })
 }
 
@@ -249,6 +252,7 @@ pub(super) mod tests {
             (rows, "090401070301fb2c01ff01010101020300|"),
             (VolumeAnswer::Unreadable, "0905|"),
             (VolumeAnswer::Refused(1, 300, 2), "090601fb2c0102|"),
+            (VolumeAnswer::Tight, "0907|"),
         ]
         .into_iter()
         .map(|(answer, golden)| (Response::Volume(answer), golden))

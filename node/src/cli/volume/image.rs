@@ -60,7 +60,10 @@ fn convert(doing: &str, mut command: Command) -> Result<(), Failure> {
 pub(super) fn import(name: &str, file: &Path, format: FileFormat, over: &Over) -> Result<(), Failure> {
     let bytes = size_of(file, format)?.next_multiple_of(BLOCK).max(BLOCK);
     let description = format!("from {}", file.file_name().unwrap_or_default().display());
-    tell(&over.admin, &Wanted::Create { name: name.to_owned(), bytes, description, encrypted: false })?;
+    tell(
+        &over.admin,
+        &Wanted::Create { name: name.to_owned(), bytes, description, encrypted: false, members: 1 },
+    )?;
     let doing = format!("import {}", file.display());
     let mut command =
         qemu_img(&["convert", "-p", "-n", "--target-is-zero", "-f", format.name(), "-O", "raw"]);

@@ -10,7 +10,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use quarry_volume::pace::{Limits, Rate};
 
 use super::{Failure, size, status};
-use crate::block::{Said, Shown, Wanted};
+use crate::block::{Compared, Said, Several, Shown, Wanted};
 use crate::config::size_text;
 
 #[derive(Debug, Subcommand)]
@@ -28,6 +28,9 @@ pub(super) enum VolumeCommand {
         /// Encrypt its blocks at rest (AES-256-XTS, with a key of its own). Clients see no difference.
         #[arg(long)]
         encrypted: bool,
+        /// How many nodes of the cluster have it; 2 to 5 bear the loss of the lesser half. 1: this node alone.
+        #[arg(long, default_value = "1", value_parser = clap::value_parser!(u8).range(1..=5))]
+        members: u8,
         #[command(flatten)]
         admin: Admin,
     },
@@ -140,6 +143,27 @@ pub(super) enum VolumeCommand {
         #[command(flatten)]
         over: Over,
     },
+    /// Make this node the head of a volume with several members. A client that connects does the same.
+    Attach {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        admin: Admin,
+    },
+    /// Take a volume with several members from whoever is its head; what was written is flushed.
+    Detach {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        admin: Admin,
+    },
+    /// Compare what the members of a volume have. Its head ends.
+    Compare {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        admin: Admin,
+    },
     /// Delete a volume with its snapshots. Nobody may be using it.
     Delete {
         /// Its name.
@@ -198,13 +222,17 @@ pub(super) struct Over {
 /// Runs `quarry volume`.
 pub(super) fn run(command: &VolumeCommand, out: &mut impl Write) -> Result<(), Failure> {
     match command {
-        VolumeCommand::Create { name, size, description, encrypted, admin } => {
+        VolumeCommand::Create { name, size, description, encrypted, members, admin } => {
             let (name, description, encrypted) = (name.clone(), description.clone(), *encrypted);
-            tell(admin, &Wanted::Create { name, bytes: *size, description, encrypted })
+            let members = usize::from(*members);
+            tell(admin, &Wanted::Create { name, bytes: *size, description, encrypted, members })
         }
         VolumeCommand::Extend { name, size, admin } => {
             tell(admin, &Wanted::Extend { name: name.clone(), bytes: *size })
         }
+        VolumeCommand::Attach { name, admin } => tell(admin, &Wanted::Attach { name: name.clone() }),
+        VolumeCommand::Detach { name, admin } => tell(admin, &Wanted::Detach { name: name.clone() }),
+        VolumeCommand::Compare { name, admin } => compare(name, admin, out),
         VolumeCommand::Delete { name, admin } => tell(admin, &Wanted::Delete { name: name.clone() }),
         VolumeCommand::Snapshot { name, snapshot, delete, admin } => {
             let (name, snapshot) = (name.clone(), snapshot.clone());
@@ -268,6 +296,17 @@ fn diff(from: &str, to: Option<String>, admin: &Admin, out: &mut impl Write) -> 
     Ok(())
 }
 
+fn compare(name: &str, admin: &Admin, out: &mut impl Write) -> Result<(), Failure> {
+    let answer = answer(admin, &Wanted::Compare { name: name.to_owned() })?;
+    let Compared { members, blocks, different } =
+        serde_json::from_str(&answer).map_err(|e| Failure::new("read the comparison", e))?;
+    if different > 0 {
+        let why = format!("{different} of {blocks} blocks differ");
+        return Err(Failure::new(format!("compare {members} members of {name}"), why));
+    }
+    Ok(writeln!(out, "{members} members have the same {blocks} blocks")?)
+}
+
 fn known(admin: &Admin) -> Result<Vec<Shown>, Failure> {
     let url = status::admin_url(admin.url.as_deref());
     let text = status::ask(&url, "GET", "/volumes", "")?;
@@ -309,6 +348,14 @@ fn show_one(name: &str, show: &Show, out: &mut impl Write) -> Result<(), Failure
     }
     if volume.encrypted {
         writeln!(out, "encrypted    at rest, AES-256-XTS")?;
+    }
+    if let Some(Several { epoch, head, configuration, members }) = &volume.several {
+        writeln!(out, "head         {} (epoch {epoch})", head.as_deref().unwrap_or("none"))?;
+        for member in members {
+            let state = member.state.as_deref().unwrap_or("known at the head's node");
+            let counts = if member.counts { "" } else { ", joining" };
+            writeln!(out, "member       {}: {state}{counts} (configuration {configuration})", member.device)?;
+        }
     }
     if let Some(parent) = &volume.parent {
         writeln!(out, "clone of     {parent}")?;

@@ -34,6 +34,26 @@ fn version_1_never_changes() {
 }
 
 #[test]
+fn members_have_these_bytes_for_ever() {
+    let hex = |bytes: Vec<u8>| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let turns = vec![Turn { epoch: 2, base: 3 }];
+    let whole = MemberLabel { volume: VolumeId([7; 16]), generation: 5, whole: true, turns, end: 0 };
+    let turn = "02000000000000000300000000000000";
+    assert_eq!(hex(whole.encode()), format!("01{}050000000101{turn}", "07".repeat(16)));
+    let partial = MemberLabel { whole: false, end: 9, ..whole.clone() };
+    let expected = format!("02{}050000000001{turn}0900000000000000", "07".repeat(16));
+    assert_eq!(hex(partial.encode()), expected);
+    for label in [whole, partial] {
+        let good = label.encode();
+        assert_eq!(MemberLabel::decode(&good), Ok(label));
+        for cut in 0..good.len() {
+            assert_eq!(MemberLabel::decode(&good[..cut]), Err(BadLabel), "cut at {cut}");
+        }
+        assert_eq!(MemberLabel::decode(&[&good, &[0][..]].concat()), Err(BadLabel));
+    }
+}
+
+#[test]
 fn anything_else_is_refused() {
     let label = Label { name: "v".into(), bytes: 1, slice_bytes: 2, made: 3, ..Label::default() };
     let good = label.encode();

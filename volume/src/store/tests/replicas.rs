@@ -21,6 +21,8 @@ struct At {
     members: Arc<Members>,
     fence: Fence,
     session: u64,
+    /// Where it was at the last promise.
+    end: u64,
 }
 
 fn run(block: u8, blocks: u16) -> Run {
@@ -38,7 +40,7 @@ impl At {
     fn new(seed: u64) -> Self {
         let rig = Rig::new(seed);
         let members = Arc::new(Members::open(vec![rig.handle()]).unwrap());
-        Self { rig, members, fence: Fence { epoch: 1, configuration: 1 }, session: 0 }
+        Self { rig, members, fence: Fence { epoch: 1, configuration: 1 }, session: 0, end: 0 }
     }
 
     fn restart(&mut self, keep_index: bool) {
@@ -64,7 +66,7 @@ impl At {
         match self.ask(VolumeCall::Promise) {
             VolumeAnswer::Promised { session, turns, end, whole } => {
                 assert!(session > self.session, "sessions are not given twice");
-                self.session = session;
+                (self.session, self.end) = (session, end);
                 (turns, end, whole)
             }
             other => panic!("{other:?}"),
@@ -76,8 +78,7 @@ impl At {
     }
 
     fn begin(&mut self, turns: &[TurnFields]) {
-        let end = turns.last().map_or(0, |last| last.1);
-        self.done(VolumeCall::Begin { turns: turns.to_vec(), end });
+        self.done(VolumeCall::Begin { turns: turns.to_vec(), end: self.end });
     }
 
     fn written(&self, sequence: u64, run: Run, value: u8) -> VolumeCall {
@@ -276,4 +277,60 @@ fn a_deleted_volume_has_no_member_ever_again() {
     assert_eq!(at.refused(VolumeCall::Promise), Refusal::Out);
     assert!(at.members.list().is_empty());
     at.done(VolumeCall::Delete);
+}
+
+/// A member was filled when it died. What it had acknowledged before counted for clients, and had it said where the filling had come
+/// to, a shorter history could have been taken for all, or a whole one for too short.
+#[test]
+fn who_is_filled_says_what_it_had_acknowledged_before() {
+    for common in [2, 1] {
+        let mut at = At::new(10);
+        at.promise(1);
+        at.begin(&[(1, 0)]);
+        at.write(1, run(0, 1), 1);
+        at.write(2, run(1, 1), 2);
+        at.done(VolumeCall::Flush(2));
+        assert_eq!(at.promise(4), (vec![(1, 0)], 2, true));
+        let from = if common == 2 { 2 } else { 0 };
+        assert_eq!(at.ask(VolumeCall::Fill { common, after: 7 }), VolumeAnswer::Filling(from));
+        at.write(8, run(2, 1), 8);
+        at.done(VolumeCall::Flush(8));
+        for restart in [false, true] {
+            if restart {
+                at.restart(true);
+            }
+            assert_eq!(at.promise(4), (vec![(1, 0)], 2, false));
+            // Filled again: it is still what it had when it was whole.
+            assert_eq!(at.ask(VolumeCall::Fill { common: 2, after: 9 }), VolumeAnswer::Filling(0));
+        }
+        at.restart(false);
+        assert_eq!(at.promise(5), (vec![(1, 0)], 2, false));
+        at.ask(VolumeCall::Fill { common: 2, after: 9 });
+        at.done(VolumeCall::Join { turns: vec![(1, 0), (4, 3)], end: 9 });
+        at.write(10, run(2, 1), 9);
+        at.done(VolumeCall::Flush(10));
+        at.restart(true);
+        assert_eq!(at.promise(6), (vec![(1, 0), (4, 3)], 10, true));
+    }
+}
+
+#[test]
+fn a_session_begins_once_and_takes_nothing_before() {
+    let mut at = At::new(11);
+    at.promise(1);
+    at.begin(&[(1, 0)]);
+    at.write(1, run(0, 1), 1);
+    // The same head asks again: what comes before it said how to go on is not taken, and neither is a second beginning.
+    at.promise(1);
+    let early = at.written(2, run(0, 1), 2);
+    assert_eq!(at.refused(early.clone()), Refusal::NotBegun);
+    assert_eq!(at.ask(VolumeCall::Fill { common: 1, after: 1 }), VolumeAnswer::Filling(1));
+    assert!(matches!(at.refused(VolumeCall::Fill { common: 1, after: 1 }), Refusal::Elsewhere(_)));
+    at.done(early);
+    at.done(VolumeCall::Join { turns: vec![(1, 0)], end: 2 });
+    assert_eq!(at.refused(VolumeCall::Join { turns: vec![(1, 0)], end: 2 }), Refusal::NotBegun);
+    assert_eq!(at.first_byte(0, 2), 2, "what came twice threw nothing away");
+    at.promise(1);
+    let astray = VolumeCall::Begin { turns: vec![(1, 0)], end: 1 };
+    assert!(matches!(at.refused(astray), Refusal::Elsewhere(_)), "it stands elsewhere");
 }

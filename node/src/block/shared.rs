@@ -1,0 +1,353 @@
+//! Volumes that have several members: made, attached here or at another node, shown, compared, deleted.
+//!
+//! Invariant: a node is head of a volume only by an epoch that the control group granted it; whoever attaches takes it over.
+//! Invariant: a volume is deleted by whoever could attach it: from its last head nothing is taken any more.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use quarry_engine::block::FIRST_PLACE;
+use quarry_engine::disk::format::record::DeviceId;
+use quarry_engine::net::{VolumeAnswer, VolumeCall};
+use quarry_engine::object::BoxFuture;
+use quarry_volume::head::{Configuration, MAX_MEMBERS, Session};
+use quarry_volume::store::{
+    Attachment, Condition, MAX_DESCRIPTION, Members, Peer, Reach, Replicated, Seen, VolumeError, is_name,
+};
+use quarry_volume::{Fence, Geometry, KeyRing, SLICE_BYTES, VolumeId};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use crate::cluster;
+use crate::control::member::Member;
+use crate::control::state::State;
+use crate::control::volumes::{Register, RegisterError, Row, Standing};
+use crate::storage::{random_bytes, wall_clock};
+
+/// How often a change of a volume's row is tried, and the pause between two tries.
+const TRIES: usize = 50;
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A head on this node, if there is one; held while one is made or ended.
+type Place = Arc<tokio::sync::Mutex<Option<Replicated>>>;
+
+/// The volumes of the cluster that have several members.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    register: Register,
+    reach: Reach,
+    members: Arc<Members>,
+    state: watch::Receiver<Arc<State>>,
+    /// What wraps the keys of encrypted volumes: all machines of a cluster have the same.
+    keys: KeyRing,
+    /// On which heads live: clients come and go, and so do the threads that serve them.
+    runtime: Handle,
+    heads: Mutex<HashMap<VolumeId, Place>>,
+}
+
+/// A volume that is to be.
+pub(crate) struct New {
+    pub(crate) name: String,
+    pub(crate) bytes: u64,
+    pub(crate) description: String,
+    pub(crate) encrypted: bool,
+    pub(crate) members: usize,
+}
+
+/// Rows that members have otherwise.
+#[derive(Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Compared {
+    pub(crate) members: usize,
+    pub(crate) blocks: usize,
+    pub(crate) different: usize,
+}
+
+impl From<RegisterError> for VolumeError {
+    fn from(error: RegisterError) -> Self {
+        Self::Register(error.to_string())
+    }
+}
+
+impl Shared {
+    /// Of a member of the cluster.
+    pub(crate) fn new(member: &Member, keys: KeyRing) -> Self {
+        let net = Arc::clone(&member.cluster.transport);
+        let register = Register::new(member.groups.control.clone(), Arc::clone(&net));
+        let (members, state) = (Arc::clone(&member.volumes), member.state.clone());
+        let known = state.clone();
+        let node_of = Arc::new(move |device: DeviceId| known.borrow().devices.get(&device).map(|d| d.node));
+        let reach = Reach { members: Arc::clone(&members), net: Some(net), node_of, timer: cluster::timer() };
+        let runtime = Handle::current();
+        Self { register, reach, members, state, keys, runtime, heads: Mutex::default() }
+    }
+
+    /// All of them, by name.
+    pub(crate) fn list(&self) -> Vec<Row> {
+        self.register.list().unwrap_or_else(|error| {
+            tracing::warn!(%error, "list volumes");
+            Vec::new()
+        })
+    }
+
+    /// The volume of a name, or of an id in hex.
+    pub(crate) fn find(&self, name: &str) -> Option<Row> {
+        let by_name = self.register.find(name).ok().flatten();
+        let by_id = || {
+            let mut id = [0; 16];
+            hex::decode_to_slice(name, &mut id).ok()?;
+            self.register.row(VolumeId(id)).ok().flatten()
+        };
+        by_name.or_else(by_id).map(|(row, _)| row)
+    }
+
+    fn standing(&self, name: &str) -> Result<Standing, VolumeError> {
+        self.register.find(name)?.ok_or_else(|| VolumeError::NoVolume(name.to_owned()))
+    }
+
+    /// Devices of so many nodes, as the ring of the first policy has them for an id.
+    fn choose(&self, id: VolumeId, members: usize) -> Result<Vec<DeviceId>, VolumeError> {
+        let state = Arc::clone(&self.state.borrow());
+        let ring = state.builder.as_ref().and_then(|builder| builder.ring().ok().flatten());
+        let ring = ring.ok_or(VolumeError::NoRoom)?;
+        let numbers = state.ring_devices(0);
+        let partition = ring.partition_of(&id.0);
+        let (mut nodes, mut chosen) = (HashSet::new(), Vec::new());
+        for device in ring.lookup(partition).chain(ring.handoffs(partition)) {
+            let Some(id) = numbers.get(&device.id) else { continue };
+            let Some(known) = state.devices.get(id) else { continue };
+            if chosen.len() < members && nodes.insert(known.node) {
+                chosen.push(*id);
+            }
+        }
+        if chosen.len() == members { Ok(chosen) } else { Err(VolumeError::TooFewNodes(members)) }
+    }
+
+    /// Makes a volume.
+    pub(crate) async fn create(&self, wanted: New) -> Result<(), VolumeError> {
+        let New { name, bytes, description, encrypted, members } = wanted;
+        if !is_name(&name) {
+            return Err(VolumeError::Name(name));
+        }
+        if description.len() > MAX_DESCRIPTION {
+            return Err(VolumeError::Description);
+        }
+        if members > MAX_MEMBERS {
+            return Err(VolumeError::TooFewNodes(members));
+        }
+        Geometry::new(bytes, SLICE_BYTES)?;
+        let id = VolumeId(random_bytes());
+        let configuration = Configuration::new(self.choose(id, members)?);
+        let made = wall_clock() / 1000;
+        let key = encrypted.then(|| self.keys.wrap(&random_bytes())).transpose()?;
+        let row = Row {
+            id,
+            name: name.clone(),
+            description,
+            bytes,
+            slice_bytes: SLICE_BYTES,
+            made,
+            epoch: 0,
+            head: None,
+            configuration,
+            key,
+        };
+        match self.register.make(&row).await {
+            // It may have been this very one, whose answer was lost.
+            Err(_) if self.find(&name).is_some_and(|found| found.id == id) => Ok(()),
+            Err(RegisterError::Changed) => Err(VolumeError::Taken(name)),
+            other => Ok(other?),
+        }
+    }
+
+    fn place(&self, id: VolumeId) -> Place {
+        let mut heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(heads.entry(id).or_default())
+    }
+
+    /// Changes a row, however often others are first.
+    async fn change(&self, id: VolumeId, edit: impl Fn(&mut Row)) -> Result<Row, VolumeError> {
+        let mut last = RegisterError::Changed;
+        for _ in 0..TRIES {
+            match self.register.row(id) {
+                Ok(None) => return Err(VolumeError::NoVolume(hex::encode(id.0))),
+                Ok(Some((mut row, time))) => {
+                    edit(&mut row);
+                    match self.register.change(&row, time).await {
+                        Ok(()) => return Ok(row),
+                        Err(error) => last = error,
+                    }
+                }
+                Err(error) => last = error,
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        Err(last.into())
+    }
+
+    /// Attaches a volume here, or joins those who have.
+    pub(crate) async fn attach(&self, name: &str) -> Result<Replicated, VolumeError> {
+        let place = self.place(self.standing(name)?.0.id);
+        let mut head = place.lock().await;
+        // As it stands now: whoever had the place before may have attached it.
+        let (row, _) = self.standing(name)?;
+        let is_head =
+            |device: &Replicated| device.epoch() == row.epoch && row.head == Some(self.register.local());
+        if let Some(device) = &*head
+            && matches!(device.condition(), Condition::Serving)
+            && is_head(device)
+        {
+            // It may have become larger.
+            return Ok(device.resized(Geometry::new(row.bytes, row.slice_bytes)?));
+        }
+        // An epoch that was given and lost is given to nobody else.
+        *head = None;
+        let local = self.register.local();
+        let row = self
+            .change(row.id, |row| {
+                row.epoch += 1;
+                row.head = Some(local);
+            })
+            .await?;
+        let attachment = self.attachment(&row)?;
+        let device = {
+            let _there = self.runtime.enter();
+            Replicated::attach(&attachment, &self.reach, self.commit(&row))
+        };
+        device.served().await?;
+        tracing::info!(volume = %row.name, epoch = row.epoch, "attach volume");
+        *head = Some(device.clone());
+        Ok(device)
+    }
+
+    fn attachment(&self, row: &Row) -> Result<Attachment, VolumeError> {
+        let configuration = row.configuration.clone();
+        let near = configuration.all().find(|device| self.members.has(*device));
+        let geometry = Geometry::new(row.bytes, row.slice_bytes)?;
+        let cipher = row.key.map(|key| self.keys.open(&key)).transpose()?;
+        Ok(Attachment { volume: row.id, geometry, epoch: row.epoch, configuration, near, cipher })
+    }
+
+    fn commit(&self, row: &Row) -> quarry_volume::store::Commit {
+        let (register, id, epoch) = (self.register.clone(), row.id, row.epoch);
+        Arc::new(move |wanted: Configuration| -> BoxFuture<'static, Result<(), Fence>> {
+            let register = register.clone();
+            Box::pin(async move { register.configure(id, epoch, &wanted).await })
+        })
+    }
+
+    /// Takes the volume from whoever has it; nobody has it then.
+    pub(crate) async fn detach(&self, name: &str) -> Result<(), VolumeError> {
+        let device = self.attach(name).await?;
+        device.flush().await?;
+        let (row, _) = self.standing(name)?;
+        self.place(row.id).lock().await.take();
+        let epoch = device.epoch();
+        self.change(row.id, |row| {
+            if row.epoch == epoch {
+                row.head = None;
+            }
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Makes a volume larger. Clients see it when they connect anew.
+    pub(crate) async fn extend(&self, name: &str, bytes: u64) -> Result<(), VolumeError> {
+        let (row, _) = self.standing(name)?;
+        Geometry::new(bytes, row.slice_bytes)?;
+        let row = self.change(row.id, |row| row.bytes = row.bytes.max(bytes)).await?;
+        if row.bytes > bytes { Err(VolumeError::Shrink(row.bytes, bytes)) } else { Ok(()) }
+    }
+
+    /// Deletes a volume; members that do not answer are told when they are there again.
+    pub(crate) async fn delete(&self, name: &str) -> Result<(), VolumeError> {
+        let (row, time) = self.standing(name)?;
+        if let Some(head) = row.head.filter(|head| *head != self.register.local()) {
+            return Err(VolumeError::InUseAt(name.to_owned(), head.to_string()));
+        }
+        let place = self.place(row.id);
+        let mut head = place.lock().await;
+        self.register.remove(&row, time).await?;
+        *head = None;
+        let reach = self.reach.clone();
+        tokio::spawn(async move {
+            for device in row.configuration.all() {
+                let peer = Peer { device, volume: row.id };
+                // Those that do not hear it are found by the sweep.
+                let _away = reach.ask(peer, Fence::default(), Session(0), VolumeCall::Delete).await;
+            }
+        });
+        Ok(())
+    }
+
+    /// The members of a volume as its head sees them, where that is here.
+    pub(crate) async fn seen(&self, row: &Row) -> Vec<Seen> {
+        let head = self.place(row.id).lock().await.clone();
+        match head {
+            Some(device) => device.members().await,
+            None => Vec::new(),
+        }
+    }
+
+    /// Compares what the members have: each block's place in the order, and its bytes. The head ends.
+    pub(crate) async fn compare(&self, name: &str) -> Result<Compared, VolumeError> {
+        self.detach(name).await?;
+        let (row, _) = self.standing(name)?;
+        let local = self.register.local();
+        let row = self
+            .change(row.id, |row| {
+                row.epoch += 1;
+                row.head = Some(local);
+            })
+            .await?;
+        let fence = Fence { epoch: row.epoch, configuration: row.configuration.version };
+        let mut tables: Vec<BTreeMap<_, _>> = Vec::new();
+        for device in row.configuration.members.iter().copied() {
+            tables.push(self.table(Peer { device, volume: row.id }, fence).await?);
+        }
+        self.change(row.id, |row| row.head = None).await?;
+        let mut places: HashSet<_> = HashSet::new();
+        tables.iter().for_each(|table| places.extend(table.keys().copied()));
+        let differs = |place: &&(u32, u16, u8)| {
+            let mut all = tables.iter().map(|table| table.get(*place));
+            let first = all.next().flatten();
+            all.any(|other| other != first)
+        };
+        let different = places.iter().filter(differs).count();
+        Ok(Compared { members: tables.len(), blocks: places.len(), different })
+    }
+
+    /// What a member has: of each block its write, and the hash of its bytes.
+    async fn table(
+        &self,
+        peer: Peer,
+        fence: Fence,
+    ) -> Result<BTreeMap<(u32, u16, u8), (u64, u64, [u8; 32])>, VolumeError> {
+        let away = || VolumeError::Register("a member does not answer".to_owned());
+        let asked = |session, call| self.reach.ask(peer, fence, Session(session), call);
+        let Ok(VolumeAnswer::Promised { session, .. }) = asked(0, VolumeCall::Promise).await else {
+            return Err(away());
+        };
+        let (mut table, mut next) = (BTreeMap::new(), Some(FIRST_PLACE));
+        while let Some(from) = next {
+            let call = VolumeCall::Rows { from, above: 0, data: true };
+            let Ok(VolumeAnswer::Rows { rows, next: behind, data }) = asked(session, call).await else {
+                return Err(away());
+            };
+            next = behind;
+            let mut data = data;
+            for row in rows {
+                for nth in 0..row.run.blocks {
+                    let block = u8::try_from(u16::from(row.run.first) + nth).unwrap_or(u8::MAX);
+                    let bytes =
+                        if row.zeroes { bytes::Bytes::new() } else { data.split_to(data.len().min(4096)) };
+                    let place = (row.run.slice.0, row.run.chunk.0, block);
+                    let hash = *blake3::hash(&bytes).as_bytes();
+                    table.insert(place, (row.position.epoch, row.position.sequence, hash));
+                }
+            }
+        }
+        Ok(table)
+    }
+}

@@ -1,0 +1,251 @@
+"""A volume with three members on three nodes, under writers, while members and heads are killed and stopped.
+
+What must hold:
+- while a member is killed and comes back, writers go on; the longest stall is printed;
+- when the head's node is killed, a client goes on at another node, and finds what was flushed, or something later;
+- a head that was stopped while another node attached is fenced: its late writes and reads are refused;
+- an encrypted one is read at another node, grows, and is deleted once its head has let it go;
+- in the end all three members count again and have the same rows.
+
+Environment: SEED (default random; printed), WRITERS (default 4).
+"""
+
+import collections
+import json
+import os
+import pathlib
+import random
+import signal
+import struct
+import threading
+import time
+
+import nbd_volumes
+from cluster_process import admin, cluster, wait_until
+from nbd_client import FLUSH, READ, REQUEST, WRITE, Export, Refused
+from nbd_volumes import BLOCK, ZERO, Writer, check, stamp
+
+BLOCKS = 16_384  # 64 MiB
+USED = 2000
+BACK_LIMIT = 90.0  # patience with a member that is away, and filling it
+ATTACH_LIMIT = 60.0  # an election of the control group, and promises
+HANG = 60.0
+
+
+def is_stopped(process):
+    tasks = pathlib.Path(f"/proc/{process}/task").glob("*/stat")
+    return all(task.read_text().rpartition(")")[2].split()[0] == "T" for task in tasks)
+
+
+class Timed(Export):
+    """Knows how long the slowest request took."""
+
+    slowest = 0.0
+
+    def ask(self, *arguments, **options):
+        began = time.monotonic()
+        try:
+            return super().ask(*arguments, **options)
+        finally:
+            Timed.slowest = max(Timed.slowest, time.monotonic() - began)
+
+
+def volume(member, *arguments):
+    return member.quarry("volume", *arguments, *admin(member))
+
+
+def shown(member):
+    return json.loads(volume(member, "show", "disk1", "--json"))["several"]
+
+
+def all_count(member):
+    said = shown(member)
+    return len(said["members"]) == 3 and all(one["counts"] for one in said["members"])
+
+
+def attached(member, name="disk1"):
+    """An export there, as soon as the node can attach: the control group may be electing a leader."""
+    found = []
+
+    def attempt():
+        try:
+            found.append(Export(member.nbd, name))
+            return True
+        except (OSError, Refused):
+            return False
+
+    took = wait_until(attempt, ATTACH_LIMIT, f"attach at {member}")
+    return found[0], took
+
+
+class Load:
+    """Writers at one node."""
+
+    def __init__(self, member, known, count, seed):
+        self.known, self.writers = known, []
+        for n in range(count):
+            mine = {block: known[block] for block in range(n, USED, count)}
+            self.writers.append(Writer(member.nbd, n + 1, list(mine), random.Random(f"{seed}/{n}"), mine))
+        for writer in self.writers:
+            writer.start()
+
+    def goes_on(self, seconds):
+        before = [writer.sequence for writer in self.writers]
+        time.sleep(seconds)
+        for writer, was in zip(self.writers, before):
+            if writer.error is not None:
+                raise writer.error
+            assert writer.is_alive(), "a writer was refused or lost its connection"
+            assert writer.sequence > was, f"a writer came no further in {seconds} s"
+
+    def end(self):
+        for writer in self.writers:
+            writer.join(HANG)
+            assert not writer.is_alive(), "a writer hangs"
+            if writer.error is not None:
+                raise writer.error
+
+
+def fenced(old, at, new, known):
+    """Stops the head, attaches elsewhere, lets it go on: what it is asked then, and what it was asked meanwhile, is refused."""
+    last, block = Export(old.nbd, "disk1"), 7
+    last.read(block * BLOCK, BLOCK)
+    old.process.send_signal(signal.SIGSTOP)
+    # On a busy machine its threads run on for a while, and what came to it then would be no late write.
+    wait_until(lambda: is_stopped(old.process.pid), HANG, "all threads stop")
+    late = stamp(block, 99, 1)
+    # They lie in the stopped node's socket.
+    last.socket.sendall(struct.pack(">IHHQQI", REQUEST, 0, WRITE, 8, block * BLOCK, BLOCK) + late)
+    last.socket.sendall(struct.pack(">IHHQQI", REQUEST, 0, READ, 9, block * BLOCK, BLOCK))
+    last.socket.sendall(struct.pack(">IHHQQI", REQUEST, 0, FLUSH, 10, 0, 0))
+    export, took = attached(new)
+    check(new.nbd, known)
+    value = (98, 1)
+    export.write(block * BLOCK, stamp(block, *value))
+    export.flush()
+    known[block]["may"], known[block]["now"] = [value], value
+    old.process.send_signal(signal.SIGCONT)
+    refused = 0
+    last.socket.settimeout(HANG)
+    for _ in range(3):
+        try:
+            magic, error, cookie = struct.unpack(">IIQ", last.take(16))
+        except OSError:
+            break  # it ended the connection: that is a refusal, too
+        # A flush may succeed: the protocol has it promise that writes whose replies were *sent* are durable, and they are: all that this
+        # head ever answered was flushed, or is in the base on which the new one builds. The write before it, on the same socket, was
+        # refused, so that it promises nothing of that. Had any answered write not been flushed, this flush would be refused, too.
+        assert error != 0 or cookie == 10, f"the old head answered request {cookie}"
+        refused += error != 0
+    try:
+        last.read(block * BLOCK, BLOCK)
+        raise AssertionError("the old head serves reads")
+    except (Refused, OSError):
+        pass
+    check(new.nbd, known)
+    export.close()
+    print(f"the head at {old} was stopped; {new} attached after {took:.1f} s; of the old one's late requests {refused} of 3 were refused in words", flush=True)
+
+
+class Pulse(threading.Thread):
+    """What the machine itself does to who sleeps a little and flushes a block to the same disk: it stands beside every stall."""
+
+    def __init__(self, directory):
+        super().__init__(daemon=True)
+        self.file, self.slowest, self.ended = directory / "pulse", 0.0, False
+        self.start()
+
+    def run(self):
+        with open(self.file, "wb", buffering=0) as out:
+            while not self.ended:
+                began = time.monotonic()
+                time.sleep(0.005)
+                out.seek(0)
+                out.write(bytes(4096))
+                os.fdatasync(out.fileno())
+                self.slowest = max(self.slowest, time.monotonic() - began)
+
+    def end(self):
+        self.ended = True
+        self.join()
+        self.file.unlink()
+        return self.slowest
+
+
+def encrypted(one, two):
+    """Written at one node, made larger and read at another, trimmed, and deleted by the first once it is nobody's."""
+    volume(one, "create", "disk2", 64 * BLOCK, "--members", 3, "--encrypted")
+    data = bytes(range(256)) * (BLOCK // 256)
+    export = attached(one, "disk2")[0]
+    export.write(3 * BLOCK, data * 4)
+    export.write(100, b"in the midst of a block")
+    export.flush()
+    export.close()
+    volume(two, "extend", "disk2", 128 * BLOCK)
+    export = attached(two, "disk2")[0]
+    assert export.size == 128 * BLOCK, f"it has {export.size} bytes"
+    assert export.read(3 * BLOCK, 4 * BLOCK) == data * 4 and export.read(100, 8) == b"in the m"
+    export.trim(4 * BLOCK, 90 * BLOCK)
+    assert export.read(3 * BLOCK, 4 * BLOCK) == data + bytes(3 * BLOCK)
+    export.write(120 * BLOCK, data)
+    export.flush()
+    export.close()
+    try:
+        volume(one, "delete", "disk2")
+        raise AssertionError("a volume was deleted under another node's head")
+    except AssertionError as error:
+        assert "detach it first" in str(error), error
+    volume(one, "detach", "disk2")
+    assert volume(one, "compare", "disk2").startswith("3 members have the same"), "members differ"
+    volume(one, "delete", "disk2")
+    assert "disk2" not in volume(one, "list")
+
+
+def main():
+    seed = os.environ.get("SEED") or str(random.SystemRandom().randrange(1 << 32))
+    count = int(os.environ.get("WRITERS", "4"))
+    nbd_volumes.Export = Timed
+    print(f"volumes of a cluster: reproduce with  SEED={seed} WRITERS={count}", flush=True)
+    with cluster("cluster-volumes", ["1G"] * 3) as it:
+        one, two, three = it.members
+        wait_until(it.formed, 60, "groups with three voters")
+        volume(one, "create", "disk1", BLOCKS * BLOCK, "--members", 3)
+        known = collections.defaultdict(lambda: {"may": [ZERO], "now": ZERO})
+        for block in range(USED):
+            known[block]
+        load = Load(one, known, count, f"{seed}/1")
+        load.goes_on(1.0)
+        usual, Timed.slowest = Timed.slowest, 0.0
+        pulse = Pulse(one.data)
+        three.kill()
+        load.goes_on(2.0)
+        wait_until(lambda: not all_count(one), BACK_LIMIT, "the member that was killed counts no more", lambda: shown(one))
+        stall, machine = Timed.slowest, pulse.end()
+        three.start()
+        took = wait_until(lambda: all_count(one), BACK_LIMIT, "the member that was killed counts again", lambda: shown(one))
+        load.goes_on(1.0)
+        print(f"a member killed: longest stall {stall * 1000:.0f} ms (before {usual * 1000:.0f} ms, the machine's own meanwhile {machine * 1000:.0f} ms); it counts again {took:.1f} s after its start", flush=True)
+        one.kill()
+        load.end()
+        export, took = attached(two)
+        export.close()
+        check(two.nbd, known)
+        load = Load(two, known, count, f"{seed}/2")
+        load.goes_on(1.0)
+        one.start()
+        back = wait_until(lambda: all_count(two), BACK_LIMIT, "the head's node that was killed counts again", lambda: shown(two))
+        print(f"the head's node killed: {two} went on after {took:.1f} s with all that was flushed; all three count again {back:.1f} s after the start", flush=True)
+        two.kill()
+        load.end()
+        two.start()
+        attached(two)[0].close()
+        check(two.nbd, known)
+        fenced(two, known, three, known)
+        wait_until(lambda: all_count(three), BACK_LIMIT, "all members count", lambda: shown(three))
+        encrypted(two, three)
+        print(volume(three, "compare", "disk1").strip(), flush=True)
+        print(it.check_logs(), flush=True)
+
+
+if __name__ == "__main__":
+    main()

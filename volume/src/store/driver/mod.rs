@@ -1,0 +1,350 @@
+//! A head carried out: [`Head`] decides, this sends, keeps bytes, and knows the time.
+//!
+//! Invariant: all events reach the head one after the other; nobody else decides anything.
+//! Invariant: what a member says in a session that is not its present one is not heard.
+//! Invariant: the head is driven until its device is dropped or it has stopped; then nothing is answered any more.
+
+mod act;
+mod fill;
+mod hear;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use quarry_engine::block::{BlockPlace, Fence, VolumeId};
+use quarry_engine::disk::format::record::DeviceId;
+use quarry_engine::net::{BlockWrite, VolumeAnswer, VolumeCall};
+use quarry_engine::object::BoxFuture;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use self::fill::Copied;
+use super::device::Piece;
+use super::link::{Answered, Body, Lane, Ordered, Peer, Reach, Unanswered, pump};
+use crate::geometry::Run;
+use crate::head::{Action, Configuration, Event, Failure, Head, Report, Session, Standing, Until};
+use crate::member::Token;
+
+/// Pause between two looks at who is late.
+const TICK: Duration = Duration::from_millis(100);
+/// Ticks between two looks at members that have nothing else to say: whether they are there, and whether another head is.
+const BEAT: u64 = 10;
+/// Ticks after which a member that is away is asked again.
+const AGAIN: u64 = 3;
+/// Ticks after which a member that is away is overdue.
+const OVERDUE: u64 = 30;
+/// Ticks for which a request may wait.
+const PATIENCE: u64 = 300;
+
+/// Commits a configuration in the control group, or tells under what another head acts that was first.
+pub type Commit = Arc<dyn Fn(Configuration) -> BoxFuture<'static, Result<(), Fence>> + Send + Sync>;
+
+/// What a client wants.
+#[derive(Debug)]
+pub(super) enum Ask {
+    Write { body: Body, until: Until, done: oneshot::Sender<Result<(), Failure>> },
+    Read { what: What, done: oneshot::Sender<Result<Got, Failure>> },
+    Flush { done: oneshot::Sender<Result<(), Failure>> },
+    Show { done: oneshot::Sender<Vec<Seen>> },
+}
+
+/// What is read.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum What {
+    /// Bytes.
+    Run(Run),
+    /// What there is, from here on.
+    Map(BlockPlace),
+}
+
+/// What was read.
+#[derive(Debug)]
+pub(super) enum Got {
+    Pieces(Vec<Piece>),
+    /// Rows, and where those behind them begin.
+    Map(Vec<BlockWrite>, Option<BlockPlace>),
+}
+
+/// A member as its head sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// Where it is.
+    pub device: DeviceId,
+    /// Its acknowledgements count.
+    pub counts: bool,
+    /// How far it is.
+    pub standing: Standing,
+}
+
+/// How a head is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// It asks the members.
+    Attaching,
+    /// It serves.
+    Serving,
+    /// An operator must decide; what is known of each member.
+    Undecided(Vec<(DeviceId, Option<Report>)>),
+    /// It is none any more.
+    Stopped(Failure),
+}
+
+/// What came back.
+enum Told {
+    Answered(DeviceId, Answered),
+    Promised(DeviceId, Result<VolumeAnswer, Unanswered>),
+    Read(DeviceId, Session, Token, Result<VolumeAnswer, Unanswered>),
+    Filled(DeviceId, Session, Copied),
+    Alive(DeviceId, Session, Result<VolumeAnswer, Unanswered>),
+    Changed(u32, Result<(), Fence>),
+}
+
+struct Link {
+    queue: mpsc::UnboundedSender<Ordered>,
+    /// Shared with who sends what is queued.
+    lane: Arc<Lane>,
+    session: Option<Session>,
+    /// A promise is asked for.
+    asked: bool,
+    /// When it was lost, and when it is asked again.
+    lost: Option<u64>,
+    again: u64,
+    overdue: bool,
+    /// Its disk shall get no more data from clients.
+    tight: bool,
+    /// From above here it wants rows.
+    fill_from: u64,
+    filling: Option<tokio::task::AbortHandle>,
+}
+
+impl Link {
+    fn begin_session(&mut self, session: Session) {
+        (self.session, self.lost, self.overdue) = (Some(session), None, false);
+        self.lane.begin(session);
+    }
+
+    /// What is queued is not sent any more.
+    fn end_session(&mut self) {
+        self.session = None;
+        self.lane.begin(Session::default());
+    }
+
+    /// Queues a message; false: too much is queued.
+    fn send(&self, message: Ordered) -> bool {
+        // The pump ends with this link.
+        self.lane.takes(&message) && self.queue.send(message).is_ok()
+    }
+}
+
+enum Waiting {
+    Write(Option<Body>, oneshot::Sender<Result<(), Failure>>),
+    Read(What, HashMap<DeviceId, Got>, oneshot::Sender<Result<Got, Failure>>),
+    Flush(oneshot::Sender<Result<(), Failure>>),
+}
+
+/// What a head begins with.
+pub(super) struct Parts {
+    pub(super) head: Head,
+    pub(super) begun: Vec<Action>,
+    pub(super) volume: VolumeId,
+    pub(super) reach: Reach,
+    pub(super) commit: Commit,
+    pub(super) condition: watch::Sender<Condition>,
+}
+
+struct Driver {
+    head: Head,
+    volume: VolumeId,
+    fence: Fence,
+    reach: Reach,
+    commit: Commit,
+    condition: watch::Sender<Condition>,
+    told: mpsc::UnboundedSender<Told>,
+    links: HashMap<DeviceId, Link>,
+    bodies: BTreeMap<u64, Body>,
+    /// With the tick at which it is expired.
+    waiting: HashMap<Token, (u64, Waiting)>,
+    tokens: u64,
+    now: u64,
+    /// Members for which too much is queued.
+    late: Vec<DeviceId>,
+    stopped: bool,
+}
+
+/// Drives a head until nobody asks any more.
+pub(super) async fn drive(parts: Parts, mut asks: mpsc::UnboundedReceiver<Ask>) {
+    let Parts { head, begun, volume, reach, commit, condition } = parts;
+    let fence = head.fence();
+    let (told, mut hears) = mpsc::unbounded_channel();
+    let mut driver = Driver {
+        head,
+        volume,
+        fence,
+        reach,
+        commit,
+        condition,
+        told,
+        links: HashMap::new(),
+        bodies: BTreeMap::new(),
+        waiting: HashMap::new(),
+        tokens: 0,
+        now: 0,
+        late: Vec::new(),
+        stopped: false,
+    };
+    driver.act(begun);
+    let mut tick = (driver.reach.timer)(TICK);
+    while !driver.stopped {
+        tokio::select! {
+            ask = asks.recv() => match ask {
+                Some(ask) => driver.ask(ask),
+                None => return,
+            },
+            Some(told) = hears.recv() => driver.hear(told),
+            () = &mut tick => {
+                driver.tick();
+                tick = (driver.reach.timer)(TICK);
+            }
+        }
+    }
+}
+
+impl Driver {
+    fn step(&mut self, event: Event) {
+        let actions = self.head.step(event);
+        self.act(actions);
+        while let Some(device) = self.late.pop() {
+            self.lost(device);
+        }
+    }
+
+    /// A write that some member could not take gets no place: it would put the member out instead of being refused.
+    fn is_tight(&self) -> bool {
+        self.links.values().any(|link| link.tight && link.session.is_some())
+    }
+
+    fn ask(&mut self, ask: Ask) {
+        let ask = match ask {
+            Ask::Write { body: Body { data: Some(_), .. }, done, .. } if self.is_tight() => {
+                // Who no longer waits needs no answer.
+                let _gone = done.send(Err(Failure::NoSpace));
+                return;
+            }
+            other => other,
+        };
+        self.tokens += 1;
+        let token = Token(self.tokens);
+        let (waiting, event) = match ask {
+            Ask::Write { body, until, done } => {
+                (Waiting::Write(Some(body), done), Event::Write(token, until))
+            }
+            Ask::Read { what, done } => (Waiting::Read(what, HashMap::new(), done), Event::Read(token)),
+            Ask::Flush { done } => (Waiting::Flush(done), Event::Flush(token)),
+            Ask::Show { done } => {
+                // Who no longer waits needs no answer.
+                let _gone = done.send(self.seen());
+                return;
+            }
+        };
+        self.waiting.insert(token, (self.now + PATIENCE, waiting));
+        self.step(event);
+    }
+
+    fn seen(&self) -> Vec<Seen> {
+        let configuration = self.head.configuration();
+        let seen = |(device, standing)| Seen { device, counts: configuration.counts(device), standing };
+        self.head.members().map(seen).collect()
+    }
+
+    fn link(&mut self, device: DeviceId) -> &mut Link {
+        let (reach, told, volume) = (&self.reach, &self.told, self.volume);
+        self.links.entry(device).or_insert_with(|| {
+            let (queue, ordered) = mpsc::unbounded_channel();
+            let (told, lane) = (told.clone(), Arc::new(Lane::default()));
+            let answered = move |answered| drop(told.send(Told::Answered(device, answered)));
+            let to = Peer { device, volume };
+            tokio::spawn(pump(reach.clone(), to, Arc::clone(&lane), ordered, answered));
+            Link {
+                queue,
+                lane,
+                session: None,
+                asked: false,
+                lost: None,
+                again: 0,
+                overdue: false,
+                tight: false,
+                fill_from: 0,
+                filling: None,
+            }
+        })
+    }
+
+    fn is_now(&self, device: DeviceId, session: Session) -> bool {
+        self.links.get(&device).is_some_and(|link| link.session == Some(session))
+    }
+
+    fn lost(&mut self, device: DeviceId) {
+        let now = self.now;
+        let link = self.link(device);
+        let session = link.session.unwrap_or_default();
+        link.end_session();
+        link.lost.get_or_insert(now);
+        link.again = now + AGAIN;
+        self.step(Event::Lost(device, session));
+    }
+
+    /// A head that nobody asks anything would not notice that a member died, or that it was fenced.
+    fn beat(&self) {
+        let there = self.links.iter().filter_map(|(device, link)| Some((*device, link.session?)));
+        for (device, session) in there {
+            let (reach, told, fence) = (self.reach.clone(), self.told.clone(), self.fence);
+            let to = Peer { device, volume: self.volume };
+            tokio::spawn(async move {
+                let answer = reach.ask(to, fence, session, VolumeCall::Confirm).await;
+                drop(told.send(Told::Alive(device, session, answer)));
+            });
+        }
+    }
+
+    fn tick(&mut self) {
+        self.now += 1;
+        let now = self.now;
+        if now.is_multiple_of(BEAT) {
+            self.beat();
+        }
+        let silent = self.head.members().filter(|(_, standing)| *standing == Standing::Silent);
+        let mut again: Vec<DeviceId> = silent.map(|(device, _)| device).collect();
+        again.retain(|device| self.links.get(device).is_some_and(|link| !link.asked && now >= link.again));
+        let overdue: Vec<DeviceId> = self
+            .links
+            .iter_mut()
+            .filter(|(_, link)| !link.overdue && link.lost.is_some_and(|lost| lost + OVERDUE <= now))
+            .map(|(device, link)| {
+                link.overdue = true;
+                *device
+            })
+            .collect();
+        let expired: Vec<Token> =
+            self.waiting.iter().filter(|(_, (until, _))| *until == now).map(|(token, _)| *token).collect();
+        for device in again {
+            let link = self.link(device);
+            link.again = now + AGAIN;
+            link.lost.get_or_insert(now);
+            self.step(Event::Reachable(device));
+        }
+        overdue.into_iter().for_each(|device| self.step(Event::Overdue(device)));
+        expired.into_iter().for_each(|token| self.step(Event::Expired(token)));
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        for link in self.links.values() {
+            if let Some(filling) = &link.filling {
+                filling.abort();
+            }
+        }
+    }
+}

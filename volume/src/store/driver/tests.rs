@@ -1,0 +1,297 @@
+//! Heads over members on three disks, whose nodes go away and come back.
+#![expect(clippy::disallowed_methods, reason = "time goes on beside disks that have threads of their own")]
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use quarry_engine::block::{Fence, VolumeId};
+use quarry_engine::catalog::ObjectCatalog;
+use quarry_engine::disk::format::record::DeviceId;
+use quarry_engine::disk::format::superblock::ClusterId;
+use quarry_engine::disk::{CacheBytes, Format, Open, format, start_on};
+use quarry_engine::index::MemoryIndex;
+use quarry_engine::io::SimImage;
+use quarry_engine::net::{NetError, NodeId, Request, Response, Timer, Transport, VolumeAnswer, VolumeCall};
+use quarry_engine::object::BoxFuture;
+
+use super::{Condition, Seen};
+use crate::geometry::{Geometry, SLICE_BYTES};
+use crate::head::{Configuration, Failure, Standing, Until};
+use crate::store::{Attachment, Members, Reach, Replicated, VolumeError};
+
+const VOLUME: VolumeId = VolumeId([3; 16]);
+const BYTES: u64 = 64 << 20;
+const SEGMENT: u64 = 16 << 20;
+/// How much faster time goes here.
+const FASTER: u32 = 4;
+/// As long as a condition may take to come.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn device(n: u8) -> DeviceId {
+    DeviceId([n; 16])
+}
+
+fn members_of(n: u8) -> Arc<Members> {
+    let image = SimImage::new(24 * SEGMENT, n.into());
+    let request = Format {
+        cluster: ClusterId([7; 16]),
+        device: device(n),
+        segment_size: Some(SEGMENT),
+        overwrite: false,
+    };
+    format(&mut image.open(), &request).unwrap();
+    let options = Open {
+        cluster: None,
+        cache_bytes: CacheBytes { small: 1 << 20, large: 1 << 20 },
+        progress: &mut |_, _| {},
+    };
+    let (disk, _) =
+        start_on(Box::new(image.open()), Arc::new(MemoryIndex::new()), Arc::new(ObjectCatalog), options)
+            .unwrap();
+    Arc::new(Members::open(vec![disk]).unwrap())
+}
+
+/// Three nodes with a disk each; heads are at the first.
+struct World {
+    sites: Vec<Arc<Members>>,
+    /// Nodes that cannot be reached.
+    away: Mutex<HashSet<u8>>,
+    /// A node that gives no rows.
+    damaged: Mutex<Option<u8>>,
+    /// Times that one was asked for rows.
+    asked_for_rows: AtomicUsize,
+    committed: Mutex<Configuration>,
+}
+
+impl World {
+    fn new() -> Arc<Self> {
+        let committed = Configuration::new((1..=3).map(device).collect());
+        Arc::new(Self {
+            sites: (1..=3).map(members_of).collect(),
+            away: Mutex::default(),
+            damaged: Mutex::default(),
+            asked_for_rows: AtomicUsize::new(0),
+            committed: Mutex::new(committed),
+        })
+    }
+
+    fn attach(self: &Arc<Self>, epoch: u64, near: u8) -> Replicated {
+        let timer: Timer = Arc::new(|time| Box::pin(tokio::time::sleep(time / FASTER)));
+        let reach = Reach {
+            members: Arc::clone(&self.sites[0]),
+            net: Some(Arc::new(Net(Arc::clone(self)))),
+            node_of: Arc::new(|device: DeviceId| Some(NodeId(device.0))),
+            timer,
+        };
+        let configuration = self.committed.lock().unwrap().clone();
+        let world = Arc::clone(self);
+        let commit = move |wanted: Configuration| -> BoxFuture<'static, Result<(), Fence>> {
+            *world.committed.lock().unwrap() = wanted;
+            Box::pin(std::future::ready(Ok(())))
+        };
+        let geometry = Geometry::new(BYTES, SLICE_BYTES).unwrap();
+        let near = Some(device(near));
+        let cipher = None;
+        let what = Attachment { volume: VOLUME, geometry, epoch, configuration, near, cipher };
+        Replicated::attach(&what, &reach, Arc::new(commit))
+    }
+
+    fn set_away(&self, n: u8, away: bool) {
+        let mut all = self.away.lock().unwrap();
+        if away {
+            all.insert(n)
+        } else {
+            all.remove(&n)
+        };
+    }
+}
+
+struct Net(Arc<World>);
+
+impl Transport for Net {
+    fn local(&self) -> NodeId {
+        NodeId([1; 16])
+    }
+
+    fn call(
+        &self,
+        to: NodeId,
+        request: Request,
+        _within: Duration,
+    ) -> BoxFuture<'static, Result<Response, NetError>> {
+        let (world, n) = (Arc::clone(&self.0), to.0[0]);
+        Box::pin(async move {
+            let lost = || Err(NetError::Lost { to, reason: "away".to_owned() });
+            let Request::Volume { device, volume, fence, session, call } = request else { return lost() };
+            if world.away.lock().unwrap().contains(&n) {
+                return lost();
+            }
+            if matches!(call, VolumeCall::Rows { .. }) && *world.damaged.lock().unwrap() == Some(n) {
+                world.asked_for_rows.fetch_add(1, Ordering::Relaxed);
+                return Ok(Response::Volume(VolumeAnswer::Unreadable));
+            }
+            let members = &world.sites[usize::from(n) - 1];
+            let answer = members.answer(device, volume, fence, session, call).await;
+            if world.away.lock().unwrap().contains(&n) { lost() } else { Ok(Response::Volume(answer)) }
+        })
+    }
+
+    fn cast(&self, _to: NodeId, _request: Request) {}
+
+    fn name(&self) -> &'static str {
+        "test"
+    }
+}
+
+fn run<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(future)
+}
+
+async fn until_seen(head: &Replicated, what: &str, good: impl Fn(&[Seen]) -> bool) {
+    let began = std::time::Instant::now();
+    loop {
+        let seen = head.members().await;
+        if good(&seen) {
+            return;
+        }
+        assert!(began.elapsed() < PATIENCE, "{what}: {seen:?}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+fn all_count(seen: &[Seen]) -> bool {
+    seen.len() == 3 && seen.iter().all(|one| one.counts && one.standing == Standing::Active)
+}
+
+fn standing_of(seen: &[Seen], n: u8) -> Option<Standing> {
+    seen.iter().find(|one| one.device == device(n)).map(|one| one.standing)
+}
+
+async fn write(head: &Replicated, block: u64, value: u8) {
+    head.write(block * 4096, Bytes::from(vec![value; 4096]), Until::Written).await.unwrap();
+}
+
+async fn value(head: &Replicated, block: u64) -> u8 {
+    head.read_whole(block * 4096, 4096).await.unwrap()[0]
+}
+
+#[test]
+fn a_member_that_died_is_filled_and_counts_again() {
+    run(async {
+        let world = World::new();
+        let head = world.attach(1, 1);
+        head.served().await.unwrap();
+        until_seen(&head, "all begin", all_count).await;
+        write(&head, 7, 1).await;
+        world.set_away(3, true);
+        let gone = |seen: &[Seen]| seen.iter().any(|one| one.device == device(3) && !one.counts);
+        // More than the bytes that are kept for one who was away for a moment.
+        for block in 0..400 {
+            write(&head, block, u8::try_from(block % 250).unwrap() + 1).await;
+        }
+        head.flush().await.unwrap();
+        until_seen(&head, "it is no member", gone).await;
+        assert_eq!(world.committed.lock().unwrap().members.len(), 2, "that is committed");
+        world.set_away(3, false);
+        until_seen(&head, "it counts again", all_count).await;
+        write(&head, 500, 99).await;
+        head.flush().await.unwrap();
+        // Another head, that reads there.
+        let next = world.attach(2, 3);
+        next.served().await.unwrap();
+        until_seen(&next, "all begin", all_count).await;
+        assert_eq!([value(&next, 7).await, value(&next, 399).await], [8, 150]);
+        assert_eq!(value(&next, 500).await, 99);
+    });
+}
+
+#[test]
+fn a_member_that_was_away_for_a_moment_is_sent_what_it_missed() {
+    run(async {
+        let world = World::new();
+        let head = world.attach(1, 1);
+        head.served().await.unwrap();
+        until_seen(&head, "all begin", all_count).await;
+        *world.damaged.lock().unwrap() = Some(2);
+        world.set_away(3, true);
+        for block in 0..50 {
+            write(&head, block, 5).await;
+        }
+        world.set_away(3, false);
+        until_seen(&head, "it follows again", all_count).await;
+        assert_eq!(world.committed.lock().unwrap().version, 1, "it was a member all the time");
+        assert_eq!(world.asked_for_rows.load(Ordering::Relaxed), 0, "and was not filled");
+    });
+}
+
+#[test]
+fn a_head_that_nobody_asks_sees_that_a_member_died_and_that_it_was_fenced() {
+    run(async {
+        let world = World::new();
+        let head = world.attach(1, 1);
+        head.served().await.unwrap();
+        until_seen(&head, "all begin", all_count).await;
+        write(&head, 1, 4).await;
+        world.set_away(2, true);
+        until_seen(&head, "it is missed", |seen| standing_of(seen, 2) == Some(Standing::Silent)).await;
+        let next = world.attach(5, 1);
+        next.served().await.unwrap();
+        let began = std::time::Instant::now();
+        while !matches!(head.condition(), Condition::Stopped(Failure::Fenced(_))) {
+            assert!(began.elapsed() < PATIENCE, "it stops: {:?}", head.condition());
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        // `quarry volume list` hung at a node whose head had been fenced.
+        assert_eq!(head.members().await, []);
+        let late = head.read_whole(4096, 4096).await;
+        assert!(matches!(late, Err(VolumeError::Head(Failure::Fenced(_)))), "{late:?}");
+        let late = head.write(0, Bytes::from(vec![1; 4096]), Until::Written).await;
+        assert!(matches!(late, Err(VolumeError::Head(Failure::Fenced(_)))), "{late:?}");
+        assert_eq!(value(&next, 1).await, 4);
+    });
+}
+
+/// A member whose rows fail their checks was asked for them again and again: the failure was said to be that of the one to be filled.
+#[test]
+fn a_source_that_gives_no_rows_is_left_for_another() {
+    run(async {
+        let world = World::new();
+        let head = world.attach(1, 1);
+        head.served().await.unwrap();
+        until_seen(&head, "all begin", all_count).await;
+        world.set_away(3, true);
+        for block in 0..400 {
+            write(&head, block, 6).await;
+        }
+        *world.damaged.lock().unwrap() = Some(2);
+        world.set_away(3, false);
+        until_seen(&head, "it is filled from the other", all_count).await;
+        assert!(world.asked_for_rows.load(Ordering::Relaxed) > 0, "the damaged one was asked");
+        let next = world.attach(2, 3);
+        next.served().await.unwrap();
+        until_seen(&next, "all begin", all_count).await;
+        assert_eq!(value(&next, 399).await, 6);
+    });
+}
+
+#[test]
+fn less_than_a_quorum_answers_nothing_and_goes_on_when_one_is_back() {
+    run(async {
+        let world = World::new();
+        let head = world.attach(1, 1);
+        head.served().await.unwrap();
+        until_seen(&head, "all begin", all_count).await;
+        write(&head, 1, 1).await;
+        world.set_away(2, true);
+        world.set_away(3, true);
+        let write_alone = head.write(4096, Bytes::from(vec![2; 4096]), Until::Durable);
+        let alone = tokio::time::timeout(Duration::from_millis(600), write_alone).await;
+        assert!(alone.is_err(), "one of three acknowledges nothing: {alone:?}");
+        world.set_away(2, false);
+        head.write(2 * 4096, Bytes::from(vec![3; 4096]), Until::Durable).await.unwrap();
+        assert_eq!(value(&head, 1).await, 2, "it kept its place in the order");
+    });
+}

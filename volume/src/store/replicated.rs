@@ -1,0 +1,327 @@
+//! A volume with several members as a block device: what a client asks, asked of its head.
+//!
+//! Invariant: a write that covers a block in part is carried out while no other write to the volume is under way.
+//! Invariant: a write is answered when a quorum of members has it, a flush when a quorum is durable past it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use quarry_engine::block::{BLOCK_BYTES, BlockPlace, Fence, Run, VolumeId};
+use quarry_engine::disk::format::record::DeviceId;
+use quarry_engine::net::BlockWrite;
+use tokio::sync::{RwLock, mpsc, oneshot, watch};
+
+use super::device::{Piece, Stretch, aligned, around, joined, length_of, trim};
+use super::driver::{Ask, Commit, Condition, Got, Parts, Seen, What, drive};
+use super::error::VolumeError;
+use super::link::{Body, Reach};
+use super::sealed::{opened, sealed};
+use crate::cipher::Cipher;
+use crate::geometry::{CHUNK_BYTES, Geometry};
+use crate::head::{Configuration, Failure, Head, Settings, Until};
+
+/// Runs of one request that are under way together.
+const TOGETHER: usize = 32;
+/// Acknowledged writes whose bytes are kept.
+const KEEP: u64 = 256;
+/// How long the members may take to promise.
+const ATTACH: Duration = Duration::from_secs(20);
+
+/// What a head is made of.
+#[derive(Clone)]
+pub struct Attachment {
+    /// Which volume.
+    pub volume: VolumeId,
+    /// Its size, and how it is cut.
+    pub geometry: Geometry,
+    /// The epoch that was granted.
+    pub epoch: u64,
+    /// Its members, as committed when it was.
+    pub configuration: Configuration,
+    /// The member on this node, if there is one.
+    pub near: Option<DeviceId>,
+    /// Of an encrypted volume: members have ciphertext alone.
+    pub cipher: Option<Cipher>,
+}
+
+/// An attached volume with several members; clones share everything.
+#[derive(Debug, Clone)]
+pub struct Replicated {
+    inner: Arc<Inner>,
+    geometry: Geometry,
+}
+
+#[derive(Debug)]
+struct Inner {
+    asks: mpsc::UnboundedSender<Ask>,
+    epoch: u64,
+    cipher: Option<Cipher>,
+    condition: watch::Receiver<Condition>,
+    reach: Reach,
+    /// Writes of whole blocks share it; one that covers a block in part has it alone.
+    edges: RwLock<()>,
+}
+
+impl Replicated {
+    /// Begins to be the head of a volume.
+    #[must_use]
+    pub fn attach(what: &Attachment, reach: &Reach, commit: Commit) -> Self {
+        let Attachment { volume, geometry, epoch, configuration, near, cipher } = what.clone();
+        let fence = Fence { epoch, configuration: configuration.version };
+        let least = configuration.members.len().div_ceil(2).max(1);
+        let (head, begun) = Head::attach(fence, configuration, Settings { least, keep: KEEP, near });
+        let (tell, condition) = watch::channel(Condition::Attaching);
+        let (asks, asked) = mpsc::unbounded_channel();
+        let parts = Parts { head, begun, volume, reach: reach.clone(), commit, condition: tell };
+        tokio::spawn(drive(parts, asked));
+        let (edges, reach) = (RwLock::new(()), reach.clone());
+        Self { inner: Arc::new(Inner { asks, epoch, cipher, condition, reach, edges }), geometry }
+    }
+
+    /// The same volume, which has another size now.
+    #[must_use]
+    pub fn resized(&self, geometry: Geometry) -> Self {
+        Self { inner: Arc::clone(&self.inner), geometry }
+    }
+
+    /// How its head is.
+    #[must_use]
+    pub fn condition(&self) -> Condition {
+        self.inner.condition.borrow().clone()
+    }
+
+    /// Of its head.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.inner.epoch
+    }
+
+    /// Waits until the head serves.
+    pub async fn served(&self) -> Result<(), VolumeError> {
+        let mut condition = self.inner.condition.clone();
+        let settled = condition.wait_for(|now| !matches!(now, Condition::Attaching));
+        let over = (self.inner.reach.timer)(ATTACH);
+        let now = tokio::select! {
+            now = settled => now.map(|now| now.clone()).map_err(|_| Failure::TooFew)?,
+            () = over => return Err(Failure::TooFew.into()),
+        };
+        match now {
+            Condition::Serving => Ok(()),
+            Condition::Stopped(why) => Err(why.into()),
+            Condition::Attaching | Condition::Undecided(_) => Err(VolumeError::Undecided),
+        }
+    }
+
+    /// Its members as the head sees them.
+    pub async fn members(&self) -> Vec<Seen> {
+        let (done, seen) = oneshot::channel();
+        // A head that has stopped sees nobody. What could not be sent is dropped at once: with it lives who would be waited for.
+        drop(self.inner.asks.send(Ask::Show { done }));
+        seen.await.unwrap_or_default()
+    }
+
+    /// Its size.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.geometry.volume_bytes()
+    }
+
+    /// Why nothing comes from a head any more.
+    fn gone(&self) -> VolumeError {
+        match self.condition() {
+            Condition::Stopped(why) => why.into(),
+            _ => Failure::TooFew.into(),
+        }
+    }
+
+    async fn ask_read(&self, what: What) -> Result<Got, VolumeError> {
+        let (done, read) = oneshot::channel();
+        self.inner.asks.send(Ask::Read { what, done }).map_err(|_| self.gone())?;
+        Ok(read.await.map_err(|_| self.gone())??)
+    }
+
+    fn offset_of(&self, run: &Run) -> Option<u64> {
+        self.geometry.offset_of(run.slice, run.chunk, run.first)
+    }
+
+    async fn read_run(&self, run: Run) -> Result<Vec<Piece>, VolumeError> {
+        let Got::Pieces(pieces) = self.ask_read(What::Run(run)).await? else {
+            return Err(Failure::Unreadable.into());
+        };
+        Ok(opened(self.inner.cipher.as_ref(), self.offset_of(&run).unwrap_or(0), pieces))
+    }
+
+    /// Rows from an offset on, and the offset behind them; `None`: there are no others.
+    async fn map(&self, offset: u64) -> Result<(Vec<BlockWrite>, Option<u64>), VolumeError> {
+        let Some(first) = self.geometry.split(offset, BLOCK_BYTES)?.next() else {
+            return Ok((Vec::new(), None));
+        };
+        let place = BlockPlace { slice: first.slice, chunk: first.chunk, block: first.first };
+        match self.ask_read(What::Map(place)).await? {
+            Got::Map(rows, next) => {
+                let place = |next: BlockPlace| self.geometry.offset_of(next.slice, next.chunk, next.block);
+                // Each page takes it further.
+                Ok((rows, next.and_then(place).filter(|next| *next > offset)))
+            }
+            Got::Pieces(_) => Err(Failure::Unreadable.into()),
+        }
+    }
+
+    /// What takes space in a range of whole blocks, from its beginning on: at most so many stretches, which need not reach its end.
+    pub async fn stretches(
+        &self,
+        offset: u64,
+        length: u64,
+        most: usize,
+    ) -> Result<Vec<Stretch>, VolumeError> {
+        let end = offset + length;
+        let mut found = Stretches { at: offset, end, all: Vec::new() };
+        let mut next = Some(offset / BLOCK_BYTES * BLOCK_BYTES);
+        while let Some(from) = next.filter(|from| *from < end && found.all.len() < most) {
+            let (rows, behind) = self.map(from).await?;
+            for row in rows {
+                let Some(place) = self.offset_of(&row.run) else { break };
+                found.add(place, true);
+                found.add(place + row.run.bytes(), row.zeroes);
+            }
+            next = behind;
+            found.add(next.unwrap_or(end), true);
+        }
+        found.all.truncate(most.max(1));
+        Ok(found.all)
+    }
+
+    async fn write_run(&self, run: Run, data: Option<Bytes>, until: Until) -> Result<(), VolumeError> {
+        let (done, written) = oneshot::channel();
+        let body = Body { run, data };
+        self.inner.asks.send(Ask::Write { body, until, done }).map_err(|_| self.gone())?;
+        Ok(written.await.map_err(|_| self.gone())??)
+    }
+
+    /// The bytes of a range, in pieces that cover it in order.
+    pub async fn read(&self, offset: u64, length: u64) -> Result<Vec<Piece>, VolumeError> {
+        let whole = around(offset, length);
+        let runs = self.geometry.split(whole.offset, whole.length)?;
+        let reads: Vec<_> = runs.map(|run| self.read_run(run)).collect();
+        let read: Vec<Vec<Piece>> = stream::iter(reads).buffered(TOGETHER).try_collect().await?;
+        let mut pieces = read.into_iter().flatten().collect();
+        trim(&mut pieces, offset - whole.offset, length);
+        Ok(pieces)
+    }
+
+    /// The bytes of a range in one buffer.
+    pub async fn read_whole(&self, offset: u64, length: u64) -> Result<BytesMut, VolumeError> {
+        Ok(joined(self.read(offset, length).await?))
+    }
+
+    /// Writes bytes.
+    pub async fn write(&self, offset: u64, data: Bytes, until: Until) -> Result<(), VolumeError> {
+        if aligned(offset, data.len() as u64) {
+            let _shared = self.inner.edges.read().await;
+            return self.write_blocks(offset, data, until).await;
+        }
+        let _alone = self.inner.edges.write().await;
+        let whole = around(offset, data.len() as u64);
+        let mut blocks = self.read_whole(whole.offset, whole.length).await?;
+        let from = length_of(offset - whole.offset);
+        if let Some(place) = blocks.get_mut(from..from + data.len()) {
+            place.copy_from_slice(&data);
+        }
+        self.write_blocks(whole.offset, blocks.freeze(), until).await
+    }
+
+    async fn write_blocks(&self, offset: u64, data: Bytes, until: Until) -> Result<(), VolumeError> {
+        let mut rest = sealed(self.inner.cipher.as_ref(), offset, data);
+        let runs = self.geometry.split(offset, rest.len() as u64)?;
+        let writes: Vec<_> = runs
+            .map(|run| {
+                let data = rest.split_to(length_of(run.bytes()));
+                self.write_run(run, Some(data), until)
+            })
+            .collect();
+        stream::iter(writes).buffered(TOGETHER).try_collect::<Vec<()>>().await.map(drop)
+    }
+
+    /// Zeroes a range; whole blocks of it take no space.
+    pub async fn zero(&self, offset: u64, length: u64, until: Until) -> Result<(), VolumeError> {
+        let from = offset.next_multiple_of(BLOCK_BYTES);
+        let to = (offset + length) / BLOCK_BYTES * BLOCK_BYTES;
+        if from >= to {
+            return self.write_zeroes(offset, length, until).await;
+        }
+        self.write_zeroes(offset, from - offset, until).await?;
+        self.write_zeroes(to, offset + length - to, until).await?;
+        self.discard(from, to - from, until).await
+    }
+
+    /// Writes zeroes as if they were data.
+    pub(super) async fn write_zeroes(
+        &self,
+        offset: u64,
+        length: u64,
+        until: Until,
+    ) -> Result<(), VolumeError> {
+        let mut at = offset;
+        while at < offset + length {
+            let step = ((at / CHUNK_BYTES + 1) * CHUNK_BYTES).min(offset + length) - at;
+            self.write(at, Bytes::from(vec![0; length_of(step)]), until).await?;
+            at += step;
+        }
+        Ok(())
+    }
+
+    /// Gives up the whole blocks of a range. What has nothing there is not written about.
+    pub async fn discard(&self, offset: u64, length: u64, until: Until) -> Result<(), VolumeError> {
+        let to = (offset + length) / BLOCK_BYTES * BLOCK_BYTES;
+        let mut next = Some(offset.next_multiple_of(BLOCK_BYTES));
+        let _shared = self.inner.edges.read().await;
+        while let Some(from) = next.filter(|from| *from < to) {
+            let (rows, behind) = self.map(from).await?;
+            let data = rows.iter().filter(|row| !row.zeroes);
+            let writes: Vec<_> = data
+                .filter_map(|row| self.within(&row.run, to))
+                .map(|run| self.write_run(run, None, until))
+                .collect();
+            stream::iter(writes).buffered(TOGETHER).try_collect::<Vec<()>>().await?;
+            next = behind;
+        }
+        Ok(())
+    }
+
+    /// The part of a run before an offset.
+    fn within(&self, run: &Run, to: u64) -> Option<Run> {
+        let left = to.checked_sub(self.offset_of(run)?)? / BLOCK_BYTES;
+        let blocks = run.blocks.min(u16::try_from(left).unwrap_or(u16::MAX));
+        (blocks > 0).then_some(Run { blocks, ..*run })
+    }
+
+    /// All writes that were answered are durable when this returns.
+    pub async fn flush(&self) -> Result<(), VolumeError> {
+        let (done, flushed) = oneshot::channel();
+        self.inner.asks.send(Ask::Flush { done }).map_err(|_| self.gone())?;
+        Ok(flushed.await.map_err(|_| self.gone())??)
+    }
+}
+
+/// Stretches that follow each other.
+struct Stretches {
+    at: u64,
+    end: u64,
+    all: Vec<Stretch>,
+}
+
+impl Stretches {
+    fn add(&mut self, upto: u64, hole: bool) {
+        let bytes = upto.min(self.end).saturating_sub(self.at);
+        if bytes == 0 {
+            return;
+        }
+        self.at += bytes;
+        match self.all.last_mut() {
+            Some(last) if last.hole == hole => last.bytes += bytes,
+            _ => self.all.push(Stretch { bytes, hole }),
+        }
+    }
+}
