@@ -54,6 +54,11 @@ impl std::fmt::Debug for Reach {
 pub struct Unanswered;
 
 impl Reach {
+    /// Runs this beside its caller.
+    pub(super) fn beside(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.members.beside(Box::pin(work));
+    }
+
     /// Asks a member, for no longer than it may take.
     pub async fn ask(
         &self,
@@ -67,6 +72,7 @@ impl Reach {
             let answer = self.members.answer(device, volume, fence, session.0, call);
             let over = (self.timer)(WITHIN);
             return tokio::select! {
+                biased;
                 answer = answer => Ok(answer),
                 () = over => Err(Unanswered),
             };

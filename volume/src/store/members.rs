@@ -3,6 +3,7 @@
 //! Invariant: a member is made by the first promise that is asked of it, and never again once its volume was deleted.
 //! Invariant: of a volume a disk has one member; of two generations the later one.
 //! Invariant: what was begun is carried out to its end, also when its caller goes away.
+//! Invariant: tasks and time of members and heads are handed in, so that a simulation can bring its own.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,6 +12,8 @@ use quarry_engine::block::{Fence, NoteTag, VolumeId, notes, reap};
 use quarry_engine::disk::format::record::DeviceId;
 use quarry_engine::disk::{DiskError, DiskHandle};
 use quarry_engine::net::{VolumeAnswer, VolumeCall};
+use quarry_engine::object::{BoxFuture, Spawn};
+use tokio::sync::oneshot;
 
 use super::error::VolumeError;
 use super::label::MemberLabel;
@@ -24,14 +27,21 @@ const REAPED: usize = 4096;
 type Known = HashMap<(DeviceId, VolumeId), Arc<Replica>>;
 
 /// All members on some disks.
-#[derive(Debug)]
 pub struct Members {
     disks: Vec<DiskHandle>,
+    /// Runs what goes on beside its caller.
+    spawn: Spawn,
     known: Mutex<Known>,
     /// Held while a member is made or ended.
     making: tokio::sync::Mutex<()>,
     /// Ids that may still have rows.
     gone: Mutex<Vec<(DiskHandle, VolumeId)>>,
+}
+
+impl std::fmt::Debug for Members {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Members").field("disks", &self.disks).finish_non_exhaustive()
+    }
 }
 
 /// What a disk has.
@@ -60,8 +70,13 @@ fn labels_of(disk: &DiskHandle) -> Result<(HashMap<VolumeId, MemberLabel>, Vec<V
 }
 
 impl Members {
-    /// What the disks' notes say.
+    /// What the disks' notes say. Tasks are the runtime's in which members are asked.
     pub fn open(disks: Vec<DiskHandle>) -> Result<Self, VolumeError> {
+        Self::open_on(disks, Arc::new(|work| drop(tokio::spawn(work))))
+    }
+
+    /// The same, with tasks of another kind.
+    pub fn open_on(disks: Vec<DiskHandle>, spawn: Spawn) -> Result<Self, VolumeError> {
         let mut known = Known::new();
         for disk in &disks {
             // Those that a crash left beside their successors are ended when their volume is deleted.
@@ -72,7 +87,7 @@ impl Members {
             }
         }
         let known = Mutex::new(known);
-        Ok(Self { disks, known, making: tokio::sync::Mutex::default(), gone: Mutex::default() })
+        Ok(Self { disks, spawn, known, making: tokio::sync::Mutex::default(), gone: Mutex::default() })
     }
 
     fn known<T>(&self, act: impl FnOnce(&mut Known) -> T) -> T {
@@ -83,6 +98,11 @@ impl Members {
     #[must_use]
     pub fn list(&self) -> Vec<(DeviceId, VolumeId)> {
         self.known(|known| known.keys().copied().collect())
+    }
+
+    /// Runs this beside its caller.
+    pub(super) fn beside(&self, work: BoxFuture<'static, ()>) {
+        (self.spawn)(work);
     }
 
     /// Whether a disk is here.
@@ -106,14 +126,17 @@ impl Members {
             return answer_of(self.act(device, volume, fence, session, call).await);
         }
         let members = Arc::clone(self);
-        let work = async move { members.act(device, volume, fence, session, call).await };
-        match tokio::spawn(work).await {
-            Ok(result) => answer_of(result),
-            Err(error) => {
-                tracing::error!(%error, "serve a member of a volume");
-                refused(Refusal::Out)
-            }
-        }
+        let (told, answer) = oneshot::channel();
+        self.beside(Box::pin(async move {
+            // Who no longer waits needs no answer.
+            let _gone = told.send(members.act(device, volume, fence, session, call).await);
+        }));
+        // It has panicked, or the node is going.
+        let none = |_| {
+            tracing::error!("a member of a volume gives no answer");
+            refused(Refusal::Out)
+        };
+        answer.await.map_or_else(none, answer_of)
     }
 
     pub(super) async fn act(

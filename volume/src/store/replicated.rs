@@ -75,7 +75,7 @@ impl Replicated {
         let (tell, condition) = watch::channel(Condition::Attaching);
         let (asks, asked) = mpsc::unbounded_channel();
         let parts = Parts { head, begun, volume, reach: reach.clone(), commit, condition: tell };
-        tokio::spawn(drive(parts, asked));
+        reach.beside(drive(parts, asked));
         let (edges, reach) = (RwLock::new(()), reach.clone());
         Self { inner: Arc::new(Inner { asks, epoch, cipher, condition, reach, edges }), geometry }
     }
@@ -104,6 +104,7 @@ impl Replicated {
         let settled = condition.wait_for(|now| !matches!(now, Condition::Attaching));
         let over = (self.inner.reach.timer)(ATTACH);
         let now = tokio::select! {
+            biased;
             now = settled => now.map(|now| now.clone()).map_err(|_| Failure::TooFew)?,
             () = over => return Err(Failure::TooFew.into()),
         };

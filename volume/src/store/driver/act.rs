@@ -33,7 +33,7 @@ impl Driver {
                     tracing::info!(?configuration, "change the members of a volume");
                     let (told, version) = (self.told.clone(), configuration.version);
                     let committed = (self.commit)(configuration);
-                    tokio::spawn(async move {
+                    self.reach.beside(async move {
                         let committed = committed.await;
                         drop(told.send(Told::Changed(version, committed)));
                     });
@@ -64,7 +64,7 @@ impl Driver {
                 let link = self.link(device);
                 if !std::mem::replace(&mut link.asked, true) {
                     link.end_session();
-                    tokio::spawn(async move {
+                    self.reach.beside(async move {
                         let answer = reach.ask(to, fence, Session(0), VolumeCall::Promise).await;
                         drop(told.send(Told::Promised(device, answer)));
                     });
@@ -77,14 +77,14 @@ impl Driver {
                     // A head asks only who has all that was acknowledged.
                     What::Map(from) => VolumeCall::Rows { from, above: 0, data: false },
                 };
-                tokio::spawn(async move {
+                self.reach.beside(async move {
                     let answer = reach.ask(to, fence, session, call).await;
                     drop(told.send(Told::Read(device, session, token, answer)));
                 });
             }
             Message::Flush(_) | Message::Confirm(_) => {
                 let Some(call) = call_of(&message) else { return };
-                tokio::spawn(async move {
+                self.reach.beside(async move {
                     let answer = reach.ask(to, fence, session, call).await;
                     drop(told.send(Told::Answered(device, (session, vec![message], answer))));
                 });

@@ -1,5 +1,6 @@
 //! Rows carried from one member to another.
 
+use futures_util::future::abortable;
 use quarry_engine::block::{FIRST_PLACE, Fence};
 use quarry_engine::disk::format::record::DeviceId;
 use quarry_engine::net::{VolumeAnswer, VolumeCall};
@@ -35,12 +36,16 @@ impl Driver {
         let above = common.min(self.link(target).fill_from);
         let (source, from) = (Peer { device: source.0, volume }, source.1);
         let to = Peer { device: target, volume };
-        let task = tokio::spawn(async move {
+        let (task, filling) = abortable(async move {
             let copied = copy(&reach, fence, (source, from), (to, session), above).await;
             drop(told.send(Told::Filled(target, session, copied)));
         });
         tracing::info!(%target, above, "fill a member of a volume");
-        self.link(target).filling = Some(task.abort_handle());
+        // Of what was ended nobody is told.
+        self.reach.beside(async move {
+            let _ended = task.await;
+        });
+        self.link(target).filling = Some(filling);
     }
 }
 

@@ -10,10 +10,11 @@ mod hear;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::AbortHandle;
 use quarry_engine::block::{BlockPlace, Fence, VolumeId};
 use quarry_engine::disk::format::record::DeviceId;
 use quarry_engine::net::{BlockWrite, VolumeAnswer, VolumeCall};
@@ -116,7 +117,7 @@ struct Link {
     tight: bool,
     /// From above here it wants rows.
     fill_from: u64,
-    filling: Option<tokio::task::AbortHandle>,
+    filling: Option<AbortHandle>,
 }
 
 impl Link {
@@ -140,7 +141,7 @@ impl Link {
 
 enum Waiting {
     Write(Option<Body>, oneshot::Sender<Result<(), Failure>>),
-    Read(What, HashMap<DeviceId, Got>, oneshot::Sender<Result<Got, Failure>>),
+    Read(What, BTreeMap<DeviceId, Got>, oneshot::Sender<Result<Got, Failure>>),
     Flush(oneshot::Sender<Result<(), Failure>>),
 }
 
@@ -162,10 +163,10 @@ struct Driver {
     commit: Commit,
     condition: watch::Sender<Condition>,
     told: mpsc::UnboundedSender<Told>,
-    links: HashMap<DeviceId, Link>,
+    links: BTreeMap<DeviceId, Link>,
     bodies: BTreeMap<u64, Body>,
     /// With the tick at which it is expired.
-    waiting: HashMap<Token, (u64, Waiting)>,
+    waiting: BTreeMap<Token, (u64, Waiting)>,
     tokens: u64,
     now: u64,
     /// Members for which too much is queued.
@@ -186,9 +187,9 @@ pub(super) async fn drive(parts: Parts, mut asks: mpsc::UnboundedReceiver<Ask>) 
         commit,
         condition,
         told,
-        links: HashMap::new(),
+        links: BTreeMap::new(),
         bodies: BTreeMap::new(),
-        waiting: HashMap::new(),
+        waiting: BTreeMap::new(),
         tokens: 0,
         now: 0,
         late: Vec::new(),
@@ -198,15 +199,17 @@ pub(super) async fn drive(parts: Parts, mut asks: mpsc::UnboundedReceiver<Ask>) 
     let mut tick = (driver.reach.timer)(TICK);
     while !driver.stopped {
         tokio::select! {
-            ask = asks.recv() => match ask {
-                Some(ask) => driver.ask(ask),
-                None => return,
-            },
-            Some(told) = hears.recv() => driver.hear(told),
+            // In this order, so that equal seeds give equal runs in a simulation.
+            biased;
             () = &mut tick => {
                 driver.tick();
                 tick = (driver.reach.timer)(TICK);
             }
+            Some(told) = hears.recv() => driver.hear(told),
+            ask = asks.recv() => match ask {
+                Some(ask) => driver.ask(ask),
+                None => return,
+            },
         }
     }
 }
@@ -240,7 +243,7 @@ impl Driver {
             Ask::Write { body, until, done } => {
                 (Waiting::Write(Some(body), done), Event::Write(token, until))
             }
-            Ask::Read { what, done } => (Waiting::Read(what, HashMap::new(), done), Event::Read(token)),
+            Ask::Read { what, done } => (Waiting::Read(what, BTreeMap::new(), done), Event::Read(token)),
             Ask::Flush { done } => (Waiting::Flush(done), Event::Flush(token)),
             Ask::Show { done } => {
                 // Who no longer waits needs no answer.
@@ -265,7 +268,7 @@ impl Driver {
             let (told, lane) = (told.clone(), Arc::new(Lane::default()));
             let answered = move |answered| drop(told.send(Told::Answered(device, answered)));
             let to = Peer { device, volume };
-            tokio::spawn(pump(reach.clone(), to, Arc::clone(&lane), ordered, answered));
+            reach.beside(pump(reach.clone(), to, Arc::clone(&lane), ordered, answered));
             Link {
                 queue,
                 lane,
@@ -301,7 +304,7 @@ impl Driver {
         for (device, session) in there {
             let (reach, told, fence) = (self.reach.clone(), self.told.clone(), self.fence);
             let to = Peer { device, volume: self.volume };
-            tokio::spawn(async move {
+            self.reach.beside(async move {
                 let answer = reach.ask(to, fence, session, VolumeCall::Confirm).await;
                 drop(told.send(Told::Alive(device, session, answer)));
             });
