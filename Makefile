@@ -54,17 +54,18 @@ fuzz: setup ## Random inputs and histories from seeds, some minutes (ARGS="store
 	@fuzz="$(CARGO_TARGET_DIR)/release/quarry-fuzz"; \
 	if [ -n "$(ARGS)" ]; then exec "$$fuzz" $(ARGS); fi; \
 	"$$fuzz" run --seconds 20 --save "$(CACHE)" && "$$fuzz" store --seconds 60 && "$$fuzz" cluster --seconds 60 && \
-	"$$fuzz" volume --seconds 20
+	"$$fuzz" volume --seconds 20 && "$$fuzz" blocks --seconds 30
 
-soak: build ## Hours of kill -9 on the real binary, beside simulated stores, clusters and volumes (ROUNDS=500, SEED=..., SECONDS_OF_STORE=3600, SECONDS_OF_CLUSTER=3600, SECONDS_OF_VOLUME=600)
+soak: build ## Hours of kill -9 on the real binary, beside simulated stores, clusters and volumes (ROUNDS=500, SEED=..., SECONDS_OF_STORE=3600, SECONDS_OF_CLUSTER=3600, SECONDS_OF_VOLUME=600, SECONDS_OF_BLOCKS=3600)
 	@.ci/setup clients
 	cargo build $(FLAGS) -p quarry-fuzz
 	@fuzz="$(CARGO_TARGET_DIR)/release/quarry-fuzz"; \
 	"$$fuzz" store --seconds $(or $(SECONDS_OF_STORE),3600) & store=$$!; \
 	"$$fuzz" cluster --seconds $(or $(SECONDS_OF_CLUSTER),3600) & cluster=$$!; \
 	"$$fuzz" volume --seconds $(or $(SECONDS_OF_VOLUME),600) & volume=$$!; \
-	ROUNDS=$(or $(ROUNDS),500) $(PYTHON) node/tests/e2e/crash_loop.py "$(BIN)" || { kill $$store $$cluster $$volume; exit 1; }; \
-	wait $$store; wait $$cluster; wait $$volume
+	"$$fuzz" blocks --seconds $(or $(SECONDS_OF_BLOCKS),3600) & blocks=$$!; \
+	ROUNDS=$(or $(ROUNDS),500) $(PYTHON) node/tests/e2e/crash_loop.py "$(BIN)" || { kill $$store $$cluster $$volume $$blocks; exit 1; }; \
+	wait $$store; wait $$cluster; wait $$volume; wait $$blocks
 
 clean-cache: ## Remove everything that was built or downloaded, RocksDB too
 	rm -rf "$(CACHE)"

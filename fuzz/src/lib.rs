@@ -3,6 +3,7 @@
 //! Invariant: equal seeds give equal runs; a failure prints the line that reproduces it.
 //! Invariant: nothing here is part of what is shipped.
 
+pub mod blocks;
 pub mod cluster;
 pub mod inputs;
 pub mod store;

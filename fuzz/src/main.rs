@@ -6,10 +6,10 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
-use quarry_fuzz::cluster;
 use quarry_fuzz::inputs::{self, Broken, TARGETS, Target};
 use quarry_fuzz::store::{Plant, history};
 use quarry_fuzz::volume;
+use quarry_fuzz::{blocks, cluster};
 
 #[derive(Debug, Parser)]
 #[command(about = "Random tests of Quarry, each from a seed")]
@@ -76,7 +76,25 @@ enum Command {
         #[arg(long, default_value_t = cluster::LINES)]
         lines: usize,
     },
-    /// Run histories of volumes with several members.
+    /// Run histories of volumes with several members as nodes run them.
+    Blocks {
+        /// One history.
+        #[arg(long, conflicts_with = "seeds")]
+        seed: Option<u64>,
+        /// Several: FIRST..END.
+        #[arg(long, value_parser = parse_range)]
+        seeds: Option<Range<u64>>,
+        /// From a seed that the clock chooses, for so long.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// Plant a bug, to see that it is found.
+        #[arg(long, value_enum, default_value_t)]
+        planted: blocks::Plant,
+        /// Lines of the log that a failure shows.
+        #[arg(long, default_value_t = cluster::LINES)]
+        lines: usize,
+    },
+    /// Run histories of the protocol of volumes with several members, whose disks and nodes are modelled.
     Volume {
         /// One history.
         #[arg(long, conflicts_with = "seeds")]
@@ -133,6 +151,10 @@ fn main() -> ExitCode {
         Command::Cluster { seed, seeds, seconds, planted, lines } => {
             let seeds = seed.map(|seed| seed..seed + 1).or(seeds);
             clusters(seeds, Duration::from_secs(seconds), planted, lines)
+        }
+        Command::Blocks { seed, seeds, seconds, planted, lines } => {
+            let seeds = seed.map(|seed| seed..seed + 1).or(seeds);
+            blocks_on_nodes(seeds, Duration::from_secs(seconds), planted, lines)
         }
         Command::Volume { seed, seeds, seconds, planted, lines } => {
             let seeds = seed.map(|seed| seed..seed + 1).or(seeds);
@@ -253,7 +275,7 @@ fn clusters(seeds: Option<Range<u64>>, limit: Duration, planted: cluster::Plant,
     let rate = u128::from(sum.millis) / took.as_millis().max(1);
     say(&format!(
         "{histories} histories, {} operations ({} unanswered), {} troubles, {} crashes, {} terms, {} groups made of others, {} changes \
-         without a group, {failures} failures; \
+         without a group, {} answers of volumes, {failures} failures; \
          {:.1} simulated hours in {took:.0?}, {rate} times as fast as life",
         sum.operations,
         sum.unanswered,
@@ -262,6 +284,7 @@ fn clusters(seeds: Option<Range<u64>>, limit: Duration, planted: cluster::Plant,
         sum.terms,
         sum.splits,
         sum.alone,
+        sum.blocks,
         Duration::from_millis(sum.millis).as_secs_f64() / 3600.0,
     ));
     failures == 0
@@ -302,6 +325,46 @@ fn volumes(seeds: Option<Range<u64>>, limit: Duration, planted: volume::Plant, l
         sum.changes,
         sum.lost,
         start.elapsed(),
+    ));
+    failures == 0
+}
+
+fn blocks_on_nodes(seeds: Option<Range<u64>>, limit: Duration, planted: blocks::Plant, lines: usize) -> bool {
+    let start = Instant::now();
+    let timed = seeds.is_none();
+    let seeds = seeds.unwrap_or_else(|| seed_of_clock()..u64::MAX);
+    let one = seeds.end - seeds.start == 1;
+    let (mut histories, mut failures) = (0_u64, 0_u64);
+    let mut sum = blocks::Summary::default();
+    for seed in seeds {
+        if timed && start.elapsed() >= limit {
+            break;
+        }
+        match blocks::history_with(seed, planted, lines) {
+            Ok(summary) => {
+                if one {
+                    say(&format!("{summary:?}"));
+                }
+                sum.add(&summary);
+            }
+            Err(failure) => {
+                failures += 1;
+                say(&failure.to_string());
+            }
+        }
+        histories += 1;
+    }
+    let took = start.elapsed();
+    let rate = u128::from(sum.millis) / took.as_millis().max(1);
+    say(&format!(
+        "{histories} histories, {} answers ({} failed), {} heads, {} crashes, {} changes of the members, {failures} failures; \
+         {:.1} simulated hours in {took:.0?}, {rate} times as fast as life",
+        sum.answers,
+        sum.failed,
+        sum.heads,
+        sum.crashes,
+        sum.changes,
+        Duration::from_millis(sum.millis).as_secs_f64() / 3600.0,
     ));
     failures == 0
 }

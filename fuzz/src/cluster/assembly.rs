@@ -22,6 +22,9 @@ use super::board::Board;
 use super::keeper::Keeper;
 use super::machine::{Life, Running, Wall};
 use super::plant::Plant;
+use crate::blocks;
+use crate::blocks::control::Control;
+use crate::blocks::part::{self, Part};
 
 /// Number of the index group.
 pub(crate) const NAMES: u32 = 1;
@@ -47,6 +50,8 @@ pub(crate) struct Making {
     pub(crate) wall: Wall,
     pub(crate) board: Board,
     pub(crate) plant: Plant,
+    /// Of the volume, if there is one.
+    pub(crate) control: Option<Control>,
     /// New in every life.
     pub(crate) random: u64,
 }
@@ -72,9 +77,14 @@ fn timer(runtime: &Arc<dyn Runtime>) -> Timer {
 }
 
 async fn assemble(making: Making, groups: Groups) -> Result<Running, String> {
-    let Making { disks, net, late, runtime, wall, board, plant, random } = making;
+    let Making { disks, net, late, runtime, wall, board, plant, control, random } = making;
     let first = disks.first().cloned().ok_or("no disk")?;
     let net: Arc<dyn Transport> = Arc::new(net);
+    let part = control.map(|control| {
+        let (disks, net, runtime) = (disks.clone(), net.clone(), runtime.clone());
+        Part::new(part::Making { disks, net, runtime, control, plant: blocks::Plant::Nothing })
+    });
+    let part = part.transpose()?;
     let spawner = runtime.clone();
     let spawn: Spawn = Arc::new(move |work| spawner.spawn(work));
     let since = runtime.clone();
@@ -110,7 +120,10 @@ async fn assemble(making: Making, groups: Groups) -> Result<Running, String> {
     let reading = Box::new(move || reading.now());
     let replicas = ReplicaService::new(store.replicas().to_vec(), monotonic.clone(), reading, random);
     let node = NodeService::new(replicas, seats);
-    late.set(groups.service(Arc::new(node.clone())));
+    late.set(groups.service(match &part {
+        Some(part) => part.door(Some(Arc::new(node.clone()))),
+        None => Arc::new(node.clone()),
+    }));
     let follower =
         Follower { net, store: store.clone(), board, peers: Arc::default(), plant, used: AtomicU64::new(0) };
     let peers: Arc<dyn Cluster> = follower.peers.clone();
@@ -135,7 +148,7 @@ async fn assemble(making: Making, groups: Groups) -> Result<Running, String> {
         let pause = timer(&runtime);
         runtime.spawn(Box::pin(runner.run(Box::new(move |time| pause(time)))));
     }
-    Ok(Running { store, reports, voters })
+    Ok(Running { store, reports, voters, part })
 }
 
 fn settings() -> Settings {

@@ -19,6 +19,7 @@ const YOUNG: Duration = Duration::from_secs(12 + 60);
 impl History {
     pub(crate) fn heal(&mut self) -> Result<(), Violation> {
         self.calm()?;
+        self.heal_volume()?;
         self.settle()?;
         self.demand_all();
         self.oracle.heal();
@@ -31,6 +32,7 @@ impl History {
         self.settle()?;
         invariants::check(self)?;
         self.restart_all()?;
+        self.heal_volume()?;
         let last = self.world.machines.len() - 1;
         self.sweep(last)?;
         invariants::check(self)
@@ -92,6 +94,9 @@ impl History {
         for n in all.clone() {
             let seed = self.rng.next_u64();
             let fate = if n == unlucky { IndexFate::Lost } else { IndexFate::Prefix(seed) };
+            if let Some(volume) = &mut self.volume {
+                volume.clients.down(n);
+            }
             self.world.down(n, None, fate, &mut self.rng);
         }
         for n in all {

@@ -17,6 +17,7 @@ use super::oracle::Oracle;
 use super::plant::Plant;
 use super::profile::{self, CODED, CONTAINERS, Profile};
 use super::trouble::{self, Cure, Trouble, Troubles};
+use super::volume::Volume;
 use super::world::World;
 use crate::store::clients::{Bodies, Call, Reply, perform};
 use crate::store::model::{Fact, Op, OpId};
@@ -49,6 +50,8 @@ pub struct Summary {
     pub splits: u64,
     /// Changes in eventual containers that were begun while their group was away.
     pub alone: u64,
+    /// Answers to clients of volumes.
+    pub blocks: u64,
     /// Milliseconds of virtual time.
     pub millis: u64,
 }
@@ -77,6 +80,7 @@ impl Summary {
         self.terms += other.terms;
         self.splits += other.splits;
         self.alone += other.alone;
+        self.blocks += other.blocks;
         self.millis += other.millis;
     }
 }
@@ -89,7 +93,8 @@ pub fn history(seed: u64, plant: Plant) -> Result<Summary, Box<Failure>> {
 /// Runs the history of a seed; a failure shows so many lines of its log.
 pub fn history_with(seed: u64, plant: Plant, lines: usize) -> Result<Summary, Box<Failure>> {
     let mut rng = SplitMix64::new(seed);
-    let profile = Profile::draw(&mut rng);
+    let mut own = SplitMix64::new(!seed);
+    let profile = Profile::draw(&mut rng).with_volume(&mut own);
     let option = clap::ValueEnum::to_possible_value(&plant).map(|value| value.get_name().to_owned());
     let planted = match plant {
         Plant::Nothing => String::new(),
@@ -97,7 +102,9 @@ pub fn history_with(seed: u64, plant: Plant, lines: usize) -> Result<Summary, Bo
     };
     let failure = |violation, tail| Box::new(Failure { seed, violation, tail, planted: planted.clone() });
     let world = World::new(&profile, &mut rng, plant).map_err(|violation| failure(violation, Vec::new()))?;
+    let control = profile.volume.zip(world.control.clone());
     let mut history = History {
+        volume: control.map(|(members, control)| Volume::new(members, control, own)),
         bodies: Bodies::new(rng.next_u64()),
         oracle: Oracle::new(profile.eventual.then_some(CODED)),
         world,
@@ -114,14 +121,15 @@ pub fn history_with(seed: u64, plant: Plant, lines: usize) -> Result<Summary, Bo
     // An assertion of the engine that fails is a finding like any other.
     let result =
         catch_unwind(whole).unwrap_or_else(|panic| Err(Violation(crate::panic_text(panic.as_ref()))));
-    let History { log, mut summary, slots, world, .. } = history;
+    let History { log, mut summary, slots, world, volume, .. } = history;
+    summary.blocks = volume.as_ref().map_or(0, |volume| volume.clients.answers);
     summary.hash = log.hash;
     summary.alone += world.changes_alone();
     summary.terms = world.terms() as u64;
     summary.splits = world.splits() as u64;
     summary.millis = u64::try_from(world.now().as_millis()).unwrap_or(u64::MAX);
     // What a panic left half done is not taken apart.
-    let _left = result.is_err().then(|| std::mem::forget((slots, world)));
+    let _left = result.is_err().then(|| std::mem::forget((slots, world, volume)));
     result.map_err(|violation| failure(violation, log.tail.into()))?;
     Ok(summary)
 }
@@ -140,6 +148,7 @@ pub(crate) struct History {
     pub(crate) summary: Summary,
     pub(crate) profile: Profile,
     pub(crate) troubles: Troubles,
+    pub(super) volume: Option<Volume>,
     bodies: Rc<Bodies>,
     slots: Vec<Slot>,
     /// Until then answers may say that something is unavailable.
@@ -186,6 +195,7 @@ impl History {
                     self.note(&said);
                 }
             }
+            self.ask_volume();
             self.tick()?;
         }
         Ok(())
@@ -223,6 +233,7 @@ impl History {
                 at += 1;
             }
         }
+        self.hear_volume()?;
         let now = self.world.now();
         match self.slots.iter().find(|slot| slot.began + STUCK < now) {
             Some(slot) => Err(Violation(format!("op {} waits for something that never comes", slot.id))),
@@ -404,6 +415,9 @@ impl History {
         let gone: Vec<Slot> = self.slots.extract_if(.., |slot| slot.machine == n).collect();
         for slot in gone {
             self.lose(slot.id)?;
+        }
+        if let Some(volume) = &mut self.volume {
+            volume.clients.down(n);
         }
         self.world.down(n, plan, fate, &mut self.rng);
         trouble::disarm(&self.world, n);

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use quarry_engine::consensus::{Groups, SimRuntime};
+use quarry_engine::disk::catalog::Catalog;
 use quarry_engine::disk::format::record::DeviceId;
 use quarry_engine::disk::format::superblock::ClusterId;
 use quarry_engine::disk::{DiskHandle, Format, OpenError, Report, SimulatedDisk, format};
@@ -19,6 +20,7 @@ use quarry_engine::work::Reports;
 
 use super::keeper::Voters;
 use super::plant::Plant;
+use crate::blocks::part::Part;
 use crate::store::oracle::Violation;
 use crate::store::world::{IndexFate, SEGMENT, START};
 
@@ -61,19 +63,19 @@ pub(crate) struct Drive {
 }
 
 impl Drive {
-    fn new(device: DeviceId, segments: u64, seed: u64) -> Result<Self, Violation> {
+    pub(crate) fn new(device: DeviceId, segments: u64, seed: u64) -> Result<Self, Violation> {
         let image = SimImage::new(segments * SEGMENT + (4 << 20), seed);
         let request = Format { cluster: CLUSTER, device, segment_size: Some(SEGMENT), overwrite: false };
         format(&mut image.open(), &request).map_err(|e| Violation(format!("format: {e}")))?;
         Ok(Self { device, image, index: Arc::new(MemoryIndex::new()), sim: None, pace: 1 })
     }
 
-    fn open(&mut self, plant: Plant) -> Result<Report, OpenError> {
-        let opened = match self.try_open(plant) {
+    pub(crate) fn open(&mut self, catalog: &Arc<dyn Catalog>) -> Result<Report, OpenError> {
+        let opened = match self.try_open(catalog) {
             // As an operator would.
             Err(OpenError::StaleIndex(_)) => {
                 self.index = Arc::new(MemoryIndex::new());
-                self.try_open(plant)
+                self.try_open(catalog)
             }
             other => other,
         };
@@ -82,13 +84,32 @@ impl Drive {
         Ok(report)
     }
 
-    fn try_open(&self, plant: Plant) -> Result<(SimulatedDisk, Report), OpenError> {
+    fn try_open(&self, catalog: &Arc<dyn Catalog>) -> Result<(SimulatedDisk, Report), OpenError> {
         let index = self.index.clone() as Arc<dyn Index>;
-        SimulatedDisk::open(Box::new(self.image.open()), index, plant.catalog())
+        SimulatedDisk::open(Box::new(self.image.open()), index, catalog.clone())
     }
 
     pub(crate) fn handle(&self) -> Option<DiskHandle> {
         self.sim.as_ref().map(SimulatedDisk::handle)
+    }
+
+    /// What was in memory is gone; with `plan` the power failed as well.
+    pub(crate) fn down(&mut self, plan: Option<CrashPlan>, fate: IndexFate, rng: &mut SplitMix64) {
+        self.sim = None;
+        if let Some(plan) = plan {
+            self.image.crash(plan, rng);
+        }
+        match fate {
+            IndexFate::Prefix(seed) => self.index.crash_by(seed),
+            IndexFate::Lost => self.index = Arc::new(MemoryIndex::new()),
+        }
+    }
+
+    /// One turn, if it is its turn.
+    pub(crate) fn turn(&mut self, turns: u64) {
+        if let Some(sim) = self.sim.as_mut().filter(|_| turns.is_multiple_of(self.pace)) {
+            sim.turn();
+        }
     }
 }
 
@@ -100,6 +121,8 @@ pub(crate) struct Running {
     pub(crate) reports: Vec<Reports>,
     /// Of its groups.
     pub(crate) voters: Voters,
+    /// Its part of the volume, if there is one.
+    pub(crate) part: Option<Part>,
 }
 
 /// A node in one of its lives.
@@ -147,7 +170,8 @@ impl Machine {
 
     /// Opens all drives: recovery runs here.
     pub(crate) fn open(&mut self, plant: Plant) -> Result<Vec<Report>, OpenError> {
-        self.drives.iter_mut().map(|drive| drive.open(plant)).collect()
+        let catalog = plant.catalog();
+        self.drives.iter_mut().map(|drive| drive.open(&catalog)).collect()
     }
 
     pub(crate) fn is_up(&self) -> bool {
@@ -180,16 +204,7 @@ impl Machine {
     /// Takes all away that was in memory; with `plan` the power fails as well. What ran of it is dropped by the caller before.
     pub(crate) fn down(&mut self, plan: Option<CrashPlan>, fate: IndexFate, rng: &mut SplitMix64) {
         self.life = None;
-        for drive in &mut self.drives {
-            drive.sim = None;
-            if let Some(plan) = plan {
-                drive.image.crash(plan, rng);
-            }
-            match fate {
-                IndexFate::Prefix(seed) => drive.index.crash_by(seed),
-                IndexFate::Lost => drive.index = Arc::new(MemoryIndex::new()),
-            }
-        }
+        self.drives.iter_mut().for_each(|drive| drive.down(plan, fate, rng));
     }
 
     /// No drive writes what it has in memory any more.
@@ -199,11 +214,7 @@ impl Machine {
 
     /// One turn of the drives whose turn it is.
     pub(crate) fn turn(&mut self, turns: u64) {
-        for drive in &mut self.drives {
-            if let Some(sim) = drive.sim.as_mut().filter(|_| turns.is_multiple_of(drive.pace)) {
-                sim.turn();
-            }
-        }
+        self.drives.iter_mut().for_each(|drive| drive.turn(turns));
     }
 
     /// Lets time pass for the drives.

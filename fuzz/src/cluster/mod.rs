@@ -12,15 +12,17 @@ mod history;
 mod invariants;
 mod keeper;
 pub(crate) mod log;
-mod machine;
+pub(crate) mod machine;
 mod oracle;
 mod plant;
 mod profile;
 mod register;
 mod rings;
 mod trouble;
+mod volume;
 mod world;
 
+pub(crate) use assembly::locked;
 pub use history::{Failure, Summary, history, history_with};
 pub use log::LINES;
 pub use plant::Plant;

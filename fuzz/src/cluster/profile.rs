@@ -41,6 +41,8 @@ pub(crate) struct Profile {
     pub(crate) code: Option<Code>,
     /// Whether the second container is eventual.
     pub(crate) eventual: bool,
+    /// Members of the volume, if there is one.
+    pub(crate) volume: Option<usize>,
 }
 
 /// Of which all fragments have a device also while a machine is emptied.
@@ -77,7 +79,15 @@ impl Profile {
             large: 40,
             code,
             eventual,
+            volume: None,
         }
+    }
+
+    /// The same, with a volume in half of all.
+    pub(crate) fn with_volume(self, rng: &mut SplitMix64) -> Self {
+        let volume = rng.chance(500).then(|| 1 + rng.index(self.machines));
+        // Its writes are answered early where there is room.
+        Self { volume, segments: if volume.is_some() { 2 * self.segments } else { self.segments }, ..self }
     }
 }
 

@@ -8,6 +8,7 @@ use quarry_engine::io::{CrashPlan, SplitMix64};
 use quarry_engine::net::SimFaults;
 
 use super::world::World;
+use crate::blocks::control::CONTROL;
 
 /// A mishap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,10 +146,11 @@ pub(crate) fn disarm(world: &World, n: usize) {
 /// Cuts a machine off, one way or both.
 pub(crate) fn cut(world: &World, n: usize, both: bool) {
     let own = world.machines[n].node;
-    for other in world.machines.iter().filter(|other| other.node != own) {
-        world.net.cut(own, other.node);
+    let others = world.machines.iter().map(|machine| machine.node).filter(|other| *other != own);
+    for other in others.chain([CONTROL]) {
+        world.net.cut(own, other);
         if both {
-            world.net.cut(other.node, own);
+            world.net.cut(other, own);
         }
     }
 }

@@ -13,13 +13,15 @@ use quarry_engine::disk::{OpenError, Report, SimulatedDisk};
 use quarry_engine::index::Index;
 use quarry_engine::io::{CrashPlan, SplitMix64};
 use quarry_engine::net::{LateService, NodeId, SimNet};
+use quarry_volume::head::Configuration;
 
 use super::assembly::{self, Making, NAMES, locked, voters};
 use super::board::Board;
-use super::machine::{Machine, Wall, node_id};
+use super::machine::{Machine, Wall, device_id, node_id};
 use super::plant::Plant;
 use super::profile::{CONTAINERS, Profile};
 use super::rings::Rings;
+use crate::blocks::control::{CONTROL, Control};
 use crate::store::model::{account_name, container_name};
 use crate::store::oracle::Violation;
 use crate::store::world::IndexFate;
@@ -38,6 +40,8 @@ pub(crate) struct World {
     pub(crate) runtime: SimRuntime,
     pub(crate) board: Board,
     pub(crate) rings: Rings,
+    /// Of the volume, if there is one.
+    pub(crate) control: Option<Control>,
     slept: Arc<AtomicI64>,
     governed: Duration,
     plant: Plant,
@@ -61,12 +65,19 @@ impl World {
         let first = rings.next()?.ok_or_else(|| Violation("there is no ring".to_owned()))?;
         let board = Board::new(first);
         let net = SimNet::new(rng.next_u64(), profile.net);
+        let control = profile
+            .volume
+            .map(|members| Control::new(Configuration::new((0..members).map(|n| device_id(n, 0)).collect())));
+        if let Some(control) = &control {
+            net.start(CONTROL, Arc::new(control.clone()));
+        }
         let mut world = Self {
             machines,
             net,
             runtime,
             board,
             rings,
+            control,
             slept,
             governed: Duration::ZERO,
             plant,
@@ -111,6 +122,7 @@ impl World {
             wall: machine.wall.clone(),
             board: self.board.clone(),
             plant: self.plant,
+            control: self.control.clone(),
             random,
         }));
         Ok(reports)

@@ -1,0 +1,290 @@
+//! Clients of a volume: what they ask at which node's head, and what the oracle says to their answers.
+//!
+//! Invariant: what a client was not told may have happened or not; no client waits for ever.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use quarry_engine::io::SplitMix64;
+use quarry_volume::head::Until;
+use quarry_volume::store::{Condition, Replicated};
+use quarry_volume::{BLOCK_BYTES, CHUNK_BYTES};
+
+use super::oracle::{BLOCKS, Oracle};
+use super::part::Part;
+use crate::store::oracle::Violation;
+
+/// Blocks of a chunk that are used: two spans of the index.
+pub(crate) const IN_CHUNK: u8 = 32;
+/// Nobody waits longer than this, whatever happens: a head's patience, and an attachment's.
+const STUCK: Duration = Duration::from_secs(150);
+/// Requests of all clients at a time, at most.
+const DEPTH: usize = 8;
+
+/// What a client asked for.
+#[derive(Debug, Clone)]
+pub(crate) enum Ask {
+    Attach,
+    Write { name: usize, durable: bool },
+    Read { blocks: Range<u8> },
+    Flush,
+}
+
+enum Told {
+    Attached(Replicated),
+    Done,
+    Bytes(Vec<u8>),
+    Failed(String),
+}
+
+struct Slot {
+    machine: usize,
+    /// Of its head.
+    epoch: u64,
+    ask: Ask,
+    /// As the oracle counts.
+    began: u64,
+    since: Duration,
+    future: Pin<Box<dyn Future<Output = Told>>>,
+}
+
+/// The clients of one volume.
+pub(crate) struct Clients {
+    pub(crate) oracle: Oracle,
+    /// The heads, by their machines.
+    pub(crate) heads: BTreeMap<usize, Replicated>,
+    pub(crate) answers: u64,
+    pub(crate) attached: u64,
+    pub(crate) failed: u64,
+    slots: Vec<Slot>,
+    happened: u64,
+}
+
+/// Where a block lies.
+fn offset(block: u8) -> u64 {
+    u64::from(block / IN_CHUNK) * CHUNK_BYTES + u64::from(block % IN_CHUNK) * BLOCK_BYTES
+}
+
+/// The bytes of a block: whose write it is, and where.
+fn content(name: usize, block: u8) -> Vec<u8> {
+    let word = [(name as u64).to_le_bytes(), u64::from(block).to_le_bytes()].concat();
+    word.repeat(256)
+}
+
+/// The write that a block's bytes are of; zero bytes are of none.
+pub(crate) fn name_in(bytes: &[u8], block: u8) -> Result<Option<u64>, Violation> {
+    if bytes.iter().all(|byte| *byte == 0) {
+        return Ok(None);
+    }
+    let name = bytes.first_chunk().map_or(0, |name| u64::from_le_bytes(*name));
+    if usize::try_from(name).is_ok_and(|name| bytes == content(name, block)) {
+        return Ok(Some(name));
+    }
+    Err(Violation(format!(
+        "block {block} has bytes that nobody wrote, {:02x?}...",
+        bytes.first_chunk::<16>()
+    )))
+}
+
+async fn told(done: impl Future<Output = Result<(), quarry_volume::store::VolumeError>>) -> Told {
+    match done.await {
+        Ok(()) => Told::Done,
+        Err(error) => Told::Failed(error.to_string()),
+    }
+}
+
+impl Clients {
+    pub(crate) fn new() -> Self {
+        Self {
+            oracle: Oracle::new(),
+            heads: BTreeMap::new(),
+            answers: 0,
+            attached: 0,
+            failed: 0,
+            slots: Vec::new(),
+            happened: 0,
+        }
+    }
+
+    fn tick(&mut self) -> u64 {
+        self.happened += 1;
+        self.happened
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    pub(crate) fn is_attaching(&self) -> bool {
+        self.slots.iter().any(|slot| matches!(slot.ask, Ask::Attach))
+    }
+
+    /// The newest head that serves.
+    pub(crate) fn current(&self) -> Option<usize> {
+        let serves = |head: &Replicated| head.condition() == Condition::Serving;
+        let serving = self.heads.iter().filter(|(_, head)| serves(head));
+        serving.max_by_key(|(_, head)| head.epoch()).map(|(machine, _)| *machine)
+    }
+
+    /// A machine went down: its head is gone, and who asked there is told nothing.
+    pub(crate) fn down(&mut self, machine: usize) {
+        self.slots.retain(|slot| slot.machine != machine);
+        self.heads.remove(&machine);
+        let now = self.tick();
+        self.oracle.down(now);
+    }
+
+    pub(crate) fn attach(&mut self, machine: usize, part: Part, now: Duration) {
+        let future = Box::pin(async move {
+            match part.attach().await {
+                Ok(head) => Told::Attached(head),
+                Err(why) => Told::Failed(why),
+            }
+        });
+        let began = self.tick();
+        self.slots.push(Slot { machine, epoch: 0, ask: Ask::Attach, began, since: now, future });
+    }
+
+    /// A client of some head asks for something; what it is.
+    pub(crate) fn ask(&mut self, rng: &mut SplitMix64, now: Duration) -> Option<String> {
+        if self.heads.is_empty() || self.slots.len() >= DEPTH {
+            return None;
+        }
+        let any = self.heads.keys().copied().collect::<Vec<_>>();
+        let any = any[rng.index(any.len())];
+        // Mostly at the newest one; now and then at one that may be fenced.
+        let machine = self.current().filter(|_| rng.chance(800)).unwrap_or(any);
+        let ask = match rng.below(100) {
+            0..50 => {
+                let (blocks, zeroes) = (some_blocks(rng), rng.chance(100));
+                return self.write(machine, blocks, zeroes, rng.chance(100), now);
+            }
+            50..85 => Ask::Read { blocks: some_blocks(rng) },
+            _ => Ask::Flush,
+        };
+        self.begin(machine, ask, now)
+    }
+
+    fn write(
+        &mut self,
+        machine: usize,
+        blocks: Range<u8>,
+        zeroes: bool,
+        durable: bool,
+        now: Duration,
+    ) -> Option<String> {
+        let head = self.heads.get(&machine)?.clone();
+        let began = self.tick();
+        let name = self.oracle.began(blocks.clone(), zeroes, head.epoch(), began);
+        let until = if durable { Until::Durable } else { Until::Written };
+        let epoch = head.epoch();
+        let (from, length) = (offset(blocks.start), blocks.len() as u64 * BLOCK_BYTES);
+        let what =
+            format!("{machine}, epoch {epoch}: write {name} to {blocks:?}, {until:?}, zeroes: {zeroes}");
+        let bytes: Bytes = blocks.flat_map(|block| content(name, block)).collect::<Vec<u8>>().into();
+        let future = Box::pin(async move {
+            match zeroes {
+                true => told(head.discard(from, length, until)).await,
+                false => told(head.write(from, bytes, until)).await,
+            }
+        });
+        self.slots.push(Slot {
+            machine,
+            epoch,
+            ask: Ask::Write { name, durable },
+            began,
+            since: now,
+            future,
+        });
+        Some(what)
+    }
+
+    /// Asks for a read or a flush.
+    pub(crate) fn begin(&mut self, machine: usize, ask: Ask, now: Duration) -> Option<String> {
+        let head = self.heads.get(&machine)?.clone();
+        let (epoch, began) = (head.epoch(), self.tick());
+        let what = format!("{machine}, epoch {epoch}: {ask:?}");
+        let asked = ask.clone();
+        let future: Pin<Box<dyn Future<Output = Told>>> = Box::pin(async move {
+            let Ask::Read { blocks } = asked else { return told(head.flush()).await };
+            let length = blocks.len() as u64 * BLOCK_BYTES;
+            match head.read_whole(offset(blocks.start), length).await {
+                Ok(bytes) => Told::Bytes(bytes.to_vec()),
+                Err(error) => Told::Failed(error.to_string()),
+            }
+        });
+        self.slots.push(Slot { machine, epoch, ask, began, since: now, future });
+        Some(what)
+    }
+
+    /// Answers that have come are judged; what happened, in words.
+    pub(crate) fn poll(&mut self, now: Duration) -> Result<Vec<String>, Violation> {
+        let mut context = Context::from_waker(Waker::noop());
+        let (mut at, mut said) = (0, Vec::new());
+        while at < self.slots.len() {
+            let slot = &mut self.slots[at];
+            if slot.since + STUCK < now {
+                return Err(Violation(format!("{:?} waits for something that never comes", slot.ask)));
+            }
+            let Poll::Ready(told) = slot.future.as_mut().poll(&mut context) else {
+                at += 1;
+                continue;
+            };
+            let slot = self.slots.remove(at);
+            said.push(self.told(slot, told)?);
+        }
+        Ok(said)
+    }
+
+    fn told(&mut self, slot: Slot, told: Told) -> Result<String, Violation> {
+        let now = self.tick();
+        let Slot { machine, epoch, ask, began, .. } = slot;
+        self.answers += 1;
+        let mut what = format!("{machine}, epoch {epoch}: {ask:?} ->");
+        match (ask, told) {
+            (_, Told::Failed(why)) => {
+                self.failed += 1;
+                what.push_str(&why);
+            }
+            (_, Told::Attached(head)) => {
+                self.attached += 1;
+                what.push_str(&format!(" epoch {}", head.epoch()));
+                self.heads.insert(machine, head);
+            }
+            (Ask::Write { name, durable }, _) => self.oracle.acknowledged(name, durable, now)?,
+            (Ask::Read { blocks }, Told::Bytes(bytes)) => {
+                let each = bytes.chunks(content(0, 0).len()).zip(blocks.clone());
+                let names =
+                    each.map(|(bytes, block)| name_in(bytes, block)).collect::<Result<Vec<_>, _>>()?;
+                what.push_str(&format!(" {names:?}"));
+                if names.len() != blocks.len() {
+                    return Err(Violation(format!("{what}: too short")));
+                }
+                self.oracle.read(blocks.start, &names, epoch, began, now)?;
+            }
+            (Ask::Flush, _) => self.oracle.flushed(epoch, began)?,
+            (Ask::Attach | Ask::Read { .. }, Told::Done | Told::Bytes(_)) => {}
+        }
+        Ok(what)
+    }
+}
+
+/// Some blocks of one chunk: mostly few, now and then whole spans of the index.
+fn some_blocks(rng: &mut SplitMix64) -> Range<u8> {
+    let small = |rng: &mut SplitMix64, below: u8| u8::try_from(rng.below(u64::from(below))).unwrap_or(0);
+    let chunk = small(rng, BLOCKS.div_ceil(IN_CHUNK)) * IN_CHUNK;
+    let end = (chunk + IN_CHUNK).min(BLOCKS);
+    if rng.chance(80) {
+        let first = chunk + 16 * small(rng, (end - chunk) / 16);
+        return first..first + 16;
+    }
+    // Where most of them meet.
+    let within = if rng.chance(600) { 6 } else { end - chunk };
+    let length = 1 + small(rng, 3);
+    let first = chunk + small(rng, within - length + 1);
+    first..first + length
+}

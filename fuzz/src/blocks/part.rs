@@ -1,0 +1,153 @@
+//! What a node has of volumes: the members on its disks, and the heads that it is, put together as `node/src/block` and
+//! `node/src/control/member.rs` do.
+//!
+//! Invariant: nothing here is simulated but the runtime, the network and the drives that are handed in.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use quarry_engine::consensus::Runtime;
+use quarry_engine::disk::DiskHandle;
+use quarry_engine::disk::format::record::DeviceId;
+use quarry_engine::net::{NodeId, Request, Response, Service, Timer, Transport, VolumeAnswer, VolumeCall};
+use quarry_engine::object::{BoxFuture, Spawn};
+use quarry_volume::head::{Configuration, Session};
+use quarry_volume::store::{Attachment, Members, Peer, Reach, Replicated};
+use quarry_volume::{CHUNK_BYTES, Fence, Geometry, VolumeId};
+
+use super::control::{Control, Register, Row};
+use super::plant::{Bent, Plant};
+
+pub(crate) const VOLUME: VolumeId = VolumeId([5; 16]);
+/// Chunks of it.
+pub(crate) const CHUNKS: u64 = 2;
+
+/// A node's part.
+#[derive(Clone)]
+pub(crate) struct Part {
+    members: Arc<Members>,
+    reach: Reach,
+    register: Register,
+    plant: Plant,
+}
+
+/// What a part is made of.
+pub(crate) struct Making {
+    pub(crate) disks: Vec<DiskHandle>,
+    pub(crate) net: Arc<dyn Transport>,
+    pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) control: Control,
+    pub(crate) plant: Plant,
+}
+
+/// The machine of a device, as `machine.rs` numbers them.
+fn node_of(device: DeviceId) -> NodeId {
+    NodeId([device.0[0]; 16])
+}
+
+impl Part {
+    pub(crate) fn new(making: Making) -> Result<Self, String> {
+        let Making { disks, net, runtime, control, plant } = making;
+        let spawner = runtime.clone();
+        let spawn: Spawn = Arc::new(move |work| spawner.spawn(work));
+        let sleeper = runtime.clone();
+        let timer: Timer = Arc::new(move |time| sleeper.sleep(time));
+        let open = |disks| Members::open_on(disks, spawn.clone()).map(Arc::new).map_err(|e| e.to_string());
+        let members = open(disks)?;
+        // Bugs are planted at the door: then all come in there.
+        let near = if plant == Plant::Nothing { members.clone() } else { open(Vec::new())? };
+        let node_of = Arc::new(|device| Some(node_of(device)));
+        let reach = Reach { members: near, net: Some(net.clone()), node_of, timer };
+        Ok(Self { members, reach, register: Register { control, net, runtime }, plant })
+    }
+
+    /// Answers for its members, and hands everything else on.
+    pub(crate) fn door(&self, others: Option<Arc<dyn Service>>) -> Arc<dyn Service> {
+        Arc::new(Door { members: self.members.clone(), others, plant: self.plant, bent: Arc::default() })
+    }
+
+    /// Becomes the head, once it is served.
+    pub(crate) async fn attach(self) -> Result<Replicated, String> {
+        let row = self.register.raise().await.ok_or("the control group does not answer")?;
+        let Row { epoch, configuration } = row;
+        let near = configuration.all().find(|device| self.members.has(*device));
+        let geometry = Geometry::new(CHUNKS * CHUNK_BYTES, CHUNK_BYTES).map_err(|e| e.to_string())?;
+        let what = Attachment { volume: VOLUME, geometry, epoch, configuration, near, cipher: None };
+        let register = self.register.clone();
+        let commit = Arc::new(move |wanted: Configuration| -> BoxFuture<'static, Result<(), Fence>> {
+            let register = register.clone();
+            Box::pin(async move { register.configure(epoch, &wanted).await })
+        });
+        let head = Replicated::attach(&what, &self.reach, commit);
+        head.served().await.map_err(|e| format!("epoch {epoch}: {e}"))?;
+        Ok(head)
+    }
+
+    /// All that the members hold, under an epoch of its own.
+    pub(crate) async fn tables(self) -> Result<BTreeMap<DeviceId, Table>, String> {
+        let row = self.register.raise().await.ok_or("the control group does not answer")?;
+        let fence = Fence { epoch: row.epoch, configuration: row.configuration.version };
+        let mut tables = BTreeMap::new();
+        for device in row.configuration.members {
+            tables.insert(device, self.table(device, fence).await?);
+        }
+        Ok(tables)
+    }
+
+    async fn table(&self, device: DeviceId, fence: Fence) -> Result<Table, String> {
+        let peer = Peer { device, volume: VOLUME };
+        let asked = |session, call| self.reach.ask(peer, fence, Session(session), call);
+        let session = match asked(0, VolumeCall::Promise).await {
+            Ok(VolumeAnswer::Promised { session, whole: true, .. }) => session,
+            other => return Err(format!("a member does not promise: {other:?}")),
+        };
+        let (mut table, mut next) = (Table::new(), Some(quarry_engine::block::FIRST_PLACE));
+        while let Some(from) = next {
+            let call = VolumeCall::Rows { from, above: 0, data: true };
+            let (rows, behind, mut data) = match asked(session, call).await {
+                Ok(VolumeAnswer::Rows { rows, next, data }) => (rows, next, data),
+                other => return Err(format!("a member does not give its rows: {other:?}")),
+            };
+            next = behind;
+            for row in rows {
+                for nth in 0..row.run.blocks {
+                    let block = u64::from(row.run.first) + u64::from(nth);
+                    let place = (u64::from(row.run.slice.0), u64::from(row.run.chunk.0), block);
+                    let bytes = (!row.zeroes).then(|| data.split_to(data.len().min(4096)).to_vec());
+                    table.insert(place, ((row.position.epoch, row.position.sequence), bytes));
+                }
+            }
+        }
+        Ok(table)
+    }
+}
+
+/// By slice, chunk and block: the place in the order, and the bytes; `None`: zeroes.
+pub(crate) type Table = BTreeMap<(u64, u64, u64), ((u64, u64), Option<Vec<u8>>)>;
+
+struct Door {
+    members: Arc<Members>,
+    others: Option<Arc<dyn Service>>,
+    plant: Plant,
+    bent: Arc<Bent>,
+}
+
+impl Service for Door {
+    fn handle(&self, from: NodeId, request: Request) -> BoxFuture<'static, Response> {
+        match request {
+            Request::Volume { device, volume, fence, session, call } => {
+                let (members, plant, bent) = (self.members.clone(), self.plant, self.bent.clone());
+                Box::pin(async move {
+                    let call = plant.asked(&bent, device, call);
+                    let confirms = call == VolumeCall::Confirm;
+                    let answer = members.answer(device, volume, fence, session, call).await;
+                    Response::Volume(plant.answered(&bent, device, confirms, answer))
+                })
+            }
+            request => match &self.others {
+                Some(others) => others.handle(from, request),
+                None => unreachable!("nothing else is asked"),
+            },
+        }
+    }
+}

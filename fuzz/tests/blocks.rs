@@ -1,0 +1,66 @@
+//! Histories of volumes on nodes: the real driver and member service keep their promises, and planted bugs are caught.
+
+use quarry_fuzz::blocks::{Plant, Summary, history};
+
+/// `cargo test` runs these; `quarry-fuzz blocks` runs as many as there is time for.
+const SEEDS: std::ops::Range<u64> = 0..24;
+
+#[test]
+fn promises_are_kept() {
+    let mut sum = Summary::default();
+    for seed in SEEDS {
+        match history(seed, Plant::Nothing) {
+            Ok(summary) => sum.add(&summary),
+            Err(failure) => panic!("{failure}"),
+        }
+    }
+    let seen = [sum.answers, sum.failed, sum.heads, sum.crashes, sum.changes];
+    assert!(seen.iter().all(|count| *count > 0), "something never happened: {sum:?}");
+}
+
+#[test]
+fn equal_seeds_give_equal_histories() {
+    for seed in 100..106 {
+        let [first, second] = [seed, seed].map(|seed| history(seed, Plant::Nothing).expect("holds"));
+        assert_eq!(first, second, "seed {seed}");
+    }
+}
+
+/// Most histories that may pass before a planted bug shows.
+const PATIENCE: u64 = 200;
+
+/// Some history catches the bug; which one does changes with every change of the protocol.
+fn caught(plant: Plant) {
+    let found = (0..PATIENCE).any(|seed| history(seed, plant).is_err());
+    assert!(found, "{plant:?} is not found by {PATIENCE} seeds");
+}
+
+#[test]
+fn a_flush_that_is_answered_and_not_made_is_caught() {
+    caught(Plant::FlushForgotten);
+}
+
+#[test]
+fn a_promise_that_is_not_kept_is_caught() {
+    caught(Plant::PromiseForgotten);
+}
+
+#[test]
+fn a_row_that_was_not_entered_is_caught() {
+    caught(Plant::RowForgotten);
+}
+
+#[test]
+fn a_member_that_keeps_what_went_another_way_is_caught() {
+    caught(Plant::VoidKept);
+}
+
+#[test]
+fn members_that_confirm_a_fenced_head_are_caught() {
+    caught(Plant::FencedReads);
+}
+
+#[test]
+fn a_read_of_what_is_not_durable_is_caught() {
+    caught(Plant::ReadTooEarly);
+}
