@@ -15,8 +15,8 @@ use crate::disk::Class;
 use crate::net::NodeId;
 use crate::net::limits::MAX_PAYLOAD;
 use crate::object::names::{
-    Answer, Ask, AskedFor, Child, Elsewhere, Holding, Line, NamesAnswer, NamesRequest, NewLine, Page, Put,
-    Standing,
+    Answer, Ask, AskedFor, Asks, Child, Elsewhere, Holding, Line, MAX_TOGETHER, NamesAnswer, NamesRequest,
+    NewLine, Page, Put, Standing,
 };
 use crate::object::{
     Account, Container, ContainerRow, Deleted, Entry, IndexPolicy, Listing, Made, ObjectPath, ObjectRow,
@@ -167,6 +167,23 @@ impl<C, R: Decode<C>> Decode<C> for Entry<R> {
     }
 }
 
+impl Encode for Asks {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        self.0.encode(encoder)
+    }
+}
+
+impl<C> Decode<C> for Asks {
+    /// As a list is read, but never more than [`MAX_TOGETHER`]: a question takes far more in memory than in a message.
+    fn decode<D: Decoder<Context = C>>(decoder: &mut D) -> Result<Self, DecodeError> {
+        let number = usize::try_from(u64::decode(decoder)?).unwrap_or(usize::MAX);
+        if number > MAX_TOGETHER {
+            return Err(DecodeError::Other("number of questions"));
+        }
+        (0..number).map(|_| Ask::decode(decoder)).collect::<Result<_, _>>().map(Self)
+    }
+}
+
 fields!(NamesRequest { group, what });
 fields!(ObjectPath { account, container, object });
 fields!(Standing { id, policy, index });
@@ -186,6 +203,7 @@ variants!(AskedFor {
     1 Begin { lease, path, given },
     2 Settle { lease, path, before, line, class },
     3 Release { lease },
+    4 Several(asks),
 });
 
 variants!(Ask {
@@ -214,6 +232,7 @@ variants!(NamesAnswer {
     3 NotLeader(node),
     4 Moved(node),
     5 Elsewhere(elsewhere),
+    6 Several(answers),
 });
 
 variants!(Elsewhere { 0 Moved { group, from, to }, 1 Shut { at }, 2 Unknown });

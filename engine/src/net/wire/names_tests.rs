@@ -192,6 +192,24 @@ fn steps_of_a_change_have_these_bytes_for_ever() {
 }
 
 #[test]
+fn several_questions_have_these_bytes_for_ever() {
+    let several = |number| AskedFor::Several(Asks(vec![Ask::Line { path: path() }; number]));
+    let request = NamesRequest { group: 1, what: several(2) };
+    let bytes = encode(&request).unwrap();
+    assert_eq!(hex::encode(&bytes), "0104020201610163016f0201610163016f");
+    assert_eq!(decode::<NamesRequest>(&bytes), Ok(request));
+    let line = Answer::Line(Line { at: Some(Timestamp(6)), ..Line::default() });
+    let answer = NamesAnswer::Several(vec![Some(line), None]);
+    let bytes = encode(&answer).unwrap();
+    assert_eq!(hex::encode(&bytes), "060201020001060000");
+    assert_eq!(decode::<NamesAnswer>(&bytes), Ok(answer));
+    let most = encode(&NamesRequest { group: 1, what: several(MAX_TOGETHER) }).unwrap();
+    assert!(decode::<NamesRequest>(&most).is_ok());
+    let more = encode(&NamesRequest { group: 1, what: several(MAX_TOGETHER + 1) }).unwrap();
+    assert_eq!(decode::<NamesRequest>(&more), Err(WireError::Field("names")));
+}
+
+#[test]
 fn numbers_that_nobody_writes_are_errors() {
     for bytes in [&[1, 9][..], &[1, 0, 99], &[1, 3]] {
         assert!(decode::<NamesRequest>(&Bytes::from_static(b"")).is_err());

@@ -21,6 +21,7 @@ mod service;
 mod split_tests;
 #[cfg(test)]
 mod tests;
+mod together;
 
 pub(crate) use decider::Decider;
 pub use divided::{Divided, group_of};
@@ -30,6 +31,8 @@ pub use parts::{Child, Elsewhere, Holding};
 pub use remote::{Directory, Routed};
 pub use seats::Seats;
 pub use service::{AskedFor, NamesAnswer, NamesRequest, NamesService};
+pub use together::Asks;
+pub(crate) use together::MAX_TOGETHER;
 
 use super::group::IndexGroup;
 use super::locks::Permit;

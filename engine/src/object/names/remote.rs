@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::leases::NO_LEASE;
 use super::service::{AskedFor, NamesAnswer, NamesRequest, NamesService};
+use super::together::{Asks, Said, Together};
 use super::{Answer, Ask, Decider, Grant, Hold, Names, NewLine, Seats, leads};
 use crate::clock::Timestamp;
 use crate::disk::Class;
@@ -77,6 +78,7 @@ struct Shared {
     leader: Mutex<Option<NodeId>>,
     turn: AtomicU64,
     lease: AtomicU64,
+    together: Together,
 }
 
 /// A grant that is being asked for: given back everywhere if it is not taken.
@@ -171,7 +173,9 @@ impl Routed {
         first_lease: u64,
     ) -> Self {
         let (leader, turn, lease) = (Mutex::new(None), AtomicU64::new(0), AtomicU64::new(first_lease));
-        Self { shared: Arc::new(Shared { group, net, timer, seats, directory, leader, turn, lease }) }
+        let together = Together::default();
+        let shared = Shared { group, net, timer, seats, directory, leader, turn, lease, together };
+        Self { shared: Arc::new(shared) }
     }
 }
 
@@ -248,6 +252,39 @@ impl Shared {
         }
     }
 
+    /// As [`Shared::attempt`]; a question about a line goes with those of others.
+    async fn put_to(
+        self: &Arc<Self>,
+        node: NodeId,
+        what: &AskedFor,
+        doubt: &Doubt,
+    ) -> Result<Result<NamesAnswer>, (String, Duration)> {
+        let AskedFor::Ask(ask @ Ask::Line { .. }) = what else {
+            return self.attempt(node, what.clone(), doubt).await;
+        };
+        let send = |asks| self.attempt_all(node, asks);
+        match self.together.ask(node, ask.clone(), &self.timer, send).await {
+            Said::Answer(answer) => Ok(Ok(NamesAnswer::Answer(answer))),
+            Said::Later(why, pause) => Err((why, pause)),
+            Said::Unavailable(reason) => Ok(Err(Error::Unavailable { reason })),
+            Said::Alone => self.attempt(node, what.clone(), doubt).await,
+        }
+    }
+
+    /// One attempt at another node with several questions.
+    async fn attempt_all(self: &Arc<Self>, node: NodeId, asks: Vec<Ask>) -> Vec<Said> {
+        let number = asks.len();
+        let all = |said| vec![said; number];
+        match self.attempt(node, AskedFor::Several(Asks(asks)), &Doubt::default()).await {
+            Ok(Ok(NamesAnswer::Several(answers))) if answers.len() == number => {
+                answers.into_iter().map(|answer| answer.map_or(Said::Alone, Said::Answer)).collect()
+            }
+            Ok(Err(Error::Unavailable { reason })) => all(Said::Unavailable(reason)),
+            Ok(_) => all(Said::Alone),
+            Err((why, pause)) => all(Said::Later(why, pause)),
+        }
+    }
+
     /// A node that does not lead says who may.
     fn follow(&self, node: NodeId, hint: Option<NodeId>) -> (String, Duration) {
         let hint = hint.filter(|hint| *hint != node && *hint != self.net.local());
@@ -289,7 +326,7 @@ impl Shared {
                             answer => return answer,
                         }
                     }
-                    Some(Who::Node(node)) => match this.attempt(node, what.clone(), &doubt).await {
+                    Some(Who::Node(node)) => match this.put_to(node, &what, &doubt).await {
                         Ok(Ok(NamesAnswer::Elsewhere(elsewhere))) => return Err(elsewhere.into()),
                         Ok(Ok(answer)) => {
                             let odd =

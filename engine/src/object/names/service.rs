@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::leases::{Denied, Ended, LeaseId, Leases};
+use super::together::Asks;
 use super::{Answer, Ask, Decider, Elsewhere, Line, Names, NewLine, Page, leads};
 use crate::clock::{Clock, Timestamp};
 use crate::disk::Class;
@@ -62,6 +63,8 @@ pub enum AskedFor {
         /// Its number.
         lease: u64,
     },
+    /// Questions about lines, answered by what stands after they came.
+    Several(Asks),
 }
 
 /// The leader's answer.
@@ -84,6 +87,8 @@ pub enum NamesAnswer {
     Moved(Option<NodeId>),
     /// The lines asked for are another group's.
     Elsewhere(Elsewhere),
+    /// To several questions, in order; `None`: it is to be asked by itself.
+    Several(Vec<Option<Answer>>),
 }
 
 /// Answers for an index group that this node votes in; clones share everything.
@@ -209,7 +214,18 @@ impl Shared {
                 Ok(NamesAnswer::Done)
             }
             AskedFor::Release { .. } => Ok(NamesAnswer::Done),
+            AskedFor::Several(Asks(asks)) => Ok(NamesAnswer::Several(self.several(asks).await?)),
         }
+    }
+
+    async fn several(&self, asks: Vec<Ask>) -> Result<Vec<Option<Answer>>> {
+        self.decider.behind_barrier().await?;
+        let answer = |ask| match ask {
+            // Whatever is odd about it, it says when it is asked by itself.
+            Ask::Line { .. } => self.decider.read(ask).ok(),
+            _ => None,
+        };
+        Ok(asks.into_iter().map(answer).collect())
     }
 
     async fn begin(&self, id: LeaseId, path: ObjectPath, given: Option<Timestamp>) -> Result<NamesAnswer> {
