@@ -214,6 +214,9 @@ impl Inner {
         let hash = key_of(path, standing.policy, None);
         for _ in 0..LOOKS {
             let newest = self.copies.agreed(hash, self.clock.unix_seconds()).await?;
+            // What a line says is on a quorum: who hears of less takes the devices that have it to be down.
+            let listed = line.and_then(|line| line.at);
+            let newest = newest.max(listed.map(|at| Stamp { hash, sequence: at.0, deleted: false }));
             let mut seen = Seen { newest, open: None, unlisted: None };
             let Some(stamp) = newest.filter(|stamp| !stamp.deleted) else { return Ok(seen) };
             let found = self.copies.open(path, hash, Some(Timestamp(stamp.sequence))).await?.found;

@@ -436,6 +436,23 @@ fn a_device_that_is_not_believed_is_not_heard_and_delivers_nothing() {
     assert!(rig.cluster.versions("a")[..2].iter().all(Option::is_none), "nothing came back");
 }
 
+/// Found by a simulated cluster: a node that was cut off for a while said "not there" of what the listing had.
+#[test]
+fn what_a_line_says_is_found_where_all_devices_that_have_it_are_taken_to_be_down() {
+    let mut rig = Rig::new(Shape::new(5, 3), 12);
+    let body = bytes(1, 900);
+    rig.put(0, "a", &body).unwrap();
+    rig.cluster.settle();
+    let (hash, time) = (hash_of(&path("a")), rig.cluster.time());
+    for node in 0..rig.cluster.len() {
+        let copies = Arc::clone(&rig.cluster.store(node).inner.copies);
+        let candidates = copies.candidates_to_write(&hash);
+        let wanted = candidates.wanted();
+        candidates.take(wanted).for_each(|member| member.failed(Some(&time)));
+        assert_eq!(rig.get(node, "a").unwrap(), Some(body.clone()), "{node}");
+    }
+}
+
 /// What clients were told, by name.
 type Ledger = BTreeMap<String, Option<u64>>;
 
