@@ -101,6 +101,17 @@ impl From<UsersError> for NodeError {
     }
 }
 
+/// Lets the process have as many open files as the system permits: a session's usual limit of 1,024 is a few hundred clients, and where it
+/// is reached the index of a disk cannot open its files either.
+fn allow_open_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "raise the limit on open files; set it for the service (LimitNOFILE)");
+    }
+}
+
 /// A running node.
 #[derive(Debug)]
 pub struct Node {
@@ -162,6 +173,7 @@ impl Node {
         users: &Listed,
         progress: Progress,
     ) -> Result<Self, NodeError> {
+        allow_open_files();
         make_private_directory(&config.node.data)?;
         let object = bind("object", config.listen.object).await?;
         let identity = bind("identity", config.listen.identity).await?;

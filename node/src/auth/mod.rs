@@ -370,6 +370,12 @@ impl Session {
     fn may_look(&self) -> bool {
         self.is_admin() || (self.claims.system && self.roles.iter().any(|role| role == "reader"))
     }
+
+    /// May do this with what a user has for itself: its own, all of it; an admin as well; who may look at everything, looks.
+    fn may_use_of(&self, user: &str, method: &http::Method) -> bool {
+        let looks = matches!(*method, http::Method::GET | http::Method::HEAD);
+        self.claims.user == user || self.is_admin() || (looks && self.may_look())
+    }
 }
 
 /// Whether a token has a form that we give out: others may belong to a proxy in front, and count as none.

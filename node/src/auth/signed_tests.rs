@@ -153,3 +153,36 @@ async fn who_is_new_has_a_token_at_another_node_at_once() {
     assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
     rig.stop().await;
 }
+
+/// Found by reading the change once more: who may look at everything could have made itself a key of anybody.
+#[tokio::test]
+async fn who_may_look_at_everything_makes_and_deletes_no_keys_of_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start();
+    let auth = auth_with(CONFIG, dir.path(), unix_now);
+    auth.keep_in(Cabinet::new(rig.store(), PAPERS, true));
+    let (admin, shown) = token(&auth, &password("demo", "secret", Value::Null)).await;
+    let (victim, project) = (shown["user"]["id"].as_str().unwrap(), shown["project"]["id"].clone());
+    let guest = auth.directory().roll().named("user", "guest", None).unwrap()["id"].clone();
+    let reader = auth.directory().roll().named("role", "reader", None).unwrap()["id"].clone();
+    let grant = format!("/v3/system/users/{}/roles/{}", guest.as_str().unwrap(), reader.as_str().unwrap());
+    assert_eq!(ask(&auth, &admin, Method::PUT, &grant, &Value::Null).await.0, StatusCode::NO_CONTENT);
+    let (looks, _) = token(&auth, &password("guest", "guest", json!({ "system": { "all": true } }))).await;
+    let keys = format!("/v3/users/{victim}/credentials/OS-EC2");
+    let wish = json!({ "tenant_id": project });
+    let (status, made) = ask(&auth, &admin, Method::POST, &keys, &wish).await;
+    assert_eq!(status, StatusCode::CREATED, "{made}");
+    let one = format!("{keys}/{}", made["credential"]["access"].as_str().unwrap());
+    assert_eq!(ask(&auth, &looks, Method::GET, &keys, &Value::Null).await.0, StatusCode::OK);
+    assert_eq!(ask(&auth, &looks, Method::POST, &keys, &wish).await.0, StatusCode::FORBIDDEN);
+    assert_eq!(ask(&auth, &looks, Method::DELETE, &one, &Value::Null).await.0, StatusCode::FORBIDDEN);
+    let path = format!("/v3/users/{victim}/application_credentials");
+    let (status, made) =
+        ask(&auth, &admin, Method::POST, &path, &json!({ "application_credential": { "name": "a" } })).await;
+    assert_eq!(status, StatusCode::CREATED, "{made}");
+    let one = format!("{path}/{}", made["application_credential"]["id"].as_str().unwrap());
+    assert_eq!(ask(&auth, &looks, Method::GET, &one, &Value::Null).await.0, StatusCode::OK);
+    assert_eq!(ask(&auth, &looks, Method::DELETE, &one, &Value::Null).await.0, StatusCode::FORBIDDEN);
+    assert_eq!(ask(&auth, &admin, Method::DELETE, &one, &Value::Null).await.0, StatusCode::NO_CONTENT);
+    rig.stop().await;
+}

@@ -194,20 +194,22 @@ impl Blocks {
     }
 
     async fn change(&self, wanted: Wanted) -> Result<String, VolumeError> {
+        self.refuse_several(&wanted)?;
         if let Wanted::Diff { name, from, to } = &wanted {
             let changed = self.exports.volumes().difference(name, from, to.as_deref()).await?;
             return Ok(serde_json::to_string(&changed).unwrap_or_default());
         }
         if let Wanted::Compare { name } = &wanted {
-            let shared = self.exports.shared().ok_or_else(|| VolumeError::NoVolume(name.clone()))?;
-            let compared = shared.compare(name).await?;
+            if self.exports.users_of(name) > 0 {
+                return Err(VolumeError::InUse(name.clone()));
+            }
+            let compared = self.shared_of(name)?.compare(name).await?;
             return Ok(serde_json::to_string(&compared).unwrap_or_default());
         }
         self.act(wanted).await.map(|()| "Done.".to_owned())
     }
 
     async fn act(&self, wanted: Wanted) -> Result<(), VolumeError> {
-        self.refuse_several(&wanted)?;
         let volumes = self.exports.volumes();
         let now = wall_clock() / 1000;
         match wanted {
@@ -241,6 +243,9 @@ impl Blocks {
             Wanted::Snapshot { name, snapshot } => volumes.snapshot(&name, &snapshot, now).await.map(drop),
             Wanted::ForgetSnapshot { name, snapshot } => self.exports.forget_snapshot(&name, &snapshot).await,
             Wanted::Clone { name, volume, snapshot, bytes, description } => {
+                if self.exports.several(&name).is_some() {
+                    return Err(VolumeError::Taken(name));
+                }
                 let label = Label { name, description, bytes, made: now, ..Label::default() };
                 volumes.clone_snapshot(VolumeId(random_bytes()), label, &volume, &snapshot).await.map(drop)
             }
@@ -259,7 +264,10 @@ impl Blocks {
     /// What is not there yet for volumes with several members is refused, not half done.
     fn refuse_several(&self, wanted: &Wanted) -> Result<(), VolumeError> {
         let (name, what) = match wanted {
-            Wanted::Snapshot { name, .. } => (name, "a snapshot"),
+            Wanted::Snapshot { name, .. } | Wanted::ForgetSnapshot { name, .. } => (name, "a snapshot"),
+            Wanted::Diff { name, .. } => (name, "a difference"),
+            Wanted::Flatten { name } => (name, "flattening"),
+            Wanted::Qos { name, .. } => (name, "a limit"),
             Wanted::Clone { volume, .. } => (volume, "a clone"),
             Wanted::Revert { name, .. } => (name, "going back"),
             _ => return Ok(()),

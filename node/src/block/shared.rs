@@ -270,6 +270,7 @@ impl Shared {
         let mut head = place.lock().await;
         self.register.remove(&row, time).await?;
         *head = None;
+        self.heads.lock().unwrap_or_else(PoisonError::into_inner).remove(&row.id);
         let reach = self.reach.clone();
         tokio::spawn(async move {
             for device in row.configuration.all() {
@@ -281,32 +282,50 @@ impl Shared {
         Ok(())
     }
 
-    /// The members of a volume as its head sees them, where that is here.
+    /// The members of a volume as its head sees them, where that is here; nobody waits for one that is being attached.
     pub(crate) async fn seen(&self, row: &Row) -> Vec<Seen> {
-        let head = self.place(row.id).lock().await.clone();
+        let place = self.heads.lock().unwrap_or_else(PoisonError::into_inner).get(&row.id).cloned();
+        let head = place.and_then(|place| place.try_lock().ok()?.clone());
         match head {
             Some(device) => device.members().await,
             None => Vec::new(),
         }
     }
 
-    /// Compares what the members have: each block's place in the order, and its bytes. The head ends.
+    /// Compares what the members have: each block's place in the order, and its bytes. A head of this node ends, that of another is
+    /// left alone.
     pub(crate) async fn compare(&self, name: &str) -> Result<Compared, VolumeError> {
-        self.detach(name).await?;
-        let (row, _) = self.standing(name)?;
         let local = self.register.local();
+        let (row, _) = self.standing(name)?;
+        if let Some(head) = row.head.filter(|head| *head != local) {
+            return Err(VolumeError::InUseAt(name.to_owned(), head.to_string()));
+        }
+        self.detach(name).await?;
         let row = self
             .change(row.id, |row| {
                 row.epoch += 1;
                 row.head = Some(local);
             })
             .await?;
+        let compared = self.compare_members(&row).await;
+        // Whoever attached it meanwhile has it.
+        let epoch = row.epoch;
+        self.change(row.id, |row| {
+            if row.epoch == epoch {
+                row.head = None;
+            }
+        })
+        .await?;
+        compared
+    }
+
+    /// Compares, with an epoch that was granted for it.
+    async fn compare_members(&self, row: &Row) -> Result<Compared, VolumeError> {
         let fence = Fence { epoch: row.epoch, configuration: row.configuration.version };
         let mut tables: Vec<BTreeMap<_, _>> = Vec::new();
         for device in row.configuration.members.iter().copied() {
             tables.push(self.table(Peer { device, volume: row.id }, fence).await?);
         }
-        self.change(row.id, |row| row.head = None).await?;
         let mut places: HashSet<_> = HashSet::new();
         tables.iter().for_each(|table| places.extend(table.keys().copied()));
         let differs = |place: &&(u32, u16, u8)| {

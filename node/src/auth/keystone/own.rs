@@ -48,7 +48,8 @@ pub(super) async fn answer(
     rest: &[&str],
     body: &[u8],
 ) -> Reply {
-    if caller.claims.user != user && !(caller.may_look() && *method != Method::POST) {
+    // What an application credential is made with is its user's alone.
+    if !caller.may_use_of(user, method) || (*method == Method::POST && caller.claims.user != user) {
         return Err(Refusal::Forbidden);
     }
     let rules = what == "access_rules";
@@ -228,7 +229,7 @@ pub(super) async fn ec2(
     rest: &[&str],
     body: &[u8],
 ) -> Reply {
-    if caller.claims.user != user && !caller.may_look() {
+    if !caller.may_use_of(user, method) {
         return Err(Refusal::Forbidden);
     }
     find(context, sort_of("user"), user)?;
