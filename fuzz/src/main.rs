@@ -217,19 +217,35 @@ fn repro(name: &str, file: &Path) -> bool {
     true
 }
 
-fn store(seeds: Option<Range<u64>>, limit: Duration, plant: Plant) -> bool {
+/// What came of many histories.
+struct Ran {
+    histories: u64,
+    failures: u64,
+    took: Duration,
+}
+
+/// Runs the histories of these seeds, or of seeds from the clock's on for so long; failures are told as they come.
+fn histories<S: std::fmt::Debug, E: std::fmt::Display>(
+    seeds: Option<Range<u64>>,
+    limit: Duration,
+    run: impl Fn(u64) -> Result<S, E>,
+    mut add: impl FnMut(&S),
+) -> Ran {
     let start = Instant::now();
     let timed = seeds.is_none();
     let seeds = seeds.unwrap_or_else(|| seed_of_clock()..u64::MAX);
-    let (mut histories, mut operations, mut restarts, mut failures) = (0_u64, 0_u64, 0_u64, 0_u64);
+    let one = seeds.end - seeds.start == 1;
+    let (mut histories, mut failures) = (0, 0);
     for seed in seeds {
         if timed && start.elapsed() >= limit {
             break;
         }
-        match history(seed, plant) {
+        match run(seed) {
             Ok(summary) => {
-                operations += summary.operations;
-                restarts += summary.restarts;
+                if one {
+                    say(&format!("{summary:?}"));
+                }
+                add(&summary);
             }
             Err(failure) => {
                 failures += 1;
@@ -238,45 +254,41 @@ fn store(seeds: Option<Range<u64>>, limit: Duration, plant: Plant) -> bool {
         }
         histories += 1;
     }
-    let rate = u128::from(operations) * 1000 / start.elapsed().as_millis().max(1);
+    Ran { histories, failures, took: start.elapsed() }
+}
+
+/// Simulated time, and how much faster than life it went.
+fn pace(millis: u64, took: Duration) -> String {
+    let hours = Duration::from_millis(millis).as_secs_f64() / 3600.0;
+    let rate = u128::from(millis) / took.as_millis().max(1);
+    format!("{hours:.1} simulated hours in {took:.0?}, {rate} times as fast as life")
+}
+
+fn store(seeds: Option<Range<u64>>, limit: Duration, plant: Plant) -> bool {
+    let (mut operations, mut restarts) = (0_u64, 0_u64);
+    let Ran { histories, failures, took } = histories(
+        seeds,
+        limit,
+        |seed| history(seed, plant),
+        |summary| {
+            operations += summary.operations;
+            restarts += summary.restarts;
+        },
+    );
+    let rate = u128::from(operations) * 1000 / took.as_millis().max(1);
     say(&format!(
-        "{histories} histories, {operations} operations ({rate} a second), {restarts} starts, {failures} failures in {:.0?}",
-        start.elapsed()
+        "{histories} histories, {operations} operations ({rate} a second), {restarts} starts, {failures} failures in {took:.0?}"
     ));
     failures == 0
 }
 
 fn clusters(seeds: Option<Range<u64>>, limit: Duration, planted: cluster::Plant, lines: usize) -> bool {
-    let start = Instant::now();
-    let timed = seeds.is_none();
-    let seeds = seeds.unwrap_or_else(|| seed_of_clock()..u64::MAX);
-    let one = seeds.end - seeds.start == 1;
-    let (mut histories, mut failures) = (0_u64, 0_u64);
     let mut sum = cluster::Summary::default();
-    for seed in seeds {
-        if timed && start.elapsed() >= limit {
-            break;
-        }
-        match cluster::history_with(seed, planted, lines) {
-            Ok(summary) => {
-                if one {
-                    say(&format!("{summary:?}"));
-                }
-                sum.add(&summary);
-            }
-            Err(failure) => {
-                failures += 1;
-                say(&failure.to_string());
-            }
-        }
-        histories += 1;
-    }
-    let took = start.elapsed();
-    let rate = u128::from(sum.millis) / took.as_millis().max(1);
+    let run = |seed| cluster::history_with(seed, planted, lines);
+    let Ran { histories, failures, took } = histories(seeds, limit, run, |summary| sum.add(summary));
     say(&format!(
         "{histories} histories, {} operations ({} unanswered), {} troubles, {} crashes, {} terms, {} groups made of others, {} changes \
-         without a group, {} answers of volumes, {failures} failures; \
-         {:.1} simulated hours in {took:.0?}, {rate} times as fast as life",
+         without a group, {} answers of volumes, {failures} failures; {}",
         sum.operations,
         sum.unanswered,
         sum.troubles,
@@ -285,86 +297,35 @@ fn clusters(seeds: Option<Range<u64>>, limit: Duration, planted: cluster::Plant,
         sum.splits,
         sum.alone,
         sum.blocks,
-        Duration::from_millis(sum.millis).as_secs_f64() / 3600.0,
+        pace(sum.millis, took),
     ));
     failures == 0
 }
 
 fn volumes(seeds: Option<Range<u64>>, limit: Duration, planted: volume::Plant, lines: usize) -> bool {
-    let start = Instant::now();
-    let timed = seeds.is_none();
-    let seeds = seeds.unwrap_or_else(|| seed_of_clock()..u64::MAX);
-    let one = seeds.end - seeds.start == 1;
-    let (mut histories, mut failures) = (0_u64, 0_u64);
     let mut sum = volume::Summary::default();
-    for seed in seeds {
-        if timed && start.elapsed() >= limit {
-            break;
-        }
-        match volume::history_with(seed, planted, lines) {
-            Ok(summary) => {
-                if one {
-                    say(&format!("{summary:?}"));
-                }
-                sum.add(&summary);
-            }
-            Err(failure) => {
-                failures += 1;
-                say(&failure.to_string());
-            }
-        }
-        histories += 1;
-    }
+    let run = |seed| volume::history_with(seed, planted, lines);
+    let Ran { histories, failures, took } = histories(seeds, limit, run, |summary| sum.add(summary));
     say(&format!(
         "{histories} histories, {} answers, {} heads, {} crashes, {} pages of rows, {} changes of the members, {} heads that lost \
-         unflushed writes, {failures} failures in {:.0?}",
-        sum.answers,
-        sum.heads,
-        sum.crashes,
-        sum.fills,
-        sum.changes,
-        sum.lost,
-        start.elapsed(),
+         unflushed writes, {failures} failures in {took:.0?}",
+        sum.answers, sum.heads, sum.crashes, sum.fills, sum.changes, sum.lost,
     ));
     failures == 0
 }
 
 fn blocks_on_nodes(seeds: Option<Range<u64>>, limit: Duration, planted: blocks::Plant, lines: usize) -> bool {
-    let start = Instant::now();
-    let timed = seeds.is_none();
-    let seeds = seeds.unwrap_or_else(|| seed_of_clock()..u64::MAX);
-    let one = seeds.end - seeds.start == 1;
-    let (mut histories, mut failures) = (0_u64, 0_u64);
     let mut sum = blocks::Summary::default();
-    for seed in seeds {
-        if timed && start.elapsed() >= limit {
-            break;
-        }
-        match blocks::history_with(seed, planted, lines) {
-            Ok(summary) => {
-                if one {
-                    say(&format!("{summary:?}"));
-                }
-                sum.add(&summary);
-            }
-            Err(failure) => {
-                failures += 1;
-                say(&failure.to_string());
-            }
-        }
-        histories += 1;
-    }
-    let took = start.elapsed();
-    let rate = u128::from(sum.millis) / took.as_millis().max(1);
+    let run = |seed| blocks::history_with(seed, planted, lines);
+    let Ran { histories, failures, took } = histories(seeds, limit, run, |summary| sum.add(summary));
     say(&format!(
-        "{histories} histories, {} answers ({} failed), {} heads, {} crashes, {} changes of the members, {failures} failures; \
-         {:.1} simulated hours in {took:.0?}, {rate} times as fast as life",
+        "{histories} histories, {} answers ({} failed), {} heads, {} crashes, {} changes of the members, {failures} failures; {}",
         sum.answers,
         sum.failed,
         sum.heads,
         sum.crashes,
         sum.changes,
-        Duration::from_millis(sum.millis).as_secs_f64() / 3600.0,
+        pace(sum.millis, took),
     ));
     failures == 0
 }
