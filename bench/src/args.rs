@@ -77,6 +77,12 @@ pub(crate) struct Options {
     /// Bytes that the map of the volume suite covers.
     #[arg(long, global = true, value_name = "SIZE", value_parser = size, default_value = "100G")]
     pub(crate) map: u64,
+    /// Volume suite: how fast a volume is read in order that was overwritten at random, instead of snapshots and clones.
+    #[arg(long, global = true)]
+    pub(crate) fragmented: bool,
+    /// Bytes of the volume that is fragmented; at most a quarter of the budget.
+    #[arg(long, global = true, value_name = "SIZE", value_parser = size, default_value = "1G")]
+    pub(crate) volume: u64,
     /// Disk space that the run may take.
     #[arg(long, global = true, value_name = "SIZE", value_parser = size, default_value = "6G")]
     pub(crate) budget: u64,
@@ -100,6 +106,9 @@ impl Options {
         }
         if self.budget < LEAST_BUDGET {
             return refuse("--budget: give 2G or more");
+        }
+        if self.fragmented && !(64 << 20..=self.budget / 4).contains(&self.volume) {
+            return refuse("--volume: give 64M to a quarter of --budget");
         }
         if self.size.iter().any(|size| !(1..=1 << 20).contains(size)) {
             return refuse("--size: give 1 to 1M");

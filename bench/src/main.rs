@@ -7,6 +7,7 @@
 mod args;
 mod engine;
 mod failure;
+mod fragmented;
 mod http;
 mod kv;
 mod load;
@@ -72,7 +73,8 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         split::run(options, scratch.path(), &mut report)?;
     }
     if matches!(wanted, Command::Volume) {
-        volume::run(options, scratch.path(), &mut report)?;
+        let run = if options.fragmented { fragmented::run } else { volume::run };
+        run(options, scratch.path(), &mut report)?;
     }
     scratch.close().map_err(Failure::io("remove scratch directory"))?;
     report.table();

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use quarry_engine::catalog::ObjectCatalog;
 use quarry_engine::disk::format::record::DeviceId;
 use quarry_engine::disk::format::superblock::ClusterId;
-use quarry_engine::disk::{CacheBytes, DiskConfig, Format, format, start};
+use quarry_engine::disk::{CacheBytes, DiskConfig, DiskHandle, Format, format, start};
 use quarry_engine::index::RocksOptions;
 use quarry_engine::io::{OpenOptions, SplitMix64, open_device, preallocate};
 use quarry_volume::VolumeId;
@@ -29,11 +29,12 @@ const BETWEEN: u64 = 200;
 const WRITES: u64 = 100_000;
 const FLUSH_EVERY: u64 = 64;
 
-fn other(e: impl std::fmt::Display) -> Failure {
+pub(crate) fn other(e: impl std::fmt::Display) -> Failure {
     Failure::Other(e.to_string())
 }
 
-async fn open(scratch: &Path, bytes: u64) -> Result<Arc<Volumes>, Failure> {
+/// A disk of so many bytes, and the volumes on it.
+pub(crate) async fn open(scratch: &Path, bytes: u64) -> Result<(DiskHandle, Arc<Volumes>), Failure> {
     let path = scratch.join("volumes");
     preallocate(&path, bytes, &mut |_| {})?;
     let request = Format {
@@ -52,7 +53,7 @@ async fn open(scratch: &Path, bytes: u64) -> Result<Arc<Volumes>, Failure> {
         cluster: None,
     };
     let (disk, _) = start(&config, Arc::new(ObjectCatalog), &mut |_, _| {})?;
-    Ok(Arc::new(Volumes::open(vec![disk]).map_err(other)?))
+    Ok((disk.clone(), Arc::new(Volumes::open(vec![disk]).map_err(other)?)))
 }
 
 fn label(name: &str) -> Label {
@@ -81,7 +82,7 @@ fn times(of: &[f64]) -> (f64, f64) {
 }
 
 async fn measure(scratch: &Path, bytes: u64, map: u64) -> Result<[Scenario; 3], Failure> {
-    let volumes = open(scratch, bytes).await?;
+    let (_, volumes) = open(scratch, bytes).await?;
     volumes.create(VolumeId([1; 16]), label("vol")).await.map_err(other)?;
     let device = volumes.attach("vol").await.map_err(other)?;
     let began = now();

@@ -6,6 +6,7 @@
 //!
 //! Invariant: a record of several blocks is needed while one row points at it, and its count says how many do.
 //! Invariant: the newest write of an era counts, by (epoch, sequence), then by place; the order of applying is nothing.
+//! Invariant: a record that is moved in parts is needed until each of its blocks is in a part, or overwritten.
 //! Invariant: nothing of a volume that is gone is ever needed again; rows that it still has are reaped.
 
 use std::collections::HashMap;
@@ -26,9 +27,9 @@ use crate::disk::format::record::RecordView;
 use crate::index::{Index, IndexError, Range, Table};
 
 /// An extent with what its record adds.
-struct Known {
-    extent: Extent,
-    era: u32,
+pub(super) struct Known {
+    pub(super) extent: Extent,
+    pub(super) era: u32,
     head_len: usize,
 }
 
@@ -66,7 +67,7 @@ impl Known {
     }
 }
 
-fn parse(record: &RecordView<'_>) -> Result<Known, BadValue> {
+pub(super) fn parse(record: &RecordView<'_>) -> Result<Known, BadValue> {
     let extent = Extent::decode(record.meta).map_err(|_| BadValue::Field("extent"))?;
     let known = Known { extent, era: record.number, head_len: record.head_len };
     let expected = match &known.extent.content {
@@ -97,7 +98,7 @@ fn keep_span(tx: &mut Tx<'_>, key: Vec<u8>, row: &SpanRow) {
     }
 }
 
-fn count_of(from: &impl Source, at: Location) -> Result<Option<u16>, IndexError> {
+pub(super) fn count_of(from: &impl Source, at: Location) -> Result<Option<u16>, IndexError> {
     let Some(bytes) = from.value(Table::Blocks, &record_key(at))? else { return Ok(None) };
     let count = bytes.as_slice().try_into().map_err(|_| damaged(BadValue::Field("count of a record")))?;
     Ok(Some(u16::from_le_bytes(count)))
@@ -291,7 +292,7 @@ impl From<IndexError> for BadOr {
     }
 }
 
-/// Points the rows of a record that was moved at its new place.
+/// Points the rows of a record that was moved at its new place. It may be a part of the one that was there (`remains.rs`).
 pub(crate) fn relocate(
     tx: &mut Tx<'_>,
     record: &RecordView<'_>,
@@ -299,34 +300,85 @@ pub(crate) fn relocate(
     to: Location,
 ) -> Result<bool, IndexError> {
     let Ok(known) = parse(record) else { return Ok(false) };
-    let single = known.extent.run.blocks == 1;
-    let Some(wanted) = (if single { Some(1) } else { count_of(tx, from)? }) else { return Ok(false) };
-    let mut moved = 0_u16;
-    for (first, _) in spans(&known.extent.run).filter(|blocks| is_whole(*blocks)) {
-        let key = known.span_key(first);
-        if let Some(mut row) = load_span(tx, &key)?.filter(|row| row.first.at == from) {
-            row.first.at = to;
-            moved += row.shown();
-            tx.put(Table::Blocks, key, row.encode());
-        }
-    }
-    // Rows of their own have the blocks at the ends, and all of a record that was entered before there were spans.
-    for block in known.extent.run.numbers() {
-        if moved >= wanted {
-            break;
-        }
-        let key = known.key(block);
-        if let Some(row) = load(tx, &key)?.filter(|row| row.at == from) {
-            tx.put(Table::Blocks, key, BlockRow { at: to, ..row }.encode());
-            moved += 1;
-        }
-    }
+    let blocks = known.extent.run.blocks;
+    let wanted = match count_of(tx, from)? {
+        Some(count) => count.min(blocks),
+        None if blocks == 1 => 1,
+        None => return Ok(false),
+    };
+    let mut shift = Shifting { known: &known, from, to, moved: 0 };
+    shift.spans(tx)?;
+    shift.blocks(tx, wanted)?;
+    shift.parts(tx, wanted)?;
+    let moved = shift.moved;
     if moved == 0 {
         return Ok(false);
     }
     release(tx, from, moved)?;
-    claim(tx, to, moved, single)?;
+    claim(tx, to, moved, blocks == 1)?;
     Ok(true)
+}
+
+/// Rows on their way from one record to its copy.
+struct Shifting<'a> {
+    known: &'a Known,
+    from: Location,
+    to: Location,
+    moved: u16,
+}
+
+impl Shifting<'_> {
+    /// Rows of spans that the copy covers whole.
+    fn spans(&mut self, tx: &mut Tx<'_>) -> Result<(), IndexError> {
+        for (first, _) in spans(&self.known.extent.run).filter(|blocks| is_whole(*blocks)) {
+            let key = self.known.span_key(first);
+            if let Some(mut row) = load_span(tx, &key)?.filter(|row| row.first.at == self.from) {
+                let BlockRow { at, data, .. } = self.known.row(first, self.to);
+                row.first = BlockRow { at, data, ..row.first };
+                self.moved += row.shown();
+                tx.put(Table::Blocks, key, row.encode());
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows of their own have the blocks at the ends, those that were cut from a span, and all of a record that was entered before
+    /// there were spans.
+    fn blocks(&mut self, tx: &mut Tx<'_>, wanted: u16) -> Result<(), IndexError> {
+        for block in self.known.extent.run.numbers() {
+            if self.moved >= wanted {
+                break;
+            }
+            let key = self.known.key(block);
+            if let Some(row) = load(tx, &key)?.filter(|row| row.at == self.from) {
+                let BlockRow { at, data, .. } = self.known.row(block, self.to);
+                tx.put(Table::Blocks, key, BlockRow { at, data, ..row }.encode());
+                self.moved += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Blocks that the copy takes out of a span of the record: they have rows of their own from now on.
+    fn parts(&mut self, tx: &mut Tx<'_>, wanted: u16) -> Result<(), IndexError> {
+        for (first, last) in spans(&self.known.extent.run).filter(|blocks| !is_whole(*blocks)) {
+            if self.moved >= wanted {
+                break;
+            }
+            let key = self.known.span_key(first);
+            let Some(mut span) = load_span(tx, &key)?.filter(|row| row.first.at == self.from) else {
+                continue;
+            };
+            for block in first..=last {
+                if span.hide(block - span_of(block)) {
+                    tx.put(Table::Blocks, self.known.key(block), self.known.row(block, self.to).encode());
+                    self.moved += 1;
+                }
+            }
+            keep_span(tx, key, &span);
+        }
+        Ok(())
+    }
 }
 
 /// Whether a row points at the record.

@@ -9,8 +9,11 @@ mod audit;
 mod extent;
 mod map;
 mod marks;
+mod near;
 mod note;
+mod order;
 mod place;
+mod remains;
 mod row;
 mod span;
 #[cfg(test)]
@@ -26,14 +29,16 @@ pub use extent::{
 pub(crate) use map::BadOr;
 pub use marks::{Mark, is_thinned, marks, set_thinned, thin};
 pub use note::{FIRST_PLACE, Note, NoteKey, NoteTag};
+pub use order::{Lie, View, bring, lie, take_hint};
 pub use place::{
     BLOCK_BYTES, BLOCK_LENGTH, BLOCKS_PER_CHUNK, CHUNK_BYTES, ChunkId, Fence, Position, Run, SliceId,
     VolumeId,
 };
+pub(crate) use remains::{order_of, remains};
 pub use row::{BlockPlace, BlockRow};
 pub use store::{
-    Layer, Mapped, extent_bytes, extent_record, find, last_position, note_record, notes, piece, read, reap,
-    walk,
+    Layer, Mapped, extent_bytes, extent_record, find, last_position, note_record, notes, piece, read,
+    read_pieces, reap, walk,
 };
 
 use crate::disk::Location;

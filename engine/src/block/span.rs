@@ -6,7 +6,7 @@
 //!
 //! Invariant: a span begins at a multiple of its length, so that its row is found without a search.
 //! Invariant: of one era and one span, a block is in the span's row, or hidden there; only a hidden one has a row of its own, which
-//! is newer. A span's row with all blocks hidden is not kept.
+//! is newer, or of the same write where that was moved in parts. A span's row with all blocks hidden is not kept.
 
 use super::place::{BLOCK_STEP, Position, Run};
 use super::row::{BlockPlace, BlockRow};

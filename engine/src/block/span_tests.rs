@@ -13,9 +13,9 @@ use crate::index::{Range, Table, WriteSet};
 use crate::io::SplitMix64;
 
 /// For each block and era the sequence of the newest write.
-type Model = BTreeMap<(BlockPlace, u32), u64>;
+pub(super) type Model = BTreeMap<(BlockPlace, u32), u64>;
 
-fn model(log: &Log) -> Model {
+pub(super) fn model(log: &Log) -> Model {
     let mut model = Model::new();
     for (record, _) in log {
         let view = record.view();
@@ -47,7 +47,7 @@ fn some_run(rng: &mut SplitMix64) -> Run {
     Run { slice: SliceId(3), chunk: ChunkId(u16::try_from(rng.below(3)).unwrap()), first, blocks }
 }
 
-fn check(bench: &Bench, log: &Log, rng: &mut SplitMix64, context: &str) {
+pub(super) fn check(bench: &Bench, log: &Log, rng: &mut SplitMix64, context: &str) {
     let model = model(log);
     for _ in 0..30 {
         let run = some_run(rng);

@@ -11,10 +11,10 @@ use super::note::{self, Note, NoteKey};
 use super::place::{BLOCK_LENGTH, BLOCK_STEP, Position, Run, VolumeId};
 use super::row::{BlockPlace, BlockRow, Row, block_key, parse_block_key, run_range, span_key, tail_range};
 use super::span::{SPAN_BLOCKS, span_of, span_place, spans};
-use super::{map, marks};
+use super::{map, marks, near, order};
 use crate::catalog::damaged;
 use crate::disk::catalog::Tx;
-use crate::disk::format::record::{BadRecord, Kind, NewRecord, Parts};
+use crate::disk::format::record::{BadRecord, DeviceId, Kind, NewRecord, Parts};
 use crate::disk::limits::CRC_SPAN;
 use crate::disk::{DiskError, DiskHandle, Location, Pins};
 use crate::index::{Index, IndexError, Table};
@@ -26,8 +26,13 @@ const FEW_BLOCKS: u16 = 8;
 /// The record of an extent in an era.
 #[must_use]
 pub fn extent_record(disk: &DiskHandle, extent: &Extent, era: u32, data: Bytes) -> NewRecord {
+    extent_record_of(disk.device(), extent, era, data)
+}
+
+/// As [`extent_record`], of a device.
+pub(super) fn extent_record_of(device: DeviceId, extent: &Extent, era: u32, data: Bytes) -> NewRecord {
     let Run { slice, chunk, first, .. } = extent.run;
-    disk.record(Parts {
+    let parts = Parts {
         kind: Kind::VolumeExtent,
         deleted: matches!(extent.content, Content::Zeroes),
         sequence: extent.sequence,
@@ -35,7 +40,8 @@ pub fn extent_record(disk: &DiskHandle, extent: &Extent, era: u32, data: Bytes) 
         key: &block_key(extent.volume, slice, chunk, first, era),
         meta: &extent.encode(),
         data,
-    })
+    };
+    NewRecord::new(device, parts)
 }
 
 /// Most bytes that the record of an extent of so many blocks adds to the disk's queue.
@@ -290,15 +296,40 @@ pub fn piece(blocks: &[Mapped]) -> usize {
 /// The bytes of a [`piece`] of written blocks that are no zeroes.
 pub async fn read(disk: &DiskHandle, blocks: &[Mapped]) -> Result<Bytes, DiskError> {
     let Some(first) = blocks.first() else { return Ok(Bytes::new()) };
-    let volume = first.volume;
+    check(disk, blocks)?;
+    let raw = disk.read_within(first.row.at, first.row.data as usize, blocks.len() * BLOCK_LENGTH).await?;
+    verify(disk, blocks, &raw)?;
+    Ok(raw)
+}
+
+/// The bytes of several [`piece`]s that a reader of these layers asked for, in their order; none of zeroes. Keeps account of
+/// chunks that are read much and lie scattered.
+pub async fn read_pieces(
+    disk: &DiskHandle,
+    layers: &[Layer],
+    pieces: &[&[Mapped]],
+) -> Result<Vec<Bytes>, DiskError> {
+    let near = near::gather(pieces);
+    order::note(disk, layers, pieces, near.len());
+    near::read_gathered(disk, pieces, near).await
+}
+
+/// Whether a piece can lie where its rows say.
+pub(super) fn check(disk: &DiskHandle, blocks: &[Mapped]) -> Result<(), DiskError> {
+    let Some(first) = blocks.first().filter(|first| !first.row.is_zeroes()) else { return Ok(()) };
     let at = first.row.at;
     disk.check_place(at)?;
-    let length = blocks.len() * BLOCK_LENGTH;
-    let corrupt = |bad| DiskError::Corrupt { at, bad };
-    if first.row.data as usize + length > at.len as usize {
-        return Err(corrupt(BadRecord::Field("place of a block")));
+    if first.row.data as usize + blocks.len() * BLOCK_LENGTH > at.len as usize {
+        return Err(DiskError::Corrupt { at, bad: BadRecord::Field("place of a block") });
     }
-    let raw = disk.read_within(at, first.row.data as usize, length).await?;
+    Ok(())
+}
+
+/// Whether these are the bytes of a piece.
+pub(super) fn verify(disk: &DiskHandle, blocks: &[Mapped], raw: &[u8]) -> Result<(), DiskError> {
+    let Some(first) = blocks.first() else { return Ok(()) };
+    let (at, volume) = (first.row.at, first.volume);
+    let corrupt = |bad| DiskError::Corrupt { at, bad };
     for (nth, (block, bytes)) in blocks.iter().zip(raw.chunks_exact(BLOCK_LENGTH)).enumerate() {
         let place = block.place;
         let sum = bytes.try_into().map(|bytes: &[u8; BLOCK_LENGTH]| {
@@ -310,7 +341,7 @@ pub async fn read(disk: &DiskHandle, blocks: &[Mapped]) -> Result<Bytes, DiskErr
             return Err(corrupt(BadRecord::DataCrc { at: nth * BLOCK_LENGTH }));
         }
     }
-    if raw.len() == length { Ok(raw) } else { Err(corrupt(BadRecord::Truncated)) }
+    if raw.len() == blocks.len() * BLOCK_LENGTH { Ok(()) } else { Err(corrupt(BadRecord::Truncated)) }
 }
 
 const _: () = assert!(BLOCK_LENGTH == BLOCK);

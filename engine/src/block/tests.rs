@@ -11,7 +11,7 @@ use crate::disk::format::record::{DeviceId, NewRecord, Parts};
 use crate::index::{MemoryIndex, Range, Table};
 use crate::io::SplitMix64;
 
-const DEVICE: DeviceId = DeviceId([1; 16]);
+pub(super) const DEVICE: DeviceId = DeviceId([1; 16]);
 pub(super) const VOLUME: VolumeId = VolumeId([2; 16]);
 
 pub(super) type Dump = BTreeMap<Vec<u8>, Vec<u8>>;

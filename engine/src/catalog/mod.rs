@@ -47,7 +47,7 @@ pub use value::BadValue;
 use crate::block::{self, BadOr};
 use crate::disk::catalog::{Catalog, Tx};
 use crate::disk::format::bytes::{Put, Reader};
-use crate::disk::format::record::{Kind, RecordView};
+use crate::disk::format::record::{DeviceId, Kind, NewRecord, RecordView, StoredRecord};
 use crate::disk::{Location, Shift};
 use crate::index::{Index, IndexError, Table};
 use crate::object::ObjectPath;
@@ -117,6 +117,23 @@ impl Catalog for ObjectCatalog {
             Kind::Abort | Kind::Settled => None,
         };
         Ok(place == Some(at))
+    }
+
+    fn remains(
+        &self,
+        index: &dyn Index,
+        device: DeviceId,
+        record: &StoredRecord,
+        at: Location,
+    ) -> Result<Option<Vec<NewRecord>>, IndexError> {
+        match record.view().kind {
+            Kind::VolumeExtent => block::remains(index, device, record, at),
+            _ => Ok(None),
+        }
+    }
+
+    fn order(&self, record: &RecordView<'_>) -> Option<Vec<u8>> {
+        (record.kind == Kind::VolumeExtent).then(|| block::order_of(record)).flatten()
     }
 
     fn forget(&self, tx: &mut Tx<'_>, record: &RecordView<'_>) -> Result<(), IndexError> {

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::Location;
-use super::format::record::RecordView;
+use super::format::record::{DeviceId, NewRecord, RecordView, StoredRecord};
 use super::tallies::Shift;
 use crate::index::{Index, IndexError, Range, Table, WriteSet};
 
@@ -36,6 +36,25 @@ pub trait Catalog: Send + Sync {
 
     /// A record that was not live has left the log for good (its segment is being freed).
     fn forget(&self, tx: &mut Tx<'_>, record: &RecordView<'_>) -> Result<(), IndexError>;
+
+    /// What shall be moved instead of a needed record at `at`, if not the record itself: parts of it that together hold all that
+    /// is needed of it. Each is relocated by itself.
+    fn remains(
+        &self,
+        index: &dyn Index,
+        device: DeviceId,
+        record: &StoredRecord,
+        at: Location,
+    ) -> Result<Option<Vec<NewRecord>>, IndexError> {
+        let _ = (index, device, record, at);
+        Ok(None)
+    }
+
+    /// Its place among records that are moved together; `None`: before all that have one, as they come.
+    fn order(&self, record: &RecordView<'_>) -> Option<Vec<u8>> {
+        let _ = record;
+        None
+    }
 
     /// A rebuild has applied every record of the log: drop what nothing refers to.
     fn rebuilt(&self, tx: &mut Tx<'_>) -> Result<(), IndexError> {

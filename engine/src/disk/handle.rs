@@ -346,6 +346,21 @@ impl DiskHandle {
         Ok(raw.slice(lead..lead + len))
     }
 
+    /// Takes note of something that background work may make better, once so much weight has come together.
+    pub(crate) fn give_hint(&self, about: &[u8], weight: u32, wanted: u32) {
+        self.shared.hints().give(about, weight, wanted);
+    }
+
+    /// The oldest hint that is ready.
+    pub(crate) fn take_hint(&self) -> Option<Box<[u8]>> {
+        self.shared.hints().take()
+    }
+
+    /// Counts bytes that were moved for their order.
+    pub(crate) fn count_ordered(&self, bytes: u64) {
+        Counters::add(&self.shared.counters.ordered_bytes, bytes);
+    }
+
     /// Counts bytes that were not what they should be.
     pub(crate) fn count_corrupt(&self) {
         Counters::add(&self.shared.counters.corrupt, 1);

@@ -26,8 +26,11 @@ pub const LONG_QUEUE_BYTES: usize = 4 << 20;
 pub const RECORD_OVERHEAD: usize = 48;
 /// Most records that the cleaner moves in one group.
 pub const MAX_MOVE_RECORDS: usize = 1024;
-/// Log bytes that the cleaner looks through before it writes what it found: bounds its memory.
-pub const MAX_MOVE_SCAN: u64 = 16 << 20;
+/// Bytes that the cleaner holds in memory to bring them into order before it writes them: the more, the longer the runs of a
+/// volume's blocks that meet.
+pub const MOVE_MEMORY: usize = 48 << 20;
+/// Most segments that are cleaned together.
+pub const MOST_TOGETHER: usize = 16;
 /// Most bytes of one batch, header and padding included.
 pub const MAX_BATCH: usize = 8 << 20;
 /// Most records that one caller may bind together; they share a batch.

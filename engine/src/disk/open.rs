@@ -510,6 +510,7 @@ fn assemble(
         admission: Admission::new(),
         segments: Mutex::new(segments),
         tallies,
+        hints: Mutex::default(),
         believed: AtomicBool::new(false),
         seqs,
         pins,

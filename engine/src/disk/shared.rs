@@ -13,6 +13,7 @@ use super::answer::{Announcer, Answer};
 use super::catalog::{Catalog, Tx};
 use super::format::record::{BadRecord, DeviceId, NewRecord};
 use super::format::superblock::Layout;
+use super::hints::Hints;
 use super::limits::{ALIGN_FROM, CLEANER_QUEUE_BYTES, DELETE_QUEUE_BYTES, QUEUE_BYTES, READ_BYTES};
 use super::segments::{SegmentMap, State};
 use super::tallies::Tallies;
@@ -169,6 +170,10 @@ pub struct Counters {
     pub client_bytes: AtomicU64,
     /// Bytes of records that the cleaner moved.
     pub moved_bytes: AtomicU64,
+    /// Records that the cleaner moved in parts, because most of their blocks were overwritten.
+    pub cut_records: AtomicU64,
+    /// Bytes that were moved for their order alone.
+    pub ordered_bytes: AtomicU64,
     /// Reads from the device.
     pub reads: AtomicU64,
     /// Records served from the cache.
@@ -201,6 +206,7 @@ pub(crate) struct Shared {
     pub(crate) admission: Admission,
     pub(crate) segments: Mutex<SegmentMap>,
     pub(crate) tallies: Tallies,
+    pub(crate) hints: Mutex<Hints>,
     /// What it holds was judged since it was opened, and is believed.
     pub(crate) believed: AtomicBool,
     /// Sequence of each segment's present use.
@@ -294,6 +300,11 @@ impl Shared {
     /// The segment map. A panic while it was held is our bug and has already taken the disk's thread down.
     pub(crate) fn segments(&self) -> MutexGuard<'_, SegmentMap> {
         self.segments.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// What readers noticed.
+    pub(crate) fn hints(&self) -> MutexGuard<'_, Hints> {
+        self.hints.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Takes note of how many segments are free: called where that changes.

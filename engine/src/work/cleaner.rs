@@ -1,4 +1,4 @@
-//! Reclaims log space of a disk, one segment a step.
+//! Reclaims log space of a disk, a few segments a step.
 //!
 //! Invariant: a segment that cannot be freed (it holds needed records that cannot be read) is not tried again by this run.
 
@@ -24,18 +24,22 @@ impl Cleaner {
     }
 
     async fn clean(&mut self) -> Result<Outcome, DiskError> {
-        let victim = if self.disk.wants_cleaning() { self.disk.victim(&self.skip) } else { None };
-        let Some(victim) = victim else {
+        let victims = if self.disk.wants_cleaning() { self.disk.victims(&self.skip) } else { Vec::new() };
+        if victims.is_empty() {
             self.progress.pass_ended();
             return Ok(Outcome::Idle);
-        };
-        let Some(cleaned) = self.disk.clean(victim).await? else { return Ok(Outcome::Did(1)) };
-        self.progress.done += 1;
-        if !cleaned.retired {
-            self.skip.push(victim);
-            self.progress.found(format!("segment {victim} holds needed records that cannot be read"));
         }
-        Ok(Outcome::Did(u32::try_from(cleaned.moved >> 16).unwrap_or(u32::MAX).saturating_add(1)))
+        let mut moved = 0;
+        for cleaned in self.disk.clean_together(&victims).await? {
+            moved += cleaned.moved;
+            self.progress.done += 1;
+            let segment = cleaned.segment;
+            if !cleaned.retired {
+                self.skip.push(segment);
+                self.progress.found(format!("segment {segment} holds needed records that cannot be read"));
+            }
+        }
+        Ok(Outcome::Did(u32::try_from(moved >> 16).unwrap_or(u32::MAX).saturating_add(1)))
     }
 }
 

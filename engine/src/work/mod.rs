@@ -10,6 +10,7 @@ mod auditor;
 mod carry;
 mod cleaner;
 mod expirer;
+mod orderer;
 mod pacer;
 mod pair;
 mod pruner;
@@ -23,6 +24,7 @@ mod updater;
 pub use auditor::Auditor;
 pub use cleaner::Cleaner;
 pub use expirer::Expirer;
+pub use orderer::Orderer;
 pub use pacer::{Pace, Pacer};
 pub use pruner::Pruner;
 pub use reaper::Reaper;
@@ -133,6 +135,9 @@ pub fn workers(
         // Units of 64 KiB moved: as fast as the disk when it must be.
         workers
             .push((Box::new(Cleaner::new(disk.clone())), Pace { units_per_second: 4096, idle_seconds: 1 }));
+        // Units of 64 KiB moved: 16 MiB/s.
+        let orderer = Orderer::new(disk.clone(), wall_of(store));
+        workers.push((Box::new(orderer), Pace { units_per_second: 256, idle_seconds: 5 }));
     }
     workers
 }

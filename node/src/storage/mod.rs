@@ -236,6 +236,8 @@ fn counters(counters: &Counters) -> BTreeMap<String, u64> {
         ("written_bytes", &counters.written_bytes),
         ("client_bytes", &counters.client_bytes),
         ("moved_bytes", &counters.moved_bytes),
+        ("cut_records", &counters.cut_records),
+        ("ordered_bytes", &counters.ordered_bytes),
         ("reads", &counters.reads),
         ("cache_hits", &counters.cache_hits),
         ("corrupt_records", &counters.corrupt),

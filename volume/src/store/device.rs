@@ -11,7 +11,9 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use quarry_engine::block::{BLOCK_BYTES, BlockPlace, Fence, Layer, Mapped, Run, find, piece, read, walk};
+use quarry_engine::block::{
+    BLOCK_BYTES, BlockPlace, Fence, Layer, Mapped, Run, find, piece, read_pieces, walk,
+};
 use quarry_engine::disk::{DiskError, DiskHandle, Lane, Pins};
 
 use super::error::VolumeError;
@@ -232,19 +234,16 @@ impl Device {
             next = first + blocks;
         }
         let end = u16::from(run.first) + run.blocks - next;
-        let reads: Vec<_> = parts
+        let groups = parts.iter().map(|(_, _, source)| source.group());
+        let mut read = read_pieces(disk, &self.inner.layers, &groups.collect::<Vec<_>>()).await?.into_iter();
+        let read: Vec<Piece> = parts
             .into_iter()
-            .map(|(_, _, source)| async move {
-                match source {
-                    Source::Late(piece) => Ok(piece),
-                    Source::Mapped(group) if group.iter().all(|block| block.row.is_zeroes()) => {
-                        Ok::<_, VolumeError>(Piece::Zeroes(group.len() as u64 * BLOCK_BYTES))
-                    }
-                    Source::Mapped(group) => Ok(Piece::Data(read(disk, group).await?)),
-                }
+            .map(|(_, blocks, source)| match (read.next(), source) {
+                (_, Source::Late(piece)) => piece,
+                (Some(bytes), Source::Mapped(_)) if !bytes.is_empty() => Piece::Data(bytes),
+                (_, Source::Mapped(_)) => Piece::Zeroes(bytes_of(blocks)),
             })
             .collect();
-        let read: Vec<Piece> = stream::iter(reads).buffered(READS).try_collect().await?;
         let mut pieces = Vec::with_capacity(2 * read.len() + 1);
         for (gap, piece) in gaps.into_iter().zip(read) {
             pieces.push(Piece::Zeroes(bytes_of(gap)));
@@ -487,6 +486,16 @@ impl Span {
 enum Source<'a> {
     Mapped(&'a [Mapped]),
     Late(Piece),
+}
+
+impl<'a> Source<'a> {
+    /// What is read for it from the disk.
+    fn group(&self) -> &'a [Mapped] {
+        match self {
+            Self::Mapped(group) => group,
+            Self::Late(_) => &[],
+        }
+    }
 }
 
 fn bytes_of(blocks: u16) -> u64 {

@@ -7,6 +7,7 @@ mod encrypted;
 mod frozen;
 mod going;
 mod lineage;
+mod ordered;
 mod replicas;
 mod rig;
 mod threads;
