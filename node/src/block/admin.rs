@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! {"create": {"name": …, "bytes": …, "description": …, "encrypted": false}}
-//! {"create": {…, "members": 3}}   {"attach": {"name": …}}   {"detach": {"name": …}}   {"compare": {"name": …}}
+//! {"create": {…, "members": 3}}   {"attach": {"name": …, "read_only": false}}   {"detach": {"name": …}}   {"compare": {"name": …}}
 //! {"extend": {"name": …, "bytes": …}}   {"delete": {"name": …}}
 //! {"snapshot": {"name": …, "snapshot": …}}   {"forget_snapshot": {"name": …, "snapshot": …}}
 //! {"clone": {"name": …, "volume": …, "snapshot": …, "bytes": 0: as large, "description": …}}   {"flatten": {"name": …}}
@@ -26,6 +26,7 @@ use quarry_volume::pace::Limits;
 use quarry_volume::store::{Label, Volume, VolumeError};
 use serde::{Deserialize, Serialize};
 
+use super::only_read::{self, only_read};
 use super::shared::New;
 use super::{Blocks, Said, Shared};
 use crate::http::Received;
@@ -53,6 +54,9 @@ pub(crate) enum Wanted {
     /// This node becomes the head of a volume with several members.
     Attach {
         name: String,
+        /// Answered with the export that is only read.
+        #[serde(default)]
+        read_only: bool,
     },
     /// Nobody is the head of it any more.
     Detach {
@@ -206,6 +210,14 @@ impl Blocks {
             let compared = self.shared_of(name)?.compare(name).await?;
             return Ok(serde_json::to_string(&compared).unwrap_or_default());
         }
+        if let Wanted::Attach { name, read_only: true } = &wanted {
+            let export = only_read::look(&self.exports, &only_read(name));
+            let export = export.map_err(|_| VolumeError::NoVolume(name.clone()))?;
+            if let Some((shared, _)) = self.exports.several(name) {
+                shared.attach(name).await?;
+            }
+            return Ok(export.name);
+        }
         self.act(wanted).await.map(|()| "Done.".to_owned())
     }
 
@@ -220,7 +232,7 @@ impl Blocks {
                 let shared = self.exports.shared().ok_or(VolumeError::TooFewNodes(members))?;
                 shared.create(New { name, bytes, description, encrypted, members }).await
             }
-            Wanted::Attach { name } => self.shared_of(&name)?.attach(&name).await.map(drop),
+            Wanted::Attach { name, .. } => self.shared_of(&name)?.attach(&name).await.map(drop),
             Wanted::Detach { name } => {
                 if self.exports.users_of(&name) > 0 {
                     return Err(VolumeError::InUse(name));

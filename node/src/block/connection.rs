@@ -27,6 +27,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::exports::{Exports, Use};
 use super::listener::told;
+use super::only_read;
 use super::pace::Turn;
 
 /// A client must have agreed within this.
@@ -85,14 +86,18 @@ async fn agree(mut wire: Box<dyn Wire>, host: &mut Host) -> io::Result<Option<Ag
         while let Some(demanded) = demand {
             demand = match demanded {
                 Demand::List => handshake.list(&host.exports.list()),
-                Demand::Find { name, purpose: Purpose::Look } => handshake.export(host.exports.look(&name)),
-                Demand::Find { name, purpose: Purpose::Enter } => match host.exports.open(&name).await {
-                    Ok((export, device, held)) => {
-                        opened = Some((device, held));
-                        handshake.export(Ok(export))
+                Demand::Find { name, purpose: Purpose::Look } => {
+                    handshake.export(only_read::look(&host.exports, &name))
+                }
+                Demand::Find { name, purpose: Purpose::Enter } => {
+                    match only_read::open(&host.exports, &name).await {
+                        Ok((export, device, held)) => {
+                            opened = Some((device, held));
+                            handshake.export(Ok(export))
+                        }
+                        Err(error) => handshake.export(Err(error)),
                     }
-                    Err(error) => handshake.export(Err(error)),
-                },
+                }
                 Demand::StartTls => {
                     send(&mut wire, handshake.outbox()).await?;
                     let Some(acceptor) = &host.acceptor else { return Ok(None) };

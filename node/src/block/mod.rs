@@ -9,6 +9,7 @@ mod door;
 mod exports;
 pub(crate) mod keys;
 mod listener;
+mod only_read;
 mod pace;
 mod shared;
 mod threads;
@@ -27,6 +28,7 @@ pub(crate) use admin::{Several, Shown, Wanted};
 pub(crate) use door::Door;
 pub(crate) use exports::Exports;
 pub(crate) use listener::{BlockListeners, ListenError};
+pub(crate) use only_read::only_read;
 pub(crate) use pace::{Said, limits_of};
 
 pub(crate) use shared::Compared;

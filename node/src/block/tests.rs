@@ -222,3 +222,34 @@ async fn a_volume_is_used_no_faster_than_its_limits_say_also_when_they_change() 
     answer.await.unwrap();
     node.stop().await;
 }
+
+#[tokio::test]
+async fn who_attaches_only_to_read_sees_what_others_write_and_changes_nothing() {
+    const EPERM: u32 = 1;
+    let dir = tempfile::tempdir().unwrap();
+    let node = started(dir.path()).await;
+    let create = format!(r#"{{"create":{{"name":"vol","bytes":{SIZE}}}}}"#);
+    assert_eq!(ask(node.admin, &create).await.0, 200);
+    let attach = |name: &str| format!(r#"{{"attach":{{"name":"{name}","read_only":true}}}}"#);
+    assert_eq!(ask(node.admin, &attach("none")).await.0, 404);
+    let (code, export) = ask(node.admin, &attach("vol")).await;
+    assert_eq!((code, export.as_str()), (200, "vol/ro"));
+    let mut writer = tcp(&node, "vol").await.unwrap();
+    writer.write(100, b"hello").await;
+    let mut reader = tcp(&node, &export).await.unwrap();
+    assert_eq!(reader.read(100, 5).await, b"hello");
+    // Write, trim, zeroes.
+    assert_eq!(reader.request(1, 100, 5, b"wrong").await.0, EPERM);
+    assert_eq!(reader.request(4, 0, 4096, b"").await.0, EPERM);
+    assert_eq!(reader.request(6, 0, 4096, b"").await.0, EPERM);
+    assert_eq!(reader.request(3, 0, 0, b"").await.0, 0, "a flush changes nothing");
+    writer.write(100, b"world").await;
+    assert_eq!(reader.read(100, 5).await, b"world");
+    assert!(tcp(&node, "none/ro").await.is_none());
+    assert_eq!(ask(node.admin, r#"{"snapshot":{"name":"vol","snapshot":"s"}}"#).await.0, 200);
+    assert_eq!(tcp(&node, "vol@s/ro").await.unwrap().read(100, 5).await, b"world");
+    drop(writer);
+    assert_eq!(ask(node.admin, r#"{"delete":{"name":"vol"}}"#).await.0, 409, "it is in use");
+    drop(reader);
+    node.stop().await;
+}

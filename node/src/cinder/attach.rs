@@ -14,6 +14,7 @@ use super::fields::{flag, fresh_id, is_id, map, now, paper, text};
 use super::states::{Deed, rule_of};
 use super::volumes::DRAWER;
 use super::work::device_name;
+use crate::block::only_read;
 use crate::papers::Paper;
 
 /// Acts on a volume that the caller may see.
@@ -46,7 +47,7 @@ pub(crate) async fn act(
             if !given.get("connector").is_some_and(Value::is_object) {
                 return Err(Fault::bad("Must specify 'connector'"));
             }
-            let info = connection(office, volume).await?;
+            let info = connection(office, volume, "rw").await?;
             Answer::ok(json!({ "connection_info": info }))
         }
         "os-terminate_connection" => Answer::bare(202),
@@ -113,7 +114,7 @@ async fn attach(office: &Office, volume: &Paper, given: &Map<String, Value>) -> 
         "attached_at": now(),
         "created_at": now(),
         "detached_at": null,
-        "connection_info": connection(office, volume).await?,
+        "connection_info": connection(office, volume, mode).await?,
     }));
     enter(office, text(volume, "id"), mode).await?;
     office.papers.add(ATTACHMENTS, text(&attachment, "id"), attachment.clone()).await?;
@@ -168,8 +169,9 @@ async fn detach(office: &Office, volume: &Paper, wanted: Option<&Value>, force: 
     Answer::bare(202)
 }
 
-/// Where and how a volume is used: over NBD.
-pub(crate) async fn connection(office: &Office, volume: &Paper) -> Result<Value, Fault> {
+/// Where and how a volume is used: over NBD. With mode `ro`, and of a volume that is marked read-only, the export is one that refuses
+/// writes.
+pub(crate) async fn connection(office: &Office, volume: &Paper, mode: &str) -> Result<Value, Fault> {
     let host = text(volume, "host");
     let address = if super::work::is_own(office, host) {
         office.place.nbd.map(|address| address.to_string())
@@ -181,8 +183,9 @@ pub(crate) async fn connection(office: &Office, volume: &Paper) -> Result<Value,
     let address = address.ok_or_else(|| Fault::bad("The node that has the volume serves no NBD clients."))?;
     let (at, port) = address.rsplit_once(':').unwrap_or((&address, "10809"));
     let id = text(volume, "id");
+    let read_only = mode == "ro" || text(&map(volume, "admin_metadata"), "readonly") == "True";
     let export = device_name(id);
-    let read_only = text(&map(volume, "admin_metadata"), "readonly") == "True";
+    let export = if read_only { only_read(&export) } else { export };
     let specs = super::qos::for_clients(office, volume).await?;
     Ok(json!({
         "driver_volume_type": "nbd",
@@ -193,7 +196,7 @@ pub(crate) async fn connection(office: &Office, volume: &Paper) -> Result<Value,
             "export": export,
             "volume_id": id,
             "access_mode": if read_only { "ro" } else { "rw" },
-            "discard": true,
+            "discard": !read_only,
             // What clients are given is plain: what is encrypted is encrypted behind, and theirs must not be it once more.
             "encrypted": false,
             "qos_specs": specs,

@@ -121,7 +121,7 @@ async fn create(office: &Office, ask: &Ask) -> Reply {
         "connection_info": {},
     }));
     if let Some(connector) = connector {
-        use_connector(&mut attachment, connector, connection(office, &volume).await?);
+        use_connector(&mut attachment, connector, connection(office, &volume, mode).await?);
     }
     let kept = office.papers.add(DRAWER, text(&attachment, "id"), attachment.clone()).await?;
     if connector.is_some() {
@@ -165,7 +165,7 @@ async fn connect(office: &Office, ask: &Ask, id: &str) -> Reply {
     let connector = connector.ok_or_else(|| Fault::bad("Invalid input received: connector is missing."))?;
     let volume = text(&found, "volume_id");
     let volume = volumes::find(office, ask, volume).await?;
-    let info = connection(office, &volume).await?;
+    let info = connection(office, &volume, text(&found, "mode")).await?;
     let changed = office
         .papers
         .change(DRAWER, id, |attachment| -> Result<(), Fault> {

@@ -301,6 +301,7 @@ async fn attachments_make_a_volume_used_and_name_its_nbd_uri() {
         "{made}"
     );
     let attachment = made["attachment"]["id"].as_str().unwrap();
+    assert_eq!(made["attachment"]["connection_info"]["access_mode"], "rw");
     let complete = json!({ "os-complete": {} });
     assert_eq!(
         ask(&office, &me, 44, &format!("POST attachments/{attachment}/action"), complete).await.0,
@@ -309,6 +310,34 @@ async fn attachments_make_a_volume_used_and_name_its_nbd_uri() {
     assert_eq!(status(&office, &me, &path).await, "in-use");
     assert_eq!(ask(&office, &me, 44, &format!("DELETE attachments/{attachment}"), Value::Null).await.0, 200);
     assert_eq!(status(&office, &me, &path).await, "available");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn an_attachment_of_mode_ro_names_an_export_that_refuses_writes() {
+    let (rig, me) = (Rig::start(), caller("p", false));
+    let office = office(&rig);
+    let id = make(&office, &me, json!({ "size": 1 })).await;
+    settle(&office).await;
+    let new = json!({ "volume_uuid": id, "connector": { "host": "h" }, "mode": "ro" });
+    let (code, made) = ask(&office, &me, 54, "POST attachments", json!({ "attachment": new })).await;
+    let made = &made["attachment"];
+    assert_eq!((code, &made["attach_mode"]), (200, &json!("ro")), "{made}");
+    let info = &made["connection_info"];
+    assert_eq!(info["access_mode"], "ro");
+    assert_eq!(info["export"], format!("volume-{id}/ro"));
+    assert_eq!(info["uri"], format!("nbd://127.0.0.1:10809/volume-{id}/ro"));
+    let path = format!("attachments/{}", made["id"].as_str().unwrap());
+    let connector = json!({ "attachment": { "connector": { "host": "other" } } });
+    let (_, again) = ask(&office, &me, 54, &format!("PUT {path}"), connector).await;
+    assert_eq!(again["attachment"]["connection_info"]["export"], format!("volume-{id}/ro"), "{again}");
+    assert_eq!(ask(&office, &me, 54, &format!("DELETE {path}"), Value::Null).await.0, 200);
+    let volume = format!("POST volumes/{id}/action");
+    let attach = json!({ "os-attach": { "host_name": "h", "mountpoint": "/dev/vdb", "mode": "ro" } });
+    assert_eq!(ask(&office, &me, 0, &volume, json!({ "os-reserve": {} })).await.0, 202);
+    assert_eq!(ask(&office, &me, 0, &volume, attach).await.0, 202);
+    let (_, all) = ask(&office, &me, 54, "GET attachments/detail", Value::Null).await;
+    assert_eq!(all["attachments"][0]["connection_info"]["access_mode"], "ro", "{all}");
     rig.stop().await;
 }
 

@@ -147,6 +147,9 @@ pub(super) enum VolumeCommand {
     Attach {
         /// Its name.
         name: String,
+        /// Of any volume: print the NBD export that is only read. Writes to it are refused (EPERM).
+        #[arg(long)]
+        read_only: bool,
         #[command(flatten)]
         admin: Admin,
     },
@@ -230,7 +233,7 @@ pub(super) fn run(command: &VolumeCommand, out: &mut impl Write) -> Result<(), F
         VolumeCommand::Extend { name, size, admin } => {
             tell(admin, &Wanted::Extend { name: name.clone(), bytes: *size })
         }
-        VolumeCommand::Attach { name, admin } => tell(admin, &Wanted::Attach { name: name.clone() }),
+        VolumeCommand::Attach { name, read_only, admin } => attach(name, *read_only, admin, out),
         VolumeCommand::Detach { name, admin } => tell(admin, &Wanted::Detach { name: name.clone() }),
         VolumeCommand::Compare { name, admin } => compare(name, admin, out),
         VolumeCommand::Delete { name, admin } => tell(admin, &Wanted::Delete { name: name.clone() }),
@@ -275,6 +278,14 @@ fn answer(admin: &Admin, wanted: &Wanted) -> Result<String, Failure> {
     let body = serde_json::to_string(wanted).map_err(|e| Failure::new("write change", e))?;
     // Some changes copy what a volume holds.
     status::ask_within(None, &url, "POST", "/volumes", &body)
+}
+
+fn attach(name: &str, read_only: bool, admin: &Admin, out: &mut impl Write) -> Result<(), Failure> {
+    let export = answer(admin, &Wanted::Attach { name: name.to_owned(), read_only })?;
+    if read_only {
+        writeln!(out, "{export}")?;
+    }
+    Ok(())
 }
 
 /// The two names in `volume@snapshot`.
