@@ -219,10 +219,12 @@ impl Node {
         let (slow, body_timeout) = (config.log.slow.get(), limits.body_timeout.get());
         let front = Front::new(Arc::clone(&auth), objects, metrics, status, slow, body_timeout);
         let nbd = block_listeners.address();
-        let host = member.as_ref().map(|member| member.cluster.transport.local().to_string());
-        auth.keep_in(Cabinet::new(storage.store(), auth::PAPERS, host.is_none()));
-        let (followed, alone) = (Arc::clone(&auth), host.is_none());
-        let cinder = Cinder::new(storage.store(), blocks.clone(), host, nbd);
+        let net = member.as_ref().map(|member| Arc::clone(&member.cluster.transport));
+        let alone = net.is_none();
+        auth.keep_in(Cabinet::new(storage.store(), auth::PAPERS, alone));
+        let followed = Arc::clone(&auth);
+        let backend = &config.volumes.backend.0;
+        let cinder = Cinder::new(storage.store(), blocks.clone(), net, nbd, backend);
         let front = front.with_volumes(blocks.clone(), cinder.clone(), admin.1.ip());
         let front = Arc::new(match &member {
             Some(member) => front.in_cluster(Operator::new(member, admin.1.ip()), Arc::clone(&member.left)),

@@ -10,6 +10,7 @@ use quarry_volume::nbd::{Export, Listed, OptionError};
 use quarry_volume::pace::Limits;
 use quarry_volume::store::{Attached, Volume, VolumeError, Volumes};
 
+use super::moving::is_on_its_way;
 use super::pace::Pacer;
 use super::shared::Shared;
 use crate::control::volumes::Row;
@@ -113,7 +114,13 @@ impl Exports {
     /// Gives a volume that nobody uses another name.
     pub(crate) async fn rename(&self, name: &str, new: &str) -> Result<(), VolumeError> {
         self.unused(name)?;
-        self.volumes.rename(name, new).await.map(drop)
+        self.volumes.rename(name, new).await?;
+        // Somebody came in between, perhaps.
+        if let Err(used) = self.unused(name) {
+            self.volumes.rename(new, name).await?;
+            return Err(used);
+        }
+        Ok(())
     }
 
     /// Deletes a volume that nobody uses; if others are clones of it, it stays for them, unseen.
@@ -166,6 +173,7 @@ impl Exports {
         };
         if volume.is_empty() {
             let mut all = self.volumes.list();
+            all.retain(|volume| !is_on_its_way(volume));
             return match (all.pop(), all.is_empty(), &snapshot) {
                 (Some(volume), true, None) => Ok(Meant { volume, snapshot }),
                 _ => Err(OptionError::Unknown),
@@ -175,6 +183,7 @@ impl Exports {
             let by_id = |known: &Volume| hex::encode(known.id.0) == volume;
             self.volumes.list().into_iter().find(by_id)
         });
+        let found = found.filter(|volume| !is_on_its_way(volume));
         found.map(|volume| Meant { volume, snapshot }).ok_or(OptionError::Unknown)
     }
 
@@ -183,7 +192,7 @@ impl Exports {
         let several = self.shared.as_ref().map_or_else(Vec::new, |shared| shared.list());
         let listed = |row: Row| Listed { name: row.name, description: row.description };
         let mut all: Vec<Listed> = several.into_iter().map(listed).collect();
-        for volume in self.volumes.list() {
+        for volume in self.volumes.list().into_iter().filter(|volume| !is_on_its_way(volume)) {
             let name = &volume.label.name;
             all.push(Listed { name: name.clone(), description: volume.label.description.clone() });
             all.extend(volume.snapshots().into_iter().map(|snapshot| Listed {

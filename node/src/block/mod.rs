@@ -9,6 +9,7 @@ mod door;
 mod exports;
 pub(crate) mod keys;
 mod listener;
+pub(crate) mod moving;
 mod only_read;
 mod pace;
 mod shared;
@@ -25,7 +26,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 pub(crate) use admin::{Several, Shown, Wanted};
-pub(crate) use door::Door;
+pub(crate) use door::{Door, OwnVolumes};
 pub(crate) use exports::Exports;
 pub(crate) use listener::{BlockListeners, ListenError};
 pub(crate) use only_read::only_read;
@@ -51,6 +52,10 @@ impl Blocks {
     pub(crate) fn open(disks: &Disks, keys: KeyRing, member: Option<&Member>) -> Result<Self, VolumeError> {
         let shared = member.map(|member| Arc::new(Shared::new(member, keys.clone())));
         let volumes = Arc::new(Volumes::open(disks.handles())?.with_keys(keys));
+        if let Some(member) = member {
+            // Set once: a node opens its volumes once.
+            let _ = member.own.set(Arc::clone(&volumes));
+        }
         Ok(Self { exports: Arc::new(Exports::new(volumes, shared)) })
     }
 

@@ -12,7 +12,7 @@ use super::fields::{flag, given_flag, given_number, map, now, number, text, text
 use super::states::{ATTACH_STATES, Deed, VOLUME_STATES, rule_of};
 use super::volume_view::is_encrypted;
 use super::volumes::{DRAWER, begin_delete};
-use super::{Office, attach, manage, quotas, schedule, types};
+use super::{Office, attach, manage, migrate, quotas, schedule, types};
 use crate::papers::Paper;
 
 /// Acts as the body says, on a volume that the caller may see.
@@ -46,6 +46,11 @@ pub(crate) async fn act(office: &Arc<Office>, ask: &Ask, volume: &Paper) -> Repl
             Answer::bare(202)
         }
         "os-unmanage" => manage::give_up(office, ask, volume).await,
+        "os-migrate_volume" => migrate::migrate(office, ask, volume, given).await,
+        "os-migrate_volume_completion" => {
+            ask.admin("volume_extension:volume_admin_actions:migrate_volume_completion")?;
+            Err(Fault::state("nothing that another service is to complete is under way with the volume."))
+        }
         "os-retype" => retype(office, ask, volume, given).await,
         "os-set_image_metadata" => {
             let given = text_map(given.get("metadata").unwrap_or(&Value::Null), false)?;
@@ -86,6 +91,17 @@ pub(crate) fn admin_metadata(volume: &mut Paper, key: &str, value: &str) {
 
 /// Lets a deed begin: its state and its task are written, or it is refused.
 pub(crate) async fn begin(office: &Office, id: &str, deed: Deed, task: &Value) -> Result<(), Fault> {
+    begin_with(office, id, deed, task, &Value::Null).await
+}
+
+/// As [`begin`], and writes what else is so meanwhile.
+pub(crate) async fn begin_with(
+    office: &Office,
+    id: &str,
+    deed: Deed,
+    task: &Value,
+    besides: &Value,
+) -> Result<(), Fault> {
     let rule = rule_of(deed);
     let changed = office
         .papers
@@ -104,6 +120,7 @@ pub(crate) async fn begin(office: &Office, id: &str, deed: Deed, task: &Value) -
             volume.insert("task".to_owned(), task);
             volume.insert("status".to_owned(), json!(rule.during));
             volume.insert("updated_at".to_owned(), json!(now()));
+            volume.extend(besides.as_object().cloned().unwrap_or_default());
             Ok(())
         })
         .await?;
@@ -183,13 +200,23 @@ async fn retype(office: &Office, ask: &Ask, volume: &Paper, given: &Map<String, 
     if text(&kind, "id") == text(volume, "volume_type_id") {
         return Err(Fault::bad(format!("Invalid input received: New volume_type same as original: {name}.")));
     }
-    if types::encryption_of(&kind).is_object() != is_encrypted(volume) {
+    let goes = match given.get("migration_policy").and_then(Value::as_str).unwrap_or("never") {
+        "never" => false,
+        "on-demand" => true,
+        _ => return Err(Fault::bad("Invalid input received: migration_policy is never or on-demand.")),
+    };
+    let encryption = types::encryption_of(&kind);
+    let anew = encryption.is_object() != is_encrypted(volume);
+    if anew && !goes {
         return Err(Fault::bad("Retype needs a migration: of the two types one is encrypted."));
     }
-    if !schedule::fits(office, &kind, text(volume, "host")).await? {
+    let host = text(volume, "host").to_owned();
+    let stays = schedule::fits(office, &kind, &host).await?;
+    let to = if stays { Some(host) } else { schedule::roomiest(office, &kind).await?.filter(|_| goes) };
+    let Some(to) = to else {
         let message = "Retype needs a move to another back end, and there is none that fits.";
         return Err(Fault::bad(message));
-    }
+    };
     let _counting = office.counting.lock().await;
     let (project, size) = (text(volume, "project_id"), number(volume, "size"));
     // What the new type has a quota for; the totals stay as they are.
@@ -197,6 +224,11 @@ async fn retype(office: &Office, ask: &Ask, volume: &Paper, given: &Map<String, 
     let wants = [(named[0].as_str(), 1), (named[1].as_str(), size)];
     quotas::check(office, quotas::Need { project, kind: "", wants: &wants }).await?;
     let multiattach = schedule::is_multiattach(&kind);
+    if anew || !stays {
+        let kind = Some((text(&kind, "id").to_owned(), multiattach));
+        migrate::begin(office, volume, Deed::Retype, migrate::Way { to, kind, encryption }).await?;
+        return Answer::bare(202);
+    }
     set(office, text(volume, "id"), |volume| {
         volume.insert("volume_type_id".to_owned(), kind.get("id").cloned().unwrap_or(Value::Null));
         volume.insert("multiattach".to_owned(), json!(multiattach));

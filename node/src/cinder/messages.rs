@@ -36,6 +36,7 @@ pub(crate) enum Event {
     Restore,
     Revert,
     Manage,
+    Migrate,
 }
 
 impl Event {
@@ -51,6 +52,9 @@ impl Event {
             Self::Backup => ("013", "001", "create backup:An unknown error occurred."),
             Self::Restore => ("015", "001", "restore backup:An unknown error occurred."),
             Self::Manage => ("016", "001", "manage volume:An unknown error occurred."),
+            Self::Migrate => {
+                ("017", "001", "migrate volume:The volume is in use, or it could not be copied.")
+            }
             Self::Revert => ("007", "001", "revert volume:An unknown error occurred."),
         }
     }

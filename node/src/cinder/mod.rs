@@ -23,6 +23,7 @@ mod list;
 mod manage;
 mod messages;
 mod metadata;
+mod migrate;
 mod qos;
 mod quotas;
 mod route;
@@ -48,6 +49,7 @@ use http::header::{CONTENT_TYPE, VARY, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Body;
+use quarry_engine::net::Transport;
 use quarry_engine::object::Store;
 use serde_json::Value;
 use tokio::sync::Notify;
@@ -72,14 +74,23 @@ pub(crate) struct Cinder {
 }
 
 /// Where the volumes of the API are, and who they are reached by.
-#[derive(Debug)]
 struct Place {
     /// Of this node.
     host: String,
     /// Where NBD clients connect.
     nbd: Option<SocketAddr>,
+    /// What volume types call the volumes of this node.
+    backend: String,
+    /// How other nodes are reached; nothing where there is none.
+    net: Option<Arc<dyn Transport>>,
     /// No other node is there.
     alone: bool,
+}
+
+impl std::fmt::Debug for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Place").field("host", &self.host).finish_non_exhaustive()
+    }
 }
 
 /// What all requests are answered from.
@@ -105,10 +116,18 @@ impl Office {
 }
 
 impl Cinder {
-    /// Over the volumes in `blocks`, for the node `host` (`None`: it is alone), whose NBD clients connect to `nbd`.
-    pub(crate) fn new(store: Store, blocks: Blocks, host: Option<String>, nbd: Option<SocketAddr>) -> Self {
-        let alone = host.is_none();
-        let place = Place { host: host.unwrap_or_else(|| "quarry".to_owned()), nbd, alone };
+    /// Over the volumes in `blocks`, which are called `backend`, for a node that reaches others by `net` (`None`: it is alone), and whose
+    /// NBD clients connect to `nbd`.
+    pub(crate) fn new(
+        store: Store,
+        blocks: Blocks,
+        net: Option<Arc<dyn Transport>>,
+        nbd: Option<SocketAddr>,
+        backend: &str,
+    ) -> Self {
+        let host = net.as_ref().map_or_else(|| "quarry".to_owned(), |net| net.local().to_string());
+        let (alone, backend) = (net.is_none(), backend.to_owned());
+        let place = Place { host, nbd, backend, net, alone };
         let papers = Cabinet::new(store.clone(), ACCOUNT, alone);
         let (counting, busy, kick) = (tokio::sync::Mutex::default(), Mutex::default(), Notify::new());
         Self { office: Arc::new(Office { papers, store, blocks, place, counting, busy, kick }) }

@@ -24,13 +24,21 @@ pub(crate) async fn choose(office: &Office, volume: &Paper) -> Result<String, Fa
     let kind = types::named(office, text(volume, "volume_type_id")).await?;
     let near = near(office, volume).await?;
     let mut fitting = pools(office).await?;
-    fitting.retain(|pool| !pool.disabled && pool.up && pool_fits(pool, &kind));
     // A copy is made where its source is.
     fitting.retain(|pool| near.as_ref().is_none_or(|near| *near == pool.name));
+    Ok(best_of(fitting, &kind).unwrap_or_default())
+}
+
+/// The host that a volume goes to when it gets this type.
+pub(crate) async fn roomiest(office: &Office, kind: &Paper) -> Result<Option<String>, Fault> {
+    Ok(best_of(pools(office).await?, kind))
+}
+
+fn best_of(mut pools: Vec<Pool>, kind: &Paper) -> Option<String> {
     // Thin: what counts is that there is room at all.
-    fitting.retain(|pool| pool.roomy);
-    let roomiest = fitting.into_iter().max_by(|a, b| (a.free_gb, &b.name).cmp(&(b.free_gb, &a.name)));
-    Ok(roomiest.map(|pool| pool.name).unwrap_or_default())
+    pools.retain(|pool| !pool.disabled && pool.up && pool.roomy && pool_fits(pool, kind));
+    let roomiest = pools.into_iter().max_by(|a, b| (a.free_gb, &b.name).cmp(&(b.free_gb, &a.name)));
+    roomiest.map(|pool| pool.name)
 }
 
 async fn near(office: &Office, volume: &Paper) -> Result<Option<String>, Fault> {

@@ -15,7 +15,7 @@ use crate::storage::wall_clock;
 
 const NODES: &str = "nodes";
 const SERVICES: &str = "services";
-/// Name of the back end, and of its pool.
+/// Name of the back end in hosts, and of its pool.
 const BACKEND: &str = "quarry";
 const GIB: u64 = 1 << 30;
 /// A node that wrote nothing for so long is down, in microseconds.
@@ -35,6 +35,8 @@ pub(crate) struct Pool {
     pub(crate) roomy: bool,
     pub(crate) up: bool,
     pub(crate) disabled: bool,
+    /// What volume types ask for.
+    backend: String,
     total_gb: i64,
     allocated_gb: i64,
     at: String,
@@ -43,7 +45,7 @@ pub(crate) struct Pool {
 impl Pool {
     pub(crate) fn capabilities(&self) -> Map<String, Value> {
         paper(json!({
-            "volume_backend_name": BACKEND, "vendor_name": "Quarry", "storage_protocol": "nbd",
+            "volume_backend_name": self.backend, "vendor_name": "Quarry", "storage_protocol": "nbd",
             "driver_version": env!("CARGO_PKG_VERSION"), "pool_name": BACKEND,
             "total_capacity_gb": self.total_gb, "free_capacity_gb": self.free_gb,
             "allocated_capacity_gb": self.allocated_gb, "provisioned_capacity_gb": self.allocated_gb,
@@ -74,6 +76,7 @@ fn own(office: &Office) -> Paper {
     let live: u64 = usages.iter().map(|usage| usage.live).sum();
     paper(json!({
         "node": office.place.host,
+        "backend": office.place.backend,
         "nbd": office.place.nbd.map(|nbd| nbd.to_string()),
         "total_gb": total / GIB,
         "free_gb": total.saturating_sub(live) / GIB,
@@ -88,7 +91,7 @@ pub(crate) async fn say(office: &Office) -> Result<(), PaperError> {
     let said = office.papers.get(NODES, node).await?;
     let told = |said: &Paper| {
         let fresh = office.place.alone || micros(&own).saturating_sub(micros(said)) < WORD;
-        text(said, "nbd") == text(&own, "nbd") && fresh
+        ["nbd", "backend"].iter().all(|key| text(said, key) == text(&own, key)) && fresh
     };
     match said {
         Some(said) if told(&said) => Ok(()),
@@ -131,6 +134,10 @@ pub(crate) async fn pools(office: &Office) -> Result<Vec<Pool>, Fault> {
             .iter()
             .find(|known| text(known, "host") == service && text(known, "binary") == "cinder-volume");
         Pool {
+            backend: Some(text(node, "backend"))
+                .filter(|name| !name.is_empty())
+                .unwrap_or(BACKEND)
+                .to_owned(),
             free_gb: number(node, "free_gb"),
             roomy: flag(node, "roomy"),
             total_gb: number(node, "total_gb"),

@@ -16,6 +16,7 @@ pub(crate) enum Deed {
     Extend,
     Revert,
     Retype,
+    Migrate,
     Reserve,
     Attach,
     BeginDetaching,
@@ -65,12 +66,13 @@ const DELETABLE: &[&str] =
     &["available", "error", "error_restoring", "error_extending", "error_managing", "error_deleting"];
 
 /// All deeds.
-pub(crate) const RULES: [Rule; 19] = [
+pub(crate) const RULES: [Rule; 20] = [
     rule(Deed::Create, "create", &[], ["creating", "available", "error"]),
     rule(Deed::Delete, "delete", DELETABLE, ["deleting", "deleted", "error_deleting"]),
     rule(Deed::Extend, "extend", SETTLED, ["extending", SAME, "error_extending"]),
     rule(Deed::Revert, "revert", &["available"], ["reverting", "available", "error"]),
     rule(Deed::Retype, "retype", SETTLED, ["retyping", SAME, SAME]),
+    rule(Deed::Migrate, "migrate", &["available"], ["maintenance", SAME, SAME]),
     rule(Deed::Reserve, "reserve", &["available"], ["attaching", "attaching", SAME]),
     rule(
         Deed::Attach,
@@ -145,12 +147,13 @@ pub(crate) const BACKUP_STATES: [&str; 2] = ["available", "error"];
 mod tests {
     use super::*;
 
-    const DEEDS: [Deed; 19] = [
+    const DEEDS: [Deed; 20] = [
         Deed::Create,
         Deed::Delete,
         Deed::Extend,
         Deed::Revert,
         Deed::Retype,
+        Deed::Migrate,
         Deed::Reserve,
         Deed::Attach,
         Deed::BeginDetaching,

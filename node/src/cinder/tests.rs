@@ -2,6 +2,7 @@
 
 mod encryption;
 mod manage;
+mod migrate;
 mod qos;
 mod sources;
 
@@ -29,7 +30,7 @@ fn office(rig: &Rig) -> Arc<Office> {
     let volumes = Arc::new(Volumes::open(vec![rig.disk()]).unwrap().with_keys(KeyRing::new(vec![[3; 32]])));
     let blocks = Blocks { exports: Arc::new(Exports::new(volumes, None)) };
     let nbd = Some("127.0.0.1:10809".parse().unwrap());
-    Cinder::new(rig.store(), blocks, None, nbd).office
+    Cinder::new(rig.store(), blocks, None, nbd, "quarry").office
 }
 
 async fn ask(office: &Arc<Office>, by: &Caller, minor: u16, what: &str, body: Value) -> (u16, Value) {

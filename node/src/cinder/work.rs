@@ -21,7 +21,7 @@ use super::fields::{map, now, number, text};
 use super::messages::{self, Event};
 use super::states::{Deed, SAME, rule_of};
 use super::volume_view::is_encrypted;
-use super::{Cinder, Office, attachments, backups, manage, qos, services, snapshots, volumes};
+use super::{Cinder, Office, attachments, backups, manage, migrate, qos, services, snapshots, volumes};
 use crate::papers::{Paper, PaperError};
 use crate::storage::{random_bytes, wall_clock};
 
@@ -100,11 +100,13 @@ pub(super) async fn round(office: &Arc<Office>, running: &mut JoinSet<()>) -> Re
     services::say(office).await?;
     qos::hold(office).await?;
     messages::sweep(office).await?;
+    migrate::sweep(office).await?;
     for drawer in [volumes::DRAWER, snapshots::DRAWER, backups::DRAWER] {
         for paper in office.papers.all(drawer).await? {
             let due = paper.get("task").is_some_and(Value::is_object);
-            let nowhere = text(&paper, "host").is_empty() && office.place.alone;
-            if !due || !(nowhere || is_own(office, text(&paper, "host"))) || running.len() >= AT_ONCE {
+            let doer = migrate::doer(&paper);
+            let nowhere = doer.is_empty() && office.place.alone;
+            if !due || !(nowhere || is_own(office, &doer)) || running.len() >= AT_ONCE {
                 continue;
             }
             let id = text(&paper, "id").to_owned();
@@ -126,6 +128,9 @@ pub(super) async fn round(office: &Arc<Office>, running: &mut JoinSet<()>) -> Re
 
 /// Does a paper's task, and writes how it ended.
 pub(super) async fn perform(office: &Office, drawer: &'static str, paper: &Paper) -> Result<(), PaperError> {
+    if drawer == volumes::DRAWER && migrate::is_on_its_way(paper) {
+        return Box::pin(migrate::perform(office, paper)).await;
+    }
     let task = map(paper, "task");
     let (id, what) = (text(paper, "id"), text(&task, "do"));
     let (deed, event) = match (drawer, what) {
@@ -240,7 +245,7 @@ async fn act(office: &Office, deed: Deed, paper: &Paper) -> Result<(), Trouble> 
     }
 }
 
-fn bytes_of(gib: i64) -> u64 {
+pub(crate) fn bytes_of(gib: i64) -> u64 {
     u64::try_from(gib).unwrap_or(0) * GIB
 }
 

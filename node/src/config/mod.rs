@@ -24,9 +24,9 @@ use toml::Spanned;
 pub use cluster::{Carrier, Cluster, Peer};
 pub use identity::{External, Identity};
 pub use located::{ConfigError, Source};
-pub use nbd::{Nbd, TlsMode};
+pub use nbd::{Nbd, TlsMode, Volumes};
 pub(crate) use value::parse_span;
-pub use value::{Address, Count, NodeName, Secret, Size, Span, parse_size, size_text};
+pub use value::{Address, BackendName, Count, NodeName, Secret, Size, Span, parse_size, size_text};
 
 /// What `quarry config example` prints; a test holds that it parses and shows the defaults.
 pub const EXAMPLE: &str = include_str!("example.toml");
@@ -64,6 +64,9 @@ pub struct Config {
     /// Clients of block volumes.
     #[serde(default)]
     pub nbd: Nbd,
+    /// What the volume API says of this node's volumes.
+    #[serde(default)]
+    pub volumes: Volumes,
     /// Other nodes; a node alone when absent.
     pub cluster: Option<Cluster>,
     /// The disks, at least one.

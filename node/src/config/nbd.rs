@@ -8,7 +8,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::located::{ConfigError, Source};
-use super::value::{Address, Count};
+use super::value::{Address, BackendName, Count};
 
 /// `[nbd]`
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -28,6 +28,14 @@ pub struct Nbd {
     pub clients: Option<PathBuf>,
     /// Connections served at once; further ones are closed.
     pub connections: Count<1, 65_536, 1024>,
+}
+
+/// `[volumes]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Volumes {
+    /// What the extra spec `volume_backend_name` of a volume type names: its volumes are made on nodes that say so.
+    pub backend: BackendName,
 }
 
 /// When TLS is spoken.

@@ -31,6 +31,16 @@ pub struct Address(pub SocketAddr);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NodeName(pub NodeId);
 
+/// What volume types call the volumes of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackendName(pub String);
+
+impl Default for BackendName {
+    fn default() -> Self {
+        Self("quarry".to_owned())
+    }
+}
+
 /// A key or password: never shown by `Debug`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub String);
@@ -240,6 +250,18 @@ impl<'de> Deserialize<'de> for NodeName {
         let text = String::deserialize(deserializer)?;
         let allowed = "32 hex digits, as `quarry cluster show` prints them on that node";
         text.parse().map(Self).map_err(|_| D::Error::custom(format!("found {text:?}; allowed: {allowed}")))
+    }
+}
+
+impl<'de> Deserialize<'de> for BackendName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let good = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+        if text.is_empty() || text.len() > 255 || !text.bytes().all(good) {
+            let allowed = "1 to 255 letters, digits, `-`, `_` and `.`";
+            return Err(D::Error::custom(format!("found {text:?}; allowed: {allowed}")));
+        }
+        Ok(Self(text))
     }
 }
 

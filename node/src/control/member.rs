@@ -31,7 +31,7 @@ use super::state::{Settings, State, settings_key};
 use super::volumes::{self, Register};
 use super::{MemberError, founding, replace};
 use crate::auth::Listed;
-use crate::block::Door;
+use crate::block::{Door, OwnVolumes};
 use crate::cluster::{self, Cluster};
 use crate::config;
 use crate::storage::{random_bytes, wall_clock};
@@ -54,6 +54,8 @@ pub(crate) struct Member {
     pub(crate) left: Arc<Left>,
     /// Of volumes, on this node's disks.
     pub(crate) volumes: Arc<Members>,
+    /// Volumes that other nodes may ask of.
+    pub(crate) own: OwnVolumes,
     peers: Arc<Peers>,
 }
 
@@ -94,7 +96,9 @@ impl Member {
             disks.iter().map(|disk| (disk.device(), disk.usage().capacity, settings.zone)).collect();
         let members = Arc::new(Members::open(disks.clone())?);
         let (names, store) = base.objects(disks, options)?;
-        base.answer_others(&mut cluster, &store, &members, &late);
+        let own = OwnVolumes::default();
+        let door = |others| Door::new(Arc::clone(&members), Arc::clone(&own), others);
+        base.answer_others(&mut cluster, &store, door, &late);
         let (peers, mut state) = base.follow(&mut cluster, names, &store);
         base.split(&mut cluster, &state, settings.split_lines.0);
         cluster.run(introduce(Arc::clone(&base.net), state.clone(), listed, founder.is_some()));
@@ -107,7 +111,8 @@ impl Member {
         if tokio::time::timeout(READY, state.wait_for(|state| state.is_usable())).await.is_err() {
             tracing::warn!("the cluster is not known yet: requests are refused until it is");
         }
-        Ok(Self { cluster, groups: base.groups, store, state, left: base.left, volumes: members, peers })
+        let (groups, left) = (base.groups, base.left);
+        Ok(Self { cluster, groups, store, state, left, volumes: members, own, peers })
     }
 
     /// The cluster as the replicators see it.
@@ -166,14 +171,14 @@ impl Base {
         &self,
         cluster: &mut Cluster,
         store: &Store,
-        volumes: &Arc<Members>,
+        door: impl FnOnce(Arc<dyn Service>) -> Door,
         late: &LateService,
     ) {
         let incarnation = u64::from_le_bytes(random_bytes());
         let (since, wall) = (cluster::monotonic(), Box::new(wall_clock));
         let replicas = ReplicaService::new(store.replicas().to_vec(), since, wall, incarnation);
         let node = NodeService::new(replicas, self.groups.index.names());
-        let others: Arc<dyn Service> = Arc::new(Door::new(Arc::clone(volumes), Arc::new(node.clone())));
+        let others: Arc<dyn Service> = Arc::new(door(Arc::new(node.clone())));
         let announcements = Announcements {
             groups: self.groups.clone(),
             net: Arc::clone(&self.net),

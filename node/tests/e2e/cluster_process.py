@@ -106,7 +106,7 @@ class Network:
 class Member(Node):
     """One `quarry serve` process of a cluster."""
 
-    def __init__(self, network, path, number, size, work, accounts=(ACCOUNT,), section=()):
+    def __init__(self, network, path, number, size, work, accounts=(ACCOUNT,), section=(), more=()):
         super().__init__(binary_argument(), path / f"n{number}", size=size)
         self.number, self.network = number, network
         self.within, self.client, self.peer = network.attach(number)
@@ -117,7 +117,7 @@ class Member(Node):
         lines += ["[log]", f'slow = "{os.environ.get("SLOW", "5s")}"', "[work]", *work]
         for account in accounts:
             lines += ["[[auth.v1_user]]", f'account = "{account}"', f'user = "{USER}"', f'key = "{KEY}"', 'groups = [".admin"]']
-        lines += ["[nbd]", f'socket = "{self.data}/nbd.socket"']
+        lines += ["[nbd]", f'socket = "{self.data}/nbd.socket"', "[volumes]", f'backend = "n{number}"', *more]
         lines += ["[[disk]]", f'path = "{self.disk}"', f'index = "{self.data / "index"}"', f'size = "{size}"']
         file.write_text("\n".join(lines) + "\n")
         self.command = [*self.within, self.binary, "serve", "--config", str(file)]
@@ -168,17 +168,18 @@ class Member(Node):
 class Cluster:
     """Members, the first of which founds it."""
 
-    def __init__(self, path, sizes, work=("audit_rate = 0",), part_power=8, accounts=(ACCOUNT,), section=()):
+    def __init__(self, path, sizes, work=("audit_rate = 0",), part_power=8, accounts=(ACCOUNT,), section=(), more=()):
         self.path, self.work, self.members, self.clients = path, list(work), [], []
         self.gone = []  # nodes that were taken away
         self.network = Network()
         self.part_power, self.accounts = part_power, accounts
         self.section = section  # further lines of [cluster]
+        self.more = more  # further sections
         self.grow(sizes)
 
     def grow(self, sizes):
         """Further nodes join, all at the same time; returns when all nodes use a ring over all disks."""
-        fresh = [Member(self.network, self.path, len(self.members) + 1 + at, size, self.work, self.accounts, self.section) for at, size in enumerate(sizes)]
+        fresh = [Member(self.network, self.path, len(self.members) + 1 + at, size, self.work, self.accounts, self.section, self.more) for at, size in enumerate(sizes)]
         self.members += fresh
         rest = list(fresh)
         if fresh[0] is self.members[0]:

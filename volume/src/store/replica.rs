@@ -261,7 +261,7 @@ impl Replica {
                 seat.settle().await?;
                 rows(&seat, from, above, data).await
             }
-            VolumeCall::Delete => Err(Refusal::NotPromised.into()),
+            VolumeCall::Delete | VolumeCall::Copy { .. } => Err(Refusal::NotPromised.into()),
         }
     }
 

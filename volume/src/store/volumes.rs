@@ -148,6 +148,19 @@ impl Volumes {
         self.known(|known| known.get(&id).cloned())
     }
 
+    /// The volume of an identity.
+    #[must_use]
+    pub fn with_id(&self, id: VolumeId) -> Option<Volume> {
+        self.by_id(id).filter(|volume| !volume.label.going)
+    }
+
+    /// Volumes whose names are of a kind.
+    #[must_use]
+    pub fn named(&self, is: impl Fn(&str) -> bool) -> Vec<Volume> {
+        let wanted = |volume: &&Volume| !volume.label.going && is(&volume.label.name);
+        self.known(|known| known.values().filter(wanted).cloned().collect())
+    }
+
     pub(super) fn known<T>(&self, act: impl FnOnce(&mut HashMap<VolumeId, Volume>) -> T) -> T {
         act(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner))
     }

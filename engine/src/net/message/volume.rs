@@ -82,6 +82,11 @@ pub enum VolumeCall {
     },
     /// The volume is gone, for good. Under no fence.
     Delete,
+    /// Of a volume of the called node that goes to another one: its first data from a byte on. Of no device, under no fence.
+    Copy {
+        /// In bytes.
+        from: u64,
+    },
 }
 
 /// What a member answers.
@@ -126,4 +131,11 @@ pub enum VolumeAnswer {
     Refused(u8, u64, u64),
     /// Done, to [`VolumeCall::Write`] or [`VolumeCall::Confirm`]; and the disk is so full that clients shall write no more data.
     Tight,
+    /// To [`VolumeCall::Copy`].
+    Copied {
+        /// Where the data begins, in bytes; before it are zeroes.
+        at: u64,
+        /// At most a mebibyte; nothing: there is no more.
+        data: Bytes,
+    },
 }

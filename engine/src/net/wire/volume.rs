@@ -39,6 +39,7 @@ pub(super) enum CallHead {
     Read { run: RunHead, at: u64 },
     Rows { from: PlaceHead, above: u64, data: bool },
     Delete,
+    Copy { from: u64 },
 }
 
 #[derive(Encode, Decode)]
@@ -51,6 +52,7 @@ pub(super) enum AnswerHead {
     Unreadable,
     Refused(u8, u64, u64),
     Tight,
+    Copied { at: u64, data: u32 },
 }
 
 fn run_head(run: Run) -> RunHead {
@@ -124,6 +126,7 @@ pub(super) fn call_head(call: VolumeCall) -> Result<(CallHead, Vec<Bytes>), Wire
         VolumeCall::Read { run, at } => CallHead::Read { run: run_head(run), at },
         VolumeCall::Rows { from, above, data } => CallHead::Rows { from: place_head(from), above, data },
         VolumeCall::Delete => CallHead::Delete,
+        VolumeCall::Copy { from } => CallHead::Copy { from },
     };
     Ok((head, Vec::new()))
 }
@@ -143,6 +146,7 @@ pub(super) fn call_of(head: CallHead, payload: &mut Payload) -> Result<VolumeCal
         CallHead::Read { run, at } => VolumeCall::Read { run: run_of(&run)?, at },
         CallHead::Rows { from, above, data } => VolumeCall::Rows { from: place_of(from), above, data },
         CallHead::Delete => VolumeCall::Delete,
+        CallHead::Copy { from } => VolumeCall::Copy { from },
     })
 }
 
@@ -166,6 +170,10 @@ pub(super) fn answer_head(answer: VolumeAnswer) -> Result<(AnswerHead, Vec<Bytes
         VolumeAnswer::Unreadable => AnswerHead::Unreadable,
         VolumeAnswer::Refused(why, one, two) => AnswerHead::Refused(why, one, two),
         VolumeAnswer::Tight => AnswerHead::Tight,
+        VolumeAnswer::Copied { at, data } => {
+            let length = bounded(data.len(), MAX_PAYLOAD, "payload")?;
+            return Ok((AnswerHead::Copied { at, data: length }, vec![data]));
+        }
     };
     Ok((head, Vec::new()))
 }
@@ -186,6 +194,7 @@ pub(super) fn answer_of(head: AnswerHead, payload: &mut Payload) -> Result<Volum
         AnswerHead::Unreadable => VolumeAnswer::Unreadable,
         AnswerHead::Refused(why, one, two) => VolumeAnswer::Refused(why, one, two),
         AnswerHead::Tight => VolumeAnswer::Tight,
+        AnswerHead::Copied { at, data } => VolumeAnswer::Copied { at, data: payload.take(data)? },
     })
 }
 
@@ -233,6 +242,7 @@ pub(super) mod tests {
             (of(VolumeCall::Read { run, at: 8 }), text("0801fb2c01ff0108|")),
             (of(VolumeCall::Rows { from: place, above: 4, data: true }), text("090102030401|")),
             (of(VolumeCall::Delete), text("0a|")),
+            (of(VolumeCall::Copy { from: 4096 }), text("0bfb0010|")),
         ]
     }
 
@@ -246,13 +256,14 @@ pub(super) mod tests {
             (VolumeAnswer::Done, "0901|"),
             (VolumeAnswer::Filling(300), "0902fb2c01|"),
             (
-                VolumeAnswer::Read { newest: 8, pieces: vec![(1, false), (2, true)], data },
+                VolumeAnswer::Read { newest: 8, pieces: vec![(1, false), (2, true)], data: data.clone() },
                 "090308020100020105|6279746573",
             ),
             (rows, "090401070301fb2c01ff01010101020300|"),
             (VolumeAnswer::Unreadable, "0905|"),
             (VolumeAnswer::Refused(1, 300, 2), "090601fb2c0102|"),
             (VolumeAnswer::Tight, "0907|"),
+            (VolumeAnswer::Copied { at: 4096, data }, "0908fb001005|6279746573"),
         ]
         .into_iter()
         .map(|(answer, golden)| (Response::Volume(answer), golden))

@@ -43,10 +43,25 @@ async fn a_type_with_an_encryption_makes_encrypted_volumes_and_says_so() {
         assert_eq!(read(&office, id, 4096).await, byte);
     }
     assert!(known(&opened).is_none() && known(&locked).is_some() && known(&locked) != known(&id));
-    for (id, kind) in [(&id, "__DEFAULT__"), (&open, "secret")] {
-        let retype = json!({ "os-retype": { "new_type": kind, "migration_policy": "on-demand" } });
-        assert_eq!(ask(&office, &me, 0, &format!("POST volumes/{id}/action"), retype).await.0, 400);
+    // A volume becomes one of the other kind by being written anew; what is a clone of it stays what it is.
+    for (of, kind, byte) in [(&id, "__DEFAULT__", 7), (&open, "secret", 6), (&id, "secret", 7)] {
+        let place = format!("POST volumes/{of}/action");
+        for (policy, code) in [("never", 400), ("on-demand", 202)] {
+            let retype = json!({ "os-retype": { "new_type": kind, "migration_policy": policy } });
+            assert_eq!(ask(&office, &me, 0, &place, retype).await.0, code);
+        }
+        settle(&office).await;
+        assert_eq!(status(&office, &me, &format!("volumes/{of}")).await, "available");
+        assert_eq!((read(&office, of, 4096).await, known(of).is_some()), (byte, kind == "secret"));
+        let (_, body) = ask(&office, &me, 0, &format!("GET volumes/{of}"), Value::Null).await;
+        assert_eq!(
+            (&body["volume"]["volume_type"], &body["volume"]["encrypted"]),
+            (&json!(kind), &json!(kind == "secret"))
+        );
+        assert_eq!(read(&office, &child, 4096).await, 7);
     }
+    let moved = office.blocks.exports.volumes().named(|name| crate::block::moving::end_of(name).is_some());
+    assert!(moved.is_empty(), "{moved:?}");
     let backup = json!({ "backup": { "volume_id": id } });
     assert_eq!(ask(&office, &me, 0, "POST backups", backup).await.0, 400, "it would lie in clear");
     let give = json!({ "transfer": { "volume_id": id } });
