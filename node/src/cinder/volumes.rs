@@ -290,7 +290,7 @@ async fn create(office: &Arc<Office>, ask: &Ask) -> Reply {
 pub(crate) async fn begin(office: &Arc<Office>, mut volume: Paper, kind: &str) -> Result<Arc<Paper>, Fault> {
     let (project, size) = (text(&volume, "project_id").to_owned(), number(&volume, "size"));
     let host = schedule::choose(office, &volume).await?;
-    volume.insert("host".to_owned(), json!(host));
+    volume.insert("host".to_owned(), json!(Some(host).filter(|host| !host.is_empty())));
     let _counting = office.counting.lock().await;
     quotas::check_size(office, &project, size).await?;
     let wants = [("volumes", 1), ("gigabytes", size)];

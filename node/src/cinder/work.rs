@@ -7,6 +7,7 @@
 //! Invariant: when papers cannot be read or written a task stays, and is tried again.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use quarry_volume::VolumeId;
@@ -105,8 +106,8 @@ pub(super) async fn round(office: &Arc<Office>, running: &mut JoinSet<()>) -> Re
         for paper in office.papers.all(drawer).await? {
             let due = paper.get("task").is_some_and(Value::is_object);
             let doer = migrate::doer(&paper);
-            let nowhere = doer.is_empty() && office.place.alone;
-            if !due || !(nowhere || is_own(office, &doer)) || running.len() >= AT_ONCE {
+            // What no node fits, every node can say.
+            if !due || !(doer.is_empty() || is_own(office, &doer)) || running.len() >= AT_ONCE {
                 continue;
             }
             let id = text(&paper, "id").to_owned();
@@ -150,41 +151,47 @@ pub(super) async fn perform(office: &Office, drawer: &'static str, paper: &Paper
     let done = Box::pin(act(office, deed, paper)).await;
     let rule = rule_of(deed);
     let before = text(&task, "before");
-    let (state, why) = match done {
+    let (state, why, event) = match done {
         Ok(()) if rule.done == "deleted" => {
             office.papers.remove(drawer, id).await?;
             return Ok(());
         }
-        Ok(()) => (rule.done, None),
+        Ok(()) => (rule.done, None, event),
         Err(Trouble::Later(error)) => return Err(error),
         Err(trouble) => {
             tracing::warn!(id, what, error = %trouble, "task of a volume failed");
             let event = if matches!(trouble, Trouble::Nowhere) { Event::NoBackend } else { event };
-            let kind = match drawer {
-                volumes::DRAWER => "VOLUME",
-                snapshots::DRAWER => "VOLUME_SNAPSHOT",
-                _ => "VOLUME_BACKUP",
-            };
-            messages::say(office, event, kind, paper).await?;
-            (rule.failed, Some(trouble.to_string()))
+            (rule.failed, Some(trouble.to_string()), event)
         }
     };
     let state = if state == SAME { before } else { state };
-    finish(office, drawer, paper, state, why.as_deref()).await
+    let ended = finish(office, drawer, paper, state, why.as_deref()).await?;
+    if ended && why.is_some() {
+        let kind = match drawer {
+            volumes::DRAWER => "VOLUME",
+            snapshots::DRAWER => "VOLUME_SNAPSHOT",
+            _ => "VOLUME_BACKUP",
+        };
+        messages::say(office, event, kind, paper).await?;
+    }
+    Ok(())
 }
 
-/// Writes the end of a task, unless another one replaced it.
+/// Writes the end of a task, unless another one replaced it or another node was first; false: it did.
 async fn finish(
     office: &Office,
     drawer: &'static str,
     paper: &Paper,
     state: &str,
     why: Option<&str>,
-) -> Result<(), PaperError> {
+) -> Result<bool, PaperError> {
     let task = paper.get("task").cloned();
     let size = map(paper, "task").get("size").cloned().filter(|_| why.is_none());
+    let ended = AtomicBool::new(false);
     let edit = |now_there: &mut Paper| -> Result<(), PaperError> {
-        if now_there.get("task") != task.as_ref() {
+        let ours = now_there.get("task") == task.as_ref();
+        ended.store(ours, Ordering::Relaxed);
+        if !ours {
             return Ok(());
         }
         now_there.remove("task");
@@ -205,7 +212,7 @@ async fn finish(
     if drawer == backups::DRAWER {
         office.kick.notify_one();
     }
-    Ok(())
+    Ok(ended.into_inner())
 }
 
 async fn act(office: &Office, deed: Deed, paper: &Paper) -> Result<(), Trouble> {
@@ -405,5 +412,5 @@ async fn after_backup(office: &Office, volume: &Paper) -> Result<(), PaperError>
         tokio::time::sleep(Duration::from_millis(50)).await;
         return Ok(());
     }
-    finish(office, volumes::DRAWER, volume, text(&task, "before"), None).await
+    finish(office, volumes::DRAWER, volume, text(&task, "before"), None).await.map(drop)
 }

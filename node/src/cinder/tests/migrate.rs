@@ -283,3 +283,30 @@ async fn a_type_of_another_back_end_takes_its_volumes_there_where_that_is_wished
     assert_eq!(names, NAMES);
     pair.stop().await;
 }
+
+#[tokio::test]
+async fn a_volume_that_no_node_fits_ends_in_error_and_one_message_says_so() {
+    let pair = Pair::start();
+    let admin = caller("p", true);
+    let kind = json!({ "volume_type": { "name": "far", "extra_specs": { "volume_backend_name": "three" } } });
+    assert_eq!(ask(&pair.offices[0], &admin, 0, "POST types", kind).await.0, 200);
+    let said = json!({ "volume": { "size": 1, "volume_type": "far" } });
+    let (status, body) = ask(&pair.offices[0], &me(), 0, "POST volumes", said).await;
+    assert_eq!(status, 202, "{body}");
+    let id = body["volume"]["id"].as_str().unwrap();
+    // All nodes find it at the same time, and one comes late.
+    let paper = pair.offices[0].papers.get("volumes", id).await.unwrap().unwrap();
+    let [one, two] = &pair.offices;
+    let (first, second) =
+        tokio::join!(work::perform(one, "volumes", &paper), work::perform(two, "volumes", &paper));
+    first.and(second).unwrap();
+    work::perform(two, "volumes", &paper).await.unwrap();
+    let (_, shown) = pair.show(id).await;
+    assert_eq!((&shown["status"], &shown["os-vol-host-attr:host"]), (&json!("error"), &Value::Null));
+    let (_, body) = ask(&pair.offices[1], &me(), 3, "GET messages", Value::Null).await;
+    assert_eq!(body["messages"].as_array().unwrap().len(), 1, "{body}");
+    assert_eq!(ask(&pair.offices[1], &me(), 0, &format!("DELETE volumes/{id}"), Value::Null).await.0, 202);
+    pair.settle().await;
+    assert_eq!(pair.show(id).await.0, 404);
+    pair.stop().await;
+}
