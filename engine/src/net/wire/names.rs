@@ -62,6 +62,18 @@ macro_rules! fields {
 
 /// Writes a variant's number in one byte, then its fields.
 macro_rules! variants {
+    ($type:ty { $($variants:tt)+ }) => {
+        encoded!($type { $($variants)+ });
+        impl<C> Decode<C> for $type {
+            fn decode<D: Decoder<Context = C>>(decoder: &mut D) -> Result<Self, DecodeError> {
+                decoded!(decoder, u8::decode(decoder)?, { $($variants)+ })
+            }
+        }
+    };
+}
+
+/// The half of [`variants`] that writes.
+macro_rules! encoded {
     ($type:ty { $($tag:literal $name:ident $({ $($field:ident),+ })? $(( $inner:ident ))?),+ $(,)? }) => {
         impl Encode for $type {
             fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
@@ -76,17 +88,19 @@ macro_rules! variants {
                 Ok(())
             }
         }
-        impl<C> Decode<C> for $type {
-            fn decode<D: Decoder<Context = C>>(decoder: &mut D) -> Result<Self, DecodeError> {
-                match u8::decode(decoder)? {
-                    $($tag => {
-                        $($(let $field = Decode::decode(decoder)?;)+)?
-                        $(let $inner = Decode::decode(decoder)?;)?
-                        Ok(Self::$name $({ $($field),+ })? $(( $inner ))?)
-                    })+
-                    _ => Err(DecodeError::Other("number of a variant")),
-                }
-            }
+    };
+}
+
+/// The half of [`variants`] that reads what follows a number.
+macro_rules! decoded {
+    ($decoder:ident, $number:expr, { $($tag:literal $name:ident $({ $($field:ident),+ })? $(( $inner:ident ))?),+ $(,)? }) => {
+        match $number {
+            $($tag => {
+                $($(let $field = Decode::decode($decoder)?;)+)?
+                $(let $inner = Decode::decode($decoder)?;)?
+                Ok(Self::$name $({ $($field),+ })? $(( $inner ))?)
+            })+
+            _ => Err(DecodeError::Other("number of a variant")),
         }
     };
 }
@@ -237,7 +251,7 @@ variants!(NamesAnswer {
 
 variants!(Elsewhere { 0 Moved { group, from, to }, 1 Shut { at }, 2 Unknown });
 
-variants!(Answer {
+encoded!(Answer {
     0 Account(account),
     1 Container(container),
     2 Line(line),
@@ -249,6 +263,44 @@ variants!(Answer {
     8 Holding(holding),
     9 Split { answer, children },
 });
+
+/// An answer that is not split: what others send must not lead us deeper and deeper.
+struct Whole(Answer);
+
+impl<C> Decode<C> for Whole {
+    fn decode<D: Decoder<Context = C>>(decoder: &mut D) -> Result<Self, DecodeError> {
+        let number = u8::decode(decoder)?;
+        Answer::whole(number, decoder).map(Self)
+    }
+}
+
+impl Answer {
+    fn whole<C, D: Decoder<Context = C>>(number: u8, decoder: &mut D) -> Result<Self, DecodeError> {
+        decoded!(decoder, number, {
+            0 Account(account),
+            1 Container(container),
+            2 Line(line),
+            3 Put(put),
+            4 Deleted(deleted),
+            5 Accounts(names),
+            6 Containers(page),
+            7 Objects(page),
+            8 Holding(holding),
+        })
+    }
+}
+
+impl<C> Decode<C> for Answer {
+    fn decode<D: Decoder<Context = C>>(decoder: &mut D) -> Result<Self, DecodeError> {
+        match u8::decode(decoder)? {
+            9 => {
+                let Whole(answer) = Decode::decode(decoder)?;
+                Ok(Self::Split { answer: Box::new(answer), children: Decode::decode(decoder)? })
+            }
+            number => Self::whole(number, decoder),
+        }
+    }
+}
 
 variants!(IndexPolicy { 0 Strict, 1 Eventual });
 variants!(Put { 0 Done(made), 1 Changed });

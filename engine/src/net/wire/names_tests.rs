@@ -218,3 +218,10 @@ fn numbers_that_nobody_writes_are_errors() {
     let long = [encode(&begin()).unwrap().to_vec(), vec![0]].concat();
     assert_eq!(decode::<NamesRequest>(&long.into()), Err(WireError::Trailing));
 }
+
+#[test]
+fn a_split_answer_within_another_is_refused_however_deep_it_goes() {
+    let mut bytes = vec![9; 1 << 20];
+    bytes[0] = 0;
+    assert_eq!(decode::<NamesAnswer>(&bytes.into()), Err(WireError::Field("names")));
+}
