@@ -14,16 +14,17 @@ use std::collections::HashMap;
 use super::extent::{Content, Extent};
 use super::marks;
 use super::note::was_deleted;
-use super::place::{BLOCK_LENGTH, Position, VolumeId};
+use super::place::{BLOCK_LENGTH, BLOCK_STEP, Position, VolumeId};
+use super::remains::gains;
 use super::row::{
-    BlockPlace, BlockRow, block_key, blocks_prefix, decode_position, encode_position, is_span_key, last_key,
-    record_key, run_range, span_key,
+    BlockPlace, BlockRow, CHUNK_KEY, Row, block_key, blocks_prefix, decode_position, encode_position,
+    is_span_key, last_key, parse_block_key, record_key, run_range, span_key,
 };
 use super::span::{SPAN_BLOCKS, SpanRow, is_whole, span_of, spans};
 use crate::catalog::{BadValue, Source, damaged};
-use crate::disk::Location;
 use crate::disk::catalog::Tx;
 use crate::disk::format::record::RecordView;
+use crate::disk::{Location, footprint};
 use crate::index::{Index, IndexError, Range, Table};
 
 /// An extent with what its record adds.
@@ -115,13 +116,50 @@ fn release(tx: &mut Tx<'_>, at: Location, blocks: u16) -> Result<(), IndexError>
         tx.died(at);
         return Ok(());
     };
-    match count.saturating_sub(blocks) {
-        0 => {
-            tx.delete(Table::Blocks, record_key(at));
-            tx.died(at);
-        }
+    let left = count.saturating_sub(blocks);
+    tx.weigh(at.segment, worth(at, left) - worth(at, count));
+    match left {
+        0 => tx.delete(Table::Blocks, record_key(at)),
         left => tx.put(Table::Blocks, record_key(at), left.to_le_bytes()),
     }
+    Ok(())
+}
+
+/// What a record of several blocks counts for in its segment while so many of them are needed: where it is moved in parts, what those
+/// take but for their heads.
+fn worth(at: Location, needed: u16) -> i64 {
+    let (whole, blocks) = (footprint(at.len), u64::from(at.len / BLOCK_STEP));
+    let bytes = match u64::from(needed) {
+        0 => 0,
+        needed if gains(needed, blocks) => whole - (blocks - needed) * u64::from(BLOCK_STEP),
+        _ => whole,
+    };
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+/// Tells how much more or less the records of several blocks count for now than in an index where each counted whole.
+pub(crate) fn recount(index: &dyn Index, add: &mut dyn FnMut(u32, i64)) -> Result<(), IndexError> {
+    let mut chunk: Box<[u8]> = Box::default();
+    let mut needed: HashMap<Location, u16> = HashMap::new();
+    let mut tell = |needed: &mut HashMap<Location, u16>| {
+        for (at, needed) in needed.drain().filter(|(at, _)| at.len >= 2 * BLOCK_STEP) {
+            add(at.segment, worth(at, needed) - worth(at, u16::MAX));
+        }
+    };
+    // A record lies in one chunk, and so do its rows.
+    for pair in index.scan(Table::Blocks, Range::prefix(b"b")) {
+        let (key, value) = pair?;
+        let of = key.get(..CHUNK_KEY).unwrap_or_default();
+        if *of != *chunk {
+            tell(&mut needed);
+            chunk = of.into();
+        }
+        let (place, _) = parse_block_key(&key).map_err(damaged)?;
+        for (_, row) in Row::decode(&key, &value).map_err(damaged)?.blocks(place) {
+            *needed.entry(row.at).or_default() += 1;
+        }
+    }
+    tell(&mut needed);
     Ok(())
 }
 
@@ -132,9 +170,7 @@ fn claim(tx: &mut Tx<'_>, at: Location, blocks: u16, single: bool) -> Result<(),
         return Ok(());
     }
     let before = count_of(tx, at)?.unwrap_or(0);
-    if before == 0 {
-        tx.born(at);
-    }
+    tx.weigh(at.segment, worth(at, before + blocks) - worth(at, before));
     tx.put(Table::Blocks, record_key(at), (before + blocks).to_le_bytes());
     Ok(())
 }
@@ -379,6 +415,13 @@ impl Shifting<'_> {
         }
         Ok(())
     }
+}
+
+/// What a record counts for.
+#[cfg(test)]
+pub(super) fn live_bytes(index: &dyn Index, record: &RecordView<'_>, at: Location) -> Option<i64> {
+    let several = parse(record).is_ok_and(|known| known.extent.run.blocks > 1);
+    several.then(|| worth(at, count_of(&index, at).unwrap().unwrap_or(0)))
 }
 
 /// Whether a row points at the record.

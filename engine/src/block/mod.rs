@@ -26,7 +26,7 @@ pub use audit::{Audited, audit};
 pub use extent::{
     Content, EXTENT_VERSION, Extent, ExtentError, MAX_EXTENT_BYTES, MIN_EXTENT_BYTES, block_checksum,
 };
-pub(crate) use map::BadOr;
+pub(crate) use map::{BadOr, recount};
 pub use marks::{Mark, is_thinned, marks, set_thinned, thin};
 pub use note::{FIRST_PLACE, Note, NoteKey, NoteTag};
 pub use order::{Lie, View, bring, lie, take_hint};

@@ -5,7 +5,8 @@
 //!
 //! Invariant: a part is a record like any other: the same write (epoch, sequence, era), the same blocks at the same places, so the
 //! checksum of each block stays what it was; no two parts of a record share a block.
-//! Invariant: a record is cut only where that gains at least a quarter of its space.
+//! Invariant: a record is cut where a quarter of its blocks is not needed, and from then on counts for less in its segment
+//! (`map.rs`), so that the cleaner comes for it. Parts take less than the whole; so cleaning comes to an end.
 
 use std::collections::BTreeSet;
 
@@ -47,11 +48,12 @@ pub(crate) fn remains(
         runs.iter().filter_map(|run| part(device, &known, checksums, *run, &data)).collect();
     let bytes: u64 =
         parts.iter().map(|part| footprint(u32::try_from(part.stored_len()).unwrap_or(u32::MAX))).sum();
-    Ok((!parts.is_empty() && gains(bytes, footprint(at.len))).then_some(parts))
+    Ok((!parts.is_empty() && bytes < footprint(at.len)).then_some(parts))
 }
 
-fn gains(part: u64, whole: u64) -> bool {
-    part * 4 <= whole * 3
+/// Whether a record of which so many of its blocks are needed is moved in parts.
+pub(super) fn gains(needed: u64, blocks: u64) -> bool {
+    needed * 4 <= blocks * 3
 }
 
 /// Blocks of a record that rows point at.

@@ -85,6 +85,8 @@ pub(super) fn block_key(volume: VolumeId, slice: SliceId, chunk: ChunkId, block:
 
 /// Bytes of [`block_key`].
 const KEY_BYTES: usize = 28;
+/// Bytes of a [`block_key`] that name the chunk.
+pub(super) const CHUNK_KEY: usize = 23;
 
 /// Key of a span's row, `first` its first block: behind that block's row of the same era, before its older ones.
 pub(super) fn span_key(volume: VolumeId, slice: SliceId, chunk: ChunkId, first: u8, era: u32) -> Vec<u8> {

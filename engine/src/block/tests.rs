@@ -70,8 +70,12 @@ impl Bench {
         let told: i64 = self.live.values().sum();
         let mut tx = Tx::new(&self.index);
         for (record, at) in log {
-            if ObjectCatalog.is_live(&self.index, &record.view(), *at).unwrap() {
-                tx.born(*at);
+            if !ObjectCatalog.is_live(&self.index, &record.view(), *at).unwrap() {
+                continue;
+            }
+            match map::live_bytes(&self.index, &record.view(), *at) {
+                Some(bytes) => tx.weigh(at.segment, bytes),
+                None => tx.born(*at),
             }
         }
         assert_eq!(told, tx.finish().live.values().sum::<i64>());

@@ -136,6 +136,10 @@ impl Catalog for ObjectCatalog {
         (record.kind == Kind::VolumeExtent).then(|| block::order_of(record)).flatten()
     }
 
+    fn recount(&self, index: &dyn Index, add: &mut dyn FnMut(u32, i64)) -> Result<(), IndexError> {
+        block::recount(index, add)
+    }
+
     fn forget(&self, tx: &mut Tx<'_>, record: &RecordView<'_>) -> Result<(), IndexError> {
         // What was skipped when it came was never counted.
         match record.kind {

@@ -56,6 +56,12 @@ pub trait Catalog: Send + Sync {
         None
     }
 
+    /// Tells what each segment wins or loses of its live bytes, for an index in which every needed record counted whole.
+    fn recount(&self, index: &dyn Index, add: &mut dyn FnMut(u32, i64)) -> Result<(), IndexError> {
+        let _ = (index, add);
+        Ok(())
+    }
+
     /// A rebuild has applied every record of the log: drop what nothing refers to.
     fn rebuilt(&self, tx: &mut Tx<'_>) -> Result<(), IndexError> {
         let _ = tx;
@@ -197,6 +203,11 @@ impl<'a> Tx<'a> {
     /// The record at `at` is no longer needed.
     pub fn died(&mut self, at: Location) {
         *self.live.entry(at.segment).or_default() -= footprint(at);
+    }
+
+    /// A record counts for so much more, or less.
+    pub fn weigh(&mut self, segment: u32, by: i64) {
+        *self.live.entry(segment).or_default() += by;
     }
 
     /// Adds to a tally, modulo 2^128.

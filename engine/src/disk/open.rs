@@ -30,7 +30,9 @@ use super::handle::DiskHandle;
 use super::limits::{MAX_BATCH_RECORDS, MAX_SEGMENT, MIN_SEGMENT, MIN_SEGMENTS};
 use super::rebuild::{Rebuild, Rebuilt};
 use super::recovery::{RecoveryError, Replay, Report};
-use super::segments::{IDENTITY_KEY, POSITION_KEY, Position, Segment, SegmentMap, State, segment_key};
+use super::segments::{
+    IDENTITY_KEY, PARTS_KEY, POSITION_KEY, Position, Segment, SegmentMap, State, segment_key,
+};
 use super::shared::{Admission, Counters, Nap, Shared};
 use super::tallies::Tallies;
 use super::upkeep::{CheckpointState, Freeing, flush_now, read_now, read_what_can_be, write_now};
@@ -362,6 +364,7 @@ fn replay(
         return Err(OpenError::StaleIndex("it is ahead of the log"));
     }
     let mut segments = load_segments(index, layout, &position)?;
+    recount_once(index, catalog, &mut segments)?;
     let tallies = load_tallies(index, catalog)?;
     let mut replay = Replay {
         disk,
@@ -457,6 +460,27 @@ fn load_tallies(index: &dyn Index, catalog: &dyn Catalog) -> Result<Tallies, Ope
     Ok(tallies)
 }
 
+/// Segments of an index from before parts of records counted get their live bytes counted so.
+fn recount_once(
+    index: &dyn Index,
+    catalog: &dyn Catalog,
+    segments: &mut SegmentMap,
+) -> Result<(), OpenError> {
+    if index.get(Table::System, PARTS_KEY)?.is_some() {
+        return Ok(());
+    }
+    let mut shifts: HashMap<u32, i64> = HashMap::new();
+    catalog.recount(index, &mut |segment, by| *shifts.entry(segment).or_default() += by)?;
+    let mut changes = vec![(Table::System, PARTS_KEY.to_vec(), Some(Vec::new()))];
+    // A damaged row may name a segment that there is not.
+    shifts.retain(|segment, _| (*segment as usize) < segments.len());
+    for (segment, by) in shifts {
+        segments.shift_live(segment, by);
+        changes.push((Table::System, segment_key(segment), Some(segments.get(segment).encode())));
+    }
+    Ok(index.apply(WriteSet { changes })?)
+}
+
 fn save_opening(
     index: &dyn Index,
     superblock: &Superblock,
@@ -469,6 +493,7 @@ fn save_opening(
         (Table::System, IDENTITY_KEY.to_vec(), Some(identity)),
         (Table::System, POSITION_KEY.to_vec(), Some(position.encode())),
         Tallies::marker(),
+        (Table::System, PARTS_KEY.to_vec(), Some(Vec::new())),
     ];
     let in_use = segments.iter().filter(|(_, s)| s.state != State::Free);
     changes.extend(in_use.map(|(number, s)| (Table::System, segment_key(number), Some(s.encode()))));

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Invariant: `live` counts the footprints of exactly those records that the index points at, as of the last applied
-//! batch; so `segment_size - live` is what cleaning the segment gains, and a disk of small records is full when it is.
+//! batch (those of volumes that will be moved in parts, for what is needed of them); so `segment_size - live` is what cleaning the segment gains, and a disk of small records is full when it is.
 //! Invariant: a segment leaves `Sealed` only with `live == 0`.
 
 use super::format::batch::HeadClass;
@@ -227,6 +227,8 @@ pub(crate) struct Position {
 
 /// Key of the position row.
 pub(crate) const POSITION_KEY: &[u8] = b"p";
+/// Key of the row that says that records of which little is needed do not count whole.
+pub(crate) const PARTS_KEY: &[u8] = b"P";
 /// Key of the row that binds an index to a device.
 pub(crate) const IDENTITY_KEY: &[u8] = b"i";
 

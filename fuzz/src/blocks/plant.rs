@@ -8,7 +8,7 @@ use quarry_engine::block::{BLOCK_LENGTH, NoteTag};
 use quarry_engine::catalog::ObjectCatalog;
 use quarry_engine::disk::Location;
 use quarry_engine::disk::catalog::{Catalog, Tx};
-use quarry_engine::disk::format::record::{DeviceId, Kind, RecordView};
+use quarry_engine::disk::format::record::{DeviceId, Kind, NewRecord, RecordView, StoredRecord};
 use quarry_engine::index::{Index, IndexError};
 use quarry_engine::net::{BlockWrite, VolumeAnswer, VolumeCall};
 
@@ -124,6 +124,16 @@ impl Catalog for Forgetful {
 
     fn forget(&self, tx: &mut Tx<'_>, record: &RecordView<'_>) -> Result<(), IndexError> {
         ObjectCatalog.forget(tx, record)
+    }
+
+    fn remains(
+        &self,
+        index: &dyn Index,
+        device: DeviceId,
+        record: &StoredRecord,
+        at: Location,
+    ) -> Result<Option<Vec<NewRecord>>, IndexError> {
+        ObjectCatalog.remains(index, device, record, at)
     }
 
     fn rebuilt(&self, tx: &mut Tx<'_>) -> Result<(), IndexError> {

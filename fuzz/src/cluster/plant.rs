@@ -5,7 +5,7 @@ use std::sync::Arc;
 use quarry_engine::catalog::{GroupKey, GroupTag, Head, ObjectCatalog, tally, weight};
 use quarry_engine::clock::Timestamp;
 use quarry_engine::disk::catalog::{Catalog, Tx};
-use quarry_engine::disk::format::record::{DeviceId, Kind, RecordView, StoredRecord};
+use quarry_engine::disk::format::record::{DeviceId, Kind, NewRecord, RecordView, StoredRecord};
 use quarry_engine::disk::{Class, Durability, Location};
 use quarry_engine::index::{Index, IndexError, Table};
 use quarry_engine::object::names::{Answer, Ask, Grant, Line, Names, NewLine};
@@ -125,6 +125,16 @@ impl Catalog for Faulty {
 
     fn forget(&self, tx: &mut Tx<'_>, record: &RecordView<'_>) -> std::result::Result<(), IndexError> {
         ObjectCatalog.forget(tx, record)
+    }
+
+    fn remains(
+        &self,
+        index: &dyn Index,
+        device: DeviceId,
+        record: &StoredRecord,
+        at: Location,
+    ) -> std::result::Result<Option<Vec<NewRecord>>, IndexError> {
+        ObjectCatalog.remains(index, device, record, at)
     }
 
     fn rebuilt(&self, tx: &mut Tx<'_>) -> std::result::Result<(), IndexError> {
