@@ -207,11 +207,11 @@ impl Group {
             let store = Store::open(group, disk).await?;
             store.take_up().await.map_err(stopped)?;
             store.resign(node);
-            let machine = Machine::open(Arc::clone(&store), node).await?;
+            let proposals = Proposals::new();
+            let machine = Machine::open(Arc::clone(&store), node, Arc::clone(&proposals)).await?;
             let network = Network { net: peers, store: Arc::clone(&store) };
             let log = Log(Arc::clone(&store));
             let raft = Raft::new(node, config, network, log, machine).await.map_err(stopped)?;
-            let proposals = Proposals::new();
             <super::runtime::Ambient as openraft::AsyncRuntime>::spawn(
                 Arc::clone(&proposals).run(raft.clone()),
             );

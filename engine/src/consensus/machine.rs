@@ -13,6 +13,7 @@ use super::codec::{Marker, Staged};
 use super::give::give;
 use super::install::install;
 use super::judge::{Judge, Step};
+use super::propose::Proposals;
 use super::raft::{LogEntry, LogId, Rows, Snapshot, SnapshotMeta, Stored, StoredMembership, broken};
 use super::snapshot::{RowStream, SnapshotData};
 use super::store::{Progress, Store};
@@ -27,6 +28,8 @@ pub(crate) struct Machine {
     store: Arc<Store>,
     /// This node.
     node: NodeId,
+    /// Those of this node, which wait for what they propose to be applied.
+    proposals: Arc<Proposals>,
     marker: Marker,
 }
 
@@ -47,9 +50,13 @@ pub(crate) async fn load_marker(store: &Store) -> Result<Marker, GroupError> {
 
 impl Machine {
     /// Ends what a crash interrupted.
-    pub(crate) async fn open(store: Arc<Store>, node: NodeId) -> Result<Self, GroupError> {
+    pub(crate) async fn open(
+        store: Arc<Store>,
+        node: NodeId,
+        proposals: Arc<Proposals>,
+    ) -> Result<Self, GroupError> {
         let marker = load_marker(&store).await?;
-        let mut machine = Self { store, node, marker };
+        let mut machine = Self { store, node, proposals, marker };
         let unavailable = |e: DiskError| GroupError::Unavailable(e.to_string());
         match machine.store.staged() {
             Some(staged) => machine.install(staged).await.map_err(unavailable)?,
@@ -76,6 +83,9 @@ impl Machine {
     async fn write(&self, steps: Vec<Step>) -> Result<(), DiskError> {
         let mut under_way = Vec::with_capacity(steps.len());
         let (mut moves, mut made) = (false, Vec::new());
+        // Where nobody waits for it, it goes with what the disk writes next: the entries that follow, at the latest.
+        let nobody_waits = self.proposals.are_done();
+        let durability = if nobody_waits { Durability::Lazy } else { Durability::Durable };
         let territory = self.store.territory();
         self.store.count.follow(self.store.disk.index(), &territory, &steps)?;
         for Step { rows, marker, gives } in steps {
@@ -92,7 +102,7 @@ impl Machine {
             let borders = |row: &RowChange| matches!(row.key.first(), Some(&catalog::GIVEN | &catalog::PART));
             moves |= rows.iter().any(borders);
             records.push(self.store.marker_record(&marker));
-            under_way.push(self.store.submit(records, Durability::Durable).await?);
+            under_way.push(self.store.submit(records, durability).await?);
         }
         for submitted in under_way {
             submitted.done().await?;

@@ -23,7 +23,7 @@ use super::upkeep::{CheckpointState, Freeing};
 use super::{Durability, Lsn};
 use crate::io::{AlignedBuf, Completion, Disk, Op, Token, Wait};
 
-/// How long written bytes that nobody waits for may stay unflushed: more of the same body usually follows.
+/// How long what nobody waits for stays in the queue, and written bytes unflushed: more of the same body usually follows.
 pub(crate) const LAZY_FLUSH: Duration = Duration::from_millis(5);
 
 /// What an operation in flight was for.
@@ -68,6 +68,8 @@ pub(crate) struct Core {
     pub(crate) clients: VecDeque<Append>,
     pub(crate) movers: VecDeque<Append>,
     pub(crate) mover_turn: bool,
+    /// When what nobody waits for is written by itself.
+    pub(crate) alone_at: Duration,
     /// The segment that the batch being formed found full.
     pub(crate) sealed: Option<u32>,
     pub(crate) writing: Option<Writing>,
@@ -170,7 +172,12 @@ impl Core {
         }
         match request {
             Request::Append(append) if append.class == Class::Cleaner => self.movers.push_back(append),
-            Request::Append(append) => self.clients.push_back(append),
+            Request::Append(append) => {
+                if self.clients.is_empty() {
+                    self.alone_at = self.now + LAZY_FLUSH;
+                }
+                self.clients.push_back(append);
+            }
             Request::Read { offset, len, reply, permit } => {
                 let buf = self.disk.buffer(len);
                 assert!(buf.len() == len, "a buffer has the length asked for");
@@ -231,7 +238,8 @@ impl Core {
             self.start_flush();
             self.disk.reap(Wait::Never, &mut self.completions);
         }
-        if self.writing.is_none() && !self.failed() && !self.holds_back() && self.start_batch() {
+        let free = self.writing.is_none() && !self.failed();
+        if free && !self.holds_back() && !self.waits_for_company() && self.start_batch() {
             self.disk.reap(Wait::Never, &mut self.completions);
         }
     }
@@ -280,6 +288,19 @@ impl Core {
             left = left.saturating_sub(append.most_bytes());
             left == 0
         })
+    }
+
+    /// Whether all that is queued may wait for others to share a batch and a flush with.
+    fn waits_for_company(&self) -> bool {
+        let mut queued = self.clients.iter().chain(&self.movers);
+        self.now < self.alone_at
+            && self.closing.is_none()
+            && queued.all(|append| append.durability == Durability::Lazy)
+    }
+
+    /// Something is due soon that nobody will wake this thread for.
+    pub(crate) fn has_lazy_work(&self) -> bool {
+        self.unflushed > 0 || (!self.clients.is_empty() && self.waits_for_company())
     }
 
     /// Submits the one write of a batch: with its flush, where somebody waits for that and few do. Of many records the work

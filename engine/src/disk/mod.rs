@@ -66,6 +66,9 @@ pub struct Location {
 pub enum Durability {
     /// Written, not flushed: for pieces of a body whose commit record follows durably. Applied to the index once durable.
     Appended,
+    /// As [`Durability::Durable`], in nobody's way: it goes with what others write and have flushed, or by itself after a few
+    /// milliseconds.
+    Lazy,
     /// Durable and applied: later reads see it.
     Durable,
 }

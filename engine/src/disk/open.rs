@@ -560,6 +560,7 @@ fn assemble(
         clients: VecDeque::new(),
         movers: VecDeque::new(),
         mover_turn: false,
+        alone_at: Duration::ZERO,
         sealed: None,
         writing: None,
         flushing: None,

@@ -125,7 +125,7 @@ fn run(mut core: Core, checkpointer: Checkpointer) {
     // A panic of the core is our bug. Its channel closes with it, so that callers hear of it and none waits for ever.
     loop {
         // What is queued is found by the first part of a turn; sleeping is right only when that started nothing.
-        let wait = Wait::AtMost(if core.unflushed > 0 { LAZY_FLUSH } else { Duration::from_millis(500) });
+        let wait = Wait::AtMost(if core.has_lazy_work() { LAZY_FLUSH } else { Duration::from_millis(500) });
         if core.turn(began.elapsed(), wait) == Turn::Closed {
             // First let go of device and index: who is told may open them again, or end the process, and RocksDB
             // must not be taken apart on this thread while C++ takes the process apart on another.
