@@ -3,7 +3,8 @@
 //! Invariant: at most one batch is being written and at most one flush is out, side by side; a flush covers only
 //! batches whose write had ended when it was submitted.
 //! Invariant: what arrives while a flush is out forms the next batch (group commit without timers). It is written beside
-//! that flush only when nobody waits for it to be durable.
+//! that flush only when nobody waits for it to be durable. What is [`Durability::Lazy`] waits in the queue for what others
+//! write, no longer than [`LAZY_FLUSH`], and is flushed with that or as late again.
 //! Invariant: a record is applied to the index only when it is durable, in LSN order.
 //! Invariant: after a failed write, flush or index change nothing more is written or acknowledged (fail-stop).
 

@@ -161,9 +161,11 @@ fn round(rig: &mut Rig, oracle: &mut Oracle, rng: &mut SplitMix64, number: u64) 
         let delete = rng.chance(200);
         all.push(vec![oracle.put(format!("k{key}"), delete)]);
     }
-    let futures = all.iter().map(|puts| append(rig, puts, Durability::Durable, rng.below(6))).collect();
+    let mut durability = || if rng.chance(200) { Durability::Lazy } else { Durability::Durable };
+    let all: Vec<_> = all.into_iter().map(|puts| (puts, durability())).collect();
+    let futures = all.iter().map(|(puts, durability)| append(rig, puts, *durability, rng.below(6))).collect();
     let mut failed = None;
-    for (puts, result) in all.iter().zip(rig.sim().run_all(futures)) {
+    for ((puts, _), result) in all.iter().zip(rig.sim().run_all(futures)) {
         match result {
             Ok(_) => oracle.acknowledged(puts),
             Err(e) => failed = Some(e),

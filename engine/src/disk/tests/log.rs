@@ -82,6 +82,35 @@ fn a_long_queue_is_written_beside_a_flush() {
 }
 
 #[test]
+fn what_nobody_waits_for_shares_the_next_batch_and_its_flush_or_goes_soon() {
+    let mut rig = Rig::new(12, 7);
+    let handle = rig.handle();
+    let counted = |handle: &crate::disk::DiskHandle| {
+        let counters = handle.counters();
+        (counters.batches.load(Ordering::Relaxed), counters.flushes.load(Ordering::Relaxed))
+    };
+    let before = counted(&handle);
+    let submit = |rig: &mut Rig, key: &str, sequence| {
+        let handle = rig.handle();
+        let record = put_record(&handle, key, sequence, b"lazy");
+        rig.sim().run(handle.submit(vec![record], Durability::Lazy, Class::Client)).unwrap()
+    };
+    let mut lazy = submit(&mut rig, "a", 1);
+    rig.sim().turn();
+    rig.sim().turn();
+    assert_eq!(counted(&handle), before, "it waits for company");
+    rig.put("b", 2, b"durable").unwrap();
+    assert!(lazy.look().unwrap().is_ok());
+    assert_eq!(counted(&handle), (before.0 + 1, before.1 + 1));
+    let mut alone = submit(&mut rig, "c", 3);
+    for _ in 0..20 {
+        rig.sim().turn();
+    }
+    assert!(alone.look().unwrap().is_ok());
+    assert_eq!(rig.get("c").unwrap(), Some((3, b"lazy".as_slice().into())), "applied when it is answered");
+}
+
+#[test]
 fn an_older_record_that_comes_late_does_not_win() {
     let mut rig = Rig::new(12, 3);
     rig.put("k", 10, b"new").unwrap();
