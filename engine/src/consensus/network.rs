@@ -1,8 +1,10 @@
 //! Calls to the other voters of a group.
 //!
 //! Invariant: what a voter answers is checked to be an answer to what it was asked; everything else is a failed call.
+//! Invariant: a message that says nothing but what is committed is left out only where entries follow, which say it too.
 
 use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -28,6 +30,8 @@ use crate::net::{
 
 /// How long a voter may take for a part of a snapshot.
 const PART_WITHIN: Duration = Duration::from_secs(20);
+/// How long what is committed waits for entries to go with.
+const ALONE_AFTER: Duration = Duration::from_millis(5);
 /// How often a part is sent before the transfer is given up.
 const ATTEMPTS: usize = 4;
 /// Pause between two questions whether a snapshot is installed.
@@ -46,6 +50,15 @@ pub(crate) struct Peer {
     net: Arc<dyn Transport>,
     store: Arc<Store>,
     to: NodeId,
+    /// What it said last that it has, and what it was told then to be committed.
+    heard: Option<Heard>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Heard {
+    vote: Vote,
+    matching: Option<LogId>,
+    committed: Option<LogId>,
 }
 
 type Rpc<T> = Result<T, RPCError<NodeId, EmptyNode, RaftError<NodeId>>>;
@@ -109,7 +122,7 @@ impl RaftNetworkFactory<Rows> for Network {
     type Network = Peer;
 
     async fn new_client(&mut self, target: NodeId, _: &EmptyNode) -> Peer {
-        Peer { net: Arc::clone(&self.net), store: Arc::clone(&self.store), to: target }
+        Peer { net: Arc::clone(&self.net), store: Arc::clone(&self.store), to: target, heard: None }
     }
 }
 
@@ -166,12 +179,44 @@ impl Peer {
     }
 }
 
+impl Peer {
+    /// Whether a message has nothing to say but what is committed, to a voter that has all that it names; entries that follow say
+    /// it as well.
+    fn only_commits(&self, rpc: &AppendEntriesRequest<Rows>) -> bool {
+        let knows = |heard: Heard| {
+            (heard.vote, heard.matching) == (rpc.vote, rpc.prev_log_id) && heard.committed < rpc.leader_commit
+        };
+        rpc.entries.is_empty() && self.heard.is_some_and(knows)
+    }
+
+    /// Waits a moment for entries behind this one; true when there are any.
+    async fn grows_beyond(&self, last: Option<LogId>) -> bool {
+        let mut grows = pin!(self.store.grows.notified());
+        if self.store.ends().1 > last {
+            return true;
+        }
+        let mut over = Ambient::sleep(ALONE_AFTER);
+        poll_fn(|context| match grows.as_mut().poll(context) {
+            Poll::Ready(()) => Poll::Ready(true),
+            Poll::Pending => over.as_mut().poll(context).map(|()| false),
+        })
+        .await
+    }
+}
+
 impl RaftNetwork<Rows> for Peer {
     async fn append_entries(
         &mut self,
         rpc: AppendEntriesRequest<Rows>,
         option: RPCOption,
     ) -> Rpc<AppendEntriesResponse<NodeId>> {
+        // openraft takes that for an answer; it is none to anything but what is committed: a leader is confirmed by other messages.
+        if self.only_commits(&rpc) && self.grows_beyond(rpc.prev_log_id).await {
+            return Ok(AppendEntriesResponse::Success);
+        }
+        let last = rpc.entries.last().map_or(rpc.prev_log_id, |entry| Some(entry.log_id));
+        let heard = Heard { vote: rpc.vote, matching: last, committed: rpc.leader_commit };
+        self.heard = None;
         let call = ConsensusCall::Append {
             vote: ballot(rpc.vote),
             previous: position(rpc.prev_log_id),
@@ -179,7 +224,10 @@ impl RaftNetwork<Rows> for Peer {
             entries: rpc.entries.iter().map(|entry| codec::encode_entry(entry).into()).collect(),
         };
         Ok(match self.call(call, option.hard_ttl()).await? {
-            ConsensusAnswer::Appended => AppendEntriesResponse::Success,
+            ConsensusAnswer::Appended => {
+                self.heard = Some(heard);
+                AppendEntriesResponse::Success
+            }
             ConsensusAnswer::AppendedTo(to) => AppendEntriesResponse::PartialSuccess(id_of(to)),
             ConsensusAnswer::Conflict => AppendEntriesResponse::Conflict,
             ConsensusAnswer::Higher(vote) => AppendEntriesResponse::HigherVote(vote_of(vote)),

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::codec::{self, Facts, Marker, Staged};
 use super::count::Count;
@@ -38,6 +38,8 @@ pub(crate) struct Store {
     pub(crate) made: watch::Sender<Vec<GroupId>>,
     /// Lines that are being counted while rows change.
     pub(crate) count: Count,
+    /// Entries are being added to the log.
+    pub(crate) grows: Notify,
     /// Entries that a planted bug writes too late.
     #[cfg(test)]
     held: Mutex<Vec<NewRecord>>,
@@ -115,6 +117,7 @@ impl Store {
             inner: Mutex::default(),
             made: watch::Sender::default(),
             count: Count::default(),
+            grows: Notify::new(),
             #[cfg(test)]
             held: Mutex::default(),
         };
@@ -315,6 +318,7 @@ impl Store {
             drop(inner);
             records.push(self.record(GroupTag::Entry, number, stamp, &[], data));
         }
+        self.grows.notify_waiters();
         #[cfg(test)]
         let records = plant::hold_back(&self.held, records);
         let mut under_way = Vec::new();

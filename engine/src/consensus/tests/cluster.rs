@@ -1,6 +1,7 @@
 //! Groups of several nodes: what they agree on, who joins, who is lost.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::rig::{Cluster, node, put, rows, voters};
@@ -41,6 +42,25 @@ fn three_voters_hold_the_same_rows() {
     assert_eq!(cluster.dump(2, GROUP).len(), 840);
     let (_, leader) = cluster.leader(GROUP);
     assert!(leader.status().purged.is_some_and(|index| index > 20), "{:?}", leader.status());
+}
+
+#[test]
+fn what_is_committed_is_said_with_entries_that_follow_and_otherwise_soon() {
+    let mut cluster = Cluster::new(40, 3);
+    cluster.found(GROUP, 3);
+    cluster.propose(GROUP, &rows(vec![put(0, 1, "v")]));
+    cluster.settle(GROUP, &[1, 2, 3]);
+    let (_, leader) = cluster.leader(GROUP);
+    let before = cluster.empty.load(Ordering::Relaxed);
+    for n in 1..=40 {
+        let proposed = leader.propose(rows(vec![put(n, n + 1, "v")]));
+        assert_eq!(cluster.run(proposed).unwrap(), Outcome::Applied);
+    }
+    let empty = cluster.empty.load(Ordering::Relaxed) - before;
+    assert!(empty < 20, "{empty} messages to two voters beside those with 40 entries");
+    // Sooner than the next sign of life.
+    cluster.pass(Duration::from_millis(40));
+    assert!((1..=3).all(|n| cluster.dump(n, GROUP).len() == 41));
 }
 
 #[test]

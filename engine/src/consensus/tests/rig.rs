@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::disk::format::superblock::ClusterId;
 use crate::disk::{DiskHandle, Format, SimulatedDisk, format};
 use crate::index::{Index, MemoryIndex, Range};
 use crate::io::{CrashPlan, SimImage, SplitMix64};
-use crate::net::{Code, Failure, NodeId, Request, Response, Service, SimFaults, SimNet};
+use crate::net::{Code, ConsensusCall, Failure, NodeId, Request, Response, Service, SimFaults, SimNet};
 use crate::object::BoxFuture;
 
 struct Nothing;
@@ -24,6 +25,21 @@ struct Nothing;
 impl Service for Nothing {
     fn handle(&self, _: NodeId, _: Request) -> BoxFuture<'static, Response> {
         Box::pin(std::future::ready(Response::Failed(Failure::new(Code::NotServed, "nothing"))))
+    }
+}
+
+/// Counts the messages of leaders that bring no entries.
+struct Counted {
+    service: Arc<dyn Service>,
+    empty: Arc<AtomicU64>,
+}
+
+impl Service for Counted {
+    fn handle(&self, from: NodeId, request: Request) -> BoxFuture<'static, Response> {
+        if let Request::Consensus { call: ConsensusCall::Append { entries, .. }, .. } = &request {
+            self.empty.fetch_add(u64::from(entries.is_empty()), Ordering::Relaxed);
+        }
+        self.service.handle(from, request)
     }
 }
 
@@ -43,6 +59,8 @@ pub(super) struct Cluster {
     pub(super) settings: Settings,
     /// Who led in which term of which group.
     leaders: BTreeMap<(GroupId, u64), NodeId>,
+    /// Messages without entries that leaders have sent.
+    pub(super) empty: Arc<AtomicU64>,
 }
 
 pub(super) fn node(n: u8) -> NodeId {
@@ -92,6 +110,7 @@ impl Cluster {
             nodes: BTreeMap::new(),
             settings,
             leaders: BTreeMap::new(),
+            empty: Arc::default(),
         };
         (1..=count).for_each(|n| cluster.add(n));
         cluster
@@ -112,8 +131,8 @@ impl Cluster {
         let disk = SimulatedDisk::open(Box::new(member.image.open()), index, Arc::new(ObjectCatalog));
         member.disk = Some(disk.unwrap_or_else(|e| panic!("seed {}: {e}", self.seed)).0);
         member.groups = Groups::new();
-        let service = member.groups.service(Arc::new(Nothing));
-        let net = self.net.start(node_id, service);
+        let (service, empty) = (member.groups.service(Arc::new(Nothing)), Arc::clone(&self.empty));
+        let net = self.net.start(node_id, Arc::new(Counted { service, empty }));
         let options = GroupOptions {
             disk: member.disk.as_ref().unwrap().handle(),
             net: Arc::new(net),
