@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::leases::NO_LEASE;
 use super::service::{AskedFor, NamesAnswer, NamesRequest, NamesService};
-use super::together::{Asks, Said, Together};
+use super::together::{Asks, Said, Together, goes_with_others};
 use super::{Answer, Ask, Decider, Grant, Hold, Names, NewLine, Seats, leads};
 use crate::clock::Timestamp;
 use crate::disk::Class;
@@ -252,16 +252,19 @@ impl Shared {
         }
     }
 
-    /// As [`Shared::attempt`]; a question about a line goes with those of others.
+    /// As [`Shared::attempt`]; a short question goes with those of others.
     async fn put_to(
         self: &Arc<Self>,
         node: NodeId,
         what: &AskedFor,
         doubt: &Doubt,
     ) -> Result<Result<NamesAnswer>, (String, Duration)> {
-        let AskedFor::Ask(ask @ Ask::Line { .. }) = what else {
+        let AskedFor::Ask(ask) = what else {
             return self.attempt(node, what.clone(), doubt).await;
         };
+        if !goes_with_others(ask) {
+            return self.attempt(node, what.clone(), doubt).await;
+        }
         let send = |asks| self.attempt_all(node, asks);
         match self.together.ask(node, ask.clone(), &self.timer, send).await {
             Said::Answer(answer) => Ok(Ok(NamesAnswer::Answer(answer))),

@@ -3,15 +3,15 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::leases::{Denied, Ended, LeaseId, Leases};
-use super::together::Asks;
-use super::{Answer, Ask, Decider, Elsewhere, Line, Names, NewLine, Page, leads};
+use super::together::{Asks, goes_with_others};
+use super::{Answer, Ask, Child, Decider, Elsewhere, Line, Names, NewLine, Page, leads};
 use crate::clock::{Clock, Timestamp};
 use crate::disk::Class;
 use crate::net::limits::MAX_AHEAD;
 use crate::net::{MonotonicClock, NodeId};
 use crate::object::finish::Finisher;
 use crate::object::group::{IndexGroup, Leader};
-use crate::object::{Entry, Error, Listing, ObjectPath, Options, Result};
+use crate::object::{Entry, Error, Headers, Listing, ObjectPath, Options, Result};
 
 /// Bytes of names and values in one answer; a longer listing is cut.
 const MAX_PAGE: usize = 2 << 20;
@@ -63,7 +63,7 @@ pub enum AskedFor {
         /// Its number.
         lease: u64,
     },
-    /// Questions about lines, answered by what stands after they came.
+    /// Short questions, answered by what stands after they came.
     Several(Asks),
 }
 
@@ -220,10 +220,14 @@ impl Shared {
 
     async fn several(&self, asks: Vec<Ask>) -> Result<Vec<Option<Answer>>> {
         self.decider.behind_barrier().await?;
-        let answer = |ask| match ask {
-            // Whatever is odd about it, it says when it is asked by itself.
-            Ask::Line { .. } => self.decider.read(ask).ok(),
-            _ => None,
+        let mut bytes = 0;
+        let answer = |ask| {
+            // Whatever is odd about it, or too long, it says when it is asked by itself.
+            let answer = Some(ask).filter(goes_with_others).and_then(|ask| self.decider.read(ask).ok())?;
+            let more = weight(&answer);
+            let fits = bytes + more <= MAX_PAGE;
+            bytes += if fits { more } else { 0 };
+            fits.then_some(answer)
         };
         Ok(asks.into_iter().map(answer).collect())
     }
@@ -248,6 +252,22 @@ impl Shared {
             }
         }
     }
+}
+
+/// Bytes that an answer to a short question takes, about.
+fn weight(answer: &Answer) -> usize {
+    let texts =
+        |headers: &Headers| headers.iter().map(|(name, value)| name.len() + value.len() + ENTRY).sum();
+    let more: usize = match answer {
+        Answer::Account(Some(account)) => texts(&account.headers) + account.policies.len() * ENTRY,
+        Answer::Container(Some(container)) => texts(&container.headers),
+        Answer::Split { answer, children } => {
+            let named = |child: &Child| child.container.len() + child.from.len() + ENTRY;
+            weight(answer) + children.iter().map(named).sum::<usize>()
+        }
+        _ => 0,
+    };
+    more + ENTRY
 }
 
 /// Of a grant that something may have come of.

@@ -10,7 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{
-    AskedFor, Directory, GRANT_TIME, Names, NamesAnswer, NamesRequest, NamesService, NewLine, Routed,
+    Ask, AskedFor, Asks, Directory, GRANT_TIME, Names, NamesAnswer, NamesRequest, NamesService, NewLine,
+    Routed,
 };
 use crate::catalog::{ListedEtag, ListingValue, ObjectMeta, Row, Totals};
 use crate::clock::{Clock, Timestamp};
@@ -702,6 +703,32 @@ fn what_was_never_acknowledged_is_made_whole_before_it_is_shown() {
     let inner = world.nodes[0].store.inner.clone();
     let line = world.run(inner.line(&path("o")));
     assert_eq!(line.unwrap().at, Some(newer));
+}
+
+#[test]
+fn short_questions_that_go_together_are_answered_as_far_as_there_is_room() {
+    let mut world = World::new(15, SimFaults::NONE);
+    let store = world.nodes[0].store.clone();
+    let long = |_: Option<&_>| Ok([("x-container-meta-a".to_owned(), "v".repeat(60_000))].into());
+    for n in 0..40 {
+        world.run(store.put_container("AUTH_a", &format!("long {n}"), 0, long)).unwrap();
+    }
+    let account = "AUTH_a".to_owned();
+    let container = |name: &str| Ask::Container { account: account.clone(), container: name.to_owned() };
+    let short = [Ask::Account { account: account.clone() }, container("c"), Ask::Line { path: path("o") }];
+    let change = Ask::MarkAccount { account: account.clone() };
+    let asks = short.iter().cloned().chain([change]).chain((0..40).map(|n| container(&format!("long {n}"))));
+    let what = AskedFor::Several(Asks(asks.collect()));
+    let service = world.nodes[0].service.clone().unwrap();
+    let answer = world.run(service.answer(NODES[2], NamesRequest { group: GROUP, what })).unwrap();
+    let NamesAnswer::Several(answers) = answer else { panic!("{answer:?}") };
+    let names = world.nodes[0].names.clone();
+    for (ask, answer) in short.into_iter().zip(&answers) {
+        assert_eq!(Some(world.run(names.ask(ask)).unwrap()), *answer);
+    }
+    assert_eq!(answers[3], None, "a change goes by itself");
+    let long = answers[4..].iter().filter(|answer| answer.is_some()).count();
+    assert_eq!((answers.len(), long), (44, (2 << 20) / 60_000));
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Questions about lines that go to the leader together: what comes while a message is on its way goes with the next one.
+//! Questions that go to the leader together: what comes while a message is on its way goes with the next one, and what several
+//! ask goes once.
 //!
 //! Invariant: a question is in no message that was sent before it came, so its answer is as fresh as if it had gone alone.
 //! Invariant: one that was not sent for [`LOOK`], because the message before is on its way that long, goes alone.
@@ -44,6 +45,14 @@ struct Waiting {
     to: NodeId,
     ask: Ask,
     said: oneshot::Sender<Said>,
+}
+
+/// Whoever waits for the answer to one question.
+type Askers = Vec<oneshot::Sender<Said>>;
+
+/// Whether a question may go with others: it is short, and so is its answer.
+pub(super) fn goes_with_others(ask: &Ask) -> bool {
+    matches!(ask, Ask::Line { .. } | Ask::Container { .. } | Ask::Account { .. })
 }
 
 #[derive(Default)]
@@ -100,24 +109,45 @@ impl Together {
         };
         match came {
             Came::Said(said) => said,
-            Came::Turn(_turn) => loop {
-                let (asks, waiting) = self.take(to);
-                if asks.is_empty() {
-                    return Said::Alone;
-                }
-                for (said, waiting) in send(asks).await.into_iter().zip(waiting) {
-                    // Whoever asked may have gone.
-                    let _gone = waiting.send(said);
-                }
-                match told.try_recv() {
-                    Ok(said) => return said,
-                    // So many came before it that it goes with the next.
-                    Err(TryRecvError::Empty) => {}
-                    Err(TryRecvError::Closed) => return Said::Alone,
-                }
-            },
+            Came::Turn(_turn) => {
+                // What the same caller asks beside this comes as soon as it is looked at again.
+                once_more().await;
+                self.send(to, &mut told, send).await
+            }
             Came::Late if self.withdraw(number) => Said::Alone,
             Came::Late => told.await.unwrap_or(Said::Alone),
+        }
+    }
+
+    /// Sends what waits, to be called by who has the turn, until `told` is among it.
+    async fn send<S>(
+        &self,
+        to: NodeId,
+        told: &mut oneshot::Receiver<Said>,
+        send: impl Fn(Vec<Ask>) -> S,
+    ) -> Said
+    where
+        S: Future<Output = Vec<Said>>,
+    {
+        loop {
+            let (asks, waiting) = self.take(to);
+            if asks.is_empty() {
+                return Said::Alone;
+            }
+            for (said, mut askers) in send(asks).await.into_iter().zip(waiting) {
+                let last = askers.pop();
+                for asker in askers {
+                    // Whoever asked may have gone.
+                    let _gone = asker.send(said.clone());
+                }
+                let _gone = last.map(|asker| asker.send(said));
+            }
+            match told.try_recv() {
+                Ok(said) => return said,
+                // So many came before it that it goes with the next.
+                Err(TryRecvError::Empty) => {}
+                Err(TryRecvError::Closed) => return Said::Alone,
+            }
         }
     }
 
@@ -131,13 +161,20 @@ impl Together {
     }
 
     /// The questions to a node that are in the next message, and who waits for their answers.
-    fn take(&self, to: NodeId) -> (Vec<Ask>, Vec<oneshot::Sender<Said>>) {
-        let (mut asks, mut waiting, mut rest) = (Vec::new(), Vec::new(), VecDeque::new());
+    fn take(&self, to: NodeId) -> (Vec<Ask>, Vec<Askers>) {
+        let (mut asks, mut waiting, mut rest) = (Vec::new(), Vec::<Askers>::new(), VecDeque::new());
         let mut queue = self.lock();
         for next in queue.waiting.drain(..).filter(|next| !next.said.is_closed()) {
-            if next.to == to && asks.len() < MAX_TOGETHER {
+            if next.to != to {
+                rest.push_back(next);
+                continue;
+            }
+            let same = asks.iter().position(|ask| *ask == next.ask).and_then(|at| waiting.get_mut(at));
+            if let Some(askers) = same {
+                askers.push(next.said);
+            } else if asks.len() < MAX_TOGETHER {
                 asks.push(next.ask);
-                waiting.push(next.said);
+                waiting.push(vec![next.said]);
             } else {
                 rest.push_back(next);
             }
@@ -153,6 +190,19 @@ impl Together {
         queue.waiting.retain(|waiting| waiting.number != number);
         queue.waiting.len() < before
     }
+}
+
+/// Lets whoever is ready go first.
+async fn once_more() {
+    let mut looked = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut looked, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 #[cfg(test)]
@@ -212,8 +262,16 @@ mod tests {
         })
     }
 
-    fn poll(asking: &mut Asking) -> Poll<Said> {
+    fn look(asking: &mut Asking) -> Poll<Said> {
         asking.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    /// Looks once more at who let others go first.
+    fn poll(asking: &mut Asking) -> Poll<Said> {
+        match look(asking) {
+            Poll::Pending => look(asking),
+            said => said,
+        }
     }
 
     fn answer() -> Poll<Said> {
@@ -238,6 +296,18 @@ mod tests {
         assert_eq!(sent(&net), [vec!["1"], vec!["2", "3", "4"]]);
         *net.answers.lock().unwrap() = 1;
         assert!(others.iter_mut().all(|asking| poll(asking) == answer()));
+    }
+
+    #[test]
+    fn what_is_asked_at_once_goes_at_once_and_the_same_once() {
+        let (together, net) = (Arc::default(), Arc::default());
+        let mut all: Vec<Asking> =
+            ["1", "2", "1", "3", "2"].iter().map(|name| ask(&together, &net, name)).collect();
+        assert!(all.iter_mut().all(|asking| look(asking).is_pending()));
+        assert!(sent(&net).is_empty());
+        *net.answers.lock().unwrap() = 1;
+        assert!(all.iter_mut().all(|asking| look(asking) == answer()));
+        assert_eq!(sent(&net), [vec!["1", "2", "3"]]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, LAST_MODIFIED};
 use http::{HeaderValue, Response, StatusCode};
-use quarry_engine::object::{Committed, Condition, EtagMatch, ObjectPath, PutSpec};
+use quarry_engine::object::{Committed, Condition, EtagMatch, ObjectPath, ObjectWriter, PutSpec};
 
 use super::super::authorize::{Subject, Verb, authorize};
 use super::super::body::{RequestBody, ResponseBody};
@@ -35,8 +35,11 @@ pub(crate) async fn put(
     authorize(api, call, Subject::object(path), Verb::Write).await?;
     let upload = parse(&call.headers, path, call.now, &api.limits)?;
     check_absent(api, call, path, &upload.spec.condition).await?;
-    quota::check(api, call, path, upload.length).await?;
-    let committed = store(api, path, upload, body).await?;
+    // Their questions go to whoever knows in one message.
+    let fits = Box::pin(quota::check(api, call, path, upload.length));
+    let (fits, writer) = tokio::join!(fits, Box::pin(api.store.writer(path, upload.length)));
+    fits?;
+    let committed = fill(api, Box::new(writer?), upload, body).await?;
     Ok(created(&committed, &hex::encode(committed.md5)))
 }
 
@@ -147,7 +150,16 @@ pub(crate) async fn store(
     upload: Upload,
     body: &mut RequestBody,
 ) -> Result<Committed> {
-    let mut writer = api.store.writer(path, upload.length).await?;
+    let writer = Box::new(api.store.writer(path, upload.length).await?);
+    fill(api, writer, upload, body).await
+}
+
+async fn fill(
+    api: &Api,
+    mut writer: Box<ObjectWriter>,
+    upload: Upload,
+    body: &mut RequestBody,
+) -> Result<Committed> {
     let mut size: u64 = 0;
     while let Some(piece) = body.next().await {
         let Ok(piece) = piece else {
