@@ -319,12 +319,15 @@ fn blocks_on_nodes(seeds: Option<Range<u64>>, limit: Duration, planted: blocks::
     let run = |seed| blocks::history_with(seed, planted, lines);
     let Ran { histories, failures, took } = histories(seeds, limit, run, |summary| sum.add(summary));
     say(&format!(
-        "{histories} histories, {} answers ({} failed), {} heads, {} crashes, {} changes of the members, {failures} failures; {}",
+        "{histories} histories, {} answers ({} failed), {} heads, {} crashes, {} changes of the members, {} snapshots read {} times, \
+         {failures} failures; {}",
         sum.answers,
         sum.failed,
         sum.heads,
         sum.crashes,
         sum.changes,
+        sum.frozen[0],
+        sum.frozen[1],
         pace(sum.millis, took),
     ));
     failures == 0

@@ -67,7 +67,7 @@ const _: () = assert!(MAX_HANDLES >= HANDLES_PER_PEER && MAX_PLACES >= PLACES_PE
 const _: () = assert!(PLACES_PER_PEER >= MAX_CHUNKS as usize, "the largest object can be opened");
 const _: () = assert!(CONNECTIONS_PER_PEER > CALLS_PER_PEER && MAX_CONNECTIONS >= CONNECTIONS_PER_PEER);
 const _: () = assert!(SILENCE.as_secs() >= 2 * KEEP_ALIVE.as_secs());
-const _: () = assert!(MAX_TURNS * 24 + MAX_WRITES * 32 + HEAD_PER_CALL <= MAX_HEAD);
+const _: () = assert!(MAX_TURNS * 24 + MAX_WRITES * 40 + HEAD_PER_CALL <= MAX_HEAD);
 const _: () =
     assert!(MAX_VOLUME_ROWS * (2 * MAX_KEY + MAX_META + HEAD_PER_DRAFT) + HEAD_PER_CALL <= MAX_HEAD);
 const _: () = assert!(LEASE.as_secs() > HANDSHAKE_WITHIN.as_secs() + RECEIVE_WITHIN.as_secs());

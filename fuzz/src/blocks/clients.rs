@@ -11,17 +11,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use quarry_engine::io::SplitMix64;
 use quarry_volume::head::Until;
-use quarry_volume::store::{Condition, Replicated};
+use quarry_volume::store::{Condition, Replicated, VolumeError};
 use quarry_volume::{BLOCK_BYTES, CHUNK_BYTES};
 
+use super::control::Register;
 use super::oracle::{BLOCKS, Oracle};
-use super::part::Part;
+use super::part::{Part, geometry};
 use crate::store::oracle::Violation;
 
 /// Blocks of a chunk that are used: two spans of the index.
 pub(crate) const IN_CHUNK: u8 = 32;
 /// Nobody waits longer than this, whatever happens: a head's patience, and an attachment's.
 const STUCK: Duration = Duration::from_secs(150);
+/// Snapshots of the volume, at most.
+const MOST_SNAPSHOTS: usize = 4;
 /// Requests of all clients at a time, at most.
 const DEPTH: usize = 8;
 
@@ -32,10 +35,13 @@ pub(crate) enum Ask {
     Write { name: usize, durable: bool },
     Read { blocks: Range<u8> },
     Flush,
+    Snapshot { name: usize },
+    Forget { name: u64 },
+    ReadFrozen { name: u64, era: u32, blocks: Range<u8> },
 }
 
 enum Told {
-    Attached(Replicated),
+    Attached(Replicated, Part),
     Done,
     Bytes(Vec<u8>),
     Failed(String),
@@ -60,8 +66,12 @@ pub(crate) struct Clients {
     pub(crate) answers: u64,
     pub(crate) attached: u64,
     pub(crate) failed: u64,
+    /// Snapshots that were made, and reads of some.
+    pub(crate) frozen: [u64; 2],
+    /// What the nodes of the heads have.
+    parts: BTreeMap<usize, Part>,
     slots: Vec<Slot>,
-    happened: u64,
+    pub(crate) happened: u64,
 }
 
 /// Where a block lies.
@@ -90,7 +100,7 @@ pub(crate) fn name_in(bytes: &[u8], block: u8) -> Result<Option<u64>, Violation>
     )))
 }
 
-async fn told(done: impl Future<Output = Result<(), quarry_volume::store::VolumeError>>) -> Told {
+async fn told(done: impl Future<Output = Result<(), VolumeError>>) -> Told {
     match done.await {
         Ok(()) => Told::Done,
         Err(error) => Told::Failed(error.to_string()),
@@ -105,6 +115,8 @@ impl Clients {
             answers: 0,
             attached: 0,
             failed: 0,
+            frozen: [0; 2],
+            parts: BTreeMap::new(),
             slots: Vec::new(),
             happened: 0,
         }
@@ -132,16 +144,21 @@ impl Clients {
 
     /// A machine went down: its head is gone, and who asked there is told nothing.
     pub(crate) fn down(&mut self, machine: usize) {
-        self.slots.retain(|slot| slot.machine != machine);
-        self.heads.remove(&machine);
         let now = self.tick();
+        for slot in self.slots.extract_if(.., |slot| slot.machine == machine) {
+            if let Ask::Snapshot { name } = slot.ask {
+                self.oracle.froze(name, now);
+            }
+        }
+        self.heads.remove(&machine);
+        self.parts.remove(&machine);
         self.oracle.down(now);
     }
 
     pub(crate) fn attach(&mut self, machine: usize, part: Part, now: Duration) {
         let future = Box::pin(async move {
-            match part.attach().await {
-                Ok(head) => Told::Attached(head),
+            match part.clone().attach().await {
+                Ok(head) => Told::Attached(head, part),
                 Err(why) => Told::Failed(why),
             }
         });
@@ -157,14 +174,18 @@ impl Clients {
         let any = self.heads.keys().copied().collect::<Vec<_>>();
         let any = any[rng.index(any.len())];
         // Mostly at the newest one; now and then at one that may be fenced.
-        let machine = self.current().filter(|_| rng.chance(800)).unwrap_or(any);
-        let ask = match rng.below(100) {
+        let machine = self.current().filter(|_| rng.chance(700)).unwrap_or(any);
+        // What a fenced head must not do is show something.
+        let fenced = self.current().is_some_and(|current| current != machine) && rng.chance(700);
+        let ask = match if fenced { 50 } else { rng.below(100) } {
             0..50 => {
                 let (blocks, zeroes) = (some_blocks(rng), rng.chance(100));
                 return self.write(machine, blocks, zeroes, rng.chance(100), now);
             }
             50..85 => Ask::Read { blocks: some_blocks(rng) },
-            _ => Ask::Flush,
+            85..88 => return self.ask_frozen(rng, machine, now),
+            88..98 => Ask::Flush,
+            what => return self.change_snapshots(rng, machine, what == 98, now),
         };
         self.begin(machine, ask, now)
     }
@@ -203,20 +224,52 @@ impl Clients {
         Some(what)
     }
 
-    /// Asks for a read or a flush.
+    /// A client looks at a snapshot that nobody is deleting.
+    fn ask_frozen(&mut self, rng: &mut SplitMix64, machine: usize, now: Duration) -> Option<String> {
+        let all = self.parts.get(&machine)?.register().control.read().0.snapshots;
+        let (era, name) = *all.get(rng.index(all.len().max(1)))?;
+        let blocks = some_blocks(rng);
+        let goes = |slot: &Slot| matches!(slot.ask, Ask::Forget { name: gone } if gone == name);
+        if self.slots.iter().any(|slot| slot.machine == machine && goes(slot)) {
+            return None;
+        }
+        self.begin(machine, Ask::ReadFrozen { name, era, blocks }, now)
+    }
+
+    /// A snapshot is made, or one that nobody reads is deleted; a node does one after the other.
+    fn change_snapshots(
+        &mut self,
+        rng: &mut SplitMix64,
+        machine: usize,
+        make: bool,
+        now: Duration,
+    ) -> Option<String> {
+        let busy = |slot: &Slot| matches!(slot.ask, Ask::Snapshot { .. } | Ask::Forget { .. });
+        if self.slots.iter().any(|slot| slot.machine == machine && busy(slot)) {
+            return None;
+        }
+        let all = self.parts.get(&machine)?.register().control.read().0.snapshots;
+        if make && all.len() < MOST_SNAPSHOTS {
+            let (epoch, began) = (self.heads.get(&machine)?.epoch(), self.tick());
+            let name = self.oracle.freezes(epoch, began);
+            return self.begin(machine, Ask::Snapshot { name }, now);
+        }
+        let (_, name) = *all.get(rng.index(all.len().max(1)))?;
+        let read = |slot: &Slot| matches!(slot.ask, Ask::ReadFrozen { name: read, .. } if read == name);
+        if self.slots.iter().any(|slot| slot.machine == machine && read(slot)) {
+            return None;
+        }
+        self.begin(machine, Ask::Forget { name }, now)
+    }
+
+    /// Asks for a read, a flush, or what concerns a snapshot.
     pub(crate) fn begin(&mut self, machine: usize, ask: Ask, now: Duration) -> Option<String> {
         let head = self.heads.get(&machine)?.clone();
         let (epoch, began) = (head.epoch(), self.tick());
         let what = format!("{machine}, epoch {epoch}: {ask:?}");
         let asked = ask.clone();
-        let future: Pin<Box<dyn Future<Output = Told>>> = Box::pin(async move {
-            let Ask::Read { blocks } = asked else { return told(head.flush()).await };
-            let length = blocks.len() as u64 * BLOCK_BYTES;
-            match head.read_whole(offset(blocks.start), length).await {
-                Ok(bytes) => Told::Bytes(bytes.to_vec()),
-                Err(error) => Told::Failed(error.to_string()),
-            }
-        });
+        let register = self.parts.get(&machine)?.register().clone();
+        let future: Pin<Box<dyn Future<Output = Told>>> = Box::pin(carried_out(head, register, asked));
         self.slots.push(Slot { machine, epoch, ask, began, since: now, future });
         Some(what)
     }
@@ -246,12 +299,16 @@ impl Clients {
         self.answers += 1;
         let mut what = format!("{machine}, epoch {epoch}: {ask:?} ->");
         match (ask, told) {
-            (_, Told::Failed(why)) => {
+            (ask, Told::Failed(why)) => {
                 self.failed += 1;
+                if let Ask::Snapshot { name } = ask {
+                    self.oracle.froze(name, now);
+                }
                 what.push_str(&why);
             }
-            (_, Told::Attached(head)) => {
+            (_, Told::Attached(head, part)) => {
                 self.attached += 1;
+                self.parts.insert(machine, part);
                 what.push_str(&format!(" epoch {}", head.epoch()));
                 self.heads.insert(machine, head);
             }
@@ -266,10 +323,49 @@ impl Clients {
                 }
                 self.oracle.read(blocks.start, &names, epoch, began, now)?;
             }
+            (Ask::ReadFrozen { name, blocks, .. }, Told::Bytes(bytes)) => {
+                let each = bytes.chunks(content(0, 0).len()).zip(blocks.clone());
+                let names =
+                    each.map(|(bytes, block)| name_in(bytes, block)).collect::<Result<Vec<_>, _>>()?;
+                what.push_str(&format!(" {names:?}"));
+                self.frozen[1] += 1;
+                let name = usize::try_from(name).unwrap_or(usize::MAX);
+                self.oracle.froze_as(name, blocks.start, &names, now)?;
+            }
             (Ask::Flush, _) => self.oracle.flushed(epoch, began)?,
-            (Ask::Attach | Ask::Read { .. }, Told::Done | Told::Bytes(_)) => {}
+            (Ask::Snapshot { name }, _) => {
+                self.frozen[0] += 1;
+                self.oracle.froze(name, now);
+                self.oracle.flushed(epoch, began)?;
+            }
+            (Ask::Forget { .. }, _) => {}
+            (Ask::Attach | Ask::Read { .. } | Ask::ReadFrozen { .. }, Told::Done | Told::Bytes(_)) => {}
         }
         Ok(what)
+    }
+}
+
+async fn carried_out(head: Replicated, register: Register, ask: Ask) -> Told {
+    let (head, blocks) = match ask {
+        Ask::Read { blocks } => (head, blocks),
+        Ask::ReadFrozen { era, blocks, .. } => (head.as_of(era, geometry()), blocks),
+        Ask::Snapshot { name } => {
+            let commit = register.snapshot(head.epoch(), name as u64);
+            let unknown = || VolumeError::Register("nobody knows".to_owned());
+            return told(head.freeze(async { commit.await.ok_or_else(unknown) })).await;
+        }
+        Ask::Forget { name } => {
+            return match register.forget(head.epoch(), name).await {
+                Some(views) => told(head.see(views)).await,
+                None => Told::Failed("nobody knows".to_owned()),
+            };
+        }
+        Ask::Flush | Ask::Attach | Ask::Write { .. } => return told(head.flush()).await,
+    };
+    let length = blocks.len() as u64 * BLOCK_BYTES;
+    match head.read_whole(offset(blocks.start), length).await {
+        Ok(bytes) => Told::Bytes(bytes.to_vec()),
+        Err(error) => Told::Failed(error.to_string()),
     }
 }
 

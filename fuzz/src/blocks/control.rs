@@ -12,6 +12,7 @@ use quarry_engine::net::{Code, Failure, NodeId, Request, Response, Service, Tran
 use quarry_engine::object::BoxFuture;
 use quarry_volume::Fence;
 use quarry_volume::head::Configuration;
+use quarry_volume::store::Views;
 
 use crate::cluster::locked;
 
@@ -28,6 +29,16 @@ const TRIES: usize = 50;
 pub(crate) struct Row {
     pub(crate) epoch: u64,
     pub(crate) configuration: Configuration,
+    /// To which writes belong.
+    pub(crate) era: u32,
+    /// Of each its era, and what its client calls it.
+    pub(crate) snapshots: Vec<(u32, u64)>,
+}
+
+impl Row {
+    pub(crate) fn views(&self) -> Views {
+        Views { era: self.era, snapshots: self.snapshots.iter().map(|(era, _)| *era).collect() }
+    }
 }
 
 /// The group; clones share it.
@@ -37,6 +48,12 @@ pub(crate) struct Control(Arc<Mutex<(Row, u64)>>);
 fn encode(row: &Row) -> Vec<u8> {
     let Configuration { version, members, joining } = &row.configuration;
     let mut out = row.epoch.to_le_bytes().to_vec();
+    out.extend_from_slice(&row.era.to_le_bytes());
+    out.push(u8::try_from(row.snapshots.len()).unwrap_or(u8::MAX));
+    for (era, name) in &row.snapshots {
+        out.extend_from_slice(&era.to_le_bytes());
+        out.extend_from_slice(&name.to_le_bytes());
+    }
     out.extend_from_slice(&version.to_le_bytes());
     for list in [members, joining] {
         out.push(u8::try_from(list.len()).unwrap_or(u8::MAX));
@@ -53,15 +70,25 @@ fn decode(bytes: &[u8]) -> Option<Row> {
         Some(ids.as_chunks().0.iter().map(|id| DeviceId(*id)).collect())
     }
     let (epoch, rest) = bytes.split_first_chunk()?;
+    let (era, rest) = rest.split_first_chunk()?;
+    let (count, mut rest) = rest.split_first()?;
+    let mut snapshots = Vec::new();
+    for _ in 0..*count {
+        let (era, behind) = rest.split_first_chunk()?;
+        let (name, behind) = behind.split_first_chunk()?;
+        snapshots.push((u32::from_le_bytes(*era), u64::from_le_bytes(*name)));
+        rest = behind;
+    }
     let (version, mut rest) = rest.split_first_chunk()?;
     let (members, joining) = (list(&mut rest)?, list(&mut rest)?);
     let configuration = Configuration { version: u32::from_le_bytes(*version), members, joining };
-    Some(Row { epoch: u64::from_le_bytes(*epoch), configuration })
+    Some(Row { epoch: u64::from_le_bytes(*epoch), configuration, era: u32::from_le_bytes(*era), snapshots })
 }
 
 impl Control {
     pub(crate) fn new(configuration: Configuration) -> Self {
-        Self(Arc::new(Mutex::new((Row { epoch: 0, configuration }, 1))))
+        let row = Row { epoch: 0, configuration, era: 0, snapshots: Vec::new() };
+        Self(Arc::new(Mutex::new((row, 1))))
     }
 
     /// The row, and the version time with which it stands.
@@ -115,6 +142,41 @@ impl Register {
             let next = Row { epoch: row.epoch + 1, ..row };
             if self.change(&next, time).await {
                 return Some(next);
+            }
+            self.runtime.sleep(PAUSE).await;
+        }
+        None
+    }
+
+    /// Commits a snapshot for the head of an epoch; none: it is not known whether it is one.
+    pub(crate) async fn snapshot(&self, epoch: u64, name: u64) -> Option<Views> {
+        let mut era = None;
+        for _ in 0..TRIES {
+            let (row, time) = self.control.read();
+            if row.snapshots.iter().any(|(_, known)| *known == name) {
+                return Some(row.views());
+            }
+            if row.epoch != epoch || *era.get_or_insert(row.era) != row.era {
+                return None;
+            }
+            let mut next = Row { era: row.era + 1, ..row };
+            next.snapshots.push((row.era, name));
+            self.change(&next, time).await;
+            self.runtime.sleep(PAUSE).await;
+        }
+        None
+    }
+
+    /// A snapshot is none any more, if this is still the head.
+    pub(crate) async fn forget(&self, epoch: u64, name: u64) -> Option<Views> {
+        for _ in 0..TRIES {
+            let (mut row, time) = self.control.read();
+            if row.epoch != epoch {
+                return None;
+            }
+            row.snapshots.retain(|(_, known)| *known != name);
+            if self.change(&row, time).await {
+                return Some(row.views());
             }
             self.runtime.sleep(PAUSE).await;
         }

@@ -70,11 +70,12 @@ pub(crate) fn look_at_all(ground: &mut impl Ground, n: usize, members: usize) ->
     let Some(part) = ground.part(n) else {
         return Err(Violation(format!("{n} went down without trouble")));
     };
-    let tables = wait(ground, part.tables())?.map_err(Violation)?;
+    let (tables, row) = wait(ground, part.tables())?.map_err(Violation)?;
     if tables.len() != members {
         return Err(Violation(format!("{} members are left", tables.len())));
     }
-    compare(&tables, &ground.clients().0.oracle)
+    let clients = ground.clients().0;
+    compare(&tables, &row.snapshots, &mut clients.oracle, clients.happened)
 }
 
 /// What must be answered, and not with a failure.

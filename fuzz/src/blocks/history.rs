@@ -34,6 +34,8 @@ pub struct Summary {
     pub crashes: u64,
     /// Changes of the configuration.
     pub changes: u64,
+    /// Snapshots that were made, and reads of some.
+    pub frozen: [u64; 2],
     /// Milliseconds of virtual time.
     pub millis: u64,
 }
@@ -46,6 +48,7 @@ impl Summary {
         self.heads += other.heads;
         self.crashes += other.crashes;
         self.changes += other.changes;
+        (0..2).for_each(|n| self.frozen[n] += other.frozen[n]);
         self.millis += other.millis;
     }
 }
@@ -85,6 +88,7 @@ pub fn history_with(seed: u64, plant: Plant, lines: usize) -> Result<Summary, Bo
     let History { world, clients, log, mut summary, .. } = history;
     summary.hash = log.hash;
     (summary.answers, summary.failed, summary.heads) = (clients.answers, clients.failed, clients.attached);
+    summary.frozen = clients.frozen;
     summary.changes = u64::from(world.control.read().0.configuration.version) - 1;
     summary.millis = u64::try_from(world.now().as_millis()).unwrap_or(u64::MAX);
     // What a panic left half done is not taken apart.

@@ -6,8 +6,11 @@
 //! Invariant: a read shows all that was acknowledged when it was asked for; what one reader was shown the next one is shown as well, or
 //! something newer; what a newer head did not show does not appear.
 
+mod frozen;
+
 use std::ops::Range;
 
+use self::frozen::Frozen;
 use crate::store::oracle::Violation;
 
 /// Blocks that are used.
@@ -46,7 +49,7 @@ struct Read {
 }
 
 /// The oracle. Times are counts of what happened.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Oracle {
     /// By their names; the first is what the volume was made with.
     writes: Vec<Write>,
@@ -56,6 +59,8 @@ pub(crate) struct Oracle {
     over: Vec<Vec<usize>>,
     /// When machines went down.
     downs: Vec<u64>,
+    /// Snapshots, by their names.
+    frozen: Vec<Frozen>,
 }
 
 fn broken<T>(what: String) -> Result<T, Violation> {
@@ -79,6 +84,7 @@ impl Oracle {
             shown: vec![None; each],
             over: vec![Vec::new(); each],
             downs: Vec::new(),
+            frozen: Vec::new(),
         }
     }
 
@@ -171,20 +177,12 @@ impl Oracle {
     ) -> Result<(), Violation> {
         let read = Read { epoch, began, ended };
         for (block, name) in (first..).zip(names) {
-            let candidates: Vec<usize> = match name {
-                Some(name) => vec![usize::try_from(*name).unwrap_or(usize::MAX)],
-                None => {
-                    let zeroes =
-                        |n: &usize| self.writes[*n].zeroes && self.writes[*n].blocks.contains(&block);
-                    (0..self.writes.len()).filter(zeroes).collect()
-                }
-            };
-            let judged: Vec<_> = candidates.iter().map(|name| self.judge(block, *name, read)).collect();
+            let judged = self.judged(block, *name, read);
             let possible: Vec<usize> =
-                candidates.iter().zip(&judged).filter(|(_, why)| why.is_ok()).map(|(n, _)| *n).collect();
+                judged.iter().filter(|(_, why)| why.is_ok()).map(|(n, _)| *n).collect();
             match possible[..] {
                 [] => {
-                    let why = judged.into_iter().rev().find_map(Result::err).unwrap_or_default();
+                    let why = judged.into_iter().rev().find_map(|(_, why)| why.err()).unwrap_or_default();
                     return broken(format!("block {block} reads {name:?} at epoch {epoch}: {why}"));
                 }
                 [one] => self.enter(block, one, read)?,
@@ -193,6 +191,18 @@ impl Oracle {
             }
         }
         Ok(())
+    }
+
+    /// The writes that a block may be of that shows this, each with whether a read may show it.
+    fn judged(&self, block: u8, name: Option<u64>, read: Read) -> Vec<(usize, Result<(), String>)> {
+        let candidates: Vec<usize> = match name {
+            Some(name) => vec![usize::try_from(name).unwrap_or(usize::MAX)],
+            None => {
+                let zeroes = |n: &usize| self.writes[*n].zeroes && self.writes[*n].blocks.contains(&block);
+                (0..self.writes.len()).filter(zeroes).collect()
+            }
+        };
+        candidates.into_iter().map(|name| (name, self.judge(block, name, read))).collect()
     }
 
     /// May a read show this?

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use quarry_engine::consensus::Runtime;
 use quarry_engine::disk::DiskHandle;
 use quarry_engine::disk::format::record::DeviceId;
-use quarry_engine::net::{NodeId, Request, Response, Service, Timer, Transport, VolumeAnswer, VolumeCall};
+use quarry_engine::net::{
+    BlockWrite, NodeId, Request, Response, Service, Timer, Transport, VolumeAnswer, VolumeCall,
+};
 use quarry_engine::object::{BoxFuture, Spawn};
 use quarry_volume::head::{Configuration, Session};
 use quarry_volume::store::{Attachment, Members, Peer, Reach, Replicated};
@@ -45,7 +47,17 @@ fn node_of(device: DeviceId) -> NodeId {
     NodeId([device.0[0]; 16])
 }
 
+/// Of the volume, and of its snapshots.
+pub(crate) fn geometry() -> Geometry {
+    Geometry::new(CHUNKS * CHUNK_BYTES, CHUNK_BYTES).expect("whole chunks")
+}
+
 impl Part {
+    /// What the control group has of the volume.
+    pub(crate) fn register(&self) -> &Register {
+        &self.register
+    }
+
     pub(crate) fn new(making: Making) -> Result<Self, String> {
         let Making { disks, net, runtime, control, plant } = making;
         let spawner = runtime.clone();
@@ -69,10 +81,11 @@ impl Part {
     /// Becomes the head, once it is served.
     pub(crate) async fn attach(self) -> Result<Replicated, String> {
         let row = self.register.raise().await.ok_or("the control group does not answer")?;
-        let Row { epoch, configuration } = row;
+        let views = row.views();
+        let Row { epoch, configuration, .. } = row;
         let near = configuration.all().find(|device| self.members.has(*device));
-        let geometry = Geometry::new(CHUNKS * CHUNK_BYTES, CHUNK_BYTES).map_err(|e| e.to_string())?;
-        let what = Attachment { volume: VOLUME, geometry, epoch, configuration, near, cipher: None };
+        let geometry = geometry();
+        let what = Attachment { volume: VOLUME, geometry, epoch, configuration, near, cipher: None, views };
         let register = self.register.clone();
         let commit = Arc::new(move |wanted: Configuration| -> BoxFuture<'static, Result<(), Fence>> {
             let register = register.clone();
@@ -84,46 +97,54 @@ impl Part {
     }
 
     /// All that the members hold, under an epoch of its own.
-    pub(crate) async fn tables(self) -> Result<BTreeMap<DeviceId, Table>, String> {
+    pub(crate) async fn tables(self) -> Result<(BTreeMap<DeviceId, Table>, Row), String> {
         let row = self.register.raise().await.ok_or("the control group does not answer")?;
         let fence = Fence { epoch: row.epoch, configuration: row.configuration.version };
         let mut tables = BTreeMap::new();
-        for device in row.configuration.members {
-            tables.insert(device, self.table(device, fence).await?);
+        let views = [row.views().snapshots, vec![u32::MAX]].concat();
+        for device in row.configuration.members.iter().copied() {
+            tables.insert(device, self.table(device, fence, &views).await?);
         }
-        Ok(tables)
+        Ok((tables, row))
     }
 
-    async fn table(&self, device: DeviceId, fence: Fence) -> Result<Table, String> {
+    async fn table(&self, device: DeviceId, fence: Fence, views: &[u32]) -> Result<Table, String> {
         let peer = Peer { device, volume: VOLUME };
         let asked = |session, call| self.reach.ask(peer, fence, Session(session), call);
         let session = match asked(0, VolumeCall::Promise).await {
             Ok(VolumeAnswer::Promised { session, whole: true, .. }) => session,
             other => return Err(format!("a member does not promise: {other:?}")),
         };
-        let (mut table, mut next) = (Table::new(), Some(quarry_engine::block::FIRST_PLACE));
-        while let Some(from) = next {
-            let call = VolumeCall::Rows { from, above: 0, data: true };
-            let (rows, behind, mut data) = match asked(session, call).await {
-                Ok(VolumeAnswer::Rows { rows, next, data }) => (rows, next, data),
-                other => return Err(format!("a member does not give its rows: {other:?}")),
-            };
-            next = behind;
-            for row in rows {
-                for nth in 0..row.run.blocks {
-                    let block = u64::from(row.run.first) + u64::from(nth);
-                    let place = (u64::from(row.run.slice.0), u64::from(row.run.chunk.0), block);
-                    let bytes = (!row.zeroes).then(|| data.split_to(data.len().min(4096)).to_vec());
-                    table.insert(place, ((row.position.epoch, row.position.sequence), bytes));
-                }
+        let mut table = Table::new();
+        for era in views.iter().copied() {
+            let mut next = Some(quarry_engine::block::FIRST_PLACE);
+            while let Some(from) = next {
+                let call = VolumeCall::Rows { from, above: 0, data: true, era, since: 0 };
+                let (rows, behind, data) = match asked(session, call).await {
+                    Ok(VolumeAnswer::Rows { rows, next, data }) => (rows, next, data),
+                    other => return Err(format!("a member does not give its rows: {other:?}")),
+                };
+                next = behind;
+                enter(&mut table, era, rows, data);
             }
         }
         Ok(table)
     }
 }
 
-/// By slice, chunk and block: the place in the order, and the bytes; `None`: zeroes.
-pub(crate) type Table = BTreeMap<(u64, u64, u64), ((u64, u64), Option<Vec<u8>>)>;
+fn enter(table: &mut Table, era: u32, rows: Vec<BlockWrite>, mut data: bytes::Bytes) {
+    for row in rows {
+        for nth in 0..row.run.blocks {
+            let block = u64::from(row.run.first) + u64::from(nth);
+            let place = (era, u64::from(row.run.slice.0), u64::from(row.run.chunk.0), block);
+            let bytes = (!row.zeroes).then(|| data.split_to(data.len().min(4096)).to_vec());
+            table.insert(place, ((row.position.epoch, row.position.sequence), bytes));
+        }
+    }
+}
+
+/// By the last era that is seen, slice, chunk and block: the place in the order, and the bytes; `None`: zeroes.
+pub(crate) type Table = BTreeMap<(u32, u64, u64, u64), ((u64, u64), Option<Vec<u8>>)>;
 
 struct Door {
     members: Arc<Members>,

@@ -32,6 +32,10 @@ pub enum Plant {
     FencedReads,
     /// A read is given away before what was read is durable.
     ReadTooEarly,
+    /// Writes go where the last snapshot sees them.
+    SnapshotWritten,
+    /// Who is filled takes all rows for one era's.
+    ErasMixed,
 }
 
 /// What a member's answers need to be bent.
@@ -52,6 +56,14 @@ impl Plant {
         match (self, call) {
             (Self::FlushForgotten, VolumeCall::Flush(_)) => VolumeCall::Confirm,
             (Self::RowForgotten, VolumeCall::Put { rows, data }) => without(rows, data),
+            (Self::SnapshotWritten, VolumeCall::Write { mut writes, data }) => {
+                writes.iter_mut().for_each(|write| write.era = write.era.saturating_sub(1));
+                VolumeCall::Write { writes, data }
+            }
+            (Self::ErasMixed, VolumeCall::Put { mut rows, data }) => {
+                rows.iter_mut().for_each(|row| row.era = 0);
+                VolumeCall::Put { rows, data }
+            }
             (Self::VoidKept, VolumeCall::Fill { common, after }) => {
                 let end = locked(&bent.0).get(&device).copied();
                 VolumeCall::Fill { common: end.unwrap_or(common), after }

@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use super::only_read::{self, only_read};
 use super::shared::New;
 use super::{Blocks, Said, Shared};
+use crate::control::volumes::SnapshotRow;
 use crate::http::Received;
 use crate::storage::{random_bytes, wall_clock};
 
@@ -252,7 +253,10 @@ impl Blocks {
                 None => volumes.extend(&name, bytes).await.map(drop),
             },
             Wanted::Delete { name } => self.exports.delete(&name).await,
-            Wanted::Snapshot { name, snapshot } => volumes.snapshot(&name, &snapshot, now).await.map(drop),
+            Wanted::Snapshot { name, snapshot } => match self.exports.several(&name) {
+                Some((shared, row)) => shared.snapshot(&row.name, &snapshot).await,
+                None => volumes.snapshot(&name, &snapshot, now).await.map(drop),
+            },
             Wanted::ForgetSnapshot { name, snapshot } => self.exports.forget_snapshot(&name, &snapshot).await,
             Wanted::Clone { name, volume, snapshot, bytes, description } => {
                 if self.exports.several(&name).is_some() {
@@ -276,7 +280,6 @@ impl Blocks {
     /// What is not there yet for volumes with several members is refused, not half done.
     fn refuse_several(&self, wanted: &Wanted) -> Result<(), VolumeError> {
         let (name, what) = match wanted {
-            Wanted::Snapshot { name, .. } | Wanted::ForgetSnapshot { name, .. } => (name, "a snapshot"),
             Wanted::Diff { name, .. } => (name, "a difference"),
             Wanted::Flatten { name } => (name, "flattening"),
             Wanted::Qos { name, .. } => (name, "a limit"),
@@ -317,7 +320,7 @@ impl Blocks {
                 bytes: row.bytes,
                 description: row.description,
                 made: row.made,
-                snapshots: Vec::new(),
+                snapshots: row.snapshots.iter().map(shown_snapshot).collect(),
                 parent: None,
                 encrypted: row.key.is_some(),
                 limits: Said(Limits::default()),
@@ -351,6 +354,10 @@ impl Blocks {
             several: None,
         }
     }
+}
+
+fn shown_snapshot(snapshot: &SnapshotRow) -> ShownSnapshot {
+    ShownSnapshot { name: snapshot.name.clone(), bytes: snapshot.bytes, made: snapshot.made }
 }
 
 fn status_of(error: &VolumeError) -> StatusCode {

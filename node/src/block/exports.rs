@@ -148,7 +148,10 @@ impl Exports {
         if self.users_of(&export) > 0 {
             return Err(VolumeError::InUse(export));
         }
-        self.volumes.forget_snapshot(name, snapshot).await
+        match self.several(name) {
+            Some((shared, row)) => shared.forget_snapshot(&row.name, snapshot).await,
+            None => self.volumes.forget_snapshot(name, snapshot).await,
+        }
     }
 
     /// Makes a volume that nobody uses what one of its snapshots is.
@@ -190,8 +193,12 @@ impl Exports {
     /// All volumes and snapshots.
     pub(crate) fn list(&self) -> Vec<Listed> {
         let several = self.shared.as_ref().map_or_else(Vec::new, |shared| shared.list());
-        let listed = |row: Row| Listed { name: row.name, description: row.description };
-        let mut all: Vec<Listed> = several.into_iter().map(listed).collect();
+        let mut all = Vec::new();
+        for row in several {
+            let frozen = row.snapshots.iter().map(|one| format!("{}@{}", row.name, one.name));
+            all.extend(frozen.map(|name| Listed { name, description: String::new() }));
+            all.push(Listed { name: row.name, description: row.description });
+        }
         for volume in self.volumes.list().into_iter().filter(|volume| !is_on_its_way(volume)) {
             let name = &volume.label.name;
             all.push(Listed { name: name.clone(), description: volume.label.description.clone() });
@@ -205,8 +212,8 @@ impl Exports {
 
     /// What a client is told of an export.
     pub(crate) fn look(&self, name: &str) -> Result<Export, OptionError> {
-        if let Some((_, row)) = self.several(name) {
-            return Ok(several_export(&row));
+        if let Some((_, row)) = self.several(volume_of(name)) {
+            return several_export(&row, snapshot_of(name));
         }
         let Meant { volume, snapshot } = self.meant(name)?;
         let label = &volume.label;
@@ -238,14 +245,20 @@ impl Exports {
 
     /// An export to be used.
     pub(crate) async fn open(&self, name: &str) -> Result<(Export, Attached, Use), OptionError> {
-        if let Some((shared, row)) = self.several(name) {
+        if let Some((shared, row)) = self.several(volume_of(name)) {
             let pacer = Arc::new(Pacer::new(Limits::default()));
-            let held = self.enter(vec![row.name.clone()], pacer);
-            let device = shared.attach(&row.name).await.map_err(|error| {
+            let export = several_export(&row, snapshot_of(name))?;
+            let frozen = snapshot_of(name).map(|_| export.name.clone());
+            let held = self.enter(std::iter::once(row.name.clone()).chain(frozen).collect(), pacer);
+            let device = match snapshot_of(name) {
+                Some(snapshot) => shared.view(&row.name, snapshot).await,
+                None => shared.attach(&row.name).await,
+            };
+            let device = device.map_err(|error| {
                 tracing::warn!(volume = %row.name, %error, "attach volume");
                 OptionError::Platform
             })?;
-            let export = Export { bytes: device.bytes(), ..several_export(&row) };
+            let export = Export { bytes: device.bytes(), ..export };
             return Ok((export, Attached::Shared(device), held));
         }
         let Meant { volume, snapshot } = self.meant(name)?;
@@ -269,18 +282,33 @@ impl Exports {
     }
 }
 
-/// What a client is told of a volume with several members.
-fn several_export(row: &Row) -> Export {
-    Export {
-        name: row.name.clone(),
+fn volume_of(name: &str) -> &str {
+    name.split_once('@').map_or(name, |(volume, _)| volume)
+}
+
+fn snapshot_of(name: &str) -> Option<&str> {
+    name.split_once('@').map(|(_, snapshot)| snapshot)
+}
+
+/// What a client is told of a volume with several members, or of a snapshot of it.
+fn several_export(row: &Row, snapshot: Option<&str>) -> Result<Export, OptionError> {
+    let (name, bytes) = match snapshot {
+        None => (row.name.clone(), row.bytes),
+        Some(snapshot) => {
+            let found = row.snapshots.iter().find(|known| known.name == snapshot);
+            (format!("{}@{snapshot}", row.name), found.ok_or(OptionError::Unknown)?.bytes)
+        }
+    };
+    Ok(Export {
+        name,
         description: Some(row.description.clone()).filter(|text| !text.is_empty()),
-        bytes: row.bytes,
+        bytes,
         minimum_block: 1,
         preferred_block: 4096,
-        read_only: false,
+        read_only: snapshot.is_some(),
         rotational: false,
         multi_connection: true,
         tls_only: false,
         snapshots: Vec::new(),
-    }
+    })
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use quarry_engine::block::FIRST_PLACE;
 use quarry_engine::disk::format::record::DeviceId;
-use quarry_engine::net::{VolumeAnswer, VolumeCall};
+use quarry_engine::net::{BlockWrite, VolumeAnswer, VolumeCall};
 use quarry_engine::object::BoxFuture;
 use quarry_volume::head::{Configuration, MAX_MEMBERS, Session};
 use quarry_volume::store::{
@@ -17,12 +17,12 @@ use quarry_volume::store::{
 };
 use quarry_volume::{Fence, Geometry, KeyRing, SLICE_BYTES, VolumeId};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{OwnedMutexGuard, watch};
 
 use crate::cluster;
 use crate::control::member::Member;
 use crate::control::state::State;
-use crate::control::volumes::{Register, RegisterError, Row, Standing};
+use crate::control::volumes::{MAX_SNAPSHOTS, Register, RegisterError, Row, SnapshotRow, Standing};
 use crate::storage::{random_bytes, wall_clock};
 
 /// How often a change of a volume's row is tried, and the pause between two tries.
@@ -31,6 +31,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// A head on this node, if there is one; held while one is made or ended.
 type Place = Arc<tokio::sync::Mutex<Option<Replicated>>>;
+type Held = OwnedMutexGuard<Option<Replicated>>;
 
 /// The volumes of the cluster that have several members.
 #[derive(Debug)]
@@ -151,6 +152,8 @@ impl Shared {
             head: None,
             configuration,
             key,
+            era: 0,
+            snapshots: Vec::new(),
         };
         match self.register.make(&row).await {
             // It may have been this very one, whose answer was lost.
@@ -225,7 +228,15 @@ impl Shared {
         let near = configuration.all().find(|device| self.members.has(*device));
         let geometry = Geometry::new(row.bytes, row.slice_bytes)?;
         let cipher = row.key.map(|key| self.keys.open(&key)).transpose()?;
-        Ok(Attachment { volume: row.id, geometry, epoch: row.epoch, configuration, near, cipher })
+        Ok(Attachment {
+            volume: row.id,
+            geometry,
+            epoch: row.epoch,
+            configuration,
+            near,
+            cipher,
+            views: row.views(),
+        })
     }
 
     fn commit(&self, row: &Row) -> quarry_volume::store::Commit {
@@ -258,6 +269,98 @@ impl Shared {
         Geometry::new(bytes, row.slice_bytes)?;
         let row = self.change(row.id, |row| row.bytes = row.bytes.max(bytes)).await?;
         if row.bytes > bytes { Err(VolumeError::Shrink(row.bytes, bytes)) } else { Ok(()) }
+    }
+
+    /// The head, if nobody else is: what is asked of snapshots must not take the volume from who uses it. Its place is held, so that
+    /// one thing is done after the other.
+    async fn head_here(&self, name: &str) -> Result<(Replicated, Row, Held), VolumeError> {
+        let (row, _) = self.standing(name)?;
+        if let Some(head) = row.head.filter(|head| *head != self.register.local()) {
+            return Err(VolumeError::InUseAt(name.to_owned(), head.to_string()));
+        }
+        let device = self.attach(name).await?;
+        let held = self.place(row.id).lock_owned().await;
+        let (row, _) = self.standing(name)?;
+        if row.epoch == device.epoch() { Ok((device, row, held)) } else { Err(taken_over()) }
+    }
+
+    /// Does something to its end, also when nobody waits for it any more.
+    async fn surely<F: Future<Output = Result<(), VolumeError>> + Send + 'static>(
+        self: &Arc<Self>,
+        act: impl FnOnce(Arc<Self>) -> F,
+    ) -> Result<(), VolumeError> {
+        let done = self.runtime.spawn(act(Arc::clone(self))).await;
+        done.unwrap_or_else(|error| Err(VolumeError::Register(error.to_string())))
+    }
+
+    /// Freezes the volume as it is, while it is in use or not.
+    pub(crate) async fn snapshot(self: &Arc<Self>, name: &str, snapshot: &str) -> Result<(), VolumeError> {
+        if !is_name(snapshot) {
+            return Err(VolumeError::Name(snapshot.to_owned()));
+        }
+        let (name, snapshot) = (name.to_owned(), snapshot.to_owned());
+        self.surely(|this| async move { this.freeze(&name, snapshot).await }).await
+    }
+
+    async fn freeze(&self, name: &str, snapshot: String) -> Result<(), VolumeError> {
+        let (device, row, _held) = self.head_here(name).await?;
+        if row.snapshots.iter().any(|known| known.name == snapshot) {
+            return Err(VolumeError::Taken(snapshot));
+        }
+        if row.snapshots.len() >= MAX_SNAPSHOTS {
+            return Err(VolumeError::Several(name.to_owned(), "more than 128 snapshots"));
+        }
+        let (bytes, made, era) = (row.bytes, wall_clock() / 1000, row.era);
+        let next = era.checked_add(1).ok_or(VolumeError::Eras)?;
+        let (epoch, fresh) = (device.epoch(), SnapshotRow { era, bytes, made, name: snapshot });
+        let commit = async {
+            let written = self.change(row.id, |row| {
+                // Another head has it, or a try before this one was heard.
+                if row.epoch == epoch && row.era == era {
+                    row.snapshots.push(fresh.clone());
+                    row.era = next;
+                }
+            });
+            let row = written.await?;
+            if row.snapshots.contains(&fresh) { Ok(row.views()) } else { Err(taken_over()) }
+        };
+        device.freeze(commit).await
+    }
+
+    /// Deletes a snapshot: it is gone at once, and members give back what only it saw.
+    pub(crate) async fn forget_snapshot(
+        self: &Arc<Self>,
+        name: &str,
+        snapshot: &str,
+    ) -> Result<(), VolumeError> {
+        let (name, snapshot) = (name.to_owned(), snapshot.to_owned());
+        self.surely(|this| async move { this.forget(&name, &snapshot).await }).await
+    }
+
+    async fn forget(&self, name: &str, snapshot: &str) -> Result<(), VolumeError> {
+        let none = || VolumeError::NoSnapshot(name.to_owned(), snapshot.to_owned());
+        let (device, row, _held) = self.head_here(name).await?;
+        let era = row.snapshots.iter().find(|known| known.name == snapshot).ok_or_else(none)?.era;
+        let epoch = device.epoch();
+        let row = self
+            .change(row.id, |row| {
+                if row.epoch == epoch {
+                    row.snapshots.retain(|known| known.era != era);
+                }
+            })
+            .await?;
+        if row.snapshots.iter().any(|known| known.era == era) {
+            return Err(taken_over());
+        }
+        device.see(row.views()).await
+    }
+
+    /// What a snapshot sees.
+    pub(crate) async fn view(&self, name: &str, snapshot: &str) -> Result<Replicated, VolumeError> {
+        let none = || VolumeError::NoSnapshot(name.to_owned(), snapshot.to_owned());
+        let (device, row, _held) = self.head_here(name).await?;
+        let found = row.snapshots.iter().find(|known| known.name == snapshot).ok_or_else(none)?;
+        Ok(device.as_of(found.era, Geometry::new(found.bytes, row.slice_bytes)?))
     }
 
     /// Deletes a volume; members that do not answer are told when they are there again.
@@ -322,13 +425,14 @@ impl Shared {
     /// Compares, with an epoch that was granted for it.
     async fn compare_members(&self, row: &Row) -> Result<Compared, VolumeError> {
         let fence = Fence { epoch: row.epoch, configuration: row.configuration.version };
-        let mut tables: Vec<BTreeMap<_, _>> = Vec::new();
+        let views = row.views().snapshots;
+        let mut tables: Vec<Table> = Vec::new();
         for device in row.configuration.members.iter().copied() {
-            tables.push(self.table(Peer { device, volume: row.id }, fence).await?);
+            tables.push(self.table(Peer { device, volume: row.id }, fence, &views).await?);
         }
         let mut places: HashSet<_> = HashSet::new();
         tables.iter().for_each(|table| places.extend(table.keys().copied()));
-        let differs = |place: &&(u32, u16, u8)| {
+        let differs = |place: &&(u32, u16, u8, u32)| {
             let mut all = tables.iter().map(|table| table.get(*place));
             let first = all.next().flatten();
             all.any(|other| other != first)
@@ -337,36 +441,44 @@ impl Shared {
         Ok(Compared { members: tables.len(), blocks: places.len(), different })
     }
 
-    /// What a member has: of each block its write, and the hash of its bytes.
-    async fn table(
-        &self,
-        peer: Peer,
-        fence: Fence,
-    ) -> Result<BTreeMap<(u32, u16, u8), (u64, u64, [u8; 32])>, VolumeError> {
+    /// What a member has: of each block, in each era that somebody sees, its write and the hash of its bytes.
+    async fn table(&self, peer: Peer, fence: Fence, views: &[u32]) -> Result<Table, VolumeError> {
         let away = || VolumeError::Register("a member does not answer".to_owned());
         let asked = |session, call| self.reach.ask(peer, fence, Session(session), call);
         let Ok(VolumeAnswer::Promised { session, .. }) = asked(0, VolumeCall::Promise).await else {
             return Err(away());
         };
-        let (mut table, mut next) = (BTreeMap::new(), Some(FIRST_PLACE));
-        while let Some(from) = next {
-            let call = VolumeCall::Rows { from, above: 0, data: true };
-            let Ok(VolumeAnswer::Rows { rows, next: behind, data }) = asked(session, call).await else {
-                return Err(away());
-            };
-            next = behind;
-            let mut data = data;
-            for row in rows {
-                for nth in 0..row.run.blocks {
-                    let block = u8::try_from(u16::from(row.run.first) + nth).unwrap_or(u8::MAX);
-                    let bytes =
-                        if row.zeroes { bytes::Bytes::new() } else { data.split_to(data.len().min(4096)) };
-                    let place = (row.run.slice.0, row.run.chunk.0, block);
-                    let hash = *blake3::hash(&bytes).as_bytes();
-                    table.insert(place, (row.position.epoch, row.position.sequence, hash));
-                }
+        let mut table = Table::new();
+        for era in views.iter().copied().chain([u32::MAX]) {
+            let mut next = Some(FIRST_PLACE);
+            while let Some(from) = next {
+                let call = VolumeCall::Rows { from, above: 0, data: true, era, since: 0 };
+                let Ok(VolumeAnswer::Rows { rows, next: behind, data }) = asked(session, call).await else {
+                    return Err(away());
+                };
+                next = behind;
+                enter(&mut table, rows, data);
             }
         }
         Ok(table)
+    }
+}
+
+fn taken_over() -> VolumeError {
+    VolumeError::Register("another node took the volume over".to_owned())
+}
+
+/// Of each block in an era its write, and the hash of its bytes.
+type Table = BTreeMap<(u32, u16, u8, u32), (u64, u64, [u8; 32])>;
+
+fn enter(table: &mut Table, rows: Vec<BlockWrite>, mut data: bytes::Bytes) {
+    for row in rows {
+        for nth in 0..row.run.blocks {
+            let block = u8::try_from(u16::from(row.run.first) + nth).unwrap_or(u8::MAX);
+            let bytes = if row.zeroes { bytes::Bytes::new() } else { data.split_to(data.len().min(4096)) };
+            let place = (row.run.slice.0, row.run.chunk.0, block, row.era);
+            let hash = *blake3::hash(&bytes).as_bytes();
+            table.insert(place, (row.position.epoch, row.position.sequence, hash));
+        }
     }
 }

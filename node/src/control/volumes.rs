@@ -18,7 +18,7 @@ use quarry_volume::Fence;
 use quarry_volume::VolumeId;
 use quarry_volume::WrappedKey;
 use quarry_volume::head::{Configuration, MAX_MEMBERS};
-use quarry_volume::store::Members;
+use quarry_volume::store::{Members, Views};
 
 use super::groups::{ControlError, Own};
 use super::state::BadState;
@@ -28,6 +28,9 @@ const VERSION: u8 = 1;
 /// Of one with what only some volumes have: fields behind the others, in the order of their tags.
 const FIELDS: u8 = 2;
 const KEY_FIELD: u8 = 1;
+const SNAPSHOTS_FIELD: u8 = 2;
+/// Most snapshots of one volume: its row has them all.
+pub(crate) const MAX_SNAPSHOTS: usize = 128;
 /// How long a change may take.
 const WITHIN: Duration = Duration::from_secs(5);
 /// How long what was written may take to be seen here, and the pause between two looks.
@@ -53,6 +56,22 @@ pub(crate) struct Row {
     pub(crate) configuration: Configuration,
     /// Its blocks are encrypted with this.
     pub(crate) key: Option<WrappedKey>,
+    /// To which its writes belong: above those of all snapshots that ever were.
+    pub(crate) era: u32,
+    /// Its snapshots, oldest first.
+    pub(crate) snapshots: Vec<SnapshotRow>,
+}
+
+/// A snapshot of such a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SnapshotRow {
+    /// The last era that it sees.
+    pub(crate) era: u32,
+    /// Of the volume then.
+    pub(crate) bytes: u64,
+    /// Milliseconds since 1970.
+    pub(crate) made: u64,
+    pub(crate) name: String,
 }
 
 /// A row, and the version time with which it stands.
@@ -121,13 +140,50 @@ impl Row {
     }
 
     fn fields(&self) -> Vec<(u8, Vec<u8>)> {
-        self.key.map(|WrappedKey(key)| (KEY_FIELD, key.to_vec())).into_iter().collect()
+        let key = self.key.map(|WrappedKey(key)| (KEY_FIELD, key.to_vec()));
+        let mut snapshots = Vec::new();
+        snapshots.put_varint(self.era.into());
+        for SnapshotRow { era, bytes, made, name } in &self.snapshots {
+            for number in [u64::from(*era), *bytes, *made] {
+                snapshots.put_varint(number);
+            }
+            put_text(&mut snapshots, name);
+        }
+        let snapshots = (self.era > 0).then_some((SNAPSHOTS_FIELD, snapshots));
+        key.into_iter().chain(snapshots).collect()
     }
 
     fn take(&mut self, tag: u8, value: &[u8]) -> Result<(), BadState> {
-        let key = value.try_into().ok().filter(|_| tag == KEY_FIELD);
-        self.key = Some(WrappedKey(key.ok_or(BadState::Field("field of a volume"))?));
+        let bad = || BadState::Field("field of a volume");
+        match tag {
+            KEY_FIELD => self.key = Some(WrappedKey(value.try_into().map_err(|_| bad())?)),
+            SNAPSHOTS_FIELD => self.take_snapshots(value)?,
+            _ => return Err(bad()),
+        }
         Ok(())
+    }
+
+    fn take_snapshots(&mut self, value: &[u8]) -> Result<(), BadState> {
+        let bad = || BadState::Field("snapshots of a volume");
+        let era = |r: &mut Reader<'_>| u32::try_from(r.varint()?).map_err(|_| bad());
+        let mut r = Reader::new(value);
+        self.era = era(&mut r)?;
+        let mut rest = r.rest();
+        while !rest.is_empty() {
+            let mut r = Reader::new(rest);
+            let (era, bytes, made) = (era(&mut r)?, r.varint()?, r.varint()?);
+            self.snapshots.push(SnapshotRow { era, bytes, made, name: text(&mut r)? });
+            rest = r.rest();
+        }
+        let rising = self.snapshots.is_sorted_by(|a, b| a.era < b.era);
+        let below = self.snapshots.last().is_none_or(|last| last.era < self.era);
+        let few = self.snapshots.len() <= MAX_SNAPSHOTS;
+        if self.era > 0 && rising && below && few { Ok(()) } else { Err(bad()) }
+    }
+
+    /// What its heads are told of its snapshots.
+    pub(crate) fn views(&self) -> Views {
+        Views { era: self.era, snapshots: self.snapshots.iter().map(|one| one.era).collect() }
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, BadState> {
@@ -148,8 +204,20 @@ impl Row {
         let configuration = Configuration { version, members, joining };
         let (name, description) = (text(&mut r)?, text(&mut r)?);
         let head = Some(head).filter(|head| *head != NodeId::default());
-        let mut row =
-            Self { id, name, description, bytes, slice_bytes, made, epoch, head, configuration, key: None };
+        let mut row = Self {
+            id,
+            name,
+            description,
+            bytes,
+            slice_bytes,
+            made,
+            epoch,
+            head,
+            configuration,
+            key: None,
+            era: 0,
+            snapshots: Vec::new(),
+        };
         let (mut rest, mut last) = (r.rest(), 0);
         while !rest.is_empty() {
             let mut r = Reader::new(rest);
@@ -395,6 +463,8 @@ mod tests {
                 joining: vec![DeviceId([3; 16])],
             },
             key: None,
+            era: 0,
+            snapshots: Vec::new(),
         }
     }
 
@@ -416,7 +486,10 @@ mod tests {
         let alone = Row { head: None, ..sample() };
         let locked = Row { key: Some(WrappedKey([9; 81])), ..sample() };
         assert_eq!(hex::encode(locked.encode()), format!("02{}0151{}", &expected[2..], "09".repeat(81)));
-        for row in [sample(), alone, locked] {
+        let snapshot = SnapshotRow { era: 1, bytes: 300, made: 5, name: "s".to_owned() };
+        let frozen = Row { era: 3, snapshots: vec![snapshot], ..sample() };
+        assert_eq!(hex::encode(frozen.encode()), format!("02{}02070301ac02050173", &expected[2..]));
+        for row in [sample(), alone, locked, frozen] {
             assert_eq!(Row::decode(&row.encode()), Ok(row.clone()));
             for cut in 0..row.encode().len() {
                 assert!(Row::decode(&row.encode()[..cut]).is_err());

@@ -4,7 +4,9 @@ What must hold:
 - while a member is killed and comes back, writers go on; the longest stall is printed;
 - when the head's node is killed, a client goes on at another node, and finds what was flushed, or something later;
 - a head that was stopped while another node attached is fenced: its late writes and reads are refused;
-- an encrypted one is read at another node, grows, and is deleted once its head has let it go;
+- snapshots taken under writers, also while a member is away, are of one moment, and never change: not at another head, nor on a member
+  that was filled, nor when another one is deleted;
+- an encrypted one is read at another node, grows, has a snapshot that does not change, and is deleted once its head has let it go;
 - in the end all three members count again and have the same rows.
 
 Environment: SEED (default random; printed), WRITERS (default 4).
@@ -23,7 +25,7 @@ import time
 import nbd_volumes
 from cluster_process import admin, cluster, wait_until
 from nbd_client import FLUSH, READ, REQUEST, WRITE, Export, Refused
-from nbd_volumes import BLOCK, ZERO, Writer, check, stamp
+from nbd_volumes import BLOCK, ZERO, Writer, check, digest, meaning, stamp
 
 BLOCKS = 16_384  # 64 MiB
 USED = 2000
@@ -172,6 +174,20 @@ class Pulse(threading.Thread):
         return self.slowest
 
 
+def one_moment(member, name, known):
+    """What a snapshot taken under writers has: of each writer all up to one of its writes."""
+    export, newest = attached(member, name)[0], collections.Counter()
+    seen = {block: meaning(block, export.read(block * BLOCK, BLOCK)) for block in known}
+    export.close()
+    for writer, sequence in seen.values():
+        newest[writer] = max(newest[writer], sequence)
+    for block, (writer, sequence) in seen.items():
+        if sequence > 0:
+            holes = [it for it in list(known[block]["may"]) if it[0] == writer and sequence < it[1] <= newest[writer]]
+            assert not holes, f"{name} has write {newest[writer]} of {writer}, and of block {block} {sequence} instead of {holes}"
+    assert sum(newest.values()) > 0, f"{name} is empty"
+
+
 def encrypted(one, two):
     """Written at one node, made larger and read at another, trimmed, and deleted by the first once it is nobody's."""
     volume(one, "create", "disk2", 64 * BLOCK, "--members", 3, "--encrypted")
@@ -181,6 +197,7 @@ def encrypted(one, two):
     export.write(100, b"in the midst of a block")
     export.flush()
     export.close()
+    volume(one, "snapshot", "disk2", "early")
     volume(two, "extend", "disk2", 128 * BLOCK)
     export = attached(two, "disk2")[0]
     assert export.size == 128 * BLOCK, f"it has {export.size} bytes"
@@ -189,6 +206,13 @@ def encrypted(one, two):
     assert export.read(3 * BLOCK, 4 * BLOCK) == data + bytes(3 * BLOCK)
     export.write(120 * BLOCK, data)
     export.flush()
+    frozen = attached(two, "disk2@early")[0]
+    assert frozen.size == 64 * BLOCK and frozen.read(3 * BLOCK, 4 * BLOCK) == data * 4, "the snapshot changed"
+    try:
+        frozen.write(0, data)
+        raise AssertionError("a snapshot was written")
+    except Refused:
+        frozen.close()
     export.close()
     try:
         volume(one, "delete", "disk2")
@@ -196,6 +220,8 @@ def encrypted(one, two):
     except AssertionError as error:
         assert "detach it first" in str(error), error
     volume(one, "detach", "disk2")
+    assert volume(one, "compare", "disk2").startswith("3 members have the same"), "members differ"
+    volume(one, "snapshot", "disk2", "early", "--delete")
     assert volume(one, "compare", "disk2").startswith("3 members have the same"), "members differ"
     volume(one, "delete", "disk2")
     assert "disk2" not in volume(one, "list")
@@ -215,12 +241,23 @@ def main():
             known[block]
         load = Load(one, known, count, f"{seed}/1")
         load.goes_on(1.0)
+        volume(one, "snapshot", "disk1", "first")
+        load.goes_on(0.5)
+        one_moment(one, "disk1@first", known)
+        first = digest(one.nbd, "disk1@first")
+        Timed.slowest = 0.0
+        load.goes_on(1.0)
         usual, Timed.slowest = Timed.slowest, 0.0
         pulse = Pulse(one.data)
         three.kill()
         load.goes_on(2.0)
         wait_until(lambda: not all_count(one), BACK_LIMIT, "the member that was killed counts no more", lambda: shown(one))
         stall, machine = Timed.slowest, pulse.end()
+        began = time.monotonic()
+        volume(one, "snapshot", "disk1", "second")
+        made = time.monotonic() - began
+        one_moment(one, "disk1@second", known)
+        second = digest(one.nbd, "disk1@second")
         three.start()
         took = wait_until(lambda: all_count(one), BACK_LIMIT, "the member that was killed counts again", lambda: shown(one))
         load.goes_on(1.0)
@@ -230,8 +267,11 @@ def main():
         export, took = attached(two)
         export.close()
         check(two.nbd, known)
+        assert digest(two.nbd, "disk1@first") == first, "the first snapshot changed with its head"
+        assert digest(two.nbd, "disk1@second") == second, "the second snapshot changed with its head"
         load = Load(two, known, count, f"{seed}/2")
         load.goes_on(1.0)
+        volume(two, "snapshot", "disk1", "second", "--delete")
         one.start()
         back = wait_until(lambda: all_count(two), BACK_LIMIT, "the head's node that was killed counts again", lambda: shown(two))
         print(f"the head's node killed: {two} went on after {took:.1f} s with all that was flushed; all three count again {back:.1f} s after the start", flush=True)
@@ -242,6 +282,8 @@ def main():
         check(two.nbd, known)
         fenced(two, known, three, known)
         wait_until(lambda: all_count(three), BACK_LIMIT, "all members count", lambda: shown(three))
+        assert digest(three.nbd, "disk1@first") == first, "the first snapshot changed"
+        print(f"a snapshot under writers took {made * 1000:.0f} ms, is of one moment, and is the same at each head", flush=True)
         encrypted(two, three)
         print(volume(three, "compare", "disk1").strip(), flush=True)
         print(it.check_logs(), flush=True)

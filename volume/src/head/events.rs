@@ -38,6 +38,8 @@ pub enum Event {
     Read(Token),
     /// A client wants all that was answered to be durable.
     Flush(Token),
+    /// All that came before is to be durable, also writes for which nobody waits any more. Nothing comes until it is answered.
+    Settle(Token),
     /// A request has waited as long as it may.
     Expired(Token),
     /// A member's answer in a session; for [`Reply::Promised`] the new one.

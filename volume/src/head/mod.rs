@@ -17,7 +17,8 @@
 //!
 //! # Writes
 //!
-//! Writes, trims and notes (a snapshot) take consecutive sequences and go to all members in that order.
+//! Writes and trims take consecutive sequences and go to all members in that order. Each says to which era it belongs. A snapshot is
+//! the end of an era: all is made durable ([`Event::Settle`]), the control group counts on, and only then there are places again.
 //!
 //! Invariant: acknowledged: a quorum has it in its log. Flushed: a quorum said that it is durable past it. While a
 //! change of the configuration is under way, both need a quorum of the old one and of the new one (loss case 5).

@@ -83,6 +83,10 @@ impl Head {
         }
         let done = self.flushes.extract_if(.., |(_, goal)| *goal <= flushed);
         actions.extend(done.map(|(token, _)| Action::Answer(token, Ok(Done::Flushed))));
+        if self.serving && self.waiting.is_empty() && flushed == self.end() {
+            let settled = self.settling.drain(..);
+            actions.extend(settled.map(|token| Action::Answer(token, Ok(Done::Flushed))));
+        }
         let released = self.answered.saturating_sub(self.settings.keep);
         if released > self.released {
             self.released = released;
@@ -97,7 +101,7 @@ impl Head {
         let unflushed = self.unflushed.back().map_or(0, |(sequence, _)| *sequence);
         let flushes = self.flushes.iter().map(|(_, goal)| *goal).max().unwrap_or(0);
         let mut goal = open.max(unflushed).max(flushes).max(self.newest_read());
-        if self.handing_over.is_some() {
+        if self.handing_over.is_some() || !self.settling.is_empty() {
             goal = goal.max(self.end());
         }
         let changes = self.wants_change();

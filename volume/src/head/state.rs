@@ -46,6 +46,8 @@ pub struct Head {
     pub(super) unflushed: VecDeque<(u64, Token)>,
     /// Flushes, and up to where.
     pub(super) flushes: Vec<(Token, u64)>,
+    /// Who waits until all is durable.
+    pub(super) settling: Vec<Token>,
     pub(super) reads: Vec<Reading>,
     /// Writes that have no place yet.
     pub(super) waiting: VecDeque<(Token, Until)>,
@@ -78,6 +80,7 @@ impl Head {
             open: VecDeque::new(),
             unflushed: VecDeque::new(),
             flushes: Vec::new(),
+            settling: Vec::new(),
             reads: Vec::new(),
             waiting: VecDeque::new(),
             tick: 0,
@@ -144,6 +147,7 @@ impl Head {
             if let Event::Write(token, _)
             | Event::Read(token)
             | Event::Flush(token)
+            | Event::Settle(token)
             | Event::HandOver(token) = event
             {
                 actions.push(Action::Answer(token, Err(failure)));
@@ -167,6 +171,7 @@ impl Head {
                 // Nothing is answered before it serves.
                 head.flushes.push((token, head.answered));
             }),
+            Event::Settle(token) => self.request(token, actions, |head| head.settling.push(token)),
             Event::HandOver(token) => {
                 self.request(token, actions, |head| head.handing_over = Some(token));
             }
@@ -206,7 +211,7 @@ impl Head {
     fn request(&mut self, token: Token, actions: &mut Vec<Action>, act: impl FnOnce(&mut Self)) {
         if self.handing_over.is_some() {
             actions.push(Action::Answer(token, Err(Failure::HandedOver)));
-        } else if self.waiting.len() + self.flushes.len() + self.reads.len() >= MAX_REQUESTS {
+        } else if self.requests().iter().sum::<usize>() >= MAX_REQUESTS {
             actions.push(Action::Answer(token, Err(Failure::Busy)));
         } else {
             act(self);
@@ -260,14 +265,19 @@ impl Head {
         }
     }
 
+    /// How many wait, of each kind; without those that have a place.
+    fn requests(&self) -> [usize; 4] {
+        [self.waiting.len(), self.flushes.len(), self.settling.len(), self.reads.len()]
+    }
+
     fn expire(&mut self, token: Token, actions: &mut Vec<Action>) {
-        let before = (self.waiting.len(), self.flushes.len(), self.reads.len(), self.unflushed.len());
+        let before = (self.requests(), self.unflushed.len());
         self.waiting.retain(|(waiting, _)| *waiting != token);
         self.flushes.retain(|(waiting, _)| *waiting != token);
+        self.settling.retain(|waiting| *waiting != token);
         self.reads.retain(|read| read.token != token);
         self.unflushed.retain(|(_, waiting)| *waiting != token);
-        let after = (self.waiting.len(), self.flushes.len(), self.reads.len(), self.unflushed.len());
-        let mut found = before != after;
+        let mut found = before != (self.requests(), self.unflushed.len());
         // It keeps its place in the order.
         if let Some(write) = self.open.iter_mut().find(|write| write.token == Some(token)) {
             write.token = None;
@@ -290,6 +300,7 @@ impl Head {
         let flushes = self.flushes.drain(..).map(|(token, _)| token);
         let reads = self.reads.drain(..).map(|read| read.token);
         let all = open.chain(waiting).chain(unflushed).chain(flushes).chain(reads);
+        let all = all.chain(self.settling.drain(..));
         actions.extend(all.chain(self.handing_over.take()).map(|token| Action::Answer(token, Err(failure))));
         for (device, peer) in &self.peers {
             if peer.standing == Standing::Filling {

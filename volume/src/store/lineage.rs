@@ -8,7 +8,7 @@
 use std::sync::PoisonError;
 
 use quarry_engine::block::{Layer, Mark, VolumeId, is_thinned, marks, set_thinned, thin};
-use quarry_engine::disk::DiskError;
+use quarry_engine::disk::{DiskError, DiskHandle};
 
 use super::device::Device;
 use super::error::VolumeError;
@@ -45,6 +45,26 @@ pub(super) struct Thinning {
 impl Thinning {
     pub(super) fn new(volume: VolumeId, era: u32) -> Self {
         Self { volume, era, last: None }
+    }
+
+    /// Looks at some marks, and drops what none of the views sees; true: there are no others. The present era is among the views:
+    /// it may become a snapshot's while this goes on.
+    pub(super) async fn step(&mut self, disk: &DiskHandle, views: &[u32]) -> Result<bool, DiskError> {
+        let upto = views.iter().copied().find(|view| *view > self.era).unwrap_or(u32::MAX);
+        // Below the oldest snapshot marks are of no use to anybody.
+        let oldest = views.iter().all(|view| *view > self.era);
+        let after = (!oldest).then_some(self.era);
+        let found = marks(disk, self.volume, after, upto, self.last.as_ref(), THINNED)?;
+        thin(disk, self.volume, &found, views, oldest).await?;
+        if found.len() < THINNED {
+            // What the present era still writes over is found when the volume is opened the next time, or at the next look.
+            if views.last().is_some_and(|present| upto < *present) {
+                set_thinned(disk, self.volume, self.era).await?;
+            }
+            return Ok(true);
+        }
+        self.last = found.into_iter().last();
+        Ok(false)
     }
 
     /// What was deleted before the volume was opened, and not thinned for certain.
@@ -234,19 +254,8 @@ impl Volumes {
 
     async fn thin_step(volume: &Volume, job: &mut Thinning) -> Result<bool, DiskError> {
         let disk = volume.seat().disk();
-        let views: Vec<u32> = volume.seat().snapshots().iter().map(|snapshot| snapshot.era).collect();
-        let upto = views.iter().copied().find(|view| *view > job.era).unwrap_or(u32::MAX);
-        // Below the oldest snapshot marks are of no use to anybody.
-        let oldest = views.iter().all(|view| *view > job.era);
-        let after = (!oldest).then_some(job.era);
-        let found = marks(disk, volume.id, after, upto, job.last.as_ref(), THINNED)?;
-        thin(disk, volume.id, &found, &views, oldest).await?;
-        if found.len() < THINNED {
-            set_thinned(disk, volume.id, job.era).await?;
-            return Ok(true);
-        }
-        job.last = found.into_iter().last();
-        Ok(false)
+        let views = volume.seat().views();
+        job.step(disk, &views).await
     }
 
     pub(super) fn thinning<T>(&self, act: impl FnOnce(&mut Vec<Thinning>) -> T) -> T {

@@ -108,6 +108,8 @@ pub(super) struct Body {
     pub(super) run: Run,
     /// `None`: zeroes.
     pub(super) data: Option<Bytes>,
+    /// The one in which it has got its place.
+    pub(super) era: u32,
 }
 
 /// What goes to a member in order.
@@ -238,7 +240,8 @@ impl Batch {
     fn add(&mut self, write: &Ordered) {
         let (Message::Write(sequence), Some(body)) = (&write.message, &write.body) else { return };
         let position = Position { epoch: write.fence.epoch, sequence: *sequence };
-        self.writes.push(BlockWrite { position, run: body.run, zeroes: body.data.is_none() });
+        let zeroes = body.data.is_none();
+        self.writes.push(BlockWrite { position, run: body.run, era: body.era, zeroes });
         if let Some(data) = &body.data {
             self.bytes += data.len();
             self.parts.push(data.clone());
@@ -293,7 +296,7 @@ mod tests {
             fence: Fence { epoch: 1, configuration: 1 },
             session: Session(session),
             message: Message::Write(1),
-            body: Some(Body { run, data: data.clone() }),
+            body: Some(Body { run, data: data.clone(), era: 0 }),
         };
         let many = (0..100).filter(|_| lane.takes(&one(4))).count();
         assert_eq!(many, 63, "messages count too");

@@ -25,7 +25,7 @@ mod tests;
 mod volumes;
 
 pub use device::{Device, Piece, Stretch};
-pub use driver::{Commit, Condition, Seen};
+pub use driver::{Commit, Condition, Seen, Views};
 pub use error::VolumeError;
 pub use label::{BadLabel, Label, MAX_DESCRIPTION, MAX_NAME, Parent, SnapshotLabel, is_name};
 pub use link::{Peer, Reach, Unanswered, Whereabouts};

@@ -8,6 +8,7 @@ use quarry_engine::block::{Fence, NoteTag, Position, Run, extent_bytes};
 use quarry_engine::disk::{Class, Durability, Submitted};
 
 use super::error::VolumeError;
+use super::label::SnapshotLabel;
 use super::seat::{Attaching, Seat, refusal};
 use crate::member::{Action, Answer, Event, Member, Refusal};
 
@@ -86,13 +87,30 @@ impl Seat {
         fence: Fence,
         position: Position,
         run: Run,
+        era: u32,
         data: Option<Bytes>,
     ) -> Result<Submitted, VolumeError> {
         let blocks = if data.is_some() { run.blocks } else { 0 };
         let room = self.disk.room(extent_bytes(blocks), Class::Client).await;
         let fence = Fence { epoch: position.epoch, ..fence };
-        let record = self.record(fence, run, position.sequence, 0, data);
+        let record = self.record(fence, run, position.sequence, era, data);
         Ok(self.disk.submit_now(record, Durability::Durable, room)?)
+    }
+
+    /// Writes of this era may come: eras are the head's to count, and a note of the one before tells a restart that rows of several
+    /// are to be looked through.
+    pub(super) async fn raise(&self, era: u32) -> Result<(), VolumeError> {
+        if self.era() >= era {
+            return Ok(());
+        }
+        let mut order = self.order.lock().await;
+        let Some(before) = era.checked_sub(1).filter(|_| order.era < era) else { return Ok(()) };
+        let label = SnapshotLabel { name: String::new(), bytes: 0, made: 0, going: false };
+        let noted = self.note(&mut order, NoteTag::Snapshot, before.into(), Some(&label.encode())).await?;
+        noted.done().await?;
+        order.era = era;
+        self.state().era = era;
+        Ok(())
     }
 
     /// The next write is behind this one.

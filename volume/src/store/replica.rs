@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use quarry_engine::block::{
-    BlockPlace, Fence, Layer, Mapped, NoteTag, Position, Run, VolumeId, find, piece, read, walk,
+    BlockPlace, Fence, Layer, Mapped, NoteTag, Position, Run, VolumeId, find, is_thinned, piece, read, walk,
 };
 use quarry_engine::disk::{DiskError, DiskHandle};
 use quarry_engine::net::limits::MAX_WRITES;
@@ -24,6 +24,7 @@ use tokio::sync::{Notify, RwLock};
 use super::device::{Device, Piece, length_of};
 use super::error::VolumeError;
 use super::label::{MemberLabel, encode_promise};
+use super::lineage::Thinning;
 use super::seat::Seat;
 use crate::geometry::Geometry;
 use crate::geometry::{BLOCK_BYTES, MAX_VOLUME_BYTES, SLICE_BYTES};
@@ -251,15 +252,23 @@ impl Replica {
                 life.seat.admit(fence)?;
                 Ok(done(&life.seat))
             }
-            VolumeCall::Read { run, at } => {
+            VolumeCall::Read { run, at, era } => {
                 let seat = self.reached(session, at).await?;
-                read_run(&seat, fence, run).await
+                read_run(&seat, fence, run, era).await
             }
-            VolumeCall::Rows { from, above, data } => {
+            VolumeCall::Rows { from, above, data, era, since } => {
                 let seat = self.reached(session, 0).await?;
                 seat.admit(fence)?;
                 seat.settle().await?;
-                rows(&seat, from, above, data).await
+                rows(&seat, from, data, era, |row| row.row.position.sequence > above && row.era >= since)
+                    .await
+            }
+            VolumeCall::Thin { views, era, at } => {
+                let seat = self.reached(session, at).await?;
+                seat.admit(fence)?;
+                seat.settle().await?;
+                thin_all(&seat, views, era).await?;
+                Ok(VolumeAnswer::Done)
             }
             VolumeCall::Delete | VolumeCall::Copy { .. } => Err(Refusal::NotPromised.into()),
         }
@@ -286,9 +295,9 @@ impl Replica {
             if life.stage == Stage::Promised {
                 return Err(Refusal::NotBegun.into());
             }
-            for BlockWrite { position, run, zeroes } in writes {
+            for BlockWrite { position, run, era, zeroes } in writes {
                 let bytes = payload(&mut data, &run, zeroes)?;
-                placed.push(life.seat.put_at(fence, position.sequence, run, bytes).await?);
+                placed.push(life.seat.put_at(fence, position.sequence, run, era, bytes).await?);
             }
             Arc::clone(&life.seat)
         };
@@ -314,9 +323,10 @@ impl Replica {
         }
         let mut data = data;
         let mut submitted = Vec::with_capacity(rows.len());
-        for BlockWrite { position, run, zeroes } in rows {
+        life.seat.raise(rows.iter().map(|row| row.era).max().unwrap_or(0)).await?;
+        for BlockWrite { position, run, era, zeroes } in rows {
             let bytes = payload(&mut data, &run, zeroes)?;
-            submitted.push(life.seat.take_row(fence, position, run, bytes).await?);
+            submitted.push(life.seat.take_row(fence, position, run, era, bytes).await?);
         }
         for one in submitted {
             one.done().await?;
@@ -342,16 +352,36 @@ fn payload(data: &mut Bytes, run: &Run, zeroes: bool) -> Result<Option<Bytes>, V
     Ok(Some(data.split_to(length)))
 }
 
-fn everything(seat: &Seat) -> [Layer; 1] {
-    [Layer { volume: seat.volume(), era: u32::MAX }]
+fn view(seat: &Seat, era: u32) -> [Layer; 1] {
+    [Layer { volume: seat.volume(), era }]
 }
 
-async fn read_run(seat: &Arc<Seat>, fence: Fence, run: Run) -> Result<VolumeAnswer, VolumeError> {
+/// Gives back what no view sees, of all snapshots that are there no more. `present` is a view as well: it may have become a
+/// snapshot's since its head said so.
+async fn thin_all(seat: &Seat, mut views: Vec<u32>, present: u32) -> Result<(), VolumeError> {
+    views.push(present);
+    for era in (0..present).filter(|era| !views.contains(era)) {
+        if is_thinned(seat.disk(), seat.volume(), era)? {
+            continue;
+        }
+        let mut job = Thinning::new(seat.volume(), era);
+        while !job.step(seat.disk(), &views).await? {}
+    }
+    Ok(())
+}
+
+async fn read_run(seat: &Arc<Seat>, fence: Fence, run: Run, era: u32) -> Result<VolumeAnswer, VolumeError> {
     seat.admit(fence)?;
     let geometry = Geometry::new(MAX_VOLUME_BYTES, SLICE_BYTES)?;
-    let device = Device::attached(Arc::clone(seat), geometry, fence, Vec::new());
+    let device = if era == u32::MAX {
+        Device::attached(Arc::clone(seat), geometry, fence, Vec::new())
+    } else {
+        // A snapshot lies before all that is not in the index yet, once that which is on its way has come there.
+        seat.settle().await?;
+        Device::frozen(Arc::clone(seat), geometry, era, Vec::new())
+    };
     let (found, late) = device.read_run(run).await?;
-    let (mapped, _pins) = find(seat.disk(), &everything(seat), &run)?;
+    let (mapped, _pins) = find(seat.disk(), &view(seat, era), &run)?;
     let newest = mapped.iter().map(|block| block.row.position.sequence).max().unwrap_or(0);
     let newest = late.map_or(0, |late| late.newest).max(newest);
     // Somebody else may have been promised meanwhile.
@@ -390,12 +420,17 @@ fn same(blocks: &[Mapped]) -> usize {
     zeroes.max(piece(blocks))
 }
 
-async fn rows(seat: &Seat, from: BlockPlace, above: u64, data: bool) -> Result<VolumeAnswer, VolumeError> {
-    let layers = everything(seat);
+async fn rows(
+    seat: &Seat,
+    from: BlockPlace,
+    data: bool,
+    era: u32,
+    wanted: impl Fn(&Mapped) -> bool,
+) -> Result<VolumeAnswer, VolumeError> {
+    let layers = view(seat, era);
     let (mapped, all) = walk(seat.disk(), &layers, from, LOOK)?;
     let mut next = mapped.last().filter(|_| !all).map(|last| after(last.place));
     let (mut out, mut parts, mut bytes) = (Vec::new(), Vec::new(), 0);
-    let wanted = |block: &Mapped| block.row.position.sequence > above;
     let mut rest = mapped.as_slice();
     while let Some(first) = rest.first() {
         if bytes >= ROW_BYTES {
@@ -411,7 +446,12 @@ async fn rows(seat: &Seat, from: BlockPlace, above: u64, data: bool) -> Result<V
         let BlockPlace { slice, chunk, block } = first.place;
         let run = Run { slice, chunk, first: block, blocks };
         if !data {
-            out.push(BlockWrite { position: first.row.position, run, zeroes: first.row.is_zeroes() });
+            out.push(BlockWrite {
+                position: first.row.position,
+                run,
+                era: first.era,
+                zeroes: first.row.is_zeroes(),
+            });
             continue;
         }
         // Found again, and held while it is read: it may have moved, or something newer is there.
@@ -428,7 +468,7 @@ async fn rows(seat: &Seat, from: BlockPlace, above: u64, data: bool) -> Result<V
                 parts.push(read(seat.disk(), group).await?);
                 bytes += run.bytes();
             }
-            out.push(BlockWrite { position: first.row.position, run, zeroes });
+            out.push(BlockWrite { position: first.row.position, run, era: first.era, zeroes });
         }
     }
     Ok(VolumeAnswer::Rows { rows: out, next, data: parts.concat().into() })

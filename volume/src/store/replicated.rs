@@ -14,13 +14,14 @@ use quarry_engine::net::BlockWrite;
 use tokio::sync::{RwLock, mpsc, oneshot, watch};
 
 use super::device::{Piece, Stretch, aligned, around, joined, length_of, trim};
-use super::driver::{Ask, Commit, Condition, Got, Parts, Seen, What, drive};
+use super::driver::{Ask, Commit, Condition, Got, Parts, Seen, Views, What, drive};
 use super::error::VolumeError;
 use super::link::{Body, Reach};
 use super::sealed::{opened, sealed};
 use crate::cipher::Cipher;
 use crate::geometry::{CHUNK_BYTES, Geometry};
 use crate::head::{Configuration, Failure, Head, Settings, Until};
+use crate::member::Refusal;
 
 /// Runs of one request that are under way together.
 const TOGETHER: usize = 32;
@@ -44,6 +45,8 @@ pub struct Attachment {
     pub near: Option<DeviceId>,
     /// Of an encrypted volume: members have ciphertext alone.
     pub cipher: Option<Cipher>,
+    /// Its snapshots.
+    pub views: Views,
 }
 
 /// An attached volume with several members; clones share everything.
@@ -51,6 +54,8 @@ pub struct Attachment {
 pub struct Replicated {
     inner: Arc<Inner>,
     geometry: Geometry,
+    /// The last era that is seen; of a snapshot its own, and then nothing is written.
+    era: u32,
 }
 
 #[derive(Debug)]
@@ -64,26 +69,68 @@ struct Inner {
     edges: RwLock<()>,
 }
 
+/// A snapshot of which nobody knows yet whether it is one. Dropped like that, it ends the head.
+struct Stopping<'a>(Option<&'a Inner>);
+
+impl Drop for Stopping<'_> {
+    fn drop(&mut self) {
+        if let Some(inner) = self.0 {
+            // Who no longer listens does nothing more.
+            let _gone = inner.asks.send(Ask::Stop);
+        }
+    }
+}
+
 impl Replicated {
     /// Begins to be the head of a volume.
     #[must_use]
     pub fn attach(what: &Attachment, reach: &Reach, commit: Commit) -> Self {
-        let Attachment { volume, geometry, epoch, configuration, near, cipher } = what.clone();
+        let Attachment { volume, geometry, epoch, configuration, near, cipher, views } = what.clone();
         let fence = Fence { epoch, configuration: configuration.version };
         let least = configuration.members.len().div_ceil(2).max(1);
         let (head, begun) = Head::attach(fence, configuration, Settings { least, keep: KEEP, near });
         let (tell, condition) = watch::channel(Condition::Attaching);
         let (asks, asked) = mpsc::unbounded_channel();
-        let parts = Parts { head, begun, volume, reach: reach.clone(), commit, condition: tell };
+        let parts = Parts { head, begun, volume, views, reach: reach.clone(), commit, condition: tell };
         reach.beside(drive(parts, asked));
         let (edges, reach) = (RwLock::new(()), reach.clone());
-        Self { inner: Arc::new(Inner { asks, epoch, cipher, condition, reach, edges }), geometry }
+        let inner = Arc::new(Inner { asks, epoch, cipher, condition, reach, edges });
+        Self { inner, geometry, era: u32::MAX }
     }
 
     /// The same volume, which has another size now.
     #[must_use]
     pub fn resized(&self, geometry: Geometry) -> Self {
-        Self { inner: Arc::clone(&self.inner), geometry }
+        Self { inner: Arc::clone(&self.inner), geometry, era: self.era }
+    }
+
+    /// What a snapshot of an era sees.
+    #[must_use]
+    pub fn as_of(&self, era: u32, geometry: Geometry) -> Self {
+        Self { inner: Arc::clone(&self.inner), geometry, era }
+    }
+
+    /// Freezes the volume as it is: no write has a place while `commit` makes it known that writes belong to another era from here on. If
+    /// what came of that is not known, nothing is written any more, by this head.
+    pub async fn freeze(
+        &self,
+        commit: impl Future<Output = Result<Views, VolumeError>>,
+    ) -> Result<(), VolumeError> {
+        let _alone = self.inner.edges.write().await;
+        let (done, settled) = oneshot::channel();
+        self.inner.asks.send(Ask::Settle { done }).map_err(|_| self.gone())?;
+        settled.await.map_err(|_| self.gone())??;
+        let mut stopping = Stopping(Some(&self.inner));
+        let views = commit.await?;
+        stopping.0 = None;
+        self.see(views).await
+    }
+
+    /// Tells the head which snapshots there are.
+    pub async fn see(&self, views: Views) -> Result<(), VolumeError> {
+        let (done, seen) = oneshot::channel();
+        self.inner.asks.send(Ask::Views { views, done }).map_err(|_| self.gone())?;
+        seen.await.map_err(|_| self.gone())
     }
 
     /// How its head is.
@@ -148,7 +195,7 @@ impl Replicated {
     }
 
     async fn read_run(&self, run: Run) -> Result<Vec<Piece>, VolumeError> {
-        let Got::Pieces(pieces) = self.ask_read(What::Run(run)).await? else {
+        let Got::Pieces(pieces) = self.ask_read(What::Run(run, self.era)).await? else {
             return Err(Failure::Unreadable.into());
         };
         Ok(opened(self.inner.cipher.as_ref(), self.offset_of(&run).unwrap_or(0), pieces))
@@ -160,7 +207,7 @@ impl Replicated {
             return Ok((Vec::new(), None));
         };
         let place = BlockPlace { slice: first.slice, chunk: first.chunk, block: first.first };
-        match self.ask_read(What::Map(place)).await? {
+        match self.ask_read(What::Map(place, self.era)).await? {
             Got::Map(rows, next) => {
                 let place = |next: BlockPlace| self.geometry.offset_of(next.slice, next.chunk, next.block);
                 // Each page takes it further.
@@ -196,7 +243,10 @@ impl Replicated {
 
     async fn write_run(&self, run: Run, data: Option<Bytes>, until: Until) -> Result<(), VolumeError> {
         let (done, written) = oneshot::channel();
-        let body = Body { run, data };
+        if self.era != u32::MAX {
+            return Err(Refusal::NotPromised.into());
+        }
+        let body = Body { run, data, era: 0 };
         self.inner.asks.send(Ask::Write { body, until, done }).map_err(|_| self.gone())?;
         Ok(written.await.map_err(|_| self.gone())??)
     }

@@ -39,7 +39,7 @@ impl Replicated {
                 let stretches = self.stretches(offset, length, MAX_EXTENTS).await?;
                 let all = |context: &Context| match context {
                     Context::Allocation => stretches.iter().map(|one| extent(context, *one)).collect(),
-                    // There are no snapshots that it could be the difference to.
+                    // Differences to snapshots are not offered.
                     Context::Difference(_) => vec![extent(context, Stretch { bytes: length, hole: false })],
                 };
                 return Ok(Outcome::Status(contexts.iter().map(all).collect()));

@@ -217,6 +217,12 @@ impl Seat {
         self.state().snapshots.clone()
     }
 
+    /// Eras as of which somebody may look: those of snapshots, and the present one.
+    pub(super) fn views(&self) -> Vec<u32> {
+        let state = self.state();
+        state.snapshots.iter().map(|snapshot| snapshot.era).chain([state.era]).collect()
+    }
+
     /// What it is a clone of.
     #[must_use]
     pub fn parent(&self) -> Option<Parent> {

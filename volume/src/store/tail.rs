@@ -35,8 +35,8 @@ pub(super) struct Late {
 /// Where a write belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
-    /// In the present era, with this sequence if one is given.
-    Next(Option<u64>),
+    /// In the present era, or with this sequence, in this era.
+    Next(Option<(u64, u32)>),
     /// Under everything that the volume has of its own.
     Below,
 }
@@ -223,9 +223,11 @@ impl Seat {
         fence: Fence,
         sequence: u64,
         run: Run,
+        era: u32,
         data: Option<Bytes>,
     ) -> Result<Placed, VolumeError> {
-        self.put_in(fence, run, data, Place::Next(Some(sequence))).await
+        self.raise(era).await?;
+        self.put_in(fence, run, data, Place::Next(Some((sequence, era)))).await
     }
 
     async fn put_in(
@@ -255,7 +257,11 @@ impl Seat {
         // Nothing waits from here on, so that no sequence is without its record.
         let early = self.disk.has_slack();
         let sequence = self.accept(fence)?;
-        let era = if place == Place::Below { 0 } else { order.era };
+        let era = match place {
+            Place::Below => 0,
+            Place::Next(Some((_, era))) => era,
+            Place::Next(None) => order.era,
+        };
         let record = self.record(fence, run, sequence, era, data.clone());
         let submitted = self.disk.submit_now(record, Durability::Durable, room);
         let mut state = self.state();
@@ -291,7 +297,7 @@ impl Seat {
     fn is_next(&self, place: Place) -> Result<(), Refusal> {
         let next = self.state().next;
         match place {
-            Place::Next(Some(sequence)) if sequence != next => Err(Refusal::OutOfOrder(next)),
+            Place::Next(Some((sequence, _))) if sequence != next => Err(Refusal::OutOfOrder(next)),
             _ => Ok(()),
         }
     }

@@ -13,6 +13,8 @@ pub struct BlockWrite {
     pub position: Position,
     /// Which blocks.
     pub run: Run,
+    /// The era to which it belongs: snapshots of earlier ones do not see it.
+    pub era: u32,
     /// Zeroes that take no space; else its bytes are among those of the message, in order.
     pub zeroes: bool,
 }
@@ -70,6 +72,8 @@ pub enum VolumeCall {
         run: Run,
         /// The write that must be there.
         at: u64,
+        /// The last era that is seen.
+        era: u32,
     },
     /// Rows from a place on, in the order of their places.
     Rows {
@@ -79,6 +83,10 @@ pub enum VolumeCall {
         above: u64,
         /// With their bytes.
         data: bool,
+        /// As a view that sees eras up to this one.
+        era: u32,
+        /// Only those of eras from this one on.
+        since: u32,
     },
     /// The volume is gone, for good. Under no fence.
     Delete,
@@ -86,6 +94,16 @@ pub enum VolumeCall {
     Copy {
         /// In bytes.
         from: u64,
+    },
+    /// Snapshots are there of these eras, at most [`crate::net::limits::MAX_WRITES`], and of none but them below the present one: give back
+    /// what none of them sees.
+    Thin {
+        /// Ascending.
+        views: Vec<u32>,
+        /// The present one.
+        era: u32,
+        /// The write that must be there.
+        at: u64,
     },
 }
 

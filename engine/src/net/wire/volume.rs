@@ -21,6 +21,7 @@ pub(super) struct WriteHead {
     epoch: u64,
     sequence: u64,
     run: RunHead,
+    era: u32,
     zeroes: bool,
 }
 
@@ -36,10 +37,11 @@ pub(super) enum CallHead {
     Put { rows: Vec<WriteHead>, data: u32 },
     Flush(u64),
     Confirm,
-    Read { run: RunHead, at: u64 },
-    Rows { from: PlaceHead, above: u64, data: bool },
+    Read { run: RunHead, at: u64, era: u32 },
+    Rows { from: PlaceHead, above: u64, data: bool, era: u32, since: u32 },
     Delete,
     Copy { from: u64 },
+    Thin { views: Vec<u32>, era: u32, at: u64 },
 }
 
 #[derive(Encode, Decode)]
@@ -69,10 +71,11 @@ fn run_of(head: &RunHead) -> Result<Run, WireError> {
 
 fn writes_head(writes: Vec<BlockWrite>) -> Result<Vec<WriteHead>, WireError> {
     bounded(writes.len(), MAX_WRITES, "writes")?;
-    let head = |BlockWrite { position, run, zeroes }| WriteHead {
+    let head = |BlockWrite { position, run, era, zeroes }| WriteHead {
         epoch: position.epoch,
         sequence: position.sequence,
         run: run_head(run),
+        era,
         zeroes,
     };
     Ok(writes.into_iter().map(head).collect())
@@ -82,7 +85,7 @@ fn writes_of(heads: Vec<WriteHead>) -> Result<Vec<BlockWrite>, WireError> {
     bounded(heads.len(), MAX_WRITES, "writes")?;
     let write = |head: WriteHead| {
         let position = Position { epoch: head.epoch, sequence: head.sequence };
-        Ok(BlockWrite { position, run: run_of(&head.run)?, zeroes: head.zeroes })
+        Ok(BlockWrite { position, run: run_of(&head.run)?, era: head.era, zeroes: head.zeroes })
     };
     heads.into_iter().map(write).collect()
 }
@@ -90,6 +93,11 @@ fn writes_of(heads: Vec<WriteHead>) -> Result<Vec<BlockWrite>, WireError> {
 fn turns(turns: Vec<TurnFields>) -> Result<Vec<TurnFields>, WireError> {
     bounded(turns.len(), MAX_TURNS, "turns")?;
     Ok(turns)
+}
+
+fn eras(eras: Vec<u32>) -> Result<Vec<u32>, WireError> {
+    bounded(eras.len(), MAX_WRITES, "eras")?;
+    Ok(eras)
 }
 
 fn place_head(place: BlockPlace) -> PlaceHead {
@@ -123,10 +131,13 @@ pub(super) fn call_head(call: VolumeCall) -> Result<(CallHead, Vec<Bytes>), Wire
         }
         VolumeCall::Flush(sequence) => CallHead::Flush(sequence),
         VolumeCall::Confirm => CallHead::Confirm,
-        VolumeCall::Read { run, at } => CallHead::Read { run: run_head(run), at },
-        VolumeCall::Rows { from, above, data } => CallHead::Rows { from: place_head(from), above, data },
+        VolumeCall::Read { run, at, era } => CallHead::Read { run: run_head(run), at, era },
+        VolumeCall::Rows { from, above, data, era, since } => {
+            CallHead::Rows { from: place_head(from), above, data, era, since }
+        }
         VolumeCall::Delete => CallHead::Delete,
         VolumeCall::Copy { from } => CallHead::Copy { from },
+        VolumeCall::Thin { views, era, at } => CallHead::Thin { views: eras(views)?, era, at },
     };
     Ok((head, Vec::new()))
 }
@@ -143,10 +154,13 @@ pub(super) fn call_of(head: CallHead, payload: &mut Payload) -> Result<VolumeCal
         CallHead::Put { rows, data } => VolumeCall::Put { rows: writes_of(rows)?, data: payload.take(data)? },
         CallHead::Flush(sequence) => VolumeCall::Flush(sequence),
         CallHead::Confirm => VolumeCall::Confirm,
-        CallHead::Read { run, at } => VolumeCall::Read { run: run_of(&run)?, at },
-        CallHead::Rows { from, above, data } => VolumeCall::Rows { from: place_of(from), above, data },
+        CallHead::Read { run, at, era } => VolumeCall::Read { run: run_of(&run)?, at, era },
+        CallHead::Rows { from, above, data, era, since } => {
+            VolumeCall::Rows { from: place_of(from), above, data, era, since }
+        }
         CallHead::Delete => VolumeCall::Delete,
         CallHead::Copy { from } => VolumeCall::Copy { from },
+        CallHead::Thin { views, era, at } => VolumeCall::Thin { views: eras(views)?, era, at },
     })
 }
 
@@ -207,7 +221,7 @@ pub(super) mod tests {
 
     fn write(sequence: u64, zeroes: bool) -> BlockWrite {
         let run = Run { slice: SliceId(1), chunk: ChunkId(300), first: 255, blocks: 1 };
-        BlockWrite { position: Position { epoch: 7, sequence }, run, zeroes }
+        BlockWrite { position: Position { epoch: 7, sequence }, run, era: 5, zeroes }
     }
 
     pub(in super::super) fn requests() -> Vec<(Request, &'static str)> {
@@ -231,18 +245,22 @@ pub(super) mod tests {
             (of(VolumeCall::Join { turns: vec![(1, 0)], end: 6 }), text("0301010006|")),
             (
                 of(VolumeCall::Write { writes: vec![write(3, false), write(4, true)], data: data.clone() }),
-                text("0402070301fb2c01ff0100070401fb2c01ff010105|6279746573"),
+                text("0402070301fb2c01ff010500070401fb2c01ff01050105|6279746573"),
             ),
             (
                 of(VolumeCall::Put { rows: vec![write(3, false)], data }),
-                text("0501070301fb2c01ff010005|6279746573"),
+                text("0501070301fb2c01ff01050005|6279746573"),
             ),
             (of(VolumeCall::Flush(9)), text("0609|")),
             (of(VolumeCall::Confirm), text("07|")),
-            (of(VolumeCall::Read { run, at: 8 }), text("0801fb2c01ff0108|")),
-            (of(VolumeCall::Rows { from: place, above: 4, data: true }), text("090102030401|")),
+            (of(VolumeCall::Read { run, at: 8, era: 6 }), text("0801fb2c01ff010806|")),
+            (
+                of(VolumeCall::Rows { from: place, above: 4, data: true, era: 6, since: 2 }),
+                text("0901020304010602|"),
+            ),
             (of(VolumeCall::Delete), text("0a|")),
             (of(VolumeCall::Copy { from: 4096 }), text("0bfb0010|")),
+            (of(VolumeCall::Thin { views: vec![1, 4], era: 6, at: 9 }), text("0c0201040609|")),
         ]
     }
 
@@ -259,7 +277,7 @@ pub(super) mod tests {
                 VolumeAnswer::Read { newest: 8, pieces: vec![(1, false), (2, true)], data: data.clone() },
                 "090308020100020105|6279746573",
             ),
-            (rows, "090401070301fb2c01ff01010101020300|"),
+            (rows, "090401070301fb2c01ff0105010101020300|"),
             (VolumeAnswer::Unreadable, "0905|"),
             (VolumeAnswer::Refused(1, 300, 2), "090601fb2c0102|"),
             (VolumeAnswer::Tight, "0907|"),

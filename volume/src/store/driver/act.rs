@@ -6,7 +6,7 @@ use quarry_engine::net::VolumeCall;
 use super::{Condition, Driver, Told, Waiting, What};
 use crate::head::{Action, Done, Failure, Message, Session};
 use crate::member::Token;
-use crate::store::link::{Ordered, Peer, call_of};
+use crate::store::link::{Body, Ordered, Peer, call_of};
 
 impl Driver {
     pub(super) fn act(&mut self, actions: Vec<Action>) {
@@ -17,7 +17,8 @@ impl Driver {
                     if let Some((_, Waiting::Write(body, _))) = self.waiting.get_mut(&token)
                         && let Some(body) = body.take()
                     {
-                        self.bodies.insert(sequence, body);
+                        // A write is of the era in which it gets its place.
+                        self.bodies.insert(sequence, Body { era: self.views.era, ..body });
                     }
                 }
                 Action::Release(upto) => self.bodies = self.bodies.split_off(&(upto + 1)),
@@ -73,9 +74,9 @@ impl Driver {
             Message::Read(token, at) => {
                 let Some((_, Waiting::Read(what, ..))) = self.waiting.get(&token) else { return };
                 let call = match *what {
-                    What::Run(run) => VolumeCall::Read { run, at },
+                    What::Run(run, era) => VolumeCall::Read { run, at, era },
                     // A head asks only who has all that was acknowledged.
-                    What::Map(from) => VolumeCall::Rows { from, above: 0, data: false },
+                    What::Map(from, era) => VolumeCall::Rows { from, above: 0, data: false, era, since: 0 },
                 };
                 self.reach.beside(async move {
                     let answer = reach.ask(to, fence, session, call).await;

@@ -33,11 +33,12 @@ impl Driver {
     ) {
         let (fence, volume) = (self.fence, self.volume);
         let (reach, told) = (self.reach.clone(), self.told.clone());
+        let views = [self.views.snapshots.clone(), vec![self.views.era]].concat();
         let above = common.min(self.link(target).fill_from);
         let (source, from) = (Peer { device: source.0, volume }, source.1);
         let to = Peer { device: target, volume };
         let (task, filling) = abortable(async move {
-            let copied = copy(&reach, fence, (source, from), (to, session), above).await;
+            let copied = copy(&reach, fence, (source, from), (to, session), above, &views).await;
             drop(told.send(Told::Filled(target, session, copied)));
         });
         tracing::info!(%target, above, "fill a member of a volume");
@@ -66,30 +67,36 @@ async fn ask(
     reach.ask(to.0, fence, to.1, call).await
 }
 
-/// Copies rows above a sequence from member to member.
+/// Copies rows above a sequence from member to member: of each view those that none before it sees. The last one is what is there now,
+/// frozen or not by the time that it is sent: what belongs to a later era is sent as it is written.
 async fn copy(
     reach: &Reach,
     fence: Fence,
     source: (Peer, Session),
     target: (Peer, Session),
     above: u64,
+    views: &[u32],
 ) -> Copied {
-    let (mut next, mut newest) = (Some(FIRST_PLACE), 0);
-    while let Some(from) = next {
-        let asked = VolumeCall::Rows { from, above, data: true };
-        let (rows, behind, data) = match ask(reach, fence, source, asked).await {
-            Ok(VolumeAnswer::Rows { rows, next, data }) => (rows, next, data),
-            other => return Copied::Source(source.0.device, source.1, other),
-        };
-        newest = rows.iter().map(|row| row.position.sequence).max().unwrap_or(0).max(newest);
-        if !rows.is_empty() {
-            let put = VolumeCall::Put { rows, data };
-            match ask(reach, fence, target, put).await {
-                Ok(VolumeAnswer::Done) => {}
-                other => return Copied::Target(other),
+    let (mut newest, mut since) = (0, 0);
+    for era in views.iter().copied() {
+        let mut next = Some(FIRST_PLACE);
+        while let Some(from) = next {
+            let asked = VolumeCall::Rows { from, above, data: true, era, since };
+            let (rows, behind, data) = match ask(reach, fence, source, asked).await {
+                Ok(VolumeAnswer::Rows { rows, next, data }) => (rows, next, data),
+                other => return Copied::Source(source.0.device, source.1, other),
+            };
+            newest = rows.iter().map(|row| row.position.sequence).max().unwrap_or(0).max(newest);
+            if !rows.is_empty() {
+                let put = VolumeCall::Put { rows, data };
+                match ask(reach, fence, target, put).await {
+                    Ok(VolumeAnswer::Done) => {}
+                    other => return Copied::Target(other),
+                }
             }
+            next = behind;
         }
-        next = behind;
+        since = era.saturating_add(1);
     }
     Copied::All(newest)
 }

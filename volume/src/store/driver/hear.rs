@@ -135,7 +135,11 @@ impl Driver {
                         Message::Confirm(number) => Reply::Confirmed(number),
                         Message::Promise | Message::Read(..) => continue,
                     };
+                    let begins = matches!(reply, Reply::Begun | Reply::Joined);
                     self.step(Event::Reply(device, session, reply));
+                    if begins {
+                        self.thin(device);
+                    }
                 }
             }
             _ => self.lost(device),
@@ -173,10 +177,10 @@ impl Driver {
 /// What was read with the newest write in it, if it is what was asked for.
 fn got_of(what: What, answer: VolumeAnswer) -> Option<(u64, Got)> {
     match (what, answer) {
-        (What::Run(run), VolumeAnswer::Read { newest, pieces, data }) => {
+        (What::Run(run, _), VolumeAnswer::Read { newest, pieces, data }) => {
             Some((newest, Got::Pieces(pieces_of(run, &pieces, data)?)))
         }
-        (What::Map(_), VolumeAnswer::Rows { rows, next, .. }) => {
+        (What::Map(..), VolumeAnswer::Rows { rows, next, .. }) => {
             let newest = rows.iter().map(|row| row.position.sequence).max().unwrap_or(0);
             Some((newest, Got::Map(rows, next)))
         }

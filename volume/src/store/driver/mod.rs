@@ -45,19 +45,50 @@ pub type Commit = Arc<dyn Fn(Configuration) -> BoxFuture<'static, Result<(), Fen
 /// What a client wants.
 #[derive(Debug)]
 pub(super) enum Ask {
-    Write { body: Body, until: Until, done: oneshot::Sender<Result<(), Failure>> },
-    Read { what: What, done: oneshot::Sender<Result<Got, Failure>> },
-    Flush { done: oneshot::Sender<Result<(), Failure>> },
-    Show { done: oneshot::Sender<Vec<Seen>> },
+    Write {
+        body: Body,
+        until: Until,
+        done: oneshot::Sender<Result<(), Failure>>,
+    },
+    Read {
+        what: What,
+        done: oneshot::Sender<Result<Got, Failure>>,
+    },
+    Flush {
+        done: oneshot::Sender<Result<(), Failure>>,
+    },
+    /// All is to be durable that was asked for before.
+    Settle {
+        done: oneshot::Sender<Result<(), Failure>>,
+    },
+    /// From here on writes belong to another era, and these are the snapshots.
+    Views {
+        views: Views,
+        done: oneshot::Sender<()>,
+    },
+    /// Nothing is done any more.
+    Stop,
+    Show {
+        done: oneshot::Sender<Vec<Seen>>,
+    },
+}
+
+/// Which snapshots there are.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Views {
+    /// To which writes belong: above those of all snapshots that ever were.
+    pub era: u32,
+    /// Eras of snapshots, ascending: each sees its own and those before.
+    pub snapshots: Vec<u32>,
 }
 
 /// What is read.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum What {
-    /// Bytes.
-    Run(Run),
-    /// What there is, from here on.
-    Map(BlockPlace),
+    /// Bytes, as of an era.
+    Run(Run, u32),
+    /// What there is, from here on, as of an era.
+    Map(BlockPlace, u32),
 }
 
 /// What was read.
@@ -150,6 +181,7 @@ pub(super) struct Parts {
     pub(super) head: Head,
     pub(super) begun: Vec<Action>,
     pub(super) volume: VolumeId,
+    pub(super) views: Views,
     pub(super) reach: Reach,
     pub(super) commit: Commit,
     pub(super) condition: watch::Sender<Condition>,
@@ -158,6 +190,7 @@ pub(super) struct Parts {
 struct Driver {
     head: Head,
     volume: VolumeId,
+    views: Views,
     fence: Fence,
     reach: Reach,
     commit: Commit,
@@ -176,12 +209,13 @@ struct Driver {
 
 /// Drives a head until nobody asks any more.
 pub(super) async fn drive(parts: Parts, mut asks: mpsc::UnboundedReceiver<Ask>) {
-    let Parts { head, begun, volume, reach, commit, condition } = parts;
+    let Parts { head, begun, volume, views, reach, commit, condition } = parts;
     let fence = head.fence();
     let (told, mut hears) = mpsc::unbounded_channel();
     let mut driver = Driver {
         head,
         volume,
+        views,
         fence,
         reach,
         commit,
@@ -245,6 +279,17 @@ impl Driver {
             }
             Ask::Read { what, done } => (Waiting::Read(what, BTreeMap::new(), done), Event::Read(token)),
             Ask::Flush { done } => (Waiting::Flush(done), Event::Flush(token)),
+            Ask::Settle { done } => (Waiting::Flush(done), Event::Settle(token)),
+            Ask::Views { views, done } => {
+                self.see(views);
+                let _gone = done.send(());
+                return;
+            }
+            Ask::Stop => {
+                self.condition.send_replace(Condition::Stopped(Failure::HandedOver));
+                self.stopped = true;
+                return;
+            }
             Ask::Show { done } => {
                 // Who no longer waits needs no answer.
                 let _gone = done.send(self.seen());
@@ -253,6 +298,26 @@ impl Driver {
         };
         self.waiting.insert(token, (self.now + PATIENCE, waiting));
         self.step(event);
+    }
+
+    /// Snapshots have come or gone.
+    fn see(&mut self, views: Views) {
+        self.views = views;
+        let able = self.head.members().filter(|(_, standing)| *standing == Standing::Active);
+        let able: Vec<DeviceId> = able.map(|(device, _)| device).collect();
+        able.into_iter().for_each(|device| self.thin(device));
+    }
+
+    /// Has a member give back what no snapshot sees. One that is away now is told when it is there again.
+    fn thin(&self, device: DeviceId) {
+        let Views { era, snapshots } = self.views.clone();
+        let all_stand = usize::try_from(era).is_ok_and(|era| era == snapshots.len());
+        let session = self.links.get(&device).and_then(|link| link.session);
+        let Some(session) = session.filter(|_| !all_stand) else { return };
+        let (reach, fence, to) = (self.reach.clone(), self.fence, Peer { device, volume: self.volume });
+        let call = VolumeCall::Thin { views: snapshots, era, at: self.head.reach().0 };
+        // It goes on there, however long it takes.
+        self.reach.beside(async move { drop(reach.ask(to, fence, session, call).await) });
     }
 
     fn seen(&self) -> Vec<Seen> {

@@ -1,6 +1,7 @@
 //! Heads over members on three disks, whose nodes go away and come back.
 #![expect(clippy::disallowed_methods, reason = "time goes on beside disks that have threads of their own")]
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,13 +12,13 @@ use quarry_engine::block::{Fence, VolumeId};
 use quarry_engine::catalog::ObjectCatalog;
 use quarry_engine::disk::format::record::DeviceId;
 use quarry_engine::disk::format::superblock::ClusterId;
-use quarry_engine::disk::{CacheBytes, Format, Open, format, start_on};
+use quarry_engine::disk::{CacheBytes, DiskHandle, Format, Open, format, start_on};
 use quarry_engine::index::MemoryIndex;
 use quarry_engine::io::SimImage;
 use quarry_engine::net::{NetError, NodeId, Request, Response, Timer, Transport, VolumeAnswer, VolumeCall};
 use quarry_engine::object::BoxFuture;
 
-use super::{Condition, Seen};
+use super::{Condition, Seen, Views};
 use crate::geometry::{Geometry, SLICE_BYTES};
 use crate::head::{Configuration, Failure, Standing, Until};
 use crate::store::{Attachment, Members, Reach, Replicated, VolumeError};
@@ -29,6 +30,11 @@ const SEGMENT: u64 = 16 << 20;
 const FASTER: u32 = 4;
 /// As long as a condition may take to come.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+thread_local! {
+    /// Those of this test: a simulated disk that nobody closes keeps a processor busy.
+    static DISKS: RefCell<Vec<DiskHandle>> = const { RefCell::new(Vec::new()) };
+}
 
 fn device(n: u8) -> DeviceId {
     DeviceId([n; 16])
@@ -51,6 +57,7 @@ fn members_of(n: u8) -> Arc<Members> {
     let (disk, _) =
         start_on(Box::new(image.open()), Arc::new(MemoryIndex::new()), Arc::new(ObjectCatalog), options)
             .unwrap();
+    DISKS.with_borrow_mut(|disks| disks.push(disk.clone()));
     Arc::new(Members::open(vec![disk]).unwrap())
 }
 
@@ -64,6 +71,7 @@ struct World {
     /// Times that one was asked for rows.
     asked_for_rows: AtomicUsize,
     committed: Mutex<Configuration>,
+    views: Mutex<Views>,
 }
 
 impl World {
@@ -75,6 +83,7 @@ impl World {
             damaged: Mutex::default(),
             asked_for_rows: AtomicUsize::new(0),
             committed: Mutex::new(committed),
+            views: Mutex::default(),
         })
     }
 
@@ -94,8 +103,8 @@ impl World {
         };
         let geometry = Geometry::new(BYTES, SLICE_BYTES).unwrap();
         let near = Some(device(near));
-        let cipher = None;
-        let what = Attachment { volume: VOLUME, geometry, epoch, configuration, near, cipher };
+        let (cipher, views) = (None, self.views.lock().unwrap().clone());
+        let what = Attachment { volume: VOLUME, geometry, epoch, configuration, near, cipher, views };
         Replicated::attach(&what, &reach, Arc::new(commit))
     }
 
@@ -147,7 +156,13 @@ impl Transport for Net {
 }
 
 fn run<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(future)
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+        let done = future.await;
+        for disk in DISKS.take() {
+            disk.close().await.unwrap();
+        }
+        done
+    })
 }
 
 async fn until_seen(head: &Replicated, what: &str, good: impl Fn(&[Seen]) -> bool) {
@@ -293,5 +308,144 @@ fn less_than_a_quorum_answers_nothing_and_goes_on_when_one_is_back() {
         world.set_away(2, false);
         head.write(2 * 4096, Bytes::from(vec![3; 4096]), Until::Durable).await.unwrap();
         assert_eq!(value(&head, 1).await, 2, "it kept its place in the order");
+    });
+}
+
+impl World {
+    async fn snapshot(&self, head: &Replicated) -> u32 {
+        let era = self.views.lock().unwrap().era;
+        head.freeze(async {
+            let mut views = self.views.lock().unwrap();
+            views.snapshots.push(era);
+            views.era += 1;
+            Ok(views.clone())
+        })
+        .await
+        .unwrap();
+        era
+    }
+}
+
+fn as_of(head: &Replicated, era: u32) -> Replicated {
+    head.as_of(era, Geometry::new(BYTES, SLICE_BYTES).unwrap())
+}
+
+#[test]
+fn snapshots_are_frozen_on_every_member_also_on_one_that_was_filled() {
+    run(async {
+        let world = World::new();
+        let head = world.attach(1, 1);
+        head.served().await.unwrap();
+        until_seen(&head, "all begin", all_count).await;
+        for block in 0..20 {
+            write(&head, block, 1).await;
+        }
+        let first = world.snapshot(&head).await;
+        world.set_away(3, true);
+        for block in 0..10 {
+            write(&head, block, 2).await;
+        }
+        head.discard(19 * 4096, 4096, Until::Written).await.unwrap();
+        let second = world.snapshot(&head).await;
+        for block in 0..400 {
+            write(&head, block % 5, 3).await;
+        }
+        world.set_away(3, false);
+        until_seen(&head, "it is filled", all_count).await;
+        // One more while nobody is away, and then what each member has, also of what it was sent as rows.
+        let third = world.snapshot(&head).await;
+        write(&head, 0, 4).await;
+        head.flush().await.unwrap();
+        for near in 1..=3 {
+            let next = world.attach(10 + u64::from(near), near);
+            next.served().await.unwrap();
+            until_seen(&next, "all begin", all_count).await;
+            for (era, expected) in [
+                (first, [1, 1, 1, 1]),
+                (second, [2, 2, 1, 0]),
+                (third, [3, 2, 1, 0]),
+                (u32::MAX, [4, 2, 1, 0]),
+            ] {
+                let view = as_of(&next, era);
+                let mut seen = Vec::new();
+                for block in [0, 7, 15, 19] {
+                    seen.push(value(&view, block).await);
+                }
+                assert_eq!(seen, expected, "at {near} as of {era}");
+            }
+            let refused = as_of(&next, first).write(0, Bytes::from(vec![9; 4096]), Until::Written).await;
+            assert!(matches!(refused, Err(VolumeError::Refused(_))), "{refused:?}");
+        }
+    });
+}
+
+/// Nobody knows whether it was committed: had the head gone on, the snapshot would have changed.
+#[test]
+fn a_snapshot_that_nobody_waits_for_ends_the_head() {
+    run(async {
+        let world = World::new();
+        let head = world.attach(1, 1);
+        head.served().await.unwrap();
+        write(&head, 1, 1).await;
+        let (asked, mut was_asked) = tokio::sync::oneshot::channel();
+        let commit = async {
+            asked.send(()).unwrap();
+            std::future::pending().await
+        };
+        tokio::select! {
+            done = head.freeze(commit) => panic!("{done:?}"),
+            asked = &mut was_asked => asked.unwrap(),
+        }
+        let late = head.write(4096, Bytes::from(vec![2; 4096]), Until::Written).await;
+        assert!(matches!(late, Err(VolumeError::Head(Failure::HandedOver))), "{late:?}");
+    });
+}
+
+/// Members keep what a deleted snapshot saw until they are told; one that was away is told when it is there again.
+#[test]
+fn a_member_that_was_away_gives_back_what_a_deleted_snapshot_saw() {
+    run(async {
+        let world = World::new();
+        let head = world.attach(1, 1);
+        head.served().await.unwrap();
+        until_seen(&head, "all begin", all_count).await;
+        write(&head, 0, 1).await;
+        let era = world.snapshot(&head).await;
+        write(&head, 0, 2).await;
+        head.flush().await.unwrap();
+        world.set_away(3, true);
+        world.views.lock().unwrap().snapshots.clear();
+        let views = world.views.lock().unwrap().clone();
+        head.see(views).await.unwrap();
+        world.set_away(3, false);
+        until_seen(&head, "all are there", all_count).await;
+        for near in 1..=3 {
+            let began = std::time::Instant::now();
+            let next = world.attach(10 + u64::from(near), near);
+            next.served().await.unwrap();
+            until_seen(&next, "all begin", all_count).await;
+            while value(&as_of(&next, era), 0).await != 0 {
+                assert!(began.elapsed() < PATIENCE, "{near} keeps it");
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            assert_eq!(value(&next, 0).await, 2);
+        }
+    });
+}
+
+#[test]
+fn a_snapshot_whose_commit_is_not_known_ends_the_head() {
+    run(async {
+        let world = World::new();
+        let head = world.attach(1, 1);
+        head.served().await.unwrap();
+        write(&head, 1, 1).await;
+        let unknown = async { Err(VolumeError::Register("the group is away".to_owned())) };
+        assert!(head.freeze(unknown).await.is_err());
+        let late = head.write(4096, Bytes::from(vec![2; 4096]), Until::Written).await;
+        assert!(matches!(late, Err(VolumeError::Head(Failure::HandedOver))), "{late:?}");
+        let next = world.attach(2, 1);
+        next.served().await.unwrap();
+        assert_eq!(value(&next, 1).await, 1);
     });
 }

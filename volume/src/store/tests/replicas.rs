@@ -23,6 +23,8 @@ struct At {
     session: u64,
     /// Where it was at the last promise.
     end: u64,
+    /// That its head writes in.
+    era: u32,
 }
 
 fn run(block: u8, blocks: u16) -> Run {
@@ -40,7 +42,7 @@ impl At {
     fn new(seed: u64) -> Self {
         let rig = Rig::new(seed);
         let members = Arc::new(Members::open(vec![rig.handle()]).unwrap());
-        Self { rig, members, fence: Fence { epoch: 1, configuration: 1 }, session: 0, end: 0 }
+        Self { rig, members, fence: Fence { epoch: 1, configuration: 1 }, session: 0, end: 0, era: 0 }
     }
 
     fn restart(&mut self, keep_index: bool) {
@@ -83,7 +85,7 @@ impl At {
 
     fn written(&self, sequence: u64, run: Run, value: u8) -> VolumeCall {
         let position = Position { epoch: self.fence.epoch, sequence };
-        let writes = vec![BlockWrite { position, run, zeroes: value == 0 }];
+        let writes = vec![BlockWrite { position, run, era: self.era, zeroes: value == 0 }];
         let data = if value == 0 { Bytes::new() } else { bytes(value, run.blocks) };
         VolumeCall::Write { writes, data }
     }
@@ -94,14 +96,14 @@ impl At {
     }
 
     fn first_byte(&mut self, block: u8, at: u64) -> u8 {
-        match self.ask(VolumeCall::Read { run: run(block, 1), at }) {
+        match self.ask(VolumeCall::Read { run: run(block, 1), at, era: u32::MAX }) {
             VolumeAnswer::Read { data, .. } => data.first().copied().unwrap_or(0),
             other => panic!("{other:?}"),
         }
     }
 
     fn page(&mut self, from: BlockPlace, above: u64) -> (Vec<BlockWrite>, Option<BlockPlace>, Bytes) {
-        match self.ask(VolumeCall::Rows { from, above, data: true }) {
+        match self.ask(VolumeCall::Rows { from, above, data: true, era: u32::MAX, since: 0 }) {
             VolumeAnswer::Rows { rows, next, data } => (rows, next, data),
             other => panic!("{other:?}"),
         }
@@ -111,7 +113,7 @@ impl At {
         let (mut all, mut from) = (Rows::new(), Some(FIRST_PLACE));
         while let Some(place) = from {
             let (rows, next, mut data) = self.page(place, 0);
-            for BlockWrite { position, run, zeroes } in rows {
+            for BlockWrite { position, run, zeroes, .. } in rows {
                 for nth in 0..run.blocks {
                     let block = run.first + u8::try_from(nth).unwrap();
                     let value = if zeroes { 0 } else { data.split_to(4096)[0] };
@@ -312,6 +314,60 @@ fn who_is_filled_says_what_it_had_acknowledged_before() {
         at.restart(true);
         assert_eq!(at.promise(6), (vec![(1, 0), (4, 3)], 10, true));
     }
+}
+
+#[test]
+fn a_member_knows_its_eras_after_a_restart_and_gives_back_what_no_snapshot_sees() {
+    for keep_index in [true, false] {
+        let mut at = At::new(12);
+        at.promise(1);
+        at.begin(&[(1, 0)]);
+        let views = |at: &mut At| {
+            [0, 1, u32::MAX].map(|era| match at.ask(VolumeCall::Read { run: run(0, 1), at: 0, era }) {
+                VolumeAnswer::Read { data, .. } => data.first().copied().unwrap_or(0),
+                other => panic!("{other:?}"),
+            })
+        };
+        for (era, value) in [(0, 10), (1, 11), (2, 12)] {
+            at.era = era;
+            at.write(u64::from(era) + 1, run(0, 1), value);
+        }
+        assert_eq!(views(&mut at), [10, 11, 12]);
+        at.done(VolumeCall::Flush(3));
+        at.restart(keep_index);
+        assert_eq!(at.promise(2), (vec![(1, 0)], 3, true));
+        assert_eq!(views(&mut at), [10, 11, 12]);
+        at.begin(&[(1, 0), (2, 3)]);
+        at.write(4, run(0, 1), 13);
+        at.done(VolumeCall::Flush(4));
+        assert_eq!(views(&mut at), [10, 11, 13]);
+        // The first is deleted; then the other.
+        at.done(VolumeCall::Thin { views: vec![1], era: 2, at: 4 });
+        assert_eq!(views(&mut at), [0, 11, 13]);
+        at.done(VolumeCall::Thin { views: vec![], era: 2, at: 4 });
+        assert_eq!(views(&mut at), [0, 0, 13]);
+        at.done(VolumeCall::Thin { views: vec![], era: 2, at: 4 });
+        assert_eq!(at.rows().len(), 1);
+    }
+}
+
+/// What a head says of its snapshots may come late: one was made meanwhile, and what it saw was given back.
+#[test]
+fn what_is_said_late_of_snapshots_takes_nothing_from_newer_ones() {
+    let mut at = At::new(13);
+    at.promise(1);
+    at.begin(&[(1, 0)]);
+    for (era, value) in [(0, 10), (1, 11), (2, 12)] {
+        at.era = era;
+        at.write(u64::from(era) + 1, run(0, 1), value);
+    }
+    at.done(VolumeCall::Flush(3));
+    at.done(VolumeCall::Thin { views: vec![], era: 1, at: 3 });
+    let seen = [0, 1, 2].map(|era| match at.ask(VolumeCall::Read { run: run(0, 1), at: 0, era }) {
+        VolumeAnswer::Read { data, .. } => data.first().copied().unwrap_or(0),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(seen, [0, 11, 12]);
 }
 
 #[test]
