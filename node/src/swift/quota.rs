@@ -78,9 +78,8 @@ pub(crate) async fn check(api: &Api, call: &Call, path: &ObjectPath, length: Opt
     let bound = !call.caller.as_ref().is_some_and(|caller| caller.reseller_admin);
     let container = Box::pin(api.store.container(&path.account, &path.container));
     let account = async { if bound { Box::pin(api.store.account(&path.account)).await } else { Ok(None) } };
-    // Asked at once, they go to whoever knows in one message.
-    let (container, account) = tokio::join!(container, account);
-    let (container, account) = (container?, account?);
+    // Asked at once, they go to whoever knows in one message. What cannot be said of one is not waited for at the other.
+    let (container, account) = tokio::try_join!(container, account)?;
     let policy = container.as_ref().map(|found| found.policy);
     if let Some(found) = container {
         let fits = |name, used: u64, more| fits(&found.headers, "x-container-meta-", name, used, more);

@@ -37,9 +37,9 @@ pub(crate) async fn put(
     check_absent(api, call, path, &upload.spec.condition).await?;
     // Their questions go to whoever knows in one message.
     let fits = Box::pin(quota::check(api, call, path, upload.length));
-    let (fits, writer) = tokio::join!(fits, Box::pin(api.store.writer(path, upload.length)));
-    fits?;
-    let committed = fill(api, Box::new(writer?), upload, body).await?;
+    let writer = async { Ok(Box::pin(api.store.writer(path, upload.length)).await?) };
+    let ((), writer) = tokio::try_join!(biased; fits, writer)?;
+    let committed = fill(api, Box::new(writer), upload, body).await?;
     Ok(created(&committed, &hex::encode(committed.md5)))
 }
 
