@@ -26,6 +26,7 @@ use quarry_volume::pace::Limits;
 use quarry_volume::store::{Label, Volume, VolumeError};
 use serde::{Deserialize, Serialize};
 
+use super::moving;
 use super::only_read::{self, only_read};
 use super::shared::New;
 use super::{Blocks, Said, Shared};
@@ -200,6 +201,11 @@ impl Blocks {
 
     async fn change(&self, wanted: Wanted) -> Result<String, VolumeError> {
         self.refuse_several(&wanted)?;
+        if let Wanted::Create { name, .. } | Wanted::Clone { name, .. } = &wanted
+            && moving::end_of(name).is_some()
+        {
+            return Err(VolumeError::Taken(name.clone()));
+        }
         if let Wanted::Diff { name, from, to } = &wanted {
             let changed = self.exports.volumes().difference(name, from, to.as_deref()).await?;
             return Ok(serde_json::to_string(&changed).unwrap_or_default());

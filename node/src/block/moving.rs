@@ -23,8 +23,6 @@ pub(crate) enum End {
 }
 
 const ENDS: [(End, &str); 2] = [(End::Leaving, "leaving-"), (End::Arriving, "arriving-")];
-/// Length of an id of the volume API.
-const ID: usize = 36;
 
 impl End {
     /// The name that a volume of the volume API has meanwhile.
@@ -37,7 +35,14 @@ impl End {
 /// Which end of which volume's way has this name.
 pub(crate) fn end_of(name: &str) -> Option<(End, &str)> {
     let of = |(end, before): (End, &str)| name.strip_prefix(before).map(|id| (end, id));
-    ENDS.into_iter().find_map(of).filter(|(_, id)| id.len() == ID)
+    ENDS.into_iter().find_map(of).filter(|(_, id)| is_id(id))
+}
+
+/// Whether it is an id as the volume API gives them.
+pub(crate) fn is_id(text: &str) -> bool {
+    let dash = |at: usize| matches!(at, 8 | 13 | 18 | 23);
+    text.len() == 36
+        && text.bytes().enumerate().all(|(at, b)| if dash(at) { b == b'-' } else { b.is_ascii_hexdigit() })
 }
 
 pub(super) fn is_on_its_way(volume: &Volume) -> bool {
@@ -73,4 +78,23 @@ async fn data_from(volumes: &Volumes, id: VolumeId, from: u64) -> Result<(u64, B
         }
     }
     Ok((end, Bytes::new()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_of_an_operator_is_no_volume_on_its_way() {
+        let id = "00000000-0000-4000-8000-00000000000a";
+        for end in [End::Leaving, End::Arriving] {
+            assert_eq!(end_of(&end.name_of(id)), Some((end, id)));
+        }
+        let long = format!("leaving-{}", "the-office-and-everything-that-is-there".get(..36).unwrap());
+        for name in
+            ["leaving-", "arriving-tomorrow", long.as_str(), "volume-00000000-0000-4000-8000-00000000000a"]
+        {
+            assert_eq!(end_of(name), None, "{name}");
+        }
+    }
 }

@@ -2,6 +2,7 @@
 //!
 //! Invariant: a text that a client gives has a limit before it is kept.
 
+pub(crate) use crate::block::moving::is_id;
 use serde_json::{Map, Value, json};
 
 use super::ask::truth;
@@ -60,13 +61,6 @@ pub(crate) fn fresh_id() -> String {
     bytes[8] = (bytes[8] & 0x3f) | 0x80;
     let hex = hex::encode(bytes);
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
-}
-
-/// Whether a text is a UUID, with dashes.
-pub(crate) fn is_id(text: &str) -> bool {
-    let dash = |at: usize| matches!(at, 8 | 13 | 18 | 23);
-    text.len() == 36
-        && text.bytes().enumerate().all(|(at, b)| if dash(at) { b == b'-' } else { b.is_ascii_hexdigit() })
 }
 
 /// Now, as Cinder writes times: no zone, microseconds.
