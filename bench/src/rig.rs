@@ -16,7 +16,8 @@ use quarry_engine::disk::{
 };
 use quarry_engine::index::{RocksIndex, RocksOptions};
 use quarry_engine::io::{
-    AlignedBuf, Completion, Disk, Geometry, Op, OpenOptions, SplitMix64, Wait, Waker, open_device,
+    AlignedBuf, Completion, Disk, Geometry, Op, OpenOptions, SplitMix64, Wait, Waker, aligned_bytes,
+    open_device,
 };
 
 use quarry_engine::object::{ObjectPath, Options, PutSpec, Spread, Store};
@@ -28,7 +29,9 @@ use crate::kv::{Kv, find};
 const META: &[u8] = &[b'm'; 64];
 
 /// Bytes that values are cut from: more than the largest, so that neighbours differ.
-const SOURCE: usize = (1 << 20) + (64 << 10);
+const SOURCE: usize = (1 << 20) + 512 * SHIFT;
+/// How far apart: they begin where callers' bodies do, at a block.
+const SHIFT: usize = 4096;
 
 /// What an operation goes through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,10 +91,6 @@ impl Disk for Part {
 
     fn buffer(&mut self, len: usize) -> AlignedBuf {
         self.inner.buffer(len)
-    }
-
-    fn recycle(&mut self, buf: AlignedBuf) {
-        self.inner.recycle(buf);
     }
 }
 
@@ -179,9 +178,10 @@ impl Rig {
             Layer::Engine => None,
             Layer::Object => Some(store_over(&handle)?),
         };
-        let mut source = vec![0; SOURCE];
+        let mut source = aligned_bytes(SOURCE);
+        source.resize(SOURCE, 0);
         SplitMix64::new(3).fill(&mut source);
-        Ok((Self { handle, held, store, source: source.into(), next: AtomicU64::new(0) }, report))
+        Ok((Self { handle, held, store, source: source.freeze(), next: AtomicU64::new(0) }, report))
     }
 
     /// Closes the disk and waits until its threads have let go of device and index.
@@ -197,7 +197,7 @@ impl Rig {
     /// Puts one new value of `size` bytes, durably.
     pub(crate) async fn put(&self, size: usize) -> Result<(), Failure> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let shift = usize::try_from(number % 512).unwrap_or(0) * 64;
+        let shift = usize::try_from(number % 512).unwrap_or(0) * SHIFT;
         let data = self.source.slice(shift..shift + size);
         if let Some(store) = &self.store {
             let mut writer = store.writer(&object_path(number), Some(size as u64)).await?;

@@ -4,6 +4,7 @@
 //! Invariant: a segment is opened only when a durable checkpoint named it as reserved: replay finds it there.
 
 use super::answer::Announcer;
+use super::assembly::assemble;
 use super::core::{Core, Writing};
 use super::format::batch::{BatchHeader, Descriptor, HeadClass, hash, header_len};
 use super::format::segment::{Footer, FooterEntry, SegmentHeader, footer_len};
@@ -100,7 +101,7 @@ struct Plan {
 
 /// Where a record of this shape goes when the batch has reached `at` (both from the start of the batch). Large data starts
 /// on a block boundary.
-fn place(at: usize, head: usize, data: usize) -> usize {
+pub(super) fn place(at: usize, head: usize, data: usize) -> usize {
     let at = at.next_multiple_of(8);
     if data < ALIGN_FROM { at } else { (at + head).next_multiple_of(BLOCK) - head }
 }
@@ -308,10 +309,7 @@ impl Core {
     ) {
         let Plan { header, groups } = self.plan(head, groups);
         let encoded = header.encode();
-        let lead = if opened { BLOCK } else { 0 };
-        let total = header.total_len as usize;
-        let mut buf = self.disk.buffer(lead + total);
-        if opened {
+        let first = opened.then(|| {
             let first = SegmentHeader {
                 device: self.shared.device,
                 segment: head.segment,
@@ -321,36 +319,25 @@ impl Core {
                 first_lsn: header.first_lsn,
                 epoch: self.shared.epoch,
             };
-            buf[..BLOCK].copy_from_slice(&first.encode());
-        }
-        let mut written = 0;
-        let body = &mut buf[lead..];
-        let mut put = |at: usize, bytes: &[u8]| {
-            // Recycled buffers are not zeroed: every gap is.
-            body[written..at].fill(0);
-            body[at..at + bytes.len()].copy_from_slice(bytes);
-            written = at + bytes.len();
-        };
-        put(0, &encoded);
+            first.encode()
+        });
+        let lead: &[u8] = first.as_deref().unwrap_or_default();
         let items = groups.iter().flat_map(|g| g.items.iter());
-        for (descriptor, item) in header.records.iter().zip(items) {
-            let at = descriptor.offset as usize;
-            put(at, item.record.head_bytes());
-            put(at + item.record.head_bytes().len(), item.record.data());
-        }
-        put(total, &[]);
+        let total = header.total_len as usize;
+        let data = assemble(self.disk.as_mut(), lead, &encoded, total, &header.records, items);
 
         let left = 1 + writes.len();
-        let offset = self.shared.layout.segment_start(head.segment) + u64::from(head.offset) - lead as u64;
+        let lead = lead.len() as u64;
+        let offset = self.shared.layout.segment_start(head.segment) + u64::from(head.offset) - lead;
         let batch = self.placed(class, head, &header, &encoded, groups);
         if writes.is_empty() {
-            self.submit_batch(&batch, offset, buf);
+            self.submit_batch(&batch, offset, data);
         } else {
-            self.submit_write(offset, buf);
+            self.submit_write(offset, data);
             for (offset, bytes) in writes {
                 let mut footer = self.disk.buffer(bytes.len());
                 footer.copy_from_slice(&bytes);
-                self.submit_write(offset, footer);
+                self.submit_write(offset, footer.into());
             }
         }
         Counters::add(&self.shared.counters.batches, 1);

@@ -22,7 +22,7 @@ use super::segments::Position;
 use super::shared::{Append, Class, Counters, DiskError, Request, Shared, bytes_of};
 use super::upkeep::{CheckpointState, Freeing};
 use super::{Durability, Lsn};
-use crate::io::{AlignedBuf, Completion, Disk, Op, Token, Wait};
+use crate::io::{Completion, Disk, Gather, Op, Token, Wait};
 
 /// How long what nobody waits for stays in the queue, and written bytes unflushed: more of the same body usually follows.
 pub(crate) const LAZY_FLUSH: Duration = Duration::from_millis(5);
@@ -306,24 +306,24 @@ impl Core {
 
     /// Submits the one write of a batch: with its flush, where somebody waits for that and few do. Of many records the work
     /// that follows is what counts, and a thread more only takes time from it.
-    pub(crate) fn submit_batch(&mut self, batch: &Written, offset: u64, buf: AlignedBuf) {
+    pub(crate) fn submit_batch(&mut self, batch: &Written, offset: u64, data: Gather) {
         let alone = self.flushing.is_none() && !self.disk.geometry().write_through;
         let few = batch.records.len() <= FEW_RECORDS && batch.bytes <= FEW_BYTES;
         if !(few && alone && batch.wants_durability()) {
-            return self.submit_write(offset, buf);
+            return self.submit_write(offset, data);
         }
         let with_upkeep = self.freeing.flushing();
         self.flushing = Some(Flushing { upto: batch.end_lsn - 1, with_upkeep });
         Counters::add(&self.shared.counters.flushes, 1);
         let token = self.token(Purpose::Commit);
         self.disk.announce(batch.on_durable());
-        self.disk.submit(Op::WriteDurably { token, offset, buf });
+        self.disk.submit(Op::WriteDurably { token, offset, data });
     }
 
     /// Submits a part of a batch, to be flushed by a flush of its own.
-    pub(crate) fn submit_write(&mut self, offset: u64, buf: AlignedBuf) {
+    pub(crate) fn submit_write(&mut self, offset: u64, data: Gather) {
         let token = self.token(Purpose::Batch);
-        self.disk.submit(Op::Write { token, offset, buf });
+        self.disk.submit(Op::Write { token, offset, data });
     }
 
     fn start_flush(&mut self) {
@@ -368,26 +368,13 @@ impl Core {
             }
             (Purpose::Flush, Ok(())) => self.flushed(),
             (Purpose::Commit, Ok(())) => {
-                self.recycle(completion.buf);
                 self.batch_part_written();
                 self.unflushed = 0;
                 self.flushed();
             }
-            (Purpose::Batch, Ok(())) => {
-                self.recycle(completion.buf);
-                self.batch_part_written();
-            }
-            (Purpose::Upkeep, Ok(())) => {
-                self.recycle(completion.buf);
-                self.freeing.part_written();
-            }
-            (Purpose::Table, Ok(())) => self.recycle(completion.buf),
-        }
-    }
-
-    fn recycle(&mut self, buf: Option<AlignedBuf>) {
-        if let Some(buf) = buf {
-            self.disk.recycle(buf);
+            (Purpose::Batch, Ok(())) => self.batch_part_written(),
+            (Purpose::Upkeep, Ok(())) => self.freeing.part_written(),
+            (Purpose::Table, Ok(())) => {}
         }
     }
 

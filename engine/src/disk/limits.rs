@@ -1,6 +1,6 @@
 //! Every limit of the disk engine, and how the limits depend on one another.
 
-use crate::io::{BLOCK, RECORD_BUFFER};
+use crate::io::{BLOCK, IN_PLACE_FROM, RECORD_BUFFER};
 
 /// Bytes of object data under one CRC.
 pub const CRC_SPAN: usize = 64 << 10;
@@ -12,8 +12,8 @@ pub const MAX_META: usize = 64 << 10;
 pub const MAX_DATA: usize = 1 << 20;
 /// Largest record in the log.
 pub const MAX_RECORD: usize = MAX_DATA + MAX_META + MAX_KEY + 4096;
-/// Data from this size on starts at a block boundary, so that it is read without a second copy.
-pub const ALIGN_FROM: usize = 32 << 10;
+/// Data from this size on starts at a block boundary, so that it is written and read without a second copy.
+pub const ALIGN_FROM: usize = IN_PLACE_FROM;
 /// Most records in one batch.
 pub const MAX_BATCH_RECORDS: usize = 2048;
 /// Most records of a batch that is written and flushed in one request: one or two callers, who wait for nothing else.

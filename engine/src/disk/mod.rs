@@ -5,6 +5,7 @@
 
 mod answer;
 mod apply;
+mod assembly;
 mod batching;
 mod cache;
 pub mod catalog;

@@ -257,7 +257,7 @@ impl Core {
         let mut buf = self.disk.buffer(bytes.len());
         buf.copy_from_slice(bytes);
         let token = self.token(Purpose::Upkeep);
-        self.disk.submit(Op::Write { token, offset, buf });
+        self.disk.submit(Op::Write { token, offset, data: buf.into() });
     }
 
     /// The freed headers are durable: their segments may be reserved again.
@@ -295,7 +295,7 @@ impl Core {
         buf.copy_from_slice(&table);
         let token = self.token(Purpose::Table);
         let offset = self.shared.layout.table_start(copy);
-        self.disk.submit(Op::Write { token, offset, buf });
+        self.disk.submit(Op::Write { token, offset, data: buf.into() });
     }
 
     /// Checkpoint, clean superblock; the core is idle.
@@ -329,7 +329,7 @@ fn encode_table(segments: &super::segments::SegmentMap) -> Vec<u8> {
 pub(crate) fn write_now(disk: &mut dyn Disk, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
     let mut buf = disk.buffer(bytes.len());
     buf.copy_from_slice(bytes);
-    run_now(disk, Op::Write { token: 0, offset, buf }).map(|_| ())
+    run_now(disk, Op::Write { token: 0, offset, data: buf.into() }).map(|_| ())
 }
 
 /// Flushes at once.

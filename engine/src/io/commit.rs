@@ -8,26 +8,42 @@
 //! Invariant: the thread has ended when this is dropped, and every request has been carried out.
 
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
+use std::io::{self, IoSlice};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use super::buffer::AlignedBuf;
+use super::gather::Gather;
 use super::{Completion, Token, Told, Waker};
 
 struct Request {
     token: Token,
     offset: u64,
-    buf: AlignedBuf,
+    data: Gather,
     told: Option<Told>,
 }
 
-/// Writes `buf` and makes it durable, with all that was written before.
-pub(super) fn write_durably(file: &File, token: Token, offset: u64, buf: AlignedBuf) -> Completion {
-    let result = file.write_all_at(&buf, offset).and_then(|()| file.sync_data());
-    Completion { token, result, buf: Some(buf) }
+/// Writes all pieces.
+pub(super) fn write_all(file: &File, offset: u64, data: &Gather) -> io::Result<()> {
+    let mut done = 0;
+    while done < data.len() {
+        let slices: Vec<IoSlice<'_>> = data.slices(done).map(IoSlice::new).collect();
+        match rustix::io::pwritev(file, &slices, offset + done as u64) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(moved) => done += moved,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Writes `data` and makes it durable, with all that was written before.
+pub(super) fn write_durably(file: &File, token: Token, offset: u64, data: Gather) -> Completion {
+    let result = write_all(file, offset, &data).and_then(|()| file.sync_data());
+    // Its buffers are free before anybody hears that they are.
+    drop(data);
+    Completion { token, result, buf: None }
 }
 
 /// The thread and its two queues.
@@ -51,8 +67,8 @@ impl Committer {
         Ok(Self { requests: Some(requests), done, thread: Some(thread), out: 0, told: None })
     }
 
-    pub(super) fn submit(&mut self, token: Token, offset: u64, buf: AlignedBuf) {
-        let request = Request { token, offset, buf, told: self.told.take() };
+    pub(super) fn submit(&mut self, token: Token, offset: u64, data: Gather) {
+        let request = Request { token, offset, data, told: self.told.take() };
         let sent = self.requests.as_ref().map(|requests| requests.send(request));
         assert!(matches!(sent, Some(Ok(()))), "the thread lives as long as its queue");
         self.out += 1;
@@ -83,8 +99,8 @@ impl Drop for Committer {
 }
 
 fn work(file: &File, wanted: &Receiver<Request>, done: &Mutex<Vec<Completion>>, waker: &Waker) {
-    while let Ok(Request { token, offset, buf, told }) = wanted.recv() {
-        let completion = write_durably(file, token, offset, buf);
+    while let Ok(Request { token, offset, data, told }) = wanted.recv() {
+        let completion = write_durably(file, token, offset, data);
         if completion.result.is_ok()
             && let Some(told) = told
         {

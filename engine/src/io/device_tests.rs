@@ -113,7 +113,7 @@ fn a_read_only_device_refuses_writes() {
         let options = OpenOptions { read_only: true, ..with(backend) };
         let Ok(mut disk) = open_device(&path, options) else { continue };
         let buf = AlignedBuf::zeroed(BLOCK);
-        let done = conformance::run(&mut *disk, vec![Op::Write { token: 1, offset: 0, buf }]);
+        let done = conformance::run(&mut *disk, vec![Op::Write { token: 1, offset: 0, data: buf.into() }]);
         assert_eq!(done[&1].result.as_ref().unwrap_err().raw_os_error(), Some(libc::EBADF));
     }
 }

@@ -16,7 +16,7 @@ use io_uring::types::Fd;
 use io_uring::{IoUring, opcode};
 
 use super::buffer::BufferPool;
-use super::uring::{Kind, Request, Verdict, verdict};
+use super::uring::{Moves, Request, Verdict, verdict};
 use super::{BLOCK, Completion, Token};
 
 /// Requests inside the kernel at once.
@@ -84,7 +84,7 @@ impl ReadRing {
             self.slots.len() - 1
         });
         if let Some(place) = self.slots.get_mut(slot) {
-            *place = Some(Request { kind: Kind::Read, token, offset, buf: Some(buf), done: 0, retries: 0 });
+            *place = Some(Request { token, offset, moves: Moves::Into(buf), done: 0, retries: 0 });
         }
         self.queue.push_back(slot);
         self.enter(&file);
@@ -99,8 +99,9 @@ impl ReadRing {
                 unreachable!("queued slots are in use")
             };
             let at = request.offset + request.done as u64;
-            let Some(rest) = request.buf.as_mut().and_then(|buf| buf.get_mut(request.done..)) else {
-                unreachable!("a read has a buffer, which it does not outgrow")
+            let Moves::Into(buf) = &mut request.moves else { unreachable!("a lane only reads") };
+            let Some(rest) = buf.get_mut(request.done..) else {
+                unreachable!("a read does not outgrow its buffer")
             };
             let len = u32::try_from(rest.len()).unwrap_or(1 << 30);
             let entry = opcode::Read::new(Fd(file.as_raw_fd()), rest.as_mut_ptr(), len).offset(at).build();
@@ -134,7 +135,7 @@ impl ReadRing {
                 Verdict::Finished(result) => {
                     let Some(request) = place.take() else { unreachable!("looked at above") };
                     self.free.push(slot);
-                    out.push(Completion { token: request.token, result, buf: request.buf });
+                    out.push(request.completed(result));
                 }
             }
         }
@@ -152,10 +153,7 @@ impl ReadRing {
         while let Some(slot) = self.queue.pop_front() {
             let request = self.slots.get_mut(slot).and_then(Option::take);
             self.free.push(slot);
-            out.extend(request.map(|Request { token, buf, .. }| {
-                let result = Err(io::ErrorKind::NotConnected.into());
-                Completion { token, result, buf }
-            }));
+            out.extend(request.map(|request| request.completed(Err(io::ErrorKind::NotConnected.into()))));
         }
     }
 }

@@ -18,7 +18,7 @@ fn disk() -> Option<UringDisk> {
 fn write(disk: &mut UringDisk, offset: u64, byte: u8, len: usize) {
     let mut buf = disk.buffer(len);
     buf.fill(byte);
-    disk.submit(Op::Write { token: 1, offset, buf });
+    disk.submit(Op::Write { token: 1, offset, data: buf.into() });
     let mut out = Vec::new();
     while out.is_empty() {
         disk.reap(Wait::AtMost(Duration::from_secs(1)), &mut out);

@@ -10,6 +10,7 @@ mod commit;
 #[cfg(test)]
 mod conformance;
 mod device;
+mod gather;
 mod lane;
 mod platter;
 mod pool;
@@ -25,6 +26,7 @@ pub use buffer::{AlignedBuf, BufferPool};
 pub use device::{
     Backend, DeviceError, DeviceInfo, DeviceKind, OpenOptions, inspect_device, open_device, preallocate,
 };
+pub use gather::{Gather, IN_PLACE_FROM, MAX_PIECES, aligned_bytes};
 pub use lane::Lanes;
 pub(crate) use lane::ReadRing;
 pub use random::SplitMix64;
@@ -40,7 +42,7 @@ pub const MAX_REQUESTS: usize = 1 << 16;
 /// Chosen by the submitter and handed back with the [`Completion`].
 pub type Token = u64;
 
-/// One request to a disk. Buffers travel with the request and come back with the completion.
+/// One request to a disk. The memory travels with the request; a read's comes back with its completion.
 #[derive(Debug)]
 pub enum Op {
     /// Fill `buf` from byte `offset`.
@@ -52,24 +54,24 @@ pub enum Op {
         /// Its length is the length of the read.
         buf: AlignedBuf,
     },
-    /// Write `buf` at byte `offset`.
+    /// Write `data` at byte `offset`.
     Write {
         /// Handed back.
         token: Token,
         /// Bytes from the start of the device.
         offset: u64,
-        /// Its length is the length of the write.
-        buf: AlignedBuf,
+        /// At least one piece.
+        data: Gather,
     },
-    /// Write `buf` at byte `offset`, then make it durable, with every write that completed before this submission: one answer
+    /// Write `data` at byte `offset`, then make it durable, with every write that completed before this submission: one answer
     /// for both. After an error nothing is known of either.
     WriteDurably {
         /// Handed back.
         token: Token,
         /// Bytes from the start of the device.
         offset: u64,
-        /// Its length is the length of the write.
-        buf: AlignedBuf,
+        /// At least one piece.
+        data: Gather,
     },
     /// Make every write that completed before this submission durable.
     Flush {
@@ -85,7 +87,7 @@ pub struct Completion {
     pub token: Token,
     /// What the device said.
     pub result: std::io::Result<()>,
-    /// The buffer of a read or write.
+    /// The buffer of a read.
     pub buf: Option<AlignedBuf>,
 }
 
@@ -151,18 +153,16 @@ pub trait Disk: Send {
     fn lanes(&self) -> Option<Lanes> {
         None
     }
-    /// Give a buffer back. Dropping it, on any thread, does the same.
-    fn recycle(&mut self, buf: AlignedBuf) {
-        drop(buf);
-    }
 }
 
 /// Asserts what the submitter promises, and turns a request beyond the capacity into its completion.
 fn check_range(capacity: u64, op: Op) -> Result<Op, Completion> {
     let (offset, len) = match &op {
-        Op::Read { offset, buf, .. }
-        | Op::Write { offset, buf, .. }
-        | Op::WriteDurably { offset, buf, .. } => (*offset, buf.len() as u64),
+        Op::Read { offset, buf, .. } => (*offset, buf.len() as u64),
+        Op::Write { offset, data, .. } | Op::WriteDurably { offset, data, .. } => {
+            assert!(!data.is_empty(), "a write has bytes");
+            (*offset, data.len() as u64)
+        }
         Op::Flush { .. } => return Ok(op),
     };
     assert!(offset.is_multiple_of(BLOCK as u64), "offset {offset} is not a multiple of {BLOCK}");
@@ -170,14 +170,14 @@ fn check_range(capacity: u64, op: Op) -> Result<Op, Completion> {
         return Ok(op);
     }
     match op {
-        Op::Read { token, buf, .. } => Err(short(token, std::io::ErrorKind::UnexpectedEof, buf)),
-        Op::Write { token, buf, .. } | Op::WriteDurably { token, buf, .. } => {
-            Err(short(token, std::io::ErrorKind::WriteZero, buf))
+        Op::Read { token, buf, .. } => Err(short(token, std::io::ErrorKind::UnexpectedEof, Some(buf))),
+        Op::Write { token, .. } | Op::WriteDurably { token, .. } => {
+            Err(short(token, std::io::ErrorKind::WriteZero, None))
         }
         Op::Flush { .. } => Ok(op),
     }
 }
 
-fn short(token: Token, kind: std::io::ErrorKind, buf: AlignedBuf) -> Completion {
-    Completion { token, result: Err(kind.into()), buf: Some(buf) }
+fn short(token: Token, kind: std::io::ErrorKind, buf: Option<AlignedBuf>) -> Completion {
+    Completion { token, result: Err(kind.into()), buf }
 }

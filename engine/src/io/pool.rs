@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::buffer::{AlignedBuf, BufferPool};
-use super::commit::write_durably;
+use super::commit::{write_all, write_durably};
 use super::{Completion, Disk, Geometry, MAX_REQUESTS, Op, Wait, Wake, Waker, check_range};
 
 /// Threads per disk: enough for a flush, a write and some reads side by side.
@@ -93,11 +93,12 @@ fn perform(file: &File, op: Op) -> Completion {
             let result = file.read_exact_at(&mut buf, offset);
             Completion { token, result, buf: Some(buf) }
         }
-        Op::Write { token, offset, buf } => {
-            let result = file.write_all_at(&buf, offset);
-            Completion { token, result, buf: Some(buf) }
+        Op::Write { token, offset, data } => {
+            let result = write_all(file, offset, &data);
+            drop(data);
+            Completion { token, result, buf: None }
         }
-        Op::WriteDurably { token, offset, buf } => write_durably(file, token, offset, buf),
+        Op::WriteDurably { token, offset, data } => write_durably(file, token, offset, data),
         Op::Flush { token } => Completion { token, result: file.sync_data(), buf: None },
     }
 }

@@ -11,9 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::platter::{Block, Platter, SECTOR, blocks_of, torn_sectors};
 use super::random::SplitMix64;
-use super::{
-    AlignedBuf, BLOCK, Completion, Disk, Geometry, MAX_REQUESTS, Op, Wait, Wake, Waker, check_range,
-};
+use super::{BLOCK, Completion, Disk, Gather, Geometry, MAX_REQUESTS, Op, Wait, Wake, Waker, check_range};
 
 /// What goes wrong, and when. Numbers are those of [`SimCounters`]: the first write of an image is write 1.
 #[derive(Debug, Clone, Default)]
@@ -175,10 +173,10 @@ struct Flying {
 
 impl Flying {
     /// Place and bytes that it is writing.
-    fn writes(&self) -> Option<(u64, &AlignedBuf)> {
+    fn writes(&self) -> Option<(u64, &Gather)> {
         match &self.op {
-            Op::Write { offset, buf, .. } => Some((*offset, buf)),
-            Op::WriteDurably { offset, buf, .. } if !self.landed => Some((*offset, buf)),
+            Op::Write { offset, data, .. } => Some((*offset, data)),
+            Op::WriteDurably { offset, data, .. } if !self.landed => Some((*offset, data)),
             _ => None,
         }
     }
@@ -206,9 +204,9 @@ impl Inner {
                 self.counters.bytes_read += buf.len() as u64;
                 next(&mut self.counters.reads)
             }
-            Op::Write { buf, offset, .. } | Op::WriteDurably { buf, offset, .. } => {
-                self.assert_alone(*offset, buf.len() as u64);
-                self.counters.bytes_written += buf.len() as u64;
+            Op::Write { data, offset, .. } | Op::WriteDurably { data, offset, .. } => {
+                self.assert_alone(*offset, data.len() as u64);
+                self.counters.bytes_written += data.len() as u64;
                 next(&mut self.counters.writes)
             }
             Op::Flush { .. } => next(&mut self.counters.flushes),
@@ -218,9 +216,9 @@ impl Inner {
 
     fn assert_alone(&self, offset: u64, len: u64) {
         for flying in &self.flying {
-            if let Some((other, buf)) = flying.writes() {
-                let apart = offset + len <= other || other + buf.len() as u64 <= offset;
-                assert!(apart, "writes in flight overlap: {offset}+{len} and {other}+{}", buf.len());
+            if let Some((other, data)) = flying.writes() {
+                let apart = offset + len <= other || other + data.len() as u64 <= offset;
+                assert!(apart, "writes in flight overlap: {offset}+{len} and {other}+{}", data.len());
             }
         }
     }
@@ -228,8 +226,8 @@ impl Inner {
     fn power_off(&mut self) {
         self.powered = false;
         for flying in std::mem::take(&mut self.flying) {
-            if let Some((offset, buf)) = flying.writes() {
-                self.media.loosen(offset, blocks_of(buf));
+            if let Some((offset, data)) = flying.writes() {
+                self.media.loosen(offset, blocks_of(&data.to_vec()));
             }
             self.answers.push((flying.generation, answer(flying.op, Err(power_error()))));
         }
@@ -248,15 +246,17 @@ impl Inner {
         let Flying { generation, number, before, mut op, landed } = flying;
         let result = match &mut op {
             Op::Read { offset, buf, .. } => self.read(number, *offset, buf),
-            Op::Write { offset, buf, .. } => self.write(number, *offset, buf),
-            Op::WriteDurably { offset, buf, .. } if !landed => match self.write(number, *offset, buf) {
-                Ok(()) => {
-                    let number = next(&mut self.counters.flushes);
-                    let before = self.media.next_sequence;
-                    return self.flying.push(Flying { generation, number, before, op, landed: true });
+            Op::Write { offset, data, .. } => self.write(number, *offset, &data.to_vec()),
+            Op::WriteDurably { offset, data, .. } if !landed => {
+                match self.write(number, *offset, &data.to_vec()) {
+                    Ok(()) => {
+                        let number = next(&mut self.counters.flushes);
+                        let before = self.media.next_sequence;
+                        return self.flying.push(Flying { generation, number, before, op, landed: true });
+                    }
+                    failed => failed,
                 }
-                failed => failed,
-            },
+            }
             Op::WriteDurably { .. } | Op::Flush { .. } => self.flush(number, before),
         };
         self.answers.push((generation, answer(op, result)));
@@ -327,10 +327,10 @@ fn power_error() -> io::Error {
 
 fn answer(op: Op, result: io::Result<()>) -> Completion {
     match op {
-        Op::Read { token, buf, .. } | Op::Write { token, buf, .. } | Op::WriteDurably { token, buf, .. } => {
-            Completion { token, result, buf: Some(buf) }
+        Op::Read { token, buf, .. } => Completion { token, result, buf: Some(buf) },
+        Op::Write { token, .. } | Op::WriteDurably { token, .. } | Op::Flush { token } => {
+            Completion { token, result, buf: None }
         }
-        Op::Flush { token } => Completion { token, result, buf: None },
     }
 }
 

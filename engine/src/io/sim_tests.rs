@@ -235,7 +235,7 @@ fn what_is_in_flight_at_a_crash_fails_once_and_may_have_happened() {
     disk.reap(Wait::Never, &mut out);
     disk.reap(Wait::Never, &mut out);
     assert_eq!(out.len(), 1);
-    assert!(out[0].result.is_err() && out[0].buf.is_some());
+    assert!(out[0].result.is_err() && out[0].buf.is_none());
 }
 
 #[test]

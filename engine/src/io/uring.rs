@@ -1,6 +1,6 @@
 //! The io_uring body of the disk seam.
 //!
-//! Invariant: a buffer that the kernel may touch is owned by a slot of `inflight` until its completion is seen.
+//! Invariant: memory that the kernel may touch is owned by a slot of `inflight` until its completion is seen.
 //! Invariant: requests inside the kernel <= DEPTH < entries of the completion queue, which so never overflows.
 //! Invariant: the eventfd is written only by the waker that found the owner asleep (and once by drop).
 
@@ -17,6 +17,7 @@ use io_uring::{IoUring, opcode, squeue};
 
 use super::buffer::{AlignedBuf, BufferPool, CLASSES, SMALL_CLASSES, SizeClass};
 use super::commit::Committer;
+use super::gather::{Gather, Vectors};
 use super::lane::Lanes;
 use super::{Completion, Disk, Geometry, MAX_REQUESTS, Op, Token, Told, Wait, Wake, Waker, check_range};
 
@@ -29,19 +30,21 @@ const RETRIES: u32 = 1000;
 const DISK: Fixed = Fixed(0);
 const EVENT: Fixed = Fixed(1);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    Read,
-    Write,
-    Flush,
+/// What a request moves, and where to.
+pub(super) enum Moves {
+    /// A read.
+    Into(AlignedBuf),
+    /// A write. The kernel is told by the vectors where the pieces lie, if by them.
+    From(Gather, Vectors),
+    /// A flush.
+    Nothing,
 }
 
 /// One request from `submit` until its completion.
 pub(super) struct Request {
-    pub(super) kind: Kind,
     pub(super) token: Token,
     pub(super) offset: u64,
-    pub(super) buf: Option<AlignedBuf>,
+    pub(super) moves: Moves,
     /// Bytes moved so far.
     pub(super) done: usize,
     pub(super) retries: u32,
@@ -138,21 +141,31 @@ impl UringDisk {
     fn entry(&mut self, slot: usize) -> squeue::Entry {
         let Some(request) = self.inflight[slot].as_mut() else { unreachable!("queued slots are in use") };
         let at = request.offset + request.done as u64;
-        let entry = match (&mut request.buf, request.kind) {
-            (None, _) => opcode::Fsync::new(DISK).flags(FsyncFlags::DATASYNC).build(),
-            (Some(buf), kind) => {
+        // A transfer above the limit of 32 bits comes back short and goes on from there.
+        let limited = |len: usize| u32::try_from(len).unwrap_or(1 << 30);
+        let entry = match &mut request.moves {
+            Moves::Nothing => opcode::Fsync::new(DISK).flags(FsyncFlags::DATASYNC).build(),
+            Moves::Into(buf) => {
                 let index = buf.registered(&self.pool);
                 let rest = &mut buf[request.done..];
-                // A transfer above the limit of 32 bits comes back short and goes on from there.
-                let len = u32::try_from(rest.len()).unwrap_or(1 << 30);
-                let start = rest.as_mut_ptr();
-                match (kind, index) {
-                    (Kind::Read, Some(i)) => opcode::ReadFixed::new(DISK, start, len, i).offset(at).build(),
-                    (Kind::Read, None) => opcode::Read::new(DISK, start, len).offset(at).build(),
-                    (_, Some(i)) => opcode::WriteFixed::new(DISK, start, len, i).offset(at).build(),
-                    (_, None) => opcode::Write::new(DISK, start, len).offset(at).build(),
+                let (start, len) = (rest.as_mut_ptr(), limited(rest.len()));
+                match index {
+                    Some(index) => opcode::ReadFixed::new(DISK, start, len, index).offset(at).build(),
+                    None => opcode::Read::new(DISK, start, len).offset(at).build(),
                 }
             }
+            Moves::From(data, vectors) => match data.registered(&self.pool) {
+                Some((bytes, index)) => {
+                    let rest = &bytes[request.done..];
+                    let (start, len) = (rest.as_ptr(), limited(rest.len()));
+                    opcode::WriteFixed::new(DISK, start, len, index).offset(at).build()
+                }
+                None => {
+                    *vectors = Vectors::of(data, request.done);
+                    let (start, count) = vectors.parts();
+                    opcode::Writev::new(DISK, start, count).offset(at).build()
+                }
+            },
         };
         entry.user_data(slot as u64)
     }
@@ -203,7 +216,7 @@ impl UringDisk {
         };
         let request = self.inflight[slot].take()?;
         self.free.push(slot);
-        Some(Completion { token: request.token, result, buf: request.buf })
+        Some(request.completed(result))
     }
 
     #[expect(
@@ -234,6 +247,17 @@ impl UringDisk {
     }
 }
 
+impl Request {
+    /// Its answer. What it wrote is let go of.
+    pub(super) fn completed(self, result: io::Result<()>) -> Completion {
+        let buf = match self.moves {
+            Moves::Into(buf) => Some(buf),
+            Moves::From(..) | Moves::Nothing => None,
+        };
+        Completion { token: self.token, result, buf }
+    }
+}
+
 pub(super) enum Verdict {
     Again,
     Finished(io::Result<()>),
@@ -249,14 +273,17 @@ pub(super) fn verdict(request: &mut Request, result: i32) -> Verdict {
         }
         return Verdict::Finished(Err(io::Error::from_raw_os_error(-result)));
     };
-    let Some(buf) = &request.buf else { return Verdict::Finished(Ok(())) };
+    let (len, short) = match &request.moves {
+        Moves::Nothing => return Verdict::Finished(Ok(())),
+        Moves::Into(buf) => (buf.len(), io::ErrorKind::UnexpectedEof),
+        Moves::From(data, _) => (data.len(), io::ErrorKind::WriteZero),
+    };
     request.done += moved;
-    assert!(request.done <= buf.len(), "the kernel moved more than it was asked to");
-    match (request.done == buf.len(), moved, request.kind) {
-        (true, _, _) => Verdict::Finished(Ok(())),
-        (false, 0, Kind::Read) => Verdict::Finished(Err(io::ErrorKind::UnexpectedEof.into())),
-        (false, 0, _) => Verdict::Finished(Err(io::ErrorKind::WriteZero.into())),
-        (false, _, _) => Verdict::Again,
+    assert!(request.done <= len, "the kernel moved more than it was asked to");
+    match (request.done == len, moved) {
+        (true, _) => Verdict::Finished(Ok(())),
+        (false, 0) => Verdict::Finished(Err(short.into())),
+        (false, _) => Verdict::Again,
     }
 }
 
@@ -287,18 +314,18 @@ impl Disk for UringDisk {
             Ok(op) => op,
             Err(refused) => return self.refused.push(refused),
         };
-        let (kind, token, offset, buf) = match op {
-            Op::Read { token, offset, buf } => (Kind::Read, token, offset, Some(buf)),
-            Op::Write { token, offset, buf } => (Kind::Write, token, offset, Some(buf)),
-            Op::WriteDurably { token, offset, buf } => return self.committer.submit(token, offset, buf),
-            Op::Flush { token } => (Kind::Flush, token, 0, None),
+        let (token, offset, moves) = match op {
+            Op::Read { token, offset, buf } => (token, offset, Moves::Into(buf)),
+            Op::Write { token, offset, data } => (token, offset, Moves::From(data, Vectors::default())),
+            Op::WriteDurably { token, offset, data } => return self.committer.submit(token, offset, data),
+            Op::Flush { token } => (token, 0, Moves::Nothing),
         };
         let slot = self.free.pop().unwrap_or_else(|| {
             self.inflight.push(None);
             self.inflight.len() - 1
         });
         assert!(slot < MAX_REQUESTS, "more than {MAX_REQUESTS} requests in flight");
-        self.inflight[slot] = Some(Request { kind, token, offset, buf, done: 0, retries: 0 });
+        self.inflight[slot] = Some(Request { token, offset, moves, done: 0, retries: 0 });
         self.queue.push_back(slot);
     }
 

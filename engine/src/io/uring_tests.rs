@@ -2,9 +2,12 @@
 
 use super::*;
 
-fn request(kind: Kind, len: usize) -> Request {
-    let buf = (kind != Kind::Flush).then(|| AlignedBuf::zeroed(len));
-    Request { kind, token: 1, offset: 0, buf, done: 0, retries: 0 }
+fn request(moves: Moves) -> Request {
+    Request { token: 1, offset: 0, moves, done: 0, retries: 0 }
+}
+
+fn writing(len: usize) -> Moves {
+    Moves::From(AlignedBuf::zeroed(len).into(), Vectors::default())
 }
 
 fn finished(verdict: Verdict) -> Option<io::Result<()>> {
@@ -16,9 +19,10 @@ fn finished(verdict: Verdict) -> Option<io::Result<()>> {
 
 #[test]
 fn a_short_transfer_goes_on_where_it_stopped_and_an_empty_one_fails() {
-    for (kind, error) in [(Kind::Read, io::ErrorKind::UnexpectedEof), (Kind::Write, io::ErrorKind::WriteZero)]
+    let reading = Moves::Into(AlignedBuf::zeroed(8192));
+    for (moves, error) in [(reading, io::ErrorKind::UnexpectedEof), (writing(8192), io::ErrorKind::WriteZero)]
     {
-        let mut request = request(kind, 8192);
+        let mut request = request(moves);
         assert!(finished(verdict(&mut request, 4096)).is_none());
         assert_eq!(request.done, 4096);
         assert_eq!(finished(verdict(&mut request, 0)).unwrap().unwrap_err().kind(), error);
@@ -28,7 +32,7 @@ fn a_short_transfer_goes_on_where_it_stopped_and_an_empty_one_fails() {
 
 #[test]
 fn interruptions_are_repeated_but_not_for_ever() {
-    let mut request = request(Kind::Write, 4096);
+    let mut request = request(writing(4096));
     for _ in 0..RETRIES {
         assert!(finished(verdict(&mut request, -libc::EAGAIN)).is_none());
     }
@@ -38,9 +42,9 @@ fn interruptions_are_repeated_but_not_for_ever() {
 
 #[test]
 fn an_error_of_a_flush_is_final() {
-    let error = finished(verdict(&mut request(Kind::Flush, 0), -libc::EIO)).unwrap().unwrap_err();
+    let error = finished(verdict(&mut request(Moves::Nothing), -libc::EIO)).unwrap().unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EIO));
-    assert!(finished(verdict(&mut request(Kind::Flush, 0), 0)).unwrap().is_ok());
+    assert!(finished(verdict(&mut request(Moves::Nothing), 0)).unwrap().is_ok());
 }
 
 #[test]

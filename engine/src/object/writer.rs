@@ -24,6 +24,7 @@ use crate::catalog::{Chunked, DataId, ObjectMeta};
 use crate::clock::Timestamp;
 use crate::disk::Class;
 use crate::disk::format::record::Kind;
+use crate::io::aligned_bytes;
 
 /// Times that a version is committed again whose grant was lost.
 const AGAIN: u32 = 3;
@@ -97,9 +98,13 @@ impl Body {
             self.whole = part;
             return;
         }
-        if self.pieces.is_empty() {
-            self.pieces.reserve(self.expected.max(self.whole.len() + part.len()));
-            self.pieces.extend_from_slice(&std::mem::take(&mut self.whole));
+        let wanted = self.waiting() + part.len();
+        if self.pieces.is_empty() || wanted > self.pieces.capacity() {
+            // The disk takes the chunk from where it lies, if it lies there well.
+            let mut pieces = aligned_bytes(if wanted <= self.expected { self.expected } else { CHUNK });
+            pieces.extend_from_slice(&std::mem::take(&mut self.whole));
+            pieces.extend_from_slice(&self.pieces);
+            self.pieces = pieces;
         }
         self.pieces.extend_from_slice(&part);
     }

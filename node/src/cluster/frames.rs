@@ -8,7 +8,8 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use quarry_engine::io::aligned_bytes;
 use quarry_engine::net::limits::{CALLS_PER_PEER, FIXED, INBOUND_BYTES, INBOUND_BYTES_ALL};
 use quarry_engine::net::wire::{self, Direction, Lengths, Message, WireError};
 use quarry_engine::net::{NodeId, Request, Response};
@@ -118,7 +119,8 @@ pub(super) async fn read_fixed(stream: &mut (impl AsyncRead + Unpin)) -> io::Res
 async fn read_parts(stream: &mut (impl AsyncRead + Unpin), lengths: Lengths) -> io::Result<(Vec<u8>, Bytes)> {
     let mut head = vec![0; lengths.head];
     stream.read_exact(&mut head).await?;
-    let mut payload = BytesMut::with_capacity(lengths.payload);
+    // Where it lies well for the disk that it may go to.
+    let mut payload = aligned_bytes(lengths.payload);
     let mut rest = stream.take(lengths.payload as u64);
     while payload.len() < lengths.payload {
         if rest.read_buf(&mut payload).await? == 0 {

@@ -11,6 +11,7 @@
 
 use bytes::buf::Limit;
 use bytes::{Buf, BufMut, BytesMut};
+use quarry_engine::io::aligned_bytes;
 
 use super::export::Terms;
 use super::limits::{MAX_IN_FLIGHT, MAX_OWED};
@@ -201,7 +202,8 @@ impl Session {
             Verdict::Payload(length) => {
                 let length = length as usize;
                 self.owed += length;
-                self.stage = Stage::Payload(header, BytesMut::with_capacity(length), length);
+                // Where it lies well for the disk that it will go to.
+                self.stage = Stage::Payload(header, aligned_bytes(length), length);
             }
             Verdict::Contexts(length) => self.stage = Stage::Contexts(header, length as usize),
             Verdict::Run(kind, None) => {
