@@ -63,6 +63,11 @@ impl Written {
         self.waiters.iter().any(|w| w.append.durability == Durability::Durable)
     }
 
+    /// Who was in no hurry is.
+    pub(crate) fn hasten(&mut self) {
+        self.waiters.iter_mut().for_each(|waiter| waiter.append.hasten());
+    }
+
     /// Answers those who wait only for the write.
     pub(crate) fn answer_appended(&mut self) {
         let (appended, durable) = std::mem::take(&mut self.waiters)

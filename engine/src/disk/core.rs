@@ -123,6 +123,8 @@ impl Core {
         let wait = if busy { Wait::Never } else { wait };
         if self.writing.is_some() || self.holds_back() {
             self.shared.nap.begin();
+        } else if !self.clients.is_empty() && self.waits_for_company() {
+            self.shared.nap.begin_light();
         }
         self.disk.reap(wait, &mut done);
         for completion in done.drain(..) {
@@ -195,6 +197,7 @@ impl Core {
                 let _gone = reply.send(result);
             }
             Request::Checkpoint { reply } => self.checkpoint.waiting.push(reply),
+            Request::Hasten => self.hasten(),
             Request::Checkpointed(result) => self.checkpointed(result),
             Request::Close { reply } => self.closing = Some(reply),
         }
@@ -212,8 +215,15 @@ impl Core {
             Request::Forget { reply, .. } => {
                 let _gone = reply.send(Err(gone));
             }
-            Request::Checkpointed(_) => {}
+            Request::Checkpointed(_) | Request::Hasten => {}
         }
+    }
+
+    /// What was lazy is waited for from now on.
+    fn hasten(&mut self) {
+        self.clients.iter_mut().chain(&mut self.movers).for_each(Append::hasten);
+        let writing = self.writing.iter_mut().map(|writing| &mut writing.batch);
+        writing.chain(&mut self.unapplied).for_each(Written::hasten);
     }
 
     pub(crate) fn token(&mut self, purpose: Purpose) -> Token {
@@ -296,6 +306,7 @@ impl Core {
         let mut queued = self.clients.iter().chain(&self.movers);
         self.now < self.alone_at
             && self.closing.is_none()
+            && !self.queue_is_long()
             && queued.all(|append| append.durability == Durability::Lazy)
     }
 

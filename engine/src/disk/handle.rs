@@ -237,6 +237,12 @@ impl DiskHandle {
         Ok(answer.submitted(&self.shared))
     }
 
+    /// Has all be written and flushed at once that was submitted as [`Durability::Lazy`] before.
+    pub fn hasten(&self) {
+        // Of a disk that is gone whoever waits is told so.
+        let _gone = self.shared.send(Request::Hasten);
+    }
+
     /// Whether free segments hold all that the queues can hold, so that what is submitted now will not be told that the disk
     /// is full.
     #[must_use]

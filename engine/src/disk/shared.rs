@@ -2,7 +2,7 @@
 //!
 //! Invariant: a segment pinned before the last look-up that named it is not recycled until it is unpinned.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
@@ -102,6 +102,13 @@ impl Append {
         self.items.iter().map(Item::most_bytes).sum()
     }
 
+    /// Somebody waits for it now.
+    pub(crate) fn hasten(&mut self) {
+        if self.durability == Durability::Lazy {
+            self.durability = Durability::Durable;
+        }
+    }
+
     /// It is durable; its answer comes when the index has it.
     pub(crate) fn durable(&self) {
         self.reply.iter().for_each(Answer::durable);
@@ -148,6 +155,8 @@ pub(crate) enum Request {
     Checkpoint {
         reply: oneshot::Sender<Result<(), DiskError>>,
     },
+    /// Somebody waits now for what was submitted as [`Durability::Lazy`].
+    Hasten,
     /// The index finished the checkpoint that [`super::core::Core::take_checkpoint`] handed out.
     Checkpointed(Result<(), IndexError>),
     Close {
@@ -224,29 +233,43 @@ pub(crate) struct Shared {
 }
 
 /// Whether the disk's thread need not be woken for an append: it has writes or a flush out, could start nothing before they
-/// end, and looks at its queue then.
+/// end, and looks at its queue then. Or nothing is queued but what is lazy: for more of that it need not be woken.
 ///
 /// Invariant: no append is overlooked. The thread ends its nap before it looks at the queue, an append is queued before the
 /// nap is looked at, and a fence stands between the two on either side: one of them sees the other.
 #[derive(Debug, Default)]
-pub(crate) struct Nap(AtomicBool);
+pub(crate) struct Nap(AtomicU8);
+
+const AWAKE: u8 = 0;
+/// Until something comes that is not lazy.
+const LIGHT: u8 = 1;
+const DEEP: u8 = 2;
 
 impl Nap {
     /// Called with something in flight whose completion ends the nap.
     pub(crate) fn begin(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.store(DEEP, Ordering::Relaxed);
+    }
+
+    /// Called where time ends the nap, or what is not lazy.
+    pub(crate) fn begin_light(&self) {
+        self.0.store(LIGHT, Ordering::Relaxed);
     }
 
     /// Called before a look at the queue.
     pub(crate) fn end(&self) {
-        self.0.store(false, Ordering::Relaxed);
+        self.0.store(AWAKE, Ordering::Relaxed);
         fence(Ordering::SeqCst);
     }
 
-    /// Called behind what was queued.
-    fn is_on(&self) -> bool {
+    /// Whether it goes on. Called behind what was queued.
+    fn outlasts(&self, append: Durability) -> bool {
         fence(Ordering::SeqCst);
-        self.0.load(Ordering::Relaxed)
+        match self.0.load(Ordering::Relaxed) {
+            DEEP => true,
+            LIGHT => append == Durability::Lazy,
+            _ => false,
+        }
     }
 }
 
@@ -317,9 +340,9 @@ impl Shared {
     }
 
     pub(crate) fn send(&self, request: Request) -> Result<(), DiskError> {
-        let can_wait = matches!(request, Request::Append(_));
+        let append = if let Request::Append(append) = &request { Some(append.durability) } else { None };
         self.requests.send(request).map_err(|_| self.gone())?;
-        if !(can_wait && self.nap.is_on()) {
+        if !append.is_some_and(|append| self.nap.outlasts(append)) {
             self.waker.wake();
         }
         Ok(())

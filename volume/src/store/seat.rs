@@ -72,6 +72,10 @@ pub(super) struct State {
     pub(super) last: Option<(u64, Durable)>,
     /// The last write that was not answered early.
     pub(super) last_told: u64,
+    /// Writes since somebody waited for one to be durable.
+    pub(super) unasked: u32,
+    /// Some are in no hurry in the log's queue.
+    pub(super) lazy: bool,
     /// The last write for which there was no space.
     pub(super) refused: u64,
     /// Everything is refused.
@@ -175,6 +179,8 @@ impl Seat {
             durable: last.sequence,
             last: None,
             last_told: 0,
+            unasked: 0,
+            lazy: false,
             refused: 0,
             out: false,
             strict: false,

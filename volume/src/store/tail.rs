@@ -1,5 +1,9 @@
 //! Writes on a seat: answered once they have their place in the log's queue, durable some time later, in order.
 //!
+//! A write is written and flushed by the disk at once, in case that its client flushes next. Where nobody has asked for that for
+//! some writes, it goes with others that come within milliseconds: on a disk that flushes fast, a batch would be a few writes
+//! otherwise, and most of what they cost. Whoever waits for one hastens them.
+//!
 //! Nobody is woken when a write becomes durable. Who writes next, flushes, or waits for room looks at what has ended. A flush waits
 //! for the log alone: what the index does not have yet is read from the overlay.
 //!
@@ -21,6 +25,11 @@ use super::error::VolumeError;
 use super::overlay::Seen;
 use super::seat::{Seat, State};
 use crate::member::{Action, Answer, Event, Refusal};
+
+/// Writes after a flush that the disk begins with at once.
+const EAGER: u32 = 8;
+/// From this size on a write is worth a batch of its own.
+const LARGE: usize = 32 << 10;
 
 /// A write in the log's queue.
 #[derive(Debug)]
@@ -96,6 +105,7 @@ impl Seat {
             if front.is_none() {
                 *front = self.state().tail.pop_front();
             }
+            self.hasten();
             let Some(late) = front.as_mut() else {
                 drop(front);
                 // A write has its sequence, and is about to get its place: who places it holds the order. Who waits here with
@@ -116,12 +126,15 @@ impl Seat {
     /// space for certain, is where the last of it is. Where something was not, each has to be asked.
     async fn logged(&self, sequence: u64, durability: Option<Durable>) -> Result<(), VolumeError> {
         let durability = {
-            let state = self.state();
+            let mut state = self.state();
+            state.unasked = 0;
+            let state = &*state;
             let last = || state.last.as_ref().filter(|(last, _)| *last == sequence).map(|(_, it)| it.clone());
             let early = state.durable >= state.last_told;
             durability.or_else(last).filter(|_| early)
         };
         let Some(durability) = durability else { return self.settled(sequence).await };
+        self.hasten();
         if !durability.wait().await {
             return self.settled(sequence).await;
         }
@@ -132,6 +145,14 @@ impl Seat {
         }
         state.step(Event::Flushed(sequence));
         Ok(())
+    }
+
+    /// What is in the log's queue is in a hurry from now on.
+    fn hasten(&self) {
+        let lazy = std::mem::take(&mut self.state().lazy);
+        if lazy {
+            self.disk.hasten();
+        }
     }
 
     /// Waits until all up to `sequence`, of which a client is to be told, is durable.
@@ -263,8 +284,13 @@ impl Seat {
             Place::Next(None) => order.era,
         };
         let record = self.record(fence, run, sequence, era, data.clone());
-        let submitted = self.disk.submit_now(record, Durability::Durable, room);
+        let large = data.as_ref().is_some_and(|data| data.len() >= LARGE);
+        let lazy = early && place == Place::Next(None) && !large && self.state().unasked >= EAGER;
+        let durability = if lazy { Durability::Lazy } else { Durability::Durable };
+        let submitted = self.disk.submit_now(record, durability, room);
         let mut state = self.state();
+        state.unasked = state.unasked.saturating_add(1);
+        state.lazy |= lazy;
         let submitted = submitted.inspect_err(|_| state.fail())?;
         let durability = submitted.durability();
         let (told, end) = if early { (None, None) } else { Some(oneshot::channel()).unzip() };

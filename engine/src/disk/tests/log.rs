@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::kv::{Rig, put_record};
 use crate::disk::{Class, DiskError, Durability, State};
@@ -108,6 +109,47 @@ fn what_nobody_waits_for_shares_the_next_batch_and_its_flush_or_goes_soon() {
     }
     assert!(alone.look().unwrap().is_ok());
     assert_eq!(rig.get("c").unwrap(), Some((3, b"lazy".as_slice().into())), "applied when it is answered");
+}
+
+#[test]
+fn what_was_lazy_is_durable_at_once_when_somebody_asks() {
+    const ROUNDS: u64 = 40;
+    let mut rig = Rig::new(12, 7);
+    let handle = rig.handle();
+    let turns = |rig: &mut Rig, sequence: u64, durability: Durability, written: bool, hasten: bool| {
+        let handle = rig.handle();
+        let record = put_record(&handle, "k", sequence, b"lazy");
+        let mut group = rig.sim().run(handle.submit(vec![record], durability, Class::Client)).unwrap();
+        if written {
+            // Its flush waits for company as well.
+            rig.sim().pass(Duration::from_millis(6));
+            for _ in 0..2 {
+                rig.sim().turn();
+            }
+        }
+        if hasten {
+            handle.hasten();
+        }
+        let mut turns = 0_u64;
+        while group.look().is_none() {
+            rig.sim().turn();
+            turns += 1;
+        }
+        turns
+    };
+    // A millisecond passes with each turn.
+    let (mut durable, mut queued, mut written, mut left) = (0, 0, 0, 0);
+    for round in 0..ROUNDS {
+        durable += turns(&mut rig, 4 * round + 1, Durability::Durable, false, false);
+        queued += turns(&mut rig, 4 * round + 2, Durability::Lazy, false, true);
+        written += turns(&mut rig, 4 * round + 3, Durability::Lazy, true, true);
+        left += turns(&mut rig, 4 * round + 4, Durability::Lazy, false, false);
+    }
+    assert_eq!(handle.failure(), None);
+    let slack = durable / 4 + ROUNDS;
+    assert!(queued <= durable + slack, "{queued} turns, {durable} of what was never lazy");
+    assert!(written <= durable + slack, "{written} turns, {durable} of what was never lazy");
+    assert!(left >= durable + 5 * ROUNDS, "{left} turns of what nobody asked for, {durable}");
 }
 
 #[test]

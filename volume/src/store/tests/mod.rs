@@ -6,6 +6,7 @@ mod devices;
 mod encrypted;
 mod frozen;
 mod going;
+mod lazy;
 mod lineage;
 mod ordered;
 mod replicas;
