@@ -320,7 +320,7 @@ fn blocks_on_nodes(seeds: Option<Range<u64>>, limit: Duration, planted: blocks::
     let Ran { histories, failures, took } = histories(seeds, limit, run, |summary| sum.add(summary));
     say(&format!(
         "{histories} histories, {} answers ({} failed), {} heads, {} crashes, {} changes of the members, {} snapshots read {} times, \
-         {failures} failures; {}",
+         {} clones read {} times, of which {} took over and {} went back, {failures} failures; {}",
         sum.answers,
         sum.failed,
         sum.heads,
@@ -328,6 +328,10 @@ fn blocks_on_nodes(seeds: Option<Range<u64>>, limit: Duration, planted: blocks::
         sum.changes,
         sum.frozen[0],
         sum.frozen[1],
+        sum.clones[0],
+        sum.clones[1],
+        sum.clones[2],
+        sum.clones[3],
         pace(sum.millis, took),
     ));
     failures == 0

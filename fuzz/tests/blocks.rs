@@ -14,8 +14,9 @@ fn promises_are_kept() {
             Err(failure) => panic!("{failure}"),
         }
     }
-    let seen = [sum.answers, sum.failed, sum.heads, sum.crashes, sum.changes, sum.frozen[0], sum.frozen[1]];
-    assert!(seen.iter().all(|count| *count > 0), "something never happened: {sum:?}");
+    let seen = [sum.answers, sum.failed, sum.heads, sum.crashes, sum.changes];
+    let seen = seen.into_iter().chain(sum.frozen).chain(sum.clones);
+    assert!(seen.into_iter().all(|count| count > 0), "something never happened: {sum:?}");
 }
 
 #[test]
@@ -74,6 +75,21 @@ fn a_snapshot_that_changes_is_caught() {
 #[test]
 fn a_member_that_was_filled_without_its_snapshots_is_caught() {
     caught(Plant::ErasMixed);
+}
+
+#[test]
+fn a_clone_that_was_filled_without_what_it_has_of_its_parent_is_caught() {
+    caught(Plant::ParentForgotten);
+}
+
+#[test]
+fn a_clone_that_begins_as_its_parent_is_now_is_caught() {
+    caught(Plant::CloneOfNow);
+}
+
+#[test]
+fn a_volume_that_does_not_come_back_to_its_snapshot_is_caught() {
+    caught(Plant::ChangeForgotten);
 }
 
 #[test]

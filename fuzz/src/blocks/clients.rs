@@ -16,7 +16,7 @@ use quarry_volume::{BLOCK_BYTES, CHUNK_BYTES};
 
 use super::control::Register;
 use super::oracle::{BLOCKS, Oracle};
-use super::part::{Part, geometry};
+use super::part::{Part, VOLUME, geometry};
 use crate::store::oracle::Violation;
 
 /// Blocks of a chunk that are used: two spans of the index.
@@ -75,12 +75,12 @@ pub(crate) struct Clients {
 }
 
 /// Where a block lies.
-fn offset(block: u8) -> u64 {
+pub(crate) fn offset(block: u8) -> u64 {
     u64::from(block / IN_CHUNK) * CHUNK_BYTES + u64::from(block % IN_CHUNK) * BLOCK_BYTES
 }
 
 /// The bytes of a block: whose write it is, and where.
-fn content(name: usize, block: u8) -> Vec<u8> {
+pub(crate) fn content(name: usize, block: u8) -> Vec<u8> {
     let word = [(name as u64).to_le_bytes(), u64::from(block).to_le_bytes()].concat();
     word.repeat(256)
 }
@@ -142,6 +142,11 @@ impl Clients {
         serving.max_by_key(|(_, head)| head.epoch()).map(|(machine, _)| *machine)
     }
 
+    /// What the node of a head has.
+    pub(crate) fn part(&self, machine: usize) -> Option<&Part> {
+        self.parts.get(&machine)
+    }
+
     /// A machine went down: its head is gone, and who asked there is told nothing.
     pub(crate) fn down(&mut self, machine: usize) {
         let now = self.tick();
@@ -157,7 +162,7 @@ impl Clients {
 
     pub(crate) fn attach(&mut self, machine: usize, part: Part, now: Duration) {
         let future = Box::pin(async move {
-            match part.clone().attach().await {
+            match part.clone().attach(VOLUME).await {
                 Ok(head) => Told::Attached(head, part),
                 Err(why) => Told::Failed(why),
             }
@@ -370,7 +375,7 @@ async fn carried_out(head: Replicated, register: Register, ask: Ask) -> Told {
 }
 
 /// Some blocks of one chunk: mostly few, now and then whole spans of the index.
-fn some_blocks(rng: &mut SplitMix64) -> Range<u8> {
+pub(crate) fn some_blocks(rng: &mut SplitMix64) -> Range<u8> {
     let small = |rng: &mut SplitMix64, below: u8| u8::try_from(rng.below(u64::from(below))).unwrap_or(0);
     let chunk = small(rng, BLOCKS.div_ceil(IN_CHUNK)) * IN_CHUNK;
     let end = (chunk + IN_CHUNK).min(BLOCKS);

@@ -13,15 +13,15 @@ use super::clients::{Ask, Clients, IN_CHUNK};
 use super::compare::compare;
 use super::control::Control;
 use super::oracle::BLOCKS;
-use super::part::Part;
+use super::part::{Part, VOLUME};
 use crate::store::oracle::Violation;
 
 /// Longer than everything that heals takes.
-const HEALED: Duration = Duration::from_secs(120);
+pub(crate) const HEALED: Duration = Duration::from_secs(120);
 /// A head has noticed by then whose answer was lost.
 pub(crate) const NOTICED: Duration = Duration::from_secs(5);
 /// Pause between two looks at how far it is.
-const LOOK: Duration = Duration::from_millis(200);
+pub(crate) const LOOK: Duration = Duration::from_millis(200);
 
 /// Where a volume's clients live.
 pub(crate) trait Ground {
@@ -44,7 +44,7 @@ pub(crate) fn pass(ground: &mut impl Ground, time: Duration) -> Result<(), Viola
 }
 
 /// Lets everything go on until this has come to its end.
-fn wait<T>(ground: &mut impl Ground, future: impl Future<Output = T>) -> Result<T, Violation> {
+pub(crate) fn wait<T>(ground: &mut impl Ground, future: impl Future<Output = T>) -> Result<T, Violation> {
     let mut future = pin!(future);
     let end = ground.now() + HEALED;
     while ground.now() < end {
@@ -70,7 +70,7 @@ pub(crate) fn look_at_all(ground: &mut impl Ground, n: usize, members: usize) ->
     let Some(part) = ground.part(n) else {
         return Err(Violation(format!("{n} went down without trouble")));
     };
-    let (tables, row) = wait(ground, part.tables())?.map_err(Violation)?;
+    let (tables, row) = wait(ground, part.tables(VOLUME))?.map_err(Violation)?;
     if tables.len() != members {
         return Err(Violation(format!("{} members are left", tables.len())));
     }

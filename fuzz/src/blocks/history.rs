@@ -8,6 +8,7 @@ use quarry_engine::net::SimFaults;
 
 use super::clients::Clients;
 use super::control::Control;
+use super::copies::{Cloned, Copies, look_at_clones};
 use super::healing::{Ground, NOTICED, look_at_all, pass};
 use super::part::Part;
 use super::plant::Plant;
@@ -36,6 +37,8 @@ pub struct Summary {
     pub changes: u64,
     /// Snapshots that were made, and reads of some.
     pub frozen: [u64; 2],
+    /// Clones that were made, reads of them, how many took over what they had of their parent, and how many went back to a snapshot.
+    pub clones: [u64; 4],
     /// Milliseconds of virtual time.
     pub millis: u64,
 }
@@ -49,6 +52,7 @@ impl Summary {
         self.crashes += other.crashes;
         self.changes += other.changes;
         (0..2).for_each(|n| self.frozen[n] += other.frozen[n]);
+        (0..4).for_each(|n| self.clones[n] += other.clones[n]);
         self.millis += other.millis;
     }
 }
@@ -85,14 +89,15 @@ pub fn history_with(seed: u64, plant: Plant, lines: usize) -> Result<Summary, Bo
     // An assertion that fails is a finding like any other.
     let result =
         catch_unwind(whole).unwrap_or_else(|panic| Err(Violation(crate::panic_text(panic.as_ref()))));
-    let History { world, clients, log, mut summary, .. } = history;
+    let History { world, clients, copies, log, mut summary, .. } = history;
     summary.hash = log.hash;
     (summary.answers, summary.failed, summary.heads) = (clients.answers, clients.failed, clients.attached);
     summary.frozen = clients.frozen;
+    summary.clones = copies.as_ref().map_or([0; 4], |copies| copies.counts);
     summary.changes = u64::from(world.control.read().0.configuration.version) - 1;
     summary.millis = u64::try_from(world.now().as_millis()).unwrap_or(u64::MAX);
     // What a panic left half done is not taken apart.
-    let _left = result.is_err().then(|| std::mem::forget((clients, world)));
+    let _left = result.is_err().then(|| std::mem::forget((clients, copies, world)));
     result.map_err(|violation| failure(violation, log.tail.into()))?;
     Ok(summary)
 }
@@ -100,6 +105,8 @@ pub fn history_with(seed: u64, plant: Plant, lines: usize) -> Result<Summary, Bo
 struct History {
     world: World,
     clients: Clients,
+    /// Not all histories have clones: they are what they were without them.
+    copies: Option<Copies>,
     rng: SplitMix64,
     log: Log,
     summary: Summary,
@@ -124,7 +131,21 @@ impl History {
         let think = Duration::from_millis([4, 20, 60][rng.index(3)]);
         let trouble = [None, Some(4_000), Some(1_500), Some(600)][rng.index(4)].map(Duration::from_millis);
         let (clients, log, summary) = (Clients::new(), Log::new(lines), Summary::default());
-        Ok(Self { world, clients, rng, log, summary, net, think, trouble, members, cures: Vec::new() })
+        let mut own = SplitMix64::new(!seed);
+        let copies = own.chance(400).then(|| Copies::new(own));
+        Ok(Self {
+            world,
+            clients,
+            copies,
+            rng,
+            log,
+            summary,
+            net,
+            think,
+            trouble,
+            members,
+            cures: Vec::new(),
+        })
     }
 
     fn within(&mut self, longest: Duration) -> Duration {
@@ -146,6 +167,7 @@ impl History {
                 self.attach_if_none();
                 let said = self.clients.ask(&mut self.rng, now);
                 said.into_iter().for_each(|said| self.note(&said));
+                self.ask_clones(now);
             }
             if let Some(longest) = self.trouble.filter(|_| trouble_at <= now) {
                 trouble_at = now + self.within(longest);
@@ -154,6 +176,14 @@ impl History {
             self.tick()?;
         }
         Ok(())
+    }
+
+    fn ask_clones(&mut self, now: Duration) {
+        let Some(copies) = &mut self.copies else { return };
+        let machines = self.world.machines.iter().enumerate();
+        let up: Vec<(usize, Part)> = machines.filter_map(|(n, one)| Some((n, one.part.clone()?))).collect();
+        let said = copies.ask(&self.clients, &up, now);
+        said.into_iter().for_each(|said| self.note(&said));
     }
 
     fn attach_if_none(&mut self) {
@@ -198,12 +228,19 @@ impl History {
         let fate = if lost { IndexFate::Lost } else { IndexFate::Prefix(self.rng.next_u64()) };
         self.note(&format!("{n} goes down: {plan:?}, index {fate:?}"));
         self.summary.crashes += 1;
-        self.clients.down(n);
+        self.take_down(n);
         self.world.down(n, plan, fate, &mut self.rng);
         trouble::disarm(&self.world, n);
         let longest = Duration::from_millis([50, 1_000, 8_000][self.rng.index(3)]);
         let end = self.world.now() + self.within(longest);
         self.cures.push((end, Cure::Start(n)));
+    }
+
+    fn take_down(&mut self, n: usize) {
+        self.clients.down(n);
+        if let Some(copies) = &mut self.copies {
+            copies.down(n);
+        }
     }
 
     fn start(&mut self, n: usize) -> Result<(), Violation> {
@@ -322,7 +359,7 @@ impl History {
         self.look_at_all()?;
         for n in 0..self.world.machines.len() {
             let fate = if n == 0 { IndexFate::Lost } else { IndexFate::Prefix(self.rng.next_u64()) };
-            self.clients.down(n);
+            self.take_down(n);
             self.world.down(n, Some(trouble::luck(&mut self.rng)), fate, &mut self.rng);
         }
         (0..self.world.machines.len()).try_for_each(|n| self.start(n))?;
@@ -331,7 +368,8 @@ impl History {
 
     fn look_at_all(&mut self) -> Result<(), Violation> {
         let n = self.rng.index(self.world.machines.len());
-        look_at_all(self, n, self.members)
+        look_at_all(self, n, self.members)?;
+        look_at_clones(self, n, self.members)
     }
 }
 
@@ -348,7 +386,10 @@ impl Ground for History {
         let now = self.world.now();
         let due: Vec<Cure> = self.cures.extract_if(.., |(at, _)| *at <= now).map(|(_, cure)| cure).collect();
         due.into_iter().try_for_each(|cure| self.cure(cure))?;
-        let said = self.clients.poll(now)?;
+        let mut said = self.clients.poll(now)?;
+        if let Some(copies) = &mut self.copies {
+            said.extend(copies.poll(&mut self.clients.oracle, self.clients.happened, now)?);
+        }
         said.iter().for_each(|said| self.note(said));
         Ok(())
     }
@@ -363,5 +404,11 @@ impl Ground for History {
 
     fn clients(&mut self) -> (&mut Clients, &Control) {
         (&mut self.clients, &self.world.control)
+    }
+}
+
+impl Cloned for History {
+    fn copies(&mut self) -> Option<&mut Copies> {
+        self.copies.as_mut()
     }
 }

@@ -10,6 +10,7 @@
 pub(crate) mod clients;
 mod compare;
 pub(crate) mod control;
+mod copies;
 pub(crate) mod healing;
 mod history;
 mod oracle;

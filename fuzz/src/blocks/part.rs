@@ -17,7 +17,7 @@ use quarry_volume::head::{Configuration, Session};
 use quarry_volume::store::{Attachment, Members, Peer, Reach, Replicated};
 use quarry_volume::{CHUNK_BYTES, Fence, Geometry, VolumeId};
 
-use super::control::{Control, Register, Row};
+use super::control::{Control, Register, Row, Standing};
 use super::plant::{Bent, Plant};
 
 pub(crate) const VOLUME: VolumeId = VolumeId([5; 16]);
@@ -79,17 +79,16 @@ impl Part {
     }
 
     /// Becomes the head, once it is served.
-    pub(crate) async fn attach(self) -> Result<Replicated, String> {
-        let row = self.register.raise().await.ok_or("the control group does not answer")?;
-        let views = row.views();
-        let Row { epoch, configuration, .. } = row;
+    pub(crate) async fn attach(self, volume: VolumeId) -> Result<Replicated, String> {
+        let granted = self.register.granted(volume).await.ok_or("the control group does not answer")?;
+        let Standing { volume, epoch, configuration, views } = granted;
         let near = configuration.all().find(|device| self.members.has(*device));
         let geometry = geometry();
-        let what = Attachment { volume: VOLUME, geometry, epoch, configuration, near, cipher: None, views };
+        let what = Attachment { volume, geometry, epoch, configuration, near, cipher: None, views };
         let register = self.register.clone();
         let commit = Arc::new(move |wanted: Configuration| -> BoxFuture<'static, Result<(), Fence>> {
             let register = register.clone();
-            Box::pin(async move { register.configure(epoch, &wanted).await })
+            Box::pin(async move { register.configure(volume, epoch, &wanted).await })
         });
         let head = Replicated::attach(&what, &self.reach, commit);
         head.served().await.map_err(|e| format!("epoch {epoch}: {e}"))?;
@@ -97,19 +96,18 @@ impl Part {
     }
 
     /// All that the members hold, under an epoch of its own.
-    pub(crate) async fn tables(self) -> Result<(BTreeMap<DeviceId, Table>, Row), String> {
-        let row = self.register.raise().await.ok_or("the control group does not answer")?;
-        let fence = Fence { epoch: row.epoch, configuration: row.configuration.version };
+    pub(crate) async fn tables(self, volume: VolumeId) -> Result<(BTreeMap<DeviceId, Table>, Row), String> {
+        let granted = self.register.granted(volume).await.ok_or("the control group does not answer")?;
+        let fence = Fence { epoch: granted.epoch, configuration: granted.configuration.version };
         let mut tables = BTreeMap::new();
-        let views = [row.views().snapshots, vec![u32::MAX]].concat();
-        for device in row.configuration.members.iter().copied() {
-            tables.insert(device, self.table(device, fence, &views).await?);
+        let views = [granted.views.snapshots, vec![u32::MAX]].concat();
+        for device in granted.configuration.members.iter().copied() {
+            tables.insert(device, self.table(Peer { device, volume }, fence, &views).await?);
         }
-        Ok((tables, row))
+        Ok((tables, self.register.control.read().0))
     }
 
-    async fn table(&self, device: DeviceId, fence: Fence, views: &[u32]) -> Result<Table, String> {
-        let peer = Peer { device, volume: VOLUME };
+    async fn table(&self, peer: Peer, fence: Fence, views: &[u32]) -> Result<Table, String> {
         let asked = |session, call| self.reach.ask(peer, fence, Session(session), call);
         let session = match asked(0, VolumeCall::Promise).await {
             Ok(VolumeAnswer::Promised { session, whole: true, .. }) => session,
@@ -159,7 +157,7 @@ impl Service for Door {
             Request::Volume { device, volume, fence, session, call } => {
                 let (members, plant, bent) = (self.members.clone(), self.plant, self.bent.clone());
                 Box::pin(async move {
-                    let call = plant.asked(&bent, device, call);
+                    let call = plant.asked(&bent, (device, volume), call);
                     let confirms = call == VolumeCall::Confirm;
                     let answer = members.answer(device, volume, fence, session, call).await;
                     Response::Volume(plant.answered(&bent, device, confirms, answer))

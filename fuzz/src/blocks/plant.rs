@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use quarry_engine::block::{BLOCK_LENGTH, NoteTag};
+use quarry_engine::block::{BLOCK_LENGTH, NoteTag, Position, VolumeId};
 use quarry_engine::catalog::ObjectCatalog;
 use quarry_engine::disk::Location;
 use quarry_engine::disk::catalog::{Catalog, Tx};
@@ -12,6 +12,7 @@ use quarry_engine::disk::format::record::{DeviceId, Kind, NewRecord, RecordView,
 use quarry_engine::index::{Index, IndexError};
 use quarry_engine::net::{BlockWrite, VolumeAnswer, VolumeCall};
 
+use super::part::VOLUME;
 use crate::cluster::locked;
 
 /// A bug to plant.
@@ -36,6 +37,12 @@ pub enum Plant {
     SnapshotWritten,
     /// Who is filled takes all rows for one era's.
     ErasMixed,
+    /// Who is filled is not sent what a clone sees of its parent.
+    ParentForgotten,
+    /// A clone begins as its parent is now.
+    CloneOfNow,
+    /// Who goes back to a snapshot is not told what changed since.
+    ChangeForgotten,
 }
 
 /// What a member's answers need to be bent.
@@ -52,10 +59,27 @@ impl Plant {
     }
 
     /// What a member is asked instead.
-    pub(crate) fn asked(self, bent: &Bent, device: DeviceId, call: VolumeCall) -> VolumeCall {
+    pub(crate) fn asked(
+        self,
+        bent: &Bent,
+        (device, volume): (DeviceId, VolumeId),
+        call: VolumeCall,
+    ) -> VolumeCall {
         match (self, call) {
             (Self::FlushForgotten, VolumeCall::Flush(_)) => VolumeCall::Confirm,
-            (Self::RowForgotten, VolumeCall::Put { rows, data }) => without(rows, data),
+            (Self::RowForgotten, VolumeCall::Put { rows, data }) => {
+                without(rows, data, |at| at.sequence % 4 == 3)
+            }
+            (Self::ParentForgotten, VolumeCall::Put { rows, data }) if volume != VOLUME => {
+                without(rows, data, |at| at.sequence == 1)
+            }
+            (
+                Self::ChangeForgotten,
+                VolumeCall::Rows { from, above, data: false, era, since: since @ 1.. },
+            ) => VolumeCall::Rows { from, above, data: false, era, since: since + 1 },
+            (Self::CloneOfNow, VolumeCall::Fork { clone, at, .. }) => {
+                VolumeCall::Fork { clone, era: u32::MAX, at }
+            }
             (Self::SnapshotWritten, VolumeCall::Write { mut writes, data }) => {
                 writes.iter_mut().for_each(|write| write.era = write.era.saturating_sub(1));
                 VolumeCall::Write { writes, data }
@@ -94,13 +118,13 @@ impl Plant {
     }
 }
 
-/// One row in four is left out.
-fn without(rows: Vec<BlockWrite>, mut data: Bytes) -> VolumeCall {
+/// Some rows are left out.
+fn without(rows: Vec<BlockWrite>, mut data: Bytes, which: impl Fn(Position) -> bool) -> VolumeCall {
     let (mut kept, mut parts) = (Vec::new(), Vec::new());
     for row in rows {
         let length = if row.zeroes { 0 } else { usize::from(row.run.blocks) * BLOCK_LENGTH };
         let bytes = data.split_to(length.min(data.len()));
-        if row.position.sequence % 4 != 3 {
+        if !which(row.position) {
             kept.push(row);
             parts.push(bytes);
         }

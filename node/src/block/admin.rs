@@ -22,10 +22,10 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use quarry_engine::disk::format::record::DeviceId;
 use quarry_volume::VolumeId;
-use quarry_volume::pace::Limits;
 use quarry_volume::store::{Label, Volume, VolumeError};
 use serde::{Deserialize, Serialize};
 
+use super::lineage::NewClone;
 use super::moving;
 use super::only_read::{self, only_read};
 use super::shared::New;
@@ -200,14 +200,13 @@ impl Blocks {
     }
 
     async fn change(&self, wanted: Wanted) -> Result<String, VolumeError> {
-        self.refuse_several(&wanted)?;
         if let Wanted::Create { name, .. } | Wanted::Clone { name, .. } = &wanted
             && moving::end_of(name).is_some()
         {
             return Err(VolumeError::Taken(name.clone()));
         }
         if let Wanted::Diff { name, from, to } = &wanted {
-            let changed = self.exports.volumes().difference(name, from, to.as_deref()).await?;
+            let changed = self.exports.difference(name, from, to.as_deref()).await?;
             return Ok(serde_json::to_string(&changed).unwrap_or_default());
         }
         if let Wanted::Compare { name } = &wanted {
@@ -265,13 +264,20 @@ impl Blocks {
             },
             Wanted::ForgetSnapshot { name, snapshot } => self.exports.forget_snapshot(&name, &snapshot).await,
             Wanted::Clone { name, volume, snapshot, bytes, description } => {
+                if let Some((shared, _)) = self.exports.several(&volume) {
+                    if volumes.find(&name).is_ok() {
+                        return Err(VolumeError::Taken(name));
+                    }
+                    let wanted = NewClone { name, bytes, description, volume, snapshot };
+                    return shared.clone_snapshot(wanted).await;
+                }
                 if self.exports.several(&name).is_some() {
                     return Err(VolumeError::Taken(name));
                 }
                 let label = Label { name, description, bytes, made: now, ..Label::default() };
                 volumes.clone_snapshot(VolumeId(random_bytes()), label, &volume, &snapshot).await.map(drop)
             }
-            Wanted::Flatten { name } => volumes.flatten(&name).await,
+            Wanted::Flatten { name } => self.exports.flatten(&name).await,
             Wanted::Qos { name, limits } => self.exports.limit(&name, limits.0).await,
             Wanted::Revert { name, snapshot } => self.exports.revert(&name, &snapshot).await,
             Wanted::Diff { .. } | Wanted::Compare { .. } => Ok(()),
@@ -283,28 +289,12 @@ impl Blocks {
         found.ok_or_else(|| VolumeError::NoVolume(name.to_owned()))
     }
 
-    /// What is not there yet for volumes with several members is refused, not half done.
-    fn refuse_several(&self, wanted: &Wanted) -> Result<(), VolumeError> {
-        let (name, what) = match wanted {
-            Wanted::Diff { name, .. } => (name, "a difference"),
-            Wanted::Flatten { name } => (name, "flattening"),
-            Wanted::Qos { name, .. } => (name, "a limit"),
-            Wanted::Clone { volume, .. } => (volume, "a clone"),
-            Wanted::Revert { name, .. } => (name, "going back"),
-            _ => return Ok(()),
-        };
-        match self.exports.several(name) {
-            Some(_) => Err(VolumeError::Several(name.clone(), what)),
-            None => Ok(()),
-        }
-    }
-
     /// Volumes with several members.
     async fn shown_several(&self) -> Vec<Shown> {
         let Some(shared) = self.exports.shared() else { return Vec::new() };
         let mut all = Vec::new();
         for row in shared.list() {
-            let seen = shared.seen(&row).await;
+            let (seen, parent) = (shared.seen(&row).await, shared.parent_of(&row));
             let member = |device: DeviceId| ShownMember {
                 device: hex::encode(device.0),
                 counts: row.configuration.counts(device),
@@ -327,9 +317,9 @@ impl Blocks {
                 description: row.description,
                 made: row.made,
                 snapshots: row.snapshots.iter().map(shown_snapshot).collect(),
-                parent: None,
+                parent,
                 encrypted: row.key.is_some(),
-                limits: Said(Limits::default()),
+                limits: Said(row.limits),
                 several: Some(several),
             });
         }
@@ -372,7 +362,8 @@ fn status_of(error: &VolumeError) -> StatusCode {
         VolumeError::Taken(_)
         | VolumeError::InUse(_)
         | VolumeError::InUseAt(..)
-        | VolumeError::Several(..)
+        | VolumeError::BeingMade(_)
+        | VolumeError::TooManySnapshots(..)
         | VolumeError::HasClones(..) => StatusCode::CONFLICT,
         VolumeError::NoRoom | VolumeError::TooFewNodes(_) => StatusCode::INSUFFICIENT_STORAGE,
         VolumeError::Disk(_)

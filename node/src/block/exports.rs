@@ -10,6 +10,7 @@ use quarry_volume::nbd::{Export, Listed, OptionError};
 use quarry_volume::pace::Limits;
 use quarry_volume::store::{Attached, Volume, VolumeError, Volumes};
 
+use super::lineage::names_of;
 use super::moving::is_on_its_way;
 use super::pace::Pacer;
 use super::shared::Shared;
@@ -89,20 +90,42 @@ impl Exports {
 
     /// The pace of a volume, as its label says, which whoever changes it writes first.
     fn pacer_of(&self, volume: &Volume) -> Arc<Pacer> {
+        self.pacer(volume.id, || {
+            let now = self.volumes.find(&volume.label.name);
+            now.map_or(volume.label.limits, |volume| volume.label.limits)
+        })
+    }
+
+    /// The pace of a volume that is in use; of another one a new one, with the limits that it has now.
+    fn pacer(&self, id: VolumeId, limits: impl FnOnce() -> Limits) -> Arc<Pacer> {
         let mut pacers = self.pacers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = pacers.get(&volume.id).and_then(Weak::upgrade) {
+        if let Some(known) = pacers.get(&id).and_then(Weak::upgrade) {
             return known;
         }
         pacers.retain(|_, pacer| pacer.strong_count() > 0);
-        let now = self.volumes.find(&volume.label.name);
-        let limits = now.map_or(volume.label.limits, |volume| volume.label.limits);
-        let pacer = Arc::new(Pacer::new(limits));
-        pacers.insert(volume.id, Arc::downgrade(&pacer));
+        let pacer = Arc::new(Pacer::new(limits()));
+        pacers.insert(id, Arc::downgrade(&pacer));
         pacer
+    }
+
+    /// Holds volumes with several members that are in use here to the limits of their rows.
+    pub(super) fn hold(&self) {
+        let Some(shared) = &self.shared else { return };
+        let pacers = self.pacers.lock().unwrap_or_else(PoisonError::into_inner);
+        for (id, pacer) in pacers.iter() {
+            if let (Some(pacer), Some(limits)) = (pacer.upgrade(), shared.limits_of(*id)) {
+                pacer.set(limits);
+            }
+        }
     }
 
     /// Changes how fast a volume may be used, also by those who use it.
     pub(crate) async fn limit(&self, name: &str, limits: Limits) -> Result<(), VolumeError> {
+        if let Some((shared, row)) = self.several(name) {
+            shared.limit(&row.name, limits).await?;
+            self.hold();
+            return Ok(());
+        }
         let volume = self.volumes.limit(name, limits).await?;
         let pacers = self.pacers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pacer) = pacers.get(&volume.id).and_then(Weak::upgrade) {
@@ -157,7 +180,31 @@ impl Exports {
     /// Makes a volume that nobody uses what one of its snapshots is.
     pub(crate) async fn revert(&self, name: &str, snapshot: &str) -> Result<(), VolumeError> {
         self.unused(name)?;
-        self.volumes.revert(name, snapshot).await
+        match self.several(name) {
+            Some((shared, row)) => shared.revert(&row.name, snapshot).await,
+            None => self.volumes.revert(name, snapshot).await,
+        }
+    }
+
+    /// Makes a clone independent of its parent.
+    pub(crate) async fn flatten(&self, name: &str) -> Result<(), VolumeError> {
+        match self.several(name) {
+            Some((shared, row)) => shared.flatten(&row.name).await,
+            None => self.volumes.flatten(name).await,
+        }
+    }
+
+    /// What was written between a snapshot and a later one, or now.
+    pub(crate) async fn difference(
+        &self,
+        name: &str,
+        from: &str,
+        to: Option<&str>,
+    ) -> Result<Vec<(u64, u64)>, VolumeError> {
+        match self.several(name) {
+            Some((shared, row)) => shared.difference(&row.name, from, to).await,
+            None => self.volumes.difference(name, from, to).await,
+        }
     }
 
     /// Deletes a volume that nobody uses.
@@ -246,7 +293,7 @@ impl Exports {
     /// An export to be used.
     pub(crate) async fn open(&self, name: &str) -> Result<(Export, Attached, Use), OptionError> {
         if let Some((shared, row)) = self.several(volume_of(name)) {
-            let pacer = Arc::new(Pacer::new(Limits::default()));
+            let pacer = self.pacer(row.id, || shared.limits_of(row.id).unwrap_or(row.limits));
             let export = several_export(&row, snapshot_of(name))?;
             let frozen = snapshot_of(name).map(|_| export.name.clone());
             let held = self.enter(std::iter::once(row.name.clone()).chain(frozen).collect(), pacer);
@@ -258,6 +305,7 @@ impl Exports {
                 tracing::warn!(volume = %row.name, %error, "attach volume");
                 OptionError::Platform
             })?;
+            let device = device.knowing(earlier(&row, snapshot_of(name)));
             let export = Export { bytes: device.bytes(), ..export };
             return Ok((export, Attached::Shared(device), held));
         }
@@ -290,13 +338,18 @@ fn snapshot_of(name: &str) -> Option<&str> {
     name.split_once('@').map(|(_, snapshot)| snapshot)
 }
 
+/// The snapshots of a volume that come before one of them, or all.
+fn earlier<'a>(row: &'a Row, snapshot: Option<&str>) -> impl Iterator<Item = (String, u32)> + 'a {
+    names_of(row, snapshot.and_then(|name| row.snapshot(name)).map(|snapshot| snapshot.era))
+}
+
 /// What a client is told of a volume with several members, or of a snapshot of it.
 fn several_export(row: &Row, snapshot: Option<&str>) -> Result<Export, OptionError> {
     let (name, bytes) = match snapshot {
         None => (row.name.clone(), row.bytes),
         Some(snapshot) => {
-            let found = row.snapshots.iter().find(|known| known.name == snapshot);
-            (format!("{}@{snapshot}", row.name), found.ok_or(OptionError::Unknown)?.bytes)
+            let found = row.snapshot(snapshot).ok_or(OptionError::Unknown)?;
+            (format!("{}@{snapshot}", row.name), found.bytes)
         }
     };
     Ok(Export {
@@ -309,6 +362,6 @@ fn several_export(row: &Row, snapshot: Option<&str>) -> Result<Export, OptionErr
         rotational: false,
         multi_connection: true,
         tls_only: false,
-        snapshots: Vec::new(),
+        snapshots: earlier(row, snapshot).map(|(name, _)| name.into()).collect(),
     })
 }

@@ -8,6 +8,7 @@ mod connection;
 mod door;
 mod exports;
 pub(crate) mod keys;
+mod lineage;
 mod listener;
 pub(crate) mod moving;
 mod only_read;
@@ -66,6 +67,7 @@ impl Blocks {
         tasks: &mut JoinSet<()>,
         mut stopped: watch::Receiver<bool>,
     ) {
+        self.follow(tasks, stopped.clone());
         let volumes = Arc::clone(self.exports.volumes());
         tasks.spawn(async move {
             loop {
@@ -82,6 +84,29 @@ impl Blocks {
                     () = tokio::time::sleep(pause) => {}
                     () = volumes.to_reap() => {}
                     () = listener::told(&mut stopped) => return,
+                }
+            }
+        });
+    }
+}
+
+impl Blocks {
+    /// Holds volumes with several members to what their rows say, and takes clones away that were not completed.
+    fn follow(&self, tasks: &mut JoinSet<()>, mut stopped: watch::Receiver<bool>) {
+        let Some(shared) = self.exports.shared().cloned() else { return };
+        let exports = Arc::clone(&self.exports);
+        tasks.spawn(async move {
+            let (mut status, mut applied) = (shared.watch(), None);
+            let mut look = tokio::time::interval(REAP_EVERY);
+            loop {
+                tokio::select! {
+                    _ = look.tick() => shared.tidy().await,
+                    Some(_) = status.changed() => {}
+                    () = listener::told(&mut stopped) => return,
+                }
+                let now = status.now().applied;
+                if std::mem::replace(&mut applied, now) != now {
+                    exports.hold();
                 }
             }
         });

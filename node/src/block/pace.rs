@@ -78,7 +78,7 @@ impl From<Said> for BTreeMap<String, u64> {
 #[derive(Debug)]
 pub(crate) struct Pacer {
     limited: AtomicBool,
-    buckets: Mutex<Buckets>,
+    buckets: Mutex<(Limits, Buckets)>,
     changes: watch::Sender<()>,
     began: Instant,
 }
@@ -87,15 +87,21 @@ impl Pacer {
     pub(super) fn new(limits: Limits) -> Self {
         Self {
             limited: AtomicBool::new(!limits.is_free()),
-            buckets: Mutex::new(Buckets::new(limits)),
+            buckets: Mutex::new((limits, Buckets::new(limits))),
             changes: watch::Sender::new(()),
             began: Instant::now(),
         }
     }
 
-    /// From now on these are its limits.
+    /// From now on these are its limits. If they were already, what was taken stays taken.
     pub(super) fn set(&self, limits: Limits) {
-        *self.buckets.lock().unwrap_or_else(PoisonError::into_inner) = Buckets::new(limits);
+        {
+            let mut held = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+            if held.0 == limits {
+                return;
+            }
+            *held = (limits, Buckets::new(limits));
+        }
         self.limited.store(!limits.is_free(), Ordering::Release);
         self.changes.send_replace(());
     }
@@ -103,7 +109,7 @@ impl Pacer {
     /// When a request may begin.
     fn ask(&self, kind: Kind, bytes: u64) -> Instant {
         let now = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        let begins = self.buckets.lock().unwrap_or_else(PoisonError::into_inner).ask(now, kind, bytes);
+        let begins = self.buckets.lock().unwrap_or_else(PoisonError::into_inner).1.ask(now, kind, bytes);
         // Nobody waits longer than that without another look.
         Instant::now() + Duration::from_nanos(begins.saturating_sub(now)).min(LONGEST)
     }

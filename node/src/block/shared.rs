@@ -8,10 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use quarry_engine::block::FIRST_PLACE;
+use quarry_engine::consensus::StatusWatch;
 use quarry_engine::disk::format::record::DeviceId;
 use quarry_engine::net::{BlockWrite, VolumeAnswer, VolumeCall};
 use quarry_engine::object::BoxFuture;
 use quarry_volume::head::{Configuration, MAX_MEMBERS, Session};
+use quarry_volume::pace::Limits;
 use quarry_volume::store::{
     Attachment, Condition, MAX_DESCRIPTION, Members, Peer, Reach, Replicated, Seen, VolumeError, is_name,
 };
@@ -36,7 +38,7 @@ type Held = OwnedMutexGuard<Option<Replicated>>;
 /// The volumes of the cluster that have several members.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    register: Register,
+    pub(super) register: Register,
     reach: Reach,
     members: Arc<Members>,
     state: watch::Receiver<Arc<State>>,
@@ -45,6 +47,8 @@ pub(crate) struct Shared {
     /// On which heads live: clients come and go, and so do the threads that serve them.
     runtime: Handle,
     heads: Mutex<HashMap<VolumeId, Place>>,
+    /// Clones that this process is making.
+    pub(super) making: Mutex<HashSet<VolumeId>>,
 }
 
 /// A volume that is to be.
@@ -80,7 +84,13 @@ impl Shared {
         let node_of = Arc::new(move |device: DeviceId| known.borrow().devices.get(&device).map(|d| d.node));
         let reach = Reach { members: Arc::clone(&members), net: Some(net), node_of, timer: cluster::timer() };
         let runtime = Handle::current();
-        Self { register, reach, members, state, keys, runtime, heads: Mutex::default() }
+        let (heads, making) = (Mutex::default(), Mutex::default());
+        Self { register, reach, members, state, keys, runtime, heads, making }
+    }
+
+    /// Tells when the control group has applied something here.
+    pub(super) fn watch(&self) -> StatusWatch {
+        self.register.watch()
     }
 
     /// All of them, by name.
@@ -102,8 +112,15 @@ impl Shared {
         by_name.or_else(by_id).map(|(row, _)| row)
     }
 
-    fn standing(&self, name: &str) -> Result<Standing, VolumeError> {
+    /// A volume that is there, also one that is still being made.
+    fn known(&self, name: &str) -> Result<Standing, VolumeError> {
         self.register.find(name)?.ok_or_else(|| VolumeError::NoVolume(name.to_owned()))
+    }
+
+    /// A volume that can be used.
+    pub(super) fn standing(&self, name: &str) -> Result<Standing, VolumeError> {
+        let found = self.known(name)?;
+        if found.0.is_being_made() { Err(VolumeError::BeingMade(name.to_owned())) } else { Ok(found) }
     }
 
     /// Devices of so many nodes, as the ring of the first policy has them for an id.
@@ -154,6 +171,9 @@ impl Shared {
             key,
             era: 0,
             snapshots: Vec::new(),
+            limits: Limits::default(),
+            parent: None,
+            returning: None,
         };
         match self.register.make(&row).await {
             // It may have been this very one, whose answer was lost.
@@ -169,13 +189,26 @@ impl Shared {
     }
 
     /// Changes a row, however often others are first.
-    async fn change(&self, id: VolumeId, edit: impl Fn(&mut Row)) -> Result<Row, VolumeError> {
+    pub(super) async fn change(&self, id: VolumeId, edit: impl Fn(&mut Row)) -> Result<Row, VolumeError> {
+        self.change_if(id, |row| {
+            edit(row);
+            Ok(())
+        })
+        .await
+    }
+
+    /// The same, unless something speaks against it as the row stands.
+    async fn change_if(
+        &self,
+        id: VolumeId,
+        edit: impl Fn(&mut Row) -> Result<(), VolumeError>,
+    ) -> Result<Row, VolumeError> {
         let mut last = RegisterError::Changed;
         for _ in 0..TRIES {
             match self.register.row(id) {
                 Ok(None) => return Err(VolumeError::NoVolume(hex::encode(id.0))),
                 Ok(Some((mut row, time))) => {
-                    edit(&mut row);
+                    edit(&mut row)?;
                     match self.register.change(&row, time).await {
                         Ok(()) => return Ok(row),
                         Err(error) => last = error,
@@ -201,7 +234,8 @@ impl Shared {
             && is_head(device)
         {
             // It may have become larger.
-            return Ok(device.resized(Geometry::new(row.bytes, row.slice_bytes)?));
+            let device = device.resized(Geometry::new(row.bytes, row.slice_bytes)?);
+            return self.returned(device, &row).await;
         }
         // An epoch that was given and lost is given to nobody else.
         *head = None;
@@ -220,7 +254,7 @@ impl Shared {
         device.served().await?;
         tracing::info!(volume = %row.name, epoch = row.epoch, "attach volume");
         *head = Some(device.clone());
-        Ok(device)
+        self.returned(device, &row).await
     }
 
     fn attachment(&self, row: &Row) -> Result<Attachment, VolumeError> {
@@ -273,7 +307,7 @@ impl Shared {
 
     /// The head, if nobody else is: what is asked of snapshots must not take the volume from who uses it. Its place is held, so that
     /// one thing is done after the other.
-    async fn head_here(&self, name: &str) -> Result<(Replicated, Row, Held), VolumeError> {
+    pub(super) async fn head_here(&self, name: &str) -> Result<(Replicated, Row, Held), VolumeError> {
         let (row, _) = self.standing(name)?;
         if let Some(head) = row.head.filter(|head| *head != self.register.local()) {
             return Err(VolumeError::InUseAt(name.to_owned(), head.to_string()));
@@ -285,7 +319,7 @@ impl Shared {
     }
 
     /// Does something to its end, also when nobody waits for it any more.
-    async fn surely<F: Future<Output = Result<(), VolumeError>> + Send + 'static>(
+    pub(super) async fn surely<F: Future<Output = Result<(), VolumeError>> + Send + 'static>(
         self: &Arc<Self>,
         act: impl FnOnce(Arc<Self>) -> F,
     ) -> Result<(), VolumeError> {
@@ -308,7 +342,7 @@ impl Shared {
             return Err(VolumeError::Taken(snapshot));
         }
         if row.snapshots.len() >= MAX_SNAPSHOTS {
-            return Err(VolumeError::Several(name.to_owned(), "more than 128 snapshots"));
+            return Err(VolumeError::TooManySnapshots(name.to_owned(), MAX_SNAPSHOTS));
         }
         let (bytes, made, era) = (row.bytes, wall_clock() / 1000, row.era);
         let next = era.checked_add(1).ok_or(VolumeError::Eras)?;
@@ -338,15 +372,19 @@ impl Shared {
     }
 
     async fn forget(&self, name: &str, snapshot: &str) -> Result<(), VolumeError> {
-        let none = || VolumeError::NoSnapshot(name.to_owned(), snapshot.to_owned());
         let (device, row, _held) = self.head_here(name).await?;
-        let era = row.snapshots.iter().find(|known| known.name == snapshot).ok_or_else(none)?.era;
+        let era = snapshot_of(&row, snapshot)?.era;
         let epoch = device.epoch();
         let row = self
-            .change(row.id, |row| {
+            .change_if(row.id, |row| {
+                let clones = self.register.clones_of(row.id)?;
+                if let Some((clone, _)) = clones.into_iter().find(|(_, of)| *of == era) {
+                    return Err(VolumeError::HasClones(format!("{name}@{snapshot}"), clone));
+                }
                 if row.epoch == epoch {
                     row.snapshots.retain(|known| known.era != era);
                 }
+                Ok(())
             })
             .await?;
         if row.snapshots.iter().any(|known| known.era == era) {
@@ -357,25 +395,34 @@ impl Shared {
 
     /// What a snapshot sees.
     pub(crate) async fn view(&self, name: &str, snapshot: &str) -> Result<Replicated, VolumeError> {
-        let none = || VolumeError::NoSnapshot(name.to_owned(), snapshot.to_owned());
         let (device, row, _held) = self.head_here(name).await?;
-        let found = row.snapshots.iter().find(|known| known.name == snapshot).ok_or_else(none)?;
+        let found = snapshot_of(&row, snapshot)?;
         Ok(device.as_of(found.era, Geometry::new(found.bytes, row.slice_bytes)?))
     }
 
     /// Deletes a volume; members that do not answer are told when they are there again.
     pub(crate) async fn delete(&self, name: &str) -> Result<(), VolumeError> {
-        let (row, time) = self.standing(name)?;
-        if let Some(head) = row.head.filter(|head| *head != self.register.local()) {
+        let (row, time) = self.known(name)?;
+        let elsewhere = row.head.filter(|head| *head != self.register.local());
+        // Who was making a clone may never come back to it.
+        if let Some(head) = elsewhere.filter(|_| !row.is_being_made()) {
             return Err(VolumeError::InUseAt(name.to_owned(), head.to_string()));
         }
+        self.remove(&row, time).await
+    }
+
+    /// Deletes what stood at this time.
+    pub(super) async fn remove(&self, row: &Row, time: u64) -> Result<(), VolumeError> {
         let place = self.place(row.id);
         let mut head = place.lock().await;
-        self.register.remove(&row, time).await?;
+        if let Some((clone, _)) = self.register.clones_of(row.id)?.into_iter().next() {
+            return Err(VolumeError::HasClones(row.name.clone(), clone));
+        }
+        self.register.remove(row, time).await?;
         *head = None;
         self.heads.lock().unwrap_or_else(PoisonError::into_inner).remove(&row.id);
-        let reach = self.reach.clone();
-        tokio::spawn(async move {
+        let (reach, row) = (self.reach.clone(), row.clone());
+        self.runtime.spawn(async move {
             for device in row.configuration.all() {
                 let peer = Peer { device, volume: row.id };
                 // Those that do not hear it are found by the sweep.
@@ -464,7 +511,12 @@ impl Shared {
     }
 }
 
-fn taken_over() -> VolumeError {
+/// The snapshot of a name.
+pub(super) fn snapshot_of<'a>(row: &'a Row, snapshot: &str) -> Result<&'a SnapshotRow, VolumeError> {
+    row.snapshot(snapshot).ok_or_else(|| VolumeError::NoSnapshot(row.name.clone(), snapshot.to_owned()))
+}
+
+pub(super) fn taken_over() -> VolumeError {
     VolumeError::Register("another node took the volume over".to_owned())
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quarry_engine::clock::{Clock, Timestamp};
-use quarry_engine::consensus::{Entry, Expected, Group, Guard, Outcome, RowChange};
+use quarry_engine::consensus::{Entry, Expected, Group, Guard, Outcome, RowChange, StatusWatch};
 use quarry_engine::disk::format::bytes::{Put, Reader};
 use quarry_engine::disk::format::record::DeviceId;
 use quarry_engine::index::Range;
@@ -18,6 +18,7 @@ use quarry_volume::Fence;
 use quarry_volume::VolumeId;
 use quarry_volume::WrappedKey;
 use quarry_volume::head::{Configuration, MAX_MEMBERS};
+use quarry_volume::pace::{Limits, Rate};
 use quarry_volume::store::{Members, Views};
 
 use super::groups::{ControlError, Own};
@@ -29,6 +30,9 @@ const VERSION: u8 = 1;
 const FIELDS: u8 = 2;
 const KEY_FIELD: u8 = 1;
 const SNAPSHOTS_FIELD: u8 = 2;
+const LIMITS_FIELD: u8 = 3;
+const PARENT_FIELD: u8 = 4;
+const RETURNING_FIELD: u8 = 5;
 /// Most snapshots of one volume: its row has them all.
 pub(crate) const MAX_SNAPSHOTS: usize = 128;
 /// How long a change may take.
@@ -60,6 +64,22 @@ pub(crate) struct Row {
     pub(crate) era: u32,
     /// Its snapshots, oldest first.
     pub(crate) snapshots: Vec<SnapshotRow>,
+    /// How fast it may be used.
+    pub(crate) limits: Limits,
+    /// What it is a clone of.
+    pub(crate) parent: Option<ParentRow>,
+    /// It is on its way back to the snapshot of this era, which whoever attaches it completes.
+    pub(crate) returning: Option<u32>,
+}
+
+/// What a clone comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ParentRow {
+    pub(crate) volume: VolumeId,
+    /// Of its snapshot.
+    pub(crate) era: u32,
+    /// The clone's members are being made, by the node that is its head: nobody uses it yet.
+    pub(crate) making: bool,
 }
 
 /// A snapshot of such a volume.
@@ -150,7 +170,44 @@ impl Row {
             put_text(&mut snapshots, name);
         }
         let snapshots = (self.era > 0).then_some((SNAPSHOTS_FIELD, snapshots));
-        key.into_iter().chain(snapshots).collect()
+        let limits = (!self.limits.is_free()).then(|| (LIMITS_FIELD, self.encode_limits()));
+        let parent = self.parent.map(|ParentRow { volume, era, making }| {
+            let mut out = volume.0.to_vec();
+            out.put_varint(era.into());
+            out.push(making.into());
+            (PARENT_FIELD, out)
+        });
+        let returning = self.returning.map(|era| {
+            let mut out = Vec::new();
+            out.put_varint(era.into());
+            (RETURNING_FIELD, out)
+        });
+        key.into_iter().chain(snapshots).chain(limits).chain(parent).chain(returning).collect()
+    }
+
+    fn encode_limits(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        for (which, rate) in (0_u8..).zip(self.limits.0).filter(|(_, rate)| rate.per_second > 0) {
+            out.push(which);
+            out.put_varint(rate.per_second);
+            out.put_varint(rate.burst);
+        }
+        out
+    }
+
+    fn take_limits(&mut self, value: &[u8]) -> Result<(), BadState> {
+        let bad = || BadState::Field("limits of a volume");
+        let (mut rest, mut next) = (value, 0);
+        while !rest.is_empty() {
+            let mut r = Reader::new(rest);
+            let (which, rate) = (r.u8()?, Rate { per_second: r.varint()?, burst: r.varint()? });
+            let place = self.limits.0.get_mut(usize::from(which)).ok_or_else(bad)?;
+            if which < next || rate.per_second == 0 {
+                return Err(bad());
+            }
+            (*place, next, rest) = (rate, which + 1, r.rest());
+        }
+        if next == 0 { Err(bad()) } else { Ok(()) }
     }
 
     fn take(&mut self, tag: u8, value: &[u8]) -> Result<(), BadState> {
@@ -158,9 +215,38 @@ impl Row {
         match tag {
             KEY_FIELD => self.key = Some(WrappedKey(value.try_into().map_err(|_| bad())?)),
             SNAPSHOTS_FIELD => self.take_snapshots(value)?,
+            LIMITS_FIELD => self.take_limits(value)?,
+            PARENT_FIELD => {
+                let mut r = Reader::new(value);
+                let volume = VolumeId(r.array()?);
+                let era = u32::try_from(r.varint()?).map_err(|_| bad())?;
+                let making = r.u8()?;
+                if making > 1 || !r.rest().is_empty() {
+                    return Err(bad());
+                }
+                self.parent = Some(ParentRow { volume, era, making: making == 1 });
+            }
+            RETURNING_FIELD => {
+                let mut r = Reader::new(value);
+                let era = u32::try_from(r.varint()?).map_err(|_| bad())?;
+                if !r.rest().is_empty() {
+                    return Err(bad());
+                }
+                self.returning = Some(era);
+            }
             _ => return Err(bad()),
         }
         Ok(())
+    }
+
+    /// A clone whose members are not there yet.
+    pub(crate) fn is_being_made(&self) -> bool {
+        self.parent.is_some_and(|parent| parent.making)
+    }
+
+    /// The snapshot of a name.
+    pub(crate) fn snapshot(&self, name: &str) -> Option<&SnapshotRow> {
+        self.snapshots.iter().find(|known| known.name == name)
     }
 
     fn take_snapshots(&mut self, value: &[u8]) -> Result<(), BadState> {
@@ -217,6 +303,9 @@ impl Row {
             key: None,
             era: 0,
             snapshots: Vec::new(),
+            limits: Limits::default(),
+            parent: None,
+            returning: None,
         };
         let (mut rest, mut last) = (r.rest(), 0);
         while !rest.is_empty() {
@@ -375,6 +464,29 @@ impl Register {
         }
     }
 
+    /// Makes a clone of a volume whose row stood at this time, unless its name is taken. The parent's row is written anew: who changes it at the
+    /// same time, so that there would be no such snapshot, is told so.
+    pub(crate) async fn make_clone(&self, row: &Row, of: &Row, time: u64) -> Result<(), RegisterError> {
+        let (key, name, parent) = (row_key(row.id), name_key(&row.name), row_key(of.id));
+        let guards = vec![(key.clone(), None), (name.clone(), None), (parent.clone(), Some(time))];
+        let rows =
+            vec![(key, Some(row.encode())), (name, Some(row.id.0.to_vec())), (parent, Some(of.encode()))];
+        self.wish(guards, rows).await?;
+        self.seen(row.id, |seen| seen.is_some()).await
+    }
+
+    /// The clones of a volume, as applied here: read behind the volume's row they are all that there were when it was written.
+    pub(crate) fn clones_of(&self, id: VolumeId) -> Result<Vec<(String, u32)>, RegisterError> {
+        let all = self.list()?.into_iter();
+        let clones = all.filter_map(|row| Some((row.parent.filter(|parent| parent.volume == id)?, row.name)));
+        Ok(clones.map(|(parent, name)| (name, parent.era)).collect())
+    }
+
+    /// Tells when something is applied here.
+    pub(crate) fn watch(&self) -> StatusWatch {
+        self.control.watch()
+    }
+
     /// Changes a row that stood at this time.
     pub(crate) async fn change(&self, row: &Row, time: u64) -> Result<(), RegisterError> {
         let key = row_key(row.id);
@@ -465,6 +577,9 @@ mod tests {
             key: None,
             era: 0,
             snapshots: Vec::new(),
+            limits: Limits::default(),
+            parent: None,
+            returning: None,
         }
     }
 
@@ -489,7 +604,16 @@ mod tests {
         let snapshot = SnapshotRow { era: 1, bytes: 300, made: 5, name: "s".to_owned() };
         let frozen = Row { era: 3, snapshots: vec![snapshot], ..sample() };
         assert_eq!(hex::encode(frozen.encode()), format!("02{}02070301ac02050173", &expected[2..]));
-        for row in [sample(), alone, locked, frozen] {
+        let mut limits = Limits::default();
+        limits.0[4] = Rate { per_second: 300, burst: 7 };
+        let limited = Row { limits, ..sample() };
+        assert_eq!(hex::encode(limited.encode()), format!("02{}030404ac0207", &expected[2..]));
+        let parent = Some(ParentRow { volume: VolumeId([6; 16]), era: 2, making: true });
+        let clone = Row { parent, ..sample() };
+        assert_eq!(hex::encode(clone.encode()), format!("02{}0412{}0201", &expected[2..], of("06")));
+        let returning = Row { returning: Some(1), ..sample() };
+        assert_eq!(hex::encode(returning.encode()), format!("02{}050101", &expected[2..]));
+        for row in [sample(), alone, locked, frozen, limited, clone, returning] {
             assert_eq!(Row::decode(&row.encode()), Ok(row.clone()));
             for cut in 0..row.encode().len() {
                 assert!(Row::decode(&row.encode()[..cut]).is_err());

@@ -7,6 +7,8 @@ What must hold:
 - snapshots taken under writers, also while a member is away, are of one moment, and never change: not at another head, nor on a member
   that was filled, nor when another one is deleted;
 - an encrypted one is read at another node, grows, has a snapshot that does not change, and is deleted once its head has let it go;
+- clones of snapshots begin as those are, go their own way, and are filled on a member that was away; limits hold wherever the head is;
+- a node that is killed while it makes a clone, or while a volume goes back to a snapshot, leaves the one or the other;
 - in the end all three members count again and have the same rows.
 
 Environment: SEED (default random; printed), WRITERS (default 4).
@@ -17,13 +19,14 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import struct
 import threading
 import time
 
 import nbd_volumes
-from cluster_process import admin, cluster, wait_until
+from cluster_process import admin, cluster, run, wait_until
 from nbd_client import FLUSH, READ, REQUEST, WRITE, Export, Refused
 from nbd_volumes import BLOCK, ZERO, Writer, check, digest, meaning, stamp
 
@@ -227,6 +230,115 @@ def encrypted(one, two):
     assert "disk2" not in volume(one, "list")
 
 
+def refused(why, member, *arguments):
+    try:
+        volume(member, *arguments)
+    except AssertionError as error:
+        assert why in str(error), error
+        return
+    raise AssertionError(f"{arguments} was not refused")
+
+
+def killed_while(member, random_, *arguments):
+    """Kills the node somewhere in the middle of a change."""
+
+    def change():
+        try:
+            volume(member, *arguments)
+        except AssertionError:
+            pass  # its node was killed
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    time.sleep(random_.random() * 0.4)
+    member.kill()
+    thread.join(HANG)
+
+
+def fill_with(member, name, value, blocks, together=1):
+    export = attached(member, name)[0]
+    for block in blocks:
+        export.write(block * BLOCK, bytes([value]) * BLOCK * together)
+    export.flush()
+    export.close()
+
+
+def lineage(one, two, three, random_):
+    """Clones, differences, going back, limits."""
+    start = time.monotonic()
+    volume(one, "create", "base", 2048 * BLOCK, "--members", 3)
+    fill_with(one, "base", 1, range(0, 2000, 40), 20)
+    volume(one, "snapshot", "base", "monday")
+    fill_with(one, "base", 2, range(10, 14))
+    monday, now = digest(one.nbd, "base@monday"), digest(one.nbd, "base")
+    assert monday != now
+    assert volume(one, "diff", "base@monday").split() == [str(10 * BLOCK), str(4 * BLOCK)]
+    if shutil.which("nbdinfo"):
+        told = json.loads(run(*one.within, "nbdinfo", "--json", "--map=quarry:snapshot-diff:monday", f"nbd+unix:///base?socket={one.nbd.removeprefix('unix:')}"))
+        assert [(it["offset"], it["length"]) for it in told if it["type"]] == [(10 * BLOCK, 4 * BLOCK)], told
+    volume(one, "clone", "base@monday", "copy", "--size", 4096 * BLOCK)
+    refused("has a clone", one, "snapshot", "base", "monday", "--delete")
+    fill_with(two, "copy", 7, [0, 1, 4000])
+    export = attached(two, "copy")[0]
+    seen = [export.read(block * BLOCK, 1)[0] for block in (0, 1, 2, 30, 10, 4000, 4001)]
+    assert seen == [7, 7, 1, 0, 1, 7, 0], f"the clone has {seen}"
+    # From another node than the head's: what is limited is what the head's clients do.
+    volume(three, "qos", "copy", "--iops", 20)
+    wait_until(lambda: "total_iops_sec" in volume(two, "show", "copy", "--json"), HANG, "limits are known")
+    time.sleep(0.5)  # the head's node has heard of it as well
+    began = time.monotonic()
+    for block in range(60):
+        export.read(block * BLOCK, BLOCK)
+    slow = time.monotonic() - began
+    assert slow >= 1.5, f"60 reads at 20 a second, 20 at once, took {slow:.2f} s"
+    volume(three, "qos", "copy")
+    export.close()
+    volume(two, "detach", "copy")
+    assert digest(one.nbd, "base") == now and digest(one.nbd, "base@monday") == monday, "a clone changed its parent"
+    killed_while(one, random_, "clone", "base@monday", "torn")
+    one.start()
+    # It is there, or it is taken away; and the clone's member here is filled again.
+    wait_until(lambda: '"torn"' not in volume(two, "list", "--json") or digest_or_none(two, "torn") == monday, BACK_LIMIT, "there is a clone or none")
+    torn = '"torn"' in volume(two, "list", "--json")
+    if torn:
+        volume(two, "delete", "torn")
+    attached(two, "base")[0].close()
+    volume(two, "clone", "base@monday", "torn")
+    attached(one, "torn")[0].close()
+    assert digest(one.nbd, "torn") == monday
+    volume(one, "delete", "torn")
+    # Enough that going back takes some time.
+    fill_with(two, "base", 3, range(0, 2048, 2))
+    after = digest(two.nbd, "base")
+    killed_while(two, random_, "revert", "base@monday")
+    attached(one, "base")[0].close()
+    back = digest(one.nbd, "base")
+    assert back in (after, monday), "it went back in part"
+    two.start()
+    volume(one, "revert", "base@monday")
+    assert digest(one.nbd, "base") == monday
+    attached(one, "copy")[0].close()
+    all_there = lambda name: all(it["counts"] and it["state"] == "active" for it in json.loads(volume(one, "show", name, "--json"))["several"]["members"])
+    wait_until(lambda: all_there("copy"), BACK_LIMIT, "all members of the clone are there", lambda: volume(one, "show", "copy"))
+    volume(one, "flatten", "copy")
+    volume(one, "snapshot", "base", "monday", "--delete")
+    wait_until(lambda: all_there("base"), BACK_LIMIT, "all members are there", lambda: volume(one, "show", "base"))
+    volume(one, "delete", "base")
+    assert volume(one, "compare", "copy").startswith("3 members have the same"), "members differ"
+    export = attached(one, "copy")[0]
+    seen = [export.read(block * BLOCK, 1)[0] for block in (0, 1, 2, 30, 10, 4000, 4001)]
+    assert seen == [7, 7, 1, 0, 1, 7, 0], f"the clone has {seen} when its parent is gone"
+    export.close()
+    print(f"clones, limits and going back hold, after {time.monotonic() - start:.0f} s; the clone that was cut off is {'there' if torn else 'none'}, the volume that was going back is {'there' if back == monday else 'where it was'}", flush=True)
+
+
+def digest_or_none(member, name):
+    try:
+        return digest(member.nbd, name)
+    except (OSError, Refused):
+        return None
+
+
 def main():
     seed = os.environ.get("SEED") or str(random.SystemRandom().randrange(1 << 32))
     count = int(os.environ.get("WRITERS", "4"))
@@ -285,6 +397,8 @@ def main():
         assert digest(three.nbd, "disk1@first") == first, "the first snapshot changed"
         print(f"a snapshot under writers took {made * 1000:.0f} ms, is of one moment, and is the same at each head", flush=True)
         encrypted(two, three)
+        lineage(one, two, three, random.Random(f"{seed}/lineage"))
+        wait_until(lambda: attached(three)[0].close() or all_count(three), BACK_LIMIT, "all members count", lambda: shown(three))
         print(volume(three, "compare", "disk1").strip(), flush=True)
         print(it.check_logs(), flush=True)
 

@@ -70,9 +70,12 @@ pub enum VolumeError {
     /// So many nodes that could have a member are not there.
     #[error("a volume with {0} members needs as many nodes with disks in the ring, and may have 5")]
     TooFewNodes(usize),
-    /// What is not there yet for volumes with several members.
-    #[error("volume `{0}` has several members: {1} is not there for such volumes yet")]
-    Several(String, &'static str),
+    /// A clone that is being made, or whose making was cut off.
+    #[error("volume `{0}` is being made: use it when it is there; if that was cut off, delete it")]
+    BeingMade(String),
+    /// It would have more than may be.
+    #[error("volume `{0}` has {1} snapshots, and may have no more")]
+    TooManySnapshots(String, usize),
     /// What the cluster knows of the volume cannot be read or changed now.
     #[error("{0}")]
     Register(String),

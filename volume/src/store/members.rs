@@ -5,7 +5,7 @@
 //! Invariant: what was begun is carried out to its end, also when its caller goes away.
 //! Invariant: tasks and time of members and heads are handed in, so that a simulation can bring its own.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use quarry_engine::block::{Fence, NoteTag, VolumeId, notes, reap};
@@ -36,6 +36,8 @@ pub struct Members {
     making: tokio::sync::Mutex<()>,
     /// Ids that may still have rows.
     gone: Mutex<Vec<(DiskHandle, VolumeId)>>,
+    /// Disks on which there may be something that no clone needs any more.
+    loose: Mutex<HashSet<DeviceId>>,
 }
 
 impl std::fmt::Debug for Members {
@@ -44,29 +46,23 @@ impl std::fmt::Debug for Members {
     }
 }
 
-/// What a disk has.
-fn labels_of(disk: &DiskHandle) -> Result<(HashMap<VolumeId, MemberLabel>, Vec<VolumeId>), VolumeError> {
-    let mut newest: HashMap<VolumeId, MemberLabel> = HashMap::new();
-    let (mut gone, mut old) = (Vec::new(), Vec::new());
+/// The members that a disk has.
+fn labels_of(disk: &DiskHandle) -> Result<HashMap<VolumeId, MemberLabel>, VolumeError> {
+    let (mut newest, mut gone) = (HashMap::<VolumeId, MemberLabel>::new(), Vec::new());
     for note in notes(disk, None)? {
         match note.key.tag {
             NoteTag::Volume if note.gone => gone.push(note.key.volume),
             NoteTag::Member if !note.gone => {
                 let label = MemberLabel::decode(&note.meta)?;
-                match newest.get_mut(&label.volume) {
-                    Some(known) if known.generation < label.generation => {
-                        old.push(std::mem::replace(known, label).id());
-                    }
-                    Some(_) => old.push(label.id()),
-                    None => drop(newest.insert(label.volume, label)),
+                if newest.get(&label.volume).is_none_or(|known| known.generation < label.generation) {
+                    newest.insert(label.volume, label);
                 }
             }
             _ => {}
         }
     }
-    old.retain(|id| !gone.contains(id));
     newest.retain(|volume, label| !gone.contains(volume) && !gone.contains(&label.id()));
-    Ok((newest, old))
+    Ok(newest)
 }
 
 impl Members {
@@ -79,15 +75,15 @@ impl Members {
     pub fn open_on(disks: Vec<DiskHandle>, spawn: Spawn) -> Result<Self, VolumeError> {
         let mut known = Known::new();
         for disk in &disks {
-            // Those that a crash left beside their successors are ended when their volume is deleted.
-            let (labels, _old) = labels_of(disk)?;
-            for (volume, label) in labels {
+            for (volume, label) in labels_of(disk)? {
                 let replica = Arc::new(Replica::open(disk.clone(), label)?);
                 known.insert((disk.device(), volume), replica);
             }
         }
-        let known = Mutex::new(known);
-        Ok(Self { disks, spawn, known, making: tokio::sync::Mutex::default(), gone: Mutex::default() })
+        // A crash may have left members beside their successors.
+        let loose = Mutex::new(disks.iter().map(DiskHandle::device).collect());
+        let (known, making) = (Mutex::new(known), tokio::sync::Mutex::default());
+        Ok(Self { disks, spawn, known, making, gone: Mutex::default(), loose })
     }
 
     fn known<T>(&self, act: impl FnOnce(&mut Known) -> T) -> T {
@@ -147,10 +143,22 @@ impl Members {
         session: u64,
         call: VolumeCall,
     ) -> Result<VolumeAnswer, VolumeError> {
-        let replica = self.known(|known| known.get(&(device, volume)).cloned());
-        match (replica, call) {
+        match (self.member(device, volume), call) {
             (_, VolumeCall::Delete) => self.end(device, volume).await.map(|()| VolumeAnswer::Done),
-            (Some(replica), call) => replica.carry_out(fence, session, call).await,
+            (Some(parent), VolumeCall::Fork { clone, era, at }) => {
+                self.fork(device, &parent, (fence, session), (clone, era, at)).await
+            }
+            (Some(replica), call) => {
+                let fills = matches!(call, VolumeCall::Fill { .. });
+                let takes_over = matches!(call, VolumeCall::TakeOver { .. });
+                let answer = replica.carry_out(fence, session, call).await;
+                let took_over = takes_over && matches!(answer, Ok(VolumeAnswer::Rows { next: None, .. }));
+                if fills || took_over {
+                    // What it had may be void now, or what it was a clone of.
+                    self.tidy(device).await;
+                }
+                answer
+            }
             (None, VolumeCall::Promise) => {
                 let replica = self.make(device, volume).await?;
                 replica.carry_out(fence, session, VolumeCall::Promise).await
@@ -159,13 +167,25 @@ impl Members {
         }
     }
 
-    fn disk(&self, device: DeviceId) -> Result<&DiskHandle, Refusal> {
+    pub(super) fn member(&self, device: DeviceId, volume: VolumeId) -> Option<Arc<Replica>> {
+        self.known(|known| known.get(&(device, volume)).cloned())
+    }
+
+    pub(super) fn enter(&self, device: DeviceId, volume: VolumeId, replica: Arc<Replica>) {
+        self.known(|known| known.insert((device, volume), replica));
+    }
+
+    pub(super) fn making(&self) -> &tokio::sync::Mutex<()> {
+        &self.making
+    }
+
+    pub(super) fn disk(&self, device: DeviceId) -> Result<&DiskHandle, Refusal> {
         self.disks.iter().find(|disk| disk.device() == device).ok_or(Refusal::Out)
     }
 
     async fn make(&self, device: DeviceId, volume: VolumeId) -> Result<Arc<Replica>, VolumeError> {
         let _making = self.making.lock().await;
-        if let Some(replica) = self.known(|known| known.get(&(device, volume)).cloned()) {
+        if let Some(replica) = self.member(device, volume) {
             return Ok(replica);
         }
         let disk = self.disk(device)?;
@@ -175,7 +195,7 @@ impl Members {
         let label = MemberLabel { volume, generation: 1, whole: true, turns: Vec::new(), end: 0 };
         let replica = Arc::new(Replica::open(disk.clone(), label)?);
         replica.found().await?;
-        self.known(|known| known.insert((device, volume), Arc::clone(&replica)));
+        self.enter(device, volume, Arc::clone(&replica));
         Ok(replica)
     }
 
@@ -187,27 +207,29 @@ impl Members {
             Seat::open(disk.clone(), volume)?.label(None).await?;
         }
         if let Some(replica) = self.known(|known| known.remove(&(device, volume))) {
-            replica.end().await?;
-            self.take_left(device, &replica);
+            replica.end().await;
         }
-        let (_, old) = labels_of(disk)?;
-        for id in old {
-            Seat::open(disk.clone(), id)?.label(None).await?;
-            self.gone.lock().unwrap_or_else(PoisonError::into_inner).push((disk.clone(), id));
-        }
-        Ok(())
+        self.drop_orphans_of(disk).await
     }
 
-    fn take_left(&self, device: DeviceId, replica: &Replica) {
-        let Ok(disk) = self.disk(device) else { return };
-        let left = replica.left().into_iter().map(|id| (disk.clone(), id));
-        self.gone.lock().unwrap_or_else(PoisonError::into_inner).extend(left);
+    /// Looks for what no clone needs any more; what fails is tried again.
+    async fn tidy(&self, device: DeviceId) {
+        if let Err(error) = self.drop_orphans(device).await {
+            tracing::warn!(%error, %device, "end what is no member of a volume any more");
+            self.loose.lock().unwrap_or_else(PoisonError::into_inner).insert(device);
+        }
+    }
+
+    /// Nothing under this id is needed any more.
+    pub(super) fn void(&self, disk: &DiskHandle, id: VolumeId) {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner).push((disk.clone(), id));
     }
 
     /// One step of giving back the space of what is void; false: there is none left.
     pub async fn reap(&self) -> Result<bool, DiskError> {
-        for ((device, _), replica) in self.known(|known| known.clone()) {
-            self.take_left(device, &replica);
+        let loose = std::mem::take(&mut *self.loose.lock().unwrap_or_else(PoisonError::into_inner));
+        for device in loose {
+            self.tidy(device).await;
         }
         let next = self.gone.lock().unwrap_or_else(PoisonError::into_inner).last().cloned();
         let Some((disk, id)) = next else { return Ok(false) };
@@ -218,7 +240,7 @@ impl Members {
     }
 }
 
-fn is_gone(disk: &DiskHandle, volume: VolumeId) -> Result<bool, VolumeError> {
+pub(super) fn is_gone(disk: &DiskHandle, volume: VolumeId) -> Result<bool, VolumeError> {
     let known = notes(disk, Some(volume))?;
     Ok(known.iter().any(|note| note.key.tag == NoteTag::Volume && note.gone))
 }

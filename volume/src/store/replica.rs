@@ -13,28 +13,20 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quarry_engine::block::{
-    BlockPlace, Fence, Layer, Mapped, NoteTag, Position, Run, VolumeId, find, is_thinned, piece, read, walk,
-};
+use quarry_engine::block::{Fence, Layer, NoteTag, Position, Run, is_thinned};
 use quarry_engine::disk::{DiskError, DiskHandle};
-use quarry_engine::net::limits::MAX_WRITES;
 use quarry_engine::net::{BlockWrite, TurnFields, VolumeAnswer, VolumeCall};
-use tokio::sync::{Notify, RwLock};
+use tokio::sync::{Notify, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::device::{Device, Piece, length_of};
+use super::device::length_of;
 use super::error::VolumeError;
+use super::fork::below_of;
 use super::label::{MemberLabel, encode_promise};
 use super::lineage::Thinning;
+use super::rows::{read_run, rows};
 use super::seat::Seat;
-use crate::geometry::Geometry;
-use crate::geometry::{BLOCK_BYTES, MAX_VOLUME_BYTES, SLICE_BYTES};
 use crate::head::{History, Turn};
 use crate::member::Refusal;
-
-/// Bytes of rows that are given at once.
-const ROW_BYTES: u64 = 1 << 20;
-/// Blocks that one look at the map covers.
-const LOOK: usize = MAX_WRITES;
 
 /// A member on a disk.
 #[derive(Debug)]
@@ -56,16 +48,16 @@ enum Stage {
 }
 
 #[derive(Debug)]
-struct Life {
-    seat: Arc<Seat>,
-    label: MemberLabel,
+pub(super) struct Life {
+    pub(super) seat: Arc<Seat>,
+    /// Of a clone: what lies below it on this disk, nearest first.
+    pub(super) below: Vec<Layer>,
+    pub(super) label: MemberLabel,
     /// 0: none yet.
     session: u64,
     stage: Stage,
     /// What was answered with the last promise.
     last: Position,
-    /// Ids under which there is nothing any more.
-    left: Vec<VolumeId>,
 }
 
 fn fields(turns: &[Turn]) -> Vec<TurnFields> {
@@ -77,6 +69,11 @@ fn turns_of(fields: &[TurnFields]) -> Vec<Turn> {
 }
 
 impl Life {
+    /// It follows the order, and has all of it.
+    pub(super) fn follows(&self) -> Result<(), Refusal> {
+        if self.stage == Stage::Begun && self.label.whole { Ok(()) } else { Err(Refusal::NotBegun) }
+    }
+
     fn in_session(&self, session: u64) -> Result<(), Refusal> {
         if session == self.session && session != 0 { Ok(()) } else { Err(Refusal::NotPromised) }
     }
@@ -112,7 +109,7 @@ impl Life {
         Ok(())
     }
 
-    async fn note(&self) -> Result<(), VolumeError> {
+    pub(super) async fn note(&self) -> Result<(), VolumeError> {
         self.seat.note_down(NoteTag::Member, &self.label.encode()).await
     }
 
@@ -147,10 +144,10 @@ impl Life {
             let fresh = Arc::new(Seat::open(self.seat.disk().clone(), self.label.id())?);
             fresh.follow_notes(&self.seat).await;
             fresh.promise(fence, &encode_promise(fence)).await?;
-            let old = std::mem::replace(&mut self.seat, fresh);
+            self.seat = fresh;
+            // All is sent to it, also what the volume below has.
+            self.below = Vec::new();
             self.note().await?;
-            self.left.push(old.volume());
-            old.label(None).await?;
         } else {
             self.note().await?;
         }
@@ -175,14 +172,8 @@ impl Replica {
     /// A member as its disk tells, or a new one.
     pub(super) fn open(disk: DiskHandle, label: MemberLabel) -> Result<Self, VolumeError> {
         let seat = Arc::new(Seat::open(disk, label.id())?);
-        let life = Life {
-            seat,
-            label,
-            session: 0,
-            stage: Stage::Promised,
-            last: Position::default(),
-            left: Vec::new(),
-        };
+        let below = below_of(&seat)?;
+        let life = Life { seat, below, label, session: 0, stage: Stage::Promised, last: Position::default() };
         Ok(Self { life: RwLock::new(life), moved: Notify::new() })
     }
 
@@ -191,23 +182,23 @@ impl Replica {
         self.life.read().await.note().await
     }
 
-    /// Ids that it gave up since this was asked last.
-    pub(super) fn left(&self) -> Vec<VolumeId> {
-        self.life.try_write().map(|mut life| std::mem::take(&mut life.left)).unwrap_or_default()
-    }
-
-    /// Everything that it has is void, for good.
-    pub(super) async fn end(&self) -> Result<(), VolumeError> {
+    /// No head is heard any more.
+    pub(super) async fn end(&self) {
         let mut life = self.life.write().await;
         life.session = 0;
-        life.seat.label(None).await?;
-        let id = life.seat.volume();
-        life.left.push(id);
-        Ok(())
+        if let Err(error) = life.seat.settle().await {
+            tracing::debug!(%error, "end a member of a volume");
+        }
+        drop(life);
+        self.moved.notify_waiters();
     }
 
     /// Waits until a write has its place; whoever waits no longer is dropped.
-    async fn reached(&self, session: u64, sequence: u64) -> Result<Arc<Seat>, VolumeError> {
+    pub(super) async fn reached(
+        &self,
+        session: u64,
+        sequence: u64,
+    ) -> Result<(Arc<Seat>, Vec<Layer>), VolumeError> {
         loop {
             let moved = self.moved.notified();
             tokio::pin!(moved);
@@ -216,7 +207,7 @@ impl Replica {
                 let life = self.life.read().await;
                 life.in_session(session)?;
                 if life.seat.has_reached(sequence) {
-                    return Ok(Arc::clone(&life.seat));
+                    return Ok((Arc::clone(&life.seat), life.below.clone()));
                 }
             }
             moved.await;
@@ -242,7 +233,7 @@ impl Replica {
             VolumeCall::Write { writes, data } => self.write(fence, session, writes, data).await,
             VolumeCall::Put { rows, data } => self.put(fence, session, rows, data).await,
             VolumeCall::Flush(sequence) => {
-                let seat = self.reached(session, sequence).await?;
+                let (seat, _) = self.reached(session, sequence).await?;
                 seat.flush(fence).await?;
                 Ok(VolumeAnswer::Done)
             }
@@ -253,31 +244,54 @@ impl Replica {
                 Ok(done(&life.seat))
             }
             VolumeCall::Read { run, at, era } => {
-                let seat = self.reached(session, at).await?;
-                read_run(&seat, fence, run, era).await
+                let (seat, below) = self.reached(session, at).await?;
+                read_run(&seat, below, fence, run, era).await
             }
             VolumeCall::Rows { from, above, data, era, since } => {
-                let seat = self.reached(session, 0).await?;
+                let (seat, below) = self.reached(session, 0).await?;
                 seat.admit(fence)?;
                 seat.settle().await?;
-                rows(&seat, from, data, era, |row| row.row.position.sequence > above && row.era >= since)
-                    .await
+                let wanted = |at: Position, of: u32| at.sequence > above && of >= since;
+                rows(&seat, &below, from, data, era, wanted).await
             }
             VolumeCall::Thin { views, era, at } => {
-                let seat = self.reached(session, at).await?;
+                let (seat, _) = self.reached(session, at).await?;
                 seat.admit(fence)?;
                 seat.settle().await?;
                 thin_all(&seat, views, era).await?;
                 Ok(VolumeAnswer::Done)
             }
-            VolumeCall::Delete | VolumeCall::Copy { .. } => Err(Refusal::NotPromised.into()),
+            VolumeCall::TakeOver { from, oldest } => self.take_over(fence, session, from, oldest).await,
+            // Not asked of a member, or not of it alone.
+            VolumeCall::Delete | VolumeCall::Copy { .. } | VolumeCall::Fork { .. } => {
+                Err(Refusal::NotPromised.into())
+            }
         }
     }
 
-    async fn alone(&self, session: u64) -> Result<tokio::sync::RwLockWriteGuard<'_, Life>, Refusal> {
+    pub(super) async fn alone(&self, session: u64) -> Result<RwLockWriteGuard<'_, Life>, Refusal> {
         let life = self.life.write().await;
         life.in_session(session)?;
         Ok(life)
+    }
+
+    /// While this is held no other session begins.
+    pub(super) async fn held(&self, session: u64) -> Result<RwLockReadGuard<'_, Life>, Refusal> {
+        let life = self.life.read().await;
+        life.in_session(session)?;
+        Ok(life)
+    }
+
+    pub(super) async fn look(&self) -> RwLockReadGuard<'_, Life> {
+        self.life.read().await
+    }
+
+    pub(super) fn into_life(self) -> Life {
+        self.life.into_inner()
+    }
+
+    pub(super) fn of_life(life: Life) -> Self {
+        Self { life: RwLock::new(life), moved: Notify::new() }
     }
 
     async fn write(
@@ -352,10 +366,6 @@ fn payload(data: &mut Bytes, run: &Run, zeroes: bool) -> Result<Option<Bytes>, V
     Ok(Some(data.split_to(length)))
 }
 
-fn view(seat: &Seat, era: u32) -> [Layer; 1] {
-    [Layer { volume: seat.volume(), era }]
-}
-
 /// Gives back what no view sees, of all snapshots that are there no more. `present` is a view as well: it may have become a
 /// snapshot's since its head said so.
 async fn thin_all(seat: &Seat, mut views: Vec<u32>, present: u32) -> Result<(), VolumeError> {
@@ -368,123 +378,6 @@ async fn thin_all(seat: &Seat, mut views: Vec<u32>, present: u32) -> Result<(), 
         while !job.step(seat.disk(), &views).await? {}
     }
     Ok(())
-}
-
-async fn read_run(seat: &Arc<Seat>, fence: Fence, run: Run, era: u32) -> Result<VolumeAnswer, VolumeError> {
-    seat.admit(fence)?;
-    let geometry = Geometry::new(MAX_VOLUME_BYTES, SLICE_BYTES)?;
-    let device = if era == u32::MAX {
-        Device::attached(Arc::clone(seat), geometry, fence, Vec::new())
-    } else {
-        // A snapshot lies before all that is not in the index yet, once that which is on its way has come there.
-        seat.settle().await?;
-        Device::frozen(Arc::clone(seat), geometry, era, Vec::new())
-    };
-    let (found, late) = device.read_run(run).await?;
-    let (mapped, _pins) = find(seat.disk(), &view(seat, era), &run)?;
-    let newest = mapped.iter().map(|block| block.row.position.sequence).max().unwrap_or(0);
-    let newest = late.map_or(0, |late| late.newest).max(newest);
-    // Somebody else may have been promised meanwhile.
-    seat.admit(fence)?;
-    let (mut pieces, mut parts) = (Vec::with_capacity(1), Vec::with_capacity(1));
-    for piece in found {
-        let (bytes, zeroes) = match &piece {
-            Piece::Data(data) => (data.len() as u64, false),
-            Piece::Zeroes(zeroes) => (*zeroes, true),
-        };
-        if bytes > 0 {
-            let blocks = u16::try_from(bytes / BLOCK_BYTES).expect("a run lies in one chunk");
-            pieces.push((blocks, zeroes));
-        }
-        if let Piece::Data(data) = piece {
-            parts.push(data);
-        }
-    }
-    let data = match <[Bytes; 1]>::try_from(parts) {
-        Ok([one]) => one,
-        Err(parts) => parts.concat().into(),
-    };
-    Ok(VolumeAnswer::Read { newest, pieces, data })
-}
-
-/// Rows that one write made, in a row.
-fn same(blocks: &[Mapped]) -> usize {
-    let follows = |a: &Mapped, b: &Mapped| {
-        a.row.position == b.row.position
-            && a.row.is_zeroes()
-            && b.row.is_zeroes()
-            && (a.place.slice, a.place.chunk) == (b.place.slice, b.place.chunk)
-            && a.place.block.checked_add(1) == Some(b.place.block)
-    };
-    let zeroes = blocks.windows(2).take_while(|pair| matches!(pair, [a, b] if follows(a, b))).count() + 1;
-    zeroes.max(piece(blocks))
-}
-
-async fn rows(
-    seat: &Seat,
-    from: BlockPlace,
-    data: bool,
-    era: u32,
-    wanted: impl Fn(&Mapped) -> bool,
-) -> Result<VolumeAnswer, VolumeError> {
-    let layers = view(seat, era);
-    let (mapped, all) = walk(seat.disk(), &layers, from, LOOK)?;
-    let mut next = mapped.last().filter(|_| !all).map(|last| after(last.place));
-    let (mut out, mut parts, mut bytes) = (Vec::new(), Vec::new(), 0);
-    let mut rest = mapped.as_slice();
-    while let Some(first) = rest.first() {
-        if bytes >= ROW_BYTES {
-            next = Some(first.place);
-            break;
-        }
-        let (group, behind) = rest.split_at(same(rest));
-        rest = behind;
-        if !wanted(first) {
-            continue;
-        }
-        let blocks = u16::try_from(group.len()).expect("a run lies in one chunk");
-        let BlockPlace { slice, chunk, block } = first.place;
-        let run = Run { slice, chunk, first: block, blocks };
-        if !data {
-            out.push(BlockWrite {
-                position: first.row.position,
-                run,
-                era: first.era,
-                zeroes: first.row.is_zeroes(),
-            });
-            continue;
-        }
-        // Found again, and held while it is read: it may have moved, or something newer is there.
-        let (now, _pins) = find(seat.disk(), &layers, &run)?;
-        let mut now = now.as_slice();
-        while let Some(first) = now.first() {
-            let (group, behind) = now.split_at(same(now));
-            now = behind;
-            let blocks = u16::try_from(group.len()).expect("a run lies in one chunk");
-            let BlockPlace { slice, chunk, block } = first.place;
-            let run = Run { slice, chunk, first: block, blocks };
-            let zeroes = first.row.is_zeroes();
-            if !zeroes {
-                parts.push(read(seat.disk(), group).await?);
-                bytes += run.bytes();
-            }
-            out.push(BlockWrite { position: first.row.position, run, era: first.era, zeroes });
-        }
-    }
-    Ok(VolumeAnswer::Rows { rows: out, next, data: parts.concat().into() })
-}
-
-/// The place behind a place.
-fn after(place: BlockPlace) -> BlockPlace {
-    use crate::geometry::{ChunkId, SliceId};
-    let BlockPlace { slice, chunk, block } = place;
-    if let Some(block) = block.checked_add(1) {
-        return BlockPlace { slice, chunk, block };
-    }
-    match chunk.0.checked_add(1) {
-        Some(chunk) => BlockPlace { slice, chunk: ChunkId(chunk), block: 0 },
-        None => BlockPlace { slice: SliceId(slice.0 + 1), chunk: ChunkId(0), block: 0 },
-    }
 }
 
 /// What a head is told of an error.

@@ -10,17 +10,17 @@ use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use quarry_engine::block::{BLOCK_BYTES, BlockPlace, Fence, Run, VolumeId};
 use quarry_engine::disk::format::record::DeviceId;
-use quarry_engine::net::BlockWrite;
+use quarry_engine::net::{BlockWrite, VolumeAnswer, VolumeCall};
 use tokio::sync::{RwLock, mpsc, oneshot, watch};
 
 use super::device::{Piece, Stretch, aligned, around, joined, length_of, trim};
-use super::driver::{Ask, Commit, Condition, Got, Parts, Seen, Views, What, drive};
+use super::driver::{Active, Ask, Commit, Condition, Got, Parts, Seen, Views, What, drive};
 use super::error::VolumeError;
-use super::link::{Body, Reach};
+use super::link::{Body, Peer, Reach, Unanswered};
 use super::sealed::{opened, sealed};
 use crate::cipher::Cipher;
 use crate::geometry::{CHUNK_BYTES, Geometry};
-use crate::head::{Configuration, Failure, Head, Settings, Until};
+use crate::head::{Configuration, Failure, Head, Session, Settings, Until};
 use crate::member::Refusal;
 
 /// Runs of one request that are under way together.
@@ -56,12 +56,15 @@ pub struct Replicated {
     geometry: Geometry,
     /// The last era that is seen; of a snapshot its own, and then nothing is written.
     era: u32,
+    /// Snapshots by their names, with their eras: to them differences are asked for.
+    names: Arc<[(String, u32)]>,
 }
 
 #[derive(Debug)]
 struct Inner {
     asks: mpsc::UnboundedSender<Ask>,
-    epoch: u64,
+    volume: VolumeId,
+    fence: Fence,
     cipher: Option<Cipher>,
     condition: watch::Receiver<Condition>,
     reach: Reach,
@@ -94,20 +97,26 @@ impl Replicated {
         let parts = Parts { head, begun, volume, views, reach: reach.clone(), commit, condition: tell };
         reach.beside(drive(parts, asked));
         let (edges, reach) = (RwLock::new(()), reach.clone());
-        let inner = Arc::new(Inner { asks, epoch, cipher, condition, reach, edges });
-        Self { inner, geometry, era: u32::MAX }
+        let inner = Arc::new(Inner { asks, volume, fence, cipher, condition, reach, edges });
+        Self { inner, geometry, era: u32::MAX, names: Arc::default() }
     }
 
     /// The same volume, which has another size now.
     #[must_use]
     pub fn resized(&self, geometry: Geometry) -> Self {
-        Self { inner: Arc::clone(&self.inner), geometry, era: self.era }
+        Self { geometry, ..self.clone() }
     }
 
     /// What a snapshot of an era sees.
     #[must_use]
     pub fn as_of(&self, era: u32, geometry: Geometry) -> Self {
-        Self { inner: Arc::clone(&self.inner), geometry, era }
+        Self { geometry, era, ..self.clone() }
+    }
+
+    /// The same, which knows snapshots by these names.
+    #[must_use]
+    pub fn knowing(self, names: impl IntoIterator<Item = (String, u32)>) -> Self {
+        Self { names: names.into_iter().collect(), ..self }
     }
 
     /// Freezes the volume as it is: no write has a place while `commit` makes it known that writes belong to another era from here on. If
@@ -142,7 +151,7 @@ impl Replicated {
     /// Of its head.
     #[must_use]
     pub fn epoch(&self) -> u64 {
-        self.inner.epoch
+        self.inner.fence.epoch
     }
 
     /// Waits until the head serves.
@@ -176,6 +185,27 @@ impl Replicated {
         self.geometry.volume_bytes()
     }
 
+    pub(super) fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// Who follows the order, and its end.
+    pub(super) async fn active(&self) -> Result<Active, VolumeError> {
+        let (done, active) = oneshot::channel();
+        self.inner.asks.send(Ask::Active { done }).map_err(|_| self.gone())?;
+        active.await.map_err(|_| self.gone())
+    }
+
+    /// Asks a member something of its own, beside the order.
+    pub(super) async fn ask_one(
+        &self,
+        (device, session): (DeviceId, Session),
+        call: VolumeCall,
+    ) -> Result<VolumeAnswer, Unanswered> {
+        let Inner { volume, fence, reach, .. } = &*self.inner;
+        reach.ask(Peer { device, volume: *volume }, *fence, session, call).await
+    }
+
     /// Why nothing comes from a head any more.
     fn gone(&self) -> VolumeError {
         match self.condition() {
@@ -190,7 +220,7 @@ impl Replicated {
         Ok(read.await.map_err(|_| self.gone())??)
     }
 
-    fn offset_of(&self, run: &Run) -> Option<u64> {
+    pub(super) fn offset_of(&self, run: &Run) -> Option<u64> {
         self.geometry.offset_of(run.slice, run.chunk, run.first)
     }
 
@@ -201,13 +231,17 @@ impl Replicated {
         Ok(opened(self.inner.cipher.as_ref(), self.offset_of(&run).unwrap_or(0), pieces))
     }
 
-    /// Rows from an offset on, and the offset behind them; `None`: there are no others.
-    async fn map(&self, offset: u64) -> Result<(Vec<BlockWrite>, Option<u64>), VolumeError> {
+    /// Rows from an offset on, of eras from `since` on, and the offset behind them; `None`: there are no others.
+    pub(super) async fn map(
+        &self,
+        offset: u64,
+        since: u32,
+    ) -> Result<(Vec<BlockWrite>, Option<u64>), VolumeError> {
         let Some(first) = self.geometry.split(offset, BLOCK_BYTES)?.next() else {
             return Ok((Vec::new(), None));
         };
         let place = BlockPlace { slice: first.slice, chunk: first.chunk, block: first.first };
-        match self.ask_read(What::Map(place, self.era)).await? {
+        match self.ask_read(What::Map(place, self.era, since)).await? {
             Got::Map(rows, next) => {
                 let place = |next: BlockPlace| self.geometry.offset_of(next.slice, next.chunk, next.block);
                 // Each page takes it further.
@@ -224,15 +258,41 @@ impl Replicated {
         length: u64,
         most: usize,
     ) -> Result<Vec<Stretch>, VolumeError> {
+        self.survey(offset, length, most, 0, |row| !row.zeroes).await
+    }
+
+    /// As [`Replicated::stretches`], of what was written since a snapshot: a hole was not.
+    pub async fn changes(
+        &self,
+        snapshot: &str,
+        offset: u64,
+        length: u64,
+        most: usize,
+    ) -> Result<Vec<Stretch>, VolumeError> {
+        let Some((_, era)) = self.names.iter().find(|(name, _)| name == snapshot) else {
+            // More than what changed is never wrong.
+            return Ok(vec![Stretch { bytes: length, hole: false }]);
+        };
+        self.survey(offset, length, most, era.saturating_add(1), |_| true).await
+    }
+
+    async fn survey(
+        &self,
+        offset: u64,
+        length: u64,
+        most: usize,
+        since: u32,
+        counts: impl Fn(&BlockWrite) -> bool,
+    ) -> Result<Vec<Stretch>, VolumeError> {
         let end = offset + length;
         let mut found = Stretches { at: offset, end, all: Vec::new() };
         let mut next = Some(offset / BLOCK_BYTES * BLOCK_BYTES);
         while let Some(from) = next.filter(|from| *from < end && found.all.len() < most) {
-            let (rows, behind) = self.map(from).await?;
+            let (rows, behind) = self.map(from, since).await?;
             for row in rows {
                 let Some(place) = self.offset_of(&row.run) else { break };
                 found.add(place, true);
-                found.add(place + row.run.bytes(), row.zeroes);
+                found.add(place + row.run.bytes(), !counts(&row));
             }
             next = behind;
             found.add(next.unwrap_or(end), true);
@@ -241,7 +301,12 @@ impl Replicated {
         Ok(found.all)
     }
 
-    async fn write_run(&self, run: Run, data: Option<Bytes>, until: Until) -> Result<(), VolumeError> {
+    pub(super) async fn write_run(
+        &self,
+        run: Run,
+        data: Option<Bytes>,
+        until: Until,
+    ) -> Result<(), VolumeError> {
         let (done, written) = oneshot::channel();
         if self.era != u32::MAX {
             return Err(Refusal::NotPromised.into());
@@ -329,7 +394,7 @@ impl Replicated {
         let mut next = Some(offset.next_multiple_of(BLOCK_BYTES));
         let _shared = self.inner.edges.read().await;
         while let Some(from) = next.filter(|from| *from < to) {
-            let (rows, behind) = self.map(from).await?;
+            let (rows, behind) = self.map(from, 0).await?;
             let data = rows.iter().filter(|row| !row.zeroes);
             let writes: Vec<_> = data
                 .filter_map(|row| self.within(&row.run, to))

@@ -2,7 +2,7 @@
 //!
 //! Invariant: every command has an outcome of its kind.
 
-use super::device::{Device, Stretch, aligned};
+use super::device::{Device, aligned};
 use super::error::VolumeError;
 use super::replicated::Replicated;
 use super::serve::{extent, part};
@@ -36,13 +36,17 @@ impl Replicated {
             }
             Command::Cache { .. } => {}
             Command::BlockStatus { offset, length, contexts, one: _ } => {
-                let stretches = self.stretches(offset, length, MAX_EXTENTS).await?;
-                let all = |context: &Context| match context {
-                    Context::Allocation => stretches.iter().map(|one| extent(context, *one)).collect(),
-                    // Differences to snapshots are not offered.
-                    Context::Difference(_) => vec![extent(context, Stretch { bytes: length, hole: false })],
-                };
-                return Ok(Outcome::Status(contexts.iter().map(all).collect()));
+                let mut all = Vec::with_capacity(contexts.len());
+                for context in &contexts {
+                    let stretches = match context {
+                        Context::Allocation => self.stretches(offset, length, MAX_EXTENTS).await?,
+                        Context::Difference(snapshot) => {
+                            self.changes(snapshot, offset, length, MAX_EXTENTS).await?
+                        }
+                    };
+                    all.push(stretches.into_iter().map(|stretch| extent(context, stretch)).collect());
+                }
+                return Ok(Outcome::Status(all));
             }
         }
         Ok(Outcome::Done)

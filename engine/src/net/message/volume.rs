@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 
-use crate::block::{BlockPlace, Position, Run};
+use crate::block::{BlockPlace, Position, Run, VolumeId};
 
 /// A run of blocks and the write that it is from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,6 +105,22 @@ pub enum VolumeCall {
         /// The write that must be there.
         at: u64,
     },
+    /// Have a member of another volume beside you, that begins as your snapshot is and shares its blocks.
+    Fork {
+        /// The other volume.
+        clone: VolumeId,
+        /// The snapshot's.
+        era: u32,
+        /// The write that must be there.
+        at: u64,
+    },
+    /// Of a clone: have for yourself what you see of the volume below, from a place on. Answered with no rows, and where to go on.
+    TakeOver {
+        /// Where to begin.
+        from: BlockPlace,
+        /// The last era that the oldest view of the clone sees.
+        oldest: u32,
+    },
 }
 
 /// What a member answers.
@@ -134,7 +150,7 @@ pub enum VolumeAnswer {
         /// The bytes of those that are not.
         data: Bytes,
     },
-    /// To [`VolumeCall::Rows`].
+    /// To [`VolumeCall::Rows`] and [`VolumeCall::TakeOver`].
     Rows {
         /// In order.
         rows: Vec<BlockWrite>,

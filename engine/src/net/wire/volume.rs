@@ -4,7 +4,7 @@ use bincode::{Decode, Encode};
 use bytes::Bytes;
 
 use super::{Payload, WireError, bounded};
-use crate::block::{BLOCKS_PER_CHUNK, BlockPlace, ChunkId, Position, Run, SliceId};
+use crate::block::{BLOCKS_PER_CHUNK, BlockPlace, ChunkId, Position, Run, SliceId, VolumeId};
 use crate::net::limits::{MAX_PAYLOAD, MAX_TURNS, MAX_WRITES};
 use crate::net::{BlockWrite, TurnFields, VolumeAnswer, VolumeCall};
 
@@ -42,6 +42,8 @@ pub(super) enum CallHead {
     Delete,
     Copy { from: u64 },
     Thin { views: Vec<u32>, era: u32, at: u64 },
+    Fork { clone: [u8; 16], era: u32, at: u64 },
+    TakeOver { from: PlaceHead, oldest: u32 },
 }
 
 #[derive(Encode, Decode)]
@@ -138,6 +140,8 @@ pub(super) fn call_head(call: VolumeCall) -> Result<(CallHead, Vec<Bytes>), Wire
         VolumeCall::Delete => CallHead::Delete,
         VolumeCall::Copy { from } => CallHead::Copy { from },
         VolumeCall::Thin { views, era, at } => CallHead::Thin { views: eras(views)?, era, at },
+        VolumeCall::Fork { clone, era, at } => CallHead::Fork { clone: clone.0, era, at },
+        VolumeCall::TakeOver { from, oldest } => CallHead::TakeOver { from: place_head(from), oldest },
     };
     Ok((head, Vec::new()))
 }
@@ -161,6 +165,8 @@ pub(super) fn call_of(head: CallHead, payload: &mut Payload) -> Result<VolumeCal
         CallHead::Delete => VolumeCall::Delete,
         CallHead::Copy { from } => VolumeCall::Copy { from },
         CallHead::Thin { views, era, at } => VolumeCall::Thin { views: eras(views)?, era, at },
+        CallHead::Fork { clone, era, at } => VolumeCall::Fork { clone: VolumeId(clone), era, at },
+        CallHead::TakeOver { from, oldest } => VolumeCall::TakeOver { from: place_of(from), oldest },
     })
 }
 
@@ -215,7 +221,7 @@ pub(super) fn answer_of(head: AnswerHead, payload: &mut Payload) -> Result<Volum
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::block::{Fence, VolumeId};
+    use crate::block::Fence;
     use crate::disk::format::record::DeviceId;
     use crate::net::{Request, Response};
 
@@ -261,6 +267,11 @@ pub(super) mod tests {
             (of(VolumeCall::Delete), text("0a|")),
             (of(VolumeCall::Copy { from: 4096 }), text("0bfb0010|")),
             (of(VolumeCall::Thin { views: vec![1, 4], era: 6, at: 9 }), text("0c0201040609|")),
+            (
+                of(VolumeCall::Fork { clone: VolumeId([0xcc; 16]), era: 6, at: 9 }),
+                text(&format!("0d{}0609|", "cc".repeat(16))),
+            ),
+            (of(VolumeCall::TakeOver { from: place, oldest: 6 }), text("0e01020306|")),
         ]
     }
 

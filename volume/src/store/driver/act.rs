@@ -76,7 +76,9 @@ impl Driver {
                 let call = match *what {
                     What::Run(run, era) => VolumeCall::Read { run, at, era },
                     // A head asks only who has all that was acknowledged.
-                    What::Map(from, era) => VolumeCall::Rows { from, above: 0, data: false, era, since: 0 },
+                    What::Map(from, era, since) => {
+                        VolumeCall::Rows { from, above: 0, data: false, era, since }
+                    }
                 };
                 self.reach.beside(async move {
                     let answer = reach.ask(to, fence, session, call).await;

@@ -71,7 +71,14 @@ pub(super) enum Ask {
     Show {
         done: oneshot::Sender<Vec<Seen>>,
     },
+    /// Who follows the order, in which session, and the end of the order.
+    Active {
+        done: oneshot::Sender<Active>,
+    },
 }
+
+/// Members that follow the order, and its end.
+pub(super) type Active = (Vec<(DeviceId, Session)>, u64);
 
 /// Which snapshots there are.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -87,8 +94,8 @@ pub struct Views {
 pub(super) enum What {
     /// Bytes, as of an era.
     Run(Run, u32),
-    /// What there is, from here on, as of an era.
-    Map(BlockPlace, u32),
+    /// What there is, from here on, as of an era; only what was written in eras from another one on.
+    Map(BlockPlace, u32, u32),
 }
 
 /// What was read.
@@ -288,6 +295,13 @@ impl Driver {
             Ask::Stop => {
                 self.condition.send_replace(Condition::Stopped(Failure::HandedOver));
                 self.stopped = true;
+                return;
+            }
+            Ask::Active { done } => {
+                let active = self.head.members().filter(|(_, standing)| *standing == Standing::Active);
+                let there =
+                    active.filter_map(|(device, _)| Some((device, self.links.get(&device)?.session?)));
+                let _gone = done.send((there.collect(), self.head.reach().0));
                 return;
             }
             Ask::Show { done } => {

@@ -88,6 +88,10 @@ impl World {
     }
 
     fn attach(self: &Arc<Self>, epoch: u64, near: u8) -> Replicated {
+        self.attach_as(VOLUME, epoch, near)
+    }
+
+    fn attach_as(self: &Arc<Self>, volume: VolumeId, epoch: u64, near: u8) -> Replicated {
         let timer: Timer = Arc::new(|time| Box::pin(tokio::time::sleep(time / FASTER)));
         let reach = Reach {
             members: Arc::clone(&self.sites[0]),
@@ -104,7 +108,7 @@ impl World {
         let geometry = Geometry::new(BYTES, SLICE_BYTES).unwrap();
         let near = Some(device(near));
         let (cipher, views) = (None, self.views.lock().unwrap().clone());
-        let what = Attachment { volume: VOLUME, geometry, epoch, configuration, near, cipher, views };
+        let what = Attachment { volume, geometry, epoch, configuration, near, cipher, views };
         Replicated::attach(&what, &reach, Arc::new(commit))
     }
 
@@ -447,5 +451,59 @@ fn a_snapshot_whose_commit_is_not_known_ends_the_head() {
         let next = world.attach(2, 1);
         next.served().await.unwrap();
         assert_eq!(value(&next, 1).await, 1);
+    });
+}
+
+/// Each member of the clone is made beside the parent's; one that was away is filled with what it never had. And back again.
+#[test]
+fn a_clone_has_what_its_snapshot_has_also_on_a_member_that_was_away() {
+    run(async {
+        let clone = VolumeId([4; 16]);
+        let world = World::new();
+        let head = world.attach(1, 1);
+        head.served().await.unwrap();
+        until_seen(&head, "all begin", all_count).await;
+        for block in 0..20 {
+            write(&head, block, 1).await;
+        }
+        let era = world.snapshot(&head).await;
+        write(&head, 3, 2).await;
+        head.discard(4 * 4096, 4096, Until::Written).await.unwrap();
+        world.set_away(3, true);
+        until_seen(&head, "it is missed", |seen| standing_of(seen, 3) == Some(Standing::Silent)).await;
+        assert_eq!(head.fork(clone, era).await.unwrap(), [device(1), device(2)]);
+        assert!(matches!(head.take_over(&[device(3)], None).await, Err(VolumeError::Head(Failure::TooFew))));
+        // What changed since the snapshot, and going back to it.
+        let known = head.clone().knowing([("then".to_owned(), era)]);
+        let changed = known.changes("then", 0, 20 * 4096, 9).await.unwrap();
+        let stretches: Vec<_> = changed.iter().map(|one| (one.bytes / 4096, one.hole)).collect();
+        assert_eq!(stretches, [(3, true), (2, false), (15, true)]);
+        head.go_back_to(era).await.unwrap();
+        assert_eq!([value(&head, 3).await, value(&head, 4).await, value(&head, 19).await], [1, 1, 1]);
+        drop((head, known));
+        // The clone.
+        let (members, joining) = (vec![device(1), device(2)], vec![device(3)]);
+        *world.committed.lock().unwrap() = Configuration { version: 1, members, joining };
+        *world.views.lock().unwrap() = Views::default();
+        let head = world.attach_as(clone, 2, 1);
+        head.served().await.unwrap();
+        write(&head, 5, 9).await;
+        world.set_away(3, false);
+        until_seen(&head, "it is filled", all_count).await;
+        head.discard(6 * 4096, 4096, Until::Durable).await.unwrap();
+        for near in 1..=3 {
+            let next = world.attach_as(clone, 10 + u64::from(near), near);
+            next.served().await.unwrap();
+            until_seen(&next, "all begin", all_count).await;
+            let mut seen = Vec::new();
+            for block in [0, 3, 5, 6, 19, 20] {
+                seen.push(value(&next, block).await);
+            }
+            assert_eq!(seen, [1, 1, 9, 0, 1, 0], "at {near}");
+            if near == 3 {
+                next.take_over(&[device(1), device(2), device(3)], None).await.unwrap();
+                assert_eq!([value(&next, 3).await, value(&next, 6).await], [1, 0]);
+            }
+        }
     });
 }

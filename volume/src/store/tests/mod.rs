@@ -4,6 +4,7 @@ mod cases;
 mod crash;
 mod devices;
 mod encrypted;
+mod forks;
 mod frozen;
 mod going;
 mod lazy;

@@ -16,18 +16,19 @@ const DEVICE: DeviceId = DeviceId([9; 16]);
 const VOLUME: VolumeId = VolumeId([5; 16]);
 
 /// A disk's members, and what a head knows of the one that it talks to.
-struct At {
-    rig: Rig,
-    members: Arc<Members>,
-    fence: Fence,
-    session: u64,
+pub(super) struct At {
+    pub(super) rig: Rig,
+    pub(super) members: Arc<Members>,
+    pub(super) volume: VolumeId,
+    pub(super) fence: Fence,
+    pub(super) session: u64,
     /// Where it was at the last promise.
-    end: u64,
+    pub(super) end: u64,
     /// That its head writes in.
-    era: u32,
+    pub(super) era: u32,
 }
 
-fn run(block: u8, blocks: u16) -> Run {
+pub(super) fn run(block: u8, blocks: u16) -> Run {
     Run { slice: SliceId(0), chunk: ChunkId(3), first: block, blocks }
 }
 
@@ -36,26 +37,28 @@ fn bytes(value: u8, blocks: u16) -> Bytes {
 }
 
 /// What a member has: place, position, first byte.
-type Rows = Vec<(BlockPlace, Position, u8)>;
+pub(super) type Rows = Vec<(BlockPlace, Position, u8)>;
 
 impl At {
-    fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         let rig = Rig::new(seed);
         let members = Arc::new(Members::open(vec![rig.handle()]).unwrap());
-        Self { rig, members, fence: Fence { epoch: 1, configuration: 1 }, session: 0, end: 0, era: 0 }
+        let fence = Fence { epoch: 1, configuration: 1 };
+        Self { rig, members, volume: VOLUME, fence, session: 0, end: 0, era: 0 }
     }
 
-    fn restart(&mut self, keep_index: bool) {
+    pub(super) fn restart(&mut self, keep_index: bool) {
         self.rig.crash(keep_index);
         self.members = Arc::new(Members::open(vec![self.rig.handle()]).unwrap());
     }
 
-    fn ask(&mut self, call: VolumeCall) -> VolumeAnswer {
-        let (members, fence, session) = (Arc::clone(&self.members), self.fence, self.session);
-        answer_of(self.rig.run(async move { members.act(DEVICE, VOLUME, fence, session, call).await }))
+    pub(super) fn ask(&mut self, call: VolumeCall) -> VolumeAnswer {
+        let (members, volume) = (Arc::clone(&self.members), self.volume);
+        let (fence, session) = (self.fence, self.session);
+        answer_of(self.rig.run(async move { members.act(DEVICE, volume, fence, session, call).await }))
     }
 
-    fn refused(&mut self, call: VolumeCall) -> Refusal {
+    pub(super) fn refused(&mut self, call: VolumeCall) -> Refusal {
         match self.ask(call) {
             VolumeAnswer::Refused(why, one, two) => refusal_of(why, one, two),
             other => panic!("{other:?}"),
@@ -63,7 +66,7 @@ impl At {
     }
 
     /// History and whether it is whole.
-    fn promise(&mut self, epoch: u64) -> (Vec<TurnFields>, u64, bool) {
+    pub(super) fn promise(&mut self, epoch: u64) -> (Vec<TurnFields>, u64, bool) {
         self.fence = Fence { epoch, configuration: 1 };
         match self.ask(VolumeCall::Promise) {
             VolumeAnswer::Promised { session, turns, end, whole } => {
@@ -75,11 +78,11 @@ impl At {
         }
     }
 
-    fn done(&mut self, call: VolumeCall) {
+    pub(super) fn done(&mut self, call: VolumeCall) {
         assert_eq!(self.ask(call), VolumeAnswer::Done);
     }
 
-    fn begin(&mut self, turns: &[TurnFields]) {
+    pub(super) fn begin(&mut self, turns: &[TurnFields]) {
         self.done(VolumeCall::Begin { turns: turns.to_vec(), end: self.end });
     }
 
@@ -90,7 +93,7 @@ impl At {
         VolumeCall::Write { writes, data }
     }
 
-    fn write(&mut self, sequence: u64, run: Run, value: u8) {
+    pub(super) fn write(&mut self, sequence: u64, run: Run, value: u8) {
         let call = self.written(sequence, run, value);
         self.done(call);
     }
@@ -109,7 +112,7 @@ impl At {
         }
     }
 
-    fn rows(&mut self) -> Rows {
+    pub(super) fn rows(&mut self) -> Rows {
         let (mut all, mut from) = (Rows::new(), Some(FIRST_PLACE));
         while let Some(place) = from {
             let (rows, next, mut data) = self.page(place, 0);
@@ -127,7 +130,7 @@ impl At {
 }
 
 /// Copies rows as a head does; `between` is called with the target after each page.
-fn fill(source: &mut At, target: &mut At, above: u64) {
+pub(super) fn fill(source: &mut At, target: &mut At, above: u64) {
     let mut from = Some(FIRST_PLACE);
     while let Some(place) = from {
         let (rows, next, data) = source.page(place, above);

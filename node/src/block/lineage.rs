@@ -1,0 +1,269 @@
+//! Volumes with several members: clones of their snapshots, going back to one, what was written since one, and their limits.
+//!
+//! A clone's row is written first, as being made, together with its parent's, so that no snapshot goes of which a clone is made; then the parent's members
+//! make the clone's; then the row says which of them did, and the clone is there. Cut off before that it is none: who was making it takes
+//! it away at its next start, and whoever deletes it does at once.
+//!
+//! Invariant: a clone that can be used has a quorum of members that begin as the snapshot is.
+//! Invariant: a volume on its way back to a snapshot is read by nobody before it has come there: whoever attaches it completes that first.
+//! Invariant: a row says that a clone needs its parent for as long as any of its members does.
+
+use std::collections::HashSet;
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+use quarry_engine::disk::format::record::DeviceId;
+use quarry_volume::head::{Configuration, Failure};
+use quarry_volume::pace::Limits;
+use quarry_volume::store::{MAX_DESCRIPTION, Replicated, VolumeError, is_name};
+use quarry_volume::{Geometry, VolumeId};
+
+use super::shared::{Shared, snapshot_of, taken_over};
+use crate::control::volumes::{ParentRow, RegisterError, Row};
+use crate::storage::{random_bytes, wall_clock};
+
+/// A clone that is to be.
+pub(crate) struct NewClone {
+    pub(crate) name: String,
+    /// 0: as large as the snapshot.
+    pub(crate) bytes: u64,
+    pub(crate) description: String,
+    pub(crate) volume: String,
+    pub(crate) snapshot: String,
+}
+
+/// A clone for as long as this process makes it.
+struct Making<'a>(&'a Shared, VolumeId);
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        self.0.making().remove(&self.1);
+    }
+}
+
+impl Shared {
+    fn making(&self) -> MutexGuard<'_, HashSet<VolumeId>> {
+        self.making.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a volume that begins as a snapshot is.
+    pub(crate) async fn clone_snapshot(self: &Arc<Self>, wanted: NewClone) -> Result<(), VolumeError> {
+        if !is_name(&wanted.name) {
+            return Err(VolumeError::Name(wanted.name));
+        }
+        if wanted.description.len() > MAX_DESCRIPTION {
+            return Err(VolumeError::Description);
+        }
+        self.surely(|this| async move { this.fork(wanted).await }).await
+    }
+
+    async fn fork(&self, wanted: NewClone) -> Result<(), VolumeError> {
+        let (device, _, _held) = self.head_here(&wanted.volume).await?;
+        let (parent, time) = self.standing(&wanted.volume)?;
+        if parent.epoch != device.epoch() {
+            return Err(taken_over());
+        }
+        let snapshot = snapshot_of(&parent, &wanted.snapshot)?;
+        let bytes = if wanted.bytes == 0 { snapshot.bytes } else { wanted.bytes };
+        if bytes < snapshot.bytes {
+            return Err(VolumeError::Smaller(snapshot.bytes, bytes));
+        }
+        Geometry::new(bytes, parent.slice_bytes)?;
+        let (id, era) = (VolumeId(random_bytes()), snapshot.era);
+        let row = Row {
+            id,
+            name: wanted.name,
+            description: wanted.description,
+            bytes,
+            made: wall_clock() / 1000,
+            // In which its first write is: that it begins as the snapshot is.
+            epoch: 1,
+            head: Some(self.register.local()),
+            configuration: Configuration { version: 1, ..parent.configuration.clone() },
+            era: 0,
+            snapshots: Vec::new(),
+            limits: Limits::default(),
+            parent: Some(ParentRow { volume: parent.id, era, making: true }),
+            returning: None,
+            ..parent.clone()
+        };
+        self.making().insert(id);
+        let _making = Making(self, id);
+        match self.register.make_clone(&row, &parent, time).await {
+            // It may have been this very one, whose answer was lost.
+            Err(_) if self.find(&row.name).is_some_and(|found| found.id == id) => {}
+            Err(RegisterError::Changed) if self.find(&row.name).is_some() => {
+                return Err(VolumeError::Taken(row.name));
+            }
+            other => other?,
+        }
+        let made = self.make_members(&device, &row, era).await;
+        if made.is_err() {
+            self.unmake(id).await;
+        }
+        made
+    }
+
+    /// Has members of a clone made, and makes it known that it is there.
+    async fn make_members(&self, device: &Replicated, row: &Row, era: u32) -> Result<(), VolumeError> {
+        let forked = device.fork(row.id, era).await?;
+        let counted = forked.iter().filter(|device| row.configuration.counts(**device)).count();
+        if counted < row.configuration.quorum() {
+            return Err(Failure::TooFew.into());
+        }
+        let configuration = begun_with(&row.configuration, &forked);
+        let row = self
+            .change(row.id, |row| {
+                if let Some(parent) = row.parent.as_mut().filter(|parent| parent.making) {
+                    parent.making = false;
+                    row.configuration = configuration.clone();
+                    row.head = None;
+                }
+            })
+            .await?;
+        if row.is_being_made() { Err(taken_over()) } else { Ok(()) }
+    }
+
+    /// Takes a clone away that was not completed.
+    async fn unmake(&self, id: VolumeId) {
+        let Ok(Some((row, time))) = self.register.row(id) else { return };
+        if !row.is_being_made() {
+            return;
+        }
+        tracing::warn!(volume = %row.name, "take a clone away whose making was cut off");
+        if let Err(error) = self.remove(&row, time).await {
+            tracing::warn!(%error, volume = %row.name, "take a clone away");
+        }
+    }
+
+    /// Takes clones away that this node was making before it was started anew.
+    pub(crate) async fn tidy(&self) {
+        let local = self.register.local();
+        for row in self.list().into_iter().filter(|row| row.is_being_made() && row.head == Some(local)) {
+            if !self.making().contains(&row.id) {
+                self.unmake(row.id).await;
+            }
+        }
+    }
+
+    /// Makes a clone independent of its parent, while it is in use or not. All its members are to be there.
+    pub(crate) async fn flatten(self: &Arc<Self>, name: &str) -> Result<(), VolumeError> {
+        let name = name.to_owned();
+        self.surely(|this| async move { this.take_over(&name).await }).await
+    }
+
+    async fn take_over(&self, name: &str) -> Result<(), VolumeError> {
+        let (device, row, _held) = self.head_here(name).await?;
+        if row.parent.is_none() {
+            return Ok(());
+        }
+        let members: Vec<DeviceId> = row.configuration.all().collect();
+        device.take_over(&members, row.snapshots.first().map(|oldest| oldest.era)).await?;
+        let epoch = device.epoch();
+        let row = self
+            .change(row.id, |row| {
+                // Whoever came meanwhile has not taken over.
+                let same = row.configuration.all().all(|device| members.contains(&device));
+                if row.epoch == epoch && same {
+                    row.parent = None;
+                }
+            })
+            .await?;
+        if row.parent.is_none() { Ok(()) } else { Err(taken_over()) }
+    }
+
+    /// Makes a volume what one of its snapshots is. All snapshots stay.
+    pub(crate) async fn revert(self: &Arc<Self>, name: &str, snapshot: &str) -> Result<(), VolumeError> {
+        let (name, snapshot) = (name.to_owned(), snapshot.to_owned());
+        self.surely(|this| async move { this.go_back(&name, &snapshot).await }).await
+    }
+
+    async fn go_back(&self, name: &str, snapshot: &str) -> Result<(), VolumeError> {
+        let (device, row, _held) = self.head_here(name).await?;
+        let (era, epoch) = (snapshot_of(&row, snapshot)?.era, device.epoch());
+        let row = self
+            .change(row.id, |row| {
+                if row.epoch == epoch {
+                    row.returning = Some(era);
+                }
+            })
+            .await?;
+        if row.epoch != epoch {
+            return Err(taken_over());
+        }
+        self.returned(device, &row).await.map(drop)
+    }
+
+    /// A head whose volume has come to where it was on its way back to.
+    pub(super) async fn returned(&self, device: Replicated, row: &Row) -> Result<Replicated, VolumeError> {
+        let Some(era) = row.returning else { return Ok(device) };
+        device.go_back_to(era).await?;
+        let epoch = device.epoch();
+        let row = self
+            .change(row.id, |row| {
+                if row.epoch == epoch {
+                    row.returning = None;
+                }
+            })
+            .await?;
+        if row.epoch == epoch { Ok(device) } else { Err(taken_over()) }
+    }
+
+    /// What was written between a snapshot and a later one, or now: offsets and lengths, in order.
+    pub(crate) async fn difference(
+        &self,
+        name: &str,
+        from: &str,
+        to: Option<&str>,
+    ) -> Result<Vec<(u64, u64)>, VolumeError> {
+        let (device, row, held) = self.head_here(name).await?;
+        drop(held);
+        snapshot_of(&row, from)?;
+        let device = device.knowing(names_of(&row, None));
+        let device = match to {
+            Some(to) => {
+                let to = snapshot_of(&row, to)?;
+                device.as_of(to.era, Geometry::new(to.bytes, row.slice_bytes)?)
+            }
+            None => device,
+        };
+        let (mut at, mut changed) = (0, Vec::new());
+        for stretch in device.changes(from, 0, device.bytes(), usize::MAX).await? {
+            if !stretch.hole {
+                changed.push((at, stretch.bytes));
+            }
+            at += stretch.bytes;
+        }
+        Ok(changed)
+    }
+
+    /// Changes how fast a volume may be used; who serves it follows the row.
+    pub(crate) async fn limit(&self, name: &str, limits: Limits) -> Result<(), VolumeError> {
+        let (row, _) = self.standing(name)?;
+        self.change(row.id, |row| row.limits = limits).await.map(drop)
+    }
+
+    /// How fast a volume may be used, as its row says.
+    pub(super) fn limits_of(&self, id: VolumeId) -> Option<Limits> {
+        self.register.row(id).ok().flatten().map(|(row, _)| row.limits)
+    }
+
+    /// The name of the snapshot that a volume is a clone of.
+    pub(crate) fn parent_of(&self, row: &Row) -> Option<String> {
+        let ParentRow { volume, era, .. } = row.parent?;
+        let (parent, _) = self.register.row(volume).ok().flatten()?;
+        let snapshot = parent.snapshots.iter().find(|snapshot| snapshot.era == era)?;
+        Some(format!("{}@{}", parent.name, snapshot.name))
+    }
+}
+
+/// The names of a volume's snapshots with their eras; those before one, if it is given.
+pub(super) fn names_of(row: &Row, before: Option<u32>) -> impl Iterator<Item = (String, u32)> + '_ {
+    let all = row.snapshots.iter().filter(move |one| before.is_none_or(|before| one.era < before));
+    all.map(|one| (one.name.clone(), one.era))
+}
+
+/// The members that a clone begins with: those that were made of those that there shall be; the others are filled.
+fn begun_with(wanted: &Configuration, forked: &[DeviceId]) -> Configuration {
+    let (members, joining) = wanted.all().partition(|device| forked.contains(device));
+    Configuration { version: wanted.version, members, joining }
+}
