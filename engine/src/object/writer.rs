@@ -101,7 +101,8 @@ impl Body {
         let wanted = self.waiting() + part.len();
         if self.pieces.is_empty() || wanted > self.pieces.capacity() {
             // The disk takes the chunk from where it lies, if it lies there well.
-            let mut pieces = aligned_bytes(if wanted <= self.expected { self.expected } else { CHUNK });
+            let unknown = wanted.next_power_of_two().min(CHUNK);
+            let mut pieces = aligned_bytes(if wanted <= self.expected { self.expected } else { unknown });
             pieces.extend_from_slice(&std::mem::take(&mut self.whole));
             pieces.extend_from_slice(&self.pieces);
             self.pieces = pieces;

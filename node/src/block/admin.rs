@@ -372,7 +372,8 @@ fn status_of(error: &VolumeError) -> StatusCode {
         | VolumeError::Cipher(_)
         | VolumeError::Head(_)
         | VolumeError::Undecided
-        | VolumeError::Register(_) => StatusCode::SERVICE_UNAVAILABLE,
+        | VolumeError::Register(_)
+        | VolumeError::Changed => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::BAD_REQUEST,
     }
 }

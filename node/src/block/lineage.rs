@@ -12,13 +12,14 @@ use std::collections::HashSet;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use quarry_engine::disk::format::record::DeviceId;
+use quarry_engine::net::NodeId;
 use quarry_volume::head::{Configuration, Failure};
 use quarry_volume::pace::Limits;
 use quarry_volume::store::{MAX_DESCRIPTION, Replicated, VolumeError, is_name};
 use quarry_volume::{Geometry, VolumeId};
 
-use super::shared::{Shared, snapshot_of, taken_over};
-use crate::control::volumes::{ParentRow, RegisterError, Row};
+use super::shared::{PAUSE, Shared, TRIES, snapshot_of, taken_over};
+use crate::control::volumes::{ParentRow, RegisterError, Row, SnapshotRow};
 use crate::storage::{random_bytes, wall_clock};
 
 /// A clone that is to be.
@@ -58,49 +59,48 @@ impl Shared {
 
     async fn fork(&self, wanted: NewClone) -> Result<(), VolumeError> {
         let (device, _, _held) = self.head_here(&wanted.volume).await?;
-        let (parent, time) = self.standing(&wanted.volume)?;
-        if parent.epoch != device.epoch() {
-            return Err(taken_over());
-        }
-        let snapshot = snapshot_of(&parent, &wanted.snapshot)?;
-        let bytes = if wanted.bytes == 0 { snapshot.bytes } else { wanted.bytes };
-        if bytes < snapshot.bytes {
-            return Err(VolumeError::Smaller(snapshot.bytes, bytes));
-        }
-        Geometry::new(bytes, parent.slice_bytes)?;
-        let (id, era) = (VolumeId(random_bytes()), snapshot.era);
-        let row = Row {
-            id,
-            name: wanted.name,
-            description: wanted.description,
-            bytes,
-            made: wall_clock() / 1000,
-            // In which its first write is: that it begins as the snapshot is.
-            epoch: 1,
-            head: Some(self.register.local()),
-            configuration: Configuration { version: 1, ..parent.configuration.clone() },
-            era: 0,
-            snapshots: Vec::new(),
-            limits: Limits::default(),
-            parent: Some(ParentRow { volume: parent.id, era, making: true }),
-            returning: None,
-            ..parent.clone()
-        };
+        let id = VolumeId(random_bytes());
         self.making().insert(id);
         let _making = Making(self, id);
-        match self.register.make_clone(&row, &parent, time).await {
-            // It may have been this very one, whose answer was lost.
-            Err(_) if self.find(&row.name).is_some_and(|found| found.id == id) => {}
-            Err(RegisterError::Changed) if self.find(&row.name).is_some() => {
-                return Err(VolumeError::Taken(row.name));
-            }
-            other => other?,
-        }
+        let (row, era) = self.begin_clone(id, &wanted, &device).await?;
         let made = self.make_members(&device, &row, era).await;
         if made.is_err() {
             self.unmake(id).await;
         }
         made
+    }
+
+    /// Writes the row of a clone that is being made; it, and the era of its snapshot.
+    async fn begin_clone(
+        &self,
+        id: VolumeId,
+        wanted: &NewClone,
+        device: &Replicated,
+    ) -> Result<(Row, u32), VolumeError> {
+        let mut tries = TRIES;
+        loop {
+            let (parent, time) = self.standing(&wanted.volume)?;
+            if parent.epoch != device.epoch() {
+                return Err(taken_over());
+            }
+            let snapshot = snapshot_of(&parent, &wanted.snapshot)?;
+            let row = row_of(id, wanted, &parent, snapshot, self.register.local())?;
+            tries -= 1;
+            match self.register.make_clone(&row, &parent, time).await {
+                // It may have been this very one, whose answer was lost.
+                Err(_) if self.find(&row.name).is_some_and(|found| found.id == id) => {}
+                Err(RegisterError::Changed) if self.find(&row.name).is_some() => {
+                    return Err(VolumeError::Taken(row.name));
+                }
+                // The parent's row: who its members are, perhaps.
+                Err(RegisterError::Changed) if tries > 0 => {
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+                other => other?,
+            }
+            return Ok((row, snapshot.era));
+        }
     }
 
     /// Has members of a clone made, and makes it known that it is there.
@@ -254,6 +254,39 @@ impl Shared {
         let snapshot = parent.snapshots.iter().find(|snapshot| snapshot.era == era)?;
         Some(format!("{}@{}", parent.name, snapshot.name))
     }
+}
+
+/// The row of a clone that is being made here.
+fn row_of(
+    id: VolumeId,
+    wanted: &NewClone,
+    parent: &Row,
+    snapshot: &SnapshotRow,
+    local: NodeId,
+) -> Result<Row, VolumeError> {
+    let bytes = if wanted.bytes == 0 { snapshot.bytes } else { wanted.bytes };
+    if bytes < snapshot.bytes {
+        return Err(VolumeError::Smaller(snapshot.bytes, bytes));
+    }
+    Geometry::new(bytes, parent.slice_bytes)?;
+    Ok(Row {
+        id,
+        name: wanted.name.clone(),
+        description: wanted.description.clone(),
+        bytes,
+        slice_bytes: parent.slice_bytes,
+        made: wall_clock() / 1000,
+        // In which its first write is: that it begins as the snapshot is.
+        epoch: 1,
+        head: Some(local),
+        configuration: Configuration { version: 1, ..parent.configuration.clone() },
+        key: parent.key,
+        era: 0,
+        snapshots: Vec::new(),
+        limits: Limits::default(),
+        parent: Some(ParentRow { volume: parent.id, era: snapshot.era, making: true }),
+        returning: None,
+    })
 }
 
 /// The names of a volume's snapshots with their eras; those before one, if it is given.

@@ -28,8 +28,8 @@ use crate::control::volumes::{MAX_SNAPSHOTS, Register, RegisterError, Row, Snaps
 use crate::storage::{random_bytes, wall_clock};
 
 /// How often a change of a volume's row is tried, and the pause between two tries.
-const TRIES: usize = 50;
-const PAUSE: Duration = Duration::from_millis(100);
+pub(super) const TRIES: usize = 50;
+pub(super) const PAUSE: Duration = Duration::from_millis(100);
 
 /// A head on this node, if there is one; held while one is made or ended.
 type Place = Arc<tokio::sync::Mutex<Option<Replicated>>>;
@@ -70,7 +70,10 @@ pub(crate) struct Compared {
 
 impl From<RegisterError> for VolumeError {
     fn from(error: RegisterError) -> Self {
-        Self::Register(error.to_string())
+        match error {
+            RegisterError::Changed => Self::Changed,
+            RegisterError::Away(_) => Self::Register(error.to_string()),
+        }
     }
 }
 
@@ -402,6 +405,18 @@ impl Shared {
 
     /// Deletes a volume; members that do not answer are told when they are there again.
     pub(crate) async fn delete(&self, name: &str) -> Result<(), VolumeError> {
+        for _ in 1..TRIES {
+            match self.delete_known(name).await {
+                // What was known here was old: another node has attached it, perhaps.
+                Err(VolumeError::Changed) => tokio::time::sleep(PAUSE).await,
+                done => return done,
+            }
+        }
+        self.delete_known(name).await
+    }
+
+    /// Deletes it if it stands as it is known here.
+    async fn delete_known(&self, name: &str) -> Result<(), VolumeError> {
         let (row, time) = self.known(name)?;
         let elsewhere = row.head.filter(|head| *head != self.register.local());
         // Who was making a clone may never come back to it.

@@ -79,6 +79,9 @@ pub enum VolumeError {
     /// What the cluster knows of the volume cannot be read or changed now.
     #[error("{0}")]
     Register(String),
+    /// What was to be changed was changed meanwhile, by somebody else.
+    #[error("somebody else changed the volume at the same time")]
+    Changed,
     /// A note is unreadable.
     #[error(transparent)]
     Label(#[from] BadLabel),
