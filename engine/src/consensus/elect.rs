@@ -76,14 +76,14 @@ impl Elector {
 
     /// A message of a leader came.
     pub(crate) fn hear(&self, from: Ballot) {
-        if from.committed && from.term >= self.status().term {
+        if from.committed && from.term >= self.raft.metrics().borrow().current_term {
             *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = self.runtime.now();
         }
     }
 
     /// A message of a node came that is only sent by a leader.
     pub(crate) fn hear_of(&self, from: NodeId) {
-        if self.status().leader == Some(from) {
+        if self.raft.metrics().borrow().current_leader == Some(from) {
             *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = self.runtime.now();
         }
     }

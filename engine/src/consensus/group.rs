@@ -8,11 +8,12 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::error::{CheckIsLeaderError, ClientWriteError, RaftError};
+use openraft::error::{ClientWriteError, RaftError};
 use openraft::{ChangeMembers, Config, EmptyNode, ServerState, SnapshotPolicy};
 use tokio::sync::watch;
 
 use super::codec::{Marker, entry_bytes};
+use super::confirm::{self, Confirmer, Unconfirmed};
 use super::elect::Elector;
 use super::limits::{APPEND_ENTRIES, MAX_ENTRY, MAX_ENTRY_ROWS, MAX_GUARDS, MAX_MEMBERS, PREFIX};
 use super::log::Log;
@@ -28,7 +29,7 @@ use crate::catalog::{self, GroupId, Row, Totals};
 use crate::disk::DiskHandle;
 use crate::disk::limits::{MAX_KEY, MAX_META};
 use crate::index::{IndexError, Range, Table};
-use crate::net::{Code, ConsensusCall, Failure, NodeId, Response, Transport};
+use crate::net::{Code, ConsensusAnswer, ConsensusCall, Failure, NodeId, Response, Transport};
 use crate::object::TotalsOf;
 
 /// Times and sizes of a group.
@@ -49,6 +50,8 @@ const TICKS: Duration = Duration::from_millis(50);
 /// How long a leader that hears of no majority asks again before it says so, and the pause between two questions.
 const BARRIER_WITHIN: Duration = Duration::from_secs(3);
 const BARRIER_PAUSE: Duration = Duration::from_millis(50);
+/// Pause between two looks whether the first entry of the term is applied.
+const LOOK: Duration = Duration::from_millis(2);
 
 impl Default for Settings {
     fn default() -> Self {
@@ -128,6 +131,17 @@ pub struct GroupStatus {
     pub matched: BTreeMap<NodeId, Option<u64>>,
 }
 
+/// Of a [`GroupStatus`] what each request asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Office {
+    /// The present term.
+    pub term: u64,
+    /// Who leads, as far as is known.
+    pub leader: Option<NodeId>,
+    /// This node leads.
+    pub leads: bool,
+}
+
 /// What holds for whoever leads: see [`Group::barrier`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Leading {
@@ -150,6 +164,7 @@ pub(super) struct Shared {
     pub(super) proposals: Arc<Proposals>,
     receiver: Receiver,
     elector: Arc<Elector>,
+    confirmer: Confirmer,
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) net: Arc<dyn Transport>,
 }
@@ -203,6 +218,7 @@ impl Group {
         let config = Arc::new(settings.config(group)?);
         let (node, current) = (net.local(), Arc::clone(&runtime));
         let (peers, kept) = (Arc::clone(&net), Arc::clone(&net));
+        let within = settings.heartbeat;
         let opened = scope(Arc::clone(&runtime), async move {
             let store = Store::open(group, disk).await?;
             store.take_up().await.map_err(stopped)?;
@@ -226,9 +242,9 @@ impl Group {
         let (store, raft, proposals, elector) = opened.await?;
         let receiver = Receiver::new(raft.clone(), Arc::clone(&store), Arc::clone(&elector));
         let net = kept;
-        Ok(Self {
-            shared: Arc::new(Shared { node, store, raft, proposals, receiver, elector, runtime, net }),
-        })
+        let confirmer = Confirmer::new(Arc::clone(&net), Arc::clone(&runtime), Arc::clone(&store), within);
+        let shared = Shared { node, store, raft, proposals, receiver, elector, confirmer, runtime, net };
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     pub(super) fn scope<F: Future>(&self, future: F) -> Scoped<F> {
@@ -259,9 +275,9 @@ impl Group {
         if grows && self.shared.store.disk.above_high_water() {
             return Err(GroupError::NoSpace);
         }
-        let status = self.status();
-        if !status.leads {
-            return Err(GroupError::NotLeader(status.leader));
+        let office = self.office();
+        if !office.leads {
+            return Err(GroupError::NotLeader(office.leader));
         }
         self.shared.proposals.propose(entry).await
     }
@@ -269,42 +285,52 @@ impl Group {
     /// Who leads, as far as is known here.
     #[must_use]
     pub fn leader(&self) -> Option<NodeId> {
-        self.status().leader
+        self.office().leader
     }
 
     /// Waits until a majority has confirmed that this node leads, and until everything that was ever acknowledged is applied
     /// here: what is read afterwards is not older than this call.
+    ///
+    /// What this term acknowledged was applied here before; what earlier terms did lies before this term's first entry.
     pub async fn barrier(&self) -> Result<Leading, GroupError> {
-        let before = self.status();
-        if !before.leads {
-            return Err(GroupError::NotLeader(before.leader));
-        }
+        let Office { term, .. } = self.office();
         let until = self.shared.runtime.now() + BARRIER_WITHIN;
         loop {
-            match self.scope(self.shared.raft.ensure_linearizable()).await {
-                Ok(_) => break,
-                // Its status comes a moment after openraft knows who leads; callers judge by the status whether to ask elsewhere.
-                Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(to))) => {
-                    let now = self.status();
-                    if !now.leads || now.term != before.term || self.shared.runtime.now() >= until {
-                        return Err(GroupError::NotLeader(to.leader_id));
-                    }
+            self.leads_in(term)?;
+            let over = self.shared.runtime.now() >= until;
+            match self.shared.confirmer.confirm(term, self.voters()).await {
+                Ok(()) => break,
+                // The status comes a moment after openraft knows who leads; callers judge by it whether to ask elsewhere.
+                Err(Unconfirmed::Deposed) if over => return Err(GroupError::NotLeader(None)),
+                Err(Unconfirmed::Deposed) => {
+                    // openraft hears of it too, sooner than by the next sign of life.
+                    let _ended = self.scope(self.shared.raft.trigger().heartbeat()).await;
                 }
+                Err(e @ Unconfirmed::Few) if over => return Err(stopped(e)),
                 // The others may be busy, or were just started.
-                Err(RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(e))) => {
-                    if self.shared.runtime.now() >= until || !self.status().leads {
-                        return Err(stopped(e));
-                    }
-                }
-                Err(RaftError::Fatal(e)) => return Err(stopped(e)),
+                Err(Unconfirmed::Few) => {}
             }
             self.shared.runtime.sleep(BARRIER_PAUSE).await;
         }
-        let after = self.status();
-        if !after.leads || after.term != before.term {
-            return Err(GroupError::NotLeader(after.leader));
+        while !self.has_begun(term) {
+            if self.shared.runtime.now() >= until {
+                return Err(stopped("the first entry of the term is not applied"));
+            }
+            self.shared.runtime.sleep(LOOK).await;
+            self.leads_in(term)?;
         }
-        Ok(Leading { term: after.term, above: self.max_sequence() })
+        self.leads_in(term)?;
+        Ok(Leading { term, above: self.max_sequence() })
+    }
+
+    fn leads_in(&self, term: u64) -> Result<(), GroupError> {
+        let office = self.office();
+        if office.leads && office.term == term { Ok(()) } else { Err(GroupError::NotLeader(office.leader)) }
+    }
+
+    /// Whether an entry of this term is applied here: then all of earlier terms are.
+    fn has_begun(&self, term: u64) -> bool {
+        self.shared.store.progress().applied.is_some_and(|applied| applied.leader_id.term == term)
     }
 
     /// Greatest version time of a row that was ever applied here.
@@ -405,16 +431,33 @@ impl Group {
         self.scope(self.shared.raft.trigger().snapshot()).await.map_err(stopped)
     }
 
+    /// Sets of voters of which a majority each decides: two while they are being changed.
+    fn voters(&self) -> Vec<BTreeSet<NodeId>> {
+        let metrics = self.shared.raft.metrics();
+        let metrics = metrics.borrow();
+        metrics.membership_config.membership().get_joint_config().clone()
+    }
+
+    /// Who leads now, as far as this voter knows.
+    #[must_use]
+    pub fn office(&self) -> Office {
+        let metrics = self.shared.raft.metrics();
+        let metrics = metrics.borrow();
+        let (leads, leader) = (metrics.state == ServerState::Leader, metrics.current_leader);
+        let leaving = self.shared.elector.is_leaving();
+        Office {
+            term: metrics.current_term,
+            // Whoever asks for a leader waits for the next one.
+            leader: leader.filter(|leader| !leaving || *leader != self.shared.node),
+            leads: leads && !leaving,
+        }
+    }
+
     /// What this voter knows now.
     #[must_use]
     pub fn status(&self) -> GroupStatus {
-        let mut status = status_of(&self.shared.raft.metrics().borrow());
-        if self.shared.elector.is_leaving() {
-            // Whoever asks for a leader waits for the next one.
-            status.leads = false;
-            status.leader = status.leader.filter(|leader| *leader != self.shared.node);
-        }
-        status
+        let Office { leader, leads, .. } = self.office();
+        GroupStatus { leader, leads, ..status_of(&self.shared.raft.metrics().borrow()) }
     }
 
     /// For how long this member has heard of no leader; none, where it leads.
@@ -431,6 +474,9 @@ impl Group {
 
     /// Answers another voter.
     pub(crate) async fn answer(&self, from: NodeId, call: ConsensusCall) -> Response {
+        if confirm::confirms(&self.shared.store, &call) {
+            return Response::Consensus(ConsensusAnswer::Appended);
+        }
         let answer = match call {
             ConsensusCall::Members => self.say_members().await,
             ConsensusCall::Lead => self.lead(from).await,

@@ -8,6 +8,7 @@
 //! Invariant: where no group is opened, nothing of this runs.
 
 mod codec;
+mod confirm;
 mod count;
 mod elect;
 mod give;
@@ -35,7 +36,7 @@ mod tests;
 mod types;
 
 pub use give_up::{held, sweep};
-pub use group::{Group, GroupOptions, GroupStatus, Leading, Settings, StatusWatch};
+pub use group::{Group, GroupOptions, GroupStatus, Leading, Office, Settings, StatusWatch};
 pub use registry::Groups;
 pub use runtime::{Runtime, Sleep};
 pub use sim::SimRuntime;

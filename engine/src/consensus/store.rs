@@ -558,6 +558,7 @@ pub(crate) mod plant {
     pub(crate) enum Bug {
         VoteNotWritten,
         EntriesOneBehind,
+        ConfirmsAnybody,
     }
 
     thread_local! {

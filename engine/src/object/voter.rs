@@ -212,7 +212,7 @@ impl Voter {
 
 impl Shared {
     fn term(&self) -> u64 {
-        self.group.status().term
+        self.group.office().term
     }
 
     /// Waits for a barrier that began after this call.
@@ -293,10 +293,10 @@ impl Shared {
 
 impl IndexGroup for Voter {
     fn leader(&self) -> Leader {
-        let status = self.shared.group.status();
-        match status.leader {
-            _ if status.leads && !self.is_open() => Leader::Unknown,
-            _ if status.leads => Leader::Own,
+        let office = self.shared.group.office();
+        match office.leader {
+            _ if office.leads && !self.is_open() => Leader::Unknown,
+            _ if office.leads => Leader::Own,
             Some(node) if node != self.shared.group.node() => Leader::Other(node),
             _ => Leader::Unknown,
         }

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod codec;
+mod confirm;
 mod crash;
 mod elect;
 mod history;

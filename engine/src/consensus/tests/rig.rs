@@ -61,6 +61,8 @@ pub(super) struct Cluster {
     leaders: BTreeMap<(GroupId, u64), NodeId>,
     /// Messages without entries that leaders have sent.
     pub(super) empty: Arc<AtomicU64>,
+    /// Nodes whose disks do nothing for now.
+    pub(super) hung: BTreeSet<NodeId>,
 }
 
 pub(super) fn node(n: u8) -> NodeId {
@@ -111,6 +113,7 @@ impl Cluster {
             settings,
             leaders: BTreeMap::new(),
             empty: Arc::default(),
+            hung: BTreeSet::new(),
         };
         (1..=count).for_each(|n| cluster.add(n));
         cluster
@@ -214,8 +217,8 @@ impl Cluster {
     }
 
     pub(super) fn turn(&mut self) {
-        let mut disks: Vec<&mut SimulatedDisk> =
-            self.nodes.values_mut().filter_map(|n| n.disk.as_mut()).collect();
+        let turning = self.nodes.iter_mut().filter(|(id, _)| !self.hung.contains(id));
+        let mut disks: Vec<&mut SimulatedDisk> = turning.filter_map(|(_, n)| n.disk.as_mut()).collect();
         self.runtime.turn(&self.net, &mut || disks.iter_mut().for_each(|disk| disk.turn()));
         for (id, member) in &self.nodes {
             for group in member.groups.all() {

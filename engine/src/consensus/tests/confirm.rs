@@ -1,0 +1,139 @@
+//! What a leader's confirmation costs, and that nobody is confirmed who does not lead.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::rig::{Cluster, node, put, rows, within};
+use crate::consensus::confirm::HEDGE;
+use crate::consensus::store::plant::{self, Bug};
+use crate::consensus::{Group, GroupError, Outcome};
+
+const GROUP: u32 = 6;
+/// Much longer than a message and its answer take, and much shorter than [`HEDGE`].
+const SOON: Duration = Duration::from_millis(2);
+
+fn cluster(seed: u64, of: u8) -> (Cluster, u8, Group) {
+    let mut cluster = Cluster::new(seed, of);
+    cluster.found(GROUP, of);
+    assert_eq!(cluster.propose(GROUP, &rows(vec![put(1, 1, "x")])), Outcome::Applied);
+    let (leader, group) = cluster.leader(GROUP);
+    (cluster, leader, group)
+}
+
+/// How long a barrier takes.
+fn barrier(cluster: &mut Cluster, group: &Group) -> Duration {
+    let began = cluster.runtime.now();
+    cluster.run(group.barrier()).unwrap();
+    cluster.runtime.now() - began
+}
+
+/// Every barrier asked all other voters, of which the answer of one was needed.
+#[test]
+fn a_barrier_asks_no_more_voters_than_it_needs() {
+    for (of, needed) in [(3, 1), (5, 2)] {
+        let (mut cluster, _, group) = cluster(1, of);
+        barrier(&mut cluster, &group);
+        let before = cluster.empty.load(Ordering::Relaxed);
+        for _ in 0..128 {
+            assert!(barrier(&mut cluster, &group) < SOON);
+        }
+        let asked = cluster.empty.load(Ordering::Relaxed) - before;
+        // Two of the rounds ask all, and some signs of life are among the messages.
+        assert!((128 * needed..140 * needed + 10).contains(&asked), "{asked} messages to {of} voters");
+    }
+}
+
+/// A voter that does not answer would hold each barrier up until the question's time is over.
+#[test]
+fn a_slow_voter_that_is_asked_first_costs_a_hedge_and_not_a_stall() {
+    let (mut cluster, leader, group) = cluster(2, 3);
+    let others: Vec<u8> = (1..=3).filter(|n| *n != leader).collect();
+    let mut hedged = 0;
+    for slow in others.iter().cycle().take(4) {
+        cluster.net.cut(node(*slow), node(leader));
+        let first = barrier(&mut cluster, &group);
+        assert!(first < HEDGE + SOON, "{first:?}");
+        hedged += usize::from(first >= HEDGE);
+        for _ in 0..20 {
+            let next = barrier(&mut cluster, &group);
+            assert!(next < SOON, "{next:?}: who did not answer is asked first again");
+        }
+        cluster.net.heal();
+    }
+    assert!(hedged >= 3, "{hedged}: the one that answers is asked first, and is the next to be slow");
+}
+
+#[test]
+fn a_voter_that_is_down_costs_not_even_a_hedge() {
+    let (mut cluster, leader, group) = cluster(3, 3);
+    for down in (1..=3).filter(|n| *n != leader) {
+        cluster.crash(down);
+        for _ in 0..20 {
+            let took = barrier(&mut cluster, &group);
+            assert!(took < SOON, "{took:?}");
+        }
+        cluster.start(down);
+        cluster.pass(Duration::from_secs(1));
+    }
+}
+
+/// Questions went through openraft's queue on both sides, behind whatever the disks were flushing.
+#[test]
+fn a_barrier_waits_for_no_disk() {
+    let (mut cluster, _, group) = cluster(4, 3);
+    barrier(&mut cluster, &group);
+    cluster.hung = (1..=3).map(node).collect();
+    let (proposing, runtime) = (group.clone(), cluster.runtime.node(node(200)));
+    let entry = rows(vec![put(2, 2, "y")]);
+    cluster.runtime.spawn(
+        node(200),
+        Box::pin(async move {
+            let _told = within(&*runtime, proposing.propose(entry)).await;
+        }),
+    );
+    cluster.pass(Duration::from_millis(20));
+    let took = barrier(&mut cluster, &group);
+    assert!(took < SOON, "{took:?}");
+    assert_eq!(group.row(b"k000002").unwrap(), None, "it was not acknowledged");
+    cluster.hung.clear();
+    cluster.settle(GROUP, &[1, 2, 3]);
+    assert!(group.row(b"k000002").unwrap().is_some());
+}
+
+/// Another leads while this one is cut off; what it says when it is back, before it hears of that.
+fn replaced(seed: u64) -> Result<(), GroupError> {
+    let (mut cluster, old, group) = cluster(seed, 3);
+    for n in (1..=3).filter(|n| *n != old) {
+        cluster.net.cut(node(n), node(old));
+        cluster.net.cut(node(old), node(n));
+    }
+    cluster.until("another leader", |cluster| {
+        let others = (1..=3).filter(|n| *n != old).filter_map(|n| cluster.group(n, GROUP));
+        others.into_iter().any(|group| group.status().leads)
+    });
+    // What the other one sent when it was elected is lost.
+    cluster.pass(Duration::from_millis(130 + seed));
+    assert!(group.status().leads, "it has not heard of the other one");
+    cluster.net.heal();
+    cluster.run(group.barrier()).map(drop)
+}
+
+#[test]
+fn a_leader_that_was_replaced_is_not_confirmed() {
+    for seed in 10..20 {
+        let refused = replaced(seed);
+        assert!(matches!(refused, Err(GroupError::NotLeader(_))), "seed {seed}: {refused:?}");
+    }
+    let wrong = plant::with(Bug::ConfirmsAnybody, || (10..20).filter(|seed| replaced(*seed).is_ok()).count());
+    assert!(wrong > 5, "{wrong} of 10 are confirmed wrongly with the bug: the test sees little");
+}
+
+#[test]
+fn a_leader_that_is_cut_off_is_not_confirmed() {
+    let (mut cluster, leader, group) = cluster(5, 3);
+    for n in (1..=3).filter(|n| *n != leader) {
+        cluster.net.cut(node(n), node(leader));
+    }
+    let refused = cluster.run(group.barrier());
+    assert!(refused.is_err(), "{refused:?}");
+}
