@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use quarry_engine::object::Store;
 use quarry_engine::sync::Cluster;
-use quarry_engine::work::{Pace, Report, Reports, Runner, State, workers};
+use quarry_engine::work::{Kept, Pace, Report, Reports, Runner, State, workers};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
@@ -31,7 +31,9 @@ impl Workers {
     ) -> Self {
         let began = Instant::now();
         let mut all = Self { tasks: Vec::new(), reports: Vec::new() };
-        for (worker, usual) in workers(store, work.reclaim_age.get().as_secs(), cluster) {
+        let kept =
+            Kept { deleted: work.reclaim_age.get().as_secs(), expired: work.keep_expired.get().as_secs() };
+        for (worker, usual) in workers(store, kept, cluster) {
             let Some(pace) = pace(worker.name(), usual, work) else { continue };
             let calls = store.clone();
             let elapsed = Box::new(move || began.elapsed());

@@ -93,6 +93,15 @@ pub trait Worker: Send {
 /// Seconds for which the tombstone of an object is kept at least: Swift's reclaim age, one week.
 pub const RECLAIM_AGE: u64 = 7 * 24 * 3600;
 
+/// For how many seconds what is gone is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// Tombstones of objects, at least.
+    pub deleted: u64,
+    /// Objects that have expired.
+    pub expired: u64,
+}
+
 /// The clock of a store, for ages.
 fn wall_of(store: &Store) -> Wall {
     let store = store.clone();
@@ -103,11 +112,14 @@ fn wall_of(store: &Store) -> Wall {
 #[must_use]
 pub fn workers(
     store: &Store,
-    reclaim_age: u64,
+    kept: Kept,
     cluster: Option<&Arc<dyn Cluster>>,
 ) -> Vec<(Box<dyn Worker>, Pace)> {
     let mut workers: Vec<(Box<dyn Worker>, Pace)> = vec![
-        (Box::new(Expirer::new(store.clone())), Pace { units_per_second: 200, idle_seconds: 5 }),
+        (
+            Box::new(Expirer::new(store.clone(), kept.expired)),
+            Pace { units_per_second: 200, idle_seconds: 5 },
+        ),
         (Box::new(Reaper::new(store.clone())), Pace { units_per_second: 200, idle_seconds: 10 }),
     ];
     for disk in store.disks() {
@@ -118,7 +130,7 @@ pub fn workers(
         let synced = Arc::new(synced);
         let replica = store.replicas().iter().find(|replica| replica.device() == disk.device());
         if let (Some(cluster), Some(replica)) = (cluster, replica) {
-            let (wall, ages) = (wall_of(store), Ages { reclaim: reclaim_age, ..Ages::default() });
+            let (wall, ages) = (wall_of(store), Ages { reclaim: kept.deleted, ..Ages::default() });
             let (replica, cluster, synced) = (Arc::clone(replica), Arc::clone(cluster), Arc::clone(&synced));
             let replicator = Replicator::new(disk.clone(), replica, cluster, synced, wall, ages);
             // Units of 64 KiB copied: 256 MiB/s.
@@ -127,7 +139,7 @@ pub fn workers(
             let updater = Updater::new(disk.clone(), store.clone(), wall_of(store));
             workers.push((Box::new(updater), Pace { units_per_second: 500, idle_seconds: 3 }));
         }
-        let pruner = Pruner::new(disk.clone(), wall_of(store), reclaim_age, synced);
+        let pruner = Pruner::new(disk.clone(), wall_of(store), kept.deleted, synced);
         workers.push((Box::new(pruner), Pace { units_per_second: 20_000, idle_seconds: 300 }));
         // Units of 64 KiB: 4 MiB/s.
         let auditor = Auditor::new(disk.clone(), store.clone());

@@ -16,7 +16,7 @@ use quarry_engine::net::{
 use quarry_engine::object::names::{Divided, Names, Seats};
 use quarry_engine::object::{Layout, Options, Parts, Placement, Replica, Spawn, Spread, Store, Time};
 use quarry_engine::sync::{Cluster, Peers};
-use quarry_engine::work::{Pace, Runner, workers};
+use quarry_engine::work::{Kept, Pace, Runner, workers};
 
 use super::board::Board;
 use super::keeper::Keeper;
@@ -139,7 +139,7 @@ async fn assemble(making: Making, groups: Groups) -> Result<Running, String> {
         }
     }));
     let mut reports = Vec::new();
-    for (worker, pace) in workers(&store, RECLAIM, Some(&peers)) {
+    for (worker, pace) in workers(&store, Kept { deleted: RECLAIM, expired: 0 }, Some(&peers)) {
         let pace = Pace { idle_seconds: pace.idle_seconds.min(IDLE), ..pace };
         let (elapsed, calls) = (monotonic.clone(), store.clone());
         let runner =

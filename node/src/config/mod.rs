@@ -200,6 +200,8 @@ pub struct Work {
     pub replicate_rate: Size<1_048_576, 107_374_182_400, 268_435_456>,
     /// Pause between two looks for expired objects.
     pub expire_every: Span<1000, 86_400_000, 5000>,
+    /// How long an object that has expired, which nobody sees, is kept before it is removed.
+    pub keep_expired: Span<0, 31_536_000_000, 60_000>,
     /// Pause between two looks for deleted accounts and containers.
     pub reap_every: Span<1000, 86_400_000, 10_000>,
     /// How long it is remembered that an object was deleted.

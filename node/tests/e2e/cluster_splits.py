@@ -273,7 +273,7 @@ def empty(it, seed, ledger):
 
 def main():
     seed = os.environ.get("SEED") or str(random.SystemRandom().randrange(1 << 32))
-    with cluster("cluster-splits", ["512M"] * 3, section=[f"split_lines = {LINES}"]) as it:
+    with cluster("cluster-splits", ["512M"] * 3, section=[f"split_lines = {LINES}"], work=["audit_rate = 0", 'keep_expired = "0s"']) as it:
         print(f"splits: reproduce with  SEED={seed}", flush=True)
         ledger = Ledger()
         first = Writer(it, "!", seed, ledger)
