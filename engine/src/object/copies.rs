@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use quarry_ring::PathHash;
 
-use super::devices::{Candidates, Devices, Member};
+use super::devices::{Candidates, Devices, For, Member};
 use super::fan::Fan;
 use super::health::Budget;
 use super::launch::{Time, wait};
@@ -77,19 +77,19 @@ impl Copies {
         self.devices.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn candidates(self: &Arc<Self>, hash: &PathHash, handoffs: usize) -> Candidates {
+    fn candidates(self: &Arc<Self>, hash: &PathHash, what: For, handoffs: usize) -> Candidates {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let candidates = self.devices().candidates(hash, handoffs, turn);
+        let candidates = self.devices().candidates(hash, what, handoffs, turn);
         self.probe(&candidates, hash);
         candidates
     }
 
     pub(crate) fn candidates_to_write(self: &Arc<Self>, hash: &PathHash) -> Candidates {
-        self.candidates(hash, WRITE_HANDOFFS)
+        self.candidates(hash, For::Writing, WRITE_HANDOFFS)
     }
 
     pub(crate) fn candidates_to_read(self: &Arc<Self>, hash: &PathHash) -> Candidates {
-        self.candidates(hash, READ_HANDOFFS)
+        self.candidates(hash, For::Reading, READ_HANDOFFS)
     }
 
     /// Looks whether devices that are down are back, at nobody's cost.
@@ -187,7 +187,11 @@ impl Copies {
             return Ok(found);
         }
         // One device that has it is enough: that every other one is asked too is the exception.
-        let at = floor.unwrap_or_default();
+        self.holder(hash, floor.unwrap_or_default()).await.map(|(_, version)| Some(version))
+    }
+
+    /// Any device that has a version of this time or a newer one, wherever it may lie.
+    async fn holder(self: &Arc<Self>, hash: &PathHash, at: Timestamp) -> Result<(Arc<Member>, Version)> {
         let mut candidates = self.candidates_to_read(hash);
         let (hash, wanted) = (*hash, candidates.wanted());
         let next = move || {
@@ -196,7 +200,7 @@ impl Copies {
         };
         let mut fan = self.fan(wanted, 1, Box::new(next))?;
         fan.reach().await?;
-        Ok(fan.into_good().into_iter().map(|(_, version)| version).next())
+        fan.into_good().into_iter().next().ok_or(Error::NoObject)
     }
 
     async fn versions(
@@ -294,12 +298,17 @@ impl Copies {
         let Err(error) = fan.reach().await else { return Ok(()) };
         // It is lost when too few are left who may have it; who has it, has perhaps not answered yet.
         let _in_time = first(Box::pin(fan.rest()), wait(self.time.as_ref(), STALL)).await;
-        let (holders, mut lacking) = (fan.good(), fan.refused(|e| matches!(e, Error::NoObject)));
+        let (mut holders, mut lacking) = (fan.good().to_vec(), fan.refused(|e| matches!(e, Error::NoObject)));
+        let missing = needed - holders.len();
+        if holders.is_empty() {
+            // Nobody who gets something now, but perhaps a device that got it under an earlier placement.
+            let Ok(elsewhere) = self.holder(&hash, at).await else { return Err(error) };
+            holders.push(elsewhere);
+        }
         let Some((_, version)) = holders.first().cloned() else { return Err(error) };
-        let from: Arc<[Arc<Member>]> = holders.iter().map(|(member, _)| member.clone()).collect();
+        let from: Arc<[Arc<Member>]> = holders.into_iter().map(|(member, _)| member).collect();
         lacking.sort_by_key(|member| !primaries.contains(&member.device()));
         let mut lacking = lacking.into_iter();
-        let missing = needed - from.len();
         if let Some(code) = code.filter(|_| !version.deleted) {
             let to: Vec<Arc<Member>> = lacking.collect();
             return self.complete(hash, code, to, missing).await;

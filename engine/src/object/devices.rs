@@ -4,6 +4,8 @@
 //! Invariant: what is known of a device's health outlives the map that it was learned with.
 //! Invariant: candidates come once each: primaries that are up, then handoffs that are up, then those that are down; the ring
 //! is asked for handoffs only when the primaries do not suffice.
+//! Invariant: a read looks also where a write may have gone that knew an earlier placement: at devices that are being emptied, and at
+//! the primaries of the last placements. They come behind the handoffs, and before what is down.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -105,9 +107,23 @@ impl Drop for Watch {
     }
 }
 
+/// Placements that are remembered.
+const EARLIER: usize = 4;
+
+/// What candidates are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum For {
+    /// They get something.
+    Writing,
+    /// They are asked for what they have.
+    Reading,
+}
+
 /// Where objects lie, and the way to each device.
 pub(crate) struct Devices {
     placement: Layout,
+    /// Those before it, the last one first.
+    earlier: Vec<Layout>,
     members: HashMap<DeviceId, Arc<Member>>,
 }
 
@@ -131,7 +147,11 @@ impl Devices {
             // A device that is here is never asked over the network.
             members.entry(device).or_insert(member);
         }
-        Self { placement, members }
+        let earlier =
+            |before: &Self| [&before.placement].into_iter().chain(&before.earlier).cloned().collect();
+        let mut earlier: Vec<Layout> = before.map(earlier).unwrap_or_default();
+        earlier.truncate(EARLIER);
+        Self { placement, earlier, members }
     }
 
     pub(crate) fn policies(&self) -> &Arc<Policies> {
@@ -147,8 +167,20 @@ impl Devices {
         self.member(self.placement.sole(hash)?)
     }
 
+    /// Where else something may lie that was written under an earlier placement.
+    fn elsewhere(&self, hash: &PathHash) -> Vec<DeviceId> {
+        let earlier = self.earlier.iter().flat_map(|placement| placement.primaries(hash));
+        self.placement.leaving(hash).chain(earlier).collect()
+    }
+
     /// Whom to ask about an object: its primaries, then no more handoffs than `handoffs` times as many. `turn` spreads load.
-    pub(crate) fn candidates(self: &Arc<Self>, hash: &PathHash, handoffs: usize, turn: usize) -> Candidates {
+    pub(crate) fn candidates(
+        self: &Arc<Self>,
+        hash: &PathHash,
+        what: For,
+        handoffs: usize,
+        turn: usize,
+    ) -> Candidates {
         let primaries = self.placement.primaries(hash);
         let wanted = primaries.len();
         let members: Vec<&Arc<Member>> = primaries.iter().filter_map(|id| self.member(*id)).collect();
@@ -159,7 +191,7 @@ impl Devices {
             to.push_back(members[at].clone());
         }
         let handoffs = Some(handoffs * wanted);
-        Candidates { devices: self.clone(), hash: *hash, primaries, up, down, handoffs }
+        Candidates { devices: self.clone(), hash: *hash, primaries, up, down, what, handoffs }
     }
 }
 
@@ -170,6 +202,7 @@ pub(crate) struct Candidates {
     primaries: Vec<DeviceId>,
     up: VecDeque<Arc<Member>>,
     down: VecDeque<Arc<Member>>,
+    what: For,
     /// How many handoffs may be asked; `None` when they are among the others.
     handoffs: Option<usize>,
 }
@@ -211,10 +244,9 @@ impl Candidates {
     fn find_handoffs(&mut self, most: usize) {
         let devices = self.devices.clone();
         let mut down = Vec::new();
-        let mut seen: HashSet<DeviceId> = self.primaries.iter().copied().collect();
         // Far enough for as many dead as there may be asked, and no walk over a large ring.
         for device in devices.placement.handoffs(&self.hash).take(2 * most) {
-            let Some(member) = devices.member(device).filter(|_| seen.insert(device)) else { continue };
+            let Some(member) = devices.member(device) else { continue };
             if member.standing().down {
                 down.push(member.clone());
             } else if self.up.len() < most {
@@ -222,6 +254,16 @@ impl Candidates {
             }
         }
         down.truncate(most - self.up.len());
+        if self.what == For::Reading {
+            let known = self.up.iter().chain(&down).map(|member| member.device());
+            let mut seen: HashSet<DeviceId> = self.primaries.iter().copied().chain(known).collect();
+            let elsewhere = devices.elsewhere(&self.hash).into_iter().filter(|device| seen.insert(*device));
+            let (away, here): (Vec<_>, Vec<_>) = elsewhere
+                .filter_map(|device| devices.member(device).cloned())
+                .partition(|member| member.standing().down);
+            self.up.extend(here);
+            down.extend(away);
+        }
         self.down.extend(down);
     }
 }

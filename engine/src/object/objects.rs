@@ -3,6 +3,7 @@
 //! Invariant: a record is believed only when the path in it is the path that was asked for.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use quarry_ring::PathHash;
 
@@ -10,6 +11,7 @@ use super::begun::Begun;
 use super::condition::{Needs, needs};
 use super::copies::grave;
 use super::eventual::Soon;
+use super::limits::STALL;
 use super::names::{Line, NewLine};
 use super::replica::{Draft, Opened};
 use super::sight::{Found, Open};
@@ -63,6 +65,9 @@ pub(crate) fn unlisted(container: u64, at: Timestamp, conditional: bool) -> NewL
 
 /// Times that a name is looked at again because a newer version than its line's was seen.
 pub(super) const LOOKS: u32 = 32;
+/// Shortest and longest pause before a name is looked at again of which a newer version could not be made whole.
+const FIRST_LOOK: Duration = Duration::from_millis(5);
+const LAST_LOOK: Duration = Duration::from_millis(250);
 
 /// Whether a version was never acknowledged: it is newer than what a line tells of.
 pub(super) fn ahead(line: &Line, sequence: u64) -> bool {
@@ -141,7 +146,7 @@ impl Inner {
         if !self.names.lines_count() && self.policies().iter().count() == 1 {
             return self.open_version(path, hash_of(path), None).await;
         }
-        let mut why = busy();
+        let (mut why, mut waited) = (busy(), Duration::ZERO);
         for _ in 0..LOOKS {
             let line = match self.line_soon(path).await? {
                 Soon::Said(line) => line,
@@ -170,8 +175,14 @@ impl Inner {
             };
             // A writer is at work or was lost half-way: what a reader has seen must stay.
             match self.relist(path, newer).await {
-                // Whoever had it is gone, perhaps: then nobody has seen it.
-                Err(error @ Error::Unavailable { .. }) => why = error,
+                // Whoever had it is gone, perhaps: then nobody has seen it. Or too few can be reached just now.
+                Err(error @ Error::Unavailable { .. }) => {
+                    why = error;
+                    let Some(time) = self.copies.time.as_ref().filter(|_| waited < STALL) else { continue };
+                    let pause = waited.clamp(FIRST_LOOK, LAST_LOOK);
+                    (time.timer)(pause).await;
+                    waited += pause;
+                }
                 Err(error) => return Err(error),
                 Ok(_) => {}
             }

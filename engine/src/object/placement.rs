@@ -14,6 +14,11 @@ pub trait Placement: Send + Sync {
     fn primaries(&self, hash: &PathHash) -> Vec<DeviceId>;
     /// Where a copy goes when a primary is down, best first, found as they are asked for. No primary is among them.
     fn handoffs<'a>(&'a self, hash: &PathHash) -> Box<dyn Iterator<Item = DeviceId> + Send + 'a>;
+    /// Devices that get nothing any more, and may still have what they got: they are being emptied.
+    fn leaving<'a>(&'a self, hash: &PathHash) -> Box<dyn Iterator<Item = DeviceId> + Send + 'a> {
+        let _ = hash;
+        Box::new(std::iter::empty())
+    }
     /// The only device that may ever hold the object, where there is but one: then there is nothing to coordinate.
     fn sole(&self, _hash: &PathHash) -> Option<DeviceId> {
         None
@@ -66,6 +71,11 @@ impl Placement for RingPlacement {
     fn handoffs<'a>(&'a self, hash: &PathHash) -> Box<dyn Iterator<Item = DeviceId> + Send + 'a> {
         let partition = self.ring.partition_of(hash);
         Box::new(self.ring.handoffs(partition).filter_map(|device| self.identity(device)))
+    }
+
+    fn leaving<'a>(&'a self, _: &PathHash) -> Box<dyn Iterator<Item = DeviceId> + Send + 'a> {
+        let leaving = self.ring.devices().iter().filter(|device| device.weight == 0);
+        Box::new(leaving.filter_map(|device| self.identity(device)))
     }
 }
 

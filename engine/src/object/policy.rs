@@ -234,6 +234,13 @@ impl Placement for Layout {
         }
     }
 
+    fn leaving<'a>(&'a self, hash: &PathHash) -> Box<dyn Iterator<Item = DeviceId> + Send + 'a> {
+        match self.placement(hash) {
+            Some(placement) => placement.leaving(hash),
+            None => Box::new(std::iter::empty()),
+        }
+    }
+
     fn sole(&self, hash: &PathHash) -> Option<DeviceId> {
         self.placement(hash)?.sole(hash)
     }

@@ -91,7 +91,7 @@ pub(crate) struct Cluster {
     names: Option<Arc<dyn Names>>,
 }
 
-fn place(ring: &Ring) -> RingPlacement {
+pub(crate) fn place(ring: &Ring) -> RingPlacement {
     let ids: HashMap<u32, DeviceId> = ring.devices().iter().map(|d| (d.id, device_id(d.id))).collect();
     RingPlacement::new(ring.clone(), ids).unwrap()
 }
@@ -181,6 +181,22 @@ impl Cluster {
 
     pub(crate) fn coded_placement(&self) -> RingPlacement {
         place(&self.coded.as_ref().unwrap().1)
+    }
+
+    /// A ring of the same devices with other weights, by their nodes.
+    pub(crate) fn weighed(&self, weight: impl Fn(u32) -> u32) -> Ring {
+        let devices = self.ring.devices().iter().cloned();
+        let devices = devices.map(|device| Device { weight: weight(device.node), ..device }).collect();
+        let (version, replicas) = (self.ring.version() + 1, Replicas::whole(3));
+        build(Plan { version, part_power: 6, replicas, devices }).unwrap()
+    }
+
+    /// Another ring for copies, from now on.
+    pub(crate) fn turn_copies(&mut self, ring: Ring) {
+        self.ring = ring;
+        for node in (0..self.nodes.len()).filter(|node| self.nodes[*node].store.is_some()) {
+            self.store(node).place(self.layout(), self.others(node));
+        }
     }
 
     /// Another ring for fragments, from now on.

@@ -5,6 +5,7 @@ pub(crate) mod cluster;
 mod coded;
 mod copies;
 mod crash;
+mod elsewhere;
 mod eventual;
 mod real;
 mod reconstruct;
