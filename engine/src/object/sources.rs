@@ -220,19 +220,43 @@ impl Several {
         if same { Ok(Copy::new(member.replica.clone(), opened)) } else { Err(Error::Superseded) }
     }
 
-    /// What the replica said that the stream was read from, or the damage that somebody saw.
-    fn why(&self, number: u64, mut errors: Vec<Error>) -> Error {
+    fn why(&self, number: u64, errors: Vec<Error>) -> Error {
         let nobody = || Error::Unavailable {
             reason: format!("no replica gives chunk {number} of {}", self.meta.path),
         };
-        let worst = errors.iter().position(|e| matches!(e, Error::Corrupt { .. })).unwrap_or(0);
-        if errors.is_empty() { nobody() } else { errors.swap_remove(worst) }
+        worst(errors).unwrap_or_else(nobody)
     }
+}
+
+/// The damage that somebody saw, or what the first said that had the version; `None`: others have another one, and who had it is
+/// not there.
+fn worst(mut errors: Vec<Error>) -> Option<Error> {
+    let damage = errors.iter().position(|e| matches!(e, Error::Corrupt { .. }));
+    let had = || errors.iter().position(|e| !matches!(e, Error::Superseded | Error::NoObject));
+    damage.or_else(had).map(|at| errors.swap_remove(at))
 }
 
 impl std::fmt::Debug for Sources {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let alone = matches!(self.0, Kind::One(_));
         f.debug_struct("Sources").field("alone", &alone).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A simulated cluster (seed 45) told the reader of a large body that a newer version exists: the device that it read from was
+    /// slow and was lost, and another one, asked meanwhile, had a newer version. That is no answer to a GET.
+    #[test]
+    fn a_reader_is_not_told_that_others_have_another_version() {
+        let gone = || Error::Unavailable { reason: "gone".to_owned() };
+        let corrupt = || Error::Corrupt { what: "chunk".to_owned() };
+        let said = |errors| worst(errors).map(|e| e.to_string());
+        assert_eq!(said(vec![Error::Superseded, gone()]), Some(gone().to_string()));
+        assert_eq!(said(vec![gone(), Error::Superseded, corrupt()]), Some(corrupt().to_string()));
+        assert_eq!(said(vec![Error::Superseded, Error::NoObject]), None);
+        assert_eq!(said(Vec::new()), None);
     }
 }
