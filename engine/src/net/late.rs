@@ -1,11 +1,13 @@
 //! A service that is put in its place after the transport that it needs itself.
 //!
 //! Invariant: before it is there, callers are told so at once; nothing waits.
+//! Invariant: who asks about names hears that this node does not lead, and asks others, or this one again.
 
 use std::sync::{Arc, OnceLock};
 
 use super::{Code, Failure, NodeId, Request, Response, Service};
 use crate::object::BoxFuture;
+use crate::object::names::NamesAnswer;
 
 /// The place of a service; clones share it.
 #[derive(Clone, Default)]
@@ -28,10 +30,14 @@ impl Service for LateService {
     fn handle(&self, from: NodeId, request: Request) -> BoxFuture<'static, Response> {
         match self.0.get() {
             Some(service) => service.handle(from, request),
-            None => {
-                let failure = Failure::new(Code::Unavailable, "the node is starting");
-                Box::pin(std::future::ready(Response::Failed(failure)))
-            }
+            None => Box::pin(std::future::ready(starting(&request))),
         }
+    }
+}
+
+fn starting(request: &Request) -> Response {
+    match request {
+        Request::Names(_) => Response::Names(NamesAnswer::NotLeader(None)),
+        _ => Response::Failed(Failure::new(Code::Unavailable, "the node is starting")),
     }
 }

@@ -19,7 +19,7 @@ use crate::disk::format::record::DeviceId;
 use crate::disk::{Class, Durability};
 use crate::index::Range;
 use crate::net::tests::rig::SimRig;
-use crate::net::{NodeId, NodeService, Remote, ReplicaService, SimFaults};
+use crate::net::{LateService, NodeId, NodeService, Remote, ReplicaService, SimFaults};
 use crate::object::group::{IndexGroup, Leader, Rows, SingleVoter, TotalsOf};
 use crate::object::locks::{Claim, Permit};
 use crate::object::objects::object_draft;
@@ -640,6 +640,26 @@ fn without_a_leader_an_answer_comes_in_time() {
 }
 
 /// The loop never gave up its thread: a node that was started while it knew no addresses yet hung for ever.
+/// Clients were told 503, and an auditor rested for half a minute, because the node that had led was starting again.
+#[test]
+fn a_leader_that_is_starting_is_asked_again() {
+    let mut world = World::new(16, SimFaults::NONE);
+    let late = LateService::default();
+    world.sim.net.stop(NODES[0]);
+    let net = world.sim.net.clone();
+    let _up = net.start(NODES[0], Arc::new(late.clone()));
+    let store = world.nodes[2].store.clone();
+    let mut asking = pin!(store.container("AUTH_a", "c"));
+    let mut context = Context::from_waker(Waker::noop());
+    while net.now() < Duration::from_secs(2) {
+        assert!(asking.as_mut().poll(&mut context).is_pending(), "at {:?}", net.now());
+        world.turn();
+    }
+    let replicas = ReplicaService::new(Vec::new(), Arc::new(|| Duration::ZERO), Box::new(|| 0), 9);
+    late.set(Arc::new(NodeService::new(replicas, world.nodes[0].service.clone())));
+    assert!(world.run(asking).unwrap().is_some());
+}
+
 #[test]
 fn a_leader_that_is_not_known_by_address_is_asked_for_with_pauses() {
     let mut world = World::new(12, SimFaults::NONE);
