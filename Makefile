@@ -20,7 +20,7 @@ DATA := $(or $(QUARRY_DATA),$(CURDIR)/.quarry)
 PYTHON := $(CACHE)/venv-clients/bin/python
 DENY := $(shell command -v cargo-deny || echo $(CACHE)/tools/bin/cargo-deny)
 # The end-to-end tests, in order; `make e2e LEGS=crash_loop` runs one.
-LEGS := swift_tree openstack_cli corruption nbd_volumes openstack_volumes cluster_join cluster_users cluster_survives cluster_grows cluster_groups cluster_splits cluster_policies cluster_eventual cluster_volumes cluster_migrate cluster_power_loss crash_loop
+LEGS := swift_tree openstack_cli corruption nbd_volumes openstack_volumes cluster_join cluster_users cluster_survives cluster_grows cluster_groups cluster_splits cluster_policies cluster_eventual cluster_volumes cluster_migrate cluster_openstack cluster_power_loss crash_loop
 # Further arguments: `make run ARGS="--ports auto"`, `make fuzz ARGS="..."`.
 ARGS :=
 

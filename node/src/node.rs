@@ -248,6 +248,7 @@ impl Node {
         block_listeners.serve(&blocks.exports, &mut listeners, &stopped);
         cinder.work(&mut listeners, stopped.clone());
         let members = member.as_ref().map(|member| Arc::clone(&member.volumes));
+        blocks.replace(&mut listeners, stopped.clone());
         blocks.reap(members, &mut listeners, stopped);
         let [object, identity, volume, admin] = addresses;
         tracing::info!(%object, %identity, %volume, %admin, ?nbd, "serving");

@@ -22,6 +22,8 @@ pub const MAX_DISKS: usize = 1024;
 pub const MAX_TURNS: usize = 64;
 /// Most runs of blocks in a message.
 pub const MAX_WRITES: usize = 1024;
+/// Most volumes and snapshots of a page of their list.
+pub const MAX_LISTED: usize = 512;
 /// Most rows of volumes, and most guards, of one wish.
 pub const MAX_VOLUME_ROWS: usize = 4;
 /// Most chunks of an object that is opened over the network: 8 TiB.
@@ -68,6 +70,7 @@ const _: () = assert!(PLACES_PER_PEER >= MAX_CHUNKS as usize, "the largest objec
 const _: () = assert!(CONNECTIONS_PER_PEER > CALLS_PER_PEER && MAX_CONNECTIONS >= CONNECTIONS_PER_PEER);
 const _: () = assert!(SILENCE.as_secs() >= 2 * KEEP_ALIVE.as_secs());
 const _: () = assert!(MAX_TURNS * 24 + MAX_WRITES * 40 + HEAD_PER_CALL <= MAX_HEAD);
+const _: () = assert!(MAX_LISTED * (MAX_TEXT + HEAD_PER_DRAFT) + HEAD_PER_CALL <= MAX_HEAD);
 const _: () =
     assert!(MAX_VOLUME_ROWS * (2 * MAX_KEY + MAX_META + HEAD_PER_DRAFT) + HEAD_PER_CALL <= MAX_HEAD);
 const _: () = assert!(LEASE.as_secs() > HANDSHAKE_WITHIN.as_secs() + RECEIVE_WITHIN.as_secs());

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use quarry_ring::PathHash;
 
 pub use consensus::{Ballot, ConsensusAnswer, ConsensusCall, Position};
-pub use volume::{BlockWrite, TurnFields, VolumeAnswer, VolumeCall};
+pub use volume::{BlockWrite, ListedVolume, TurnFields, VolumeAnswer, VolumeCall};
 
 use super::NodeId;
 use super::limits::MAX_TEXT;

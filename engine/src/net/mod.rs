@@ -24,8 +24,8 @@ use std::time::Duration;
 
 pub use late::LateService;
 pub use message::{
-    Announcement, Ballot, BlockWrite, Code, ConsensusAnswer, ConsensusCall, Failure, Handle, OpenedObject,
-    Position, Request, Response, TurnFields, VolumeAnswer, VolumeCall, Wish,
+    Announcement, Ballot, BlockWrite, Code, ConsensusAnswer, ConsensusCall, Failure, Handle, ListedVolume,
+    OpenedObject, Position, Request, Response, TurnFields, VolumeAnswer, VolumeCall, Wish,
 };
 pub use node_service::NodeService;
 pub use remote::Remote;

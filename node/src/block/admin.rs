@@ -236,7 +236,8 @@ impl Blocks {
                     return Err(VolumeError::Taken(name));
                 }
                 let shared = self.exports.shared().ok_or(VolumeError::TooFewNodes(members))?;
-                shared.create(New { name, bytes, description, encrypted, members }).await
+                let id = VolumeId(random_bytes());
+                shared.create(New { id, name, bytes, description, encrypted, members }).await
             }
             Wanted::Attach { name, .. } => self.shared_of(&name)?.attach(&name).await.map(drop),
             Wanted::Detach { name } => {

@@ -1,17 +1,18 @@
-//! Heads on other nodes come in here: what they ask of the members on this node's disks; and nodes to which volumes go.
+//! Heads on other nodes come in here: what they ask of the members on this node's disks; nodes to which volumes go; and those whose users
+//! ask what volumes there are.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use quarry_engine::net::{NodeId, Request, Response, Service, VolumeAnswer, VolumeCall};
 use quarry_engine::object::BoxFuture;
-use quarry_volume::store::{Members, Volumes};
+use quarry_volume::store::Members;
 
-use super::moving;
+use super::{Exports, listed, moving};
 
 /// The volumes with one member on this node, once they are there.
-pub(crate) type OwnVolumes = Arc<OnceLock<Arc<Volumes>>>;
+pub(crate) type OwnVolumes = Arc<OnceLock<Weak<Exports>>>;
 
-/// Answers for members of volumes and for volumes that go to other nodes, and hands everything else on.
+/// Answers for members of volumes and for this node's volumes, and hands everything else on.
 pub(crate) struct Door {
     members: Arc<Members>,
     own: OwnVolumes,
@@ -28,13 +29,18 @@ impl Service for Door {
     fn handle(&self, from: NodeId, request: Request) -> BoxFuture<'static, Response> {
         match request {
             Request::Volume { volume, call: VolumeCall::Copy { from }, .. } => {
-                let own = self.own.get().cloned();
+                let own = self.own.get().and_then(Weak::upgrade);
                 Box::pin(async move {
                     Response::Volume(match own {
-                        Some(own) => moving::tell(&own, volume, from).await,
+                        Some(own) => moving::tell(own.volumes(), volume, from).await,
                         None => VolumeAnswer::Unreadable,
                     })
                 })
+            }
+            Request::Volume { call: VolumeCall::List { from }, .. } => {
+                let own = self.own.get().and_then(Weak::upgrade);
+                let told = own.map(|own| VolumeAnswer::Listed(listed::page(&own, from)));
+                Box::pin(async move { Response::Volume(told.unwrap_or(VolumeAnswer::Unreadable)) })
             }
             Request::Volume { device, volume, fence, session, call } => {
                 let members = Arc::clone(&self.members);

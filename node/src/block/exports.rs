@@ -11,7 +11,7 @@ use quarry_volume::pace::Limits;
 use quarry_volume::store::{Attached, Volume, VolumeError, Volumes};
 
 use super::lineage::names_of;
-use super::moving::is_on_its_way;
+use super::moving::{end_of, is_on_its_way};
 use super::pace::Pacer;
 use super::shared::Shared;
 use crate::control::volumes::Row;
@@ -79,6 +79,11 @@ impl Exports {
         shared.find(name).map(|row| (shared, row))
     }
 
+    /// One that clients find: it is not on its way.
+    fn several_seen(&self, name: &str) -> Option<(&Arc<Shared>, Row)> {
+        self.several(name).filter(|(_, row)| end_of(&row.name).is_none())
+    }
+
     pub(crate) fn volumes(&self) -> &Arc<Volumes> {
         &self.volumes
     }
@@ -137,19 +142,29 @@ impl Exports {
     /// Gives a volume that nobody uses another name.
     pub(crate) async fn rename(&self, name: &str, new: &str) -> Result<(), VolumeError> {
         self.unused(name)?;
-        self.volumes.rename(name, new).await?;
+        self.name_anew(name, new).await?;
         // Somebody came in between, perhaps.
         if let Err(used) = self.unused(name) {
-            self.volumes.rename(new, name).await?;
+            self.name_anew(new, name).await?;
             return Err(used);
         }
         Ok(())
     }
 
+    async fn name_anew(&self, name: &str, new: &str) -> Result<(), VolumeError> {
+        match self.several(name) {
+            Some((shared, row)) => shared.rename(&row.name, new).await,
+            None => self.volumes.rename(name, new).await.map(drop),
+        }
+    }
+
     /// Deletes a volume that nobody uses; if others are clones of it, it stays for them, unseen.
     pub(crate) async fn let_go(&self, name: &str) -> Result<(), VolumeError> {
         self.unused(name)?;
-        self.volumes.let_go(name).await
+        match self.several(name) {
+            Some((shared, row)) => shared.delete(&row.name).await,
+            None => self.volumes.let_go(name).await,
+        }
     }
 
     fn unused(&self, name: &str) -> Result<(), VolumeError> {
@@ -241,7 +256,7 @@ impl Exports {
     pub(crate) fn list(&self) -> Vec<Listed> {
         let several = self.shared.as_ref().map_or_else(Vec::new, |shared| shared.list());
         let mut all = Vec::new();
-        for row in several {
+        for row in several.into_iter().filter(|row| end_of(&row.name).is_none()) {
             let frozen = row.snapshots.iter().map(|one| format!("{}@{}", row.name, one.name));
             all.extend(frozen.map(|name| Listed { name, description: String::new() }));
             all.push(Listed { name: row.name, description: row.description });
@@ -259,7 +274,7 @@ impl Exports {
 
     /// What a client is told of an export.
     pub(crate) fn look(&self, name: &str) -> Result<Export, OptionError> {
-        if let Some((_, row)) = self.several(volume_of(name)) {
+        if let Some((_, row)) = self.several_seen(volume_of(name)) {
             return several_export(&row, snapshot_of(name));
         }
         let Meant { volume, snapshot } = self.meant(name)?;
@@ -292,7 +307,7 @@ impl Exports {
 
     /// An export to be used.
     pub(crate) async fn open(&self, name: &str) -> Result<(Export, Attached, Use), OptionError> {
-        if let Some((shared, row)) = self.several(volume_of(name)) {
+        if let Some((shared, row)) = self.several_seen(volume_of(name)) {
             let pacer = self.pacer(row.id, || shared.limits_of(row.id).unwrap_or(row.limits));
             let export = several_export(&row, snapshot_of(name))?;
             let frozen = snapshot_of(name).map(|_| export.name.clone());

@@ -286,6 +286,8 @@ fn row_of(
         limits: Limits::default(),
         parent: Some(ParentRow { volume: parent.id, era: snapshot.era, making: true }),
         returning: None,
+        // One of the parent's may be about to go: it is to go here too.
+        wanted: parent.wanted,
     })
 }
 
@@ -299,4 +301,44 @@ pub(super) fn names_of(row: &Row, before: Option<u32>) -> impl Iterator<Item = (
 fn begun_with(wanted: &Configuration, forked: &[DeviceId]) -> Configuration {
     let (members, joining) = wanted.all().partition(|device| forked.contains(device));
     Configuration { version: wanted.version, members, joining }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A clone made while another took the place of one of its parent's members had that one too, and for ever: as many as it began
+    /// with were to stay.
+    #[test]
+    fn a_clone_shall_have_as_many_members_as_its_parent_shall() {
+        let [old, kept, new] = [1, 2, 3].map(|byte| DeviceId([byte; 16]));
+        let snapshot = SnapshotRow { era: 1, bytes: 1 << 20, made: 0, name: "s".to_owned() };
+        let parent = Row {
+            id: VolumeId([7; 16]),
+            name: "parent".to_owned(),
+            description: String::new(),
+            bytes: 1 << 20,
+            slice_bytes: 1 << 20,
+            made: 0,
+            epoch: 3,
+            head: None,
+            configuration: Configuration { version: 5, members: vec![old, kept], joining: vec![new] },
+            key: None,
+            era: 2,
+            snapshots: vec![snapshot.clone()],
+            limits: Limits::default(),
+            parent: None,
+            returning: None,
+            wanted: 2,
+        };
+        let clone = NewClone {
+            name: "clone".to_owned(),
+            bytes: 0,
+            description: String::new(),
+            volume: "parent".to_owned(),
+            snapshot: "s".to_owned(),
+        };
+        let row = row_of(VolumeId([8; 16]), &clone, &parent, &snapshot, NodeId([9; 16])).unwrap();
+        assert_eq!((row.wanted, row.configuration.all().count()), (2, 3));
+    }
 }

@@ -6,9 +6,11 @@
 mod admin;
 mod connection;
 mod door;
+mod either;
 mod exports;
 pub(crate) mod keys;
 mod lineage;
+pub(crate) mod listed;
 mod listener;
 pub(crate) mod moving;
 mod only_read;
@@ -41,6 +43,8 @@ use crate::storage::Disks;
 
 /// How long deleted volumes wait to be looked for again.
 const REAP_EVERY: Duration = Duration::from_secs(10);
+/// Pause between two looks for members that are to be replaced.
+const REPLACE_EVERY: Duration = Duration::from_secs(2);
 
 /// The volumes of a node.
 #[derive(Debug, Clone)]
@@ -53,11 +57,29 @@ impl Blocks {
     pub(crate) fn open(disks: &Disks, keys: KeyRing, member: Option<&Member>) -> Result<Self, VolumeError> {
         let shared = member.map(|member| Arc::new(Shared::new(member, keys.clone())));
         let volumes = Arc::new(Volumes::open(disks.handles())?.with_keys(keys));
+        let exports = Arc::new(Exports::new(volumes, shared));
         if let Some(member) = member {
             // Set once: a node opens its volumes once.
-            let _ = member.own.set(Arc::clone(&volumes));
+            let _ = member.own.set(Arc::downgrade(&exports));
         }
-        Ok(Self { exports: Arc::new(Exports::new(volumes, shared)) })
+        Ok(Self { exports })
+    }
+
+    /// Replaces members of volumes whose disks are to be empty, until the node stops.
+    pub(crate) fn replace(&self, tasks: &mut JoinSet<()>, mut stopped: watch::Receiver<bool>) {
+        let Some(shared) = self.exports.shared().cloned() else { return };
+        tasks.spawn(async move {
+            let rounds = async {
+                loop {
+                    shared.replace().await;
+                    tokio::time::sleep(REPLACE_EVERY).await;
+                }
+            };
+            tokio::select! {
+                () = rounds => {}
+                () = listener::told(&mut stopped) => {}
+            }
+        });
     }
 
     /// Gives back the space of deleted snapshots, volumes and members until the node stops.

@@ -22,7 +22,9 @@ pub(crate) enum End {
     Arriving,
 }
 
-const ENDS: [(End, &str); 2] = [(End::Leaving, "leaving-"), (End::Arriving, "arriving-")];
+/// What such names begin with.
+pub(super) const PREFIXES: [&str; 2] = ["leaving-", "arriving-"];
+const ENDS: [(End, &str); 2] = [(End::Leaving, PREFIXES[0]), (End::Arriving, PREFIXES[1])];
 
 impl End {
     /// The name that a volume of the volume API has meanwhile.

@@ -3,6 +3,9 @@
 //! Invariant: a node is head of a volume only by an epoch that the control group granted it; whoever attaches takes it over.
 //! Invariant: a volume is deleted by whoever could attach it: from its last head nothing is taken any more.
 
+mod owners;
+mod replace;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -53,6 +56,8 @@ pub(crate) struct Shared {
 
 /// A volume that is to be.
 pub(crate) struct New {
+    /// Made once: who asks for it again gets what is there.
+    pub(crate) id: VolumeId,
     pub(crate) name: String,
     pub(crate) bytes: u64,
     pub(crate) description: String,
@@ -128,6 +133,13 @@ impl Shared {
 
     /// Devices of so many nodes, as the ring of the first policy has them for an id.
     fn choose(&self, id: VolumeId, members: usize) -> Result<Vec<DeviceId>, VolumeError> {
+        let mut chosen = self.candidates(id)?;
+        chosen.truncate(members);
+        if chosen.len() == members { Ok(chosen) } else { Err(VolumeError::TooFewNodes(members)) }
+    }
+
+    /// A device of each node that stays, as the ring of the first policy has them for an id.
+    fn candidates(&self, id: VolumeId) -> Result<Vec<DeviceId>, VolumeError> {
         let state = Arc::clone(&self.state.borrow());
         let ring = state.builder.as_ref().and_then(|builder| builder.ring().ok().flatten());
         let ring = ring.ok_or(VolumeError::NoRoom)?;
@@ -137,16 +149,16 @@ impl Shared {
         for device in ring.lookup(partition).chain(ring.handoffs(partition)) {
             let Some(id) = numbers.get(&device.id) else { continue };
             let Some(known) = state.devices.get(id) else { continue };
-            if chosen.len() < members && nodes.insert(known.node) {
+            if state.stays(*id) && nodes.insert(known.node) {
                 chosen.push(*id);
             }
         }
-        if chosen.len() == members { Ok(chosen) } else { Err(VolumeError::TooFewNodes(members)) }
+        Ok(chosen)
     }
 
     /// Makes a volume.
     pub(crate) async fn create(&self, wanted: New) -> Result<(), VolumeError> {
-        let New { name, bytes, description, encrypted, members } = wanted;
+        let New { id, name, bytes, description, encrypted, members } = wanted;
         if !is_name(&name) {
             return Err(VolumeError::Name(name));
         }
@@ -157,7 +169,6 @@ impl Shared {
             return Err(VolumeError::TooFewNodes(members));
         }
         Geometry::new(bytes, SLICE_BYTES)?;
-        let id = VolumeId(random_bytes());
         let configuration = Configuration::new(self.choose(id, members)?);
         let made = wall_clock() / 1000;
         let key = encrypted.then(|| self.keys.wrap(&random_bytes())).transpose()?;
@@ -177,9 +188,10 @@ impl Shared {
             limits: Limits::default(),
             parent: None,
             returning: None,
+            wanted: 0,
         };
         match self.register.make(&row).await {
-            // It may have been this very one, whose answer was lost.
+            // It may have been this very one, whose answer was lost, or that was made in another life.
             Err(_) if self.find(&name).is_some_and(|found| found.id == id) => Ok(()),
             Err(RegisterError::Changed) => Err(VolumeError::Taken(name)),
             other => Ok(other?),
@@ -226,6 +238,11 @@ impl Shared {
 
     /// Attaches a volume here, or joins those who have.
     pub(crate) async fn attach(&self, name: &str) -> Result<Replicated, VolumeError> {
+        self.attach_if(name, |_| true).await
+    }
+
+    /// The same, where it may be taken as its row stands.
+    async fn attach_if(&self, name: &str, may: impl Fn(&Row) -> bool) -> Result<Replicated, VolumeError> {
         let place = self.place(self.standing(name)?.0.id);
         let mut head = place.lock().await;
         // As it stands now: whoever had the place before may have attached it.
@@ -245,10 +262,15 @@ impl Shared {
         let local = self.register.local();
         let row = self
             .change(row.id, |row| {
-                row.epoch += 1;
-                row.head = Some(local);
+                if may(row) {
+                    row.epoch += 1;
+                    row.head = Some(local);
+                }
             })
             .await?;
+        if row.head != Some(local) {
+            return Err(taken_over());
+        }
         let attachment = self.attachment(&row)?;
         let device = {
             let _there = self.runtime.enter();

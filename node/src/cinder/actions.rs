@@ -12,7 +12,7 @@ use super::fields::{flag, given_flag, given_number, map, now, number, text, text
 use super::states::{ATTACH_STATES, Deed, VOLUME_STATES, rule_of};
 use super::volume_view::is_encrypted;
 use super::volumes::{DRAWER, begin_delete};
-use super::{Office, attach, manage, migrate, quotas, schedule, types};
+use super::{Office, attach, manage, migrate, quotas, schedule, several, types};
 use crate::papers::Paper;
 
 /// Acts as the body says, on a volume that the caller may see.
@@ -206,12 +206,16 @@ async fn retype(office: &Office, ask: &Ask, volume: &Paper, given: &Map<String, 
         _ => return Err(Fault::bad("Invalid input received: migration_policy is never or on-demand.")),
     };
     let encryption = types::encryption_of(&kind);
-    let anew = encryption.is_object() != is_encrypted(volume);
+    let (members, had) = (several::wanted_by(&kind), several::members(volume));
+    let anew = encryption.is_object() != is_encrypted(volume) || members != had;
     if anew && !goes {
-        return Err(Fault::bad("Retype needs a migration: of the two types one is encrypted."));
+        return Err(Fault::bad(
+            "Retype needs a migration: of the two types one is encrypted, or has other numbers of members.",
+        ));
     }
     let host = text(volume, "host").to_owned();
-    let stays = schedule::fits(office, &kind, &host).await?;
+    // What has several members is at several hosts.
+    let stays = members.min(had) > 1 || schedule::fits(office, &kind, &host).await?;
     let to = if stays { Some(host) } else { schedule::roomiest(office, &kind).await?.filter(|_| goes) };
     let Some(to) = to else {
         let message = "Retype needs a move to another back end, and there is none that fits.";
@@ -226,7 +230,7 @@ async fn retype(office: &Office, ask: &Ask, volume: &Paper, given: &Map<String, 
     let multiattach = schedule::is_multiattach(&kind);
     if anew || !stays {
         let kind = Some((text(&kind, "id").to_owned(), multiattach));
-        migrate::begin(office, volume, Deed::Retype, migrate::Way { to, kind, encryption }).await?;
+        migrate::begin(office, volume, Deed::Retype, migrate::Way { to, kind, encryption, members }).await?;
         return Answer::bare(202);
     }
     set(office, text(volume, "id"), |volume| {

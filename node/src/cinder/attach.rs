@@ -5,7 +5,6 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Office;
 use super::actions::admin_metadata;
 use super::ask::{Answer, Ask, Reply};
 use super::attachments::{self, DRAWER as ATTACHMENTS};
@@ -14,6 +13,7 @@ use super::fields::{flag, fresh_id, is_id, map, now, paper, text};
 use super::states::{Deed, rule_of};
 use super::volumes::DRAWER;
 use super::work::device_name;
+use super::{Office, several};
 use crate::block::only_read;
 use crate::papers::Paper;
 
@@ -172,15 +172,8 @@ async fn detach(office: &Office, volume: &Paper, wanted: Option<&Value>, force: 
 /// Where and how a volume is used: over NBD. With mode `ro`, and of a volume that is marked read-only, the export is one that refuses
 /// writes.
 pub(crate) async fn connection(office: &Office, volume: &Paper, mode: &str) -> Result<Value, Fault> {
-    let host = text(volume, "host");
-    let address = if super::work::is_own(office, host) {
-        office.place.nbd.map(|address| address.to_string())
-    } else {
-        let node = super::services::node_of(host);
-        office.papers.get("nodes", node).await?.map(|node| text(&node, "nbd").to_owned())
-    };
-    let address = address.filter(|address| !address.is_empty());
-    let address = address.ok_or_else(|| Fault::bad("The node that has the volume serves no NBD clients."))?;
+    let address = several::address(office, volume).await?;
+    let address = address.ok_or_else(|| Fault::bad("No node that has the volume serves NBD clients now."))?;
     let (at, port) = address.rsplit_once(':').unwrap_or((&address, "10809"));
     let id = text(volume, "id");
     let read_only = mode == "ro" || text(&map(volume, "admin_metadata"), "readonly") == "True";

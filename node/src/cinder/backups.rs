@@ -186,6 +186,7 @@ async fn create(office: &Arc<Office>, ask: &Ask) -> Reply {
     let (id, project) = (fresh_id(), text(&volume, "project_id"));
     let made = paper(json!({
         "id": id, "project_id": project, "user_id": ask.caller.user, "volume_id": of, "host": value(&volume, "host"),
+        "members": value(&volume, "members"),
         "name": given_text(wanted, &["name"])?, "description": given_text(wanted, &["description"])?,
         "snapshot_id": snapshot.as_ref().map(|snapshot| text(snapshot, "id")),
         "parent_id": parent.map(|parent| text(parent, "id")), "container": container,

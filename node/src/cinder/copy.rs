@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
 use quarry_engine::object::{Condition, Entry, Error, Listing, ObjectPath, PutSpec, Store};
-use quarry_volume::store::{Device, Piece, VolumeError};
+use quarry_volume::store::{Attached, Piece, VolumeError};
 
 /// Bytes of a piece of a backup.
 const PIECE: u64 = 4 << 20;
@@ -38,7 +38,7 @@ pub(crate) enum CopyError {
 }
 
 /// Makes a new volume, which reads as zeroes, equal to the beginning that `source` is.
-pub(crate) async fn into_new(source: &Device, target: &Device) -> Result<(), CopyError> {
+pub(crate) async fn into_new(source: &Attached, target: &Attached) -> Result<(), CopyError> {
     let (mut at, end) = (0, source.bytes().min(target.bytes()));
     while at < end {
         let length = READ.min(end - at);
@@ -119,7 +119,7 @@ fn decode(bytes: &[u8]) -> Result<Index, CopyError> {
 /// Writes a volume's bytes as the backup `id`; of `parent` what did not change is kept. How many objects it made.
 pub(crate) async fn back_up(
     store: &Store,
-    source: &Device,
+    source: &Attached,
     shelf: &Shelf,
     id: &str,
     parent: &Index,
@@ -162,7 +162,7 @@ pub(crate) async fn index_of(store: &Store, shelf: &Shelf) -> Result<Index, Copy
 }
 
 /// Makes a volume equal to a backup.
-pub(crate) async fn restore(store: &Store, shelf: &Shelf, target: &Device) -> Result<(), CopyError> {
+pub(crate) async fn restore(store: &Store, shelf: &Shelf, target: &Attached) -> Result<(), CopyError> {
     let index = index_of(store, shelf).await?;
     let (mut at, mut number, end) = (0, 0_u64, target.bytes());
     while at < end {
@@ -175,7 +175,7 @@ pub(crate) async fn restore(store: &Store, shelf: &Shelf, target: &Device) -> Re
                 }
                 target.write(at, piece).await?;
             }
-            None => target.zero(at, length, false).await?,
+            None => target.zero(at, length).await?,
         }
         (at, number) = (at + length, number + 1);
     }

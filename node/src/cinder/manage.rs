@@ -1,28 +1,40 @@
-//! Volumes and snapshots of the volume layer that the API takes over, lists as such, and gives up again without deleting them.
+//! Volumes and snapshots of the volume layer that the API takes over, lists as such, and gives up again without deleting them. Whichever
+//! node is asked, the one that has them tells of them, and does what is to be done.
 //!
 //! What is taken over gets the name that the API gives such things; what is given up keeps it.
 //! Invariant: nothing that the API has is taken over once more, and what it gives up is as it was.
 //! Invariant: a volume is made encrypted or not, and whatever type it gets says so too.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use quarry_volume::store::Volume;
+use quarry_engine::block::Fence;
+use quarry_engine::disk::format::record::DeviceId;
+use quarry_engine::net::{ListedVolume, NodeId, Request, Response, VolumeAnswer, VolumeCall};
+use quarry_volume::VolumeId;
 use serde_json::{Map, Value, json};
 
 use super::ask::{Answer, Ask, Reply};
 use super::fault::Fault;
 use super::fields::{fresh_id, given_flag, given_text, map, now, paper, text, text_map, value};
+use super::services::node_of;
 use super::snapshots::{self, DRAWER as SNAPSHOTS};
 use super::states::{Deed, rule_of};
 use super::volume_view::{Beside, whole};
 use super::volumes::{self, DRAWER as VOLUMES};
 use super::work::{device_name, is_own, snapshot_name};
 use super::{Office, ZONE, quotas, schedule, types};
+use crate::block::listed;
+use crate::block::moving::end_of;
 use crate::papers::Paper;
 
 const GIB: u64 = 1 << 30;
 /// Most members of a list.
 const MOST: usize = 1000;
+/// Most volumes and snapshots that a node may tell of.
+const MOST_LISTED: usize = 1 << 20;
+/// How long a node has for a page of its list.
+const WITHIN: Duration = Duration::from_secs(10);
 
 /// Answers what is under `/manageable_volumes` and `/os-volume-manage`.
 pub(crate) async fn volumes(office: &Arc<Office>, ask: &Ask, rest: &[&str]) -> Reply {
@@ -59,12 +71,48 @@ fn reference(wanted: &Map<String, Value>) -> Result<String, Fault> {
     name.map(str::to_owned).ok_or_else(|| Fault::bad("Invalid input: ref has a source-name or a source-id."))
 }
 
-/// Lists tell of this node's volumes alone: another node's are asked for there.
-fn own_host(office: &Office, host: &str) -> Result<(), Fault> {
-    if is_own(office, host) {
-        return Ok(());
+/// A volume of the volume layer, as its node tells of it.
+struct Found {
+    volume: ListedVolume,
+    snapshots: Vec<ListedVolume>,
+}
+
+/// What the node of a host has.
+async fn found(office: &Office, host: &str) -> Result<Vec<Found>, Fault> {
+    let mut all: Vec<Found> = Vec::new();
+    for one in listed_at(office, host).await? {
+        if end_of(&one.name).is_some() {
+            continue;
+        }
+        if !one.snapshot {
+            all.push(Found { volume: one, snapshots: Vec::new() });
+        } else if let Some(of) = all.last_mut().filter(|of| of.volume.volume == one.volume) {
+            of.snapshots.push(one);
+        }
     }
-    Err(Fault::other(503, format!("Service {host} is another node's: ask the node that has the volumes.")))
+    Ok(all)
+}
+
+async fn listed_at(office: &Office, host: &str) -> Result<Vec<ListedVolume>, Fault> {
+    let net = match &office.place.net {
+        Some(net) if !is_own(office, host) => net,
+        _ => return Ok(listed::all(&office.blocks.exports)),
+    };
+    let node: NodeId = node_of(host)
+        .parse()
+        .map_err(|_| Fault::bad(format!("Invalid host: No available service named {host}.")))?;
+    let away = || Fault::other(503, format!("Service {host} does not answer."));
+    let mut all: Vec<ListedVolume> = Vec::new();
+    loop {
+        let call = VolumeCall::List { from: u32::try_from(all.len()).unwrap_or(u32::MAX) };
+        let (device, volume, fence) = (DeviceId([0; 16]), VolumeId([0; 16]), Fence::default());
+        let asked = Request::Volume { device, volume, fence, session: 0, call };
+        match net.call(node, asked, WITHIN).await {
+            Ok(Response::Volume(VolumeAnswer::Listed(page))) if page.is_empty() => return Ok(all),
+            Ok(Response::Volume(VolumeAnswer::Listed(page))) if all.len() < MOST_LISTED => all.extend(page),
+            _ => return Err(away()),
+        }
+    }
 }
 
 fn id_in<'a>(name: &'a str, before: &str) -> Option<&'a str> {
@@ -112,28 +160,26 @@ fn cut(ask: &Ask, mut all: Vec<Map<String, Value>>) -> Result<Vec<Value>, Fault>
 }
 
 async fn list_volumes(office: &Office, ask: &Ask, full: bool) -> Reply {
-    own_host(office, ask.param("host").unwrap_or(""))?;
+    let found = found(office, ask.param("host").unwrap_or("")).await?;
     let known = office.papers.all(VOLUMES).await?;
-    let exports = &office.blocks.exports;
-    let show = |volume: &Volume| {
-        let name = &volume.label.name;
-        let id = id_in(name, "volume-").filter(|id| known.iter().any(|paper| text(paper, "id") == *id));
-        one(name, volume.label.bytes, id, exports.users_of(name) > 0, full)
+    let show = |Found { volume, .. }: &Found| {
+        let id = id_in(&volume.name, "volume-");
+        let id = id.filter(|id| known.iter().any(|paper| text(paper, "id") == *id));
+        one(&volume.name, volume.bytes, id, volume.used, full)
     };
-    let all = exports.volumes().list().iter().map(show).collect();
+    let all = found.iter().map(show).collect();
     Answer::ok(json!({ "manageable-volumes": cut(ask, all)? }))
 }
 
 async fn list_snapshots(office: &Office, ask: &Ask, full: bool) -> Reply {
-    own_host(office, ask.param("host").unwrap_or(""))?;
+    let found = found(office, ask.param("host").unwrap_or("")).await?;
     let known = office.papers.all(SNAPSHOTS).await?;
     let mut all = Vec::new();
-    for volume in office.blocks.exports.volumes().list() {
-        for snapshot in volume.snapshots() {
-            let (name, bytes) = (&snapshot.label.name, snapshot.label.bytes);
+    for Found { volume, snapshots } in &found {
+        for ListedVolume { name, bytes, .. } in snapshots {
             let id = id_in(name, "snapshot-").filter(|id| known.iter().any(|paper| text(paper, "id") == *id));
-            let mut shown = one(name, bytes, id, false, full);
-            shown.insert("source_reference".to_owned(), json!({ "source-name": volume.label.name }));
+            let mut shown = one(name, *bytes, id, false, full);
+            shown.insert("source_reference".to_owned(), json!({ "source-name": volume.name }));
             all.push(shown);
         }
     }
@@ -153,11 +199,10 @@ async fn manage(office: &Arc<Office>, ask: &Ask) -> Reply {
         return Err(Fault::bad("Invalid input: 'host' is a required property"));
     }
     let name = reference(wanted)?;
-    own_host(office, host)?;
-    let all = office.blocks.exports.volumes().list();
-    let found = all.into_iter().find(|volume| volume.label.name == name || hex::encode(volume.id.0) == name);
+    let all = found(office, host).await?.into_iter().map(|found| found.volume);
+    let found = all.into_iter().find(|volume| volume.name == name || hex::encode(volume.volume.0) == name);
     let found = found.ok_or_else(|| invalid(&name))?;
-    if let Some(id) = id_in(&found.label.name, "volume-")
+    if let Some(id) = id_in(&found.name, "volume-")
         && office.papers.get(VOLUMES, id).await?.is_some()
     {
         return Err(invalid(&name));
@@ -167,7 +212,7 @@ async fn manage(office: &Arc<Office>, ask: &Ask) -> Reply {
         None => types::default_of(office, &ask.caller.project).await?,
     };
     let encryption = types::encryption_of(&kind);
-    if encryption.is_object() != found.label.key.is_some() {
+    if encryption.is_object() != found.encrypted {
         return Err(Fault::bad(
             "Invalid volume type: of the type and the volume one is encrypted, and the other is not.",
         ));
@@ -175,7 +220,7 @@ async fn manage(office: &Arc<Office>, ask: &Ask) -> Reply {
     let metadata = wanted.get("metadata").filter(|given| !given.is_null());
     let metadata = metadata.map_or_else(|| Ok(Map::new()), |given| text_map(given, false))?;
     let bootable = wanted.get("bootable").map_or(Ok(false), |given| given_flag(given, "bootable"))?;
-    let size = gib(found.label.bytes);
+    let size = gib(found.bytes);
     let made = paper(json!({
         "id": fresh_id(), "project_id": ask.caller.project, "user_id": ask.caller.user, "host": host,
         "name": given_text(wanted, &["name"])?, "description": given_text(wanted, &["description"])?,
@@ -184,7 +229,7 @@ async fn manage(office: &Arc<Office>, ask: &Ask) -> Reply {
         "multiattach": schedule::is_multiattach(&kind), "encryption": encryption, "volume_type_id": value(&kind, "id"),
         "group_id": null, "metadata": metadata, "admin_metadata": {}, "snapshot_id": null, "source_volid": null,
         "backup_id": null, "migration_status": null,
-        "task": { "do": rule_of(Deed::Manage).name, "of": found.label.name, "request": ask.id },
+        "task": { "do": rule_of(Deed::Manage).name, "of": found.name, "request": ask.id },
     }));
     let _counting = office.counting.lock().await;
     let wants = [("volumes", 1), ("gigabytes", size)];
@@ -200,12 +245,12 @@ async fn manage_snapshot(office: &Office, ask: &Ask) -> Reply {
     let of = wanted.get("volume_id").and_then(Value::as_str).unwrap_or("");
     let volume = volumes::find(office, ask, of).await?;
     let name = reference(wanted)?;
-    own_host(office, text(&volume, "host"))?;
-    let made = office.blocks.exports.volumes().find(&device_name(of));
-    let made = made.map_err(|error| Fault::other(503, error.to_string()))?;
+    let made = found(office, text(&volume, "host")).await?;
+    let made = made.into_iter().find(|found| found.volume.name == device_name(of));
     // Others write their snapshots' names with a line before.
     let name = name.strip_prefix('_').unwrap_or(&name);
-    let found = made.snapshots().into_iter().find(|snapshot| snapshot.label.name == name);
+    let frozen = made.into_iter().flat_map(|made| made.snapshots);
+    let found = frozen.into_iter().find(|snapshot| snapshot.name == name);
     let found = found.ok_or_else(|| invalid(name))?;
     if let Some(id) = id_in(name, "snapshot-")
         && office.papers.get(SNAPSHOTS, id).await?.is_some()
@@ -216,7 +261,7 @@ async fn manage_snapshot(office: &Office, ask: &Ask) -> Reply {
     let metadata = metadata.map_or_else(|| Ok(Map::new()), |given| text_map(given, false))?;
     let said = json!({
         "user_id": ask.caller.user, "name": given_text(wanted, &["name"])?,
-        "description": given_text(wanted, &["description"])?, "metadata": metadata, "size": gib(found.label.bytes),
+        "description": given_text(wanted, &["description"])?, "metadata": metadata, "size": gib(found.bytes),
         "task": { "do": rule_of(Deed::ManageSnapshot).name, "of": name, "request": ask.id },
     });
     let made = snapshots::begin(office, &volume, said).await?;

@@ -1,4 +1,4 @@
-//! A volume goes to another node, or becomes an encrypted or a plain one where it is: its bytes are written anew.
+//! A volume goes to another node, becomes an encrypted or a plain one, or gets more or fewer members: its bytes are written anew.
 //!
 //! ```text
 //! phase     done by             what
@@ -12,6 +12,7 @@
 //! Invariant: a phase that is done twice does no harm; each ends with a change of the task that began it, or changes nothing.
 //! Invariant: what is left over (the old volume, a copy that came to nothing) goes when the paper says that it is not the volume, also
 //! where an admin reset the volume's state in between; it is judged by a paper that was read while no phase can be under way here.
+//! Invariant: whether the volume is one with several members, known to the cluster, or has its one member at a node, its paper says.
 
 use std::time::Duration;
 
@@ -19,16 +20,18 @@ use quarry_engine::block::Fence;
 use quarry_engine::disk::format::record::DeviceId;
 use quarry_engine::net::{NodeId, Request, Response, VolumeAnswer, VolumeCall};
 use quarry_volume::VolumeId;
-use quarry_volume::store::{Device, Label, VolumeError};
+use quarry_volume::store::{Attached, Label, VolumeError};
 use serde_json::{Map, Value, json};
 
 use super::ask::{Answer, Ask, Reply};
+use super::copy::{self, CopyError};
 use super::fault::Fault;
 use super::fields::{given_flag, map, now, number, text, value};
 use super::messages::{self, Event};
 use super::states::{Deed, rule_of};
 use super::work::{bytes_of, device_name, is_own};
-use super::{Office, actions, attachments, services, snapshots};
+use super::{Office, actions, attachments, drain, services, several, snapshots};
+use crate::block::Said;
 use crate::block::moving::{End, end_of};
 use crate::papers::{Paper, PaperError};
 use crate::storage::{random_bytes, wall_clock};
@@ -48,6 +51,9 @@ enum Trouble {
     /// The same.
     #[error("{0}")]
     Not(String),
+    /// The same.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
     /// Nothing can be said now.
     #[error(transparent)]
     Later(#[from] PaperError),
@@ -61,6 +67,8 @@ pub(crate) struct Way {
     pub(crate) kind: Option<(String, bool)>,
     /// What `encryption` says afterwards.
     pub(crate) encryption: Value,
+    /// How many members it has afterwards.
+    pub(crate) members: usize,
 }
 
 /// `os-migrate_volume`.
@@ -71,6 +79,9 @@ pub(crate) async fn migrate(office: &Office, ask: &Ask, volume: &Paper, given: &
     }
     if given.get("cluster").is_some_and(|cluster| !cluster.is_null()) {
         return Err(Fault::bad("Invalid host: there are no clusters of services; name a host."));
+    }
+    if several::members(volume) > 1 {
+        return Err(Fault::bad("Invalid host: the volume has several members, at several hosts already."));
     }
     let host = given.get("host").and_then(Value::as_str).unwrap_or("");
     let pools = services::pools(office).await?;
@@ -83,7 +94,7 @@ pub(crate) async fn migrate(office: &Office, ask: &Ask, volume: &Paper, given: &
     if !pool.up || pool.disabled || !pool.roomy {
         return Err(Fault::bad(format!("Invalid host: {host} takes no volumes now.")));
     }
-    let way = Way { to: pool.name.clone(), kind: None, encryption: value(volume, "encryption") };
+    let way = Way { to: pool.name.clone(), kind: None, encryption: value(volume, "encryption"), members: 1 };
     begin(office, volume, Deed::Migrate, way).await?;
     Answer::bare(202)
 }
@@ -102,15 +113,48 @@ pub(crate) async fn begin(office: &Office, volume: &Paper, deed: Deed, way: Way)
     if office.blocks.exports.users_of(&device_name(id)) > 0 {
         return Err(Fault::state("Volume is in use: an NBD client is connected."));
     }
-    let Way { to, kind, encryption } = way;
-    let task = json!({ "phase": "leave", "to": to, "kind": kind, "encryption": encryption });
+    let Way { to, kind, encryption, members } = way;
+    let task =
+        json!({ "phase": "leave", "to": to, "kind": kind, "encryption": encryption, "members": members });
     actions::begin_with(office, id, deed, &task, &json!({ "migration_status": "migrating" })).await
+}
+
+/// Where a paper is: an operator's volume that goes to another node has one of its own.
+fn drawer_of(paper: &Paper) -> &'static str {
+    if paper.contains_key("device") { drain::MOVES } else { DRAWER }
+}
+
+/// What clients call the volume.
+fn name_of(paper: &Paper) -> String {
+    let device = text(paper, "device");
+    if device.is_empty() { device_name(text(paper, "id")) } else { device.to_owned() }
+}
+
+/// What the volume is to have, at its other end.
+fn label_of(paper: &Paper) -> Label {
+    let bytes = paper.get("bytes").and_then(Value::as_u64);
+    let limits = paper.get("limits").cloned().and_then(|limits| serde_json::from_value::<Said>(limits).ok());
+    Label {
+        bytes: bytes.unwrap_or_else(|| bytes_of(number(paper, "size"))),
+        description: text(paper, "description").to_owned(),
+        limits: limits.map(|Said(limits)| limits).unwrap_or_default(),
+        made: wall_clock() / 1000,
+        ..Label::default()
+    }
 }
 
 /// Whether a paper's volume is on its way.
 pub(crate) fn is_on_its_way(paper: &Paper) -> bool {
     let task = map(paper, "task");
     [Deed::Migrate, Deed::Retype].iter().any(|deed| text(&task, "do") == rule_of(*deed).name)
+}
+
+/// Whether the host that a paper names, or the one where its volume goes, does what is next, and no other node: what a volume with several
+/// members is to leave, or is given back, any of those that have one may do.
+pub(crate) fn is_for_its_host(paper: &Paper) -> bool {
+    let task = map(paper, "task");
+    let anywhere = matches!(text(&task, "phase"), "leave" | "back") && several::members(paper) > 1;
+    is_on_its_way(paper) && !anywhere
 }
 
 /// The host that does what is next; the volume's, unless it is on its way.
@@ -165,71 +209,72 @@ async fn go_on(
         }
         Ok(())
     };
-    office.papers.change(DRAWER, text(paper, "id"), change).await?;
+    office.papers.change(drawer_of(paper), text(paper, "id"), change).await?;
     office.kick.notify_one();
     Ok(())
 }
 
 async fn leave(office: &Office, paper: &Paper, task: &Paper) -> Result<(), Trouble> {
     let (exports, id) = (&office.blocks.exports, text(paper, "id"));
-    let (name, leaving) = (device_name(id), End::Leaving.name_of(id));
+    let (name, leaving) = (name_of(paper), End::Leaving.name_of(id));
     if text(task, "before") != "available" {
         return Err(Trouble::Not("it is not available".to_owned()));
     }
-    if let Ok(volume) = exports.volumes().find(&name) {
-        if !volume.snapshots().is_empty() {
+    if exports.has(&name) {
+        if exports.is_frozen(&name)? {
             return Err(Trouble::Not("it has snapshots".to_owned()));
         }
-        if exports.volumes().find(&leaving).is_ok() {
-            // Of an earlier way: the volume is there by its name.
-            exports.volumes().let_go(&leaving).await?;
-        }
+        several::lead(office, &name).await?;
+        // Of an earlier way: the volume is there by its name.
+        give_up(office, &leaving).await?;
         exports.rename(&name, &leaving).await?;
     }
-    let source = exports.volumes().find(&leaving)?;
+    let source = exports.id_of(&leaving)?;
     let next = |_: &mut Paper, task: &mut Paper| {
         task.insert("phase".to_owned(), json!("copy"));
-        task.insert("source".to_owned(), json!(hex::encode(source.id.0)));
+        task.insert("source".to_owned(), json!(hex::encode(source.0)));
     };
     Ok(go_on(office, paper, next).await?)
 }
 
 async fn copy(office: &Office, paper: &Paper, task: &Paper) -> Result<(), Trouble> {
     let (exports, id) = (&office.blocks.exports, text(paper, "id"));
-    let (volumes, arriving) = (exports.volumes(), End::Arriving.name_of(id));
+    let (arriving, leaving) = (End::Arriving.name_of(id), End::Leaving.name_of(id));
     // Begun in another life; and what is left of the time when the volume was here before.
-    let goes_home = !is_own(office, text(paper, "host"));
-    let left = Some(End::Leaving.name_of(id)).filter(|_| goes_home);
-    for old in [Some(arriving.clone()), left].into_iter().flatten() {
-        if volumes.find(&old).is_ok() {
-            volumes.let_go(&old).await?;
-        }
+    give_up(office, &arriving).await?;
+    let here = is_own(office, text(paper, "host")) || several::members(paper) > 1;
+    if !here && exports.volumes().find(&leaving).is_ok() {
+        exports.volumes().let_go(&leaving).await?;
+    }
+    if !is_own(office, text(paper, "host")) && exports.has(&name_of(paper)) {
+        return Err(Trouble::Not("a volume of its name is there".to_owned()));
     }
     let encrypted = value(task, "encryption").is_object();
-    let label = Label {
-        name: arriving.clone(),
-        bytes: bytes_of(number(paper, "size")),
-        made: wall_clock() / 1000,
-        key: encrypted.then(|| volumes.wrap(&random_bytes())).transpose()?,
-        ..Label::default()
-    };
-    volumes.create(VolumeId(random_bytes()), label).await?;
-    let target = volumes.attach(&arriving).await?;
-    let mut source = [0; 16];
-    hex::decode_to_slice(text(task, "source"), &mut source)
-        .map_err(|_| Trouble::Not("its source has no id".to_owned()))?;
-    pull(office, text(paper, "host"), VolumeId(source), &target).await?;
+    let key = encrypted.then(|| exports.volumes().wrap(&random_bytes())).transpose()?;
+    let label = Label { name: arriving.clone(), key, ..label_of(paper) };
+    let members = several::members(task);
+    exports.create(VolumeId(random_bytes()), label, members).await?;
+    let target = exports.attach(&arriving).await?;
+    if several::members(paper) > 1 {
+        copy::into_new(&exports.attach(&leaving).await?, &target).await?;
+    } else {
+        let mut source = [0; 16];
+        hex::decode_to_slice(text(task, "source"), &mut source)
+            .map_err(|_| Trouble::Not("its source has no id".to_owned()))?;
+        pull(office, text(paper, "host"), VolumeId(source), &target).await?;
+    }
     target.flush().await?;
     let to = text(task, "to").to_owned();
     let next = move |paper: &mut Paper, task: &mut Paper| {
         paper.insert("host".to_owned(), json!(to));
+        paper.insert("members".to_owned(), json!(members));
         task.insert("phase".to_owned(), json!("arrive"));
     };
     Ok(go_on(office, paper, next).await?)
 }
 
 /// Writes what a volume holds into a new one, which reads as zeroes.
-async fn pull(office: &Office, host: &str, source: VolumeId, target: &Device) -> Result<(), Trouble> {
+async fn pull(office: &Office, host: &str, source: VolumeId, target: &Attached) -> Result<(), Trouble> {
     let mut from = 0;
     while from < target.bytes() {
         let (at, data) = ask(office, host, source, from).await?;
@@ -285,11 +330,28 @@ fn told(answer: VolumeAnswer) -> Result<(u64, bytes::Bytes), Trouble> {
     }
 }
 
+/// Deletes a volume that is none: of an earlier way, or a copy that came to nothing.
+async fn give_up(office: &Office, name: &str) -> Result<(), VolumeError> {
+    if !office.blocks.exports.has(name) {
+        return Ok(());
+    }
+    several::lead(office, name).await?;
+    office.blocks.exports.let_go(name).await
+}
+
+/// Has a volume found by its name, from which it was kept; done before, perhaps. An operator may have given the name of his to another one
+/// meanwhile: then it waits.
+async fn give_name(office: &Office, paper: &Paper, end: &str) -> Result<(), VolumeError> {
+    let (exports, name) = (&office.blocks.exports, name_of(paper));
+    let waits = drawer_of(paper) == drain::MOVES && exports.has(end);
+    if waits || !exports.has(&name) { exports.rename(end, &name).await } else { Ok(()) }
+}
+
 async fn arrive(office: &Office, paper: &Paper, task: &Paper) -> Result<(), Trouble> {
-    let (volumes, id) = (office.blocks.exports.volumes(), text(paper, "id"));
-    let name = device_name(id);
-    if volumes.find(&name).is_err() {
-        volumes.rename(&End::Arriving.name_of(id), &name).await?;
+    let id = text(paper, "id");
+    give_name(office, paper, &End::Arriving.name_of(id)).await?;
+    if drawer_of(paper) == drain::MOVES {
+        return Ok(office.papers.remove(drain::MOVES, id).await.map(drop)?);
     }
     let before = text(task, "before").to_owned();
     let over = move |paper: &mut Paper, task: &mut Paper| {
@@ -306,12 +368,11 @@ async fn arrive(office: &Office, paper: &Paper, task: &Paper) -> Result<(), Trou
 }
 
 async fn go_back(office: &Office, paper: &Paper, task: &Paper) -> Result<(), Trouble> {
-    let (volumes, id) = (office.blocks.exports.volumes(), text(paper, "id"));
-    let name = device_name(id);
-    if volumes.find(&name).is_err() {
-        volumes.rename(&End::Leaving.name_of(id), &name).await?;
+    let id = text(paper, "id");
+    give_name(office, paper, &End::Leaving.name_of(id)).await?;
+    if drawer_of(paper) == DRAWER {
+        messages::say(office, Event::Migrate, "VOLUME", paper).await?;
     }
-    messages::say(office, Event::Migrate, "VOLUME", paper).await?;
     let before = text(task, "before").to_owned();
     let over = move |paper: &mut Paper, task: &mut Paper| {
         paper.insert("migration_status".to_owned(), json!("error"));
@@ -323,12 +384,18 @@ async fn go_back(office: &Office, paper: &Paper, task: &Paper) -> Result<(), Tro
 
 /// Deletes what is left of volumes that went, and gives names back to those whose way was ended by hand.
 pub(crate) async fn sweep(office: &Office) -> Result<(), PaperError> {
-    for volume in office.blocks.exports.volumes().named(|name| end_of(name).is_some()) {
-        let Some((end, id)) = end_of(&volume.label.name) else { continue };
+    let exports = &office.blocks.exports;
+    let own = exports.volumes().named(|name| end_of(name).is_some());
+    let own = own.into_iter().map(|volume| (volume.label.name, false));
+    let rows = exports.shared().map(|shared| shared.on_their_way()).unwrap_or_default();
+    let rows = rows.into_iter().map(|name| (name, true));
+    for (name, several) in own.chain(rows) {
+        let Some((end, id)) = end_of(&name) else { continue };
         if !office.busy(|busy| busy.insert(id.to_owned())) {
             continue;
         }
-        let judged = judge(office, end, id).await;
+        let judged =
+            if several { judge_several(office, end, id).await } else { judge(office, end, id).await };
         office.busy(|busy| busy.remove(id));
         match judged {
             Ok(()) => {}
@@ -340,11 +407,15 @@ pub(crate) async fn sweep(office: &Office) -> Result<(), PaperError> {
 }
 
 async fn judge(office: &Office, end: End, id: &str) -> Result<(), Trouble> {
-    let (volumes, name) = (office.blocks.exports.volumes(), device_name(id));
-    let own = end.name_of(id);
-    let Some(paper) = office.papers.get(DRAWER, id).await? else {
+    let (volumes, own) = (office.blocks.exports.volumes(), end.name_of(id));
+    let found = match office.papers.get(DRAWER, id).await? {
+        None => office.papers.get(drain::MOVES, id).await?,
+        found => found,
+    };
+    let Some(paper) = found else {
         return Ok(volumes.let_go(&own).await?);
     };
+    let name = name_of(&paper);
     let here = is_own(office, text(&paper, "host"));
     let needed = match end {
         End::Leaving => here,
@@ -355,8 +426,33 @@ async fn judge(office: &Office, end: End, id: &str) -> Result<(), Trouble> {
     }
     // A copy beside what it was made of may not be whole; one that is alone here is the volume.
     let copied = end == End::Arriving && volumes.find(&End::Leaving.name_of(id)).is_ok();
-    if here && !copied && volumes.find(&name).is_err() {
+    let is_kind = several::members(&paper) < 2;
+    if is_kind && here && !copied && volumes.find(&name).is_err() {
         return Ok(volumes.rename(&own, &name).await.map(drop)?);
     }
     Ok(volumes.let_go(&own).await?)
+}
+
+/// The same of what the cluster knows: each node looks, and one of them acts.
+async fn judge_several(office: &Office, end: End, id: &str) -> Result<(), Trouble> {
+    let (exports, own, name) = (&office.blocks.exports, end.name_of(id), device_name(id));
+    let Some((shared, row)) = exports.several(&own) else { return Ok(()) };
+    let paper = office.papers.get(DRAWER, id).await?;
+    if paper.as_ref().is_some_and(|paper| is_on_its_way(paper)) {
+        return Ok(());
+    }
+    // Where its bytes were read it has a head.
+    let there = shared.nodes();
+    let mut nodes: Vec<_> = row.head.into_iter().filter(|head| there.contains(head)).collect();
+    nodes.extend(shared.nodes_of(&row));
+    nodes.extend(there);
+    if !several::is_first(office, &nodes).await {
+        return Ok(());
+    }
+    let is_kind = paper.is_some_and(|paper| several::members(&paper) > 1);
+    let copied = end == End::Arriving && exports.several(&End::Leaving.name_of(id)).is_some();
+    if is_kind && !copied && exports.several(&name).is_none() {
+        return Ok(exports.rename(&own, &name).await?);
+    }
+    Ok(give_up(office, &own).await?)
 }

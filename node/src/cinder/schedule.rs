@@ -8,7 +8,7 @@ use super::Office;
 use super::fault::Fault;
 use super::fields::{map, text};
 use super::services::{Pool, pools};
-use super::types;
+use super::several;
 use crate::papers::Paper;
 
 /// Extra specs in scopes of others say nothing to the scheduler.
@@ -19,19 +19,29 @@ pub(crate) fn is_multiattach(kind: &Paper) -> bool {
     meets(&json!(true), text(&map(kind, "extra_specs"), "multiattach"))
 }
 
-/// The host that a new volume goes to; empty when none fits.
-pub(crate) async fn choose(office: &Office, volume: &Paper) -> Result<String, Fault> {
-    let kind = types::named(office, text(volume, "volume_type_id")).await?;
+/// The host that a new volume goes to; empty when none fits. One that is to have several members is made there, and is where they are.
+pub(crate) async fn choose(office: &Office, volume: &Paper, kind: &Paper) -> Result<String, Fault> {
     let near = near(office, volume).await?;
     let mut fitting = pools(office).await?;
-    // A copy is made where its source is.
+    let there = fitting.iter().filter(|pool| pool.up).count();
+    if there < several::wanted_by(kind) {
+        return Ok(String::new());
+    }
+    // A copy is made where its source is; one with several members is read at any node.
     fitting.retain(|pool| near.as_ref().is_none_or(|near| *near == pool.name));
-    Ok(best_of(fitting, &kind).unwrap_or_default())
+    Ok(best_of(fitting, kind).unwrap_or_default())
 }
 
 /// The host that a volume goes to when it gets this type.
 pub(crate) async fn roomiest(office: &Office, kind: &Paper) -> Result<Option<String>, Fault> {
     Ok(best_of(pools(office).await?, kind))
+}
+
+/// The same of one that is to leave its host.
+pub(crate) async fn elsewhere(office: &Office, kind: &Paper, host: &str) -> Result<Option<String>, Fault> {
+    let mut pools = pools(office).await?;
+    pools.retain(|pool| pool.name != host);
+    Ok(best_of(pools, kind))
 }
 
 fn best_of(mut pools: Vec<Pool>, kind: &Paper) -> Option<String> {
@@ -50,6 +60,7 @@ async fn near(office: &Office, volume: &Paper) -> Result<Option<String>, Fault> 
         Some(snapshot) => Some(snapshot),
         None => of("volumes", "source_volid").await?,
     };
+    let source = source.filter(|source| several::members(source) < 2);
     Ok(source.map(|source| text(&source, "host").to_owned()).filter(|host| !host.is_empty()))
 }
 

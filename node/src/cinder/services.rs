@@ -74,13 +74,14 @@ fn own(office: &Office) -> Paper {
     let usages: Vec<_> = office.store.disks().iter().map(quarry_engine::disk::DiskHandle::usage).collect();
     let total: u64 = usages.iter().map(|usage| usage.capacity).sum();
     let live: u64 = usages.iter().map(|usage| usage.live).sum();
+    let leaving = office.blocks.exports.shared().is_some_and(|shared| shared.is_leaving());
     paper(json!({
         "node": office.place.host,
         "backend": office.place.backend,
         "nbd": office.place.nbd.map(|nbd| nbd.to_string()),
         "total_gb": total / GIB,
         "free_gb": total.saturating_sub(live) / GIB,
-        "roomy": live < total,
+        "roomy": live < total && !leaving,
         "micros": wall_clock(),
     }))
 }
@@ -91,7 +92,8 @@ pub(crate) async fn say(office: &Office) -> Result<(), PaperError> {
     let said = office.papers.get(NODES, node).await?;
     let told = |said: &Paper| {
         let fresh = office.place.alone || micros(&own).saturating_sub(micros(said)) < WORD;
-        ["nbd", "backend"].iter().all(|key| text(said, key) == text(&own, key)) && fresh
+        let same = ["nbd", "backend"].iter().all(|key| text(said, key) == text(&own, key));
+        same && flag(said, "roomy") == flag(&own, "roomy") && fresh
     };
     match said {
         Some(said) if told(&said) => Ok(()),

@@ -148,6 +148,7 @@ pub(crate) async fn begin(office: &Office, volume: &Paper, said: Value) -> Resul
         "project_id": text(volume, "project_id"),
         "volume_type_id": text(volume, "volume_type_id"),
         "host": value(volume, "host"),
+        "members": value(volume, "members"),
         "size": number(volume, "size"),
         "status": rule_of(Deed::CreateSnapshot).during,
         "progress": "0%",

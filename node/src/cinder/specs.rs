@@ -4,11 +4,11 @@
 
 use serde_json::{Value, json};
 
-use super::Office;
 use super::ask::{Answer, Ask, Reply};
 use super::fault::Fault;
 use super::fields::{fresh_id, given_number, map, now, text, text_map, value};
 use super::types::change;
+use super::{Office, several};
 use crate::papers::Paper;
 
 /// Answers what is under `/types/{id}/extra_specs`.
@@ -28,6 +28,7 @@ pub(crate) async fn extra(office: &Office, ask: &Ask, kind: &Paper, rest: &[&str
         ("POST", []) => {
             let given = ask.body.get("extra_specs").unwrap_or(&Value::Null);
             let given = text_map(given, true)?;
+            several::judge(&given)?;
             if given.keys().any(|key| !is_key(key)) {
                 return Err(Fault::bad(
                     "Key names contain only letters, digits, '_', '-', '.', ':' and spaces.",
@@ -48,6 +49,7 @@ pub(crate) async fn extra(office: &Office, ask: &Ask, kind: &Paper, rest: &[&str
         }
         ("PUT", [key]) => {
             let given = text_map(&ask.body, true)?;
+            several::judge(&given)?;
             if given.len() != 1 || !given.contains_key(*key) {
                 return Err(Fault::bad("Request body and URI mismatch"));
             }

@@ -12,7 +12,7 @@ use super::fields::{
     flag, fresh_id, given_flag, given_text, map, needed_name, now, paper, text, text_map, texts, value,
 };
 use super::list::{Rules, page};
-use super::{Office, specs};
+use super::{Office, several, specs};
 use crate::papers::{Paper, PaperError};
 
 pub(crate) const DRAWER: &str = "types";
@@ -179,6 +179,7 @@ async fn create(office: &Office, ask: &Ask) -> Reply {
     let public = public.map_or(Ok(true), |given| given_flag(given, "is_public"))?;
     let specs = wanted.get("extra_specs").filter(|given| !given.is_null());
     let specs = specs.map_or_else(|| Ok(Map::new()), |given| text_map(given, true))?;
+    several::judge(&specs)?;
     if all(office).await?.iter().any(|kind| text(kind, "name") == name) {
         return Err(Fault::conflict(format!("Volume Type {name} already exists.")));
     }

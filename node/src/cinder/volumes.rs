@@ -15,7 +15,7 @@ use super::fields::{
 use super::list::{Rules, page};
 use super::states::{Deed, rule_of};
 use super::volume_view::{Beside, brief, detail, whole};
-use super::{Office, ZONE, actions, metadata, quotas, schedule, types};
+use super::{Office, ZONE, actions, metadata, quotas, schedule, several, types};
 use crate::papers::Paper;
 
 pub(crate) const DRAWER: &str = "volumes";
@@ -289,7 +289,11 @@ async fn create(office: &Arc<Office>, ask: &Ask) -> Reply {
 /// Takes a new volume's share of the quota, writes its paper, and has it made.
 pub(crate) async fn begin(office: &Arc<Office>, mut volume: Paper, kind: &str) -> Result<Arc<Paper>, Fault> {
     let (project, size) = (text(&volume, "project_id").to_owned(), number(&volume, "size"));
-    let host = schedule::choose(office, &volume).await?;
+    let made_of = types::named(office, text(&volume, "volume_type_id")).await?;
+    let host = schedule::choose(office, &volume, &made_of).await?;
+    if several::wanted_by(&made_of) > 1 {
+        volume.insert("members".to_owned(), json!(several::wanted_by(&made_of)));
+    }
     volume.insert("host".to_owned(), json!(Some(host).filter(|host| !host.is_empty())));
     let _counting = office.counting.lock().await;
     quotas::check_size(office, &project, size).await?;

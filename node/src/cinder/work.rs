@@ -2,7 +2,8 @@
 //!
 //! A task is in the paper, beside its state; doing it again does no harm. So a node that was killed in the middle goes on with it
 //! when it starts, and a volume is never `creating` for ever: the table in `states` says how each one ends.
-//! Invariant: one task of a paper is under way at a time, in one process; it ends in the state of its row, done or failed.
+//! Invariant: one task of a paper is under way at a time, in one process; it ends in the state of its row, done or failed. What has
+//! several members may have two nodes at it (`several`), and one end.
 //! Invariant: a task that was replaced by another one (a forced delete) changes nothing when it ends.
 //! Invariant: when papers cannot be read or written a task stays, and is tried again.
 
@@ -10,8 +11,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use quarry_engine::net::NodeId;
 use quarry_volume::VolumeId;
-use quarry_volume::store::{Label, Volume, VolumeError};
+use quarry_volume::head::Failure;
+use quarry_volume::store::{Attached, Label, VolumeError};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -22,7 +25,9 @@ use super::fields::{map, now, number, text};
 use super::messages::{self, Event};
 use super::states::{Deed, SAME, rule_of};
 use super::volume_view::is_encrypted;
-use super::{Cinder, Office, attachments, backups, manage, migrate, qos, services, snapshots, volumes};
+use super::{
+    Cinder, Office, attachments, backups, drain, manage, migrate, qos, services, several, snapshots, volumes,
+};
 use crate::papers::{Paper, PaperError};
 use crate::storage::{random_bytes, wall_clock};
 
@@ -38,7 +43,10 @@ const AGAIN_IN_CLUSTER: Duration = Duration::from_secs(1);
 enum Trouble {
     /// It cannot be done.
     #[error(transparent)]
-    Failed(#[from] CopyError),
+    Failed(CopyError),
+    /// It cannot be done now, or not here: another node has the volume, or it is not known what the cluster says of it.
+    #[error(transparent)]
+    Again(VolumeError),
     /// Nothing can be said now.
     #[error(transparent)]
     Later(#[from] PaperError),
@@ -49,7 +57,22 @@ enum Trouble {
 
 impl From<VolumeError> for Trouble {
     fn from(error: VolumeError) -> Self {
-        Self::Failed(error.into())
+        match error {
+            VolumeError::InUseAt(..)
+            | VolumeError::Register(_)
+            | VolumeError::Head(Failure::Fenced(_) | Failure::HandedOver) => Self::Again(error),
+            VolumeError::TooFewNodes(_) => Self::Nowhere,
+            error => Self::Failed(error.into()),
+        }
+    }
+}
+
+impl From<CopyError> for Trouble {
+    fn from(error: CopyError) -> Self {
+        match error {
+            CopyError::Volume(error) => error.into(),
+            error => Self::Failed(error),
+        }
     }
 }
 
@@ -101,13 +124,23 @@ pub(super) async fn round(office: &Arc<Office>, running: &mut JoinSet<()>) -> Re
     services::say(office).await?;
     qos::hold(office).await?;
     messages::sweep(office).await?;
-    migrate::sweep(office).await?;
-    for drawer in [volumes::DRAWER, snapshots::DRAWER, backups::DRAWER] {
+    Box::pin(migrate::sweep(office)).await?;
+    Box::pin(drain::step(office)).await?;
+    for drawer in [volumes::DRAWER, snapshots::DRAWER, backups::DRAWER, drain::MOVES] {
         for paper in office.papers.all(drawer).await? {
             let due = paper.get("task").is_some_and(Value::is_object);
-            let doer = migrate::doer(&paper);
-            // What no node fits, every node can say.
-            if !due || !(doer.is_empty() || is_own(office, &doer)) || running.len() >= AT_ONCE {
+            if drawer == volumes::DRAWER && !due {
+                several::settle(office, &paper).await?;
+            }
+            if !due || running.len() >= AT_ONCE {
+                continue;
+            }
+            let doers = if migrate::is_for_its_host(&paper) {
+                None
+            } else {
+                several::doers(office, drawer, &paper).await?
+            };
+            if !may_do(office, &paper, doers.as_deref()) {
                 continue;
             }
             let id = text(&paper, "id").to_owned();
@@ -116,7 +149,13 @@ pub(super) async fn round(office: &Arc<Office>, running: &mut JoinSet<()>) -> Re
             }
             let office = Arc::clone(office);
             running.spawn(async move {
-                if let Err(error) = perform(&office, drawer, &paper).await {
+                let first = match &doers {
+                    Some(doers) => several::is_first(&office, doers).await,
+                    None => true,
+                };
+                if !first {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                } else if let Err(error) = perform(&office, drawer, &paper).await {
                     tracing::warn!(drawer, id, %error, "do task of a volume; it is tried again");
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
@@ -127,9 +166,21 @@ pub(super) async fn round(office: &Arc<Office>, running: &mut JoinSet<()>) -> Re
     Ok(())
 }
 
+/// Whether this node may be one to do what is under way.
+fn may_do(office: &Office, paper: &Paper, doers: Option<&[NodeId]>) -> bool {
+    match (doers, &office.place.net) {
+        (Some(doers), Some(net)) => doers.contains(&net.local()),
+        _ => {
+            let doer = migrate::doer(paper);
+            // What no node fits, every node can say.
+            doer.is_empty() || is_own(office, &doer)
+        }
+    }
+}
+
 /// Does a paper's task, and writes how it ended.
 pub(super) async fn perform(office: &Office, drawer: &'static str, paper: &Paper) -> Result<(), PaperError> {
-    if drawer == volumes::DRAWER && migrate::is_on_its_way(paper) {
+    if matches!(drawer, volumes::DRAWER | drain::MOVES) && migrate::is_on_its_way(paper) {
         return Box::pin(migrate::perform(office, paper)).await;
     }
     let task = map(paper, "task");
@@ -158,6 +209,11 @@ pub(super) async fn perform(office: &Office, drawer: &'static str, paper: &Paper
         }
         Ok(()) => (rule.done, None, event),
         Err(Trouble::Later(error)) => return Err(error),
+        Err(Trouble::Again(error)) => {
+            tracing::debug!(id, what, %error, "a task of a volume is tried again");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            return Ok(());
+        }
         Err(trouble) => {
             tracing::warn!(id, what, error = %trouble, "task of a volume failed");
             let event = if matches!(trouble, Trouble::Nowhere) { Event::NoBackend } else { event };
@@ -188,6 +244,7 @@ async fn finish(
     let task = paper.get("task").cloned();
     let size = map(paper, "task").get("size").cloned().filter(|_| why.is_none());
     let ended = AtomicBool::new(false);
+    let host = several::host_of(office, paper).filter(|_| drawer == volumes::DRAWER);
     let edit = |now_there: &mut Paper| -> Result<(), PaperError> {
         let ours = now_there.get("task") == task.as_ref();
         ended.store(ours, Ordering::Relaxed);
@@ -197,6 +254,9 @@ async fn finish(
         now_there.remove("task");
         now_there.insert("status".to_owned(), json!(state));
         now_there.insert("updated_at".to_owned(), json!(now()));
+        if let Some(host) = &host {
+            now_there.insert("host".to_owned(), json!(host));
+        }
         if let Some(size) = &size {
             now_there.insert("size".to_owned(), size.clone());
         }
@@ -209,6 +269,9 @@ async fn finish(
         Ok(())
     };
     office.papers.change(drawer, text(paper, "id"), edit).await?;
+    if matches!(drawer, snapshots::DRAWER | backups::DRAWER) && several::members(paper) > 1 {
+        several::take(office, text(paper, "volume_id")).await?;
+    }
     if drawer == backups::DRAWER {
         office.kick.notify_one();
     }
@@ -216,19 +279,19 @@ async fn finish(
 }
 
 async fn act(office: &Office, deed: Deed, paper: &Paper) -> Result<(), Trouble> {
-    let (volumes, id) = (office.blocks.exports.volumes(), text(paper, "id"));
+    let (exports, id) = (&office.blocks.exports, text(paper, "id"));
     match deed {
         Deed::Create => make(office, paper).await,
         Deed::Delete => delete(office, paper).await,
         Deed::Extend => {
             let size = number(&map(paper, "task"), "size");
-            volumes.extend(&device_name(id), bytes_of(size)).await?;
-            Ok(())
+            Ok(exports.extend(&device_name(id), bytes_of(size)).await?)
         }
         Deed::Revert => {
             let task = map(paper, "task");
-            let snapshot = snapshot_name(text(&task, "snapshot"));
-            Ok(office.blocks.exports.revert(&device_name(id), &snapshot).await?)
+            let (name, snapshot) = (device_name(id), snapshot_name(text(&task, "snapshot")));
+            several::lead(office, &name).await?;
+            Ok(exports.revert(&name, &snapshot).await?)
         }
         Deed::Manage => Ok(manage::take_over(office, volumes::DRAWER, paper).await?),
         Deed::ManageSnapshot => Ok(manage::take_over(office, snapshots::DRAWER, paper).await?),
@@ -258,18 +321,38 @@ pub(crate) fn bytes_of(gib: i64) -> u64 {
 
 /// Freezes a volume; that it was done already is good.
 async fn freeze(office: &Office, volume: &str, snapshot: &str) -> Result<(), Trouble> {
-    match office.blocks.exports.volumes().snapshot(volume, snapshot, wall_clock() / 1000).await {
-        Ok(_) | Err(VolumeError::Taken(_)) => Ok(()),
+    several::lead(office, volume).await?;
+    match office.blocks.exports.freeze(volume, snapshot, wall_clock() / 1000).await {
+        Ok(()) | Err(VolumeError::Taken(_)) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }
 
 /// Forgets what was frozen, but for volumes that were made of it; that it is not there is good.
 async fn thaw(office: &Office, volume: &str, snapshot: &str) -> Result<(), Trouble> {
-    match office.blocks.exports.volumes().let_snapshot_go(volume, snapshot).await {
+    several::lead(office, volume).await?;
+    match office.blocks.exports.let_snapshot_go(volume, snapshot).await {
         Ok(()) | Err(VolumeError::NoSnapshot(..) | VolumeError::NoVolume(_)) => Ok(()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// The device of a volume: who uses it at another node is left alone.
+async fn attach(office: &Office, name: &str) -> Result<Attached, VolumeError> {
+    several::lead(office, name).await?;
+    office.blocks.exports.attach(name).await
+}
+
+async fn view(office: &Office, name: &str, snapshot: &str) -> Result<Attached, VolumeError> {
+    several::lead(office, name).await?;
+    office.blocks.exports.view(name, snapshot).await
+}
+
+/// A volume that is to be.
+struct New {
+    id: VolumeId,
+    label: Label,
+    members: usize,
 }
 
 async fn make(office: &Office, paper: &Paper) -> Result<(), Trouble> {
@@ -277,7 +360,7 @@ async fn make(office: &Office, paper: &Paper) -> Result<(), Trouble> {
     if text(paper, "host").is_empty() {
         return Err(Trouble::Nowhere);
     }
-    let (volumes, name) = (office.blocks.exports.volumes(), device_name(id));
+    let (exports, name) = (&office.blocks.exports, device_name(id));
     let mut identity = [0; 16];
     hex::decode_to_slice(id.replace('-', ""), &mut identity)
         .map_err(|_| CopyError::Backup("its id is none"))?;
@@ -286,10 +369,10 @@ async fn make(office: &Office, paper: &Paper) -> Result<(), Trouble> {
         bytes: bytes_of(number(paper, "size")),
         made: wall_clock() / 1000,
         limits: qos::limits_for(office, paper).await?,
-        key: is_encrypted(paper).then(|| volumes.wrap(&random_bytes())).transpose()?,
+        key: is_encrypted(paper).then(|| exports.volumes().wrap(&random_bytes())).transpose()?,
         ..Label::default()
     };
-    let new = (VolumeId(identity), label);
+    let new = New { id: VolumeId(identity), label, members: several::members(paper) };
     let (snapshot, source, backup) =
         (text(paper, "snapshot_id"), text(paper, "source_volid"), text(paper, "backup_id"));
     if !snapshot.is_empty() {
@@ -304,34 +387,33 @@ async fn make(office: &Office, paper: &Paper) -> Result<(), Trouble> {
         make_of(office, new, &from, &passing).await?;
         return thaw(office, &from, &passing).await;
     }
-    there(volumes.create(new.0, new.1).await)?;
+    there(exports.create(new.id, new.label, new.members).await)?;
     if backup.is_empty() { Ok(()) } else { restore(office, backup, id).await }
 }
 
 /// That it is there already is good.
-fn there(made: Result<Volume, VolumeError>) -> Result<(), Trouble> {
+fn there(made: Result<(), VolumeError>) -> Result<(), Trouble> {
     match made {
-        Ok(_) | Err(VolumeError::Taken(_)) => Ok(()),
+        Ok(()) | Err(VolumeError::Taken(_)) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }
 
-/// Makes a volume of what was frozen: at no cost, unless one of the two is encrypted and the other is not.
-async fn make_of(
-    office: &Office,
-    (id, label): (VolumeId, Label),
-    of: &str,
-    frozen: &str,
-) -> Result<(), Trouble> {
-    let (volumes, name) = (office.blocks.exports.volumes(), label.name.clone());
-    let known = volumes.find(&name).ok();
+/// Makes a volume of what was frozen: at no cost where both have their one member here, unless one of the two is encrypted and the other
+/// is not.
+async fn make_of(office: &Office, new: New, of: &str, frozen: &str) -> Result<(), Trouble> {
+    let (exports, name) = (&office.blocks.exports, new.label.name.clone());
+    let known = exports.volumes().find(&name).ok();
     // One that is there and no clone was being copied when the node was killed.
     let copied = known.as_ref().is_some_and(|known| known.parent().is_none());
-    if !copied && volumes.find(of)?.label.key.is_some() == label.key.is_some() {
-        return there(volumes.clone_snapshot(id, label, of, frozen).await);
+    let alike = exports.is_encrypted(of)? == new.label.key.is_some();
+    if !copied && alike && new.members < 2 && exports.several(of).is_none() {
+        let made = exports.volumes().clone_snapshot(new.id, new.label, of, frozen).await;
+        return there(made.map(drop));
     }
-    there(volumes.create(id, label).await)?;
-    Ok(copy::into_new(&volumes.view(of, frozen)?, &volumes.attach(&name).await?).await?)
+    there(exports.create(new.id, new.label, new.members).await)?;
+    let (source, target) = (view(office, of, frozen).await?, attach(office, &name).await?);
+    Ok(copy::into_new(&source, &target).await?)
 }
 
 async fn delete(office: &Office, paper: &Paper) -> Result<(), Trouble> {
@@ -340,7 +422,12 @@ async fn delete(office: &Office, paper: &Paper) -> Result<(), Trouble> {
     if !source.is_empty() {
         thaw(office, &device_name(source), &passing_name(id)).await?;
     }
-    match office.blocks.exports.let_go(&device_name(id)).await {
+    let name = device_name(id);
+    several::lead(office, &name).await?;
+    match office.blocks.exports.let_go(&name).await {
+        Err(VolumeError::NoVolume(name)) if several::may_be_there(office, paper, &name).await => {
+            return Err(Trouble::Again(VolumeError::NoVolume(name)));
+        }
         Ok(()) | Err(VolumeError::NoVolume(_)) => {}
         Err(error) => return Err(error.into()),
     }
@@ -357,7 +444,8 @@ async fn delete(office: &Office, paper: &Paper) -> Result<(), Trouble> {
 /// Deletes a volume of this node without a word in its paper: the disks are full.
 pub(crate) async fn delete_at_once(office: &Office, id: &str) -> Result<(), Fault> {
     let volume = office.papers.get(volumes::DRAWER, id).await?;
-    let volume = volume.filter(|volume| is_own(office, text(volume, "host")));
+    let may = |volume: &Paper| is_own(office, text(volume, "host")) || several::members(volume) > 1;
+    let volume = volume.filter(|volume| may(volume));
     let volume =
         volume.ok_or_else(|| Fault::other(503, "The disks are full; ask the node that has the volume."))?;
     delete(office, &volume).await.map_err(|trouble| Fault::other(503, trouble.to_string()))?;
@@ -368,12 +456,12 @@ pub(crate) async fn delete_at_once(office: &Office, id: &str) -> Result<(), Faul
 async fn restore(office: &Office, backup: &str, volume: &str) -> Result<(), Trouble> {
     let found = office.papers.get(backups::DRAWER, backup).await?;
     let found = found.ok_or(CopyError::Backup("it is gone"))?;
-    let target = office.blocks.exports.volumes().attach(&device_name(volume)).await?;
+    let target = attach(office, &device_name(volume)).await?;
     Ok(copy::restore(&office.store, &backups::shelf_of(&found), &target).await?)
 }
 
 async fn back_up(office: &Office, paper: &Paper) -> Result<(), Trouble> {
-    let (volumes, id) = (office.blocks.exports.volumes(), text(paper, "id"));
+    let id = text(paper, "id");
     let (name, snapshot) = (device_name(text(paper, "volume_id")), text(paper, "snapshot_id"));
     let parent = match office.papers.get(backups::DRAWER, text(paper, "parent_id")).await? {
         Some(parent) => copy::index_of(&office.store, &backups::shelf_of(&parent)).await?,
@@ -383,7 +471,7 @@ async fn back_up(office: &Office, paper: &Paper) -> Result<(), Trouble> {
     if snapshot.is_empty() {
         freeze(office, &name, &passing).await?;
     }
-    let frozen = volumes.view(&name, &passing)?;
+    let frozen = view(office, &name, &passing).await?;
     let made = copy::back_up(&office.store, &frozen, &backups::shelf_of(paper), id, &parent).await;
     if snapshot.is_empty() {
         thaw(office, &name, &passing).await?;

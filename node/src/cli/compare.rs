@@ -4,6 +4,7 @@ use std::io::Write;
 
 use super::{Failure, status};
 use crate::control::compare::Compared;
+use crate::control::leaving::Left;
 
 /// Prints what came out; fails when the copies are not equal.
 pub(super) fn run(url: Option<&str>, json: bool, out: &mut impl Write) -> Result<(), Failure> {
@@ -17,7 +18,7 @@ pub(super) fn run(url: Option<&str>, json: bool, out: &mut impl Write) -> Result
     if found.is_clean() {
         return Ok(());
     }
-    let reason = "not all copies are equal and in their places; replicators work on it, ask again";
+    let reason = "not everything is equal and in its place; the cluster works on it, ask again";
     Err(Failure::new("compare copies", reason))
 }
 
@@ -43,6 +44,7 @@ fn print(found: &Compared, out: &mut impl Write) -> std::io::Result<()> {
     for (device, many) in handoffs {
         writeln!(out, "device {device} holds {many} partitions for others")?;
     }
+    print_volumes(&found.volumes, out)?;
     let settled = index_groups.saturating_sub(unsettled.len());
     writeln!(
         out,
@@ -51,6 +53,24 @@ fn print(found: &Compared, out: &mut impl Write) -> std::io::Result<()> {
     if !unsettled.is_empty() {
         let named: Vec<String> = unsettled.iter().map(ToString::to_string).collect();
         writeln!(out, "not so: index groups {}", named.join(" "))?;
+    }
+    Ok(())
+}
+
+/// What is to leave nodes and disks that shall be empty.
+fn print_volumes(left: &Left, out: &mut impl Write) -> std::io::Result<()> {
+    if left.count() == 0 {
+        return Ok(());
+    }
+    let when =
+        left.eta_seconds.map_or("ask again to learn how long".to_owned(), |eta| format!("in about {eta} s"));
+    let Left { volumes, members, kept, .. } = left;
+    writeln!(
+        out,
+        "{volumes} volumes, and {members} members of volumes with several, are to go elsewhere; {when}"
+    )?;
+    for (volume, why) in kept {
+        writeln!(out, "volume {volume} stays: {why}")?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quarry_engine::net::{NodeId, Request, Transport};
+use quarry_engine::net::{NodeId, Request, Response, Transport};
 
 /// Pause between two tries while all is well, and after the first failure.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -16,6 +16,34 @@ const LONGEST: Duration = Duration::from_secs(60);
 const WITHIN: Duration = Duration::from_secs(4);
 
 const _: () = assert!(WITHIN.as_secs() < PAUSE.as_secs() && PAUSE.as_secs() < LONGEST.as_secs());
+
+/// How long a node has to say that it is there, and how often it is asked, where somebody waits to act in its place.
+const SOON: Duration = Duration::from_secs(2);
+const TRIES: usize = 2;
+
+/// Whether a node answers now.
+pub(crate) async fn answers(net: &dyn Transport, node: NodeId) -> bool {
+    for _ in 0..TRIES {
+        let asked = net.call(node, Request::Ping { payload: Bytes::new() }, SOON).await;
+        if matches!(asked, Ok(Response::Pong { .. })) {
+            return true;
+        }
+    }
+    false
+}
+
+/// The first of some nodes that answers, if that is this one.
+pub(crate) async fn is_first(net: &dyn Transport, nodes: &[NodeId]) -> bool {
+    for node in nodes {
+        if *node == net.local() {
+            return true;
+        }
+        if answers(net, *node).await {
+            return false;
+        }
+    }
+    false
+}
 
 /// What is known of a peer.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -13,6 +13,7 @@ use quarry_engine::net::Transport;
 use quarry_engine::sync::{Answer, Ask, Cluster, MAX_SUMS, Parts};
 use serde::{Deserialize, Serialize};
 
+use super::leaving::Left;
 use super::seating::{self, Seating};
 use super::seats;
 
@@ -50,6 +51,9 @@ pub(crate) struct Compared {
     /// Those whose leader does not answer, or says that others vote than shall.
     #[serde(default)]
     pub(crate) unsettled: Vec<u32>,
+    /// Volumes that are to leave their nodes.
+    #[serde(default)]
+    pub(crate) volumes: Left,
 }
 
 /// How much was left, whenever somebody asked.
@@ -58,7 +62,7 @@ pub(crate) struct History(Mutex<Option<(Duration, u64)>>);
 
 impl History {
     /// Notes what is left at a time, and says when nothing will be.
-    fn note(&self, now: Duration, left: u64) -> Option<u64> {
+    pub(super) fn note(&self, now: Duration, left: u64) -> Option<u64> {
         let mut begun = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // More than before is another task.
         let (since, most) = *begun.filter(|(_, most)| *most >= left).get_or_insert((now, left));
@@ -73,9 +77,10 @@ impl History {
 }
 
 impl Compared {
-    /// All copies are equal, and where they belong.
+    /// All copies are equal, and where they belong; no volume is to leave its node.
     pub(crate) fn is_clean(&self) -> bool {
-        self.equal == self.partitions && self.silent.is_empty() && self.handoffs.is_empty()
+        let objects = self.equal == self.partitions && self.silent.is_empty() && self.handoffs.is_empty();
+        objects && self.volumes.count() == 0
     }
 
     /// With what the ring is going to move, and when it will be done.

@@ -18,10 +18,12 @@ use quarry_engine::sync;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::compare::{History, compare, unsettled};
+use super::compare::{Compared, History, compare, unsettled};
+use super::leaving::left;
 use super::member::Member;
 use super::report::to_leave;
 use super::state::{self, State};
+use super::volumes::Register;
 use super::{policy_edit, roster};
 use crate::http::Received;
 
@@ -78,6 +80,9 @@ pub(crate) struct Operator {
     /// Of the admin listener.
     own: IpAddr,
     history: Arc<History>,
+    /// The same of volumes.
+    emptied: Arc<History>,
+    register: Register,
     begun: Instant,
 }
 
@@ -92,7 +97,9 @@ impl Operator {
     pub(crate) fn new(member: &Member, own: IpAddr) -> Self {
         let (net, state, peers) =
             (Arc::clone(&member.cluster.transport), member.state.clone(), member.peers());
-        Self { net, state, peers, own, history: Arc::default(), begun: Instant::now() }
+        let register = Register::new(member.groups.control.clone(), Arc::clone(&net));
+        let (history, emptied) = (Arc::default(), Arc::default());
+        Self { net, state, peers, own, history, emptied, register, begun: Instant::now() }
     }
 
     /// Answers one request.
@@ -119,7 +126,10 @@ impl Operator {
         let mut compared = compare(&*self.peers, devices).await;
         compared.index_groups = seen.groups.len();
         compared.unsettled = unsettled(&*self.net, &seen.groups).await;
-        let compared = compared.with_left(to_leave(&seen), &self.history, self.begun.elapsed());
+        let now = self.begun.elapsed();
+        let mut volumes = left(&self.register, &seen).await;
+        volumes.eta_seconds = self.emptied.note(now, volumes.count());
+        let compared = Compared { volumes, ..compared.with_left(to_leave(&seen), &self.history, now) };
         text(StatusCode::OK, &serde_json::to_string(&compared).unwrap_or_default())
     }
 

@@ -313,6 +313,12 @@ impl State {
         stays || self.devices.values().any(|device| device.node == node && device.wanted != Wanted::Out)
     }
 
+    /// Whether a disk is to hold its share, at a node that stays.
+    pub(crate) fn stays(&self, device: DeviceId) -> bool {
+        let known = self.devices.get(&device).filter(|known| known.wanted == Wanted::Share);
+        known.is_some_and(|known| self.members.get(&known.node).is_some_and(|node| !node.leaving))
+    }
+
     /// Whether a node was a member and takes part no more.
     pub(crate) fn has_left(&self, node: NodeId) -> bool {
         self.members.contains_key(&node) && !self.takes_part(node)

@@ -33,6 +33,7 @@ const SNAPSHOTS_FIELD: u8 = 2;
 const LIMITS_FIELD: u8 = 3;
 const PARENT_FIELD: u8 = 4;
 const RETURNING_FIELD: u8 = 5;
+const WANTED_FIELD: u8 = 6;
 /// Most snapshots of one volume: its row has them all.
 pub(crate) const MAX_SNAPSHOTS: usize = 128;
 /// How long a change may take.
@@ -70,6 +71,8 @@ pub(crate) struct Row {
     pub(crate) parent: Option<ParentRow>,
     /// It is on its way back to the snapshot of this era, which whoever attaches it completes.
     pub(crate) returning: Option<u32>,
+    /// How many members it shall have; 0: as many as it has. Written when one is to be replaced.
+    pub(crate) wanted: u8,
 }
 
 /// What a clone comes from.
@@ -182,7 +185,8 @@ impl Row {
             out.put_varint(era.into());
             (RETURNING_FIELD, out)
         });
-        key.into_iter().chain(snapshots).chain(limits).chain(parent).chain(returning).collect()
+        let wanted = (self.wanted > 0).then(|| (WANTED_FIELD, vec![self.wanted]));
+        key.into_iter().chain(snapshots).chain(limits).chain(parent).chain(returning).chain(wanted).collect()
     }
 
     fn encode_limits(&self) -> Vec<u8> {
@@ -234,6 +238,10 @@ impl Row {
                 }
                 self.returning = Some(era);
             }
+            WANTED_FIELD => match value {
+                [wanted] if (1..=MAX_MEMBERS).contains(&usize::from(*wanted)) => self.wanted = *wanted,
+                _ => return Err(bad()),
+            },
             _ => return Err(bad()),
         }
         Ok(())
@@ -306,6 +314,7 @@ impl Row {
             limits: Limits::default(),
             parent: None,
             returning: None,
+            wanted: 0,
         };
         let (mut rest, mut last) = (r.rest(), 0);
         while !rest.is_empty() {
@@ -393,6 +402,11 @@ impl Register {
         self.net.local()
     }
 
+    /// How other nodes are reached.
+    pub(crate) fn net(&self) -> &dyn Transport {
+        &*self.net
+    }
+
     /// A volume's row, as applied here.
     pub(crate) fn row(&self, id: VolumeId) -> Result<Option<Standing>, RegisterError> {
         let away = |e: String| RegisterError::Away(e);
@@ -408,6 +422,14 @@ impl Register {
         let row = self.control.row(&name_key(name)).map_err(|e| RegisterError::Away(e.to_string()))?;
         let id = row.and_then(|row| row.value.as_slice().try_into().ok()).map(VolumeId);
         id.map_or(Ok(None), |id| self.row(id))
+    }
+
+    /// Names of volumes that begin so, as applied here.
+    pub(crate) fn named(&self, prefix: &str) -> Result<Vec<String>, RegisterError> {
+        let away = |e: String| RegisterError::Away(e);
+        let rows = self.control.scan(&Range::prefix(&name_key(prefix))).map_err(|e| away(e.to_string()))?;
+        let name = |key: &[u8]| String::from_utf8_lossy(key.get(2..).unwrap_or_default()).into_owned();
+        rows.map(|pair| pair.map(|(key, _)| name(&key)).map_err(|e| away(e.to_string()))).collect()
     }
 
     /// All volumes, as applied here.
@@ -494,6 +516,16 @@ impl Register {
         self.seen(row.id, |seen| seen.is_none_or(|(_, now)| *now != time)).await
     }
 
+    /// Gives a volume that stood at this time another name, unless that is taken.
+    pub(crate) async fn rename(&self, row: &Row, time: u64, new: &str) -> Result<(), RegisterError> {
+        let (key, old, name) = (row_key(row.id), name_key(&row.name), name_key(new));
+        let renamed = Row { name: new.to_owned(), ..row.clone() };
+        let guards = vec![(key.clone(), Some(time)), (name.clone(), None)];
+        let rows = vec![(key, Some(renamed.encode())), (old, None), (name, Some(row.id.0.to_vec()))];
+        self.wish(guards, rows).await?;
+        self.seen(row.id, |seen| seen.is_none_or(|(_, now)| *now != time)).await
+    }
+
     /// Removes a volume that stood at this time.
     pub(crate) async fn remove(&self, row: &Row, time: u64) -> Result<(), RegisterError> {
         let (key, name) = (row_key(row.id), name_key(&row.name));
@@ -528,6 +560,12 @@ impl Register {
             }
             tokio::time::sleep(PAUSE).await;
         }
+    }
+
+    /// Whether there certainly is no volume of a name.
+    pub(crate) async fn is_free(&self, name: &str) -> bool {
+        let key = name_key(name);
+        self.wish(vec![(key.clone(), None)], vec![(key, None)]).await.is_ok()
     }
 
     /// Whether there certainly is no such volume.
@@ -580,6 +618,7 @@ mod tests {
             limits: Limits::default(),
             parent: None,
             returning: None,
+            wanted: 0,
         }
     }
 
@@ -613,7 +652,10 @@ mod tests {
         assert_eq!(hex::encode(clone.encode()), format!("02{}0412{}0201", &expected[2..], of("06")));
         let returning = Row { returning: Some(1), ..sample() };
         assert_eq!(hex::encode(returning.encode()), format!("02{}050101", &expected[2..]));
-        for row in [sample(), alone, locked, frozen, limited, clone, returning] {
+        let replaced = Row { wanted: 3, ..sample() };
+        assert_eq!(hex::encode(replaced.encode()), format!("02{}060103", &expected[2..]));
+        assert!(Row::decode(&Row { wanted: 6, ..sample() }.encode()).is_err());
+        for row in [sample(), alone, locked, frozen, limited, clone, returning, replaced] {
             assert_eq!(Row::decode(&row.encode()), Ok(row.clone()));
             for cut in 0..row.encode().len() {
                 assert!(Row::decode(&row.encode()[..cut]).is_err());

@@ -117,7 +117,7 @@ class Member(Node):
         lines += ["[log]", f'slow = "{os.environ.get("SLOW", "5s")}"', "[work]", *work]
         for account in accounts:
             lines += ["[[auth.v1_user]]", f'account = "{account}"', f'user = "{USER}"', f'key = "{KEY}"', 'groups = [".admin"]']
-        lines += ["[nbd]", f'socket = "{self.data}/nbd.socket"', "[volumes]", f'backend = "n{number}"', *more]
+        lines += ["[nbd]", f'listen = "{self.nbd_address}"', f'socket = "{self.data}/nbd.socket"', "[volumes]", f'backend = "n{number}"', *more]
         lines += ["[[disk]]", f'path = "{self.disk}"', f'index = "{self.data / "index"}"', f'size = "{size}"']
         file.write_text("\n".join(lines) + "\n")
         self.command = [*self.within, self.binary, "serve", "--config", str(file)]
@@ -129,6 +129,11 @@ class Member(Node):
     @property
     def nbd(self):
         return f"unix:{self.data}/nbd.socket"
+
+    @property
+    def nbd_address(self):
+        """Where the volume API says that NBD clients connect: reached from the node's own machine alone."""
+        return f"127.0.1.{self.number}:10809"
 
     @property
     def disk(self):

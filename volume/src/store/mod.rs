@@ -2,6 +2,7 @@
 //!
 //! Invariant: what was flushed, or read, is durable and applied, and never lost; what was written later may be, from its end on.
 
+mod attached;
 mod copy;
 mod device;
 mod driver;

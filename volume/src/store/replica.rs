@@ -263,9 +263,10 @@ impl Replica {
             }
             VolumeCall::TakeOver { from, oldest } => self.take_over(fence, session, from, oldest).await,
             // Not asked of a member, or not of it alone.
-            VolumeCall::Delete | VolumeCall::Copy { .. } | VolumeCall::Fork { .. } => {
-                Err(Refusal::NotPromised.into())
-            }
+            VolumeCall::Delete
+            | VolumeCall::Copy { .. }
+            | VolumeCall::Fork { .. }
+            | VolumeCall::List { .. } => Err(Refusal::NotPromised.into()),
         }
     }
 

@@ -171,6 +171,16 @@ impl Replicated {
         }
     }
 
+    /// Another member is to be brought up to date, and to count then; the head has it committed when it can.
+    pub fn add_member(&self, device: DeviceId) -> Result<(), VolumeError> {
+        self.inner.asks.send(Ask::Add(device)).map_err(|_| self.gone())
+    }
+
+    /// A member is to go: when as many have all that was promised to clients as must without it.
+    pub fn remove_member(&self, device: DeviceId) -> Result<(), VolumeError> {
+        self.inner.asks.send(Ask::Remove(device)).map_err(|_| self.gone())
+    }
+
     /// Its members as the head sees them.
     pub async fn members(&self) -> Vec<Seen> {
         let (done, seen) = oneshot::channel();

@@ -19,6 +19,23 @@ pub struct BlockWrite {
     pub zeroes: bool,
 }
 
+/// A volume with one member, or a snapshot of the volume before it in a list, as its node tells of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedVolume {
+    /// Whose.
+    pub volume: VolumeId,
+    /// It is a snapshot.
+    pub snapshot: bool,
+    /// At most [`crate::net::limits::MAX_TEXT`] bytes.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+    /// At rest.
+    pub encrypted: bool,
+    /// Clients are connected to it.
+    pub used: bool,
+}
+
 /// Where an epoch's head began: its number, and the sequence on which it builds.
 pub type TurnFields = (u64, u64);
 
@@ -121,6 +138,11 @@ pub enum VolumeCall {
         /// The last era that the oldest view of the clone sees.
         oldest: u32,
     },
+    /// Tell of the called node's volumes with one member and their snapshots. Of no device and no volume, under no fence.
+    List {
+        /// How many of the list are known.
+        from: u32,
+    },
 }
 
 /// What a member answers.
@@ -172,4 +194,7 @@ pub enum VolumeAnswer {
         /// At most a mebibyte; nothing: there is no more.
         data: Bytes,
     },
+    /// To [`VolumeCall::List`]: at most [`crate::net::limits::MAX_LISTED`], each volume with its snapshots behind it; none: there are no
+    /// more.
+    Listed(Vec<ListedVolume>),
 }

@@ -5,8 +5,8 @@ use bytes::Bytes;
 
 use super::{Payload, WireError, bounded};
 use crate::block::{BLOCKS_PER_CHUNK, BlockPlace, ChunkId, Position, Run, SliceId, VolumeId};
-use crate::net::limits::{MAX_PAYLOAD, MAX_TURNS, MAX_WRITES};
-use crate::net::{BlockWrite, TurnFields, VolumeAnswer, VolumeCall};
+use crate::net::limits::{MAX_LISTED, MAX_PAYLOAD, MAX_TEXT, MAX_TURNS, MAX_WRITES};
+use crate::net::{BlockWrite, ListedVolume, TurnFields, VolumeAnswer, VolumeCall};
 
 #[derive(Encode, Decode)]
 pub(super) struct RunHead {
@@ -23,6 +23,16 @@ pub(super) struct WriteHead {
     run: RunHead,
     era: u32,
     zeroes: bool,
+}
+
+#[derive(Encode, Decode)]
+pub(super) struct ListedHead {
+    volume: [u8; 16],
+    snapshot: bool,
+    name: String,
+    bytes: u64,
+    encrypted: bool,
+    used: bool,
 }
 
 type PlaceHead = (u32, u16, u8);
@@ -44,6 +54,7 @@ pub(super) enum CallHead {
     Thin { views: Vec<u32>, era: u32, at: u64 },
     Fork { clone: [u8; 16], era: u32, at: u64 },
     TakeOver { from: PlaceHead, oldest: u32 },
+    List { from: u32 },
 }
 
 #[derive(Encode, Decode)]
@@ -57,6 +68,7 @@ pub(super) enum AnswerHead {
     Refused(u8, u64, u64),
     Tight,
     Copied { at: u64, data: u32 },
+    Listed(Vec<ListedHead>),
 }
 
 fn run_head(run: Run) -> RunHead {
@@ -95,6 +107,24 @@ fn writes_of(heads: Vec<WriteHead>) -> Result<Vec<BlockWrite>, WireError> {
 fn turns(turns: Vec<TurnFields>) -> Result<Vec<TurnFields>, WireError> {
     bounded(turns.len(), MAX_TURNS, "turns")?;
     Ok(turns)
+}
+
+fn listed_head(listed: Vec<ListedVolume>) -> Result<Vec<ListedHead>, WireError> {
+    bounded(listed.len(), MAX_LISTED, "volumes")?;
+    let head = |ListedVolume { volume, snapshot, name, bytes, encrypted, used }: ListedVolume| {
+        bounded(name.len(), MAX_TEXT, "name of a volume")?;
+        Ok(ListedHead { volume: volume.0, snapshot, name, bytes, encrypted, used })
+    };
+    listed.into_iter().map(head).collect()
+}
+
+fn listed_of(heads: Vec<ListedHead>) -> Result<Vec<ListedVolume>, WireError> {
+    bounded(heads.len(), MAX_LISTED, "volumes")?;
+    let listed = |ListedHead { volume, snapshot, name, bytes, encrypted, used }: ListedHead| {
+        bounded(name.len(), MAX_TEXT, "name of a volume")?;
+        Ok(ListedVolume { volume: VolumeId(volume), snapshot, name, bytes, encrypted, used })
+    };
+    heads.into_iter().map(listed).collect()
 }
 
 fn eras(eras: Vec<u32>) -> Result<Vec<u32>, WireError> {
@@ -142,6 +172,7 @@ pub(super) fn call_head(call: VolumeCall) -> Result<(CallHead, Vec<Bytes>), Wire
         VolumeCall::Thin { views, era, at } => CallHead::Thin { views: eras(views)?, era, at },
         VolumeCall::Fork { clone, era, at } => CallHead::Fork { clone: clone.0, era, at },
         VolumeCall::TakeOver { from, oldest } => CallHead::TakeOver { from: place_head(from), oldest },
+        VolumeCall::List { from } => CallHead::List { from },
     };
     Ok((head, Vec::new()))
 }
@@ -167,6 +198,7 @@ pub(super) fn call_of(head: CallHead, payload: &mut Payload) -> Result<VolumeCal
         CallHead::Thin { views, era, at } => VolumeCall::Thin { views: eras(views)?, era, at },
         CallHead::Fork { clone, era, at } => VolumeCall::Fork { clone: VolumeId(clone), era, at },
         CallHead::TakeOver { from, oldest } => VolumeCall::TakeOver { from: place_of(from), oldest },
+        CallHead::List { from } => VolumeCall::List { from },
     })
 }
 
@@ -194,6 +226,7 @@ pub(super) fn answer_head(answer: VolumeAnswer) -> Result<(AnswerHead, Vec<Bytes
             let length = bounded(data.len(), MAX_PAYLOAD, "payload")?;
             return Ok((AnswerHead::Copied { at, data: length }, vec![data]));
         }
+        VolumeAnswer::Listed(listed) => AnswerHead::Listed(listed_head(listed)?),
     };
     Ok((head, Vec::new()))
 }
@@ -215,6 +248,7 @@ pub(super) fn answer_of(head: AnswerHead, payload: &mut Payload) -> Result<Volum
         AnswerHead::Refused(why, one, two) => VolumeAnswer::Refused(why, one, two),
         AnswerHead::Tight => VolumeAnswer::Tight,
         AnswerHead::Copied { at, data } => VolumeAnswer::Copied { at, data: payload.take(data)? },
+        AnswerHead::Listed(heads) => VolumeAnswer::Listed(listed_of(heads)?),
     })
 }
 
@@ -272,6 +306,7 @@ pub(super) mod tests {
                 text(&format!("0d{}0609|", "cc".repeat(16))),
             ),
             (of(VolumeCall::TakeOver { from: place, oldest: 6 }), text("0e01020306|")),
+            (of(VolumeCall::List { from: 300 }), text("0ffb2c01|")),
         ]
     }
 
@@ -279,6 +314,8 @@ pub(super) mod tests {
         let data = Bytes::from_static(b"bytes");
         let place = BlockPlace { slice: SliceId(1), chunk: ChunkId(2), block: 3 };
         let promised = VolumeAnswer::Promised { session: 9, turns: vec![(1, 0)], end: 6, whole: true };
+        let (volume, name) = (VolumeId([7; 16]), "disk".to_owned());
+        let listed = ListedVolume { volume, snapshot: true, name, bytes: 300, encrypted: false, used: true };
         let rows = VolumeAnswer::Rows { rows: vec![write(3, true)], next: Some(place), data: Bytes::new() };
         [
             (promised, "0900090101000601|"),
@@ -293,6 +330,10 @@ pub(super) mod tests {
             (VolumeAnswer::Refused(1, 300, 2), "090601fb2c0102|"),
             (VolumeAnswer::Tight, "0907|"),
             (VolumeAnswer::Copied { at: 4096, data }, "0908fb001005|6279746573"),
+            (
+                VolumeAnswer::Listed(vec![listed]),
+                "0909010707070707070707070707070707070701046469736bfb2c010001|",
+            ),
         ]
         .into_iter()
         .map(|(answer, golden)| (Response::Volume(answer), golden))

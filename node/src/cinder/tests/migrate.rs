@@ -4,15 +4,17 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use quarry_engine::net::{NetError, NodeId, Request, Response, Transport, VolumeCall};
+use quarry_engine::net::{NetError, NodeId, Request, Response, Transport, VolumeAnswer, VolumeCall};
 use quarry_engine::object::BoxFuture;
 
 use super::*;
+use crate::block::listed;
 use crate::block::moving::{self, End};
+use crate::cinder::drain;
 use crate::cinder::migrate::{doer, perform};
 
 /// What nodes of a test have, by node.
-type Nodes = Arc<Mutex<HashMap<NodeId, Arc<Volumes>>>>;
+type Nodes = Arc<Mutex<HashMap<NodeId, Arc<Exports>>>>;
 
 /// Calls between the nodes of a test.
 struct Wire {
@@ -33,10 +35,16 @@ impl Transport for Wire {
     ) -> BoxFuture<'static, Result<Response, NetError>> {
         let known = self.nodes.lock().unwrap_or_else(PoisonError::into_inner).get(&to).cloned();
         Box::pin(async move {
-            let Request::Volume { volume, call: VolumeCall::Copy { from }, .. } = request else {
-                panic!("nothing else is asked: {request:?}");
-            };
-            Ok(Response::Volume(moving::tell(&known.unwrap(), volume, from).await))
+            let own = known.unwrap();
+            Ok(Response::Volume(match request {
+                Request::Volume { volume, call: VolumeCall::Copy { from }, .. } => {
+                    moving::tell(own.volumes(), volume, from).await
+                }
+                Request::Volume { call: VolumeCall::List { from }, .. } => {
+                    VolumeAnswer::Listed(listed::page(&own, from))
+                }
+                _ => panic!("nothing else is asked: {request:?}"),
+            }))
         })
     }
 
@@ -74,8 +82,8 @@ impl Pair {
         let volumes = Volumes::open(vec![disks[node].disk()]).unwrap();
         let volumes = Arc::new(volumes.with_keys(KeyRing::new(vec![[3; 32]])));
         let local = NodeId([u8::try_from(node).unwrap() + 1; 16]);
-        nodes.lock().unwrap().insert(local, volumes.clone());
         let blocks = Blocks { exports: Arc::new(Exports::new(volumes, None)) };
+        nodes.lock().unwrap().insert(local, blocks.exports.clone());
         let net = Some(Arc::new(Wire { local, nodes: nodes.clone() }) as Arc<dyn Transport>);
         let nbd = Some("127.0.0.1:10809".parse().unwrap());
         Cinder::new(disks[0].store(), blocks, net, nbd, NAMES[node]).office
@@ -99,7 +107,7 @@ impl Pair {
         let (status, body) = ask(&self.offices[0], &me(), 0, "POST volumes", json!({ "volume": said })).await;
         assert_eq!(status, 202, "{body}");
         let id = body["volume"]["id"].as_str().unwrap().to_owned();
-        self.settle().await;
+        Box::pin(self.settle()).await;
         let (_, shown) = self.show(&id).await;
         assert_eq!(shown["os-vol-host-attr:host"], json!(host(0)));
         write(&self.offices[0], &id, 4096, 7).await;
@@ -309,4 +317,105 @@ async fn a_volume_that_no_node_fits_ends_in_error_and_one_message_says_so() {
     pair.settle().await;
     assert_eq!(pair.show(id).await.0, 404);
     pair.stop().await;
+}
+
+#[tokio::test]
+async fn volumes_of_one_node_are_taken_over_and_given_up_at_another() {
+    let pair = Pair::start();
+    let (there, admin) = (&pair.offices[1], caller("p", true));
+    let volumes = pair.offices[0].blocks.exports.volumes();
+    // More than one page tells of.
+    for nth in 0..300_u64 {
+        let name = format!("disk{nth:03}");
+        let label = quarry_volume::store::Label { name: name.clone(), bytes: 1 << 30, ..Default::default() };
+        let id = [&nth.to_be_bytes()[..], &[7; 8]].concat();
+        let id = quarry_volume::VolumeId(id.try_into().unwrap());
+        volumes.create(id, label).await.unwrap();
+        volumes.snapshot(&name, "monday", 1).await.unwrap();
+    }
+    let list = |what: &str, host: &str| {
+        format!("GET manageable_{what}?limit=1000&host={}", host.replace('#', "%23"))
+    };
+    let (status, body) = ask(there, &admin, 8, &list("volumes", &host(0)), Value::Null).await;
+    assert_eq!((status, body["manageable-volumes"].as_array().unwrap().len()), (200, 300), "{body}");
+    let (_, body) = ask(there, &admin, 8, &list("snapshots", &host(0)), Value::Null).await;
+    assert_eq!(body["manageable-snapshots"].as_array().unwrap().len(), 300);
+    let (_, body) = ask(there, &admin, 8, &list("volumes", &host(1)), Value::Null).await;
+    assert_eq!(body, json!({ "manageable-volumes": [] }));
+    assert_eq!(ask(there, &admin, 8, &list("volumes", "nowhere"), Value::Null).await.0, 400);
+    let take = json!({ "volume": { "host": host(0), "ref": { "source-name": "disk007" } } });
+    let (status, body) = ask(there, &admin, 8, "POST manageable_volumes", take).await;
+    assert_eq!(status, 202, "{body}");
+    let id = body["volume"]["id"].as_str().unwrap().to_owned();
+    pair.settle().await;
+    assert_eq!(pair.show(&id).await.1["status"], json!("available"));
+    assert!(volumes.find(&work::device_name(&id)).is_ok() && volumes.find("disk007").is_err());
+    let frozen = json!({ "snapshot": { "volume_id": id, "ref": { "source-name": "monday" } } });
+    let (status, body) = ask(there, &admin, 8, "POST manageable_snapshots", frozen).await;
+    assert_eq!(status, 202, "{body}");
+    let snapshot = body["snapshot"]["id"].as_str().unwrap().to_owned();
+    pair.settle().await;
+    let (_, body) = ask(there, &admin, 8, &format!("GET snapshots/{snapshot}"), Value::Null).await;
+    assert_eq!(body["snapshot"]["status"], json!("available"));
+    let give_up = || json!({ "os-unmanage": null });
+    let what = format!("POST snapshots/{snapshot}/action");
+    assert_eq!(ask(there, &admin, 8, &what, give_up()).await.0, 202);
+    assert_eq!(ask(there, &admin, 8, &format!("POST volumes/{id}/action"), give_up()).await.0, 202);
+    assert_eq!(volumes.find(&work::device_name(&id)).unwrap().snapshots().len(), 1, "it is as it was");
+    pair.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_that_is_emptied_gives_away_what_nobody_uses_under_the_same_names() {
+    let mut pair = Pair::start();
+    let id = pair.volume(json!({ "size": 1 })).await;
+    let exports = pair.offices[0].blocks.exports.clone();
+    let volumes = exports.volumes();
+    for (nth, name) in (1..).zip(["by-hand", "used", "frozen", "taken"]) {
+        let key = (name == "by-hand").then(|| volumes.wrap(&[4; 64]).unwrap());
+        let label = quarry_volume::store::Label {
+            name: name.to_owned(),
+            bytes: (1 << 20) + 4096,
+            description: "an operator's".to_owned(),
+            key,
+            ..Default::default()
+        };
+        volumes.create(quarry_volume::VolumeId([nth; 16]), label).await.unwrap();
+    }
+    let device = volumes.attach("by-hand").await.unwrap();
+    device.write_through(1 << 20, vec![9; 4096].into()).await.unwrap();
+    volumes.snapshot("frozen", "monday", 1).await.unwrap();
+    let taken = quarry_volume::store::Label { name: "taken".to_owned(), bytes: 8192, ..Default::default() };
+    let there = pair.offices[1].blocks.exports.clone();
+    there.volumes().create(quarry_volume::VolumeId([8; 16]), taken).await.unwrap();
+    let used = exports.open("used").await.unwrap();
+    for _ in 0..4 {
+        drain::empty(&pair.offices[0]).await.unwrap();
+        // A node that is killed goes on when it is back.
+        round(&pair.offices[0]).await;
+        round(&pair.offices[1]).await;
+        pair.restart(1);
+        pair.settle().await;
+    }
+    let mut left = pair.has(0);
+    left.sort();
+    assert_eq!(left, ["frozen", "taken", "used"]);
+    let at = pair.offices[1].blocks.exports.volumes();
+    let moved = at.find("by-hand").unwrap();
+    let label = (moved.label.bytes, moved.label.description.as_str(), moved.label.key.is_some());
+    assert_eq!(label, ((1 << 20) + 4096, "an operator's", true));
+    let read = at.attach("by-hand").await.unwrap().read_whole(1 << 20, 4096).await.unwrap();
+    assert!(read.iter().all(|byte| *byte == 9));
+    assert_eq!(at.find("taken").unwrap().label.bytes, 8192, "the other volume of that name is as it was");
+    assert_eq!(read_at(&pair, 1, &id).await, 7);
+    assert_eq!(pair.show(&id).await.1["os-vol-host-attr:host"], json!(host(1)));
+    drop(used);
+    drain::empty(&pair.offices[0]).await.unwrap();
+    pair.settle().await;
+    assert!(pair.offices[1].blocks.exports.volumes().find("used").is_ok());
+    pair.stop().await;
+}
+
+async fn read_at(pair: &Pair, node: usize, id: &str) -> u8 {
+    read(&pair.offices[node], id, 4096).await
 }

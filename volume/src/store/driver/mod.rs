@@ -66,6 +66,10 @@ pub(super) enum Ask {
         views: Views,
         done: oneshot::Sender<()>,
     },
+    /// Another member is to be brought up to date, and to count then.
+    Add(DeviceId),
+    /// A member is to go.
+    Remove(DeviceId),
     /// Nothing is done any more.
     Stop,
     Show {
@@ -292,6 +296,8 @@ impl Driver {
                 let _gone = done.send(());
                 return;
             }
+            Ask::Add(device) => return self.step(Event::Add(device)),
+            Ask::Remove(device) => return self.step(Event::Remove(device)),
             Ask::Stop => {
                 self.condition.send_replace(Condition::Stopped(Failure::HandedOver));
                 self.stopped = true;

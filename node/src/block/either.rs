@@ -1,0 +1,91 @@
+//! What is done with a volume whichever kind it is: of one member on this node's disks, or of several.
+//!
+//! Invariant: a name that the control group knows is never looked for on this node's disks.
+//! Invariant: what a head must do is done here only where this node is it, or nobody is: of another one's volume the caller is told so.
+
+use quarry_volume::VolumeId;
+use quarry_volume::store::{Attached, Label, VolumeError};
+
+use super::Exports;
+use super::shared::New;
+
+impl Exports {
+    /// Whether there is a volume of this name, as far as this node knows.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.several(name).is_some() || self.volumes().find(name).is_ok()
+    }
+
+    /// Makes a volume with so many members.
+    pub(crate) async fn create(&self, id: VolumeId, label: Label, members: usize) -> Result<(), VolumeError> {
+        if members < 2 {
+            return self.volumes().create(id, label).await.map(drop);
+        }
+        let shared = self.shared().ok_or(VolumeError::TooFewNodes(members))?;
+        let Label { name, bytes, description, key, .. } = label;
+        shared.create(New { id, name, bytes, description, encrypted: key.is_some(), members }).await
+    }
+
+    /// The device to read and write a volume by.
+    pub(crate) async fn attach(&self, name: &str) -> Result<Attached, VolumeError> {
+        match self.several(name) {
+            Some((shared, row)) => shared.attach(&row.name).await.map(Attached::Shared),
+            None => self.volumes().attach(name).await.map(Attached::Own),
+        }
+    }
+
+    /// What a snapshot sees.
+    pub(crate) async fn view(&self, name: &str, snapshot: &str) -> Result<Attached, VolumeError> {
+        match self.several(name) {
+            Some((shared, row)) => shared.view(&row.name, snapshot).await.map(Attached::Shared),
+            None => self.volumes().view(name, snapshot).map(Attached::Own),
+        }
+    }
+
+    /// Freezes a volume as it is; `made` in milliseconds since 1970.
+    pub(crate) async fn freeze(&self, name: &str, snapshot: &str, made: u64) -> Result<(), VolumeError> {
+        match self.several(name) {
+            Some((shared, row)) => shared.snapshot(&row.name, snapshot).await,
+            None => self.volumes().snapshot(name, snapshot, made).await.map(drop),
+        }
+    }
+
+    /// Deletes a snapshot; what volumes are clones of stays for them, unseen.
+    pub(crate) async fn let_snapshot_go(&self, name: &str, snapshot: &str) -> Result<(), VolumeError> {
+        match self.several(name) {
+            Some((shared, row)) => shared.forget_snapshot(&row.name, snapshot).await,
+            None => self.volumes().let_snapshot_go(name, snapshot).await,
+        }
+    }
+
+    /// Makes a volume larger.
+    pub(crate) async fn extend(&self, name: &str, bytes: u64) -> Result<(), VolumeError> {
+        match self.several(name) {
+            Some((shared, row)) => shared.extend(&row.name, bytes).await,
+            None => self.volumes().extend(name, bytes).await.map(drop),
+        }
+    }
+
+    /// Whether a volume is encrypted at rest.
+    pub(crate) fn is_encrypted(&self, name: &str) -> Result<bool, VolumeError> {
+        match self.several(name) {
+            Some((_, row)) => Ok(row.key.is_some()),
+            None => Ok(self.volumes().find(name)?.label.key.is_some()),
+        }
+    }
+
+    /// The identity of a volume.
+    pub(crate) fn id_of(&self, name: &str) -> Result<VolumeId, VolumeError> {
+        match self.several(name) {
+            Some((_, row)) => Ok(row.id),
+            None => Ok(self.volumes().find(name)?.id),
+        }
+    }
+
+    /// Whether a volume has snapshots.
+    pub(crate) fn is_frozen(&self, name: &str) -> Result<bool, VolumeError> {
+        match self.several(name) {
+            Some((_, row)) => Ok(!row.snapshots.is_empty()),
+            None => Ok(!self.volumes().find(name)?.snapshots().is_empty()),
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Which nodes have to do with a volume, and what any of them may change of it: its name, and who is its head.
+//!
+//! Invariant: a head that does not answer is replaced in the control group before anything is done in its place.
+
+use quarry_engine::net::NodeId;
+use quarry_volume::store::{VolumeError, is_name};
+
+use super::super::moving::{PREFIXES, end_of};
+use super::{PAUSE, Shared, TRIES};
+use crate::control::volumes::{RegisterError, Row};
+
+impl Shared {
+    /// This node.
+    pub(crate) fn local(&self) -> NodeId {
+        self.register.local()
+    }
+
+    /// This node is to be emptied.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.state.borrow().members.get(&self.local()).is_some_and(|member| member.leaving)
+    }
+
+    /// The nodes of the cluster that have not left it.
+    pub(crate) fn nodes(&self) -> Vec<NodeId> {
+        let state = self.state.borrow();
+        state.members.keys().copied().filter(|node| state.takes_part(*node)).collect()
+    }
+
+    /// The nodes that have members of a volume.
+    pub(crate) fn nodes_of(&self, row: &Row) -> Vec<NodeId> {
+        let state = self.state.borrow();
+        row.configuration.all().filter_map(|device| Some(state.devices.get(&device)?.node)).collect()
+    }
+
+    /// Whether there certainly is no volume of a name, as the control group knows it.
+    pub(crate) async fn is_free(&self, name: &str) -> bool {
+        self.register.is_free(name).await
+    }
+
+    /// Names this node as a volume's head instead of the one in `row`, which does not answer: what is asked of the head next is asked
+    /// here, and that one is refused by the members from then on. Nothing happens where another one has attached it meanwhile.
+    pub(crate) async fn seize(&self, row: &Row) -> Result<(), VolumeError> {
+        let (local, epoch) = (self.local(), row.epoch);
+        let take = |row: &mut Row| {
+            if row.epoch == epoch {
+                row.epoch += 1;
+                row.head = Some(local);
+            }
+        };
+        self.change(row.id, take).await.map(drop)
+    }
+
+    /// Gives a volume another name, unless that is taken. Whoever uses it goes on; others find it by the new one.
+    pub(crate) async fn rename(&self, name: &str, new: &str) -> Result<(), VolumeError> {
+        if !is_name(new) {
+            return Err(VolumeError::Name(new.to_owned()));
+        }
+        let id = self.standing(name)?.0.id;
+        let mut last = RegisterError::Changed;
+        for _ in 0..TRIES {
+            let Some((row, time)) = self.register.row(id)? else {
+                return Err(VolumeError::NoVolume(name.to_owned()));
+            };
+            if row.name == new {
+                return Ok(());
+            }
+            if self.register.find(new)?.is_some() {
+                return Err(VolumeError::Taken(new.to_owned()));
+            }
+            match self.register.rename(&row, time, new).await {
+                Ok(()) => return Ok(()),
+                Err(error) => last = error,
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        Err(last.into())
+    }
+
+    /// Names of those that are on their way from one kind of volume to another.
+    pub(crate) fn on_their_way(&self) -> Vec<String> {
+        let named = |before: &&str| self.register.named(before).unwrap_or_default();
+        PREFIXES.iter().flat_map(named).filter(|name| end_of(name).is_some()).collect()
+    }
+}

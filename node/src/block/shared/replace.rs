@@ -1,0 +1,192 @@
+//! Members on disks that are to be empty, or are out, give their places to others.
+//!
+//! ```text
+//! members        joining   wanted   next
+//! A B C          -         3        C leaves: D joins, and is filled
+//! A B C          D         3        wait
+//! A B C D        -         3        C goes
+//! A B C D E      -         5        no sixth may join: E goes first, when all others count
+//! ```
+//!
+//! What is next follows from the volume's row alone, so that whoever goes on after a crash, or a change of heads, does the same. It is done by
+//! the head's node; where nobody is the head, by the first node with a member that answers.
+//!
+//! Invariant: a member goes only when as many others count as the volume shall have, but of five, the most that there may be.
+//! Invariant: no volume is taken from who uses it.
+//! Invariant: a member that went keeps its bytes, under the old epoch, until its volume is deleted: it may be wanted again.
+
+use quarry_engine::disk::format::record::DeviceId;
+use quarry_engine::net::NodeId;
+use quarry_volume::head::{Configuration, MAX_MEMBERS};
+use quarry_volume::store::{Replicated, VolumeError};
+
+use super::super::moving::end_of;
+use super::{PAUSE, Shared, TRIES};
+use crate::cluster::watch::is_first;
+use crate::control::volumes::Row;
+
+/// What is next with a volume's members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Nothing,
+    Wait,
+    Add(DeviceId),
+    Remove(DeviceId),
+    /// There is no disk to take another member.
+    Stuck,
+}
+
+/// Which step is next; `wanted`: how many members the volume shall have, 0 if as many as it has.
+fn next(
+    configuration: &Configuration,
+    wanted: usize,
+    stays: impl Fn(DeviceId) -> bool,
+    spare: Option<DeviceId>,
+) -> Step {
+    let Configuration { members, joining, .. } = configuration;
+    let wanted = if wanted > 0 { wanted } else { members.len() + joining.len() };
+    let staying = configuration.all().filter(|device| stays(*device)).count();
+    let counting = members.iter().filter(|device| stays(**device)).count();
+    let full = members.len() + joining.len() >= MAX_MEMBERS;
+    if staying < wanted && !full {
+        return spare.map_or(Step::Stuck, Step::Add);
+    }
+    let leaves = |device: &&DeviceId| !stays(**device);
+    if let Some(idle) = joining.iter().find(leaves) {
+        // It does not count: nothing is lost with it.
+        return Step::Remove(*idle);
+    }
+    match members.iter().find(leaves) {
+        // Who was to go stays after all.
+        None if staying > wanted && counting >= wanted => {
+            joining.last().or(members.last()).map_or(Step::Nothing, |last| Step::Remove(*last))
+        }
+        None => Step::Nothing,
+        Some(old) if counting >= wanted || (full && joining.is_empty()) => Step::Remove(*old),
+        Some(_) => Step::Wait,
+    }
+}
+
+impl Shared {
+    /// One step with each volume that needs one.
+    pub(crate) async fn replace(&self) {
+        for row in self.list() {
+            if let Err(error) = self.replace_of(&row).await {
+                tracing::warn!(volume = %row.name, %error, "replace a member of a volume");
+            }
+        }
+    }
+
+    fn step(&self, row: &Row) -> Step {
+        let state = self.state.borrow().clone();
+        let stays = |device| state.stays(device);
+        let configuration = &row.configuration;
+        if row.wanted == 0 && configuration.all().all(stays) {
+            return Step::Nothing;
+        }
+        let nodes = self.nodes_of(row);
+        let node = |device: &DeviceId| state.devices.get(device).map(|known| known.node);
+        let fresh = |device: &DeviceId| node(device).is_some_and(|node| !nodes.contains(&node));
+        let spare = self.candidates(row.id).unwrap_or_default().into_iter().find(fresh);
+        next(configuration, row.wanted.into(), stays, spare)
+    }
+
+    /// Nodes that may do it: the head's, those of members that stay, the others.
+    fn doers(&self, row: &Row) -> Vec<NodeId> {
+        let state = self.state.borrow().clone();
+        let mut members: Vec<DeviceId> = row.configuration.all().collect();
+        members.sort_by_key(|device| !state.stays(*device));
+        let nodes = members.iter().filter_map(|device| Some(state.devices.get(device)?.node));
+        let head = row.head.filter(|head| state.takes_part(*head));
+        head.into_iter().chain(nodes).collect()
+    }
+
+    async fn replace_of(&self, row: &Row) -> Result<(), VolumeError> {
+        let step = self.step(row);
+        if matches!(step, Step::Nothing | Step::Stuck) || row.is_being_made() || end_of(&row.name).is_some() {
+            return Ok(());
+        }
+        let doers = self.doers(row);
+        if !doers.contains(&self.local()) || !is_first(self.register.net(), &doers).await {
+            return Ok(());
+        }
+        let (local, epoch) = (self.local(), row.epoch);
+        let head = self.attach_if(&row.name, |now| now.epoch == epoch || now.head == Some(local)).await?;
+        match step {
+            Step::Add(device) => self.add(row, &head, device).await,
+            Step::Remove(device) => {
+                tracing::info!(volume = %row.name, %device, "a member of a volume goes");
+                head.remove_member(device)?;
+                self.committed(row, |now| now.all().all(|known| known != device)).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn add(&self, row: &Row, head: &Replicated, device: DeviceId) -> Result<(), VolumeError> {
+        let has = u8::try_from(row.configuration.all().count()).unwrap_or(u8::MAX);
+        let note = |now: &mut Row| {
+            if now.wanted == 0 {
+                now.wanted = has;
+            }
+        };
+        self.change(row.id, note).await?;
+        tracing::info!(volume = %row.name, %device, "another member of a volume joins");
+        head.add_member(device)?;
+        self.committed(row, |now| now.all().any(|known| known == device)).await
+    }
+
+    /// Waits until a change is committed, for a while: what it waits for may take longer, and is asked for again.
+    async fn committed(&self, row: &Row, done: impl Fn(&Configuration) -> bool) -> Result<(), VolumeError> {
+        for _ in 0..TRIES {
+            match self.register.row(row.id)? {
+                Some((now, _)) if !done(&now.configuration) => tokio::time::sleep(PAUSE).await,
+                _ => break,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(n: u8) -> DeviceId {
+        DeviceId([n; 16])
+    }
+
+    fn step(members: &[u8], joining: &[u8], wanted: usize, leaving: &[u8], spare: Option<u8>) -> Step {
+        let all = |list: &[u8]| list.iter().map(|n| device(*n)).collect();
+        let configuration = Configuration { version: 1, members: all(members), joining: all(joining) };
+        let stays = |known: DeviceId| leaving.iter().all(|n| device(*n) != known);
+        next(&configuration, wanted, stays, spare.map(device))
+    }
+
+    #[test]
+    fn a_member_goes_when_another_counts_in_its_place() {
+        let (add, remove) = (Step::Add(device(4)), Step::Remove(device(3)));
+        assert_eq!(step(&[1, 2, 3], &[], 0, &[], Some(4)), Step::Nothing);
+        assert_eq!(step(&[1, 2, 3], &[], 0, &[3], Some(4)), add);
+        assert_eq!(step(&[1, 2, 3], &[], 0, &[3], None), Step::Stuck);
+        assert_eq!(step(&[1, 2, 3], &[4], 3, &[3], Some(5)), Step::Wait);
+        assert_eq!(step(&[1, 2, 3, 4], &[], 3, &[3], Some(5)), remove);
+        assert_eq!(step(&[1, 2, 4], &[], 3, &[3], Some(5)), Step::Nothing);
+        // One that is lost was put out of those that count already.
+        assert_eq!(step(&[1, 2], &[3], 0, &[3], Some(4)), add);
+        assert_eq!(step(&[1, 2], &[3, 4], 3, &[3], Some(5)), remove);
+    }
+
+    #[test]
+    fn who_was_to_go_and_stays_leaves_no_member_too_many() {
+        assert_eq!(step(&[1, 2, 3], &[4], 3, &[], None), Step::Remove(device(4)));
+        assert_eq!(step(&[1, 2, 3, 4], &[], 3, &[], None), Step::Remove(device(4)));
+        assert_eq!(step(&[1, 2], &[3, 4], 3, &[], None), Step::Nothing, "first somebody counts again");
+    }
+
+    #[test]
+    fn of_five_one_goes_before_another_comes() {
+        assert_eq!(step(&[1, 2, 3, 4, 5], &[], 0, &[5], Some(6)), Step::Remove(device(5)));
+        assert_eq!(step(&[1, 2, 3, 4], &[5], 0, &[4], Some(6)), Step::Wait, "another is away");
+    }
+}
