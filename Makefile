@@ -19,8 +19,8 @@ BIN := $(CACHE)/bin/$(shell printf %s "$(CURDIR)" | cksum | cut -d' ' -f1)/quarr
 DATA := $(or $(QUARRY_DATA),$(CURDIR)/.quarry)
 PYTHON := $(CACHE)/venv-clients/bin/python
 DENY := $(shell command -v cargo-deny || echo $(CACHE)/tools/bin/cargo-deny)
-# The end-to-end tests, in order; `make e2e LEGS=crash_loop` runs one.
-LEGS := swift_tree openstack_cli corruption nbd_volumes openstack_volumes cluster_join cluster_users cluster_survives cluster_grows cluster_groups cluster_splits cluster_policies cluster_eventual cluster_volumes cluster_migrate cluster_openstack cluster_power_loss crash_loop
+# The end-to-end tests, in the order in which they begin, two at a time; `make e2e LEGS=crash_loop` runs one.
+LEGS := swift_tree openstack_cli cluster_volumes cluster_eventual cluster_survives cluster_splits cluster_grows cluster_policies cluster_power_loss cluster_groups crash_loop cluster_openstack cluster_migrate nbd_volumes cluster_users openstack_volumes cluster_join corruption
 # Further arguments: `make run ARGS="--ports auto"`, `make fuzz ARGS="..."`.
 ARGS :=
 
@@ -106,8 +106,4 @@ unit:
 
 e2e: build
 	@.ci/setup clients
-	@for leg in $(LEGS); do \
-	  echo "e2e: $$leg"; start=$$SECONDS; \
-	  $(PYTHON) "node/tests/e2e/$$leg.py" "$(BIN)" </dev/null; \
-	  echo "e2e: $$leg passed ($$((SECONDS - start)) s)"; \
-	done
+	@$(PYTHON) node/tests/e2e/run_legs.py "$(BIN)" $(LEGS)

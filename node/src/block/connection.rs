@@ -218,11 +218,12 @@ async fn transmit(agreed: Agreed, mut stopped: watch::Receiver<bool>) -> io::Res
     if let Some(reads) = link.reads.take() {
         reads.end().await;
     }
-    let _gone = writer.shutdown().await;
     // Commands that are open hold the volume until they end.
     drop(link.finished);
     while outcomes.recv().await.is_some() {}
     drop(held);
+    // A client that sees the end of the connection finds the volume unused.
+    let _gone = writer.shutdown().await;
     result
 }
 

@@ -84,7 +84,9 @@ class Network:
     def attach(self, number):
         """Makes room for a node. Returns (words before its command, address for clients, address for nodes)."""
         if not self.namespaces:
-            return [], f"127.0.1.{number}", f"127.0.2.{number}"
+            # Another test may run beside this one.
+            own = os.getpid() % 200 + 1
+            return [], f"127.{own}.1.{number}", f"127.{own}.2.{number}"
         holder = subprocess.Popen(["unshare", "--net", "sh", "-c", "echo; exec cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         holder.stdout.readline()
         self.holders.append(holder)

@@ -297,12 +297,13 @@ def lineage(one, two, three, random_):
     assert digest(one.nbd, "base") == now and digest(one.nbd, "base@monday") == monday, "a clone changed its parent"
     killed_while(one, random_, "clone", "base@monday", "torn")
     one.start()
+    # Whoever attaches has heard of all that was decided before.
+    attached(two, "base")[0].close()
     # It is there, or it is taken away; and the clone's member here is filled again.
     wait_until(lambda: '"torn"' not in volume(two, "list", "--json") or digest_or_none(two, "torn") == monday, BACK_LIMIT, "there is a clone or none")
     torn = '"torn"' in volume(two, "list", "--json")
     if torn:
         volume(two, "delete", "torn")
-    attached(two, "base")[0].close()
     volume(two, "clone", "base@monday", "torn")
     attached(one, "torn")[0].close()
     assert digest(one.nbd, "torn") == monday

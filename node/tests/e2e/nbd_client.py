@@ -78,8 +78,12 @@ class Export:
         self.ask(TRIM, offset, length)
 
     def close(self):
+        """Ends the connection; if the server ends it too within seconds, the volume is unused when this returns."""
         try:
             self.socket.sendall(struct.pack(">IHHQQI", REQUEST, 0, DISC, 7, 0, 0))
+            self.socket.settimeout(5.0)
+            while self.socket.recv(65536):
+                pass
         except OSError:
             pass
         self.socket.close()
