@@ -87,8 +87,8 @@ pub fn marks(
     Ok(found.collect::<Result<_, IndexError>>()?)
 }
 
-/// What eras have of the blocks of a run that no view sees. `views`: the last eras of the snapshots, ascending; the volume itself
-/// sees all.
+/// What eras have of the blocks of a run that no view sees. `views`: the last eras of the snapshots, and the present one as it is known,
+/// ascending. What was written after the last of them is not judged: there may be snapshots that whoever asks has not heard of.
 fn unseen(
     index: &dyn Index,
     volume: VolumeId,
@@ -108,7 +108,7 @@ fn unseen(
     let hidden = blocks.windows(2).filter_map(|pair| {
         let [(before, hidden_from), (place, era)] = pair else { return None };
         let first = views.partition_point(|view| view < era);
-        let unseen = views.get(first).is_none_or(|view| view >= hidden_from);
+        let unseen = views.get(first).is_some_and(|view| view >= hidden_from);
         (before == place && unseen).then_some((*place, *era))
     });
     Ok(hidden.collect())
