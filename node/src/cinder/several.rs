@@ -17,7 +17,7 @@ use super::fields::{map, number, text};
 use super::states::{Deed, rule_of};
 use super::work::device_name;
 use super::{Office, migrate, services, snapshots, volumes};
-use crate::cluster::watch;
+use crate::cluster::watch::{self, Patience};
 use crate::papers::{Paper, PaperError};
 
 /// The extra spec that says how many members volumes of a type have.
@@ -90,10 +90,10 @@ async fn subject(office: &Office, drawer: &'static str, paper: &Paper) -> Result
     Ok(if several { source } else { own })
 }
 
-/// Whether this node is the first of some that answers.
+/// Whether this node is the first of some that answers; who only is slow has [`lead`] to say so.
 pub(crate) async fn is_first(office: &Office, doers: &[NodeId]) -> bool {
     match office.place.net.as_ref() {
-        Some(net) => watch::is_first(&**net, doers).await,
+        Some(net) => watch::is_first(&**net, doers, Patience::Short).await,
         None => true,
     }
 }
@@ -197,14 +197,18 @@ pub(crate) async fn address(office: &Office, volume: &Paper) -> Result<Option<St
             said(services::node_of(host)).await
         };
     };
+    let Some(net) = office.place.net.as_ref() else { return Ok(own()) };
+    let (mut nodes, mut addresses) = (Vec::new(), Vec::new());
     for node in doors {
-        let here = office.place.net.as_ref().is_some_and(|net| net.local() == node);
-        let address = if here { own() } else { said(&node.to_string()).await? };
-        if address.is_some() && (here || answers(office, node).await) {
-            return Ok(address);
+        let address = if net.local() == node { own() } else { said(&node.to_string()).await? };
+        if let Some(address) = address {
+            nodes.push(node);
+            addresses.push(address);
         }
     }
-    Ok(None)
+    let found = watch::first(&**net, &nodes, Patience::Short).await;
+    let place = found.and_then(|found| nodes.iter().position(|node| *node == found));
+    Ok(place.and_then(|place| addresses.into_iter().nth(place)))
 }
 
 #[cfg(test)]

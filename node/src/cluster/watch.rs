@@ -2,10 +2,13 @@
 //!
 //! Invariant: a peer that is not reached is tried less and less often, at least once in [`LONGEST`].
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::OptionFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use quarry_engine::net::{NodeId, Request, Response, Transport};
 
 /// Pause between two tries while all is well, and after the first failure.
@@ -32,17 +35,55 @@ pub(crate) async fn answers(net: &dyn Transport, node: NodeId) -> bool {
     false
 }
 
-/// The first of some nodes that answers, if that is this one.
-pub(crate) async fn is_first(net: &dyn Transport, nodes: &[NodeId]) -> bool {
-    for node in nodes {
-        if *node == net.local() {
-            return true;
-        }
-        if answers(net, *node).await {
-            return false;
+/// How long a node that is wanted first may take longer than another one that has answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// As long as it may take to be there at all: something would be taken from it.
+    Whole,
+    /// A moment: if it is there after all, whoever acts finds out.
+    Short,
+}
+
+const MOMENT: Duration = Duration::from_millis(500);
+
+/// Of some nodes, named in the order in which they are wanted, the first that answers. All are asked at once.
+pub(crate) async fn first(net: &dyn Transport, nodes: &[NodeId], patience: Patience) -> Option<NodeId> {
+    match patience {
+        Patience::Whole => first_until(net, nodes, std::future::pending).await,
+        Patience::Short => first_until(net, nodes, || tokio::time::sleep(MOMENT)).await,
+    }
+}
+
+/// The same; `moment` begins with the first answer, and then those that have not answered are not waited for.
+async fn first_until<F: Future<Output = ()>>(
+    net: &dyn Transport,
+    nodes: &[NodeId],
+    moment: impl Fn() -> F,
+) -> Option<NodeId> {
+    let ask = async |place: usize, node: NodeId| (place, node == net.local() || answers(net, node).await);
+    let mut asked: FuturesUnordered<_> = nodes.iter().enumerate().map(|(at, node)| ask(at, *node)).collect();
+    let (mut open, mut best) = (BTreeSet::from_iter(0..nodes.len()), None);
+    let mut over = std::pin::pin!(OptionFuture::from(None));
+    while open.first().is_some_and(|waited| best.is_none_or(|best| *waited < best)) {
+        tokio::select! {
+            biased;
+            Some((place, there)) = asked.next() => {
+                open.remove(&place);
+                if there && best.is_none() {
+                    over.set(Some(moment()).into());
+                }
+                best = best.into_iter().chain(there.then_some(place)).min();
+            }
+            Some(()) = &mut over => break,
         }
     }
-    false
+    nodes.get(best?).copied()
+}
+
+/// Whether this node is the first of some that answers.
+pub(crate) async fn is_first(net: &dyn Transport, nodes: &[NodeId], patience: Patience) -> bool {
+    let Some(at) = nodes.iter().position(|node| *node == net.local()) else { return false };
+    first(net, nodes.get(..=at).unwrap_or(nodes), patience).await == Some(net.local())
 }
 
 /// What is known of a peer.
@@ -81,7 +122,64 @@ pub(crate) async fn watch(net: Arc<dyn Transport>, peer: NodeId) {
 
 #[cfg(test)]
 mod tests {
+    use std::future::{pending, ready};
+
     use super::*;
+    use futures_util::FutureExt;
+    use quarry_engine::net::NetError;
+    use quarry_engine::object::BoxFuture;
+
+    const LOCAL: NodeId = NodeId([1; 16]);
+    const THERE: NodeId = NodeId([2; 16]);
+    /// Of whom nothing comes.
+    const SILENT: NodeId = NodeId([3; 16]);
+    const UNKNOWN: NodeId = NodeId([4; 16]);
+
+    struct Net;
+
+    impl Transport for Net {
+        fn local(&self) -> NodeId {
+            LOCAL
+        }
+
+        fn call(
+            &self,
+            to: NodeId,
+            _: Request,
+            _: Duration,
+        ) -> BoxFuture<'static, Result<Response, NetError>> {
+            match to {
+                THERE => Box::pin(ready(Ok(Response::Pong { payload: Bytes::new() }))),
+                SILENT => Box::pin(pending()),
+                _ => Box::pin(ready(Err(NetError::Unknown(to)))),
+            }
+        }
+
+        fn cast(&self, _to: NodeId, _request: Request) {}
+
+        fn name(&self) -> &'static str {
+            "test"
+        }
+    }
+
+    /// After a volume's head was killed it took four seconds, and more with each node that was away, until a client was told where to go.
+    #[test]
+    fn a_node_that_is_away_is_not_waited_for_when_another_one_answers() {
+        let short = |nodes: &[NodeId]| first_until(&Net, nodes, || ready(())).now_or_never();
+        let whole = |nodes: &[NodeId]| first_until(&Net, nodes, pending).now_or_never();
+        for nodes in [&[SILENT, THERE, LOCAL][..], &[SILENT, UNKNOWN, THERE]] {
+            assert_eq!((short(nodes), whole(nodes)), (Some(Some(THERE)), None), "{nodes:?}");
+        }
+        assert_eq!(short(&[SILENT, UNKNOWN]), None, "nobody answered: it may be slow");
+        for nodes in [&[LOCAL, SILENT][..], &[UNKNOWN, LOCAL, SILENT]] {
+            assert_eq!((short(nodes), whole(nodes)), (Some(Some(LOCAL)), Some(Some(LOCAL))), "{nodes:?}");
+        }
+        assert_eq!((short(&[UNKNOWN]), short(&[])), (Some(None), Some(None)));
+        let is_first = |nodes: &[NodeId]| is_first(&Net, nodes, Patience::Whole).now_or_never();
+        assert_eq!(is_first(&[UNKNOWN, LOCAL, SILENT]), Some(true));
+        assert_eq!((is_first(&[SILENT, LOCAL]), is_first(&[THERE, LOCAL])), (None, Some(false)));
+        assert_eq!(is_first(&[THERE]), Some(false), "it is none of them");
+    }
 
     #[test]
     fn changes_are_said_once_and_failures_slow_down() {

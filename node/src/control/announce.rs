@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quarry_engine::clock::Clock;
+use quarry_engine::consensus::StatusWatch;
 use quarry_engine::disk::format::record::DeviceId;
 use quarry_engine::net::{Announcement, Code, Failure, NodeId, Request, Response, Service, Transport, Wish};
 use quarry_engine::object::BoxFuture;
@@ -198,7 +199,11 @@ async fn grant(
     let status = groups.control.status();
     if !status.leads {
         let leader = status.leader.filter(|_| first).ok_or("the control group has no leader now")?;
-        return net.call(leader, Request::Wish(wish), WITHIN).await.map_err(|e| e.to_string());
+        let told = net.call(leader, Request::Wish(wish), WITHIN);
+        return tokio::select! {
+            told = told => told.map_err(|e| e.to_string()),
+            () = deposed(groups.control.watch(), leader) => Err("another node leads now".to_owned()),
+        };
     }
     if let Wish::Volumes { guards, rows } = wish {
         return volumes::write(groups, clock, guards, rows).await.map_err(|e| e.to_string())?;
@@ -217,6 +222,23 @@ async fn grant(
         Ok::<_, ControlError>(rows)
     };
     written.await.map_err(|e| e.to_string())?.map(|_| Response::Done)
+}
+
+/// Waits until another node leads than this one, from which no answer will come then: it may have been killed.
+async fn deposed(mut status: StatusWatch, leader: NodeId) {
+    let mut now = status.now();
+    while !is_deposed(now.leads, now.leader, leader) {
+        match status.changed().await {
+            Some(changed) => now = changed,
+            // This voter is gone, and says nothing of others any more.
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Nobody for a moment is no other.
+fn is_deposed(leads: bool, now: Option<NodeId>, leader: NodeId) -> bool {
+    leads || now.is_some_and(|now| now != leader)
 }
 
 /// The row that a node wishes for, unless it is so already.
@@ -320,6 +342,15 @@ fn rows_of(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// When the leader was killed, who had just asked it something stood for five seconds: so did whoever attached a volume after its head's
+    /// node was killed, where that led.
+    #[test]
+    fn a_leader_is_waited_for_until_another_one_leads() {
+        let [leader, other] = [1, 2].map(|byte| NodeId([byte; 16]));
+        assert!(!is_deposed(false, Some(leader), leader) && !is_deposed(false, None, leader));
+        assert!(is_deposed(false, Some(other), leader) && is_deposed(true, None, leader));
+    }
 
     #[test]
     fn what_is_announced_again_changes_nothing() {

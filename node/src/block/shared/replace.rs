@@ -22,7 +22,7 @@ use quarry_volume::store::{Replicated, VolumeError};
 
 use super::super::moving::end_of;
 use super::{PAUSE, Shared, TRIES};
-use crate::cluster::watch::is_first;
+use crate::cluster::watch::{Patience, is_first};
 use crate::control::volumes::Row;
 
 /// What is next with a volume's members.
@@ -107,7 +107,7 @@ impl Shared {
             return Ok(());
         }
         let doers = self.doers(row);
-        if !doers.contains(&self.local()) || !is_first(self.register.net(), &doers).await {
+        if !is_first(self.register.net(), &doers, Patience::Whole).await {
             return Ok(());
         }
         let (local, epoch) = (self.local(), row.epoch);
