@@ -22,6 +22,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use quarry_engine::disk::format::record::DeviceId;
 use quarry_volume::VolumeId;
+use quarry_volume::pace::Limits;
 use quarry_volume::store::{Label, Volume, VolumeError};
 use serde::{Deserialize, Serialize};
 
@@ -237,7 +238,17 @@ impl Blocks {
                 }
                 let shared = self.exports.shared().ok_or(VolumeError::TooFewNodes(members))?;
                 let id = VolumeId(random_bytes());
-                shared.create(New { id, name, bytes, description, encrypted, members }).await
+                shared
+                    .create(New {
+                        id,
+                        name,
+                        bytes,
+                        description,
+                        encrypted,
+                        limits: Limits::default(),
+                        members,
+                    })
+                    .await
             }
             Wanted::Attach { name, .. } => self.shared_of(&name)?.attach(&name).await.map(drop),
             Wanted::Detach { name } => {
@@ -269,7 +280,8 @@ impl Blocks {
                     if volumes.find(&name).is_ok() {
                         return Err(VolumeError::Taken(name));
                     }
-                    let wanted = NewClone { name, bytes, description, volume, snapshot };
+                    let wanted =
+                        NewClone { name, bytes, description, limits: Limits::default(), volume, snapshot };
                     return shared.clone_snapshot(wanted).await;
                 }
                 if self.exports.several(&name).is_some() {

@@ -1,5 +1,5 @@
-//! Heads on other nodes come in here: what they ask of the members on this node's disks; nodes to which volumes go; and those whose users
-//! ask what volumes there are.
+//! Heads on other nodes come in here: what they ask of the members on this node's disks; nodes to which volumes go; those that serve a
+//! snapshot of a volume whose head is here; and those whose users ask what volumes there are.
 
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -35,6 +35,18 @@ impl Service for Door {
                         Some(own) => moving::tell(own.volumes(), volume, from).await,
                         None => VolumeAnswer::Unreadable,
                     })
+                })
+            }
+            Request::Volume { volume, call: VolumeCall::View { era, from, upto }, .. } => {
+                let own = self.own.get().and_then(Weak::upgrade);
+                let shared = own.and_then(|own| own.shared().cloned());
+                Box::pin(async move {
+                    let told = match shared {
+                        Some(shared) => shared.tell(volume, era, from, upto).await.ok(),
+                        None => None,
+                    };
+                    let answer = told.map(|(at, data)| VolumeAnswer::Copied { at, data });
+                    Response::Volume(answer.unwrap_or(VolumeAnswer::Unreadable))
                 })
             }
             Request::Volume { call: VolumeCall::List { from }, .. } => {

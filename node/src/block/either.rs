@@ -3,11 +3,21 @@
 //! Invariant: a name that the control group knows is never looked for on this node's disks.
 //! Invariant: what a head must do is done here only where this node is it, or nobody is: of another one's volume the caller is told so.
 
+use std::time::Duration;
+
 use quarry_volume::VolumeId;
+use quarry_volume::head::Failure;
+use quarry_volume::pace::Limits;
 use quarry_volume::store::{Attached, Label, VolumeError};
 
 use super::Exports;
-use super::shared::New;
+use super::lineage::NewClone;
+use super::shared::{Clones, New, Shared};
+
+/// How often members of a clone are asked for, and the pause between two tries: a member that died is taken out meanwhile, and then those that
+/// are there are enough.
+const FORKS: usize = 3;
+const TAKEN_OUT: Duration = Duration::from_secs(2);
 
 impl Exports {
     /// Whether there is a volume of this name, as far as this node knows.
@@ -21,8 +31,46 @@ impl Exports {
             return self.volumes().create(id, label).await.map(drop);
         }
         let shared = self.shared().ok_or(VolumeError::TooFewNodes(members))?;
-        let Label { name, bytes, description, key, .. } = label;
-        shared.create(New { id, name, bytes, description, encrypted: key.is_some(), members }).await
+        let Label { name, bytes, description, key, limits, .. } = label;
+        shared.create(New { id, name, bytes, description, encrypted: key.is_some(), limits, members }).await
+    }
+
+    /// How many members a volume has, or shall have.
+    pub(crate) fn members_of(&self, name: &str) -> usize {
+        self.several(name).map_or(1, |(_, row)| Shared::members_of(&row))
+    }
+
+    /// Whether there is a volume of this name that is no clone.
+    pub(crate) fn is_no_clone(&self, name: &str) -> bool {
+        match self.several(name) {
+            Some((_, row)) => row.parent.is_none(),
+            None => self.volumes().find(name).is_ok_and(|known| known.parent().is_none()),
+        }
+    }
+
+    /// Makes a volume that begins as a snapshot is, and has as many members as the other volume. A try before this one that was cut off
+    /// is taken away.
+    pub(crate) async fn clone_snapshot(
+        &self,
+        id: VolumeId,
+        label: Label,
+        of: &str,
+        snapshot: &str,
+    ) -> Result<(), VolumeError> {
+        let Some((shared, row)) = self.several(of) else {
+            return self.volumes().clone_snapshot(id, label, of, snapshot).await.map(drop);
+        };
+        shared.clear(&label.name).await?;
+        let Label { name, bytes, description, limits, .. } = label;
+        let (volume, snapshot) = (row.name, snapshot.to_owned());
+        let wanted = NewClone { name, bytes, description, limits, volume, snapshot };
+        for _ in 1..FORKS {
+            match shared.clone_snapshot(wanted.clone()).await {
+                Err(VolumeError::Head(Failure::TooFew)) => tokio::time::sleep(TAKEN_OUT).await,
+                done => return done,
+            }
+        }
+        shared.clone_snapshot(wanted).await
     }
 
     /// The device to read and write a volume by.
@@ -52,7 +100,7 @@ impl Exports {
     /// Deletes a snapshot; what volumes are clones of stays for them, unseen.
     pub(crate) async fn let_snapshot_go(&self, name: &str, snapshot: &str) -> Result<(), VolumeError> {
         match self.several(name) {
-            Some((shared, row)) => shared.forget_snapshot(&row.name, snapshot).await,
+            Some((shared, row)) => shared.forget_snapshot(&row.name, snapshot, Clones::Outlive).await,
             None => self.volumes().let_snapshot_go(name, snapshot).await,
         }
     }
@@ -63,6 +111,16 @@ impl Exports {
             Some((shared, row)) => shared.extend(&row.name, bytes).await,
             None => self.volumes().extend(name, bytes).await.map(drop),
         }
+    }
+
+    /// How fast a volume may be used, if it is this node that says so: it has the volume, is its head, or is the first with a member of one that
+    /// nobody uses.
+    pub(crate) fn limits_here(&self, name: &str) -> Option<Limits> {
+        let Some((shared, row)) = self.several(name) else {
+            return self.volumes().find(name).ok().map(|volume| volume.label.limits);
+        };
+        let head = row.head.or_else(|| shared.nodes_of(&row).first().copied());
+        (head == Some(shared.local())).then_some(row.limits)
     }
 
     /// Whether a volume is encrypted at rest.

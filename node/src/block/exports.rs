@@ -13,7 +13,7 @@ use quarry_volume::store::{Attached, Volume, VolumeError, Volumes};
 use super::lineage::names_of;
 use super::moving::{end_of, is_on_its_way};
 use super::pace::Pacer;
-use super::shared::Shared;
+use super::shared::{Clones, Shared};
 use crate::control::volumes::Row;
 
 /// Names of volumes, and who uses them.
@@ -162,7 +162,7 @@ impl Exports {
     pub(crate) async fn let_go(&self, name: &str) -> Result<(), VolumeError> {
         self.unused(name)?;
         match self.several(name) {
-            Some((shared, row)) => shared.delete(&row.name).await,
+            Some((shared, row)) => shared.delete(&row.name, Clones::Outlive).await,
             None => self.volumes.let_go(name).await,
         }
     }
@@ -187,7 +187,7 @@ impl Exports {
             return Err(VolumeError::InUse(export));
         }
         match self.several(name) {
-            Some((shared, row)) => shared.forget_snapshot(&row.name, snapshot).await,
+            Some((shared, row)) => shared.forget_snapshot(&row.name, snapshot, Clones::Keep).await,
             None => self.volumes.forget_snapshot(name, snapshot).await,
         }
     }
@@ -226,7 +226,7 @@ impl Exports {
     pub(crate) async fn delete(&self, name: &str) -> Result<(), VolumeError> {
         self.unused(name)?;
         match self.several(name) {
-            Some((shared, _)) => shared.delete(name).await,
+            Some((shared, _)) => shared.delete(name, Clones::Keep).await,
             None => self.volumes.delete(name).await,
         }
     }
@@ -274,8 +274,9 @@ impl Exports {
 
     /// What a client is told of an export.
     pub(crate) fn look(&self, name: &str) -> Result<Export, OptionError> {
-        if let Some((_, row)) = self.several_seen(volume_of(name)) {
-            return several_export(&row, snapshot_of(name));
+        if let Some((shared, row)) = self.several_seen(volume_of(name)) {
+            let elsewhere = row.head.is_some_and(|head| head != shared.local());
+            return several_export(&row, snapshot_of(name), elsewhere);
         }
         let Meant { volume, snapshot } = self.meant(name)?;
         let label = &volume.label;
@@ -309,20 +310,25 @@ impl Exports {
     pub(crate) async fn open(&self, name: &str) -> Result<(Export, Attached, Use), OptionError> {
         if let Some((shared, row)) = self.several_seen(volume_of(name)) {
             let pacer = self.pacer(row.id, || shared.limits_of(row.id).unwrap_or(row.limits));
-            let export = several_export(&row, snapshot_of(name))?;
+            let export = several_export(&row, snapshot_of(name), false)?;
             let frozen = snapshot_of(name).map(|_| export.name.clone());
             let held = self.enter(std::iter::once(row.name.clone()).chain(frozen).collect(), pacer);
             let device = match snapshot_of(name) {
-                Some(snapshot) => shared.view(&row.name, snapshot).await,
-                None => shared.attach(&row.name).await,
+                Some(snapshot) => shared.view_anywhere(&row.name, snapshot).await,
+                None => shared.attach(&row.name).await.map(Attached::Shared),
             };
             let device = device.map_err(|error| {
                 tracing::warn!(volume = %row.name, %error, "attach volume");
                 OptionError::Platform
             })?;
-            let device = device.knowing(earlier(&row, snapshot_of(name)));
-            let export = Export { bytes: device.bytes(), ..export };
-            return Ok((export, Attached::Shared(device), held));
+            let (device, snapshots) = match device {
+                Attached::Shared(device) => {
+                    (Attached::Shared(device.knowing(earlier(&row, snapshot_of(name)))), export.snapshots)
+                }
+                // It tells no differences.
+                device => (device, Vec::new()),
+            };
+            return Ok((Export { bytes: device.bytes(), snapshots, ..export }, device, held));
         }
         let Meant { volume, snapshot } = self.meant(name)?;
         let own = volume.label.name.clone();
@@ -358,8 +364,8 @@ fn earlier<'a>(row: &'a Row, snapshot: Option<&str>) -> impl Iterator<Item = (St
     names_of(row, snapshot.and_then(|name| row.snapshot(name)).map(|snapshot| snapshot.era))
 }
 
-/// What a client is told of a volume with several members, or of a snapshot of it.
-fn several_export(row: &Row, snapshot: Option<&str>) -> Result<Export, OptionError> {
+/// What a client is told of a volume with several members, or of a snapshot of it; `elsewhere`: its head is at another node.
+fn several_export(row: &Row, snapshot: Option<&str>, elsewhere: bool) -> Result<Export, OptionError> {
     let (name, bytes) = match snapshot {
         None => (row.name.clone(), row.bytes),
         Some(snapshot) => {
@@ -367,6 +373,8 @@ fn several_export(row: &Row, snapshot: Option<&str>) -> Result<Export, OptionErr
             (format!("{}@{snapshot}", row.name), found.bytes)
         }
     };
+    // Where it is read elsewhere no differences are told.
+    let known = earlier(row, snapshot).filter(|_| snapshot.is_none() || !elsewhere);
     Ok(Export {
         name,
         description: Some(row.description.clone()).filter(|text| !text.is_empty()),
@@ -377,6 +385,6 @@ fn several_export(row: &Row, snapshot: Option<&str>) -> Result<Export, OptionErr
         rotational: false,
         multi_connection: true,
         tls_only: false,
-        snapshots: earlier(row, snapshot).map(|(name, _)| name.into()).collect(),
+        snapshots: known.map(|(name, _)| name.into()).collect(),
     })
 }

@@ -6,7 +6,8 @@
 //!
 //! Invariant: a clone that can be used has a quorum of members that begin as the snapshot is.
 //! Invariant: a volume on its way back to a snapshot is read by nobody before it has come there: whoever attaches it completes that first.
-//! Invariant: a row says that a clone needs its parent for as long as any of its members does.
+//! Invariant: a row says that a clone needs its parent for as long as any of its members does. The parent, and its snapshot, may go before:
+//! then the clone's members alone keep, each on its disk, what it sees.
 
 use std::collections::HashSet;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -18,16 +19,18 @@ use quarry_volume::pace::Limits;
 use quarry_volume::store::{MAX_DESCRIPTION, Replicated, VolumeError, is_name};
 use quarry_volume::{Geometry, VolumeId};
 
-use super::shared::{PAUSE, Shared, TRIES, snapshot_of, taken_over};
+use super::shared::{Clones, PAUSE, Shared, TRIES, snapshot_of, taken_over};
 use crate::control::volumes::{ParentRow, RegisterError, Row, SnapshotRow};
 use crate::storage::{random_bytes, wall_clock};
 
 /// A clone that is to be.
+#[derive(Clone)]
 pub(crate) struct NewClone {
     pub(crate) name: String,
     /// 0: as large as the snapshot.
     pub(crate) bytes: u64,
     pub(crate) description: String,
+    pub(crate) limits: Limits,
     pub(crate) volume: String,
     pub(crate) snapshot: String,
 }
@@ -130,9 +133,24 @@ impl Shared {
             return;
         }
         tracing::warn!(volume = %row.name, "take a clone away whose making was cut off");
-        if let Err(error) = self.remove(&row, time).await {
+        if let Err(error) = self.remove(&row, time, Clones::Keep).await {
             tracing::warn!(%error, volume = %row.name, "take a clone away");
         }
+    }
+
+    /// Takes a clone of a name away whose making was cut off, at this node or another one. Whoever is making it is told that it is none.
+    pub(crate) async fn clear(&self, name: &str) -> Result<(), VolumeError> {
+        let Some((row, _)) = self.register.find(name)? else { return Ok(()) };
+        if self.making().contains(&row.id) {
+            return Err(VolumeError::BeingMade(name.to_owned()));
+        }
+        self.unmake(row.id).await;
+        Ok(())
+    }
+
+    /// How many members a volume shall have.
+    pub(crate) fn members_of(row: &Row) -> usize {
+        if row.wanted > 0 { row.wanted.into() } else { row.configuration.all().count() }
     }
 
     /// Takes clones away that this node was making before it was started anew.
@@ -283,7 +301,7 @@ fn row_of(
         key: parent.key,
         era: 0,
         snapshots: Vec::new(),
-        limits: Limits::default(),
+        limits: wanted.limits,
         parent: Some(ParentRow { volume: parent.id, era: snapshot.era, making: true }),
         returning: None,
         // One of the parent's may be about to go: it is to go here too.
@@ -335,6 +353,7 @@ mod tests {
             name: "clone".to_owned(),
             bytes: 0,
             description: String::new(),
+            limits: Limits::default(),
             volume: "parent".to_owned(),
             snapshot: "s".to_owned(),
         };

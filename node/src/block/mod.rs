@@ -7,6 +7,7 @@ mod admin;
 mod connection;
 mod door;
 mod either;
+mod elsewhere;
 mod exports;
 pub(crate) mod keys;
 mod lineage;

@@ -6,12 +6,9 @@
 use bytes::Bytes;
 use quarry_engine::net::VolumeAnswer;
 use quarry_volume::VolumeId;
-use quarry_volume::store::{Volume, VolumeError, Volumes};
+use quarry_volume::store::{Attached, Volume, VolumeError, Volumes};
 
-/// Most bytes of an answer.
-const MOST: u64 = 1 << 20;
-/// Most blocks that one look at the map takes.
-const BLOCKS: usize = 256;
+use super::elsewhere::first_data;
 
 /// The two ends of a way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,19 +64,8 @@ async fn data_from(volumes: &Volumes, id: VolumeId, from: u64) -> Result<(u64, B
     let volume = volumes.with_id(id).filter(leaves);
     let volume = volume.ok_or_else(|| VolumeError::NoVolume(hex::encode(id.0)))?;
     // Whoever was its head before is refused from here on.
-    let device = volumes.attach(&volume.label.name).await?;
-    let (mut at, end) = (from, device.bytes());
-    while at < end {
-        for stretch in device.stretches(at, end - at, BLOCKS).await? {
-            if stretch.hole {
-                at += stretch.bytes;
-                continue;
-            }
-            let data = device.read_whole(at, stretch.bytes.min(MOST)).await?;
-            return Ok((at, data.freeze()));
-        }
-    }
-    Ok((end, Bytes::new()))
+    let device = Attached::Own(volumes.attach(&volume.label.name).await?);
+    first_data(&device, from, u64::MAX).await
 }
 
 #[cfg(test)]

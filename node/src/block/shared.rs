@@ -62,7 +62,17 @@ pub(crate) struct New {
     pub(crate) bytes: u64,
     pub(crate) description: String,
     pub(crate) encrypted: bool,
+    pub(crate) limits: Limits,
     pub(crate) members: usize,
+}
+
+/// Whether something may be deleted of which there are clones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Clones {
+    /// It may not: people shall see what a clone comes from.
+    Keep,
+    /// It may, when the clones are there: their members keep what they see.
+    Outlive,
 }
 
 /// Rows that members have otherwise.
@@ -158,7 +168,7 @@ impl Shared {
 
     /// Makes a volume.
     pub(crate) async fn create(&self, wanted: New) -> Result<(), VolumeError> {
-        let New { id, name, bytes, description, encrypted, members } = wanted;
+        let New { id, name, bytes, description, encrypted, limits, members } = wanted;
         if !is_name(&name) {
             return Err(VolumeError::Name(name));
         }
@@ -185,7 +195,7 @@ impl Shared {
             key,
             era: 0,
             snapshots: Vec::new(),
-            limits: Limits::default(),
+            limits,
             parent: None,
             returning: None,
             wanted: 0,
@@ -391,21 +401,19 @@ impl Shared {
         self: &Arc<Self>,
         name: &str,
         snapshot: &str,
+        clones: Clones,
     ) -> Result<(), VolumeError> {
         let (name, snapshot) = (name.to_owned(), snapshot.to_owned());
-        self.surely(|this| async move { this.forget(&name, &snapshot).await }).await
+        self.surely(|this| async move { this.forget(&name, &snapshot, clones).await }).await
     }
 
-    async fn forget(&self, name: &str, snapshot: &str) -> Result<(), VolumeError> {
+    async fn forget(&self, name: &str, snapshot: &str, clones: Clones) -> Result<(), VolumeError> {
         let (device, row, _held) = self.head_here(name).await?;
         let era = snapshot_of(&row, snapshot)?.era;
         let epoch = device.epoch();
         let row = self
             .change_if(row.id, |row| {
-                let clones = self.register.clones_of(row.id)?;
-                if let Some((clone, _)) = clones.into_iter().find(|(_, of)| *of == era) {
-                    return Err(VolumeError::HasClones(format!("{name}@{snapshot}"), clone));
-                }
+                self.may_go(row, Some((era, snapshot)), clones)?;
                 if row.epoch == epoch {
                     row.snapshots.retain(|known| known.era != era);
                 }
@@ -425,36 +433,51 @@ impl Shared {
         Ok(device.as_of(found.era, Geometry::new(found.bytes, row.slice_bytes)?))
     }
 
+    /// Whether a volume, or a snapshot of it, may go for what is a clone of it.
+    fn may_go(&self, row: &Row, snapshot: Option<(u32, &str)>, clones: Clones) -> Result<(), VolumeError> {
+        for (clone, of) in self.register.clones_of(row.id)? {
+            if snapshot.is_some_and(|(era, _)| era != of.era) {
+                continue;
+            }
+            if of.making {
+                return Err(VolumeError::BeingMade(clone));
+            }
+            if clones == Clones::Keep {
+                let name = snapshot.map_or(row.name.clone(), |(_, name)| format!("{}@{name}", row.name));
+                return Err(VolumeError::HasClones(name, clone));
+            }
+        }
+        Ok(())
+    }
+
     /// Deletes a volume; members that do not answer are told when they are there again.
-    pub(crate) async fn delete(&self, name: &str) -> Result<(), VolumeError> {
+    pub(crate) async fn delete(&self, name: &str, clones: Clones) -> Result<(), VolumeError> {
         for _ in 1..TRIES {
-            match self.delete_known(name).await {
+            match self.delete_known(name, clones).await {
                 // What was known here was old: another node has attached it, perhaps.
                 Err(VolumeError::Changed) => tokio::time::sleep(PAUSE).await,
                 done => return done,
             }
         }
-        self.delete_known(name).await
+        self.delete_known(name, clones).await
     }
 
     /// Deletes it if it stands as it is known here.
-    async fn delete_known(&self, name: &str) -> Result<(), VolumeError> {
+    async fn delete_known(&self, name: &str, clones: Clones) -> Result<(), VolumeError> {
         let (row, time) = self.known(name)?;
         let elsewhere = row.head.filter(|head| *head != self.register.local());
         // Who was making a clone may never come back to it.
         if let Some(head) = elsewhere.filter(|_| !row.is_being_made()) {
             return Err(VolumeError::InUseAt(name.to_owned(), head.to_string()));
         }
-        self.remove(&row, time).await
+        self.remove(&row, time, clones).await
     }
 
     /// Deletes what stood at this time.
-    pub(super) async fn remove(&self, row: &Row, time: u64) -> Result<(), VolumeError> {
+    pub(super) async fn remove(&self, row: &Row, time: u64, clones: Clones) -> Result<(), VolumeError> {
         let place = self.place(row.id);
         let mut head = place.lock().await;
-        if let Some((clone, _)) = self.register.clones_of(row.id)?.into_iter().next() {
-            return Err(VolumeError::HasClones(row.name.clone(), clone));
-        }
+        self.may_go(row, None, clones)?;
         self.register.remove(row, time).await?;
         *head = None;
         self.heads.lock().unwrap_or_else(PoisonError::into_inner).remove(&row.id);

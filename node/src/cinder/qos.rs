@@ -136,13 +136,13 @@ pub(super) async fn limits_for(office: &Office, volume: &Paper) -> Result<Limits
     Ok(Known::read(office).await?.limits_of(volume))
 }
 
-/// Limits this node's volumes as their types say.
+/// Limits this node's volumes as their types say, and those of several members that it writes down for all.
 pub(super) async fn hold(office: &Office) -> Result<(), PaperError> {
-    let (made, known) = (office.blocks.exports.volumes(), Known::read(office).await?);
+    let (exports, known) = (&office.blocks.exports, Known::read(office).await?);
     for volume in office.papers.all(super::volumes::DRAWER).await? {
         let (name, limits) = (super::work::device_name(text(&volume, "id")), known.limits_of(&volume));
-        if made.find(&name).is_ok_and(|made| made.label.limits != limits)
-            && let Err(error) = office.blocks.exports.limit(&name, limits).await
+        if exports.limits_here(&name).is_some_and(|now| now != limits)
+            && let Err(error) = exports.limit(&name, limits).await
         {
             tracing::warn!(%error, name, "limit volume");
         }

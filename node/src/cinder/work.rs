@@ -59,6 +59,7 @@ impl From<VolumeError> for Trouble {
     fn from(error: VolumeError) -> Self {
         match error {
             VolumeError::InUseAt(..)
+            | VolumeError::BeingMade(_)
             | VolumeError::Register(_)
             | VolumeError::Head(Failure::Fenced(_) | Failure::HandedOver) => Self::Again(error),
             VolumeError::TooFewNodes(_) => Self::Nowhere,
@@ -399,17 +400,15 @@ fn there(made: Result<(), VolumeError>) -> Result<(), Trouble> {
     }
 }
 
-/// Makes a volume of what was frozen: at no cost where both have their one member here, unless one of the two is encrypted and the other
-/// is not.
+/// Makes a volume of what was frozen: at no cost where it has as many members as the other one has, unless one of the two is encrypted and
+/// the other is not.
 async fn make_of(office: &Office, new: New, of: &str, frozen: &str) -> Result<(), Trouble> {
     let (exports, name) = (&office.blocks.exports, new.label.name.clone());
-    let known = exports.volumes().find(&name).ok();
+    let alike = exports.is_encrypted(of)? == new.label.key.is_some() && exports.members_of(of) == new.members;
     // One that is there and no clone was being copied when the node was killed.
-    let copied = known.as_ref().is_some_and(|known| known.parent().is_none());
-    let alike = exports.is_encrypted(of)? == new.label.key.is_some();
-    if !copied && alike && new.members < 2 && exports.several(of).is_none() {
-        let made = exports.volumes().clone_snapshot(new.id, new.label, of, frozen).await;
-        return there(made.map(drop));
+    if alike && !exports.is_no_clone(&name) {
+        several::lead(office, of).await?;
+        return there(exports.clone_snapshot(new.id, new.label, of, frozen).await);
     }
     there(exports.create(new.id, new.label, new.members).await)?;
     let (source, target) = (view(office, of, frozen).await?, attach(office, &name).await?);

@@ -498,10 +498,10 @@ impl Register {
     }
 
     /// The clones of a volume, as applied here: read behind the volume's row they are all that there were when it was written.
-    pub(crate) fn clones_of(&self, id: VolumeId) -> Result<Vec<(String, u32)>, RegisterError> {
+    pub(crate) fn clones_of(&self, id: VolumeId) -> Result<Vec<(String, ParentRow)>, RegisterError> {
         let all = self.list()?.into_iter();
         let clones = all.filter_map(|row| Some((row.parent.filter(|parent| parent.volume == id)?, row.name)));
-        Ok(clones.map(|(parent, name)| (name, parent.era)).collect())
+        Ok(clones.map(|(parent, name)| (name, parent)).collect())
     }
 
     /// Tells when something is applied here.

@@ -4,8 +4,11 @@ What must hold:
 - a type says how many members its volumes have: 1 to 5; a volume that wants more nodes than there are ends in `error`, with a message;
 - a volume is shown with a host that has a member, grows, is frozen while a client writes to it, and becomes a volume of one member and back
   with the same bytes;
+- QoS specs of its type hold for it and for volumes that are made of it;
+- its snapshot is read at every node, by readers that go on when the head's node is killed, and take it from nobody;
 - after `kill -9` of its host, whichever node is asked, the API names a node where a client finds all that was flushed; the volume is frozen,
-  grows, is the source of others, gives up its snapshots, and is deleted, and names a host that lives;
+  goes back to its snapshot, grows, is the source of others (clones where they have as many members), gives up its snapshots, and is
+  deleted, and names a host that lives; a clone has its bytes when what it comes from is gone, and is the source of another one then;
 - nothing is left of what was deleted;
 - a node that is drained gives up its volumes with one member, the API's and an operator's, and its members of others, with all their bytes;
   one that a client uses stays until the client goes, and is named by `quarry cluster compare`.
@@ -48,8 +51,8 @@ class Cloud:
     def __init__(self, it, member):
         self.it, self.api = it, Api(Asked(member))
 
-    def ask(self, method, path, body=None, wanted=(200, 202)):
-        status, _, body = self.api.ask(method, path, body)
+    def ask(self, method, path, body=None, wanted=(200, 202), version=None):
+        status, _, body = self.api.ask(method, path, body, version)
         assert status in wanted, (method, path, status, body)
         return body
 
@@ -66,8 +69,8 @@ class Cloud:
         self.api.settled(f"snapshots/{made}")
         return made
 
-    def act(self, volume, **action):
-        self.ask("POST", f"volumes/{volume}/action", {key.replace("_", "-"): said for key, said in action.items()})
+    def act(self, volume, version=None, **action):
+        self.ask("POST", f"volumes/{volume}/action", {key.replace("_", "-"): said for key, said in action.items()}, version=version)
         return self.api.settled(f"volumes/{volume}")
 
     def door(self, volume):
@@ -82,13 +85,17 @@ class Cloud:
 
     def check(self, volume, pieces):
         export = self.open(volume)
-        for at, data in pieces.items():
-            assert export.read(at, len(data)) == data, f"{volume} has other bytes at {at}"
+        same_bytes(export, pieces, volume)
         export.close()
 
     def host(self, volume):
         node = self.volume(volume)["os-vol-host-attr:host"].split("@")[0]
         return self.it.node(node)
+
+
+def same_bytes(export, pieces, what):
+    for at, data in pieces.items():
+        assert export.read(at, len(data)) == data, f"{what} has other bytes at {at}"
 
 
 def write(export, rng, places):
@@ -129,6 +136,19 @@ def retyped(cloud, volume, pieces):
     # A node may not have heard of the last name yet.
     left = lambda: [name for member in cloud.it.members for name in names(member) if name.startswith(("leaving-", "arriving-"))]
     wait_until(lambda: not left(), WAIT, "nothing is on its way", left)
+
+
+def shown(member, volume):
+    return json.loads(member.quarry("volume", "show", f"volume-{volume}", "--json", *admin(member)))
+
+
+def paced(cloud, volume, rate):
+    """Holds volumes of a type to so many requests a second; how soon a volume is."""
+    specs = cloud.ask("POST", "qos-specs", {"qos_specs": {"name": "slow", "consumer": "back-end", "total_iops_sec": str(rate)}})
+    kind = next(one["id"] for one in cloud.ask("GET", "types")["volume_types"] if one["name"] == "safe")
+    cloud.ask("GET", f"qos-specs/{specs['qos_specs']['id']}/associate?vol_type_id={kind}")
+    for member in cloud.it.members:
+        wait_until(lambda: shown(member, volume)["limits"].get("total_iops_sec") == rate, WAIT, "the volume is limited", lambda: shown(member, volume))
 
 
 def has_member(it, node, volume):
@@ -191,9 +211,15 @@ def main():
         retyped(cloud, first, pieces)
         # Before, one node's loss is a group's.
         wait_until(it.formed, FORM_LIMIT, "groups with all voters", it.groups)
+        paced(cloud, first, 5000)
         export = cloud.open(first)
         frozen = cloud.freeze(first)
         later = pieces | write(export, rng, [7, 8])
+        readers = {member: Export(member.nbd, f"volume-{first}@snapshot-{frozen}") for member in it.members}
+        for member, reader in readers.items():
+            same_bytes(reader, pieces, member)
+        # They took it from nobody.
+        later |= write(export, rng, [9])
 
         owner = cloud.host(first)
         print(f"{owner} has the volume, and is killed", flush=True)
@@ -202,24 +228,47 @@ def main():
         clouds = [Cloud(it, member) for member in it.members if member is not owner]
         doors = together(lambda cloud: cloud.door(first)[0], clouds)
         assert owner not in doors, "a client would be sent to a node that is gone"
+        for member, reader in readers.items():
+            if member is not owner:
+                same_bytes(reader, pieces, member)
+                reader.close()
         for door in doors:
             Cloud(it, door).check(first, later)
         cloud = clouds[-1]
         second = cloud.freeze(first)
         assert cloud.host(first) is not owner, "its host is gone"
+        export = cloud.open(first)
+        write(export, rng, [7, 9, 600])
+        export.close()
+        wait_until(lambda: not any(shown(member, first)["users"] for member in {*doors}), WAIT, "nobody uses it")
+        cloud.act(first, version="3.40", revert={"snapshot_id": second})
+        cloud.check(first, later)
         assert cloud.act(first, os_extend={"new_size": 2})["size"] == 2
-        sources = (("safe", {"snapshot_id": frozen}), ("plain", {"source_volid": first}))
-        copy, plain = together(lambda made: cloud.make(made[0], size=2, **made[1]), sources)
-        cloud.check(copy, pieces)
+        sources = (("safe", {"snapshot_id": frozen}), ("plain", {"source_volid": first}), ("safe", {"source_volid": first}))
+        clone, plain, same = together(lambda made: cloud.make(made[0], size=2, **made[1]), sources)
+        at = cloud.it.node(cloud.volume(clone)["os-vol-host-attr:host"].split("@")[0])
+        assert shown(at, clone)["parent"] == f"volume-{first}@snapshot-{frozen}", shown(at, clone)
+        assert shown(at, clone)["limits"]["total_iops_sec"] == 5000 and len(shown(at, clone)["several"]["members"]) == 3
         cloud.check(plain, later)
         cloud.api.delete(f"volumes/{plain}")
         snapshots = [f"snapshots/{snapshot}" for snapshot in (frozen, second)]
         for snapshot in snapshots:
             cloud.ask("DELETE", snapshot)
         together(cloud.api.gone, snapshots)
-        cloud.check(first, later)
-        together(cloud.api.delete, [f"volumes/{volume}" for volume in (first, copy)])
-        print("without it: read, frozen, made larger, copied, deleted", flush=True)
+        wait_until(lambda: not shown(at, first)["snapshots"], WAIT, "clones keep no snapshots", lambda: shown(at, first))
+        # What only the clones see any more.
+        export = cloud.open(first)
+        write(export, rng, [0, 7, 8, 700])
+        export.close()
+        for volume, content in ((clone, pieces), (same, later)):
+            cloud.check(volume, content)
+        cloud.api.delete(f"volumes/{first}")
+        last = cloud.make("safe", size=2, source_volid=clone)
+        cloud.api.delete(f"volumes/{clone}")
+        for volume, content in ((last, pieces), (same, later)):
+            cloud.check(volume, content)
+        together(cloud.api.delete, [f"volumes/{volume}" for volume in (last, same)])
+        print("without it: read, frozen, reverted, made larger, cloned, copied, deleted", flush=True)
         owner.start(limit=60.0)
         wait_until(lambda: not any(map(members, it.members)) and not any(map(names, it.members)), WAIT, "nothing is left", lambda: [names(member) for member in it.members])
         drained(it, cloud, owner, rng)

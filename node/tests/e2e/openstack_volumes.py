@@ -40,9 +40,11 @@ class Api:
         _, headers, _ = self.ask("POST", env["OS_AUTH_URL"] + "/auth/tokens", body)
         self.token = headers["X-Subject-Token"]
 
-    def ask(self, method, path, body=None):
+    def ask(self, method, path, body=None, version=None):
         url = path if path.startswith("http") else f"{self.base}/{path}"
         headers = {"Content-Type": "application/json", "X-Auth-Token": self.token}
+        if version:
+            headers["OpenStack-API-Version"] = f"volume {version}"
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(url, data, headers, method=method)
         try:

@@ -2,10 +2,11 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::device::{Piece, Stretch};
+use super::device::{Piece, Stretch, joined};
 use super::error::VolumeError;
 use super::replicated_serve::Attached;
 use crate::head::Until;
+use crate::member::Refusal;
 
 impl Attached {
     /// The bytes of a range, in pieces that cover it in order.
@@ -13,6 +14,7 @@ impl Attached {
         match self {
             Self::Own(device) => device.read(offset, length).await,
             Self::Shared(device) => device.read(offset, length).await,
+            Self::Elsewhere(snapshot) => snapshot.read(offset, length).await,
         }
     }
 
@@ -21,6 +23,7 @@ impl Attached {
         match self {
             Self::Own(device) => device.read_whole(offset, length).await,
             Self::Shared(device) => device.read_whole(offset, length).await,
+            Self::Elsewhere(snapshot) => Ok(joined(snapshot.read(offset, length).await?)),
         }
     }
 
@@ -34,6 +37,7 @@ impl Attached {
         match self {
             Self::Own(device) => device.stretches(offset, length, most).await,
             Self::Shared(device) => device.stretches(offset, length, most).await,
+            Self::Elsewhere(snapshot) => snapshot.stretches(offset, length, most).await,
         }
     }
 
@@ -42,6 +46,7 @@ impl Attached {
         match self {
             Self::Own(device) => device.write(offset, data).await,
             Self::Shared(device) => device.write(offset, data, Until::Written).await,
+            Self::Elsewhere(_) => Err(Refusal::NotBegun.into()),
         }
     }
 
@@ -50,6 +55,7 @@ impl Attached {
         match self {
             Self::Own(device) => device.zero(offset, length, false).await,
             Self::Shared(device) => device.zero(offset, length, Until::Written).await,
+            Self::Elsewhere(_) => Err(Refusal::NotBegun.into()),
         }
     }
 
@@ -58,6 +64,7 @@ impl Attached {
         match self {
             Self::Own(device) => device.flush().await,
             Self::Shared(device) => device.flush().await,
+            Self::Elsewhere(_) => Ok(()),
         }
     }
 }

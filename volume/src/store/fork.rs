@@ -6,6 +6,8 @@
 //! Invariant: a member of a clone is made by a member of the parent that follows the parent's order and has all up to the snapshot's end,
 //! durably. From then on the parent's member may go another way, begin anew or be deleted: what the clone sees of it stays on the disk,
 //! under the id that it had, and goes when no clone needs it any more.
+//! Invariant: of the parent's eras those that a clone on the disk sees stay, whether the parent still has such a snapshot or not; and no member
+//! of a clone is made as of an era that goes, however late it is asked for.
 //! Invariant: a member that was cut off in being made is not whole, and never a base.
 //! Invariant: taking over changes nothing that anybody sees: what lies below comes into the era 0 as the first write's, and newer writes hide
 //! it, whichever comes first.
@@ -46,6 +48,23 @@ pub(super) fn below_of(seat: &Seat) -> Result<Vec<Layer>, VolumeError> {
         next = parent.map(|note| Parent::decode(&note.meta)).transpose()?;
     }
     Ok(layers)
+}
+
+/// Eras of a seat that clones on its disk see.
+pub(super) fn eras_needed(seat: &Seat) -> Result<Vec<u32>, VolumeError> {
+    let all = notes(seat.disk(), None)?;
+    let is_gone = |id| {
+        let mut ends = all.iter().filter(|note| note.key.tag == NoteTag::Volume && note.gone);
+        ends.any(|note| note.key.volume == id)
+    };
+    let mut eras = Vec::new();
+    for note in all.iter().filter(|note| note.key.tag == NoteTag::Parent && !note.gone) {
+        let parent = Parent::decode(&note.meta)?;
+        if parent.volume == seat.volume() && !is_gone(note.key.volume) {
+            eras.push(parent.era);
+        }
+    }
+    Ok(eras)
 }
 
 /// The bytes of a run where all of it was written at once, and none of it zeroes; `None`: there is nothing, or zeroes.
@@ -177,6 +196,10 @@ impl Members {
             } else {
                 Err(Refusal::NotBegun.into())
             };
+        }
+        let given = parent.given().await;
+        if given.is_up(era) {
+            return Err(Refusal::NotBegun.into());
         }
         life.seat.settle().await?;
         let replica = Replica::forked(disk.clone(), clone, above).await?;

@@ -157,6 +157,9 @@ impl Members {
                     // What it had may be void now, or what it was a clone of.
                     self.tidy(device).await;
                 }
+                if took_over {
+                    self.loosen(device);
+                }
                 answer
             }
             (None, VolumeCall::Promise) => {
@@ -209,14 +212,34 @@ impl Members {
         if let Some(replica) = self.known(|known| known.remove(&(device, volume))) {
             replica.end().await;
         }
+        self.loosen(device);
         self.drop_orphans_of(disk).await
+    }
+
+    /// There may be something on a disk that no clone needs any more.
+    fn loosen(&self, device: DeviceId) {
+        self.loose.lock().unwrap_or_else(PoisonError::into_inner).insert(device);
     }
 
     /// Looks for what no clone needs any more; what fails is tried again.
     async fn tidy(&self, device: DeviceId) {
         if let Err(error) = self.drop_orphans(device).await {
             tracing::warn!(%error, %device, "end what is no member of a volume any more");
-            self.loose.lock().unwrap_or_else(PoisonError::into_inner).insert(device);
+            self.loosen(device);
+        }
+    }
+
+    /// Gives back, of the members on a disk, what stayed for clones that are gone.
+    async fn thin_again(&self, device: DeviceId) {
+        let here: Vec<Arc<Replica>> = self.known(|known| {
+            let on_it = known.iter().filter(|((on, _), _)| *on == device);
+            on_it.map(|(_, replica)| Arc::clone(replica)).collect()
+        });
+        for replica in here {
+            if let Err(error) = replica.thin_again().await {
+                tracing::warn!(%error, %device, "give back what stayed for clones");
+                self.loosen(device);
+            }
         }
     }
 
@@ -230,6 +253,7 @@ impl Members {
         let loose = std::mem::take(&mut *self.loose.lock().unwrap_or_else(PoisonError::into_inner));
         for device in loose {
             self.tidy(device).await;
+            self.thin_again(device).await;
         }
         let next = self.gone.lock().unwrap_or_else(PoisonError::into_inner).last().cloned();
         let Some((disk, id)) = next else { return Ok(false) };

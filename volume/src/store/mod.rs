@@ -6,6 +6,7 @@ mod attached;
 mod copy;
 mod device;
 mod driver;
+mod elsewhere;
 mod error;
 mod fork;
 mod going;
@@ -30,6 +31,7 @@ mod volumes;
 
 pub use device::{Device, Piece, Stretch};
 pub use driver::{Commit, Condition, Seen, Views};
+pub use elsewhere::Elsewhere;
 pub use error::VolumeError;
 pub use label::{BadLabel, Label, MAX_DESCRIPTION, MAX_NAME, Parent, SnapshotLabel, is_name};
 pub use link::{Peer, Reach, Unanswered, Whereabouts};

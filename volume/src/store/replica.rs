@@ -10,6 +10,7 @@
 //! Invariant: what is said of the member's history is durable before it is answered.
 //! Invariant: while a promise is being made, nothing else gets a place in the order.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -20,7 +21,7 @@ use tokio::sync::{Notify, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::device::length_of;
 use super::error::VolumeError;
-use super::fork::below_of;
+use super::fork::{below_of, eras_needed};
 use super::label::{MemberLabel, encode_promise};
 use super::lineage::Thinning;
 use super::rows::{read_run, rows};
@@ -34,6 +35,22 @@ pub(super) struct Replica {
     life: RwLock<Life>,
     /// Told when a write has its place.
     moved: Notify,
+    /// Held while a member of a clone is made, and while it is settled which eras go.
+    given: tokio::sync::Mutex<Given>,
+}
+
+/// Eras that go: a clone as of one of them comes too late.
+#[derive(Debug, Default)]
+pub(super) struct Given {
+    up: BTreeSet<u32>,
+    /// Some stay for clones alone. What was asked is done again when one of those is gone: the views, and the present era.
+    owed: Option<(Vec<u32>, u32)>,
+}
+
+impl Given {
+    pub(super) fn is_up(&self, era: u32) -> bool {
+        self.up.contains(&era)
+    }
 }
 
 /// How far a session is.
@@ -174,7 +191,7 @@ impl Replica {
         let seat = Arc::new(Seat::open(disk, label.id())?);
         let below = below_of(&seat)?;
         let life = Life { seat, below, label, session: 0, stage: Stage::Promised, last: Position::default() };
-        Ok(Self { life: RwLock::new(life), moved: Notify::new() })
+        Ok(Self { life: RwLock::new(life), moved: Notify::new(), given: tokio::sync::Mutex::default() })
     }
 
     /// Writes down that it is there, with nothing in it.
@@ -258,7 +275,7 @@ impl Replica {
                 let (seat, _) = self.reached(session, at).await?;
                 seat.admit(fence)?;
                 seat.settle().await?;
-                thin_all(&seat, views, era).await?;
+                self.thin(&seat, views, era).await?;
                 Ok(VolumeAnswer::Done)
             }
             VolumeCall::TakeOver { from, oldest } => self.take_over(fence, session, from, oldest).await,
@@ -266,7 +283,8 @@ impl Replica {
             VolumeCall::Delete
             | VolumeCall::Copy { .. }
             | VolumeCall::Fork { .. }
-            | VolumeCall::List { .. } => Err(Refusal::NotPromised.into()),
+            | VolumeCall::List { .. }
+            | VolumeCall::View { .. } => Err(Refusal::NotPromised.into()),
         }
     }
 
@@ -292,7 +310,38 @@ impl Replica {
     }
 
     pub(super) fn of_life(life: Life) -> Self {
-        Self { life: RwLock::new(life), moved: Notify::new() }
+        Self { life: RwLock::new(life), moved: Notify::new(), given: tokio::sync::Mutex::default() }
+    }
+
+    /// While this is held no era goes.
+    pub(super) async fn given(&self) -> tokio::sync::MutexGuard<'_, Given> {
+        self.given.lock().await
+    }
+
+    /// Gives back what neither a view nor a clone on this disk sees.
+    async fn thin(&self, seat: &Seat, mut views: Vec<u32>, present: u32) -> Result<(), VolumeError> {
+        let gone: Vec<u32> = {
+            let mut given = self.given.lock().await;
+            let needed = eras_needed(seat)?;
+            let only_clones = |era: &u32| *era < present && !views.contains(era);
+            given.owed = needed.iter().any(only_clones).then(|| (views.clone(), present));
+            // The present era is a view as well: it may have become a snapshot's since its head said so.
+            views.extend(needed.into_iter().filter(|era| *era < present).chain([present]));
+            views.sort_unstable();
+            views.dedup();
+            let gone = (0..present).filter(|era| !views.contains(era)).collect();
+            given.up.extend(&gone);
+            gone
+        };
+        thin_all(seat, &views, gone).await
+    }
+
+    /// Gives back what stayed for clones that are gone.
+    pub(super) async fn thin_again(&self) -> Result<(), VolumeError> {
+        let owed = self.given.lock().await.owed.clone();
+        let Some((views, present)) = owed else { return Ok(()) };
+        let seat = Arc::clone(&self.look().await.seat);
+        self.thin(&seat, views, present).await
     }
 
     async fn write(
@@ -367,16 +416,14 @@ fn payload(data: &mut Bytes, run: &Run, zeroes: bool) -> Result<Option<Bytes>, V
     Ok(Some(data.split_to(length)))
 }
 
-/// Gives back what no view sees, of all snapshots that are there no more. `present` is a view as well: it may have become a
-/// snapshot's since its head said so.
-async fn thin_all(seat: &Seat, mut views: Vec<u32>, present: u32) -> Result<(), VolumeError> {
-    views.push(present);
-    for era in (0..present).filter(|era| !views.contains(era)) {
+/// Gives back what no view sees of eras that have gone. A view that is not known yet is of a later era than all of these.
+async fn thin_all(seat: &Seat, views: &[u32], gone: Vec<u32>) -> Result<(), VolumeError> {
+    for era in gone {
         if is_thinned(seat.disk(), seat.volume(), era)? {
             continue;
         }
         let mut job = Thinning::new(seat.volume(), era);
-        while !job.step(seat.disk(), &views).await? {}
+        while !job.step(seat.disk(), views).await? {}
     }
     Ok(())
 }

@@ -2,7 +2,10 @@
 //!
 //! Invariant: every command has an outcome of its kind.
 
+use std::sync::Arc;
+
 use super::device::{Device, aligned};
+use super::elsewhere::Elsewhere;
 use super::error::VolumeError;
 use super::replicated::Replicated;
 use super::serve::{extent, part};
@@ -60,6 +63,8 @@ pub enum Attached {
     Own(Device),
     /// One with several members.
     Shared(Replicated),
+    /// A snapshot of one whose head is at another node.
+    Elsewhere(Arc<dyn Elsewhere>),
 }
 
 impl Attached {
@@ -69,16 +74,18 @@ impl Attached {
         match self {
             Self::Own(device) => device.bytes(),
             Self::Shared(device) => device.bytes(),
+            Self::Elsewhere(snapshot) => snapshot.bytes(),
         }
     }
 
     /// Carries out a command. Must be driven to its end.
     pub async fn carry_out(&self, command: Command) -> Outcome {
-        let device = match self {
+        let done = match self {
             Self::Own(device) => return device.carry_out(command).await,
-            Self::Shared(device) => device,
+            Self::Shared(device) => device.attempt(command).await,
+            Self::Elsewhere(snapshot) => snapshot.attempt(command).await,
         };
-        match device.attempt(command).await {
+        match done {
             Ok(outcome) => outcome,
             Err(error) => {
                 let errno = Errno::from(&error);

@@ -143,6 +143,15 @@ pub enum VolumeCall {
         /// How many of the list are known.
         from: u32,
     },
+    /// Of a snapshot of a volume whose head is at the called node: its first data from a byte on. Of no device, under no fence.
+    View {
+        /// The snapshot's.
+        era: u32,
+        /// In bytes.
+        from: u64,
+        /// Where to look no further, in bytes.
+        upto: u64,
+    },
 }
 
 /// What a member answers.

@@ -55,6 +55,7 @@ pub(super) enum CallHead {
     Fork { clone: [u8; 16], era: u32, at: u64 },
     TakeOver { from: PlaceHead, oldest: u32 },
     List { from: u32 },
+    View { era: u32, from: u64, upto: u64 },
 }
 
 #[derive(Encode, Decode)]
@@ -173,6 +174,7 @@ pub(super) fn call_head(call: VolumeCall) -> Result<(CallHead, Vec<Bytes>), Wire
         VolumeCall::Fork { clone, era, at } => CallHead::Fork { clone: clone.0, era, at },
         VolumeCall::TakeOver { from, oldest } => CallHead::TakeOver { from: place_head(from), oldest },
         VolumeCall::List { from } => CallHead::List { from },
+        VolumeCall::View { era, from, upto } => CallHead::View { era, from, upto },
     };
     Ok((head, Vec::new()))
 }
@@ -199,6 +201,7 @@ pub(super) fn call_of(head: CallHead, payload: &mut Payload) -> Result<VolumeCal
         CallHead::Fork { clone, era, at } => VolumeCall::Fork { clone: VolumeId(clone), era, at },
         CallHead::TakeOver { from, oldest } => VolumeCall::TakeOver { from: place_of(from), oldest },
         CallHead::List { from } => VolumeCall::List { from },
+        CallHead::View { era, from, upto } => VolumeCall::View { era, from, upto },
     })
 }
 
@@ -307,6 +310,7 @@ pub(super) mod tests {
             ),
             (of(VolumeCall::TakeOver { from: place, oldest: 6 }), text("0e01020306|")),
             (of(VolumeCall::List { from: 300 }), text("0ffb2c01|")),
+            (of(VolumeCall::View { era: 6, from: 8, upto: 300 }), text("100608fb2c01|")),
         ]
     }
 

@@ -2,17 +2,28 @@
 //!
 //! Invariant: a head that does not answer is replaced in the control group before anything is done in its place.
 
-use quarry_engine::net::NodeId;
+use quarry_engine::net::{NodeId, Transport};
+use quarry_volume::VolumeId;
 use quarry_volume::store::{VolumeError, is_name};
 
 use super::super::moving::{PREFIXES, end_of};
 use super::{PAUSE, Shared, TRIES};
-use crate::control::volumes::{RegisterError, Row};
+use crate::control::volumes::{RegisterError, Row, Standing};
 
 impl Shared {
     /// This node.
     pub(crate) fn local(&self) -> NodeId {
         self.register.local()
+    }
+
+    /// How other nodes are reached.
+    pub(crate) fn net(&self) -> &dyn Transport {
+        self.register.net()
+    }
+
+    /// A volume's row, as it is known here.
+    pub(crate) fn row(&self, id: VolumeId) -> Result<Option<Standing>, VolumeError> {
+        Ok(self.register.row(id)?)
     }
 
     /// This node is to be emptied.

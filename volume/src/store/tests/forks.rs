@@ -166,6 +166,46 @@ fn what_a_clone_sees_stays_whatever_becomes_of_its_parent() {
     }
 }
 
+/// Snapshots of which there were clones could not be deleted.
+#[test]
+fn a_snapshot_goes_and_what_its_clones_see_stays_until_the_last_of_them_goes() {
+    for keep_index in [true, false] {
+        let mut at = parent(11);
+        at.era = 2;
+        at.write(3, run(0, 3), 3);
+        fork(&mut at, CLONE, 0);
+        // Of the eras 0 and 1 there is no snapshot any more.
+        at.done(VolumeCall::Thin { views: vec![], era: 2, at: 3 });
+        assert_eq!((at.view(&[0, 4, 9], 0), at.view(&[0, 4], 1)), (vec![1, 1, 1], vec![1, 2]));
+        let late = VolumeCall::Fork { clone: OTHER, era: 1, at: 3 };
+        assert_eq!(at.refused(late), Refusal::NotBegun, "what it would see is gone");
+        let of_parent = attach(&mut at, CLONE, 2);
+        assert_eq!(at.now(&[0, 4, 9]), [1, 1, 1]);
+        at.restart(keep_index);
+        at.talk(of_parent);
+        assert_eq!(at.promise(2), (vec![(1, 0)], 3, true));
+        at.begin(&[(1, 0), (2, 3)]);
+        at.done(VolumeCall::Thin { views: vec![], era: 2, at: 3 });
+        let of_parent = at.to(CLONE);
+        assert_eq!(at.promise(3), (vec![(1, 0), (2, 1)], 1, true));
+        assert_eq!(at.now(&[0, 4, 9]), [1, 1, 1]);
+        // The clone has a clone, and is deleted before that is.
+        at.begin(&[(1, 0), (2, 1), (3, 1)]);
+        fork(&mut at, OTHER, 0);
+        at.done(VolumeCall::Delete);
+        at.reap_all();
+        at.talk(of_parent);
+        assert_eq!(at.view(&[0, 4, 9], 0), [1, 1, 1]);
+        let of_parent = attach(&mut at, OTHER, 4);
+        assert_eq!(at.now(&[0, 4, 9]), [1, 1, 1]);
+        at.done(VolumeCall::Delete);
+        at.reap_all();
+        at.talk(of_parent);
+        assert_eq!(at.view(&[0, 4, 9], 0), [0, 0, 1], "nobody needs it any more");
+        assert_eq!(at.now(&[0, 3, 4, 9]), [3, 2, 2, 1]);
+    }
+}
+
 #[test]
 fn a_member_that_never_had_the_parent_is_filled_with_all() {
     let (mut source, mut target) = (parent(4), At::new(5));
