@@ -27,6 +27,8 @@ pub(crate) enum Command {
     Engine,
     /// PUT and GET through a node of its own process.
     Http,
+    /// How fast an auditor reads a disk when it may.
+    Scrub,
     /// Time to open after a crash, memory and index size.
     Recovery,
     /// Time to build, change and look up in rings; beside swift-ring-builder where it is installed.

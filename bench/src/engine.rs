@@ -70,7 +70,7 @@ fn one_size(
 }
 
 /// The engine's place and the raw loop's: two files, or two parts of a device.
-fn prepare(options: &Options, scratch: &Path) -> Result<(Place, Target), Failure> {
+pub(crate) fn prepare(options: &Options, scratch: &Path) -> Result<(Place, Target), Failure> {
     let index = scratch.join("index");
     if let Some(device) = &options.device {
         let capacity = inspect_device(device)?.capacity;

@@ -17,6 +17,7 @@ mod recovery;
 mod report;
 mod rig;
 mod ring;
+mod scrub;
 mod split;
 mod transport;
 mod volume;
@@ -55,6 +56,9 @@ fn run(cli: &Cli) -> Result<(), Failure> {
     let mut report = Report::new(machine::Machine::of(scratch.path()));
     if matches!(wanted, Command::All | Command::Engine) {
         engine::run(options, scratch.path(), &mut report)?;
+    }
+    if matches!(wanted, Command::All | Command::Scrub) {
+        scrub::run(options, scratch.path(), &mut report)?;
     }
     if matches!(wanted, Command::All | Command::Recovery) {
         recovery::run(options, scratch.path(), &mut report)?;

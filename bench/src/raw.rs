@@ -92,6 +92,26 @@ impl Raw {
         })
     }
 
+    /// Reads the first `span` bytes in order, `len` at a time, so many in flight.
+    pub(crate) fn scan_pass(&mut self, len: usize, in_flight: usize, span: u64) -> Result<Pass, Failure> {
+        let len = len.next_multiple_of(BLOCK);
+        let (each, span) = (len as u64, span.clamp(len as u64, self.target.len));
+        let limit = Limit { ops: (span / each).max(in_flight as u64), time: Duration::from_secs(3600) };
+        if self.target.shared {
+            return Err(Failure::Other(
+                "a device that is shared with the engine is not read in order".to_owned(),
+            ));
+        }
+        let options = OpenOptions { read_only: true, ..OpenOptions::default() };
+        let mut disk = open_device(&self.target.path, options)?;
+        let (start, mut at) = (self.target.start, 0);
+        read_by_ring(disk.as_mut(), len, in_flight, limit, || {
+            let place = start + at;
+            at = if at + 2 * each > span { 0 } else { at + each };
+            place
+        })
+    }
+
     fn read_by_threads(
         &mut self,
         len: usize,

@@ -246,6 +246,11 @@ impl Rig {
         Counts { batches, flushes, records, written }
     }
 
+    /// The store, on [`Layer::Object`].
+    pub(crate) fn store(&self) -> Option<&Store> {
+        self.store.as_ref()
+    }
+
     /// Records put so far.
     pub(crate) fn records(&self) -> u64 {
         self.next.load(Ordering::Relaxed)

@@ -88,7 +88,8 @@ fn sleep(pause: Duration) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> 
 
 /// A report as an operator reads it.
 pub(crate) fn status_of(reports: &Reports) -> WorkerStatus {
-    let Report { name, state, progress, rate, eta_seconds, errors, last_error, waits_for } = reports.read();
+    let Report { name, state, progress, rate, bytes_rate, eta_seconds, errors, last_error, waits_for } =
+        reports.read();
     let state = match state {
         State::Idle => "idle".to_owned(),
         State::Working => "busy".to_owned(),
@@ -96,6 +97,9 @@ pub(crate) fn status_of(reports: &Reports) -> WorkerStatus {
         State::Failing => format!("failing: {}", last_error.unwrap_or_default()),
     };
     let mut said = format!("pass {}: {} of {}, {rate}/s", progress.passes + 1, progress.done, progress.total);
+    if progress.bytes > 0 {
+        said = format!("{said}, {} KiB/s", bytes_rate >> 10);
+    }
     if let Some(finding) = &progress.last_finding {
         said = format!("{said}; {} findings, last: {finding}", progress.findings);
     }

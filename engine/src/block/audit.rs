@@ -2,12 +2,17 @@
 //!
 //! Invariant: a block that is moved or overwritten meanwhile is no finding.
 
+use futures_util::stream::{self, StreamExt};
+
 use super::place::VolumeId;
 use super::row::{Row, parse_block_key};
 use super::store::{Mapped, piece, read};
 use crate::catalog::damaged;
 use crate::disk::{DiskError, DiskHandle, Location};
 use crate::index::{Index, IndexError, Range, Table};
+
+/// Pieces that are being read at a time, a mebibyte each at most.
+const READS: usize = 8;
 
 /// What a look at some blocks came to.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -51,25 +56,35 @@ pub async fn audit(disk: &DiskHandle, after: &[u8], most: usize) -> Result<Audit
     })?;
     let Some(((last, blocks), _pins)) = found else { return Ok(Audited::default()) };
     let mut audited = Audited { last, rows: blocks.len() as u64, ..Audited::default() };
-    let mut rest = blocks.as_slice();
-    while let Some(first) = rest.first() {
-        let (group, behind) = rest.split_at(piece(rest));
-        rest = behind;
-        if first.row.is_zeroes() {
-            continue;
-        }
-        match read(disk, group).await {
+    let piece = |group| async move { (group, read(disk, group).await) };
+    let reads: Vec<_> = pieces(&blocks).into_iter().map(piece).collect();
+    let mut reads = stream::iter(reads).buffered(READS);
+    while let Some((group, read)) = reads.next().await {
+        match read {
             Ok(bytes) => audited.bytes += bytes.len() as u64,
             Err(error @ (DiskError::Corrupt { .. } | DiskError::Io { .. })) => {
-                let Mapped { place, volume, .. } = first;
-                let (slice, chunk, block) = (place.slice.0, place.chunk.0, place.block);
-                let volume = hex::encode(volume.0);
-                audited
-                    .wrong
-                    .push(format!("volume {volume}, slice {slice}, chunk {chunk}, block {block}: {error}"));
+                audited.wrong.extend(group.first().map(|first| finding(first, &error)));
             }
             Err(error) => return Err(error),
         }
     }
     Ok(audited)
+}
+
+/// Blocks that are read together; those that are zeroes lie nowhere.
+fn pieces(blocks: &[Mapped]) -> Vec<&[Mapped]> {
+    let (mut pieces, mut rest) = (Vec::new(), blocks);
+    while !rest.is_empty() {
+        let (group, behind) = rest.split_at(piece(rest));
+        pieces.extend(group.first().filter(|first| !first.row.is_zeroes()).map(|_| group));
+        rest = behind;
+    }
+    pieces
+}
+
+fn finding(first: &Mapped, error: &DiskError) -> String {
+    let Mapped { place, volume, .. } = first;
+    let (slice, chunk, block) = (place.slice.0, place.chunk.0, place.block);
+    let volume = hex::encode(volume.0);
+    format!("volume {volume}, slice {slice}, chunk {chunk}, block {block}: {error}")
 }

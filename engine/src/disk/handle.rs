@@ -321,17 +321,19 @@ impl DiskHandle {
             .read_raw(start - lead as u64, len)
             .await?
             .map_err(|e| DiskError::Io { at, kind: e.kind() })?;
-        let corrupt = |bad: BadRecord| {
-            Counters::add(&self.shared.counters.corrupt, 1);
-            DiskError::Corrupt { at, bad }
-        };
-        if raw.len() < lead + at.len as usize {
-            return Err(corrupt(BadRecord::Truncated));
-        }
-        let bytes = raw.slice(lead..lead + at.len as usize);
+        // Cut short, it does not verify.
+        let bytes = raw.slice(lead.min(raw.len())..raw.len().min(lead + at.len as usize));
         // A small slice would keep its whole buffer alive in the cache.
         let bytes = if bytes.len() * 2 < raw.len() { Bytes::copy_from_slice(&bytes) } else { bytes };
-        StoredRecord::verify(self.shared.device, bytes).map_err(corrupt)
+        self.verified(at, bytes)
+    }
+
+    /// What was read at a place, verified.
+    pub(super) fn verified(&self, at: Location, bytes: Bytes) -> Result<StoredRecord, DiskError> {
+        StoredRecord::verify(self.shared.device, bytes).map_err(|bad| {
+            self.count_corrupt();
+            DiskError::Corrupt { at, bad }
+        })
     }
 
     /// Bytes of a record from `skip` on, unverified: the caller knows their checksums.

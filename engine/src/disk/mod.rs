@@ -21,6 +21,7 @@ pub mod limits;
 mod open;
 mod rebuild;
 mod recovery;
+pub(crate) mod run;
 mod salvage;
 mod segments;
 mod shared;

@@ -30,7 +30,7 @@ pub use message::{
 pub use node_service::NodeService;
 pub use remote::Remote;
 pub use router::Router;
-pub(crate) use router::first;
+pub(crate) use router::{first, once_more};
 pub use serve::{MonotonicClock, ReplicaService};
 pub use sim::{SimFaults, SimNet, SimNode};
 

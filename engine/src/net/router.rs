@@ -71,6 +71,19 @@ impl Transport for Router {
     }
 }
 
+/// Lets whoever is ready go first.
+pub(crate) async fn once_more() {
+    let mut looked = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut looked, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 /// The answer, or `None` when `over` is ready first.
 pub(crate) async fn first<'a, T>(mut answer: BoxFuture<'a, T>, mut over: BoxFuture<'a, ()>) -> Option<T> {
     poll_fn(|context| {

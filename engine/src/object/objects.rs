@@ -228,22 +228,25 @@ impl Inner {
     }
 
     /// Buries a body that has a key of its own which no line names, if it is so old that nobody can be at it any more.
-    pub(crate) async fn bury_orphan(&self, meta: &ObjectMeta, key: &[u8]) -> Result<bool> {
+    pub(crate) async fn bury_orphan(
+        &self,
+        path: &ObjectPath,
+        key: &[u8],
+        written: Timestamp,
+    ) -> Result<bool> {
         let now = self.clock.unix_seconds().saturating_mul(1_000_000);
-        let old = meta.info.timestamp.0.saturating_add(ORPHAN_AGE.saturating_mul(1_000_000)) < now;
-        let Some(hash) = <PathHash>::try_from(key).ok().filter(|_| old && meta.fragment.is_some()) else {
-            return Ok(false);
-        };
-        if self.line(&meta.path).await?.key == Some(hash) {
+        let old = written.0.saturating_add(ORPHAN_AGE.saturating_mul(1_000_000)) < now;
+        let Some(hash) = <PathHash>::try_from(key).ok().filter(|_| old) else { return Ok(false) };
+        if self.line(path).await?.key == Some(hash) {
             return Ok(false);
         }
         // Under the claim: nobody decides about the name meanwhile.
-        let grant = self.names.begin(meta.path.clone(), None).await?;
-        let line = self.line(&meta.path).await?;
+        let grant = self.names.begin(path.clone(), None).await?;
+        let line = self.line(path).await?;
         if line.key == Some(hash) {
             return Ok(false);
         }
-        self.copies.bury(&meta.path, hash, grant.at).await;
+        self.copies.bury(path, hash, grant.at).await;
         Ok(true)
     }
 

@@ -60,6 +60,8 @@ pub struct Progress {
     pub done: u64,
     /// Items that this pass has to deal with, estimated; 0 when unknown.
     pub total: u64,
+    /// Bytes read from a device, or copied, since the start, by workers that read much.
+    pub bytes: u64,
     /// Passes completed.
     pub passes: u64,
     /// Things found wrong (not steps that failed), since the start.

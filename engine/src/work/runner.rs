@@ -41,6 +41,8 @@ pub struct Report {
     pub progress: Progress,
     /// Items per second, lately.
     pub rate: u64,
+    /// Bytes per second, lately, of a worker that reads or copies much.
+    pub bytes_rate: u64,
     /// Seconds until the pass ends, at that rate.
     pub eta_seconds: Option<u64>,
     /// Steps that failed.
@@ -88,6 +90,7 @@ impl std::fmt::Debug for Runner {
 struct Window {
     began: Duration,
     done: u64,
+    bytes: u64,
     passes: u64,
 }
 
@@ -151,8 +154,8 @@ impl Runner {
                 Outcome::Waits(what) => Some(what.clone()),
                 _ => None,
             };
-            if let Some(rate) = rate {
-                report.rate = rate;
+            if let Some((items, bytes)) = rate {
+                (report.rate, report.bytes_rate) = (items, bytes);
             }
             let left = progress.total.saturating_sub(progress.done);
             report.eta_seconds = (progress.total > 0).then(|| left.checked_div(report.rate)).flatten();
@@ -160,10 +163,11 @@ impl Runner {
         });
     }
 
-    /// The rate, when a window of time is over.
-    fn rate(&mut self, progress: &Progress, now: Duration) -> Option<u64> {
+    /// Items and bytes a second, when a window of time is over.
+    fn rate(&mut self, progress: &Progress, now: Duration) -> Option<(u64, u64)> {
         let took = now.saturating_sub(self.window.began);
-        let next = Window { began: now, done: progress.done, passes: progress.passes };
+        let Progress { done, bytes, passes, .. } = *progress;
+        let next = Window { began: now, done, bytes, passes };
         if progress.passes != self.window.passes {
             self.window = next;
             return None;
@@ -171,8 +175,8 @@ impl Runner {
         if took < RATE_WINDOW {
             return None;
         }
-        let done = progress.done.saturating_sub(self.window.done);
-        self.window = next;
-        done.checked_div(took.as_secs())
+        let before = std::mem::replace(&mut self.window, next);
+        let per_second = |now: u64, before: u64| now.saturating_sub(before).checked_div(took.as_secs());
+        Some((per_second(done, before.done)?, per_second(bytes, before.bytes)?))
     }
 }

@@ -151,7 +151,11 @@ fn an_audit_of_sound_disks_finds_nothing_and_reads_everything() {
         let did = run(&mut rig, &mut auditor);
         let progress = auditor.progress();
         assert_eq!((progress.passes, progress.findings), (1, 0), "{progress:?}");
-        assert!(did as usize >= rig.count(disk, Table::Objects) + rig.count(disk, Table::Rows));
+        // Sixteen small items are a unit.
+        let items = rig.count(disk, Table::Objects) + rig.count(disk, Table::Rows);
+        assert!(did as usize * 16 >= items);
+        let bytes = 3000 * (rig.count(disk, Table::Objects) as u64 - 1);
+        assert!(progress.bytes >= bytes, "{progress:?}");
     }
 }
 
@@ -210,7 +214,7 @@ impl Worker for Scripted {
     }
 
     fn progress(&self) -> Progress {
-        Progress { done: self.1, total: 1000, ..Progress::default() }
+        Progress { done: self.1, total: 1000, bytes: self.1 << 20, ..Progress::default() }
     }
 }
 
@@ -240,6 +244,7 @@ fn a_runner_reports_state_rate_and_errors() {
     turn();
     let (_, report) = turn();
     assert_eq!((report.state, report.rate, report.eta_seconds), (State::Working, 13, Some(61)));
+    assert_eq!(report.bytes_rate, (200 << 20) / 15);
     let (pause, report) = turn();
     assert_eq!((pause.as_secs(), report.state, report.errors), (1, State::Failing, 1));
     let (pause, report) = turn();

@@ -18,8 +18,8 @@ use crate::config::{MIN_DISK, size_text};
 use crate::control::operator::What;
 use crate::storage;
 
-/// Units of 64 KiB in a step: one finding at a time is shown.
-const AUDIT_STEP: u32 = 1;
+/// Units of 64 KiB in a step, between two looks at how far it is.
+const AUDIT_STEP: u32 = 512;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum DiskCommand {
@@ -225,11 +225,11 @@ fn audit(disk: &DiskArgs, out: &mut impl Write) -> Result<(), Failure> {
     let mut items = 0;
     loop {
         let outcome = runtime.block_on(auditor.step(AUDIT_STEP));
-        let progress = auditor.progress();
-        if progress.findings > findings {
-            findings = progress.findings;
-            writeln!(out, "{}", progress.last_finding.unwrap_or_default())?;
+        for finding in auditor.take_findings() {
+            findings += 1;
+            writeln!(out, "{finding}")?;
         }
+        let progress = auditor.progress();
         match outcome {
             Outcome::Did(_) => {
                 items = progress.done;

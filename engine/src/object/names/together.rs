@@ -16,7 +16,7 @@ use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{Mutex as AsyncMutex, oneshot};
 
 use super::{Answer, Ask};
-use crate::net::{NodeId, Timer};
+use crate::net::{NodeId, Timer, once_more};
 
 /// Most questions of one message.
 pub(crate) const MAX_TOGETHER: usize = 128;
@@ -190,19 +190,6 @@ impl Together {
         queue.waiting.retain(|waiting| waiting.number != number);
         queue.waiting.len() < before
     }
-}
-
-/// Lets whoever is ready go first.
-async fn once_more() {
-    let mut looked = false;
-    poll_fn(|context| {
-        if std::mem::replace(&mut looked, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 #[cfg(test)]
