@@ -9,7 +9,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BufMut, BytesMut};
 use futures_util::FutureExt;
@@ -26,6 +26,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 
 use super::exports::{Exports, Use};
+use super::linger::Linger;
 use super::listener::told;
 use super::only_read;
 use super::pace::Turn;
@@ -164,6 +165,8 @@ struct Link {
     /// What is being sent; replies that come meanwhile gather in the session.
     sending: Outbox,
     finished: mpsc::UnboundedSender<(Ticket, Outcome)>,
+    /// Commands begun so far.
+    begun: usize,
 }
 
 async fn transmit(agreed: Agreed, mut stopped: watch::Receiver<bool>) -> io::Result<()> {
@@ -173,12 +176,15 @@ async fn transmit(agreed: Agreed, mut stopped: watch::Receiver<bool>) -> io::Res
     let (finished, mut outcomes) = mpsc::unbounded_channel();
     let turn = Arc::new(Turn::new(Arc::clone(held.pacer()), stopped.clone()));
     let reads = Reads::open(&device);
-    let mut link = Link { session, device, turn, reads, input, sending: Outbox::default(), finished };
-    let mut leaving = false;
+    let sending = Outbox::default();
+    let mut link = Link { session, device, turn, reads, input, sending, finished, begun: 0 };
+    let (mut leaving, mut linger) = (false, Linger::default());
     let result = loop {
+        let before = link.begun;
         if link.take_input() {
             break Ok(());
         }
+        linger.took(link.begun - before);
         if !link.sending.has_remaining() {
             link.sending = std::mem::take(link.session.outbox());
         }
@@ -187,7 +193,9 @@ async fn transmit(agreed: Agreed, mut stopped: watch::Receiver<bool>) -> io::Res
             break Ok(());
         }
         let reads = !leaving && link.session.takes_input() && link.sending.remaining() < MAX_OWED;
+        let (alone, sends, began) = (link.waits_for_none(), link.sending.has_remaining(), Instant::now());
         tokio::select! {
+            () = linger.look(began), if alone => {}
             Some((ticket, outcome)) = outcomes.recv() => {
                 link.session.finish(ticket, outcome);
                 while let Ok((ticket, outcome)) = outcomes.try_recv() {
@@ -212,6 +220,9 @@ async fn transmit(agreed: Agreed, mut stopped: watch::Receiver<bool>) -> io::Res
                 Err(error) => break Err(error),
             },
             () = told(&mut stopped), if !leaving => leaving = true,
+        }
+        if !sends {
+            linger.waited(began.elapsed());
         }
     };
     // First reads: nobody else may wait for what they hold while this client takes its time.
@@ -313,8 +324,14 @@ impl Reads {
 }
 
 impl Link {
+    /// No command is open at another thread.
+    fn waits_for_none(&self) -> bool {
+        self.session.open() == self.reads.as_ref().map_or(0, |reads| reads.open.len())
+    }
+
     /// Begins a command. Most writes end at once; nobody need be woken for them.
     fn run(&mut self, ticket: Ticket, command: Command) {
+        self.begun += 1;
         if let (Command::Read { .. }, Some(reads)) = (&command, &mut self.reads) {
             if let Some((ticket, outcome)) = reads.begin(ticket, command, Arc::clone(&self.turn)) {
                 self.session.finish(ticket, outcome);

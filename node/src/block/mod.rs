@@ -11,6 +11,7 @@ mod elsewhere;
 mod exports;
 pub(crate) mod keys;
 mod lineage;
+mod linger;
 pub(crate) mod listed;
 mod listener;
 pub(crate) mod moving;
