@@ -1,6 +1,6 @@
 //! Volumes on nodes that are to be emptied: how many are there still, and why some stay.
 //!
-//! Invariant: a node that does not answer is said to have something left.
+//! Invariant: a node that does not answer is said to have something left, and so are disks whose members cannot be listed.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use quarry_engine::net::{ListedVolume, NodeId, Request, Response, Transport, Vol
 use serde::{Deserialize, Serialize};
 
 use super::state::State;
-use super::volumes::Register;
+use super::volumes::{Register, RegisterError, Row};
 
 /// Stays that are named, at most.
 const MAX_NAMED: usize = 100;
@@ -51,9 +51,20 @@ pub(crate) async fn left(register: &Register, state: &State) -> Left {
             }
         }
     }
-    for row in register.list().unwrap_or_default() {
+    note_members(&mut left, register.list(), state);
+    left
+}
+
+fn note_members(left: &mut Left, rows: Result<Vec<Row>, RegisterError>, state: &State) {
+    let rows = rows.unwrap_or_else(|error| {
+        left.members += 1;
+        left.kept
+            .insert("volumes with several members".to_owned(), format!("they cannot be listed: {error}"));
+        Vec::new()
+    });
+    let others = state.members.values().filter(|member| !member.leaving).count();
+    for row in rows {
         let leave = row.configuration.all().filter(|device| !state.stays(*device)).count();
-        let others = state.members.iter().filter(|(_, member)| !member.leaving).count();
         let has = row.configuration.all().count();
         let wanted = if row.wanted > 0 { usize::from(row.wanted) } else { has };
         if leave > 0 && others < wanted && left.kept.len() < MAX_NAMED {
@@ -62,7 +73,6 @@ pub(crate) async fn left(register: &Register, state: &State) -> Left {
         }
         left.members += leave as u64;
     }
-    left
 }
 
 /// What a node has, each volume with its snapshots behind it.
@@ -101,6 +111,17 @@ mod tests {
     fn one(id: u8, snapshot: bool, used: bool) -> ListedVolume {
         let name = format!("disk{id}");
         ListedVolume { volume: VolumeId([id; 16]), snapshot, name, bytes: 1, encrypted: false, used }
+    }
+
+    /// An operator would take the node away.
+    #[test]
+    fn members_that_cannot_be_listed_are_not_gone() {
+        let mut left = Left::default();
+        note_members(&mut left, Err(RegisterError::Changed), &State::default());
+        assert_eq!((left.count(), left.kept.len()), (1, 1));
+        let mut left = Left::default();
+        note_members(&mut left, Ok(Vec::new()), &State::default());
+        assert_eq!((left.count(), left.kept.len()), (0, 0));
     }
 
     #[test]
