@@ -13,6 +13,7 @@ mod logging;
 mod metrics;
 pub mod node;
 mod papers;
+mod remote;
 pub mod status;
 mod storage;
 pub mod swift;

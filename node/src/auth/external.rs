@@ -8,23 +8,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode, Uri};
+use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use quick_cache::sync::Cache;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::sync::{Mutex, Semaphore};
-use tokio_rustls::TlsConnector;
 
 use super::calendar::seconds_of;
 use super::token::{CLAIMS_VERSION, Claims, Kind};
 use super::{Session, keystone_caller};
 use crate::config;
+use crate::remote::{Remote, without_version};
 
 /// Seconds for which an answer is believed.
 const GOOD: u64 = 60;
@@ -59,18 +55,10 @@ struct Seen {
     session: Option<Arc<Session>>,
 }
 
-trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Wire for T {}
-
 /// The other Keystone.
 pub(crate) struct External {
     settings: config::External,
-    /// `host:port`.
-    address: String,
-    host: String,
-    /// What stands before `/v3`.
-    prefix: String,
-    tls: Option<TlsConnector>,
+    remote: Remote,
     seen: Cache<[u8; 32], Seen>,
     /// The node's own token.
     own: Mutex<Option<String>>,
@@ -82,38 +70,14 @@ fn hash(token: &str) -> [u8; 32] {
     Sha256::digest(token.as_bytes()).into()
 }
 
-fn connector(settings: &config::External) -> Result<Option<TlsConnector>, Unreachable> {
-    let Some(path) = &settings.authority else { return Ok(None) };
-    let failed = |error: &dyn std::fmt::Display| Unreachable(format!("read {}: {error}", path.display()));
-    let mut roots = rustls::RootCertStore::empty();
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    for authority in read.map_err(|error| failed(&error))? {
-        roots.add(authority).map_err(|error| failed(&error))?;
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider);
-    let builder =
-        builder.with_protocol_versions(&[&rustls::version::TLS13]).map_err(|error| failed(&error))?;
-    let config = builder.with_root_certificates(roots).with_no_client_auth();
-    Ok(Some(TlsConnector::from(Arc::new(config))))
-}
-
 impl External {
     /// As the configuration says; `kept`: of how many tokens answers are kept.
     pub(crate) fn new(settings: &config::External, kept: usize) -> Result<Self, Unreachable> {
-        let uri: Uri = settings.url.get_ref().parse().map_err(Unreachable::because)?;
-        let host = uri.host().unwrap_or("").to_owned();
-        let secure = uri.scheme_str() == Some("https");
-        let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
-        let path = uri.path().trim_end_matches('/');
-        let prefix = path.strip_suffix("/v3").unwrap_or(path).to_owned();
-        let tls = if secure { connector(settings)? } else { None };
+        let (url, authority) = (settings.url.get_ref(), settings.authority.as_deref());
+        let remote = Remote::new(url, "/v3", authority).map_err(Unreachable::because)?;
         Ok(Self {
             settings: settings.clone(),
-            address: format!("{host}:{port}"),
-            host: host.trim_matches(['[', ']']).to_owned(),
-            prefix,
-            tls,
+            remote,
             seen: Cache::new(kept),
             own: Mutex::default(),
             asking: Semaphore::new(AT_ONCE),
@@ -123,8 +87,7 @@ impl External {
 
     /// Where clients get tokens, without `/v3`.
     pub(crate) fn url(&self) -> String {
-        let url = self.settings.url.get_ref().trim_end_matches('/');
-        url.strip_suffix("/v3").unwrap_or(url).to_owned()
+        without_version(self.settings.url.get_ref(), "/v3").to_owned()
     }
 
     /// The session of a token that was asked about a moment ago.
@@ -199,13 +162,6 @@ impl External {
         }
     }
 
-    async fn connect(&self) -> Result<Box<dyn Wire>, Unreachable> {
-        let stream = TcpStream::connect(&self.address).await.map_err(Unreachable::because)?;
-        let Some(tls) = &self.tls else { return Ok(Box::new(stream)) };
-        let name = ServerName::try_from(self.host.clone()).map_err(Unreachable::because)?;
-        Ok(Box::new(tls.connect(name, stream).await.map_err(Unreachable::because)?))
-    }
-
     async fn ask(
         &self,
         method: Method,
@@ -213,14 +169,14 @@ impl External {
         headers: &[(&str, &str)],
         body: Option<&Value>,
     ) -> Result<(StatusCode, HeaderMap, Value), Unreachable> {
-        let io = TokioIo::new(self.connect().await?);
+        let io = TokioIo::new(self.remote.connect().await.map_err(Unreachable::because)?);
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(io).await.map_err(Unreachable::because)?;
-        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.prefix));
+        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.remote.prefix));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        request = request.header("host", &self.address).header("content-type", "application/json");
+        request = request.header("host", &self.remote.address).header("content-type", "application/json");
         let body = body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()));
         let request = request.body(Full::new(body)).map_err(Unreachable::because)?;
         let talk = async {
@@ -317,8 +273,7 @@ mod tests {
     #[test]
     fn what_was_said_is_good_for_a_minute_and_not_beyond_the_token() {
         let external = external();
-        assert_eq!((external.address.as_str(), external.prefix.as_str()), ("[::1]:5000", "/identity"));
-        assert_eq!((external.host.as_str(), external.url().as_str()), ("::1", "http://[::1]:5000/identity"));
+        assert_eq!(external.url(), "http://[::1]:5000/identity");
         let session = Arc::new(session_of(&answer()).unwrap());
         let end = session.claims.expires;
         let learn = |at| external.seen.insert(hash("t"), Seen { at, session: Some(Arc::clone(&session)) });

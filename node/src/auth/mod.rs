@@ -215,6 +215,22 @@ impl Auth {
         self.endpoints.volume(headers, arrival)
     }
 
+    /// Where another service is, as the catalog says: what services use, or else what everybody does.
+    pub(crate) fn service_url(&self, kind: &str) -> Option<String> {
+        let directory = self.directory();
+        let roll = directory.roll();
+        let services = roll.all("service").filter(|service| roll::flag(service, "enabled", true));
+        let services: Vec<&str> =
+            services.filter(|it| roll::text(it, "type") == kind).map(|it| roll::text(it, "id")).collect();
+        let endpoints = || roll.all("endpoint").filter(|endpoint| roll::flag(endpoint, "enabled", true));
+        let found = ["internal", "public", "admin"].into_iter().find_map(|interface| {
+            endpoints().find(|it| {
+                roll::text(it, "interface") == interface && services.contains(&roll::text(it, "service_id"))
+            })
+        });
+        found.map(|endpoint| roll::text(endpoint, "url").trim_end_matches('/').to_owned())
+    }
+
     /// Base URL of the identity API, without a path.
     pub(crate) fn identity_url(&self, headers: &HeaderMap, arrival: Arrival) -> String {
         match &self.external {

@@ -2,6 +2,8 @@
 //!
 //! Invariant: the microversion is settled before anything else, and one that is not known is refused.
 
+use std::path::PathBuf;
+
 use http::{HeaderMap, Method};
 use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
@@ -38,6 +40,12 @@ pub(crate) struct Ask {
     pub(crate) body: Value,
     /// Of the request.
     pub(crate) id: String,
+    /// The caller's token: other services are asked with it.
+    pub(crate) token: String,
+    /// Where the image service is, if there is one.
+    pub(crate) images: Option<String>,
+    /// Certificates of who signed that of the image service.
+    pub(crate) image_authority: Option<PathBuf>,
 }
 
 /// A good answer.

@@ -16,6 +16,9 @@ use bytes::{Bytes, BytesMut};
 use quarry_engine::object::{Condition, Entry, Error, Listing, ObjectPath, PutSpec, Store};
 use quarry_volume::store::{Attached, Piece, VolumeError};
 
+use super::images::{BadImage, ImageError};
+use crate::papers::PaperError;
+
 /// Bytes of a piece of a backup.
 const PIECE: u64 = 4 << 20;
 /// Bytes read from a volume at once.
@@ -32,6 +35,18 @@ pub(crate) enum CopyError {
     /// The object layer.
     #[error(transparent)]
     Store(#[from] Error),
+    /// The image service.
+    #[error(transparent)]
+    Service(#[from] ImageError),
+    /// An image.
+    #[error(transparent)]
+    Format(#[from] BadImage),
+    /// What came of one.
+    #[error("the image cannot be used: {0}")]
+    Image(&'static str),
+    /// Papers.
+    #[error(transparent)]
+    Paper(#[from] PaperError),
     /// The backup.
     #[error("a backup is damaged or not whole: {0}")]
     Backup(&'static str),

@@ -226,6 +226,9 @@ mod tests {
             path: "/v3/volumes".to_owned(),
             body: Value::Null,
             id: String::new(),
+            token: String::new(),
+            images: None,
+            image_authority: None,
         }
     }
 

@@ -20,6 +20,7 @@ mod fields;
 mod group_snapshots;
 mod group_types;
 mod groups;
+mod images;
 mod list;
 mod manage;
 mod messages;
@@ -54,10 +55,11 @@ use hyper::body::Body;
 use quarry_engine::net::Transport;
 use quarry_engine::object::Store;
 use serde_json::Value;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::auth::{Arrival, Auth, Who};
 use crate::block::Blocks;
+use crate::config;
 use crate::papers::Cabinet;
 use ask::{Answer, Ask, Caller, NEWEST};
 use fault::Fault;
@@ -66,6 +68,8 @@ use fault::Fault;
 const ACCOUNT: &str = ".volumes";
 /// Largest request body.
 const MAX_BODY: usize = 112 << 10;
+/// Images that are moved at once: half of all tasks, so that there is always room for short ones.
+const IMAGES_AT_ONCE: usize = 4;
 /// The one availability zone.
 const ZONE: &str = "nova";
 
@@ -85,6 +89,8 @@ struct Place {
     backend: String,
     /// How other nodes are reached; nothing where there is none.
     net: Option<Arc<dyn Transport>>,
+    /// Where the image service is.
+    images: config::ImageService,
     /// No other node is there.
     alone: bool,
 }
@@ -105,6 +111,8 @@ struct Office {
     place: Place,
     /// Held while a quota is compared and used up.
     counting: tokio::sync::Mutex<()>,
+    /// Images that may be moved at once.
+    images: Arc<Semaphore>,
     /// Papers whose task is under way here.
     busy: Mutex<HashSet<String>>,
     /// There may be a task to be done.
@@ -118,21 +126,28 @@ impl Office {
 }
 
 impl Cinder {
-    /// Over the volumes in `blocks`, which are called `backend`, for a node that reaches others by `net` (`None`: it is alone), and whose
+    /// Over the volumes in `blocks`, as the configuration says, for a node that reaches others by `net` (`None`: it is alone), and whose
     /// NBD clients connect to `nbd`.
     pub(crate) fn new(
         store: Store,
         blocks: Blocks,
         net: Option<Arc<dyn Transport>>,
         nbd: Option<SocketAddr>,
-        backend: &str,
+        settings: &config::Volumes,
     ) -> Self {
         let host = net.as_ref().map_or_else(|| "quarry".to_owned(), |net| net.local().to_string());
-        let (alone, backend) = (net.is_none(), backend.to_owned());
-        let place = Place { host, nbd, backend, net, alone };
+        let (alone, backend) = (net.is_none(), settings.backend.0.clone());
+        let place = Place { host, nbd, backend, net, images: settings.image_service.clone(), alone };
         let papers = Cabinet::new(store.clone(), ACCOUNT, alone);
         let (counting, busy, kick) = (tokio::sync::Mutex::default(), Mutex::default(), Notify::new());
-        Self { office: Arc::new(Office { papers, store, blocks, place, counting, busy, kick }) }
+        let images = Arc::new(Semaphore::new(IMAGES_AT_ONCE));
+        Self { office: Arc::new(Office { papers, store, blocks, place, counting, images, busy, kick }) }
+    }
+
+    /// Where the image service is, if there is one.
+    fn images(&self, auth: &Auth) -> Option<String> {
+        let said = self.office.place.images.url.as_ref();
+        said.map(|url| url.get_ref().clone()).or_else(|| auth.service_url("image"))
     }
 
     /// Answers one request.
@@ -169,6 +184,9 @@ impl Cinder {
                             path: head.uri.path().to_owned(),
                             body,
                             id: id.clone(),
+                            token: token_of(&head.headers).to_owned(),
+                            images: self.images(auth),
+                            image_authority: self.office.place.images.authority.clone(),
                         };
                         Box::pin(route::answer(&self.office, &ask)).await
                     }
@@ -186,8 +204,7 @@ async fn caller(auth: &Arc<Auth>, headers: &HeaderMap) -> Result<Option<Caller>,
 }
 
 fn known_caller(auth: &Arc<Auth>, headers: &HeaderMap) -> Option<Caller> {
-    let token = headers.get("x-auth-token").and_then(|token| token.to_str().ok())?;
-    let session = auth.anyones(token)?;
+    let session = auth.anyones(token_of(headers))?;
     let Who { user, project, roles } = session.who()?;
     let has = |wanted: &str| roles.iter().any(|role| role == wanted);
     Some(Caller {
@@ -196,6 +213,10 @@ fn known_caller(auth: &Arc<Auth>, headers: &HeaderMap) -> Option<Caller> {
         admin: has("admin"),
         writes: roles.iter().any(|role| role != "reader"),
     })
+}
+
+fn token_of(headers: &HeaderMap) -> &str {
+    headers.get("x-auth-token").and_then(|token| token.to_str().ok()).unwrap_or("")
 }
 
 /// The body as JSON; null without one.

@@ -1,6 +1,7 @@
 //! The volume API over a real store and real volumes on a file, asked without sockets.
 
 mod encryption;
+mod images;
 mod manage;
 mod migrate;
 mod qos;
@@ -18,7 +19,8 @@ use tokio::task::JoinSet;
 use super::ask::{Ask, Caller, NEWEST, query};
 use super::{Cinder, Office, route, work};
 use crate::block::{Blocks, Exports};
-use crate::papers::PaperError;
+use crate::config;
+use crate::papers::{Paper, PaperError};
 use crate::swift::testing::Rig;
 
 fn caller(project: &str, admin: bool) -> Caller {
@@ -30,7 +32,7 @@ fn office(rig: &Rig) -> Arc<Office> {
     let volumes = Arc::new(Volumes::open(vec![rig.disk()]).unwrap().with_keys(KeyRing::new(vec![[3; 32]])));
     let blocks = Blocks { exports: Arc::new(Exports::new(volumes, None)) };
     let nbd = Some("127.0.0.1:10809".parse().unwrap());
-    Cinder::new(rig.store(), blocks, None, nbd, "quarry").office
+    Cinder::new(rig.store(), blocks, None, nbd, &config::Volumes::default()).office
 }
 
 async fn ask(office: &Arc<Office>, by: &Caller, minor: u16, what: &str, body: Value) -> (u16, Value) {
@@ -45,6 +47,9 @@ async fn ask(office: &Arc<Office>, by: &Caller, minor: u16, what: &str, body: Va
         path: format!("/v3/{path}"),
         body,
         id: "req-1".to_owned(),
+        token: "t".to_owned(),
+        images: None,
+        image_authority: None,
     };
     match Box::pin(route::answer(office, &ask)).await {
         Ok(answer) => (answer.status, answer.body.unwrap_or(Value::Null)),

@@ -15,7 +15,7 @@ use super::fields::{
 use super::list::{Rules, page};
 use super::states::{Deed, rule_of};
 use super::volume_view::{Beside, brief, detail, whole};
-use super::{Office, ZONE, actions, metadata, quotas, schedule, several, types};
+use super::{Office, ZONE, actions, images, metadata, quotas, schedule, several, types};
 use crate::papers::Paper;
 
 pub(crate) const DRAWER: &str = "volumes";
@@ -151,19 +151,23 @@ async fn summary(office: &Office, ask: &Ask) -> Reply {
 /// What a new volume is made from.
 #[derive(Debug, Default)]
 struct Source {
-    /// In the paper: `snapshot`, `volume`, `backup`, or nothing.
+    /// In the paper: `snapshot`, `volume`, `backup`, `image`, or nothing.
     kind: &'static str,
     id: String,
     /// At least so many GiB.
     size: i64,
     volume_type_id: String,
     bootable: bool,
+    /// What the volume tells of the image that it was made of.
+    image_metadata: Map<String, Value>,
+    /// For the task.
+    image: Value,
 }
 
 async fn source(office: &Office, ask: &Ask, wanted: &Map<String, Value>) -> Result<Source, Fault> {
     let named = |key: &str| wanted.get(key).and_then(Value::as_str).filter(|id| !id.is_empty());
-    if named("imageRef").or_else(|| named("image_id")).is_some() {
-        return Err(Fault::bad("Invalid image identifier: there is no image service."));
+    if let Some(id) = named("imageRef").or_else(|| named("image_id")) {
+        return of_image(images::find(ask, id).await?, wanted);
     }
     if let Some(id) = named("snapshot_id") {
         let snapshot = super::snapshots::find(office, ask, id).await?;
@@ -174,12 +178,15 @@ async fn source(office: &Office, ask: &Ask, wanted: &Map<String, Value>) -> Resu
             )));
         }
         let of = office.papers.get(DRAWER, text(&snapshot, "volume_id")).await?;
+        let of = of.unwrap_or_default();
         return Ok(Source {
             kind: "snapshot",
             id: id.to_owned(),
             size: number(&snapshot, "size"),
             volume_type_id: text(&snapshot, "volume_type_id").to_owned(),
-            bootable: of.is_some_and(|of| flag(&of, "bootable")),
+            bootable: flag(&of, "bootable"),
+            image_metadata: map(&of, "image_metadata"),
+            ..Source::default()
         });
     }
     if let Some(id) = named("source_volid") {
@@ -193,6 +200,8 @@ async fn source(office: &Office, ask: &Ask, wanted: &Map<String, Value>) -> Resu
             size: number(&volume, "size"),
             volume_type_id: text(&volume, "volume_type_id").to_owned(),
             bootable: flag(&volume, "bootable"),
+            image_metadata: map(&volume, "image_metadata"),
+            ..Source::default()
         });
     }
     if let Some(id) = named("backup_id") {
@@ -204,9 +213,23 @@ async fn source(office: &Office, ask: &Ask, wanted: &Map<String, Value>) -> Resu
     Ok(Source::default())
 }
 
+/// A volume of an image is at least as large as the disk that the image is of, and as the image asks for.
+fn of_image(image: images::Found, wanted: &Map<String, Value>) -> Result<Source, Fault> {
+    let given = wanted.get("size").filter(|given| !given.is_null());
+    let given = given.map(|given| given_number(given, "size")).transpose()?;
+    if let Some(given) = given.filter(|given| (1..image.min_disk).contains(given)) {
+        return Err(Fault::bad(format!(
+            "Invalid input received: Volume size {given}GB cannot be smaller than the image minDisk size {}GB.",
+            image.min_disk
+        )));
+    }
+    let images::Found { image, metadata: image_metadata, size, .. } = image;
+    Ok(Source { kind: "image", size, bootable: true, image_metadata, image, ..Source::default() })
+}
+
 fn size_of(wanted: &Map<String, Value>, source: &Source) -> Result<i64, Fault> {
     let size = match wanted.get("size") {
-        None | Some(Value::Null) if source.size > 0 => source.size,
+        None | Some(Value::Null) if source.size > 0 && source.kind != "image" => source.size,
         None | Some(Value::Null) => {
             return Err(Fault::bad("Invalid input received: 'size' is a required property"));
         }
@@ -279,8 +302,9 @@ async fn create(office: &Arc<Office>, ask: &Ask) -> Reply {
         "snapshot_id": (source.kind == "snapshot").then_some(&source.id),
         "source_volid": (source.kind == "volume").then_some(&source.id),
         "backup_id": (source.kind == "backup").then_some(&source.id),
+        "image_metadata": source.image_metadata,
         "migration_status": null,
-        "task": { "do": rule_of(Deed::Create).name, "request": ask.id },
+        "task": { "do": rule_of(Deed::Create).name, "request": ask.id, "image": source.image },
     }));
     let made = begin(office, made, text(&kind, "name")).await?;
     Answer::accepted(json!({ "volume": whole(ask, &made, &Beside::read(office).await?) }))

@@ -26,7 +26,8 @@ use super::messages::{self, Event};
 use super::states::{Deed, SAME, rule_of};
 use super::volume_view::is_encrypted;
 use super::{
-    Cinder, Office, attachments, backups, drain, manage, migrate, qos, services, several, snapshots, volumes,
+    Cinder, Office, attachments, backups, drain, images, manage, migrate, qos, services, several, snapshots,
+    volumes,
 };
 use crate::papers::{Paper, PaperError};
 use crate::storage::{random_bytes, wall_clock};
@@ -72,6 +73,7 @@ impl From<CopyError> for Trouble {
     fn from(error: CopyError) -> Self {
         match error {
             CopyError::Volume(error) => error.into(),
+            CopyError::Paper(error) => Self::Later(error),
             error => Self::Failed(error),
         }
     }
@@ -145,6 +147,13 @@ pub(super) async fn round(office: &Arc<Office>, running: &mut JoinSet<()>) -> Re
                 continue;
             }
             let id = text(&paper, "id").to_owned();
+            let image = if images::is_moved_by(&map(&paper, "task")) {
+                // The others wait for the end of one.
+                let Ok(permit) = Arc::clone(&office.images).try_acquire_owned() else { continue };
+                Some(permit)
+            } else {
+                None
+            };
             if !office.busy(|busy| busy.insert(id.clone())) {
                 continue;
             }
@@ -161,6 +170,7 @@ pub(super) async fn round(office: &Arc<Office>, running: &mut JoinSet<()>) -> Re
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
                 office.busy(|busy| busy.remove(&id));
+                drop(image);
             });
         }
     }
@@ -187,6 +197,7 @@ pub(super) async fn perform(office: &Office, drawer: &'static str, paper: &Paper
     let task = map(paper, "task");
     let (id, what) = (text(paper, "id"), text(&task, "do"));
     let (deed, event) = match (drawer, what) {
+        (volumes::DRAWER, "create") if images::is_moved_by(&task) => (Deed::Create, Event::Image),
         (volumes::DRAWER, "create") => (Deed::Create, Event::Create),
         (volumes::DRAWER, "delete") => (Deed::Delete, Event::Delete),
         (volumes::DRAWER, "extend") => (Deed::Extend, Event::Extend),
@@ -388,7 +399,12 @@ async fn make(office: &Office, paper: &Paper) -> Result<(), Trouble> {
         make_of(office, new, &from, &passing).await?;
         return thaw(office, &from, &passing).await;
     }
+    let begun = exports.has(&name);
     there(exports.create(new.id, new.label, new.members).await)?;
+    if images::is_moved_by(&map(paper, "task")) {
+        let target = attach(office, &name).await?;
+        return Ok(images::write_out(office, paper, &target, begun).await?);
+    }
     if backup.is_empty() { Ok(()) } else { restore(office, backup, id).await }
 }
 

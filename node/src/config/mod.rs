@@ -24,7 +24,7 @@ use toml::Spanned;
 pub use cluster::{Carrier, Cluster, Peer};
 pub use identity::{External, Identity};
 pub use located::{ConfigError, Source};
-pub use nbd::{Nbd, TlsMode, Volumes};
+pub use nbd::{ImageService, Nbd, TlsMode, Volumes};
 pub(crate) use value::parse_span;
 pub use value::{Address, BackendName, Count, NodeName, Secret, Size, Span, parse_size, size_text};
 
@@ -317,6 +317,7 @@ impl Config {
         validate_disks(&source, &config.disks)?;
         validate_auth(&source, &config.auth)?;
         config.nbd.validate(&source)?;
+        config.volumes.validate(&source)?;
         config.identity.validate(&source)?;
         if let Some(cluster) = &config.cluster {
             cluster.validate(&source, &config.listen)?;
@@ -324,6 +325,7 @@ impl Config {
         let base = source.file.parent().unwrap_or(Path::new(""));
         config.node.data = base.join(&config.node.data);
         config.nbd.locate(base);
+        config.volumes.locate(base);
         config.identity.locate(base);
         for disk in &mut config.disks {
             *disk.path.get_mut() = base.join(disk.path.get_ref());

@@ -36,6 +36,44 @@ pub struct Nbd {
 pub struct Volumes {
     /// What the extra spec `volume_backend_name` of a volume type names: its volumes are made on nodes that say so.
     pub backend: BackendName,
+    /// Where images are that volumes are made of, and become.
+    pub image_service: ImageService,
+}
+
+/// The image service (Glance v2).
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImageService {
+    /// `http://` or `https://`, a host, a port, and what comes before `/v2`; where this node's service catalog says when absent.
+    pub url: Option<Spanned<String>>,
+    /// With an authority's certificates, PEM: who signed the certificate of an `https` URL.
+    pub authority: Option<PathBuf>,
+}
+
+impl Volumes {
+    /// Checks what the types do not.
+    pub(super) fn validate(&self, source: &Source<'_>) -> Result<(), ConfigError> {
+        let Some(url) = &self.image_service.url else { return Ok(()) };
+        let text = url.get_ref();
+        let fits = text.parse::<http::Uri>().is_ok_and(|uri| {
+            let secure = uri.scheme_str() == Some("https") && self.image_service.authority.is_some();
+            (secure || uri.scheme_str() == Some("http")) && uri.host().is_some() && uri.query().is_none()
+        });
+        if fits {
+            return Ok(());
+        }
+        let problem = format!(
+            "found {text:?}; allowed: http://HOST:PORT, or https://HOST:PORT together with authority, the certificates of who signs"
+        );
+        Err(source.error(url.span(), problem))
+    }
+
+    /// Takes relative paths from a directory.
+    pub(super) fn locate(&mut self, base: &Path) {
+        if let Some(authority) = &mut self.image_service.authority {
+            *authority = base.join(&*authority);
+        }
+    }
 }
 
 /// When TLS is spoken.

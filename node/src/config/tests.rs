@@ -210,3 +210,21 @@ fn another_keystone_is_reached_in_the_clear_or_by_an_authority() {
         assert!(parse(&format!("url = \"{bad}\"")).unwrap_err().contains("authority"), "{bad}");
     }
 }
+
+#[test]
+fn an_image_service_is_reached_in_the_clear_or_by_an_authority() {
+    let parse = |service: &str| {
+        let text = format!(
+            "[node]\ndata = \"d\"\n[volumes]\nimage_service = {{ {service} }}\n[[disk]]\npath = \"a\"\nindex = \"b\"\nsize = \"1G\"\n"
+        );
+        Config::parse(Source { file: Path::new("x/quarry.toml"), text: &text })
+            .map(|config| config.volumes.image_service)
+            .map_err(|error| error.to_string())
+    };
+    let service = parse("url = \"https://i:9292/image\", authority = \"ca.pem\"").unwrap();
+    assert_eq!(service.authority.unwrap(), Path::new("x/ca.pem"));
+    assert!(parse("url = \"http://i:9292\"").is_ok() && parse("").unwrap().url.is_none());
+    for bad in ["https://i:9292", "ftp://i", "http://", "i:9292"] {
+        assert!(parse(&format!("url = \"{bad}\"")).unwrap_err().contains("authority"), "{bad}");
+    }
+}

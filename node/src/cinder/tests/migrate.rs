@@ -86,7 +86,9 @@ impl Pair {
         nodes.lock().unwrap().insert(local, blocks.exports.clone());
         let net = Some(Arc::new(Wire { local, nodes: nodes.clone() }) as Arc<dyn Transport>);
         let nbd = Some("127.0.0.1:10809".parse().unwrap());
-        Cinder::new(disks[0].store(), blocks, net, nbd, NAMES[node]).office
+        let backend = config::BackendName(NAMES[node].to_owned());
+        let volumes = config::Volumes { backend, ..config::Volumes::default() };
+        Cinder::new(disks[0].store(), blocks, net, nbd, &volumes).office
     }
 
     /// The next life of a node.

@@ -1,0 +1,306 @@
+//! An image's bytes, on their way into a new volume.
+//!
+//! A raw image is written as it comes. One in qcow2 tells at its beginning of places at its end, so it is written to a volume of its own
+//! first, which no client finds, and read from there.
+//!
+//! Invariant: what a try before this one wrote (the node was killed, the service was another one then) is zeroed before the first byte comes.
+//! Invariant: the volume that a qcow2 lies in is encrypted where the new one is, and goes with the try; what a crash leaves of it the next
+//! try deletes, or the sweep of volumes on their way (`migrate`).
+//! Invariant: an image has no more bytes than twice its volume and [`BESIDES`]: it cannot fill the disk beyond its owner's quota.
+//! Invariant: a download that nobody waits for any more (the volume was deleted by force) ends within [`LOOK`] bytes.
+
+use bytes::{Bytes, BytesMut};
+use md5::Md5;
+use quarry_volume::VolumeId;
+use quarry_volume::store::{Attached, Label, VolumeError};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256, Sha512};
+
+use super::qcow2::{Cluster, HEADER, Layout};
+use super::service::{Download, Images};
+use crate::block::moving::End;
+use crate::cinder::Office;
+use crate::cinder::copy::CopyError;
+use crate::cinder::fields::{map, text};
+use crate::cinder::volume_view::is_encrypted;
+use crate::cinder::volumes::DRAWER;
+use crate::papers::{Paper, PaperError};
+use crate::storage::{random_bytes, wall_clock};
+
+/// Bytes that are written at once.
+const PIECE: usize = 1 << 20;
+/// Bytes that are zeroed at once.
+const ZEROED: u64 = 1 << 30;
+/// Bytes after which it is looked whether they are wanted still.
+const LOOK: u64 = 64 << 20;
+/// What an image may have besides the bytes of its disk, and as many again for its own snapshots.
+const BESIDES: u64 = 64 << 20;
+/// Entries of a qcow2's first table that are read at once.
+const ENTRIES: u64 = 8192;
+
+/// Hashes what comes, and compares it with what the service says.
+enum Hash {
+    Sha512(Box<Sha512>, String),
+    Sha256(Box<Sha256>, String),
+    Md5(Box<Md5>, String),
+    /// It says nothing.
+    Unknown,
+}
+
+impl Hash {
+    fn of(image: &Paper) -> Self {
+        let (hash, sum) = (text(image, "hash").to_owned(), text(image, "checksum").to_owned());
+        match text(image, "algorithm") {
+            "sha512" if !hash.is_empty() => Self::Sha512(Box::default(), hash),
+            "sha256" if !hash.is_empty() => Self::Sha256(Box::default(), hash),
+            _ if !sum.is_empty() => Self::Md5(Box::default(), sum),
+            _ => Self::Unknown,
+        }
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Sha512(hash, _) => hash.update(bytes),
+            Self::Sha256(hash, _) => hash.update(bytes),
+            Self::Md5(hash, _) => hash.update(bytes),
+            Self::Unknown => {}
+        }
+    }
+
+    fn matches(self) -> bool {
+        match self {
+            Self::Sha512(hash, wanted) => hex::encode(hash.finalize()) == wanted,
+            Self::Sha256(hash, wanted) => hex::encode(hash.finalize()) == wanted,
+            Self::Md5(hash, wanted) => hex::encode(hash.finalize()) == wanted,
+            Self::Unknown => true,
+        }
+    }
+}
+
+/// Writes a volume that reads as zeroes, from its beginning on.
+struct Pour<'a> {
+    target: &'a Attached,
+    at: u64,
+    kept: BytesMut,
+}
+
+impl Pour<'_> {
+    async fn add(&mut self, bytes: &[u8]) -> Result<(), CopyError> {
+        self.kept.extend_from_slice(bytes);
+        while self.kept.len() >= PIECE {
+            let piece = self.kept.split_to(PIECE).freeze();
+            self.put(piece).await?;
+        }
+        Ok(())
+    }
+
+    async fn put(&mut self, piece: Bytes) -> Result<(), CopyError> {
+        let end = self.at + piece.len() as u64;
+        if end > self.target.bytes() {
+            return Err(CopyError::Image("it is larger than the volume"));
+        }
+        write(self.target, self.at, piece).await?;
+        self.at = end;
+        Ok(())
+    }
+
+    /// How many bytes it was.
+    async fn end(mut self) -> Result<u64, CopyError> {
+        let rest = self.kept.split().freeze();
+        self.put(rest).await?;
+        Ok(self.at)
+    }
+}
+
+/// What is all zeroes need not be written to what reads as zeroes.
+async fn write(target: &Attached, at: u64, piece: Bytes) -> Result<(), VolumeError> {
+    if piece.iter().all(|byte| *byte == 0) { Ok(()) } else { target.write(at, piece).await }
+}
+
+/// Writes the image of a volume's task into it; `begun`: another try was here before.
+pub(crate) async fn write_out(
+    office: &Office,
+    volume: &Paper,
+    target: &Attached,
+    begun: bool,
+) -> Result<(), CopyError> {
+    let image = map(&map(volume, "task"), "image");
+    let authority = office.place.images.authority.as_deref();
+    let images = Images::at(text(&image, "url"), authority, text(&image, "token"))?;
+    let size = image.get("size").and_then(Value::as_u64).unwrap_or(0);
+    if size > 2 * target.bytes() + BESIDES {
+        return Err(CopyError::Image("it is much larger than the volume"));
+    }
+    if begun {
+        clear(target).await?;
+    }
+    say(office, volume, "downloading").await?;
+    let from = images.download(text(&image, "id")).await?;
+    let job = Job { office, volume, image: &image, size };
+    if text(&image, "format") == "qcow2" {
+        job.unpack(from, target).await?;
+    } else {
+        job.pour(from, target).await?;
+    }
+    Ok(target.flush().await?)
+}
+
+async fn clear(target: &Attached) -> Result<(), VolumeError> {
+    let mut at = 0;
+    while at < target.bytes() {
+        let length = ZEROED.min(target.bytes() - at);
+        target.zero(at, length).await?;
+        at += length;
+    }
+    Ok(())
+}
+
+/// Shows what is done with a volume, while its task is this one.
+async fn say(office: &Office, volume: &Paper, status: &str) -> Result<(), PaperError> {
+    let edit = |there: &mut Paper| -> Result<(), PaperError> {
+        if there.get("task") == volume.get("task") {
+            there.insert("status".to_owned(), json!(status));
+        }
+        Ok(())
+    };
+    office.papers.change(DRAWER, text(volume, "id"), edit).await.map(drop)
+}
+
+/// One download.
+struct Job<'a> {
+    office: &'a Office,
+    volume: &'a Paper,
+    image: &'a Paper,
+    size: u64,
+}
+
+impl Job<'_> {
+    /// Whether the volume's task is this one still; what cannot be read says nothing.
+    async fn is_wanted(&self) -> bool {
+        match self.office.papers.get(DRAWER, text(self.volume, "id")).await {
+            Ok(there) => there.is_some_and(|there| there.get("task") == self.volume.get("task")),
+            Err(_) => true,
+        }
+    }
+
+    async fn pour(&self, mut from: Download, target: &Attached) -> Result<(), CopyError> {
+        let mut hash = Hash::of(self.image);
+        let mut pour = Pour { target, at: 0, kept: BytesMut::new() };
+        let mut look = LOOK;
+        while let Some(bytes) = from.next().await? {
+            hash.add(&bytes);
+            pour.add(&bytes).await?;
+            if pour.at >= look {
+                look = pour.at + LOOK;
+                if !self.is_wanted().await {
+                    return Err(CopyError::Image("nobody waits for it any more"));
+                }
+            }
+        }
+        if pour.end().await? != self.size || !hash.matches() {
+            return Err(CopyError::Image("what came is not what the image service says"));
+        }
+        Ok(())
+    }
+
+    /// Writes what an image in qcow2 is of.
+    async fn unpack(&self, from: Download, target: &Attached) -> Result<(), CopyError> {
+        let (exports, name) = (&self.office.blocks.exports, End::Arriving.name_of(text(self.volume, "id")));
+        if exports.volumes().find(&name).is_ok() {
+            exports.let_go(&name).await?;
+        }
+        let key = is_encrypted(self.volume).then(|| exports.volumes().wrap(&random_bytes())).transpose()?;
+        let bytes = self.size.max(1).next_multiple_of(4096);
+        let label = Label { name: name.clone(), bytes, made: wall_clock() / 1000, key, ..Label::default() };
+        exports.create(VolumeId(random_bytes()), label, 1).await?;
+        let done = async {
+            let kept = exports.attach(&name).await?;
+            self.pour(from, &kept).await?;
+            unfold(&kept, target).await
+        };
+        let done = done.await;
+        exports.let_go(&name).await?;
+        done
+    }
+}
+
+/// The bytes of an image at a place.
+async fn bytes_at(image: &Attached, at: u64, bytes: u64) -> Result<Bytes, CopyError> {
+    let there = at.checked_add(bytes).is_some_and(|end| end <= image.bytes());
+    if there {
+        Ok(image.read_whole(at, bytes).await?.freeze())
+    } else {
+        Err(CopyError::Image("it ends too early"))
+    }
+}
+
+async fn unfold(image: &Attached, target: &Attached) -> Result<(), CopyError> {
+    let layout = Layout::parse(&bytes_at(image, 0, image.bytes().min(HEADER as u64)).await?)?;
+    if layout.bytes > target.bytes() {
+        return Err(CopyError::Image("it is larger than the volume"));
+    }
+    let mut nth = 0;
+    while nth < layout.second_tables() {
+        let some = ENTRIES.min(layout.second_tables() - nth);
+        let entries = bytes_at(image, layout.place_of(nth)?, some * 8).await?;
+        for (entry, nth) in entries.chunks_exact(8).zip(nth..) {
+            let entry = u64::from_be_bytes(entry.try_into().unwrap_or_default());
+            if let Some(place) = Layout::table(entry) {
+                let table = bytes_at(image, place, layout.cluster()).await?;
+                unfold_table(image, &layout, nth, &table, target).await?;
+            }
+        }
+        nth += some;
+    }
+    Ok(())
+}
+
+/// Writes the clusters that the second table of this number tells of.
+async fn unfold_table(
+    image: &Attached,
+    layout: &Layout,
+    nth: u64,
+    table: &[u8],
+    target: &Attached,
+) -> Result<(), CopyError> {
+    let size = layout.cluster();
+    let first = nth * layout.per_table();
+    for cluster in first..(first + layout.per_table()).min(layout.clusters()) {
+        let mut data = match layout.look(table, cluster)? {
+            Cluster::Zeroes => continue,
+            Cluster::Plain(place) => bytes_at(image, place, size).await?,
+            Cluster::Compressed(place, bytes) => {
+                let left = image.bytes().saturating_sub(place);
+                layout.expand(&bytes_at(image, place, left.min(bytes as u64)).await?)?
+            }
+        };
+        let at = cluster * size;
+        data.truncate(usize::try_from((layout.bytes - at).min(size)).unwrap_or(0));
+        write(target, at, data).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cinder::fields::paper;
+
+    #[test]
+    fn what_came_has_the_hash_that_the_service_says() {
+        let good = |said: Value| {
+            let mut hash = Hash::of(&paper(said));
+            hash.add(b"ab");
+            hash.add(b"c");
+            hash.matches()
+        };
+        let (sha, md5) = (hex::encode(Sha512::digest(b"abc")), "900150983cd24fb0d6963f7d28e17f72");
+        assert!(good(json!({ "algorithm": "sha512", "hash": sha, "checksum": "wrong" })));
+        assert!(!good(json!({ "algorithm": "sha512", "hash": "00", "checksum": md5 })));
+        assert!(good(json!({ "algorithm": "sha256", "hash": hex::encode(Sha256::digest(b"abc")) })));
+        assert!(!good(json!({ "algorithm": "sha256", "hash": sha })));
+        assert!(good(json!({ "algorithm": "new", "hash": "00", "checksum": md5 })));
+        assert!(good(json!({ "checksum": md5 })) && good(json!({})));
+        assert!(!good(json!({ "checksum": "00" })));
+    }
+}

@@ -1,0 +1,139 @@
+//! Images: volumes that are made of them (`imageRef`). They are an image service's (Glance v2): the configuration says where it is, or the
+//! service catalog. It is asked with the token of who asks here.
+//!
+//! Invariant: bytes that come from the image service have the hash that it says, or the volume ends in `error`.
+//! Invariant: what an image is, the service says; it is never guessed from its bytes, and what it says of itself is believed nowhere.
+//! Invariant: a token that is needed by a task is in the task, and goes with it.
+//! Invariant: a token is sent to the image service alone.
+
+mod download;
+mod qcow2;
+mod service;
+
+use serde_json::{Map, Value, json};
+
+use super::ask::Ask;
+use super::fault::Fault;
+use super::fields::{is_id, number, paper, text, value};
+use crate::papers::Paper;
+pub(crate) use download::write_out;
+pub(crate) use qcow2::BadImage;
+pub(crate) use service::ImageError;
+use service::Images;
+
+const GIB: i64 = 1 << 30;
+/// Formats whose bytes are the disk's.
+const PLAIN: [&str; 2] = ["raw", "iso"];
+/// What the service says of an image that is nothing of a volume's.
+const OTHER: [&str; 15] = [
+    "status",
+    "visibility",
+    "protected",
+    "owner",
+    "created_at",
+    "updated_at",
+    "tags",
+    "self",
+    "file",
+    "schema",
+    "locations",
+    "direct_url",
+    "virtual_size",
+    "os_hash_algo",
+    "os_hash_value",
+];
+
+/// What a volume is to be made of.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// For the task.
+    pub(crate) image: Value,
+    /// `volume_image_metadata` of the volume.
+    pub(crate) metadata: Map<String, Value>,
+    /// The disk that the image is of, in GiB.
+    pub(crate) size: i64,
+    /// What the image asks for, in GiB.
+    pub(crate) min_disk: i64,
+}
+
+fn service_of(ask: &Ask) -> Result<Images, Fault> {
+    let url = ask.images.clone();
+    let url = url.ok_or_else(|| Fault::bad("Invalid image identifier: there is no image service."))?;
+    let service = Images::at(&url, ask.image_authority.as_deref(), &ask.token);
+    service.map_err(|error| Fault::other(503, error.to_string()))
+}
+
+fn gib(bytes: i64) -> i64 {
+    bytes.max(0).div_euclid(GIB) + i64::from(bytes.max(0).rem_euclid(GIB) > 0)
+}
+
+/// Whether a task moves an image's bytes.
+pub(crate) fn is_moved_by(task: &Paper) -> bool {
+    task.get("image").is_some_and(Value::is_object)
+}
+
+/// An image that the caller may read.
+pub(crate) async fn find(ask: &Ask, named: &str) -> Result<Found, Fault> {
+    let images = service_of(ask)?;
+    let bad = || Fault::bad("Invalid image identifier or unable to access requested image.");
+    // Some clients give the image's URL.
+    let id = named.rsplit('/').next().filter(|id| is_id(id)).ok_or_else(bad)?;
+    let known = match images.show(id).await {
+        Ok(known) => paper(known),
+        Err(ImageError::Refused(status)) if status.is_client_error() => return Err(bad()),
+        Err(error) => return Err(Fault::other(503, error.to_string())),
+    };
+    let format = text(&known, "disk_format");
+    if text(&known, "status") != "active" {
+        return Err(Fault::bad(format!("Invalid input received: Image {id} is not active.")));
+    }
+    let readable = PLAIN.contains(&format) || format == "qcow2";
+    if !readable || text(&known, "container_format") != "bare" {
+        return Err(Fault::bad(format!(
+            "Image {id} is unacceptable: volumes are made of raw, iso and qcow2, in a bare container."
+        )));
+    }
+    let (bytes, disk) = (number(&known, "size"), number(&known, "virtual_size"));
+    let image = json!({
+        "id": id, "format": format, "size": bytes, "url": ask.images, "token": ask.token,
+        "checksum": value(&known, "checksum"), "algorithm": value(&known, "os_hash_algo"),
+        "hash": value(&known, "os_hash_value"),
+    });
+    let size = gib(if PLAIN.contains(&format) { bytes } else { disk });
+    Ok(Found { image, metadata: metadata_of(&known), size, min_disk: number(&known, "min_disk") })
+}
+
+/// What a volume tells of the image that it was made of.
+fn metadata_of(known: &Paper) -> Map<String, Value> {
+    let said = |value: &Value| match value {
+        Value::String(text) => Some(json!(text)),
+        Value::Number(number) => Some(json!(number.to_string())),
+        _ => None,
+    };
+    let key = |key: &str| match key {
+        "id" => "image_id".to_owned(),
+        "name" => "image_name".to_owned(),
+        key => key.to_owned(),
+    };
+    let kept = known.iter().filter(|(name, _)| !OTHER.contains(&name.as_str()));
+    kept.filter_map(|(name, value)| Some((key(name), said(value)?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_tells_of_its_image_and_its_properties_in_texts() {
+        let known = paper(json!({
+            "id": "i", "name": "cirros", "checksum": "c", "container_format": "bare", "disk_format": "raw", "min_disk": 1,
+            "min_ram": 0, "size": 5, "status": "active", "tags": ["a"], "hw_disk_bus": "virtio", "visibility": "public",
+        }));
+        let expected = json!({
+            "image_id": "i", "image_name": "cirros", "checksum": "c", "container_format": "bare", "disk_format": "raw",
+            "min_disk": "1", "min_ram": "0", "size": "5", "hw_disk_bus": "virtio",
+        });
+        assert_eq!(Value::Object(metadata_of(&known)), expected);
+        assert_eq!((gib(0), gib(1), gib(GIB), gib(GIB + 1), gib(-1)), (0, 1, 1, 2, 0));
+    }
+}

@@ -1,0 +1,370 @@
+//! Volumes of images, of a service that lies, breaks off and comes back: it speaks as Glance does, over a socket.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+use sha2::{Digest, Sha512};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+use super::*;
+use crate::block::moving::End;
+use crate::cinder::fields::{map, paper};
+
+const ID: &str = "0d4b4f0e-3c0f-4f3a-9a57-000000000001";
+const TOKEN: &str = "the caller's";
+
+/// An image as the service has it.
+#[derive(Clone)]
+struct Image {
+    known: Value,
+    bytes: Vec<u8>,
+    /// Bytes after which it waits for a permit of `gate`.
+    pause: usize,
+    /// Bytes after which it breaks off.
+    cut: usize,
+}
+
+impl Image {
+    fn new(format: &str, bytes: Vec<u8>) -> Self {
+        let known = json!({
+            "id": ID, "name": "small", "status": "active", "disk_format": format, "container_format": "bare", "size": bytes.len(),
+            "os_hash_algo": "sha512", "os_hash_value": hex::encode(Sha512::digest(&bytes)), "min_disk": 0, "hw_disk_bus": "virtio",
+        });
+        Self { known, pause: bytes.len(), cut: bytes.len(), bytes }
+    }
+
+    fn saying(mut self, key: &str, value: Value) -> Self {
+        self.known[key] = value;
+        self
+    }
+}
+
+struct Glance {
+    url: String,
+    images: Mutex<HashMap<String, Image>>,
+    gate: Semaphore,
+    asked: Semaphore,
+    /// Downloads that their clients broke off.
+    closed: Semaphore,
+}
+
+impl Glance {
+    async fn start(image: Image) -> Arc<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/image", listener.local_addr().unwrap());
+        let images = Mutex::new(HashMap::from([(ID.to_owned(), image)]));
+        let it = Arc::new(Self {
+            url,
+            images,
+            gate: Semaphore::new(0),
+            asked: Semaphore::new(0),
+            closed: Semaphore::new(0),
+        });
+        let served = Arc::clone(&it);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let served = Arc::clone(&served);
+                tokio::spawn(async move { served.answer(stream).await });
+            }
+        });
+        it
+    }
+
+    fn put(&self, image: Image) {
+        self.images.lock().unwrap().insert(ID.to_owned(), image);
+    }
+
+    async fn answer(&self, mut stream: TcpStream) {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        let head = String::from_utf8(head).unwrap();
+        assert!(head.to_lowercase().contains(&format!("\r\nx-auth-token: {TOKEN}\r\n")), "{head}");
+        let path = head.split(' ').nth(1).unwrap();
+        let id = path.strip_prefix("/image/v2/images/").unwrap().trim_end_matches("/file");
+        let image = self.images.lock().unwrap().get(id).cloned();
+        let Some(image) = image else {
+            stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            return;
+        };
+        let is_file = path.ends_with("/file");
+        let text = image.known.to_string().into_bytes();
+        let (body, pause, cut) = if is_file {
+            (image.bytes, image.pause, image.cut)
+        } else {
+            (text.clone(), text.len(), text.len())
+        };
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+        let (before, behind) = body[..cut].split_at(pause.min(cut));
+        // Who does not want it any more closes.
+        let _closed = stream.write_all(&[head.as_bytes(), before].concat()).await;
+        if is_file {
+            self.asked.add_permits(1);
+        }
+        if !behind.is_empty() {
+            self.gate.acquire().await.unwrap().forget();
+            if stream.write_all(behind).await.is_err() {
+                self.closed.add_permits(1);
+            }
+        }
+    }
+
+    /// A request for a volume, where the service is known.
+    async fn ask(&self, office: &Arc<Office>, said: Value) -> (u16, Value) {
+        let ask = Ask {
+            method: Method::POST,
+            query: Vec::new(),
+            minor: NEWEST,
+            caller: caller("p", false),
+            base: "http://n:8776/v3".to_owned(),
+            path: "/v3/volumes".to_owned(),
+            body: json!({ "volume": said }),
+            id: "req-1".to_owned(),
+            token: TOKEN.to_owned(),
+            images: Some(self.url.clone()),
+            image_authority: None,
+        };
+        match Box::pin(route::answer(office, &ask)).await {
+            Ok(answer) => (answer.status, answer.body.unwrap()),
+            Err(fault) => (fault.status, fault.body()),
+        }
+    }
+
+    async fn make(&self, office: &Arc<Office>, size: i64) -> String {
+        let (status, body) = self.ask(office, json!({ "size": size, "imageRef": ID })).await;
+        assert_eq!((status, &body["volume"]["status"]), (202, &json!("creating")), "{body}");
+        body["volume"]["id"].as_str().unwrap().to_owned()
+    }
+}
+
+/// 3 MiB: zeroes, and bytes in the middle.
+fn disk() -> Vec<u8> {
+    let mut disk = vec![0; 3 << 20];
+    disk[1 << 20..2 << 20].fill(7);
+    disk
+}
+
+async fn shown(office: &Arc<Office>, id: &str) -> Paper {
+    let (_, body) = ask(office, &caller("p", false), 0, &format!("GET volumes/{id}"), Value::Null).await;
+    map(&paper(body), "volume")
+}
+
+/// That no volume is left but those of clients.
+fn nothing_is_on_its_way(office: &Office) {
+    let left = office.blocks.exports.volumes().named(|name| !name.starts_with("volume-"));
+    assert!(left.is_empty(), "{left:?}");
+}
+
+async fn holds_the_disk(office: &Office, id: &str) {
+    assert_eq!((read(office, id, 1 << 20).await, read(office, id, (2 << 20) - 8192).await), (7, 7));
+    assert_eq!((read(office, id, 0).await, read(office, id, 2 << 20).await), (0, 0));
+}
+
+#[tokio::test]
+async fn a_volume_of_an_image_holds_its_bytes_and_tells_of_it() {
+    let rig = Rig::start();
+    let office = office(&rig);
+    let glance = Glance::start(Image::new("raw", disk())).await;
+    let id = glance.make(&office, 1).await;
+    settle(&office).await;
+    let volume = shown(&office, &id).await;
+    assert_eq!((&volume["status"], &volume["bootable"]), (&json!("available"), &json!("true")));
+    let told = &volume["volume_image_metadata"];
+    assert_eq!((&told["image_id"], &told["image_name"]), (&json!(ID), &json!("small")));
+    assert_eq!((&told["hw_disk_bus"], &told["size"]), (&json!("virtio"), &json!("3145728")));
+    holds_the_disk(&office, &id).await;
+    // A volume of the volume tells the same.
+    let copy = make(&office, &caller("p", false), json!({ "source_volid": id })).await;
+    settle(&office).await;
+    assert_eq!(shown(&office, &copy).await["volume_image_metadata"], *told);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn an_image_that_is_none_or_does_not_fit_is_refused_before_a_volume_is_made() {
+    let rig = Rig::start();
+    let office = office(&rig);
+    let good = Image::new("raw", disk());
+    let glance = Glance::start(good.clone()).await;
+    let other = "0d4b4f0e-3c0f-4f3a-9a57-000000000002";
+    for said in [
+        json!({ "size": 1, "imageRef": other }),
+        json!({ "size": 1, "imageRef": "small" }),
+        json!({ "size": 1, "imageRef": "../../etc" }),
+        json!({ "imageRef": ID }),
+    ] {
+        assert_eq!(glance.ask(&office, said.clone()).await.0, 400, "{said}");
+    }
+    for (key, value) in [
+        ("status", json!("queued")),
+        ("disk_format", json!("vmdk")),
+        ("container_format", json!("ova")),
+        ("min_disk", json!(2)),
+        ("size", json!((1_i64 << 30) + 1)),
+    ] {
+        glance.put(good.clone().saying(key, value));
+        assert_eq!(glance.ask(&office, json!({ "size": 1, "imageRef": ID })).await.0, 400, "{key}");
+    }
+    let said = json!({ "volume": { "size": 1, "imageRef": ID } });
+    let (status, body) = ask(&office, &caller("p", false), 0, "POST volumes", said).await;
+    assert!(status == 400 && body.to_string().contains("no image service"), "{body}");
+    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let gone = Glance {
+        url: format!("http://{gone}"),
+        images: Mutex::default(),
+        gate: Semaphore::new(0),
+        asked: Semaphore::new(0),
+        closed: Semaphore::new(0),
+    };
+    assert_eq!(gone.ask(&office, json!({ "size": 1, "imageRef": ID })).await.0, 503);
+    assert!(office.papers.all("volumes").await.unwrap().is_empty());
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn other_bytes_than_the_service_says_or_fewer_end_in_error() {
+    let rig = Rig::start();
+    let office = office(&rig);
+    let good = Image::new("raw", disk());
+    let glance = Glance::start(good.clone()).await;
+    let mut lied = good.clone();
+    lied.bytes[5] ^= 1;
+    let cut = Image { cut: 2 << 20, ..good.clone() };
+    let torn = Image::new("qcow2", packed()[..3 << 16].to_vec()).saying("virtual_size", json!(1));
+    let larger = Image::new("qcow2", packed()).saying("virtual_size", json!(1));
+    let huge = Image::new("qcow2", packed()).saying("size", json!(1_i64 << 40));
+    for (image, size) in [(lied, 1), (cut, 1), (torn, 1), (larger.clone(), 1), (huge, 1)] {
+        glance.put(image);
+        let id = glance.make(&office, size).await;
+        settle(&office).await;
+        assert_eq!(shown(&office, &id).await["status"], "error");
+        nothing_is_on_its_way(&office);
+    }
+    let (_, said) = ask(&office, &caller("p", false), 3, "GET messages", Value::Null).await;
+    let events: Vec<_> = said["messages"].as_array().unwrap().iter().map(|one| &one["event_id"]).collect();
+    assert_eq!(events, [&json!("VOLUME_VOLUME_005_001"); 5]);
+    rig.stop().await;
+}
+
+/// A disk of 1.5 GiB in qcow2: at 64 KiB a cluster as it is, at 192 KiB one that is compressed, zeroes elsewhere.
+fn packed() -> Vec<u8> {
+    let mut image = vec![0; 5 << 16];
+    let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, b"QFI\xfb\0\0\0\x03");
+    put(20, &16_u32.to_be_bytes());
+    put(24, &(3_u64 << 29).to_be_bytes());
+    put(36, &3_u32.to_be_bytes());
+    put(40, &(1_u64 << 16).to_be_bytes());
+    put(1 << 16, &((1_u64 << 63) + (2 << 16)).to_be_bytes());
+    put((2 << 16) + 8, &((1_u64 << 63) + (3 << 16)).to_be_bytes());
+    put(3 << 16, &[7; 1 << 16]);
+    let mut packer = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::best());
+    std::io::Write::write_all(&mut packer, &[9; 1 << 16]).unwrap();
+    let small = packer.finish().unwrap();
+    put((2 << 16) + 24, &((1_u64 << 62) + (4 << 16) + 100).to_be_bytes());
+    put((4 << 16) + 100, &small);
+    image
+}
+
+#[tokio::test]
+async fn an_image_in_qcow2_is_unpacked_and_leaves_nothing_behind() {
+    let rig = Rig::start();
+    let office = office(&rig);
+    let image = Image::new("qcow2", packed()).saying("virtual_size", json!(3_i64 << 29));
+    let glance = Glance::start(image).await;
+    assert_eq!(
+        glance.ask(&office, json!({ "size": 1, "imageRef": ID })).await.0,
+        400,
+        "its disk has 1.5 GiB"
+    );
+    let id = glance.make(&office, 2).await;
+    settle(&office).await;
+    assert_eq!(shown(&office, &id).await["status"], "available");
+    for (at, byte) in [(0, 0), (1 << 16, 7), ((2 << 16) - 8192, 7), (2 << 16, 0), (3 << 16, 9), (4 << 16, 0)]
+    {
+        assert_eq!(read(&office, &id, at).await, byte, "{at}");
+    }
+    nothing_is_on_its_way(&office);
+    rig.stop().await;
+}
+
+/// What a killed node had written of an image that was another one then (or bytes that were damaged) stood where the image has zeroes.
+#[tokio::test]
+async fn a_download_that_a_kill_cut_off_begins_anew_on_zeroes() {
+    for format in ["raw", "qcow2"] {
+        let rig = Rig::start();
+        let first = office(&rig);
+        let image = if format == "raw" { disk() } else { packed() };
+        let half = Image { pause: 1 << 16, ..Image::new(format, image) };
+        let glance = Glance::start(half.saying("virtual_size", json!(1 << 20))).await;
+        let id = glance.make(&first, 2).await;
+        let mut running = JoinSet::new();
+        work::round(&first, &mut running).await.unwrap();
+        glance.asked.acquire().await.unwrap().forget();
+        assert_eq!(shown(&first, &id).await["status"], "downloading");
+        running.shutdown().await;
+        write(&first, &id, 0, 5).await;
+        write(&first, &id, 2 << 20, 5).await;
+        drop(first);
+        let second = office(&rig);
+        glance.gate.add_permits(2);
+        settle(&second).await;
+        assert_eq!(shown(&second, &id).await["status"], "available");
+        assert_eq!((read(&second, &id, 0).await, read(&second, &id, 2 << 20).await), (0, 0), "{format}");
+        nothing_is_on_its_way(&second);
+        rig.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_download_that_nobody_waits_for_ends() {
+    let rig = Rig::start();
+    let office = office(&rig);
+    let bytes = vec![0; 140 << 20];
+    let glance = Glance::start(Image { pause: 1 << 20, ..Image::new("raw", bytes) }).await;
+    let id = glance.make(&office, 1).await;
+    let mut running = JoinSet::new();
+    work::round(&office, &mut running).await.unwrap();
+    glance.asked.acquire().await.unwrap().forget();
+    let force = json!({ "os-force_delete": {} });
+    let deleted = ask(&office, &caller("p", true), 0, &format!("POST volumes/{id}/action"), force).await;
+    assert_eq!(deleted.0, 202, "{deleted:?}");
+    glance.gate.add_permits(1);
+    running.join_all().await;
+    glance.closed.acquire().await.unwrap().forget();
+    settle(&office).await;
+    assert!(office.papers.all("volumes").await.unwrap().is_empty());
+    assert!(
+        !office.blocks.exports.has(&work::device_name(&id))
+            && !office.blocks.exports.has(&End::Arriving.name_of(&id))
+    );
+    rig.stop().await;
+}
+
+/// Long downloads of many volumes held up whatever else there was to do.
+#[tokio::test]
+async fn images_leave_room_for_other_tasks() {
+    let rig = Rig::start();
+    let office = office(&rig);
+    let glance = Glance::start(Image { pause: 0, ..Image::new("raw", disk()) }).await;
+    for _ in 0..9 {
+        glance.make(&office, 1).await;
+    }
+    let other = make(&office, &caller("p", false), json!({ "size": 1 })).await;
+    let mut running = JoinSet::new();
+    while status(&office, &caller("p", false), &format!("volumes/{other}")).await != "available" {
+        work::round(&office, &mut running).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(office.images.available_permits(), 0);
+    glance.gate.add_permits(9);
+    running.join_all().await;
+    settle(&office).await;
+    for volume in office.papers.all("volumes").await.unwrap() {
+        assert_eq!(volume["status"], "available");
+    }
+    rig.stop().await;
+}
