@@ -250,7 +250,9 @@ impl Core {
             self.disk.reap(Wait::Never, &mut self.completions);
         }
         let free = self.writing.is_none() && !self.failed();
-        if free && !self.holds_back() && !self.waits_for_company() && self.start_batch() {
+        let started = free && !self.holds_back() && !self.waits_for_company() && self.start_batch();
+        // Where there is nothing to apply, the device hears of it when this thread goes to sleep: it may rather do it itself.
+        if started && !self.unapplied.is_empty() {
             self.disk.reap(Wait::Never, &mut self.completions);
         }
     }

@@ -2,25 +2,47 @@
 //!
 //! Through the ring a write and its flush are two requests: the owner must be woken to submit the second, and the kernel gives a
 //! flush to a worker of its own anyway. One thread that makes both calls saves two wake-ups of every batch, and the owner may
-//! work for longer without holding up the flush.
+//! work for longer without holding up the flush. An owner that has nothing else to do makes them itself, where the device is quick:
+//! that saves the other two.
 //!
 //! Invariant: one at a time, in the order of submission.
+//! Invariant: the owner makes them only while nothing else is out and none of late took long: a slow device holds up no reads.
 //! Invariant: the thread has ended when this is dropped, and every request has been carried out.
 
 use std::fs::File;
 use std::io::{self, IoSlice};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use super::gather::Gather;
 use super::{Completion, Token, Told, Waker};
+
+/// What takes no longer costs less than waking the thread and being woken by it; longer than that nobody's reads wait for it.
+const QUICK: Duration = Duration::from_micros(400);
 
 struct Request {
     token: Token,
     offset: u64,
     data: Gather,
     told: Option<Told>,
+}
+
+impl Request {
+    #[expect(clippy::disallowed_methods, reason = "how long a device takes is known from nowhere else")]
+    fn carry_out(self, file: &File, usual: &Usual) -> Completion {
+        let began = Instant::now();
+        let completion = write_durably(file, self.token, self.offset, self.data);
+        usual.note(began.elapsed());
+        if completion.result.is_ok()
+            && let Some(told) = self.told
+        {
+            told();
+        }
+        completion
+    }
 }
 
 /// Writes all pieces.
@@ -54,24 +76,78 @@ pub(super) struct Committer {
     out: usize,
     /// Of the next request.
     told: Option<Told>,
+    /// Submitted, not yet begun.
+    held: Option<Request>,
+    file: Arc<File>,
+    usual: Arc<Usual>,
+}
+
+/// How long it takes of late, in nanoseconds.
+#[derive(Default)]
+struct Usual(AtomicU64);
+
+impl Usual {
+    fn note(&self, took: Duration) {
+        let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let before = self.0.load(Ordering::Relaxed);
+        let now = if before == 0 { took } else { before - before / 8 + took / 8 };
+        self.0.store(now, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> Option<Duration> {
+        let nanos = self.0.load(Ordering::Relaxed);
+        (nanos > 0).then_some(Duration::from_nanos(nanos))
+    }
 }
 
 impl Committer {
     /// Starts the thread; `waker` ends the owner's sleep when something is done.
     pub(super) fn start(file: Arc<File>, waker: Waker) -> io::Result<Self> {
-        let (requests, wanted) = channel();
+        let (requests, wanted) = channel::<Request>();
         let done = Arc::<Mutex<Vec<Completion>>>::default();
         let said = Arc::clone(&done);
         let thread = std::thread::Builder::new().name("disk-commit".to_owned());
-        let thread = thread.spawn(move || work(&file, &wanted, &said, &waker))?;
-        Ok(Self { requests: Some(requests), done, thread: Some(thread), out: 0, told: None })
+        let usual = Arc::<Usual>::default();
+        let (its, noted) = (Arc::clone(&file), Arc::clone(&usual));
+        let thread = thread.spawn(move || {
+            while let Ok(request) = wanted.recv() {
+                let completion = request.carry_out(&its, &noted);
+                said.lock().unwrap_or_else(PoisonError::into_inner).push(completion);
+                waker.wake();
+            }
+        })?;
+        let (requests, thread) = (Some(requests), Some(thread));
+        Ok(Self { requests, done, thread, out: 0, told: None, held: None, file, usual })
     }
 
+    /// Begins with the next [`Committer::send`], or is carried out by [`Committer::carry_out`].
     pub(super) fn submit(&mut self, token: Token, offset: u64, data: Gather) {
-        let request = Request { token, offset, data, told: self.told.take() };
+        self.send();
+        self.held = Some(Request { token, offset, data, told: self.told.take() });
+    }
+
+    /// Has the thread begin what was submitted.
+    pub(super) fn send(&mut self) {
+        let Some(request) = self.held.take() else { return };
         let sent = self.requests.as_ref().map(|requests| requests.send(request));
         assert!(matches!(sent, Some(Ok(()))), "the thread lives as long as its queue");
         self.out += 1;
+    }
+
+    /// Whether an owner that would only sleep meanwhile does better to do it itself.
+    pub(super) fn is_quick(&self) -> bool {
+        self.held.is_some() && self.out == 0 && self.usual.get().is_some_and(|usual| usual <= QUICK)
+    }
+
+    /// Carries out what was submitted, here and now.
+    pub(super) fn carry_out(&mut self) -> Option<Completion> {
+        let request = self.held.take()?;
+        Some(request.carry_out(&self.file, &self.usual))
+    }
+
+    #[cfg(test)]
+    pub(super) fn set_usual(&self, usual: Duration) {
+        self.usual.0.store(u64::try_from(usual.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// Called once the next request has succeeded.
@@ -91,22 +167,10 @@ impl Committer {
 
 impl Drop for Committer {
     fn drop(&mut self) {
+        self.send();
         self.requests = None;
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("a disk thread panicked");
         }
-    }
-}
-
-fn work(file: &File, wanted: &Receiver<Request>, done: &Mutex<Vec<Completion>>, waker: &Waker) {
-    while let Ok(Request { token, offset, data, told }) = wanted.recv() {
-        let completion = write_durably(file, token, offset, data);
-        if completion.result.is_ok()
-            && let Some(told) = told
-        {
-            told();
-        }
-        done.lock().unwrap_or_else(PoisonError::into_inner).push(completion);
-        waker.wake();
     }
 }

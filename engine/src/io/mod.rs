@@ -138,7 +138,8 @@ pub trait Disk: Send {
     fn announce(&mut self, told: Told) {
         drop(told);
     }
-    /// Push queued requests to the device and append what has completed to `out`.
+    /// Push queued requests to the device and append what has completed to `out`. Who is willing to wait may be made to carry out
+    /// an [`Op::WriteDurably`], for which nobody wakes it.
     fn reap(&mut self, wait: Wait, out: &mut Vec<Completion>);
     /// A handle that interrupts `reap`.
     fn waker(&self) -> Waker;

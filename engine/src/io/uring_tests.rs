@@ -1,5 +1,6 @@
 //! What the kernel's answers mean, without a kernel; the suite over a real ring stands in `device_tests.rs`.
 
+use super::super::BLOCK;
 use super::*;
 
 fn request(moves: Moves) -> Request {
@@ -76,4 +77,79 @@ fn a_ring_registers_the_buffers_it_hands_out() {
     // Another ring would move other memory under the same index.
     let other = BufferPool::new();
     assert_eq!(large.registered(&other), None);
+}
+
+/// A disk in a file, and what its durable writes have told.
+fn durable_disk() -> Option<(UringDisk, File, Arc<AtomicU8>)> {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(1 << 20).unwrap();
+    let geometry = Geometry { capacity: 1 << 20, write_through: false };
+    match UringDisk::new(file.try_clone().unwrap(), geometry) {
+        Ok(disk) => Some((disk, file, Arc::default())),
+        Err(error) => {
+            println!("skipped: io_uring: {error}");
+            None
+        }
+    }
+}
+
+fn submit_durably(disk: &mut UringDisk, told: &Arc<AtomicU8>, token: Token, fill: u8) {
+    let mut data = AlignedBuf::zeroed(BLOCK);
+    data.fill(fill);
+    let told = Arc::clone(told);
+    disk.announce(Box::new(move || {
+        told.fetch_add(1, Ordering::Relaxed);
+    }));
+    disk.submit(Op::WriteDurably { token, offset: 0, data: data.into() });
+}
+
+fn first_byte(file: &File) -> u8 {
+    let mut byte = [0];
+    std::os::unix::fs::FileExt::read_exact_at(file, &mut byte, 0).unwrap();
+    byte[0]
+}
+
+#[test]
+fn an_owner_that_would_sleep_writes_to_a_quick_device_itself() {
+    let Some((mut disk, file, told)) = durable_disk() else { return };
+    let mut out = Vec::new();
+    for (n, usual) in [(1, 0), (2, 50_000), (3, 50_000_000)] {
+        disk.committer.set_usual(Duration::from_nanos(usual));
+        submit_durably(&mut disk, &told, n, u8::try_from(n).unwrap());
+        assert_eq!(disk.committer.is_quick(), n == 2);
+        while out.is_empty() {
+            disk.reap(Wait::AtMost(Duration::from_secs(10)), &mut out);
+        }
+        let done = out.pop().unwrap();
+        assert_eq!((done.token, done.result.is_ok()), (n, true));
+        assert_eq!((u64::from(told.load(Ordering::Relaxed)), u64::from(first_byte(&file))), (n, n));
+    }
+}
+
+#[test]
+fn an_owner_that_has_other_work_leaves_durable_writes_to_the_thread() {
+    let Some((mut disk, file, told)) = durable_disk() else { return };
+    let mut out = Vec::new();
+    disk.committer.set_usual(Duration::from_micros(50));
+    // It does not wait.
+    submit_durably(&mut disk, &told, 1, 1);
+    disk.reap(Wait::Never, &mut out);
+    assert!(!disk.committer.is_quick());
+    while out.is_empty() {
+        disk.reap(Wait::AtMost(Duration::from_secs(10)), &mut out);
+    }
+    // A read is out beside.
+    disk.committer.set_usual(Duration::from_micros(50));
+    let buf = disk.buffer(BLOCK);
+    disk.submit(Op::Read { token: 2, offset: 4096, buf });
+    submit_durably(&mut disk, &told, 3, 3);
+    assert!(disk.busy() && disk.committer.is_quick());
+    while out.len() < 3 {
+        disk.reap(Wait::AtMost(Duration::from_secs(10)), &mut out);
+    }
+    assert_eq!((told.load(Ordering::Relaxed), first_byte(&file)), (2, 3));
+    // One that was never sent is carried out before the disk is gone.
+    submit_durably(&mut disk, &told, 4, 4);
+    drop(disk);
+    assert_eq!((told.load(Ordering::Relaxed), first_byte(&file)), (3, 4));
 }
