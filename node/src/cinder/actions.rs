@@ -12,7 +12,7 @@ use super::fields::{flag, given_flag, given_number, map, now, number, text, text
 use super::states::{ATTACH_STATES, Deed, VOLUME_STATES, rule_of};
 use super::volume_view::is_encrypted;
 use super::volumes::{DRAWER, begin_delete};
-use super::{Office, attach, manage, migrate, quotas, schedule, several, types};
+use super::{Office, attach, images, manage, migrate, quotas, schedule, several, types};
 use crate::papers::Paper;
 
 /// Acts as the body says, on a volume that the caller may see.
@@ -62,6 +62,7 @@ pub(crate) async fn act(office: &Arc<Office>, ask: &Ask, volume: &Paper) -> Repl
         }
         "os-unset_image_metadata" => unset_image_metadata(office, volume, given).await,
         "os-show_image_metadata" => Answer::ok(json!({ "metadata": map(volume, "image_metadata") })),
+        "os-volume_upload_image" => images::upload(office, ask, volume, given).await,
         "revert" => revert(office, ask, volume, given).await,
         _ => attach::act(office, ask, volume, name, given).await,
     }

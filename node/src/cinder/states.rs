@@ -23,6 +23,7 @@ pub(crate) enum Deed {
     Detach,
     Transfer,
     Backup,
+    Upload,
     Restore,
     Snapshot,
     CreateSnapshot,
@@ -66,7 +67,7 @@ const DELETABLE: &[&str] =
     &["available", "error", "error_restoring", "error_extending", "error_managing", "error_deleting"];
 
 /// All deeds.
-pub(crate) const RULES: [Rule; 20] = [
+pub(crate) const RULES: [Rule; 21] = [
     rule(Deed::Create, "create", &[], ["creating", "available", "error"]),
     rule(Deed::Delete, "delete", DELETABLE, ["deleting", "deleted", "error_deleting"]),
     rule(Deed::Extend, "extend", SETTLED, ["extending", SAME, "error_extending"]),
@@ -84,6 +85,7 @@ pub(crate) const RULES: [Rule; 20] = [
     rule(Deed::Detach, "detach", &["in-use", "detaching"], ["detaching", "available", "error_detaching"]),
     rule(Deed::Transfer, "transfer", &["available"], ["awaiting-transfer", "awaiting-transfer", SAME]),
     rule(Deed::Backup, "backup", SETTLED, ["backing-up", SAME, SAME]),
+    rule(Deed::Upload, "upload", SETTLED, ["uploading", SAME, SAME]),
     rule(Deed::Restore, "restore", &["available"], ["restoring-backup", "available", "error_restoring"]),
     rule(Deed::Snapshot, "snapshot", SETTLED, [SAME, SAME, SAME]),
     rule(Deed::CreateSnapshot, "create", &[], ["creating", "available", "error"]),
@@ -147,7 +149,7 @@ pub(crate) const BACKUP_STATES: [&str; 2] = ["available", "error"];
 mod tests {
     use super::*;
 
-    const DEEDS: [Deed; 20] = [
+    const DEEDS: [Deed; 21] = [
         Deed::Create,
         Deed::Delete,
         Deed::Extend,
@@ -160,6 +162,7 @@ mod tests {
         Deed::Detach,
         Deed::Transfer,
         Deed::Backup,
+        Deed::Upload,
         Deed::Restore,
         Deed::Snapshot,
         Deed::CreateSnapshot,

@@ -199,6 +199,7 @@ pub(super) async fn perform(office: &Office, drawer: &'static str, paper: &Paper
     let (deed, event) = match (drawer, what) {
         (volumes::DRAWER, "create") if images::is_moved_by(&task) => (Deed::Create, Event::Image),
         (volumes::DRAWER, "create") => (Deed::Create, Event::Create),
+        (volumes::DRAWER, "upload") => (Deed::Upload, Event::Upload),
         (volumes::DRAWER, "delete") => (Deed::Delete, Event::Delete),
         (volumes::DRAWER, "extend") => (Deed::Extend, Event::Extend),
         (volumes::DRAWER, "revert") => (Deed::Revert, Event::Revert),
@@ -317,6 +318,7 @@ async fn act(office: &Office, deed: Deed, paper: &Paper) -> Result<(), Trouble> 
             thaw(office, &name, &snapshot_name(id)).await
         }
         Deed::CreateBackup => back_up(office, paper).await,
+        Deed::Upload => upload(office, paper).await,
         _ => {
             let all = office.papers.all(backups::DRAWER).await?;
             if !backups::shares(paper, &all) {
@@ -498,6 +500,23 @@ async fn back_up(office: &Office, paper: &Paper) -> Result<(), Trouble> {
     };
     office.papers.change(backups::DRAWER, id, count).await?;
     Ok(())
+}
+
+/// Makes an image of a volume as it is now.
+async fn upload(office: &Office, paper: &Paper) -> Result<(), Trouble> {
+    let id = text(paper, "id");
+    let (name, passing) = (device_name(id), passing_name(id));
+    freeze(office, &name, &passing).await?;
+    let sent = async {
+        let frozen = view(office, &name, &passing).await?;
+        Ok(images::send(office, paper, frozen).await?)
+    };
+    let sent: Result<(), Trouble> = sent.await;
+    thaw(office, &name, &passing).await?;
+    if matches!(sent, Err(Trouble::Failed(_))) {
+        images::give_up(office, paper).await;
+    }
+    sent
 }
 
 /// A volume goes back to what it was when its backup has come to an end.

@@ -7,7 +7,6 @@
 //! Invariant: the volume that a qcow2 lies in is encrypted where the new one is, and goes with the try; what a crash leaves of it the next
 //! try deletes, or the sweep of volumes on their way (`migrate`).
 //! Invariant: an image has no more bytes than twice its volume and [`BESIDES`]: it cannot fill the disk beyond its owner's quota.
-//! Invariant: a download that nobody waits for any more (the volume was deleted by force) ends within [`LOOK`] bytes.
 
 use bytes::{Bytes, BytesMut};
 use md5::Md5;
@@ -18,6 +17,7 @@ use sha2::{Digest, Sha256, Sha512};
 
 use super::qcow2::{Cluster, HEADER, Layout};
 use super::service::{Download, Images};
+use super::while_wanted;
 use crate::block::moving::End;
 use crate::cinder::Office;
 use crate::cinder::copy::CopyError;
@@ -31,8 +31,6 @@ use crate::storage::{random_bytes, wall_clock};
 const PIECE: usize = 1 << 20;
 /// Bytes that are zeroed at once.
 const ZEROED: u64 = 1 << 30;
-/// Bytes after which it is looked whether they are wanted still.
-const LOOK: u64 = 64 << 20;
 /// What an image may have besides the bytes of its disk, and as many again for its own snapshots.
 const BESIDES: u64 = 64 << 20;
 /// Entries of a qcow2's first table that are read at once.
@@ -140,7 +138,7 @@ pub(crate) async fn write_out(
     if text(&image, "format") == "qcow2" {
         job.unpack(from, target).await?;
     } else {
-        job.pour(from, target).await?;
+        while_wanted(office, volume, Box::pin(job.pour(from, target))).await?;
     }
     Ok(target.flush().await?)
 }
@@ -175,27 +173,12 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// Whether the volume's task is this one still; what cannot be read says nothing.
-    async fn is_wanted(&self) -> bool {
-        match self.office.papers.get(DRAWER, text(self.volume, "id")).await {
-            Ok(there) => there.is_some_and(|there| there.get("task") == self.volume.get("task")),
-            Err(_) => true,
-        }
-    }
-
     async fn pour(&self, mut from: Download, target: &Attached) -> Result<(), CopyError> {
         let mut hash = Hash::of(self.image);
         let mut pour = Pour { target, at: 0, kept: BytesMut::new() };
-        let mut look = LOOK;
         while let Some(bytes) = from.next().await? {
             hash.add(&bytes);
             pour.add(&bytes).await?;
-            if pour.at >= look {
-                look = pour.at + LOOK;
-                if !self.is_wanted().await {
-                    return Err(CopyError::Image("nobody waits for it any more"));
-                }
-            }
         }
         if pour.end().await? != self.size || !hash.matches() {
             return Err(CopyError::Image("what came is not what the image service says"));
@@ -218,7 +201,7 @@ impl Job<'_> {
             self.pour(from, &kept).await?;
             unfold(&kept, target).await
         };
-        let done = done.await;
+        let done = while_wanted(self.office, self.volume, Box::pin(done)).await;
         exports.let_go(&name).await?;
         done
     }

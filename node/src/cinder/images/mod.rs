@@ -1,4 +1,4 @@
-//! Images: volumes that are made of them (`imageRef`). They are an image service's (Glance v2): the configuration says where it is, or the
+//! Images: volumes that are made of them (`imageRef`), and that become some (`os-volume_upload_image`). They are an image service's (Glance v2): the configuration says where it is, or the
 //! service catalog. It is asked with the token of who asks here.
 //!
 //! Invariant: bytes that come from the image service have the hash that it says, or the volume ends in `error`.
@@ -7,25 +7,35 @@
 //! Invariant: a token is sent to the image service alone.
 
 mod download;
+mod pack;
 mod qcow2;
 mod service;
+mod upload;
+
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use super::Office;
 use super::ask::Ask;
+use super::copy::CopyError;
 use super::fault::Fault;
 use super::fields::{is_id, number, paper, text, value};
+use super::volumes::DRAWER;
 use crate::papers::Paper;
 pub(crate) use download::write_out;
 pub(crate) use qcow2::BadImage;
 pub(crate) use service::ImageError;
 use service::Images;
+pub(crate) use upload::{give_up, send, upload};
 
+/// How often it is looked whether bytes are wanted still: the volume may have been deleted by force.
+const LOOK: Duration = Duration::from_secs(5);
 const GIB: i64 = 1 << 30;
 /// Formats whose bytes are the disk's.
 const PLAIN: [&str; 2] = ["raw", "iso"];
 /// What the service says of an image that is nothing of a volume's.
-const OTHER: [&str; 15] = [
+const OTHER: [&str; 17] = [
     "status",
     "visibility",
     "protected",
@@ -41,6 +51,8 @@ const OTHER: [&str; 15] = [
     "virtual_size",
     "os_hash_algo",
     "os_hash_value",
+    "os_hidden",
+    "stores",
 ];
 
 /// What a volume is to be made of.
@@ -70,6 +82,32 @@ fn gib(bytes: i64) -> i64 {
 /// Whether a task moves an image's bytes.
 pub(crate) fn is_moved_by(task: &Paper) -> bool {
     task.get("image").is_some_and(Value::is_object)
+}
+
+/// Whether a volume's task is this one still; what cannot be read says nothing.
+async fn is_wanted(office: &Office, volume: &Paper) -> bool {
+    match office.papers.get(DRAWER, text(volume, "id")).await {
+        Ok(there) => there.is_some_and(|there| there.get("task") == volume.get("task")),
+        Err(_) => true,
+    }
+}
+
+/// Does what a volume's task is, as long as it is that.
+async fn while_wanted(
+    office: &Office,
+    volume: &Paper,
+    work: impl Future<Output = Result<(), CopyError>>,
+) -> Result<(), CopyError> {
+    let replaced = async {
+        while is_wanted(office, volume).await {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        done = work => done,
+        () = replaced => Err(CopyError::Image("nobody waits for it any more")),
+    }
 }
 
 /// An image that the caller may read.
@@ -127,7 +165,7 @@ mod tests {
     fn a_volume_tells_of_its_image_and_its_properties_in_texts() {
         let known = paper(json!({
             "id": "i", "name": "cirros", "checksum": "c", "container_format": "bare", "disk_format": "raw", "min_disk": 1,
-            "min_ram": 0, "size": 5, "status": "active", "tags": ["a"], "hw_disk_bus": "virtio", "visibility": "public",
+            "min_ram": 0, "size": 5, "status": "active", "tags": ["a"], "hw_disk_bus": "virtio", "visibility": "public", "stores": "disk",
         }));
         let expected = json!({
             "image_id": "i", "image_name": "cirros", "checksum": "c", "container_format": "bare", "disk_format": "raw",

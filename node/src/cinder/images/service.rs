@@ -4,13 +4,16 @@
 //! from, and that is not reached for as long: it may be starting, as this node is after a power failure.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
 use http::{Method, Request, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Full, Limited, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::task::JoinSet;
@@ -19,6 +22,8 @@ use crate::remote::{Remote, RemoteError};
 
 /// How long it may say nothing.
 const SILENCE: Duration = Duration::from_secs(60);
+/// How long it may take to keep what it was sent.
+const KEEPING: Duration = Duration::from_secs(600);
 /// Pause between two tries to reach it.
 const PAUSE: Duration = Duration::from_secs(2);
 /// Largest answer that is no image.
@@ -131,6 +136,62 @@ impl Images {
     /// What it knows of an image.
     pub(crate) async fn show(&self, id: &str) -> Result<Value, ImageError> {
         self.ask(Method::GET, &format!("/v2/images/{id}"), None).await
+    }
+
+    /// Makes an image that has no bytes yet.
+    pub(crate) async fn create(&self, wanted: &Value) -> Result<Value, ImageError> {
+        self.ask(Method::POST, "/v2/images", Some(wanted)).await
+    }
+
+    /// Deletes an image.
+    pub(crate) async fn delete(&self, id: &str) -> Result<(), ImageError> {
+        self.ask(Method::DELETE, &format!("/v2/images/{id}"), None).await.map(drop)
+    }
+
+    /// What it knows of an image, whenever within [`SILENCE`] it is reached.
+    pub(crate) async fn show_at_last(&self, id: &str) -> Result<Value, ImageError> {
+        let shown = async {
+            loop {
+                match self.show(id).await {
+                    Err(ImageError::Unreachable(_)) => tokio::time::sleep(PAUSE).await,
+                    answer => return answer,
+                }
+            }
+        };
+        tokio::time::timeout(SILENCE, shown).await.unwrap_or_else(|_| Err(ImageError::silent()))
+    }
+
+    /// Gives an image its bytes, `length` of them.
+    pub(crate) async fn upload(
+        &self,
+        id: &str,
+        length: u64,
+        bytes: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+    ) -> Result<(), ImageError> {
+        let taken = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&taken);
+        let frames = bytes.map(move |piece| {
+            let piece = piece?;
+            counted.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            Ok(Frame::data(piece))
+        });
+        let (body, whole) = (BodyExt::boxed_unsync(StreamBody::new(frames)), length.to_string());
+        let headers = [("content-type", "application/octet-stream"), ("content-length", whole.as_str())];
+        let path = format!("/v2/images/{id}/file");
+        let mut sent = std::pin::pin!(self.send(Method::PUT, &path, &headers, body));
+        let mut before = 0;
+        let (status, _) = loop {
+            let patience = if before == length { KEEPING } else { SILENCE };
+            if let Ok(answer) = tokio::time::timeout(patience, &mut sent).await {
+                break answer?;
+            }
+            let now = taken.load(Ordering::Relaxed);
+            if now == before {
+                return Err(ImageError::silent());
+            }
+            before = now;
+        };
+        if status.is_success() { Ok(()) } else { Err(ImageError::Refused(status)) }
     }
 
     /// The bytes of an image.

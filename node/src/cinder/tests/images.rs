@@ -1,7 +1,8 @@
-//! Volumes of images, of a service that lies, breaks off and comes back: it speaks as Glance does, over a socket.
+//! Volumes of images and images of volumes, at a service that lies, breaks off and comes back: it speaks as Glance does, over a socket.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use sha2::{Digest, Sha512};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -9,7 +10,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use super::*;
-use crate::block::moving::End;
 use crate::cinder::fields::{map, paper};
 
 const ID: &str = "0d4b4f0e-3c0f-4f3a-9a57-000000000001";
@@ -41,27 +41,34 @@ impl Image {
     }
 }
 
+async fn say(stream: &mut TcpStream, status: &str, body: &[u8]) {
+    let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n", body.len());
+    let _closed = stream.write_all(&[head.as_bytes(), body].concat()).await;
+}
+
 struct Glance {
     url: String,
     images: Mutex<HashMap<String, Image>>,
     gate: Semaphore,
     asked: Semaphore,
-    /// Downloads that their clients broke off.
-    closed: Semaphore,
+    /// It waits for `gate` before it takes bytes.
+    held: AtomicBool,
+    /// It keeps other bytes than it was sent.
+    lies: AtomicBool,
 }
 
 impl Glance {
+    fn at(url: String) -> Self {
+        let (gate, asked) = (Semaphore::new(0), Semaphore::new(0));
+        let (held, lies) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { url, images: Mutex::default(), gate, asked, held, lies }
+    }
+
     async fn start(image: Image) -> Arc<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/image", listener.local_addr().unwrap());
         let images = Mutex::new(HashMap::from([(ID.to_owned(), image)]));
-        let it = Arc::new(Self {
-            url,
-            images,
-            gate: Semaphore::new(0),
-            asked: Semaphore::new(0),
-            closed: Semaphore::new(0),
-        });
+        let it = Arc::new(Self { images, ..Self::at(url) });
         let served = Arc::clone(&it);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -81,47 +88,88 @@ impl Glance {
         while !head.ends_with(b"\r\n\r\n") {
             head.push(stream.read_u8().await.unwrap());
         }
-        let head = String::from_utf8(head).unwrap();
-        assert!(head.to_lowercase().contains(&format!("\r\nx-auth-token: {TOKEN}\r\n")), "{head}");
-        let path = head.split(' ').nth(1).unwrap();
-        let id = path.strip_prefix("/image/v2/images/").unwrap().trim_end_matches("/file");
+        let head = String::from_utf8(head).unwrap().to_lowercase();
+        assert!(head.contains(&format!("\r\nx-auth-token: {TOKEN}\r\n")), "{head}");
+        let (method, rest) = head.split_once(' ').unwrap();
+        let path = rest.split(' ').next().unwrap().strip_prefix("/image/v2/images").unwrap();
+        let id = path.trim_start_matches('/').trim_end_matches("/file");
         let image = self.images.lock().unwrap().get(id).cloned();
-        let Some(image) = image else {
-            stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await.unwrap();
-            return;
-        };
-        let is_file = path.ends_with("/file");
+        match (method, image) {
+            ("get", Some(image)) => self.give(stream, image, path.ends_with("/file")).await,
+            ("post", _) => {
+                let known = paper(serde_json::from_slice(&self.take(&mut stream, &head).await).unwrap());
+                let made =
+                    Image { known: json!({ "id": ID, "status": "queued" }), ..Image::new("raw", Vec::new()) };
+                let made = known.into_iter().fold(made, |made, (key, value)| made.saying(&key, value));
+                let text = made.known.to_string();
+                self.put(made);
+                say(&mut stream, "201 Created", text.as_bytes()).await;
+            }
+            ("put", Some(image)) if image.known["status"] == "queued" => {
+                self.asked.add_permits(1);
+                let Some(mut bytes) = self.take_whole(&mut stream, &head).await else { return };
+                if self.lies.load(Ordering::Relaxed) {
+                    bytes[0] ^= 1;
+                }
+                let kept = Image::new("raw", bytes);
+                let kept =
+                    paper(image.known).into_iter().fold(kept, |kept, (key, value)| kept.saying(&key, value));
+                self.put(kept.saying("status", json!("active")));
+                say(&mut stream, "204 No Content", b"").await;
+            }
+            ("delete", Some(_)) => {
+                self.images.lock().unwrap().remove(id);
+                say(&mut stream, "204 No Content", b"").await;
+            }
+            (_, Some(_)) => say(&mut stream, "409 Conflict", b"").await,
+            _ => say(&mut stream, "404 Not Found", b"").await,
+        }
+    }
+
+    async fn take(&self, stream: &mut TcpStream, head: &str) -> Vec<u8> {
+        self.take_whole(stream, head).await.unwrap()
+    }
+
+    /// The body of a request; nothing of one that breaks off.
+    async fn take_whole(&self, stream: &mut TcpStream, head: &str) -> Option<Vec<u8>> {
+        let length = head.split("content-length: ").nth(1).unwrap().split('\r').next().unwrap();
+        let mut body = vec![0; length.parse().unwrap()];
+        if head.starts_with("put") && self.held.load(Ordering::Relaxed) {
+            self.gate.acquire().await.unwrap().forget();
+        }
+        stream.read_exact(&mut body).await.is_ok().then_some(body)
+    }
+
+    async fn give(&self, mut stream: TcpStream, image: Image, is_file: bool) {
         let text = image.known.to_string().into_bytes();
-        let (body, pause, cut) = if is_file {
-            (image.bytes, image.pause, image.cut)
-        } else {
-            (text.clone(), text.len(), text.len())
-        };
-        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
-        let (before, behind) = body[..cut].split_at(pause.min(cut));
+        if !is_file {
+            return say(&mut stream, "200 OK", &text).await;
+        }
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", image.bytes.len());
+        let (before, behind) = image.bytes[..image.cut].split_at(image.pause.min(image.cut));
         // Who does not want it any more closes.
         let _closed = stream.write_all(&[head.as_bytes(), before].concat()).await;
-        if is_file {
-            self.asked.add_permits(1);
-        }
+        self.asked.add_permits(1);
         if !behind.is_empty() {
             self.gate.acquire().await.unwrap().forget();
-            if stream.write_all(behind).await.is_err() {
-                self.closed.add_permits(1);
-            }
+            let _closed = stream.write_all(behind).await;
         }
     }
 
     /// A request for a volume, where the service is known.
     async fn ask(&self, office: &Arc<Office>, said: Value) -> (u16, Value) {
+        self.post(office, "volumes", json!({ "volume": said })).await
+    }
+
+    async fn post(&self, office: &Arc<Office>, what: &str, body: Value) -> (u16, Value) {
         let ask = Ask {
             method: Method::POST,
             query: Vec::new(),
             minor: NEWEST,
             caller: caller("p", false),
             base: "http://n:8776/v3".to_owned(),
-            path: "/v3/volumes".to_owned(),
-            body: json!({ "volume": said }),
+            path: format!("/v3/{what}"),
+            body,
             id: "req-1".to_owned(),
             token: TOKEN.to_owned(),
             images: Some(self.url.clone()),
@@ -212,13 +260,7 @@ async fn an_image_that_is_none_or_does_not_fit_is_refused_before_a_volume_is_mad
     let (status, body) = ask(&office, &caller("p", false), 0, "POST volumes", said).await;
     assert!(status == 400 && body.to_string().contains("no image service"), "{body}");
     let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let gone = Glance {
-        url: format!("http://{gone}"),
-        images: Mutex::default(),
-        gate: Semaphore::new(0),
-        asked: Semaphore::new(0),
-        closed: Semaphore::new(0),
-    };
+    let gone = Glance::at(format!("http://{gone}"));
     assert_eq!(gone.ask(&office, json!({ "size": 1, "imageRef": ID })).await.0, 503);
     assert!(office.papers.all("volumes").await.unwrap().is_empty());
     rig.stop().await;
@@ -323,8 +365,7 @@ async fn a_download_that_a_kill_cut_off_begins_anew_on_zeroes() {
 async fn a_download_that_nobody_waits_for_ends() {
     let rig = Rig::start();
     let office = office(&rig);
-    let bytes = vec![0; 140 << 20];
-    let glance = Glance::start(Image { pause: 1 << 20, ..Image::new("raw", bytes) }).await;
+    let glance = Glance::start(Image { pause: 1 << 20, ..Image::new("raw", disk()) }).await;
     let id = glance.make(&office, 1).await;
     let mut running = JoinSet::new();
     work::round(&office, &mut running).await.unwrap();
@@ -332,15 +373,13 @@ async fn a_download_that_nobody_waits_for_ends() {
     let force = json!({ "os-force_delete": {} });
     let deleted = ask(&office, &caller("p", true), 0, &format!("POST volumes/{id}/action"), force).await;
     assert_eq!(deleted.0, 202, "{deleted:?}");
-    glance.gate.add_permits(1);
-    running.join_all().await;
-    glance.closed.acquire().await.unwrap().forget();
+    // The rest never comes; a service that says nothing is given up after a minute.
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(50), running.join_all()).await;
+    assert!(ended.is_ok(), "it waits on");
     settle(&office).await;
     assert!(office.papers.all("volumes").await.unwrap().is_empty());
-    assert!(
-        !office.blocks.exports.has(&work::device_name(&id))
-            && !office.blocks.exports.has(&End::Arriving.name_of(&id))
-    );
+    assert!(!office.blocks.exports.has(&work::device_name(&id)));
+    nothing_is_on_its_way(&office);
     rig.stop().await;
 }
 
@@ -366,5 +405,111 @@ async fn images_leave_room_for_other_tasks() {
     for volume in office.papers.all("volumes").await.unwrap() {
         assert_eq!(volume["status"], "available");
     }
+    rig.stop().await;
+}
+
+/// A volume that holds something at its beginning, in its middle and at its end, and an image that is to be made of it.
+async fn volume_to_image(office: &Arc<Office>, glance: &Glance) -> String {
+    let id = make(office, &caller("p", false), json!({ "size": 1 })).await;
+    settle(office).await;
+    for (at, byte) in [(0, 3), (600 << 20, 4), ((1 << 30) - 8192, 5)] {
+        write(office, &id, at, byte).await;
+    }
+    let said = json!({ "os-volume_upload_image": { "image_name": "mine", "disk_format": "qcow2" } });
+    let (status, body) = glance.post(office, &format!("volumes/{id}/action"), said).await;
+    let told = &body["os-volume_upload_image"];
+    assert_eq!(
+        (status, &told["status"], &told["image_id"]),
+        (202, &json!("uploading"), &json!(ID)),
+        "{body}"
+    );
+    id
+}
+
+#[tokio::test]
+async fn an_image_of_a_volume_makes_the_same_volume() {
+    let rig = Rig::start();
+    let office = office(&rig);
+    let glance = Glance::start(Image::new("raw", Vec::new())).await;
+    let id = volume_to_image(&office, &glance).await;
+    settle(&office).await;
+    assert_eq!(shown(&office, &id).await["status"], "available");
+    let known = glance.images.lock().unwrap()[ID].clone();
+    assert_eq!((&known.known["status"], &known.known["disk_format"]), (&json!("active"), &json!("qcow2")));
+    assert!(known.bytes.len() < 1 << 20, "{} bytes of 24 KiB", known.bytes.len());
+    let copy = glance.make(&office, 1).await;
+    settle(&office).await;
+    assert_eq!(shown(&office, &copy).await["status"], "available");
+    for (at, byte) in [(0, 3), (8192, 0), (600 << 20, 4), (700 << 20, 0), ((1 << 30) - 8192, 5)] {
+        assert_eq!(read(&office, &copy, at).await, byte, "{at}");
+    }
+    let volume = office.blocks.exports.volumes().find(&work::device_name(&id)).unwrap();
+    assert!(volume.snapshots().is_empty(), "what was frozen is let go");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn an_image_that_is_not_what_was_sent_is_deleted() {
+    let rig = Rig::start();
+    let office = office(&rig);
+    let glance = Glance::start(Image::new("raw", Vec::new())).await;
+    glance.lies.store(true, Ordering::Relaxed);
+    let id = volume_to_image(&office, &glance).await;
+    settle(&office).await;
+    assert_eq!(shown(&office, &id).await["status"], "available");
+    assert!(glance.images.lock().unwrap().is_empty());
+    let (_, said) = ask(&office, &caller("p", false), 3, "GET messages", Value::Null).await;
+    assert_eq!(said["messages"][0]["event_id"], "VOLUME_VOLUME_003_001");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn an_upload_that_a_kill_cut_off_sends_what_was_frozen_then() {
+    let rig = Rig::start();
+    let first = office(&rig);
+    let glance = Glance::start(Image::new("raw", Vec::new())).await;
+    glance.held.store(true, Ordering::Relaxed);
+    let id = volume_to_image(&first, &glance).await;
+    let mut running = JoinSet::new();
+    work::round(&first, &mut running).await.unwrap();
+    glance.asked.acquire().await.unwrap().forget();
+    running.shutdown().await;
+    write(&first, &id, 0, 9).await;
+    drop(first);
+    glance.held.store(false, Ordering::Relaxed);
+    let second = office(&rig);
+    settle(&second).await;
+    assert_eq!(shown(&second, &id).await["status"], "available");
+    let copy = glance.make(&second, 1).await;
+    settle(&second).await;
+    assert_eq!((read(&second, &copy, 0).await, read(&second, &id, 0).await), (3, 9));
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn an_image_of_a_volume_that_may_have_none_is_refused() {
+    let rig = Rig::start();
+    let office = office(&rig);
+    let glance = Glance::start(Image::new("raw", Vec::new())).await;
+    let id = make(&office, &caller("p", false), json!({ "size": 1 })).await;
+    settle(&office).await;
+    for (key, value, expected) in [
+        ("image_name", json!(""), 400),
+        ("disk_format", json!("vmdk"), 400),
+        ("container_format", json!("ova"), 400),
+        ("visibility", json!("nobody"), 400),
+        ("visibility", json!("public"), 403),
+        ("force", json!("perhaps"), 400),
+    ] {
+        let mut said = json!({ "image_name": "mine" });
+        said[key] = value;
+        let said = json!({ "os-volume_upload_image": said });
+        assert_eq!(glance.post(&office, &format!("volumes/{id}/action"), said).await.0, expected, "{key}");
+    }
+    let said = json!({ "os-volume_upload_image": { "image_name": "mine" } });
+    let (status, body) =
+        ask(&office, &caller("p", false), 0, &format!("POST volumes/{id}/action"), said).await;
+    assert!(status == 400 && body.to_string().contains("no image service"), "{body}");
+    assert_eq!(shown(&office, &id).await["status"], "available");
     rig.stop().await;
 }

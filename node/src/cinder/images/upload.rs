@@ -1,0 +1,249 @@
+//! An image of a volume (`os-volume_upload_image`): the image is made first, empty, and gets its bytes by a task.
+//!
+//! Invariant: an image is made of a volume as it was at one moment, also one that is in use.
+//! Invariant: an image that did not get all of its bytes, or has another hash than they have, is deleted; the volume is what it was.
+//! Invariant: a node that was killed gives the image its bytes anew, of what it had frozen.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, stream};
+use quarry_volume::store::{Attached, VolumeError};
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha512};
+
+use super::pack::{CLUSTER, MAX_DISK, Map as Used, Plan};
+use super::service::{ImageError, Images};
+use super::{service_of, while_wanted};
+use crate::cinder::ask::{Answer, Ask, Reply};
+use crate::cinder::copy::CopyError;
+use crate::cinder::fault::Fault;
+use crate::cinder::fields::{flag, given_flag, map, number, paper, text, value};
+use crate::cinder::states::{Deed, rule_of};
+use crate::cinder::volume_view::is_encrypted;
+use crate::cinder::work::bytes_of;
+use crate::cinder::{Office, actions, types};
+use crate::papers::Paper;
+
+/// Bytes that are read at once.
+const PIECE: u64 = 1 << 20;
+/// Stretches that are asked for at once.
+const STRETCHES: usize = 4096;
+/// What the service says of an image itself, and what says how another one was verified.
+const CORE: [&str; 10] = [
+    "checksum",
+    "container_format",
+    "disk_format",
+    "min_disk",
+    "min_ram",
+    "size",
+    "name",
+    "image_id",
+    "image_name",
+    "signature_verified",
+];
+/// The service may be busy with an upload that was cut off: how often it is asked, and the pause in between.
+const TRIES: usize = 30;
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// What a caller wants of a volume.
+struct Wanted {
+    name: String,
+    format: String,
+    visibility: String,
+    protected: bool,
+}
+
+fn wanted(ask: &Ask, volume: &Paper, given: &Map<String, Value>) -> Result<Wanted, Fault> {
+    let said = |key: &str, otherwise: &str| match given.get(key) {
+        None | Some(Value::Null) => Ok(otherwise.to_owned()),
+        Some(Value::String(text)) if text.chars().count() <= 255 => Ok(text.clone()),
+        Some(_) => Err(Fault::bad(format!("Invalid input for field/attribute {key}."))),
+    };
+    let name = said("image_name", "")?;
+    if name.is_empty() {
+        return Err(Fault::bad("Invalid input received: No image_name was specified in request."));
+    }
+    let format = said("disk_format", "raw")?;
+    if !matches!(format.as_str(), "raw" | "qcow2") || said("container_format", "bare")? != "bare" {
+        let message = "Invalid input received: images of volumes are raw or qcow2, in a bare container.";
+        return Err(Fault::bad(message));
+    }
+    if format == "qcow2" && bytes_of(number(volume, "size")) > MAX_DISK {
+        return Err(Fault::bad(
+            "Invalid input received: a volume of more than 64 TiB becomes a raw image alone.",
+        ));
+    }
+    let whether = |key: &str| given.get(key).map_or(Ok(false), |given| given_flag(given, key));
+    let force = whether("force")?;
+    if text(volume, "status") == "in-use" && !force {
+        return Err(Fault::state("Volume status is in-use; an image of it is made with force."));
+    }
+    if is_encrypted(volume) {
+        return Err(Fault::state("It is encrypted, and its image would not be."));
+    }
+    let protected = ask.since(1) && whether("protected")?;
+    let visibility = if ask.since(1) { said("visibility", "private")? } else { "private".to_owned() };
+    if !matches!(visibility.as_str(), "private" | "shared" | "community" | "public") {
+        return Err(Fault::bad("Invalid input for field/attribute visibility."));
+    }
+    if visibility == "public" {
+        ask.admin("volume_extension:volume_actions:upload_public")?;
+    }
+    Ok(Wanted { name, format, visibility, protected })
+}
+
+/// `os-volume_upload_image`.
+pub(crate) async fn upload(office: &Office, ask: &Ask, volume: &Paper, given: &Map<String, Value>) -> Reply {
+    let Wanted { name, format, visibility, protected } = wanted(ask, volume, given)?;
+    let id = text(volume, "id");
+    let images = service_of(ask)?;
+    let mut known = map(volume, "image_metadata");
+    known.retain(|key, _| !CORE.contains(&key.as_str()) && !key.starts_with("os_"));
+    known.extend(paper(json!({
+        "name": name, "disk_format": format, "container_format": "bare", "visibility": visibility, "protected": protected,
+    })));
+    let made = match images.create(&Value::Object(known)).await {
+        Ok(made) => paper(made),
+        Err(ImageError::Refused(status)) if status.is_client_error() => {
+            return Err(Fault::bad(format!("The image service takes no such image: it answers {status}.")));
+        }
+        Err(error) => return Err(Fault::other(503, error.to_string())),
+    };
+    let image = text(&made, "id").to_owned();
+    let task = json!({ "request": ask.id, "image": { "id": image, "format": format, "url": ask.images, "token": ask.token } });
+    if let Err(fault) = actions::begin(office, id, Deed::Upload, &task).await {
+        // Nobody is told of it.
+        let _left = images.delete(&image).await;
+        return Err(fault);
+    }
+    let kind = types::named(office, text(volume, "volume_type_id")).await?;
+    let mut shown = json!({
+        "id": id, "updated_at": value(volume, "updated_at"), "status": rule_of(Deed::Upload).during,
+        "display_description": value(volume, "description"), "size": number(volume, "size"),
+        "volume_type": {
+            "id": text(&kind, "id"), "name": text(&kind, "name"), "description": value(&kind, "description"),
+            "is_public": flag(&kind, "is_public"), "qos_specs_id": value(&kind, "qos_specs_id"), "extra_specs": {},
+            "created_at": value(&kind, "created_at"), "updated_at": null, "deleted": false, "deleted_at": null,
+        },
+        "image_id": image, "container_format": "bare", "disk_format": format, "image_name": name,
+    });
+    if ask.since(1) {
+        shown["visibility"] = json!(visibility);
+        shown["protected"] = json!(protected);
+    }
+    Answer::accepted(json!({ "os-volume_upload_image": shown }))
+}
+
+/// Gives the image of a volume's task the bytes of what was frozen.
+pub(crate) async fn send(office: &Office, volume: &Paper, source: Attached) -> Result<(), CopyError> {
+    let image = map(&map(volume, "task"), "image");
+    let authority = office.place.images.authority.as_deref();
+    let images = Images::at(text(&image, "url"), authority, text(&image, "token"))?;
+    let id = text(&image, "id");
+    while_wanted(office, volume, Box::pin(give(&images, id, text(&image, "format"), source))).await
+}
+
+/// Deletes the image of a volume's task: what is not whole is none. Its state says so where it cannot be deleted.
+pub(crate) async fn give_up(office: &Office, volume: &Paper) {
+    let image = map(&map(volume, "task"), "image");
+    let authority = office.place.images.authority.as_deref();
+    if let Ok(images) = Images::at(text(&image, "url"), authority, text(&image, "token")) {
+        let _left = images.delete(text(&image, "id")).await;
+    }
+}
+
+async fn give(images: &Images, id: &str, format: &str, source: Attached) -> Result<(), CopyError> {
+    let plan = if format == "qcow2" { Some(plan(&source).await?) } else { None };
+    let bytes = plan.as_ref().map_or(source.bytes(), Plan::bytes);
+    let size = |known: &Paper| known.get("size").and_then(Value::as_u64);
+    let known = at_rest(images, id).await?;
+    if text(&known, "status") == "active" {
+        // The end of what was begun before.
+        return if size(&known) == Some(bytes) { Ok(()) } else { Err(OTHER) };
+    }
+    let hash = Arc::new(Mutex::new(Sha512::new()));
+    let pieces = match plan {
+        Some(plan) => stream::StreamExt::left_stream(packed(source, plan, Arc::clone(&hash))),
+        None => stream::StreamExt::right_stream(plain(source, Arc::clone(&hash))),
+    };
+    images.upload(id, bytes, pieces).await?;
+    let known = paper(images.show(id).await?);
+    let hash = hex::encode(hash.lock().unwrap_or_else(PoisonError::into_inner).clone().finalize());
+    let alike = text(&known, "os_hash_algo") != "sha512" || text(&known, "os_hash_value") == hash;
+    if size(&known) == Some(bytes) && alike { Ok(()) } else { Err(OTHER) }
+}
+
+const OTHER: CopyError = CopyError::Image("the image service has other bytes than it was sent");
+
+/// What the service knows of an image, when no upload of it is under way there.
+async fn at_rest(images: &Images, id: &str) -> Result<Paper, CopyError> {
+    let mut known = paper(images.show_at_last(id).await?);
+    for _ in 1..TRIES {
+        if text(&known, "status") != "saving" {
+            break;
+        }
+        tokio::time::sleep(PAUSE).await;
+        known = paper(images.show(id).await?);
+    }
+    Ok(known)
+}
+
+/// What of a volume takes space.
+async fn plan(source: &Attached) -> Result<Plan, CopyError> {
+    let (disk, mut at) = (source.bytes(), 0);
+    let mut used = Used::new(disk);
+    while at < disk {
+        let some = source.stretches(at, disk - at, STRETCHES).await?;
+        if some.is_empty() {
+            return Err(CopyError::Image("what of the volume takes space is not known"));
+        }
+        for stretch in some {
+            if !stretch.hole {
+                used.mark(at, stretch.bytes);
+            }
+            at += stretch.bytes;
+        }
+    }
+    Ok(Plan::new(disk, used))
+}
+
+async fn read(source: &Attached, at: u64, bytes: u64) -> std::io::Result<Bytes> {
+    let read: Result<BytesMut, VolumeError> = source.read_whole(at, bytes).await;
+    read.map(BytesMut::freeze).map_err(std::io::Error::other)
+}
+
+fn noted(hash: &Mutex<Sha512>, bytes: Bytes) -> Bytes {
+    hash.lock().unwrap_or_else(PoisonError::into_inner).update(&bytes);
+    bytes
+}
+
+type Hash = Arc<Mutex<Sha512>>;
+
+/// All bytes of a volume, in order.
+fn plain(source: Attached, hash: Hash) -> impl Stream<Item = std::io::Result<Bytes>> + Send + 'static {
+    stream::unfold((source, hash, 0_u64), |(source, hash, at)| async move {
+        let length = source.bytes().checked_sub(at).filter(|left| *left > 0)?.min(PIECE);
+        let piece = read(&source, at, length).await.map(|bytes| noted(&hash, bytes));
+        Some((piece, (source, hash, at + length)))
+    })
+}
+
+/// A volume as a qcow2.
+fn packed(
+    source: Attached,
+    plan: Plan,
+    hash: Hash,
+) -> impl Stream<Item = std::io::Result<Bytes>> + Send + 'static {
+    // First what is told of the disk, by clusters, then its bytes.
+    stream::unfold((source, plan, hash, 0_u64, 0_u64), |(source, plan, hash, told, at)| async move {
+        if told < plan.told() {
+            let piece = noted(&hash, plan.tell(told));
+            return Some((Ok(piece), (source, plan, hash, told + 1, at)));
+        }
+        let (from, length) = plan.run(at, PIECE / CLUSTER)?;
+        let piece = read(&source, from, length).await.map(|bytes| noted(&hash, bytes));
+        Some((piece, (source, plan, hash, told, from + length)))
+    })
+}
