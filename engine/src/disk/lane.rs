@@ -1,7 +1,8 @@
 //! Reads of one caller beside the disk's thread: no other thread is woken for them, where the caller looks after its lane.
 //!
 //! Invariant: a disk that is out or closed is not read by a lane either.
-//! Invariant: who reads through a lane calls [`Lane::collect`] when its descriptor says so, until nothing is out.
+//! Invariant: who reads through a lane calls [`Lane::begin`] before it waits, and [`Lane::collect`] when its descriptor says so, until
+//! nothing is out.
 //! Invariant: bytes being read are bounded per disk, whatever way they are read.
 
 use std::collections::HashMap;
@@ -13,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::handle::DiskHandle;
 use super::shared::{Counters, DiskError, Shared, bytes_of};
-use crate::io::{ReadRing, Token};
+use crate::io::{Completion, ReadRing, Token};
 
 struct Waiting {
     reply: oneshot::Sender<std::io::Result<Bytes>>,
@@ -52,11 +53,23 @@ impl AsRawFd for Lane {
 }
 
 impl Lane {
+    /// Has the device begin the reads that were asked for since the last call.
+    pub fn begin(&self) {
+        self.hand_on(ReadRing::begin);
+    }
+
     /// Hands on what has been read.
     pub fn collect(&self) {
+        self.hand_on(ReadRing::collect);
+    }
+
+    fn hand_on(&self, turn: impl FnOnce(&mut ReadRing, &mut Vec<Completion>)) {
         let mut done = Vec::new();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.ring.collect(&mut done);
+        turn(&mut state.ring, &mut done);
+        if done.is_empty() {
+            return;
+        }
         let done: Vec<_> = done
             .into_iter()
             .filter_map(|completion| Some((state.waiting.remove(&completion.token)?, completion)))

@@ -1,6 +1,7 @@
 //! A ring for the reads of one caller, who is woken where it sleeps: by a descriptor, beside its sockets.
 //!
-//! Through the disk's thread a read costs two threads' wake-ups, which is most of the time of a small one on a fast disk.
+//! Through the disk's thread a read costs two threads' wake-ups, which is most of the time of a small one on a fast disk. Reads that
+//! are begun together cost one call of the kernel, and the device is rung for once.
 //!
 //! Invariant: a buffer that the kernel may touch is owned by a slot until its completion is seen.
 //! Invariant: a lane keeps no device open: one that was closed is read no more.
@@ -71,10 +72,11 @@ impl ReadRing {
         self.free.len() == self.slots.len()
     }
 
-    /// Begins a read of `len` bytes at `offset`, both multiples of [`BLOCK`]. `None`: the device is closed.
+    /// Queues a read of `len` bytes at `offset`, both multiples of [`BLOCK`], for the next [`ReadRing::begin`]. `None`: the device is
+    /// closed.
     pub(crate) fn submit(&mut self, token: Token, offset: u64, len: usize) -> Option<io::Result<()>> {
         assert!(offset.is_multiple_of(BLOCK as u64), "offset {offset} is not a multiple of {BLOCK}");
-        let file = self.from.file.upgrade()?;
+        self.from.file.upgrade()?;
         if offset.checked_add(len as u64).is_none_or(|end| end > self.from.capacity) {
             return Some(Err(io::ErrorKind::UnexpectedEof.into()));
         }
@@ -87,8 +89,18 @@ impl ReadRing {
             *place = Some(Request { token, offset, moves: Moves::Into(buf), done: 0, retries: 0 });
         }
         self.queue.push_back(slot);
-        self.enter(&file);
         Some(Ok(()))
+    }
+
+    /// Hands to the kernel what was submitted, all at once: what is not the device's any more is appended to `out`.
+    pub(crate) fn begin(&mut self, out: &mut Vec<Completion>) {
+        if self.queue.is_empty() {
+            return;
+        }
+        match self.from.file.upgrade() {
+            Some(file) => self.enter(&file),
+            None => self.give_up(out),
+        }
     }
 
     /// Hands to the kernel what it may hold.
@@ -139,13 +151,7 @@ impl ReadRing {
                 }
             }
         }
-        if self.queue.is_empty() {
-            return;
-        }
-        match self.from.file.upgrade() {
-            Some(file) => self.enter(&file),
-            None => self.give_up(out),
-        }
+        self.begin(out);
     }
 
     /// The device is closed: what the kernel does not have yet ends.

@@ -29,6 +29,7 @@ fn write(disk: &mut UringDisk, offset: u64, byte: u8, len: usize) {
 /// Sleeps on the descriptor, as a caller does.
 fn all(lane: &mut ReadRing) -> Vec<Completion> {
     let mut out = Vec::new();
+    lane.begin(&mut out);
     while !lane.is_idle() {
         let mut polled = [rustix::event::PollFd::new(&lane.event, rustix::event::PollFlags::IN)];
         let limit = rustix::event::Timespec { tv_sec: 10, tv_nsec: 0 };
@@ -74,6 +75,9 @@ fn a_lane_reads_nothing_beyond_its_device_nor_after_that_is_closed() {
     for token in 0..100 {
         lane.submit(token, 0, 4096).unwrap().unwrap();
     }
+    let mut none = Vec::new();
+    lane.begin(&mut none);
+    assert!(none.is_empty());
     drop(disk);
     assert!(lane.submit(1, 0, 4096).is_none());
     // What was out ends one way or the other.
@@ -89,5 +93,19 @@ fn a_lane_that_is_dropped_waits_for_what_it_reads() {
     for token in 0..100 {
         lane.submit(token, 0, 64 << 10).unwrap().unwrap();
     }
+    lane.begin(&mut Vec::new());
     drop(lane);
+}
+
+#[test]
+fn what_was_not_begun_when_its_device_is_closed_ends() {
+    let Some(disk) = disk() else { return };
+    let mut lane = ReadRing::open(disk.lanes().unwrap()).unwrap();
+    lane.submit(1, 0, 4096).unwrap().unwrap();
+    drop(disk);
+    let mut done = Vec::new();
+    lane.begin(&mut done);
+    let errors: Vec<_> = done.iter().map(|one| one.result.as_ref().unwrap_err().kind()).collect();
+    assert_eq!(errors, [io::ErrorKind::NotConnected]);
+    assert!(lane.is_idle());
 }

@@ -185,6 +185,7 @@ async fn transmit(agreed: Agreed, mut stopped: watch::Receiver<bool>) -> io::Res
             break Ok(());
         }
         linger.took(link.begun - before);
+        link.reads.iter().for_each(Reads::begun);
         if !link.sending.has_remaining() {
             link.sending = std::mem::take(link.session.outbox());
         }
@@ -257,6 +258,12 @@ async fn read(
     reader.read_buf(input).await
 }
 
+/// Never ends.
+async fn begin_rest(lane: &Lane) {
+    lane.begin();
+    std::future::pending::<()>().await;
+}
+
 impl Reads {
     #[expect(
         deprecated,
@@ -291,6 +298,11 @@ impl Reads {
         }
     }
 
+    /// No more come before this thread waits: those that were begun go to the disk together.
+    fn begun(&self) {
+        self.lane.get_ref().begin();
+    }
+
     /// The next read that ends; never, while none is open.
     async fn next(reads: &mut Option<Self>) -> (Ticket, Outcome) {
         let Some(Self { lane, open, .. }) = reads else { return std::future::pending().await };
@@ -298,6 +310,8 @@ impl Reads {
             tokio::select! {
                 biased;
                 Some(ended) = open.next() => return ended,
+                // One that was held back, or needs a second record, reads now.
+                () = begin_rest(lane.get_ref()), if !open.is_empty() => {}
                 ready = lane.readable(), if !open.is_empty() => match ready {
                     Ok(mut ready) => {
                         ready.clear_ready();
@@ -315,6 +329,7 @@ impl Reads {
     async fn end(self) {
         let Self { lane, open, .. } = self;
         drop(open);
+        lane.get_ref().begin();
         while !lane.get_ref().is_idle() {
             let Ok(mut ready) = lane.readable().await else { return };
             ready.clear_ready();
