@@ -287,14 +287,15 @@ fn clusters(seeds: Option<Range<u64>>, limit: Duration, planted: cluster::Plant,
     let run = |seed| cluster::history_with(seed, planted, lines);
     let Ran { histories, failures, took } = histories(seeds, limit, run, |summary| sum.add(summary));
     say(&format!(
-        "{histories} histories, {} operations ({} unanswered), {} troubles, {} crashes, {} terms, {} groups made of others, {} changes \
-         without a group, {} answers of volumes, {failures} failures; {}",
+        "{histories} histories, {} operations ({} unanswered), {} troubles, {} crashes, {} terms, {} groups made of others ({} \
+         gone again), {} changes without a group, {} answers of volumes, {failures} failures; {}",
         sum.operations,
         sum.unanswered,
         sum.troubles,
         sum.crashes,
         sum.terms,
         sum.splits,
+        sum.returned,
         sum.alone,
         sum.blocks,
         pace(sum.millis, took),

@@ -6,17 +6,19 @@ use quarry_fuzz::cluster::{Plant, history};
 const SEEDS: std::ops::Range<u64> = 0..24;
 
 fn run(seeds: impl Iterator<Item = u64>) {
-    let (mut splits, mut alone) = (0, 0);
+    let (mut splits, mut returned, mut alone) = (0, 0, 0);
     for seed in seeds {
         match history(seed, Plant::Nothing) {
             Ok(summary) => {
                 splits += summary.splits;
+                returned += summary.returned;
                 alone += summary.alone;
             }
             Err(failure) => panic!("{failure}"),
         }
     }
     assert!(splits > 0, "no group took lines over");
+    assert!(returned > 0, "no group gave its lines back");
     assert!(alone > 0, "no group was away while an eventual container was written");
 }
 
@@ -78,4 +80,9 @@ fn a_row_that_is_acknowledged_without_its_object_is_caught() {
 #[test]
 fn an_intent_that_is_forgotten_is_caught() {
     caught(Plant::IntentForgotten);
+}
+
+#[test]
+fn a_floor_that_is_left_out_when_lines_are_taken_back_is_caught() {
+    caught(Plant::FloorLeftOut);
 }

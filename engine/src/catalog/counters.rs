@@ -18,14 +18,15 @@
 use std::collections::BTreeMap;
 
 use super::entry::Head;
-use super::keys::{GroupId, RowKey, account_totals, container_totals, group_prefix, marked_account};
+use super::keys::{GroupId, RowKey, account_totals, container_totals, marked_account};
 use super::newest::{Source, damaged};
-use super::ranges::{Bound, lines};
+use super::ranges::Bound;
 use super::rows::{AccountValue, ContainerValue, ListingValue};
+use super::spaces::lines_in;
 use super::value::{BadValue, put_text, text};
 use crate::disk::catalog::Tx;
 use crate::disk::format::bytes::{Put, Reader};
-use crate::index::{IndexError, Range, Table};
+use crate::index::{IndexError, Table};
 
 /// Exact totals.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -299,17 +300,30 @@ pub(crate) fn bound(tx: &mut Tx<'_>, bound: &Bound) -> Result<(), IndexError> {
     shift_base(tx, bound.space, bound.id, totals, less)
 }
 
+/// Lines from this name on are counted with those before it again.
+pub(crate) fn unbound(tx: &mut Tx<'_>, bound: &Bound) -> Result<(), IndexError> {
+    let mut totals = container(tx, bound.space, bound.id)?;
+    // Where none is, the record came twice, or before the one that it ends, which counts no more then.
+    let Ok(at) = totals.ranges.binary_search_by(|range| range.from.as_str().cmp(&bound.from)) else {
+        return Ok(());
+    };
+    let RangeTotals { objects, bytes, .. } = totals.ranges.remove(at);
+    let more = Delta::of(objects, bytes);
+    if totals.range_of(&bound.from).map(|range| range.shift(more)).is_some() {
+        put_container(tx, bound.space, bound.id, &totals);
+        return Ok(());
+    }
+    shift_base(tx, bound.space, bound.id, totals, more)
+}
+
 /// Counts the ranges of a container anew, from the lines in the index; what is in none is the rest of what was counted.
 pub(crate) fn recount(tx: &mut Tx<'_>, space: GroupId, id: u64) -> Result<(), IndexError> {
     let mut totals = container(tx, space, id)?;
     let (mut before, mut after) = ((0u64, 0u64), (0u64, 0u64));
-    let prefix = group_prefix(space);
     let ends: Vec<Option<String>> =
         totals.ranges.iter().skip(1).map(|range| Some(range.from.clone())).chain([None]).collect();
     for (range, to) in totals.ranges.iter_mut().zip(ends) {
-        let keys = lines(id, &range.from, to.as_deref());
-        let within = |key: Option<Vec<u8>>| key.map(|key| [&prefix[..], &key].concat());
-        let keys = Range { from: within(keys.from), to: within(keys.to), reverse: false };
+        let keys = lines_in(space, id, &range.from, to.as_deref());
         let (mut objects, mut bytes) = (0u64, 0u64);
         for pair in tx.stored(Table::Rows, keys) {
             let (_, value) = pair?;

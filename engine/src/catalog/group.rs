@@ -4,7 +4,7 @@
 //! key of a record   group u32 BE | tag u8 | number u64 BE
 //! tags              "e" entry of the log, number its index     "s" state: what is dead, and the vote, number 0
 //!                   "m" what was applied, number 0             "c" chunk of a snapshot that is staged, number its own
-//!                   "r" where its range begins to be counted apart on this disk, number 0, once
+//!                   "r" where its range begins to be counted apart on this disk, number 0; once more when that is over
 //! sequence          its stamp: counted up by each record that the group's voter writes on this disk
 //! index             System, 01 "g" | key of the record -> head; behind the head of a state: its reach;
 //!                   behind that of a range: its bound
@@ -21,6 +21,7 @@ use super::entry::Head;
 use super::keys::{CONSENSUS, GroupId};
 use super::newest::{Source, damaged};
 use super::ranges::Bound;
+use super::spaces;
 use super::value::{BadValue, version};
 use crate::disk::Location;
 use crate::disk::catalog::Tx;
@@ -255,7 +256,11 @@ pub(super) fn apply(
         sweep(tx, key.group, &reach, &before)?;
     }
     if key.tag == GroupTag::Range {
-        counters::bound(tx, &Bound::decode(record.meta).map_err(damaged)?)?;
+        let bound = Bound::decode(record.meta).map_err(damaged)?;
+        match bound.over {
+            Some(_) => counters::unbound(tx, &bound)?,
+            None => counters::bound(tx, &bound)?,
+        }
     }
     Ok(())
 }
@@ -361,22 +366,44 @@ pub(crate) fn groups(index: &dyn Index) -> Result<Vec<GroupId>, IndexError> {
     Ok(found)
 }
 
-/// Where ranges begin to be counted apart on a disk, with the groups that took them over.
+/// Where ranges begin that are counted apart on a disk, with the groups that took them over.
 pub(crate) fn bounds(index: &dyn Index) -> Result<Vec<(GroupId, Bound)>, IndexError> {
+    Ok(all_bounds(index)?.into_iter().filter(|(_, bound)| bound.over.is_none()).collect())
+}
+
+fn all_bounds(index: &dyn Index) -> Result<Vec<(GroupId, Bound)>, IndexError> {
     let mut found = Vec::new();
     for group in numbers(index)? {
-        if let Some((_, meta)) = load(&index, GroupKey { group, tag: GroupTag::Range, number: 0 })? {
-            found.push((group, Bound::decode(&meta).map_err(damaged)?));
+        if let Some(bound) = bound_of(&index, group)? {
+            found.push((group, bound));
         }
     }
     Ok(found)
 }
 
-/// At the end of a rebuild: lines may have been counted before their range was known.
+fn bound_of(from: &impl Source, group: GroupId) -> Result<Option<Bound>, IndexError> {
+    let range = load(from, GroupKey { group, tag: GroupTag::Range, number: 0 })?;
+    range.map(|(_, meta)| Bound::decode(&meta).map_err(damaged)).transpose()
+}
+
+/// Whether a disk's range that a group took over was taken back.
+pub(crate) fn is_over(from: &impl Source, group: GroupId) -> Result<bool, IndexError> {
+    Ok(bound_of(from, group)?.is_some_and(|bound| bound.over.is_some()))
+}
+
+/// At the end of a rebuild: lines may have been counted before their range was known, and lines may stand that are dead, because
+/// their range was taken back.
 pub(super) fn recount(tx: &mut Tx<'_>) -> Result<(), IndexError> {
     let mut containers: Vec<(GroupId, u64)> =
         bounds(tx.index())?.into_iter().map(|(_, bound)| (bound.space, bound.id)).collect();
     containers.sort_unstable();
     containers.dedup();
-    containers.into_iter().try_for_each(|(space, id)| counters::recount(tx, space, id))
+    containers.into_iter().try_for_each(|(space, id)| counters::recount(tx, space, id))?;
+    // Last: what is counted anew is what the index has without these changes.
+    for (_, bound) in all_bounds(tx.index())? {
+        if let Some(over) = &bound.over {
+            spaces::drop_dead(tx, &bound, over)?;
+        }
+    }
+    Ok(())
 }

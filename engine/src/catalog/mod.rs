@@ -22,7 +22,7 @@ mod value;
 pub use counters::{Share, Totals};
 pub use entry::{Chunked, DataId, GraveState, Head, ObjectState};
 pub use group::{Cut, GroupKey, GroupTag, Reach};
-pub(crate) use group::{bounds, group_reach, group_record, group_records, groups};
+pub(crate) use group::{bounds, group_reach, group_record, group_records, groups, is_over};
 pub(crate) use intents::intents;
 pub use intents::{Intent, count_intents};
 pub use keys::{
@@ -38,9 +38,11 @@ pub(crate) use object_meta::{has_fragment, is_chunked};
 pub(crate) use query::*;
 pub use query::{Due, Found, Grave, Grip, Row, Stamp, Stamps, Version, stamps};
 pub(crate) use ranges::lines;
-pub use ranges::{Belongs, Bound, GivenValue, PartValue, going_value};
+pub use ranges::{Belongs, Bound, GivenValue, Over, PartValue, going_value};
 pub use rows::{AccountValue, ContainerValue, ListedEtag, ListingValue};
-pub(crate) use spaces::{dead_keys, dead_lines, drop_keys, row_ranges, spaces, without};
+pub(crate) use spaces::{
+    dead_keys, dead_lines, drop_keys, drop_lines, lines_in, row_ranges, spaces, without,
+};
 pub use sums::{tally, weight};
 pub use value::BadValue;
 

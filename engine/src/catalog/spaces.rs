@@ -6,10 +6,15 @@
 //! Invariant: keys of a space are dropped only whole spaces at a time, but for ranges that other groups have in it; or whole ranges,
 //! when the group that had it there is gone. What was dropped is never used again.
 
-use super::counters::has_ranges;
+use super::counters::{self, has_ranges};
 use super::entry::Head;
-use super::keys::{FIRST_GROUP, FIRST_TOTALS, GROUP_TOTALS, GroupId, group_prefix, is_container, of_group};
+use super::group::is_over;
+use super::keys::{
+    FIRST_GROUP, FIRST_TOTALS, GROUP_TOTALS, GroupId, RowKey, group_prefix, is_container, of_group,
+    split_group,
+};
 use super::newest::damaged;
+use super::ranges::{Bound, Over, lines};
 use crate::disk::catalog::Tx;
 use crate::index::{Index, IndexError, Range, Table, after_prefix};
 
@@ -132,6 +137,44 @@ fn some(
         }
     }
     Ok(keys)
+}
+
+/// Takes keys of lines whose group is gone out of the index, unless their range was taken back meanwhile: then they may be others'.
+pub(crate) fn drop_lines(
+    tx: &mut Tx<'_>,
+    group: GroupId,
+    keys: Vec<(Table, Vec<u8>)>,
+) -> Result<(), IndexError> {
+    if is_over(tx, group)? { Ok(()) } else { drop_keys(tx, keys) }
+}
+
+/// Keys of the lines of a range in a space, from a name on.
+pub(crate) fn lines_in(space: GroupId, id: u64, from: &str, to: Option<&str>) -> Range {
+    let prefix = group_prefix(space);
+    let keys = lines(id, from, to);
+    let within = |key: Option<Vec<u8>>| key.map(|key| [&prefix[..], &key].concat());
+    Range { from: within(keys.from), to: within(keys.to), reverse: false }
+}
+
+/// Takes lines of a range that was taken back out of the index, those that its group made.
+pub(super) fn drop_dead(tx: &mut Tx<'_>, bound: &Bound, over: &Over) -> Result<(), IndexError> {
+    let Bound { space, id, from, .. } = bound;
+    let mut dead = Vec::new();
+    for pair in tx.stored(Table::Rows, lines_in(*space, *id, from, over.to.as_deref())) {
+        let (key, value) = pair?;
+        if Head::decode(&value).map_err(damaged)?.0.sequence <= over.floor {
+            dead.push(key);
+        }
+    }
+    for key in dead {
+        let Some(value) = tx.get(Table::Rows, &key)? else { continue };
+        let (head, payload) = Head::decode(&value).map_err(damaged)?;
+        let (space, row) = split_group(&key).map_err(damaged)?;
+        tx.died(head.at);
+        counters::row_changed(tx, space, &RowKey::parse(row).map_err(damaged)?, Some(payload), None)?;
+        tx.delete(Table::Rows, key.clone());
+    }
+    Ok(())
 }
 
 /// Takes keys of a space out of the index: nothing needs their records any more.

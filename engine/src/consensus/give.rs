@@ -35,13 +35,13 @@ const STATE: u64 = 3;
 pub(crate) fn give(store: &Store, node: NodeId, row: &RowChange, after: &Marker) -> Result<Gave, DiskError> {
     let (id, from) = catalog::parse_given(&row.key).map_err(broken_value)?;
     let value = row.value.as_deref().unwrap_or_default();
-    let GivenValue { to, group, objects, bytes, of } = GivenValue::decode(value).map_err(broken_value)?;
+    let GivenValue { to, group, objects, bytes, of, .. } = GivenValue::decode(value).map_err(broken_value)?;
     let (disk, from) = (&store.disk, from.to_owned());
     let space = store.territory().space_of(&listing_key(id, &from));
     let key = |tag| GroupKey { group, tag, number: 0 };
     let mut records = Vec::new();
     if catalog::group_record(disk.index(), key(GroupTag::Range))?.is_none() {
-        let bound = Bound { space, id, from: from.clone(), objects, bytes };
+        let bound = Bound { space, id, from: from.clone(), objects, bytes, over: None };
         records.push(record(disk, key(GroupTag::Range), RANGE, &bound.encode(), Vec::new()));
     }
     let voters: std::collections::BTreeSet<NodeId> = after.membership.voter_ids().collect();

@@ -5,14 +5,18 @@
 //! back, is known to be dead by its keys.
 //!
 //! Invariant: only keys of lives that have ended are taken out; the state that ends a life is durable before.
-//! Invariant: lines that a group took over from another stay when the other one's life ends, and go when its own does.
+//! Invariant: lines that a group took over from another stay when the other one's life ends, and go when its own does; not where their
+//! range was taken back: they are the other one's again.
 
 use super::store::Store;
 use super::territory::Host;
 use super::types::GroupError;
 use crate::catalog::{self, Bound, GroupId, group_of_space};
 use crate::disk::DiskHandle;
+use crate::disk::catalog::Tx;
 use crate::index::{Index, IndexError, Range, Table};
+
+type Keys = Vec<(Table, Vec<u8>)>;
 
 /// Keys taken out of the index by one change.
 const KEYS: usize = 1000;
@@ -57,17 +61,24 @@ pub async fn sweep(disk: &DiskHandle) -> Result<u64, GroupError> {
     for (group, bound) in catalog::bounds(disk.index()).map_err(failed)? {
         match Store::facts(group, disk).await?.and_then(|facts| facts.host) {
             Some(host) => keep.push(host.keys()),
-            None => gone.push(bound),
+            None => gone.push((group, bound)),
         }
     }
     let mut swept = 0;
     for space in dead {
-        swept += drop_all(disk, |index| catalog::dead_keys(index, space, &keep, KEYS)).await?;
+        let some = |index: &dyn Index| catalog::dead_keys(index, space, &keep, KEYS);
+        swept += drop_all(disk, some, catalog::drop_keys).await?;
     }
     // Looked at again: what is gone now gives nothing away any more.
     let bounds = catalog::bounds(disk.index()).map_err(failed)?;
-    for lines in gone.iter().map(|bound| dead_lines(bound, &bounds)) {
-        swept += drop_all(disk, |index| catalog::dead_lines(index, lines.clone(), KEYS)).await?;
+    for (group, bound) in gone {
+        let lines = dead_lines(&bound, &bounds);
+        let some = |index: &dyn Index| match catalog::is_over(&index, group)? {
+            true => Ok(Vec::new()),
+            false => catalog::dead_lines(index, lines.clone(), KEYS),
+        };
+        let drop = move |tx: &mut Tx<'_>, keys| catalog::drop_lines(tx, group, keys);
+        swept += drop_all(disk, some, drop).await?;
     }
     Ok(swept)
 }
@@ -82,7 +93,8 @@ fn dead_lines(bound: &Bound, all: &[(GroupId, Bound)]) -> Range {
 
 async fn drop_all(
     disk: &DiskHandle,
-    some: impl Fn(&dyn Index) -> Result<Vec<(Table, Vec<u8>)>, IndexError>,
+    some: impl Fn(&dyn Index) -> Result<Keys, IndexError>,
+    drop: impl Fn(&mut Tx<'_>, Keys) -> Result<(), IndexError> + Copy + Send + 'static,
 ) -> Result<u64, GroupError> {
     let mut dropped = 0;
     loop {
@@ -91,7 +103,7 @@ async fn drop_all(
             return Ok(dropped);
         }
         dropped += keys.len() as u64;
-        let change = Box::new(move |tx: &mut crate::disk::catalog::Tx<'_>| catalog::drop_keys(tx, keys));
+        let change = Box::new(move |tx: &mut Tx<'_>| drop(tx, keys));
         disk.submit_prune(change).await.map_err(failed)?;
     }
 }

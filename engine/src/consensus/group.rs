@@ -12,6 +12,7 @@ use openraft::error::{ClientWriteError, RaftError};
 use openraft::{ChangeMembers, Config, EmptyNode, ServerState, SnapshotPolicy};
 use tokio::sync::watch;
 
+use super::back;
 use super::codec::{Marker, entry_bytes};
 use super::confirm::{self, Confirmer, Unconfirmed};
 use super::elect::Elector;
@@ -22,6 +23,7 @@ use super::network::Network;
 use super::propose::Proposals;
 use super::raft::{Membership, Raft, StoredMembership, log_id};
 use super::receive::Receiver;
+use super::registry::Family;
 use super::runtime::{Runtime, Scoped, scope};
 use super::store::Store;
 use super::types::{Entry, GroupError, Outcome};
@@ -167,6 +169,8 @@ pub(super) struct Shared {
     confirmer: Confirmer,
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) net: Arc<dyn Transport>,
+    /// Held while lines are given away or taken back.
+    pub(super) reshaping: tokio::sync::Mutex<()>,
 }
 
 impl std::fmt::Debug for Group {
@@ -213,6 +217,15 @@ impl Group {
 
     /// Opens this node's voter of a group: from what its disk has, or empty, to be filled by a leader.
     pub async fn open(group: GroupId, options: GroupOptions) -> Result<Self, GroupError> {
+        Self::open_among(group, options, Family::default()).await
+    }
+
+    /// The same, among others.
+    pub(super) async fn open_among(
+        group: GroupId,
+        options: GroupOptions,
+        family: Family,
+    ) -> Result<Self, GroupError> {
         let GroupOptions { disk, net, settings, runtime } = options;
         numbered(group)?;
         let config = Arc::new(settings.config(group)?);
@@ -223,8 +236,9 @@ impl Group {
             let store = Store::open(group, disk).await?;
             store.take_up().await.map_err(stopped)?;
             store.resign(node);
+            back::settle(&store, &family, true).await?;
             let proposals = Proposals::new();
-            let machine = Machine::open(Arc::clone(&store), node, Arc::clone(&proposals)).await?;
+            let machine = Machine::open(Arc::clone(&store), node, Arc::clone(&proposals), family).await?;
             let network = Network { net: peers, store: Arc::clone(&store) };
             let log = Log(Arc::clone(&store));
             let raft = Raft::new(node, config, network, log, machine).await.map_err(stopped)?;
@@ -243,7 +257,9 @@ impl Group {
         let receiver = Receiver::new(raft.clone(), Arc::clone(&store), Arc::clone(&elector));
         let net = kept;
         let confirmer = Confirmer::new(Arc::clone(&net), Arc::clone(&runtime), Arc::clone(&store), within);
-        let shared = Shared { node, store, raft, proposals, receiver, elector, confirmer, runtime, net };
+        let reshaping = tokio::sync::Mutex::default();
+        let shared =
+            Shared { node, store, raft, proposals, receiver, elector, confirmer, runtime, net, reshaping };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -271,6 +287,10 @@ impl Group {
     /// Proposes an entry and waits until it is applied here, or refused.
     pub async fn propose(&self, entry: Entry) -> Result<Outcome, GroupError> {
         check(&entry)?;
+        if back::takes_back(&entry) {
+            // It would not be alone in its log entry.
+            return Err(GroupError::Limit("ranges taken back"));
+        }
         let grows = entry.rows.iter().any(|row| row.value.is_some());
         if grows && self.shared.store.disk.above_high_water() {
             return Err(GroupError::NoSpace);
@@ -492,6 +512,14 @@ impl Group {
         self.scope(self.shared.raft.shutdown()).await.map_err(stopped)
     }
 
+    /// Stops this voter for ever: when this returns nothing of it is being applied, and nothing will be.
+    pub(crate) async fn end(&self) {
+        self.shared.store.end().await;
+        if let Err(error) = self.close().await {
+            tracing::warn!(group = self.id(), %error, "close a group whose lines were taken back");
+        }
+    }
+
     /// Its records.
     #[cfg(test)]
     pub(crate) fn store(&self) -> Arc<Store> {
@@ -573,7 +601,10 @@ pub(super) fn check(entry: &Entry) -> Result<(), GroupError> {
         return Err(GroupError::Limit("value"));
     }
     if entry.rows.len() > 1 && entry.rows.iter().any(|row| row.key.first() == Some(&catalog::GIVEN)) {
-        return Err(GroupError::Limit("ranges given away"));
+        // What is taken back ends the attempt, too.
+        if !back::takes_back(entry) {
+            return Err(GroupError::Limit("ranges given away"));
+        }
     }
     let mut seen = BTreeSet::new();
     for row in &entry.rows {

@@ -7,9 +7,11 @@
 
 use std::collections::VecDeque;
 
+use super::back;
 use super::codec::{self, Staged};
 use super::limits::{INSTALL_UNDER_WAY, MAX_ENTRY_ROWS};
 use super::machine::row_record;
+use super::registry::Family;
 use super::snapshot::RowStream;
 use super::store::Store;
 use super::territory::Territory;
@@ -113,8 +115,13 @@ impl Writer<'_> {
     }
 }
 
-/// Installs what is staged.
-pub(crate) async fn install(store: &Store, staged: &Staged) -> Result<(), DiskError> {
+/// Installs what is staged. `opening`: the group is being opened.
+pub(crate) async fn install(
+    store: &Store,
+    family: &Family,
+    opening: bool,
+    staged: &Staged,
+) -> Result<(), DiskError> {
     let mut wanted = Cursor::new(StagedChunks { store, next: 0, end: staged.chunks });
     let territory = store.territory();
     let mut here = Cursor::new(RowStream::begin(&store.disk, &territory));
@@ -143,5 +150,9 @@ pub(crate) async fn install(store: &Store, staged: &Staged) -> Result<(), DiskEr
         }
     }
     writer.end().await?;
+    // Of lines that were taken back meanwhile, others' may still be here.
+    store.sync().await?;
+    store.survey()?;
+    back::settle(store, family, opening).await.map_err(|e| broken(&e))?;
     store.installed(&staged.marker).await
 }

@@ -53,7 +53,7 @@ impl<F: Fn(&[u8]) -> Result<Option<u64>, IndexError>> Judge<F> {
 
     /// Who has taken over a line that the entry is about.
     fn moved(&self, entry: &Entry) -> Option<GroupId> {
-        if self.territory.given.is_empty() && self.given.is_empty() {
+        if self.territory.away().next().is_none() && self.given.is_empty() {
             return None;
         }
         let moved = |key: &Vec<u8>| {
@@ -134,7 +134,8 @@ impl<F: Fn(&[u8]) -> Result<Option<u64>, IndexError>> Judge<F> {
     /// The row of a range is alone in its step: more records go with it.
     fn give(&mut self, row: &RowChange) -> Result<(), IndexError> {
         let given = row.value.as_ref().and_then(|value| Given::of_row(&row.key, value).ok());
-        let first = self.standing(&row.key)?.is_none();
+        let first =
+            self.standing(&row.key)?.is_none() && given.as_ref().is_some_and(|given| given.back.is_none());
         self.step();
         self.take(std::slice::from_ref(row))?;
         if let Some(given) = given.filter(|_| first) {

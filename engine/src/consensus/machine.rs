@@ -9,18 +9,21 @@ use bytes::Bytes;
 use openraft::storage::RaftStateMachine;
 use openraft::{OptionalSend, RaftSnapshotBuilder};
 
+use super::back;
 use super::codec::{Marker, Staged};
 use super::give::give;
 use super::install::install;
 use super::judge::{Judge, Step};
 use super::propose::Proposals;
 use super::raft::{LogEntry, LogId, Rows, Snapshot, SnapshotMeta, Stored, StoredMembership, broken};
+use super::registry::Family;
 use super::snapshot::{RowStream, SnapshotData};
 use super::store::{Progress, Store};
 use super::types::{GroupError, Outcome, RowChange};
 use crate::catalog::{self, GroupTag};
 use crate::disk::format::record::{Kind, NewRecord, Parts};
 use crate::disk::{DiskError, DiskHandle, Durability};
+use crate::index::IndexError;
 use crate::net::NodeId;
 
 /// The rows of a group.
@@ -30,6 +33,8 @@ pub(crate) struct Machine {
     node: NodeId,
     /// Those of this node, which wait for what they propose to be applied.
     proposals: Arc<Proposals>,
+    /// Groups that it may have to end, to take lines back.
+    family: Family,
     marker: Marker,
 }
 
@@ -54,12 +59,13 @@ impl Machine {
         store: Arc<Store>,
         node: NodeId,
         proposals: Arc<Proposals>,
+        family: Family,
     ) -> Result<Self, GroupError> {
         let marker = load_marker(&store).await?;
-        let mut machine = Self { store, node, proposals, marker };
+        let mut machine = Self { store, node, proposals, family, marker };
         let unavailable = |e: DiskError| GroupError::Unavailable(e.to_string());
         match machine.store.staged() {
-            Some(staged) => machine.install(staged).await.map_err(unavailable)?,
+            Some(staged) => machine.install(staged, true).await.map_err(unavailable)?,
             // Chunks that may lie here are of no use: whoever sent them begins anew.
             None => {
                 machine.store.unstage().await.map_err(unavailable)?;
@@ -74,8 +80,8 @@ impl Machine {
         self.store.set_progress(Progress { applied, max_sequence, installing: false });
     }
 
-    async fn install(&mut self, staged: Staged) -> Result<(), DiskError> {
-        install(&self.store, &staged).await?;
+    async fn install(&mut self, staged: Staged, opening: bool) -> Result<(), DiskError> {
+        install(&self.store, &self.family, opening, &staged).await?;
         self.marker = staged.marker;
         Ok(())
     }
@@ -142,8 +148,30 @@ impl Machine {
         let membership = meta.last_membership.clone();
         let staged = Staged { marker: Marker { applied: meta.last_log_id, membership, ..marker }, chunks };
         self.store.decide(staged.clone()).await?;
-        self.install(staged).await
+        self.install(staged, false).await
     }
+
+    /// Applies entries of which none is behind one that takes lines back.
+    async fn apply_some(&mut self, entries: &[LogEntry]) -> Stored<Vec<Vec<Outcome>>> {
+        let (store, territory) = (Arc::clone(&self.store), self.store.territory());
+        let stands = |key: &[u8]| {
+            let row = catalog::row(store.disk.index(), &territory.place(key))?;
+            Ok(row.map(|row| row.sequence))
+        };
+        let mut judge = Judge::new(self.marker.clone(), Arc::clone(&territory), stands);
+        let mut outcomes = Vec::with_capacity(entries.len());
+        for entry in entries {
+            outcomes.push(judge.apply(entry).map_err(|e| broken(&e))?);
+        }
+        let (steps, marker) = judge.finish();
+        self.write(steps).await.map_err(|e| broken(&e))?;
+        self.marker = marker;
+        Ok(outcomes)
+    }
+}
+
+fn over() -> DiskError {
+    DiskError::from(IndexError::Store { verb: "apply", reason: "the group is over".to_owned() })
 }
 
 impl RaftStateMachine<Rows> for Machine {
@@ -160,19 +188,16 @@ impl RaftStateMachine<Rows> for Machine {
     {
         let store = Arc::clone(&self.store);
         let _nobody_begins_to_count = store.count.applying().await;
-        let territory = store.territory();
-        let stands = |key: &[u8]| {
-            let row = catalog::row(store.disk.index(), &territory.place(key))?;
-            Ok(row.map(|row| row.sequence))
-        };
-        let mut judge = Judge::new(self.marker.clone(), Arc::clone(&territory), stands);
-        let mut outcomes = Vec::new();
-        for entry in entries {
-            outcomes.push(judge.apply(&entry).map_err(|e| broken(&e))?);
+        if store.has_ended() {
+            return Err(broken(&over()));
         }
-        let (steps, marker) = judge.finish();
-        self.write(steps).await.map_err(|e| broken(&e))?;
-        self.marker = marker;
+        let entries: Vec<LogEntry> = entries.into_iter().collect();
+        let mut outcomes = Vec::with_capacity(entries.len());
+        for some in entries.split_inclusive(back::is_alone) {
+            outcomes.extend(self.apply_some(some).await?);
+            // What comes behind it is judged by what is left then.
+            back::settle(&store, &self.family, false).await.map_err(|e| broken(&e))?;
+        }
         self.tell();
         Ok(outcomes)
     }
@@ -186,6 +211,11 @@ impl RaftStateMachine<Rows> for Machine {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Box<SnapshotData>) -> Stored<()> {
+        let store = Arc::clone(&self.store);
+        let _nobody_begins_to_count = store.count.applying().await;
+        if store.has_ended() {
+            return Err(broken(&over()));
+        }
         self.replace(meta, *snapshot).await.map_err(|e| broken(&e))
     }
 

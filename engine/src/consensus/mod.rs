@@ -7,6 +7,7 @@
 //! Invariant: openraft is known to this folder alone; nothing of it decides what bytes lie on a disk or go over the wire.
 //! Invariant: where no group is opened, nothing of this runs.
 
+mod back;
 mod codec;
 mod confirm;
 mod count;
@@ -35,6 +36,7 @@ mod territory;
 mod tests;
 mod types;
 
+pub use back::TakeBack;
 pub use give_up::{held, sweep};
 pub use group::{Group, GroupOptions, GroupStatus, Leading, Office, Settings, StatusWatch};
 pub use registry::Groups;

@@ -57,6 +57,12 @@ impl Group {
         self.shared.store.territory().given.clone()
     }
 
+    /// Ranges that it has taken back.
+    #[must_use]
+    pub fn returned(&self) -> Vec<Given> {
+        self.shared.store.territory().back.clone()
+    }
+
     /// What this group has of a container, if it took a range of it over from another group.
     #[must_use]
     pub fn part(&self) -> Option<Part> {
@@ -83,10 +89,13 @@ impl Group {
         }
         let mut left = half;
         let mut middle = None;
+        let back = self.shared.store.territory().back.clone();
+        let starts: Vec<Vec<u8>> = back.iter().map(|back| listing_key(back.id, &back.from)).collect();
         self.each(Range { reverse: true, ..lines(id, "", None) }, |key, _| {
             left = left.saturating_sub(1);
             middle = Some(key.to_vec());
-            Ok(left > 0)
+            // A range that was taken back keeps its row.
+            Ok(left > 0 || starts.iter().any(|start| start == key))
         })
         .await?;
         let prefix = catalog::listing_prefix(id).len();
@@ -134,6 +143,7 @@ impl Group {
             return Err(GroupError::NotLeader(status.leader));
         }
         super::group::numbered(group)?;
+        let _alone = self.shared.reshaping.lock().await;
         let territory = store.territory();
         if let Some(other) = territory.moved(&listing_key(id, &from)) {
             return Err(GroupError::Moved(other));
@@ -157,13 +167,14 @@ impl Group {
             return Err(stopped("the voters are being changed"));
         }
         // All is applied here: what other leaders of the group gave away is known.
-        if store.territory().given.iter().any(|given| given.group == group) {
+        let territory = store.territory();
+        if territory.given.iter().chain(&territory.back).any(|given| given.group == group) {
             return Err(GroupError::Limit("number of a group, which was used"));
         }
         let Some(Totals { objects, bytes, .. }) = store.count.end(&counted) else {
             return Err(stopped("somebody else counts"));
         };
-        let value = GivenValue { to, group, objects, bytes, of };
+        let value = GivenValue { to, group, objects, bytes, of, back: None };
         let key = given_key(id, &from);
         let guards = vec![Guard { key: key.clone(), expected: Expected::Absent }];
         let rows = vec![RowChange { key, sequence, value: Some(value.encode()) }];

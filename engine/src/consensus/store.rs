@@ -4,7 +4,7 @@
 //! Invariant: a state record says all that earlier ones said, so whichever of two that are written at once comes last is right.
 //! Invariant: a vote is answered, and an entry counted, only after the disk has flushed it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -55,6 +55,10 @@ struct Inner {
     tail: Tail,
     progress: Progress,
     territory: Arc<Territory>,
+    /// Groups of which nothing is left on this disk where their lines were taken back.
+    settled: BTreeSet<GroupId>,
+    /// Nothing is applied any more.
+    ended: bool,
 }
 
 /// What readers of rows must know.
@@ -151,7 +155,7 @@ impl Store {
     /// Looks which rows are this group's, as its rows and its state say.
     pub(crate) fn survey(&self) -> Result<(), IndexError> {
         let (space, host) = (self.space(), self.lock().facts.host.clone());
-        let mut territory = Territory { space, host, given: Vec::new(), part: None };
+        let mut territory = Territory { space, host, ..Territory::default() };
         let prefix = group_prefix(space);
         let unreadable = |e: catalog::BadValue| IndexError::Store { verb: "decode", reason: e.to_string() };
         let range = |tag| Range::prefix(&[&prefix[..], &[tag]].concat());
@@ -159,7 +163,9 @@ impl Store {
             let (key, value) = pair?;
             let row = catalog::decode_row(&value)?;
             let given = Given::of_row(key.get(prefix.len()..).unwrap_or_default(), &row.value);
-            territory.given.push(given.map_err(unreadable)?);
+            let given = given.map_err(unreadable)?;
+            let to = if given.back.is_some() { &mut territory.back } else { &mut territory.given };
+            to.push(given);
         }
         if let Some(pair) = self.disk.index().scan(Table::Rows, range(PART)).next() {
             let (key, value) = pair?;
@@ -168,8 +174,28 @@ impl Store {
             let value = PartValue::decode(&row.value).map_err(unreadable)?;
             territory.part = Some(Part { id, sequence: row.sequence, value });
         }
-        self.lock().territory = Arc::new(territory);
+        let mut inner = self.lock();
+        let unsettled = territory.back.iter().filter(|back| !inner.settled.contains(&back.group));
+        territory.returning = unsettled.cloned().collect();
+        inner.territory = Arc::new(territory);
         Ok(())
+    }
+
+    /// Nothing is left here of what a group made of lines that were taken back.
+    pub(crate) fn settled(&self, group: GroupId) -> Result<(), IndexError> {
+        self.lock().settled.insert(group);
+        self.survey()
+    }
+
+    /// Nothing is applied from here on, nor is anything still being applied.
+    pub(crate) async fn end(&self) {
+        self.lock().ended = true;
+        drop(self.count.applying().await);
+    }
+
+    /// Whether nothing may be applied any more. To be asked by whoever holds [`Count::applying`].
+    pub(crate) fn has_ended(&self) -> bool {
+        self.lock().ended
     }
 
     /// Which rows are this group's, and where they lie.
@@ -449,6 +475,11 @@ impl Store {
             inner.progress.installing = true;
         })
         .await
+    }
+
+    /// What was queued is durable, and in the index.
+    pub(crate) async fn sync(&self) -> Result<(), DiskError> {
+        self.change(|_| {}).await
     }
 
     /// The rows are those of the snapshot.

@@ -4,7 +4,8 @@
 //! the space that the lines were written in; a voter that was filled by a snapshot has it in the group's own.
 //!
 //! Invariant: of two groups on a disk none has a key of the other's.
-//! Invariant: what a group gave away it never has again, on no disk.
+//! Invariant: what a group gave away it has again only when it has taken it back, and on a disk only when nothing is left there of
+//! what the other group made of it ([`super::back`]).
 
 use super::types::{Given, Part};
 use crate::catalog::{self, GroupId, group_prefix, lines};
@@ -40,6 +41,10 @@ pub(crate) struct Territory {
     pub(crate) space: GroupId,
     pub(crate) host: Option<Host>,
     pub(crate) given: Vec<Given>,
+    /// What was taken back, and may still be unsettled on this disk: nobody reads it.
+    pub(crate) returning: Vec<Given>,
+    /// All that was ever taken back.
+    pub(crate) back: Vec<Given>,
     /// Of the container of which it took a range over.
     pub(crate) part: Option<Part>,
 }
@@ -83,7 +88,12 @@ impl Territory {
 
     /// Who has taken a row over.
     pub(crate) fn moved(&self, key: &[u8]) -> Option<GroupId> {
-        self.given.iter().find(|given| given.has(key)).map(|given| given.group)
+        self.away().find(|given| given.has(key)).map(|given| given.group)
+    }
+
+    /// Ranges whose lines are not its own, or not yet again.
+    pub(crate) fn away(&self) -> impl Iterator<Item = &Given> {
+        self.given.iter().chain(&self.returning)
     }
 
     /// Where the name behind the last one of a container is, for what the group has of it: `None` at the container's end.
@@ -101,7 +111,7 @@ impl Territory {
         };
         let hosted: Vec<(GroupId, Range)> = self.host.iter().map(|host| (host.space, host.lines())).collect();
         let hosts: Vec<Range> = hosted.iter().map(|(_, lines)| lines.clone()).collect();
-        let holes: Vec<Range> = self.given.iter().map(Given::lines).collect();
+        let holes: Vec<Range> = self.away().map(Given::lines).collect();
         let mut pieces: Vec<(GroupId, Range)> = catalog::without(own, &hosts)
             .into_iter()
             .map(|range| (self.space, range))
@@ -129,13 +139,13 @@ mod tests {
 
     fn given(from: &str, to: Option<&str>) -> Given {
         let of = Belongs { account: "a".to_owned(), container: "c".to_owned(), policy: 0 };
-        Given { id: 7, from: from.to_owned(), to: to.map(str::to_owned), group: 9, of }
+        Given { id: 7, from: from.to_owned(), to: to.map(str::to_owned), group: 9, of, back: None }
     }
 
     #[test]
     fn a_parent_is_its_space_without_what_it_gave_away() {
         for space in [1, 5] {
-            let parent = Territory { space, host: None, given: vec![given("m", None)], part: None };
+            let parent = Territory { space, given: vec![given("m", None)], ..Territory::default() };
             assert_eq!(parent.moved(&listing_key(7, "m")), Some(9));
             assert_eq!(parent.moved(&listing_key(7, "l\u{ff}")), None);
             assert_eq!(parent.moved(&listing_key(8, "z")), None);
@@ -150,7 +160,12 @@ mod tests {
     #[test]
     fn a_child_has_its_lines_where_they_lay_and_all_else_in_its_own_space() {
         let host = Host { space: 1, id: 7, from: "m".to_owned(), to: Some("t".to_owned()) };
-        let child = Territory { space: 9, host: Some(host), given: vec![given("p", Some("t"))], part: None };
+        let child = Territory {
+            space: 9,
+            host: Some(host),
+            given: vec![given("p", Some("t"))],
+            ..Territory::default()
+        };
         assert_eq!(child.place(&listing_key(7, "n")), listing_key(7, "n"));
         assert_eq!(child.place(b"kt"), [&group_prefix(9)[..], b"kt"].concat());
         let scans = child.scans(&Range::default());

@@ -37,6 +37,8 @@ pub struct Given {
     pub group: GroupId,
     /// Whose container it is.
     pub of: Belongs,
+    /// It was taken back: what the other one made of its lines is not above this version time, and is gone.
+    pub back: Option<u64>,
 }
 
 /// What a group has of a container, of which it took a range over from another group.
@@ -67,8 +69,8 @@ impl Given {
     /// What the row of a range says.
     pub(crate) fn of_row(key: &[u8], value: &[u8]) -> Result<Self, BadValue> {
         let (id, from) = catalog::parse_given(key)?;
-        let GivenValue { to, group, of, .. } = GivenValue::decode(value)?;
-        Ok(Self { id, from: from.to_owned(), to, group, of })
+        let GivenValue { to, group, of, back, .. } = GivenValue::decode(value)?;
+        Ok(Self { id, from: from.to_owned(), to, group, of, back })
     }
 }
 

@@ -74,6 +74,10 @@ pub trait IndexGroup: Send + Sync {
     fn part(&self) -> Option<Part> {
         None
     }
+    /// Greatest version time of a row that was ever applied; of nothing that others are told, where lines are never given away.
+    fn max_sequence(&self) -> u64 {
+        0
+    }
     /// Log rows, durably and applied, all or nothing; nothing when the group is in another term than `term`.
     fn append(&self, rows: Vec<Draft>, class: Class, term: u64) -> BoxFuture<'static, Result<()>>;
 }

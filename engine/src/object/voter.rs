@@ -19,7 +19,7 @@ use super::replica::{BoxFuture, Draft};
 use super::{Error, IndexPolicy, Result};
 use crate::catalog::{Belongs, ContainerValue, GroupId, Row, Totals, account_key, container_key};
 use crate::clock::{Clock, Timestamp};
-use crate::consensus::{Entry, Given, Group, GroupError, Leading, Outcome, Part, RowChange, Split};
+use crate::consensus::{Entry, Given, Group, GroupError, Leading, Outcome, Part, RowChange, Split, TakeBack};
 use crate::disk::Class;
 use crate::disk::format::record::DeviceId;
 use crate::index::Range;
@@ -201,6 +201,25 @@ impl Voter {
         drop(permit);
         Ok(true)
     }
+
+    /// Takes a range back from a group that is shut by the attempt that this group remembers, or for ever; it made nothing above
+    /// `floor`. False: it is not so any more.
+    pub(super) async fn take_back(&self, given: &Given, attempt: Option<u64>, floor: u64) -> Result<bool> {
+        let shared = &self.shared;
+        shared.barrier().await?;
+        // From here on this node gives no version time that the child may have given.
+        shared.clock.observe(Timestamp(floor));
+        let at = shared.clock.tick();
+        if at > shared.ceiling() {
+            shared.raise(at).await?;
+        }
+        let (id, from, group) = (given.id, given.from.clone(), given.group);
+        let back = TakeBack { id, from, group, floor, attempt, sequence: at.0 };
+        match shared.group.take_back(back).await.map_err(refused)? {
+            Outcome::Applied => Ok(true),
+            _ => Ok(false),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -267,7 +286,8 @@ impl Shared {
         let GroupError::Moved(group) = error else { return refused(error) };
         match self.group.given().into_iter().find(|given| given.group == group) {
             Some(Given { from, to, .. }) => Error::Elsewhere(Elsewhere::Moved { group, from, to }),
-            None => refused(error),
+            // They are just coming back.
+            None => Error::Elsewhere(Elsewhere::Shut { at: Timestamp::default() }),
         }
     }
 
@@ -360,6 +380,10 @@ impl IndexGroup for Voter {
 
     fn part(&self) -> Option<Part> {
         self.shared.group.part()
+    }
+
+    fn max_sequence(&self) -> u64 {
+        self.shared.group.max_sequence()
     }
 
     fn append(&self, rows: Vec<Draft>, _: Class, term: u64) -> BoxFuture<'static, Result<()>> {

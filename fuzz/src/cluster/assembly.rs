@@ -108,11 +108,12 @@ async fn assemble(making: Making, groups: Groups) -> Result<Running, String> {
         options: options.clone(),
         since: monotonic.clone(),
         voters: Arc::default(),
+        board: board.clone(),
     };
     keeper.seat(&group);
     keeper.open_held().await;
     let voters = keeper.voters.clone();
-    let names: Arc<dyn Names> = plant.names(Arc::new(divided));
+    let names: Arc<dyn Names> = plant.names(Arc::new(divided.clone()));
     let placement = Box::new(Spread::over(Vec::new()));
     let parts = Parts { disks, others: Vec::new(), placement, names, clock, options };
     let store = Store::shared(parts).map_err(|e| format!("start store: {e}"))?;
@@ -120,10 +121,10 @@ async fn assemble(making: Making, groups: Groups) -> Result<Running, String> {
     let reading = Box::new(move || reading.now());
     let replicas = ReplicaService::new(store.replicas().to_vec(), monotonic.clone(), reading, random);
     let node = NodeService::new(replicas, seats);
-    late.set(groups.service(match &part {
+    late.set(plant.service(groups.service(match &part {
         Some(part) => part.door(Some(Arc::new(node.clone()))),
         None => Arc::new(node.clone()),
-    }));
+    })));
     let follower =
         Follower { net, store: store.clone(), board, peers: Arc::default(), plant, used: AtomicU64::new(0) };
     let peers: Arc<dyn Cluster> = follower.peers.clone();
@@ -148,7 +149,7 @@ async fn assemble(making: Making, groups: Groups) -> Result<Running, String> {
         let pause = timer(&runtime);
         runtime.spawn(Box::pin(runner.run(Box::new(move |time| pause(time)))));
     }
-    Ok(Running { store, reports, voters, part })
+    Ok(Running { store, reports, voters, divided, part })
 }
 
 fn settings() -> Settings {

@@ -1,8 +1,8 @@
-//! The rings as the cluster publishes them.
+//! The rings as the cluster publishes them, and the groups whose lines were taken back, as its control group knows them.
 //!
 //! Invariant: rings and owners are replaced together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use quarry_engine::disk::format::record::DeviceId;
@@ -25,18 +25,28 @@ pub(crate) struct Published {
 
 /// Where the newest ring is read; clones share it.
 #[derive(Clone)]
-pub(crate) struct Board(Arc<Mutex<Arc<Published>>>);
+pub(crate) struct Board {
+    rings: Arc<Mutex<Arc<Published>>>,
+    over: Arc<Mutex<BTreeSet<u32>>>,
+}
 
 impl Board {
     pub(crate) fn new(published: Published) -> Self {
-        Self(Arc::new(Mutex::new(Arc::new(published))))
+        Self { rings: Arc::new(Mutex::new(Arc::new(published))), over: Arc::default() }
     }
 
     pub(crate) fn read(&self) -> Arc<Published> {
-        locked(&self.0).clone()
+        locked(&self.rings).clone()
     }
 
     pub(crate) fn publish(&self, published: Published) {
-        *locked(&self.0) = Arc::new(published);
+        *locked(&self.rings) = Arc::new(published);
+    }
+
+    /// Groups whose lines were taken back, these among them.
+    pub(crate) fn end(&self, more: BTreeSet<u32>) -> BTreeSet<u32> {
+        let mut over = locked(&self.over);
+        over.extend(more);
+        over.clone()
     }
 }

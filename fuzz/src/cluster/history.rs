@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use md5::{Digest, Md5};
 use quarry_engine::io::SplitMix64;
-use quarry_engine::object::IndexPolicy;
+use quarry_engine::object::{Condition, IndexPolicy};
 
 use super::assembly::RECLAIM;
 use super::log::{LINES, Log};
@@ -20,10 +20,19 @@ use super::trouble::{self, Cure, Trouble, Troubles};
 use super::volume::Volume;
 use super::world::World;
 use crate::store::clients::{Bodies, Call, Reply, perform};
-use crate::store::model::{Fact, Op, OpId};
+use crate::store::model::{Fact, NAMES, OBJECTS, Op, OpId, container_name};
 use crate::store::oracle::Violation;
 use crate::store::world::IndexFate;
 
+/// Longest pause between two tries to take lines back, in microseconds.
+const RETURN: u64 = 1_000_000;
+/// Out of a thousand tries, before how many clients delete what is in such lines.
+const EMPTIED: u32 = 300;
+/// Out of a thousand times, how often somebody is away then, and for how long.
+const ABSENT: u32 = 500;
+const ABSENCE: Duration = Duration::from_secs(6);
+/// Sets the numbers of those tries apart.
+const RETURNS: u64 = 0x7265_7475_726e_7321;
 /// No client waits longer than this, whatever happens.
 const STUCK: Duration = Duration::from_secs(120);
 /// Longer than tombstones are kept.
@@ -48,6 +57,8 @@ pub struct Summary {
     pub terms: u64,
     /// Groups that took over half of another one's lines.
     pub splits: u64,
+    /// Of these groups, how many gave all back.
+    pub returned: u64,
     /// Changes in eventual containers that were begun while their group was away.
     pub alone: u64,
     /// Answers to clients of volumes.
@@ -79,6 +90,7 @@ impl Summary {
         self.troubles += other.troubles;
         self.terms += other.terms;
         self.splits += other.splits;
+        self.returned += other.returned;
         self.alone += other.alone;
         self.blocks += other.blocks;
         self.millis += other.millis;
@@ -110,6 +122,7 @@ pub fn history_with(seed: u64, plant: Plant, lines: usize) -> Result<Summary, Bo
         world,
         profile,
         rng,
+        returns: SplitMix64::new(seed.rotate_left(32) ^ RETURNS),
         slots: Vec::new(),
         troubles: Troubles::default(),
         uneasy_until: RECOVERY,
@@ -127,6 +140,7 @@ pub fn history_with(seed: u64, plant: Plant, lines: usize) -> Result<Summary, Bo
     summary.alone += world.changes_alone();
     summary.terms = world.terms() as u64;
     summary.splits = world.splits() as u64;
+    summary.returned = world.returned() as u64;
     summary.millis = u64::try_from(world.now().as_millis()).unwrap_or(u64::MAX);
     // What a panic left half done is not taken apart.
     let _left = result.is_err().then(|| std::mem::forget((slots, world, volume)));
@@ -145,6 +159,8 @@ pub(crate) struct History {
     pub(crate) world: World,
     pub(crate) oracle: Oracle,
     pub(crate) rng: SplitMix64,
+    /// What decides when lines are taken back, apart from all else.
+    returns: SplitMix64,
     pub(crate) summary: Summary,
     pub(crate) profile: Profile,
     pub(crate) troubles: Troubles,
@@ -176,6 +192,7 @@ impl History {
         let mut left = self.profile.operations;
         let mut next = vec![self.world.now(); self.profile.clients];
         let (mut trouble_at, mut split_at) = (self.world.now(), self.world.now());
+        let mut return_at = self.world.now();
         while left > 0 {
             let now = self.world.now();
             for at in &mut next {
@@ -195,8 +212,41 @@ impl History {
                     self.note(&said);
                 }
             }
+            if self.profile.splits.is_some() && return_at <= now {
+                return_at = now + Duration::from_micros(self.returns.below(RETURN));
+                if self.returns.chance(EMPTIED) {
+                    self.empty_some()?;
+                }
+                if let Some(said) = self.world.take_back(&mut self.returns) {
+                    self.note(&said);
+                }
+            }
             self.ask_volume();
             self.tick()?;
+        }
+        Ok(())
+    }
+
+    /// Clients delete what is in a range that was given away.
+    fn empty_some(&mut self) -> Result<(), Violation> {
+        let given = self.world.given();
+        if given.is_empty() {
+            return Ok(());
+        }
+        let (container, from) = given[self.returns.index(given.len())].clone();
+        let Some(c) = (0..CONTAINERS).find(|c| container_name(*c) == container) else { return Ok(()) };
+        // Often somebody hears of the deletes only when the lines have been taken back.
+        let cut = Trouble::CutOff(self.returns.index(self.world.machines.len()));
+        if self.profile.trouble.is_some()
+            && self.troubles.allow(&self.world, cut)
+            && self.returns.chance(ABSENT)
+        {
+            self.strike(cut, ABSENCE)?;
+        }
+        for o in (0..OBJECTS).filter(|o| *NAMES[*o] >= *from) {
+            if self.oracle.writes((c, o)) < profile::MANY_WRITES {
+                self.begin_anywhere(Op::Delete { c, o, condition: Condition::default() })?;
+            }
         }
         Ok(())
     }
@@ -355,10 +405,15 @@ impl History {
             // Where nobody grants version times, the last writer is the one with the latest clock.
             return Ok(());
         }
+        let lasts = self.within(Duration::from_secs(10));
+        self.strike(trouble, lasts)
+    }
+
+    fn strike(&mut self, trouble: Trouble, lasts: Duration) -> Result<(), Violation> {
         self.note(&format!("{trouble:?}"));
         self.summary.troubles += 1;
         self.faulty = true;
-        let end = self.world.now() + self.within(Duration::from_secs(10));
+        let end = self.world.now() + lasts;
         self.uneasy_until = self.uneasy_until.max(end + RECOVERY);
         match trouble {
             Trouble::Kill(n) => return self.crash(n, false),

@@ -1,6 +1,7 @@
 //! The groups that a node votes in: the first one, and those that took ranges of its lines over, as `node/src/control/seats.rs` keeps
 //! them.
 //!
+//! Invariant: a group whose lines were taken back is left by everybody, as soon as anybody knows.
 //! Invariant: a child is opened when its parent has applied here what made it, and not before.
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use quarry_engine::object::names::{Divided, NamesService, Seats};
 use quarry_engine::object::{Options, Voter};
 
 use super::assembly::locked;
+use super::board::Board;
 
 /// Pause between two looks.
 const LOOK: Duration = Duration::from_millis(10);
@@ -30,6 +32,7 @@ pub(super) struct Keeper {
     pub(super) options: Options,
     pub(super) since: MonotonicClock,
     pub(super) voters: Voters,
+    pub(super) board: Board,
 }
 
 impl Keeper {
@@ -44,6 +47,7 @@ impl Keeper {
     /// For as long as it is polled.
     pub(super) async fn run(self) {
         loop {
+            self.end_over().await;
             for group in self.groups.all() {
                 let status = group.status();
                 self.divided.voters(group.id(), status.voters.iter().copied().collect());
@@ -69,6 +73,18 @@ impl Keeper {
         // What fails is tried again.
         if let Ok(group) = self.groups.open(number, self.with.clone()).await {
             self.seat(&group);
+        }
+    }
+
+    /// Leaves groups whose lines were taken back.
+    async fn end_over(&self) {
+        for number in self.board.end(self.groups.over()) {
+            self.seats.end(number);
+            locked(&self.voters).remove(&number);
+            if self.groups.get(number).is_some() {
+                // What fails is tried again.
+                let _failed = self.groups.give_up(number, &self.with.disk).await;
+            }
         }
     }
 

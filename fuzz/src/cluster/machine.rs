@@ -16,6 +16,7 @@ use quarry_engine::index::{Index, MemoryIndex};
 use quarry_engine::io::{CrashPlan, SimImage, SplitMix64};
 use quarry_engine::net::NodeId;
 use quarry_engine::object::Store;
+use quarry_engine::object::names::Divided;
 use quarry_engine::work::Reports;
 
 use super::keeper::Voters;
@@ -121,6 +122,8 @@ pub(crate) struct Running {
     pub(crate) reports: Vec<Reports>,
     /// Of its groups.
     pub(crate) voters: Voters,
+    /// Its way to names.
+    pub(crate) divided: Divided,
     /// Its part of the volume, if there is one.
     pub(crate) part: Option<Part>,
 }

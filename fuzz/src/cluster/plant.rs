@@ -8,7 +8,8 @@ use quarry_engine::disk::catalog::{Catalog, Tx};
 use quarry_engine::disk::format::record::{DeviceId, Kind, NewRecord, RecordView, StoredRecord};
 use quarry_engine::disk::{Class, Durability, Location};
 use quarry_engine::index::{Index, IndexError, Table};
-use quarry_engine::object::names::{Answer, Ask, Grant, Line, Names, NewLine};
+use quarry_engine::net::{NodeId, Request, Response, Service};
+use quarry_engine::object::names::{Answer, Ask, Grant, Holding, Line, Names, NamesAnswer, NewLine};
 use quarry_engine::object::{BoxFuture, Draft, ObjectPath, Opened, Replica, Result};
 use quarry_ring::PathHash;
 
@@ -30,6 +31,8 @@ pub enum Plant {
     RowWithoutObject,
     /// Devices forget at once which versions the listing is yet to be told of.
     IntentForgotten,
+    /// Whoever takes lines back does not know how new those are that were deleted.
+    FloorLeftOut,
 }
 
 impl Plant {
@@ -46,6 +49,14 @@ impl Plant {
         match self {
             Self::StaleReplicaWins => Arc::new(Ageless(names)),
             _ => names,
+        }
+    }
+
+    /// What answers other nodes.
+    pub(crate) fn service(self, service: Arc<dyn Service>) -> Arc<dyn Service> {
+        match self {
+            Self::FloorLeftOut => Arc::new(Floorless(service)),
+            _ => service,
         }
     }
 
@@ -174,6 +185,24 @@ impl Names for Ageless {
 
     fn here(&self) -> bool {
         self.0.here()
+    }
+}
+
+/// A node that says of a group that it never gave a version time.
+struct Floorless(Arc<dyn Service>);
+
+impl Service for Floorless {
+    fn handle(&self, from: NodeId, request: Request) -> BoxFuture<'static, Response> {
+        let answer = self.0.handle(from, request);
+        Box::pin(async move {
+            match answer.await {
+                Response::Names(NamesAnswer::Answer(Answer::Holding(holding))) => {
+                    let holding = Holding { above: Timestamp(0), ..holding };
+                    Response::Names(NamesAnswer::Answer(Answer::Holding(holding)))
+                }
+                other => other,
+            }
+        })
     }
 }
 

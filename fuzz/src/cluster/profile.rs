@@ -14,7 +14,7 @@ pub(crate) const CONTAINERS: usize = 2;
 /// The one whose objects are kept in fragments, where there is a code; or that is eventual.
 pub(crate) const CODED: usize = 1;
 /// Writes of a name, under way or unanswered, at which it is only read for a while: each makes many more worlds possible.
-const MANY_WRITES: usize = 4;
+pub(super) const MANY_WRITES: usize = 4;
 
 /// The shape of a history.
 #[derive(Debug, Clone, Copy)]

@@ -172,27 +172,30 @@ pub(crate) fn luck(rng: &mut SplitMix64) -> CrashPlan {
 impl Troubles {
     /// The next trouble, if there is room for one.
     pub(crate) fn draw(&self, world: &World, rng: &mut SplitMix64) -> Option<Trouble> {
+        let trouble = Trouble::draw(rng, world.machines.len(), world.leader());
+        self.allow(world, trouble).then_some(trouble)
+    }
+
+    /// Whether there is room for it beside the others.
+    pub(crate) fn allow(&self, world: &World, trouble: Trouble) -> bool {
         let machines = world.machines.len();
-        let trouble = Trouble::draw(rng, machines, world.leader());
         let mut struck: Vec<usize> = self.ends.iter().filter_map(|(_, _, machine)| *machine).collect();
         struck.extend((0..machines).filter(|n| !world.machines[*n].is_up()));
         struck.sort_unstable();
         struck.dedup();
         let cut = self.ends.iter().any(|(_, cure, _)| *cure == Cure::Connect);
         match trouble {
-            Trouble::CutOff(_) | Trouble::Mute(_) if cut => None,
-            Trouble::Clock(..) => Some(trouble),
+            Trouble::CutOff(_) | Trouble::Mute(_) if cut => false,
+            Trouble::Clock(..) => true,
             // Three must remain, and one at a time is emptied.
             Trouble::Empty(_) => {
                 let refills = self.ends.iter().any(|(_, cure, _)| matches!(cure, Cure::Refill(_)));
-                (machines > 3 && !refills).then_some(trouble)
+                machines > 3 && !refills
             }
-            Trouble::Blackout | Trouble::LongNight | Trouble::BadNet(..) => {
-                struck.is_empty().then_some(trouble)
-            }
+            Trouble::Blackout | Trouble::LongNight | Trouble::BadNet(..) => struck.is_empty(),
             _ => {
-                let n = trouble.machine()?;
-                (!struck.contains(&n) && struck.len() < (machines - 1) / 2).then_some(trouble)
+                let fresh = trouble.machine().is_some_and(|n| !struck.contains(&n));
+                fresh && struck.len() < (machines - 1) / 2
             }
         }
     }

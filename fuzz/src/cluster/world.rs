@@ -13,6 +13,7 @@ use quarry_engine::disk::{OpenError, Report, SimulatedDisk};
 use quarry_engine::index::Index;
 use quarry_engine::io::{CrashPlan, SplitMix64};
 use quarry_engine::net::{LateService, NodeId, SimNet};
+use quarry_engine::object::names::returnable;
 use quarry_volume::head::Configuration;
 
 use super::assembly::{self, Making, NAMES, locked, voters};
@@ -224,11 +225,50 @@ impl World {
         Some(said)
     }
 
+    /// Has a leader of some group take back what it gave to another, if nothing is left there; what becomes of it is seen later. Says
+    /// which.
+    pub(crate) fn take_back(&mut self, rng: &mut SplitMix64) -> Option<String> {
+        let mut led = Vec::new();
+        for machine in &self.machines {
+            let Some(running) = machine.running() else { continue };
+            let voters: Vec<_> = locked(&running.voters).values().cloned().collect();
+            for voter in voters.into_iter().filter(|voter| voter.group().status().leads) {
+                let given = returnable(voter.group().given());
+                led.extend(
+                    given
+                        .into_iter()
+                        .map(|given| (machine.node, running.divided.clone(), voter.clone(), given)),
+                );
+            }
+        }
+        if led.is_empty() {
+            return None;
+        }
+        let (node, divided, voter, given) = led.swap_remove(rng.index(led.len()));
+        let (group, child) = (voter.group().id(), given.group);
+        self.runtime.node(node).spawn(Box::pin(async move {
+            let _either = divided.take_back(&voter, &given).await;
+        }));
+        Some(format!("group {group} at {node} takes back from {child}"))
+    }
+
+    /// Containers of which groups have given something away, and the first names of that, as their leaders know.
+    pub(crate) fn given(&self) -> Vec<(String, String)> {
+        let lives = self.machines.iter().filter_map(|machine| machine.life.as_ref());
+        let led = lives.flat_map(|life| life.groups.all()).filter(|group| group.status().leads);
+        led.flat_map(|group| group.given()).map(|given| (given.of.container, given.from)).collect()
+    }
+
+    /// Groups whose lines were taken back.
+    pub(crate) fn returned(&self) -> usize {
+        self.board.end(BTreeSet::new()).len()
+    }
+
     /// Groups that took over lines of others.
     pub(crate) fn splits(&self) -> usize {
         let lives = self.machines.iter().filter_map(|machine| machine.life.as_ref());
         let given = lives.flat_map(|life| life.groups.all()).flat_map(|group| group.given());
-        given.map(|given| given.group).collect::<BTreeSet<_>>().len()
+        given.map(|given| given.group).chain(self.board.end(BTreeSet::new())).collect::<BTreeSet<_>>().len()
     }
 
     /// Changes that nodes which run began while their group was away.

@@ -8,7 +8,7 @@ use toml::Spanned;
 
 use super::Listen;
 use super::located::{ConfigError, Source};
-use super::value::{Address, Count, NodeName};
+use super::value::{Address, Count, NodeName, Span};
 
 /// `[cluster]`
 #[derive(Debug, Clone, Deserialize)]
@@ -28,6 +28,9 @@ pub struct Cluster {
     /// all nodes.
     #[serde(default)]
     pub split_lines: Count<100, 1_000_000_000, 4_000_000>,
+    /// What was split off is given back when no line has been in it for so long.
+    #[serde(default)]
+    pub join_after: Span<1000, 31_536_000_000, 3_600_000>,
     /// `[[cluster.peer]]`: other nodes, while nothing is known of the cluster. A node that joined knows the one that let it in.
     #[serde(default, rename = "peer")]
     pub peers: Vec<Peer>,

@@ -9,6 +9,9 @@
 //! 3. The child's leader asks for the row of its seats, `kg`: its voters, which are the parent's at the entry's place in the log,
 //!    each with the disk on which it has the parent. From then on its seats are moved like those of any group.
 //!
+//! And how they come to be in one again: when the parent's leader has taken the lines back (a child that has had none for long), it says
+//! so in row `kc`: the child is over. Nodes that have anything of it leave it then, without asking anybody. Its number serves no more.
+//!
 //! A crash before 2 leaves a number that the parent's next leader uses; one before 3 leaves a child that works, whose leader, or
 //! the next, asks again. Every message may be lost or come twice: what is asked for again and is so changes nothing.
 //!
@@ -32,6 +35,9 @@ const MAX_NUMBER: u32 = 65_535;
 /// The parents of groups that took ranges over, or are about to.
 pub(crate) type Children = BTreeMap<u32, u32>;
 
+/// Behind the parent, when the child is over.
+const OVER: u8 = 1;
+
 /// The row of a child.
 pub(crate) fn row(child: u32, parent: u32) -> KeyValue {
     let mut value = vec![VERSION];
@@ -39,11 +45,32 @@ pub(crate) fn row(child: u32, parent: u32) -> KeyValue {
     (key(TAG, &child.to_be_bytes()), value)
 }
 
+/// The row of a child whose lines its parent has taken back.
+pub(crate) fn row_over(child: u32, parent: u32) -> KeyValue {
+    let (key, mut value) = row(child, parent);
+    value.push(OVER);
+    (key, value)
+}
+
+/// What a row says of its child: the parent, and whether the child is over.
+fn parse(value: &[u8]) -> Result<(u32, bool), BadState> {
+    let mut r = reader(value)?;
+    let parent = u32::try_from(r.varint()?).map_err(|_| BadState::Field("parent"))?;
+    match r.rest() {
+        [] => Ok((parent, false)),
+        [OVER] => Ok((parent, true)),
+        _ => Err(BadState::Field("end of a child")),
+    }
+}
+
 /// Takes a row with this key behind the tag.
-pub(super) fn take(children: &mut Children, rest: &[u8], value: &[u8]) -> Result<(), BadState> {
+pub(super) fn take(state: &mut State, rest: &[u8], value: &[u8]) -> Result<(), BadState> {
     let child = rest.try_into().map_err(|_| BadState::Field("number of a child"))?;
-    let parent = u32::try_from(reader(value)?.varint()?).map_err(|_| BadState::Field("parent"))?;
-    children.insert(u32::from_be_bytes(child), parent);
+    let (child, (parent, over)) = (u32::from_be_bytes(child), parse(value)?);
+    state.children.insert(child, parent);
+    if over {
+        state.over.insert(child);
+    }
     Ok(())
 }
 
@@ -56,7 +83,11 @@ pub(crate) fn next_number(state: &State) -> Option<u32> {
 /// The number that a parent has and did not use; `given`: those that it used.
 pub(crate) fn spare(state: &State, parent: u32, given: &BTreeSet<u32>) -> Option<u32> {
     let own = state.children.iter().filter(|(_, of)| **of == parent).map(|(child, _)| *child);
-    own.into_iter().find(|child| !given.contains(child) && !state.groups.contains_key(child))
+    own.into_iter().find(|child| !given.contains(child) && is_unused(state, *child))
+}
+
+fn is_unused(state: &State, child: u32) -> bool {
+    !state.groups.contains_key(&child) && !state.over.contains(&child)
 }
 
 /// A group's parent, its parent, and so on, each behind its child.
@@ -101,12 +132,14 @@ pub(crate) fn may_write(state: &State, key: &[u8], value: Option<&[u8]>) -> Opti
 }
 
 fn judge_child(state: &State, child: u32, value: Option<&[u8]>) -> Result<(), String> {
-    let mut wanted = Children::new();
     let value = value.ok_or("a group's number is never given back")?;
-    take(&mut wanted, &child.to_be_bytes(), value).map_err(|bad| bad.to_string())?;
-    let parent = wanted.get(&child).copied().unwrap_or_default();
-    if state.children.get(&child) == Some(&parent) {
-        return Ok(());
+    let (parent, over) = parse(value).map_err(|bad| bad.to_string())?;
+    let (known, was_over) = (state.children.get(&child) == Some(&parent), state.over.contains(&child));
+    match (known, was_over, over) {
+        (true, false, _) | (true, true, true) => return Ok(()),
+        (true, true, false) => return Err(format!("index group {child} is over")),
+        (false, _, true) => return Err(format!("{child} is no child of index group {parent}")),
+        (false, _, false) => {}
     }
     if !state.groups.contains_key(&parent) {
         return Err(format!("there is no index group {parent}"));
@@ -114,7 +147,7 @@ fn judge_child(state: &State, child: u32, value: Option<&[u8]>) -> Result<(), St
     if next_number(state) != Some(child) {
         return Err(format!("{child} is not the next number of a group"));
     }
-    let unused = |(known, of): (&u32, &u32)| *of == parent && !state.groups.contains_key(known);
+    let unused = |(known, of): (&u32, &u32)| *of == parent && is_unused(state, *known);
     if state.children.iter().any(unused) {
         return Err(format!("index group {parent} has a number that it did not use"));
     }
@@ -134,7 +167,7 @@ fn judge_seats(state: &State, group: u32, value: Option<&[u8]>) -> Result<(), St
         return Err("a seat is a disk of its node, one of each node".to_owned());
     }
     match state.groups.get(&group) {
-        None if state.children.contains_key(&group) => Ok(()),
+        None if state.children.contains_key(&group) && !state.over.contains(&group) => Ok(()),
         Some(known) if same(known) => Ok(()),
         _ => Err(format!("who votes in index group {group} is not for a node to say")),
     }
@@ -176,11 +209,31 @@ mod tests {
             (hex::encode(&key), hex::encode(&value)),
             ("6b6300000401".to_owned(), "01ac02".to_owned())
         );
-        let mut children = Children::new();
-        take(&mut children, &key[2..], &value).unwrap();
-        assert_eq!(children, [(1025, 300)].into());
-        assert!(take(&mut children, &key[3..], &value).is_err());
-        assert!(take(&mut children, &key[2..], &value[..1]).is_err());
+        let mut state = State::default();
+        take(&mut state, &key[2..], &value).unwrap();
+        assert_eq!((&state.children, state.over.len()), (&[(1025, 300)].into(), 0));
+        assert!(take(&mut state, &key[3..], &value).is_err());
+        assert!(take(&mut state, &key[2..], &value[..1]).is_err());
+        let (same, over) = row_over(1025, 300);
+        assert_eq!((same, hex::encode(&over)), (key.clone(), "01ac0201".to_owned()));
+        take(&mut state, &key[2..], &over).unwrap();
+        assert_eq!((state.children, state.over), ([(1025, 300)].into(), [1025].into()));
+    }
+
+    #[test]
+    fn a_child_that_is_over_stays_so_and_its_number_serves_no_more() {
+        let mut state = state();
+        assert!(!wish(&state, row_over(1025, 1)), "nobody has it yet");
+        state.children.insert(1025, 1);
+        assert!(!wish(&state, row_over(1025, 2)), "it is another's");
+        assert!(wish(&state, row_over(1025, 1)));
+        state.over.insert(1025);
+        assert!(wish(&state, row_over(1025, 1)), "asked again");
+        assert!(!wish(&state, row(1025, 1)));
+        assert_eq!(spare(&state, 1, &BTreeSet::new()), None, "it was used");
+        assert!(wish(&state, row(1026, 1)), "the next number is free");
+        let seats = (seating::group_key(1025), seating::encode(&[seat(1, 1)]));
+        assert!(!wish(&state, seats), "it has no voters any more");
     }
 
     #[test]

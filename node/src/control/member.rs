@@ -24,6 +24,7 @@ use super::follow::Follower;
 use super::govern::govern;
 use super::groups::{ControlError, Opening, Own, Table, change, put};
 use super::introduce::introduce;
+use super::join::Joiner;
 use super::left::Left;
 use super::seating::{self, Seat};
 use super::split::Splitter;
@@ -99,8 +100,8 @@ impl Member {
         let own = OwnVolumes::default();
         let door = |others| Door::new(Arc::clone(&members), Arc::clone(&own), others);
         base.answer_others(&mut cluster, &store, door, &late);
-        let (peers, mut state) = base.follow(&mut cluster, names, &store);
-        base.split(&mut cluster, &state, settings.split_lines.0);
+        let (peers, mut state) = base.follow(&mut cluster, names.clone(), &store);
+        base.split(&mut cluster, &state, names, settings);
         cluster.run(introduce(Arc::clone(&base.net), state.clone(), listed, founder.is_some()));
         if let Some(settings) = founding {
             cluster.run(found(base.groups.clone(), Arc::clone(&base.clock), data.to_owned(), settings));
@@ -216,10 +217,17 @@ impl Base {
     }
 
     /// Opens groups that take lines over here, and gives lines of containers that grew to such.
-    fn split(&self, cluster: &mut Cluster, state: &watch::Receiver<Arc<State>>, lines: u64) {
+    fn split(
+        &self,
+        cluster: &mut Cluster,
+        state: &watch::Receiver<Arc<State>>,
+        names: Divided,
+        settings: &config::Cluster,
+    ) {
         let (groups, net, state) = (self.groups.clone(), Arc::clone(&self.net), state.clone());
         cluster.run(groups.index.clone().open_made());
-        cluster.run(Splitter { groups, net, state, lines }.run());
+        let joiner = Joiner::new(groups.clone(), names, settings.join_after.get());
+        cluster.run(Splitter { groups, net, state, lines: settings.split_lines.0, joiner }.run());
     }
 
     /// Tells the cluster where this node is, and which disks it has.

@@ -11,6 +11,7 @@ pub(crate) mod founding;
 mod govern;
 pub(crate) mod groups;
 mod introduce;
+mod join;
 pub(crate) mod leaving;
 pub(crate) mod left;
 pub(crate) mod member;

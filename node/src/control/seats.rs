@@ -2,6 +2,7 @@
 //!
 //! Invariant: what a disk has of a group is given up only when the group's leader said that this node is no member, after this
 //! node had stopped to take part in it.
+//! A group whose lines were taken back is left without asking: nobody needs its word any more.
 //! Invariant: a group is on one disk of a node at a time, and stays there for as long as the node is a member.
 //! Invariant: a group that was made here by the log of its parent is opened on the parent's disk at once; any other child only when
 //! nothing here is about to make it ([`super::children`]).
@@ -130,6 +131,9 @@ impl Seats {
     pub(crate) async fn open_held(&self) -> Result<(), GroupError> {
         for disk in &self.shared.disks {
             for group in consensus::held(disk).await?.into_iter().filter(|group| *group != CONTROL) {
+                if self.shared.groups.over().contains(&group) {
+                    continue;
+                }
                 if let Err(error) = self.shared.open(group, disk).await {
                     tracing::error!(group, disk = %disk.device(), %error, "open index group");
                 }
@@ -177,6 +181,11 @@ impl Seats {
     async fn step(&self, state: &State, said: &mut BTreeSet<u32>) {
         let shared = &self.shared;
         let local = shared.net.local();
+        for group in state.over.union(&shared.groups.over()) {
+            if let Err(error) = shared.end(*group).await {
+                tracing::warn!(group, %error, "leave an index group that is over; it is tried again");
+            }
+        }
         for (group, row) in &state.groups {
             let done = match (row.iter().find(|seat| seat.node == local), shared.groups.get(*group)) {
                 (Some(seat), None) => shared.join(state, *group, seat).await,
@@ -280,6 +289,26 @@ impl Shared {
         self.groups.give_up(group, &disk).await?;
         tracing::info!(group, disk = %disk.device(), "this node has left an index group");
         self.sweep(disk);
+        Ok(())
+    }
+
+    /// Leaves a group whose lines were taken back, if it is here.
+    async fn end(&self, group: u32) -> Result<(), GroupError> {
+        let _alone = self.opening.lock().await;
+        let fresh = self.names.end(group);
+        let open = self.groups.get(group);
+        if !fresh && open.is_none() {
+            return Ok(());
+        }
+        self.doors.leave(group);
+        let voter = self.voters.lock().unwrap_or_else(PoisonError::into_inner).remove(&group);
+        if let Some(open) = &open {
+            self.groups.give_up(group, open.disk()).await?;
+        }
+        if let Some(disk) = voter.map(|voter| voter.group().disk().clone()) {
+            tracing::info!(group, "the lines of an index group are its parent's again: it is over");
+            self.sweep(disk);
+        }
         Ok(())
     }
 

@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 
 use super::children;
 use super::groups::Own;
+use super::join::{self, Joiner};
 use super::seating::{self, Seat};
 use super::state::{KeyValue, State};
 
@@ -39,6 +40,7 @@ pub(crate) struct Splitter {
     pub(crate) state: watch::Receiver<Arc<State>>,
     /// Lines of one container in one group above which it is split.
     pub(crate) lines: u64,
+    pub(crate) joiner: Joiner,
 }
 
 /// A container that has too many lines in a group.
@@ -58,7 +60,7 @@ struct Tasks {
 
 impl Splitter {
     /// Looks for as long as it is polled.
-    pub(crate) async fn run(self) {
+    pub(crate) async fn run(mut self) {
         let mut tasks = Tasks::default();
         let mut pause = tokio::time::interval(PAUSE);
         pause.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -68,7 +70,10 @@ impl Splitter {
             for group in self.groups.index.open_groups() {
                 let done = match self.row_wanted(&group, &state) {
                     Some((row, fresh)) => self.wish(row, fresh).await,
-                    None if group.status().leads => self.look(&group, &state, &mut tasks).await,
+                    None if group.status().leads => {
+                        self.joiner.look(&group);
+                        self.look(&group, &state, &mut tasks).await
+                    }
                     None => Ok(()),
                 };
                 tasks.say(group.id(), done);
@@ -76,11 +81,17 @@ impl Splitter {
         }
     }
 
-    /// The row that the seats of a group shall have, as this node knows better; whether there is none yet.
+    /// The row that the seats of a group shall have, or one of its children, as this node knows better; whether there is none yet.
     fn row_wanted(&self, group: &Group, state: &State) -> Option<(KeyValue, bool)> {
+        if group.status().leads
+            && let Some(child) = join::over(group, state)
+        {
+            return Some((children::row_over(child, group.id()), false));
+        }
         let (number, own) = (group.id(), Seat { node: group.node(), device: group.disk().device() });
         let known = state.groups.get(&number);
         let parent = state.children.get(&number).and_then(|parent| state.groups.get(parent));
+        let parent = parent.filter(|_| !state.over.contains(&number));
         let mut seats = match (known, parent) {
             (Some(seats), _) if !seats.contains(&own) => seats.clone(),
             (None, Some(parent)) if group.status().leads => first_seats(group, parent, state),
@@ -125,7 +136,8 @@ impl Splitter {
         if task.under_way.is_some() || task.next > Instant::now() {
             return Ok(());
         }
-        let given: BTreeSet<u32> = group.given().iter().map(|given| given.group).collect();
+        let given = group.given().into_iter().chain(group.returned());
+        let given: BTreeSet<u32> = given.map(|given| given.group).collect();
         let Some(child) = children::spare(state, number, &given) else {
             let next = children::next_number(state).ok_or("no number is left for another index group")?;
             return self.wish(children::row(next, number), true).await;

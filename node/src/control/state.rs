@@ -4,7 +4,7 @@
 //! one that stops.
 //! Invariant: a ring is believed when all of it is there and its hash is right.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use quarry_engine::disk::format::bytes::{Put, Reader, Truncated};
@@ -38,6 +38,8 @@ pub(crate) struct State {
     pub(crate) groups: Seating,
     /// Groups that took lines over from others, or are about to, and from which.
     pub(crate) children: Children,
+    /// Of these, whose lines were taken back: nobody votes in them.
+    pub(crate) over: BTreeSet<u32>,
     /// Of the other policies.
     pub(crate) other_builders: BTreeMap<u16, Builder>,
     pub(crate) policies: policies::Rows,
@@ -284,7 +286,7 @@ impl State {
                     let group = group.try_into().map_err(|_| BadState::Field("number of a group"))?;
                     state.groups.insert(u32::from_be_bytes(group), seating::decode(value)?);
                 }
-                Some((&children::TAG, rest)) => children::take(&mut state.children, rest, value)?,
+                Some((&children::TAG, rest)) => children::take(&mut state, rest, value)?,
                 Some((b'R', policy)) => {
                     let policy = policy.try_into().map_err(|_| BadState::Field("policy of a ring"))?;
                     let policy = u16::from_be_bytes(policy);
@@ -296,6 +298,8 @@ impl State {
                 _ => return Err(BadState::Field("key")),
             }
         }
+        let over = &state.over;
+        state.groups.retain(|group, _| !over.contains(group));
         Ok(state)
     }
 

@@ -22,6 +22,7 @@ import time
 from cluster_process import CONTAINER, Ledger, admin, check, cluster, compared, together, wait_until
 from swift_http import md5
 
+JOIN = 3  # seconds for which a group must have had no line to be given up
 LINES = 100  # above this a group gives lines away; the least that is allowed
 WRITERS = 6
 FIXED = 48
@@ -269,11 +270,17 @@ def empty(it, seed, ledger):
     deleters[0].put("d5/again")
     assert page(client.ask, {}) == ["d5/again"]
     print(f"check: {len(names)} objects and the container are deleted, and it is made anew", flush=True)
+    had = children(it)
+    took = wait_until(lambda: not children(it), SPLIT, "all groups of the first one are over", lambda: children(it))
+    deleters[0].put("d7/again")
+    for member in it.members:
+        assert page(member.account().request, {}) == ["d5/again", "d7/again"]
+    print(f"check: {len(had)} groups that had nothing any more were over after {took:.1f} s", flush=True)
 
 
 def main():
     seed = os.environ.get("SEED") or str(random.SystemRandom().randrange(1 << 32))
-    with cluster("cluster-splits", ["512M"] * 3, section=[f"split_lines = {LINES}"], work=["audit_rate = 0", 'keep_expired = "0s"']) as it:
+    with cluster("cluster-splits", ["512M"] * 3, section=[f"split_lines = {LINES}", f'join_after = "{JOIN}s"'], work=["audit_rate = 0", 'keep_expired = "0s"']) as it:
         print(f"splits: reproduce with  SEED={seed}", flush=True)
         ledger = Ledger()
         first = Writer(it, "!", seed, ledger)

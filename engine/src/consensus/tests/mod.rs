@@ -1,5 +1,6 @@
 //! Groups on simulated disks.
 
+mod back;
 mod cluster;
 mod codec;
 mod confirm;

@@ -14,18 +14,18 @@ use crate::consensus::{Entry, Expected, GroupError, Guard, Outcome, RowChange, S
 use crate::index::Range;
 use crate::object::TotalsOf;
 
-const PARENT: GroupId = 5;
-const CHILD: GroupId = 9;
-const ID: u64 = 7;
+pub(super) const PARENT: GroupId = 5;
+pub(super) const CHILD: GroupId = 9;
+pub(super) const ID: u64 = 7;
 
 /// What was acknowledged: names and sizes.
-type Lines = BTreeMap<String, u64>;
+pub(super) type Lines = BTreeMap<String, u64>;
 
 fn of() -> Belongs {
     Belongs { account: "a".to_owned(), container: "c".to_owned(), policy: 2 }
 }
 
-fn line(name: &str, sequence: u64, size: Option<u64>) -> RowChange {
+pub(super) fn line(name: &str, sequence: u64, size: Option<u64>) -> RowChange {
     let value = |size| ListingValue {
         size,
         etag: ListedEtag::Md5([3; 16]),
@@ -36,12 +36,12 @@ fn line(name: &str, sequence: u64, size: Option<u64>) -> RowChange {
     RowChange { key: listing_key(ID, name), sequence, value: size.map(|size| value(size).encode()) }
 }
 
-fn name(n: u64) -> String {
+pub(super) fn name(n: u64) -> String {
     format!("n{n:03}")
 }
 
 /// Three voters, an account, a container and a hundred lines.
-fn filled(seed: u64, parent: GroupId) -> (Cluster, Lines) {
+pub(super) fn filled(seed: u64, parent: GroupId) -> (Cluster, Lines) {
     let mut cluster = Cluster::new(seed, 3);
     cluster.found(parent, 3);
     let account = catalog::AccountValue { created: 1, marked: false, headers: Default::default() };
@@ -62,16 +62,16 @@ fn filled(seed: u64, parent: GroupId) -> (Cluster, Lines) {
     (cluster, lines)
 }
 
-fn wanted(from: &str, group: GroupId) -> Split {
+pub(super) fn wanted(from: &str, group: GroupId) -> Split {
     Split { id: ID, from: from.to_owned(), group, of: of(), sequence: 5000 + u64::from(group) }
 }
 
-async fn still() -> Result<(), GroupError> {
+pub(super) async fn still() -> Result<(), GroupError> {
     Ok(())
 }
 
 /// Opens a group where it is on the disk and not open.
-fn open_held(cluster: &mut Cluster, group: GroupId) {
+pub(super) fn open_held(cluster: &mut Cluster, group: GroupId) {
     for n in cluster.numbers().into_iter().filter(|n| cluster.is_up(*n)).collect::<Vec<_>>() {
         let disk = cluster.disk(n);
         if cluster.run(held(&disk)).unwrap().contains(&group) && cluster.group(n, group).is_none() {
@@ -80,7 +80,7 @@ fn open_held(cluster: &mut Cluster, group: GroupId) {
     }
 }
 
-fn split(cluster: &mut Cluster, parent: GroupId, from: &str, child: GroupId) {
+pub(super) fn split(cluster: &mut Cluster, parent: GroupId, from: &str, child: GroupId) {
     let (_, leader) = cluster.leader(parent);
     let split = wanted(from, child);
     assert_eq!(cluster.run(async move { leader.split(split, still()).await }).unwrap().0, Outcome::Applied);
@@ -88,7 +88,7 @@ fn split(cluster: &mut Cluster, parent: GroupId, from: &str, child: GroupId) {
     open_held(cluster, child);
 }
 
-fn lines_of(cluster: &Cluster, n: u8, group: GroupId) -> Lines {
+pub(super) fn lines_of(cluster: &Cluster, n: u8, group: GroupId) -> Lines {
     let prefix = listing_prefix(ID);
     let lines = cluster.dump(n, group).into_iter().filter(|(key, ..)| key.starts_with(&prefix));
     let line = |(key, _, value): (Vec<u8>, u64, Vec<u8>)| {
@@ -103,7 +103,7 @@ fn sum(lines: &Lines) -> Totals {
 }
 
 /// These groups have these lines among them, on each of these voters, each its own, and count them exactly.
-fn check(cluster: &Cluster, numbers: &[u8], groups: &[GroupId], lines: &Lines, what: &str) {
+pub(super) fn check(cluster: &Cluster, numbers: &[u8], groups: &[GroupId], lines: &Lines, what: &str) {
     for n in numbers {
         let mut all = Lines::new();
         for group in groups {

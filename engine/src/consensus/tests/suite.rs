@@ -10,6 +10,7 @@ use crate::consensus::log::Log;
 use crate::consensus::machine::Machine;
 use crate::consensus::propose::Proposals;
 use crate::consensus::raft::Rows;
+use crate::consensus::registry::Family;
 use crate::consensus::store::Store;
 use crate::disk::format::record::DeviceId;
 use crate::disk::format::superblock::ClusterId;
@@ -57,7 +58,9 @@ impl StoreBuilder<Rows, Log, Machine, Guard> for Disks {
             Open { cluster: None, cache_bytes: CacheBytes::small(1 << 20), progress: &mut |_, _| {} };
         let (disk, _) = start_on(device, index, Arc::new(ObjectCatalog), options).unwrap();
         let store = Store::open(7, disk.clone()).await.unwrap();
-        let machine = Machine::open(Arc::clone(&store), NodeId([1; 16]), Proposals::new()).await.unwrap();
+        let machine = Machine::open(Arc::clone(&store), NodeId([1; 16]), Proposals::new(), Family::default())
+            .await
+            .unwrap();
         Ok((Guard(disk), Log(store), machine))
     }
 }

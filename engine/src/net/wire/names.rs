@@ -209,7 +209,7 @@ fields!(Share { containers, objects, bytes });
 fields!(Container { created, changed, policy, objects, bytes, headers, index });
 fields!(ContainerRow { name, objects, bytes, changed, policy });
 fields!(Child { container, policy, from, group });
-fields!(Holding { objects, bytes, at, children });
+fields!(Holding { objects, bytes, at, above, children });
 fields!(ObjectRow { name, size, etag, content_type, timestamp });
 
 variants!(AskedFor {

@@ -130,8 +130,14 @@ fn answers() -> Vec<(Answer, &'static str)> {
         (Answer::Containers(containers), "060200016e0102030401016e01"),
         (Answer::Objects(objects), "070100016e01016501740200"),
         (
-            Answer::Holding(Holding { objects: 1, bytes: 2, at: None, children: vec![child()] }),
-            "0801020001016e03016609",
+            Answer::Holding(Holding {
+                objects: 1,
+                bytes: 2,
+                at: None,
+                above: Timestamp(7),
+                children: vec![child()],
+            }),
+            "080102000701016e03016609",
         ),
         (
             Answer::Split { answer: Box::new(Answer::Deleted(Deleted::NotEmpty)), children: vec![child()] },

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::routes::Known;
-use super::{Answer, Ask, Directory, Grant, Names, NewLine, Routed, Seats};
+use super::{Answer, Ask, Decider, Directory, Grant, Names, NewLine, Routed, Seats};
 use crate::clock::Timestamp;
 use crate::disk::Class;
 use crate::net::{NodeId, Timer, Transport};
@@ -127,6 +127,11 @@ impl Divided {
         let parent = self.part(self.base(account)?);
         let voters = || parent.map(|part| part.directory.all()).unwrap_or_default();
         Ok(self.child_part(group, voters).routed)
+    }
+
+    /// What decides for a group here.
+    pub(super) fn decider(&self, group: u32) -> Option<Decider> {
+        self.shared.seats.decider(group)
     }
 
     pub(super) fn known(&self) -> &Known {

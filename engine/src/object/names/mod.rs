@@ -7,6 +7,9 @@
 //! Invariant: version times that are granted for one name only grow, also when another node decides.
 //! Invariant: asking twice changes nothing twice: every request bears being repeated.
 
+mod back;
+#[cfg(test)]
+mod back_tests;
 mod decider;
 mod divided;
 mod edits;
@@ -23,6 +26,7 @@ mod split_tests;
 mod tests;
 mod together;
 
+pub use back::returnable;
 pub(crate) use decider::Decider;
 pub use divided::{Divided, group_of};
 pub use grown::Grown;

@@ -1,11 +1,15 @@
 //! A container whose lines are in several groups: what its groups say of it.
 //!
 //! The account's group, the parent, knows whether the container stands. A child has a range of its lines and what it must know to
-//! decide about them. A container that is to go is *shut* in its children first; a child that is shut decides nothing.
+//! decide about them. A container that is to go is *shut* in its children first; a child that is shut decides nothing. So is a child
+//! whose lines shall be its parent's again ([`super::back`]).
 //!
 //! Invariant: a child that is shut by an attempt is opened only after the parent has forgotten that attempt; a container goes only
 //! by an attempt that the parent remembers. So what a child took in before it was shut is counted, and after that it takes in
 //! nothing while the container may go.
+//! Invariant: an attempt that shuts a child is named by a time of the account's group, so attempts have an order; a child is shut by the
+//! latest that it heard of, and says by which.
+//! Invariant: before a child of a child is opened, its parent has forgotten what it was about to take back.
 //! Invariant: what a group counts and lists is its own; whoever asks adds up.
 
 use super::{Answer, Ask, Decider};
@@ -15,6 +19,7 @@ use crate::consensus::{Given, Part};
 use crate::disk::Class;
 use crate::object::group::TotalsOf;
 use crate::object::locks::Claim;
+use crate::object::replica::Draft;
 use crate::object::{Deleted, Error, Result, row_draft};
 
 /// Where lines are decided, when not here.
@@ -61,10 +66,17 @@ pub struct Holding {
     pub objects: u64,
     /// Their listed sizes.
     pub bytes: u64,
-    /// The attempt to delete the container that is under way.
+    /// The attempt by which it is shut: to delete the container, or to take the lines back.
     pub at: Option<Timestamp>,
+    /// No version time that it gave is greater.
+    pub above: Timestamp,
     /// Who has more of it.
     pub children: Vec<Child>,
+}
+
+fn part_row(part: Part, shut: Option<u64>, now: Timestamp) -> Draft {
+    let value = PartValue { shut, ..part.value };
+    row_draft(part_key(part.id), Some(value.encode()), now)
 }
 
 impl From<Elsewhere> for Error {
@@ -127,7 +139,8 @@ impl Decider {
     fn holding_of(&self, id: u64, at: Option<Timestamp>) -> Result<Holding> {
         let totals = self.group.totals(TotalsOf::Container(id))?;
         let (objects, bytes) = (totals.objects, totals.bytes);
-        Ok(Holding { objects, bytes, at, children: self.children(id) })
+        let above = Timestamp(self.group.max_sequence());
+        Ok(Holding { objects, bytes, at, above, children: self.children(id) })
     }
 
     pub(super) fn holding(&self, account: &str, container: &str) -> Result<Holding> {
@@ -179,12 +192,26 @@ impl Decider {
         let permit = self.group.claim(Claim::Emptiness { account, container }).await;
         self.behind_barrier().await?;
         let Some(part) = self.own_part(account, container)? else { return Err(Elsewhere::Unknown.into()) };
-        let holding = self.holding_of(part.id, Some(at))?;
-        let newer = part.value.shut.is_none_or(|known| known < at.0);
-        if newer {
-            self.change_part(part, Some(at.0), permit).await?;
-        }
-        Ok(Answer::Holding(holding))
+        let id = part.id;
+        let by = match part.value.shut.map(Timestamp) {
+            // By a later attempt, or by this one.
+            Some(known) if known >= at => known,
+            _ => {
+                self.change_part(part, Some(at.0), permit).await?;
+                at
+            }
+        };
+        Ok(Answer::Holding(self.holding_of(id, Some(by))?))
+    }
+
+    /// Remembers in a child that it is about to take lines back from a child of its own; which attempt that is.
+    pub(super) async fn attempt(&self, id: u64, account: &str, container: &str) -> Result<Timestamp> {
+        let permit = self.group.claim(Claim::Container { account, container }).await;
+        self.behind_barrier().await?;
+        let now = self.time(self.going(id)?).await?;
+        let row = row_draft(going_key(id), Some(going_value()), now);
+        self.commit(vec![row], Class::Delete, permit).await?;
+        Ok(now)
     }
 
     async fn change_part(
@@ -194,9 +221,7 @@ impl Decider {
         permit: crate::object::locks::Permit,
     ) -> Result<()> {
         let now = self.time(Some(Timestamp(part.sequence))).await?;
-        let value = PartValue { shut, ..part.value };
-        let row = row_draft(part_key(part.id), Some(value.encode()), now);
-        self.commit(vec![row], Class::Delete, permit).await
+        self.commit(vec![part_row(part, shut, now)], Class::Delete, permit).await
     }
 
     async fn open(&self, account: &str, container: &str, at: Timestamp) -> Result<Answer> {
@@ -204,8 +229,14 @@ impl Decider {
         self.behind_barrier().await?;
         if let Some(part) = self.own_part(account, container)? {
             let (id, ours) = (part.id, part.value.shut == Some(at.0));
-            if ours {
-                self.change_part(part, None, permit).await?;
+            // Its own children may be opened next: whatever it was about to take back, it does not.
+            let going = self.going(id)?;
+            if ours || going.is_some() {
+                let now = self.time(going.max(Some(Timestamp(part.sequence)))).await?;
+                let mut rows: Vec<_> =
+                    going.map(|_| row_draft(going_key(id), None, now)).into_iter().collect();
+                rows.extend(ours.then(|| part_row(part, None, now)));
+                self.commit(rows, Class::Delete, permit).await?;
             }
             return Ok(Answer::Holding(self.holding_of(id, None)?));
         }

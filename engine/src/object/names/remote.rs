@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::leases::NO_LEASE;
 use super::service::{AskedFor, NamesAnswer, NamesRequest, NamesService};
 use super::together::{Asks, Said, Together, goes_with_others};
-use super::{Answer, Ask, Decider, Grant, Hold, Names, NewLine, Seats, leads};
+use super::{Answer, Ask, Decider, Elsewhere, Grant, Hold, Names, NewLine, Seats, leads};
 use crate::clock::Timestamp;
 use crate::disk::Class;
 use crate::net::{NetError, NodeId, Request, Response, Timer, Transport, first};
@@ -310,6 +310,9 @@ impl Shared {
         let asked = async move {
             let (mut tries, mut soon) = (0, SHORT_PAUSE);
             loop {
+                if this.seats.is_over(this.group) {
+                    return Err(Elsewhere::Unknown.into());
+                }
                 let pause = match this.who() {
                     Some(Who::Own(decider)) => {
                         let term = decider.group.term();

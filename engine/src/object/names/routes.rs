@@ -25,6 +25,8 @@ const STEPS: u32 = 200;
 /// Pause before a container that is about to go is looked at again, and how long it may be so before that is ended.
 const PAUSE: Duration = Duration::from_millis(20);
 const SHUT: Duration = Duration::from_secs(1);
+/// How often a question to several groups begins anew.
+const AGAIN: u32 = 20;
 /// Containers of which is remembered where their lines are.
 const REMEMBERED: usize = 4096;
 
@@ -132,7 +134,7 @@ impl Divided {
     }
 
     /// Ends an attempt to delete a container: first where it is remembered, then in every group that it may have shut.
-    async fn open_all(&self, account: &str, container: &str, at: Timestamp) -> Result<()> {
+    pub(super) async fn open_all(&self, account: &str, container: &str, at: Timestamp) -> Result<()> {
         let open = |routed: Routed| {
             let (account, container) = of(account, container);
             async move {
@@ -149,9 +151,28 @@ impl Divided {
             Err(error) => return Err(error),
         };
         while let Some(child) = children.pop() {
-            children.extend(open(self.child(account, child.group)?).await?.children);
+            match open(self.child(account, child.group)?).await {
+                Ok(holding) => children.extend(holding.children),
+                // Its lines were just taken back.
+                Err(Error::Elsewhere(Elsewhere::Unknown)) => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
+    }
+
+    /// Shuts a group that has something of a container; without a time, what the account's group remembers as an attempt.
+    pub(super) async fn shut(
+        routed: Routed,
+        account: &str,
+        container: &str,
+        at: Option<Timestamp>,
+    ) -> Result<Holding> {
+        let (account, container) = of(account, container);
+        match routed.ask(Ask::Shut { account, container, at }).await? {
+            Answer::Holding(holding) => Ok(holding),
+            other => odd(other),
+        }
     }
 
     /// Makes a line where its name is decided now.
@@ -175,8 +196,19 @@ impl Divided {
         self.ask_about(&path, late).await
     }
 
-    /// What a question says that is put to the account's group, with what its children add.
+    /// What a question says that is put to the account's group, with what its children add. Lines may be taken back while it walks
+    /// from group to group: then it begins anew.
     pub(super) async fn ask_all(&self, ask: Ask) -> Result<Answer> {
+        for _ in 0..AGAIN {
+            match self.ask_once(ask.clone()).await {
+                Err(Error::Elsewhere(_)) => self.pause(PAUSE).await,
+                answer => return answer,
+            }
+        }
+        Err(busy("lines of the container are being moved again and again"))
+    }
+
+    async fn ask_once(&self, ask: Ask) -> Result<Answer> {
         let account = ask.account().unwrap_or_default().to_owned();
         match ask {
             Ask::Objects { account, container, listing } => self.objects(&account, &container, listing).await,
@@ -267,15 +299,7 @@ impl Divided {
 
     /// Removes a container of which other groups have something, if nothing is in it.
     async fn delete_split(&self, account: &str, container: &str) -> Result<Deleted> {
-        let shut = |routed: Routed, at| {
-            let (account, container) = of(account, container);
-            async move {
-                match routed.ask(Ask::Shut { account, container, at }).await? {
-                    Answer::Holding(holding) => Ok(holding),
-                    other => odd(other),
-                }
-            }
-        };
+        let shut = |routed, at| Self::shut(routed, account, container, at);
         let holding = match shut(self.of(account)?, None).await {
             Err(Error::NoContainer) => return Ok(Deleted::Absent),
             holding => holding?,
@@ -285,6 +309,9 @@ impl Divided {
             let (mut objects, mut children) = (holding.objects, holding.children);
             while let Some(child) = children.pop().filter(|_| objects == 0) {
                 let holding = shut(self.child(account, child.group)?, Some(at)).await?;
+                if holding.at != Some(at) {
+                    return Err(busy("somebody else deletes the container; try again"));
+                }
                 objects += holding.objects;
                 children.extend(holding.children);
             }

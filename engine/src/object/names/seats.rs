@@ -1,10 +1,10 @@
 //! The index groups that this node votes in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::service::{NamesAnswer, NamesRequest, NamesService};
-use super::{Decider, Grown, leads};
+use super::{Decider, Elsewhere, Grown, leads};
 use crate::net::NodeId;
 use crate::object::Result;
 
@@ -12,6 +12,8 @@ use crate::object::Result;
 #[derive(Clone, Default)]
 pub struct Seats {
     seats: Arc<RwLock<BTreeMap<u32, NamesService>>>,
+    /// Groups whose lines were taken back.
+    over: Arc<RwLock<BTreeSet<u32>>>,
 }
 
 impl std::fmt::Debug for Seats {
@@ -45,6 +47,17 @@ impl Seats {
     pub fn leave(&self, group: u32) {
         let left = self.seats.write().unwrap_or_else(PoisonError::into_inner).remove(&group);
         drop(left);
+    }
+
+    /// The lines of a group were taken back: this node answers for it no more, but that it has nothing. True the first time.
+    pub fn end(&self, group: u32) -> bool {
+        let fresh = self.over.write().unwrap_or_else(PoisonError::into_inner).insert(group);
+        self.leave(group);
+        fresh
+    }
+
+    pub(super) fn is_over(&self, group: u32) -> bool {
+        self.over.read().unwrap_or_else(PoisonError::into_inner).contains(&group)
     }
 
     /// Whoever answers for a group here.
@@ -81,6 +94,7 @@ impl Seats {
     pub async fn answer(&self, from: NodeId, request: NamesRequest) -> Result<NamesAnswer> {
         match self.get(request.group) {
             Some(service) => service.answer(from, request).await,
+            None if self.is_over(request.group) => Ok(NamesAnswer::Elsewhere(Elsewhere::Unknown)),
             None => Ok(NamesAnswer::NotLeader(None)),
         }
     }

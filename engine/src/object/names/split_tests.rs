@@ -34,15 +34,15 @@ impl Service for Nothing {
     }
 }
 
-type Voters = Arc<Mutex<BTreeMap<u32, Voter>>>;
+pub(super) type Voters = Arc<Mutex<BTreeMap<u32, Voter>>>;
 
 #[derive(Clone)]
-struct Keeper {
-    groups: Groups,
+pub(super) struct Keeper {
+    pub(super) groups: Groups,
     options: GroupOptions,
     clock: Arc<Clock>,
     seats: Seats,
-    voters: Voters,
+    pub(super) voters: Voters,
 }
 
 impl Keeper {
@@ -57,6 +57,10 @@ impl Keeper {
 
     async fn run(self) {
         loop {
+            for over in self.groups.over() {
+                self.seats.end(over);
+                self.voters.lock().unwrap().remove(&over);
+            }
             for given in self.groups.all().iter().flat_map(Group::given) {
                 match self.groups.get(given.group) {
                     None => self.open(given.group).await,
@@ -69,14 +73,14 @@ impl Keeper {
     }
 }
 
-struct World {
-    runtime: SimRuntime,
+pub(super) struct World {
+    pub(super) runtime: SimRuntime,
     net: SimNet,
     disk: SimulatedDisk,
-    keeper: Keeper,
-    names: Divided,
+    pub(super) keeper: Keeper,
+    pub(super) names: Divided,
     /// What was acknowledged of container `c`: names and sizes.
-    lines: BTreeMap<String, u64>,
+    pub(super) lines: BTreeMap<String, u64>,
 }
 
 fn path(name: &str) -> ObjectPath {
@@ -117,7 +121,7 @@ impl World {
         world
     }
 
-    fn run<T>(&mut self, future: impl Future<Output = T>) -> T {
+    pub(super) fn run<T>(&mut self, future: impl Future<Output = T>) -> T {
         let mut future = pin!(future);
         let mut context = Context::from_waker(Waker::noop());
         for _ in 0..400_000 {
@@ -130,12 +134,12 @@ impl World {
         panic!("stuck at {:?}", self.runtime.now());
     }
 
-    fn ask(&mut self, ask: Ask) -> Result<Answer> {
+    pub(super) fn ask(&mut self, ask: Ask) -> Result<Answer> {
         let asked = self.names.ask(ask);
         self.run(asked)
     }
 
-    fn make_container(&mut self) {
+    pub(super) fn make_container(&mut self) {
         self.put_container(false, None);
     }
 
@@ -168,26 +172,26 @@ impl World {
         Ok(())
     }
 
-    fn put(&mut self, name: &str, size: Option<u64>) {
+    pub(super) fn put(&mut self, name: &str, size: Option<u64>) {
         let grant = self.begin(name).unwrap();
         self.settle(grant, size, false).unwrap();
     }
 
-    fn line(&mut self, name: &str) -> Line {
+    pub(super) fn line(&mut self, name: &str) -> Line {
         match self.ask(Ask::Line { path: path(name) }) {
             Ok(Answer::Line(line)) => line,
             other => panic!("{other:?}"),
         }
     }
 
-    fn try_split(&mut self, group: u32, child: u32) -> Result<bool> {
+    pub(super) fn try_split(&mut self, group: u32, child: u32) -> Result<bool> {
         let voter = self.keeper.voters.lock().unwrap()[&group].clone();
         let groups = self.keeper.groups.clone();
         let led = move || groups.get(child).is_some_and(|group| group.status().leads);
         self.run(async move { voter.split("a", "c", child, led).await })
     }
 
-    fn delete_container(&mut self) -> Result<Deleted> {
+    pub(super) fn delete_container(&mut self) -> Result<Deleted> {
         match self.ask(Ask::DeleteContainer { account: "a".to_owned(), container: "c".to_owned() })? {
             Answer::Deleted(deleted) => Ok(deleted),
             other => panic!("{other:?}"),
@@ -195,7 +199,7 @@ impl World {
     }
 
     /// Counts are those of the lines.
-    fn check_counts(&mut self) {
+    pub(super) fn check_counts(&mut self) {
         let (objects, bytes) = (self.lines.len() as u64, self.lines.values().sum::<u64>());
         let (account, container) = ("a".to_owned(), "c".to_owned());
         let Ok(Answer::Container(Some(found))) =
@@ -219,7 +223,7 @@ impl World {
         assert_eq!((row.objects, row.bytes), (objects, bytes));
     }
 
-    fn list(&mut self, listing: &Listing) -> Vec<String> {
+    pub(super) fn list(&mut self, listing: &Listing) -> Vec<String> {
         let (account, container) = ("a".to_owned(), "c".to_owned());
         let listing = listing.clone();
         match self.ask(Ask::Objects { account, container, listing }) {
@@ -232,7 +236,7 @@ impl World {
     }
 
     /// Listings of every kind are those of one sorted list.
-    fn check_listings(&mut self, rng: &mut SplitMix64) {
+    pub(super) fn check_listings(&mut self, rng: &mut SplitMix64) {
         let names: Vec<String> = self.lines.keys().cloned().collect();
         for _ in 0..60 {
             let any = |rng: &mut SplitMix64| match rng.below(3) {
@@ -281,7 +285,7 @@ impl Sorted for Reference<'_> {
     }
 }
 
-fn filled(seed: u64) -> World {
+pub(super) fn filled(seed: u64) -> World {
     let mut world = World::new(seed);
     for n in 0..64u64 {
         // Directories lie over the bounds; some have an object of their own name.
