@@ -219,7 +219,7 @@ type Bring = Pin<Box<dyn Future<Output = Result<u64, DiskError>>>>;
 #[test]
 fn what_is_written_or_trimmed_while_a_chunk_is_moved_stays() {
     let mut inside = 0;
-    for step in (0..40).step_by(3) {
+    for step in (0..70).step_by(5) {
         let (mut rig, device, mut model) = scattered(7, 2);
         let (handle, newest) = (rig.handle(), lies(&rig, 1).newest);
         let mut moving: Bring = Box::pin(async move { bring(&handle, &view(1), newest).await });
