@@ -19,7 +19,10 @@ use crate::papers::Paper;
 pub(crate) async fn act(office: &Arc<Office>, ask: &Ask, volume: &Paper) -> Reply {
     let body = ask.body.as_object().filter(|body| body.len() == 1).and_then(|body| body.iter().next());
     let Some((name, given)) = body else { return Err(Fault::bad("There is no such action.")) };
-    ask.writer("volume_extension:volume_actions")?;
+    // The only one that changes nothing.
+    if name != "os-show_image_metadata" {
+        ask.writer("volume_extension:volume_actions")?;
+    }
     let empty = Map::new();
     let given = given.as_object().unwrap_or(&empty);
     let id = text(volume, "id");

@@ -215,6 +215,14 @@ async fn others_see_nothing_and_admins_all() {
     assert!(mine["volume"].get("os-vol-host-attr:host").is_none());
     let reader = Caller { writes: false, ..me };
     assert_eq!(ask(&office, &reader, 0, "POST volumes", json!({ "volume": { "size": 1 } })).await.0, 403);
+    for (action, status) in [("os-show_image_metadata", 200), ("os-set_bootable", 403)] {
+        let body = json!({ action: {} });
+        assert_eq!(
+            ask(&office, &reader, 0, &format!("POST volumes/{id}/action"), body).await.0,
+            status,
+            "{action}"
+        );
+    }
     for what in ["GET os-services", "GET scheduler-stats/get_pools", "GET qos-specs", "PUT os-quota-sets/q"] {
         assert_eq!(ask(&office, &other, 0, what, Value::Null).await.0, 403, "{what}");
     }
