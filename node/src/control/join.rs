@@ -29,9 +29,8 @@ pub(crate) struct Joiner {
 
 struct Task {
     next: Instant,
-    /// Since when children were empty at each look.
-    empty: BTreeMap<u32, Instant>,
-    under_way: Option<JoinHandle<BTreeMap<u32, Instant>>>,
+    /// The last look: since when each child has been empty.
+    last: Option<JoinHandle<BTreeMap<u32, Instant>>>,
 }
 
 /// A child of a group that is led here, which has taken its lines back, and the cluster does not know.
@@ -52,18 +51,19 @@ impl Joiner {
             self.tasks.remove(&number);
             return;
         }
-        let fresh = || Task { next: Instant::now(), empty: BTreeMap::new(), under_way: None };
+        let fresh = || Task { next: Instant::now(), last: None };
         let task = self.tasks.entry(number).or_insert_with(fresh);
-        if task.next > Instant::now() || task.under_way.as_ref().is_some_and(|task| !task.is_finished()) {
+        if task.next > Instant::now() || task.last.as_ref().is_some_and(|last| !last.is_finished()) {
             return;
         }
         task.next = Instant::now() + self.after / LOOKS;
         let (groups, names, after) = (self.groups.clone(), self.names.clone(), self.after);
-        let (before, empty) = (task.under_way.take(), std::mem::take(&mut task.empty));
-        task.under_way = Some(tokio::spawn(async move {
+        let before = task.last.take();
+        task.last = Some(tokio::spawn(async move {
             let known = match before {
+                // One that panicked knew nothing: the wait begins anew.
                 Some(before) => before.await.unwrap_or_default(),
-                None => empty,
+                None => BTreeMap::new(),
             };
             look_at(&groups, &names, number, given, known, after).await
         }));

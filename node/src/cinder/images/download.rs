@@ -226,9 +226,8 @@ async fn unfold(image: &Attached, target: &Attached) -> Result<(), CopyError> {
     while nth < layout.second_tables() {
         let some = ENTRIES.min(layout.second_tables() - nth);
         let entries = bytes_at(image, layout.place_of(nth)?, some * 8).await?;
-        for (entry, nth) in entries.chunks_exact(8).zip(nth..) {
-            let entry = u64::from_be_bytes(entry.try_into().unwrap_or_default());
-            if let Some(place) = Layout::table(entry) {
+        for (entry, nth) in entries.as_chunks::<8>().0.iter().zip(nth..) {
+            if let Some(place) = Layout::table(u64::from_be_bytes(*entry)) {
                 let table = bytes_at(image, place, layout.cluster()).await?;
                 unfold_table(image, &layout, nth, &table, target).await?;
             }

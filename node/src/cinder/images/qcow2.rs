@@ -165,6 +165,8 @@ impl Layout {
 mod tests {
     use std::io::Write;
 
+    use quarry_engine::io::SplitMix64;
+
     use super::*;
 
     /// A header of 64 KiB clusters; the disk has 1 MiB.
@@ -225,7 +227,33 @@ mod tests {
         assert_eq!((look(0), look(1)), (Ok(Cluster::Zeroes), Ok(Cluster::Plain(5 << 16))));
         assert_eq!((look(2), look(3)), (Ok(Cluster::Zeroes), Ok(Cluster::Plain(7 << 16))));
         assert_eq!(look(4), Ok(Cluster::Compressed(0x1_2310, 2 * 512 - 0x110)));
-        assert!(look(5).is_ok_and(|found| matches!(found, Cluster::Compressed(..))) || look(5).is_err());
+        assert_eq!(
+            look(5),
+            Ok(Cluster::Compressed((1 << 54) - 1, 256 * 512 - 511)),
+            "beyond the image, as its reader finds"
+        );
         assert!(look(6).is_err(), "the table ends");
+    }
+
+    #[test]
+    fn any_bytes_whatever_end_in_a_value_or_an_error() {
+        let mut rng = SplitMix64::new(11);
+        for round in 0..20_000 {
+            let mut bytes = header(if round % 4 == 0 { 2 } else { 3 });
+            for _ in 0..1 + rng.index(4) {
+                let at = 8 + rng.index(HEADER - 8);
+                bytes[at] = u8::try_from(rng.below(256)).unwrap();
+            }
+            let Ok(layout) = Layout::parse(&bytes) else { continue };
+            assert!(layout.cluster() <= 2 << 20 && layout.second_tables() <= layout.entries);
+            let table: Vec<u8> = (0..64).map(|_| u8::try_from(rng.below(256)).unwrap()).collect();
+            for nth in [0, 7, 8, layout.clusters(), u64::MAX] {
+                let _either = layout.place_of(nth);
+                if let Ok(Cluster::Compressed(_, packed)) = layout.look(&table, nth) {
+                    assert!(packed as u64 <= 2 * layout.cluster() + 512, "{packed} bytes are read");
+                }
+            }
+            let _either = layout.expand(&table);
+        }
     }
 }

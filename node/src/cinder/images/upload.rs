@@ -99,6 +99,7 @@ pub(crate) async fn upload(office: &Office, ask: &Ask, volume: &Paper, given: &M
     let Wanted { name, format, visibility, protected } = wanted(ask, volume, given)?;
     let id = text(volume, "id");
     let images = service_of(ask)?;
+    let kind = types::named(office, text(volume, "volume_type_id")).await?;
     let mut known = map(volume, "image_metadata");
     known.retain(|key, _| !CORE.contains(&key.as_str()) && !key.starts_with("os_"));
     known.extend(paper(json!({
@@ -118,7 +119,6 @@ pub(crate) async fn upload(office: &Office, ask: &Ask, volume: &Paper, given: &M
         let _left = images.delete(&image).await;
         return Err(fault);
     }
-    let kind = types::named(office, text(volume, "volume_type_id")).await?;
     let mut shown = json!({
         "id": id, "updated_at": value(volume, "updated_at"), "status": rule_of(Deed::Upload).during,
         "display_description": value(volume, "description"), "size": number(volume, "size"),
