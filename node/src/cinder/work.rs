@@ -281,10 +281,11 @@ async fn finish(
         }
         Ok(())
     };
-    office.papers.change(drawer, text(paper, "id"), edit).await?;
+    // First: who sees that it is ended must not find a host that is gone.
     if matches!(drawer, snapshots::DRAWER | backups::DRAWER) && several::members(paper) > 1 {
         several::take(office, text(paper, "volume_id")).await?;
     }
+    office.papers.change(drawer, text(paper, "id"), edit).await?;
     if drawer == backups::DRAWER {
         office.kick.notify_one();
     }
