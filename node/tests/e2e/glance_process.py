@@ -24,20 +24,20 @@ def there():
     return pathlib.Path(venv) if venv and (pathlib.Path(venv) / "bin/gunicorn").exists() else None
 
 
-def free_port():
+def free_port(host):
     with socket.socket() as it:
-        it.bind(("127.0.0.1", 0))
+        it.bind((host, 0))
         return it.getsockname()[1]
 
 
 class Glance:
-    def __init__(self, path):
+    def __init__(self, path, host):
         self.venv, self.path, self.process = there(), path / "glance", None
         self.path.mkdir()
         for folder in ("images", "staging", "tasks"):
             (self.path / folder).mkdir()
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.place = f"{host}:{free_port(host)}"
+        self.url = f"http://{self.place}"
         self.env = {key: value for key, value in os.environ.items() if not key.startswith("OS_")}
 
     def register(self, it):
@@ -88,7 +88,7 @@ config_file = {paste}
         subprocess.run([programs / "glance-manage", "--config-file", conf, "db_sync"], check=True, env=env, capture_output=True)
         log = open(self.path / "glance.log", "ab")
         # Threads, as long as an image takes.
-        server = ["-k", "gthread", "--threads", "8", "--timeout", "600", "-b", f"127.0.0.1:{self.port}"]
+        server = ["-k", "gthread", "--threads", "8", "--timeout", "600", "-b", self.place]
         command = [programs / "python", "-m", "gunicorn", *server, "glance.wsgi.api:application"]
         self.process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
         log.close()
@@ -119,8 +119,8 @@ config_file = {paste}
 
 
 @contextlib.contextmanager
-def glance(path, it):
-    service = Glance(path)
+def glance(path, it, host="127.0.0.1"):
+    service = Glance(path, host)
     try:
         service.register(it)
         service.start(it)
