@@ -223,7 +223,8 @@ impl Node {
         let alone = net.is_none();
         auth.keep_in(Cabinet::new(storage.store(), auth::PAPERS, alone));
         let followed = Arc::clone(&auth);
-        let cinder = Cinder::new(storage.store(), blocks.clone(), net, nbd, &config.volumes);
+        let cinder =
+            Cinder::new(storage.store(), blocks.clone(), net, nbd, &config.volumes, Some(Arc::clone(&auth)));
         let front = front.with_volumes(blocks.clone(), cinder.clone(), admin.1.ip());
         let front = Arc::new(match &member {
             Some(member) => front.in_cluster(Operator::new(member, admin.1.ip()), Arc::clone(&member.left)),

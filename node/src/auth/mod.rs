@@ -12,6 +12,7 @@ mod endpoints;
 mod external;
 mod keep;
 pub(crate) mod keystone;
+mod renew;
 pub(crate) mod roll;
 mod token;
 pub(crate) mod users_file;

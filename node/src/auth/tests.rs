@@ -100,7 +100,7 @@ pub(super) fn password(user: &str, password: &str, scope: Value) -> Value {
     body
 }
 
-async fn keystone_token(auth: &Arc<Auth>, body: &Value) -> (String, Value) {
+pub(super) async fn keystone_token(auth: &Arc<Auth>, body: &Value) -> (String, Value) {
     let (response, value) = call(auth, Method::POST, "/v3/auth/tokens", &[("host", "n:5000")], body).await;
     assert_eq!(response.status(), StatusCode::CREATED, "{value}");
     (response.headers()["x-subject-token"].to_str().unwrap().to_owned(), value["token"].clone())

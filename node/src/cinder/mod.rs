@@ -26,6 +26,7 @@ mod manage;
 mod messages;
 mod metadata;
 mod migrate;
+mod passing;
 mod qos;
 mod quotas;
 mod route;
@@ -91,6 +92,8 @@ struct Place {
     net: Option<Arc<dyn Transport>>,
     /// Where the image service is.
     images: config::ImageService,
+    /// What renews the tokens of tasks.
+    auth: Option<Arc<Auth>>,
     /// No other node is there.
     alone: bool,
 }
@@ -115,6 +118,8 @@ struct Office {
     images: Arc<Semaphore>,
     /// Papers whose task is under way here.
     busy: Mutex<HashSet<String>>,
+    /// When it was looked last for what is kept of volumes for nothing.
+    swept: tokio::sync::Mutex<Option<tokio::time::Instant>>,
     /// There may be a task to be done.
     kick: Notify,
 }
@@ -127,21 +132,25 @@ impl Office {
 
 impl Cinder {
     /// Over the volumes in `blocks`, as the configuration says, for a node that reaches others by `net` (`None`: it is alone), and whose
-    /// NBD clients connect to `nbd`.
+    /// NBD clients connect to `nbd`. Tokens of tasks are renewed by `auth`.
     pub(crate) fn new(
         store: Store,
         blocks: Blocks,
         net: Option<Arc<dyn Transport>>,
         nbd: Option<SocketAddr>,
         settings: &config::Volumes,
+        auth: Option<Arc<Auth>>,
     ) -> Self {
         let host = net.as_ref().map_or_else(|| "quarry".to_owned(), |net| net.local().to_string());
         let (alone, backend) = (net.is_none(), settings.backend.0.clone());
-        let place = Place { host, nbd, backend, net, images: settings.image_service.clone(), alone };
+        let place = Place { host, nbd, backend, net, images: settings.image_service.clone(), auth, alone };
         let papers = Cabinet::new(store.clone(), ACCOUNT, alone);
         let (counting, busy, kick) = (tokio::sync::Mutex::default(), Mutex::default(), Notify::new());
+        let swept = tokio::sync::Mutex::default();
         let images = Arc::new(Semaphore::new(IMAGES_AT_ONCE));
-        Self { office: Arc::new(Office { papers, store, blocks, place, counting, images, busy, kick }) }
+        Self {
+            office: Arc::new(Office { papers, store, blocks, place, counting, images, busy, swept, kick }),
+        }
     }
 
     /// Where the image service is, if there is one.

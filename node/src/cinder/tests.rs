@@ -2,6 +2,7 @@
 
 mod encryption;
 mod images;
+mod kept;
 mod manage;
 mod migrate;
 mod qos;
@@ -32,7 +33,7 @@ fn office(rig: &Rig) -> Arc<Office> {
     let volumes = Arc::new(Volumes::open(vec![rig.disk()]).unwrap().with_keys(KeyRing::new(vec![[3; 32]])));
     let blocks = Blocks { exports: Arc::new(Exports::new(volumes, None)) };
     let nbd = Some("127.0.0.1:10809".parse().unwrap());
-    Cinder::new(rig.store(), blocks, None, nbd, &config::Volumes::default()).office
+    Cinder::new(rig.store(), blocks, None, nbd, &config::Volumes::default(), None).office
 }
 
 async fn ask(office: &Arc<Office>, by: &Caller, minor: u16, what: &str, body: Value) -> (u16, Value) {

@@ -22,12 +22,13 @@ use tokio::task::JoinSet;
 use super::copy::{self, CopyError};
 use super::fault::Fault;
 use super::fields::{map, now, number, text};
+use super::images::ImageError;
 use super::messages::{self, Event};
 use super::states::{Deed, SAME, rule_of};
 use super::volume_view::is_encrypted;
 use super::{
-    Cinder, Office, attachments, backups, drain, images, manage, migrate, qos, services, several, snapshots,
-    volumes,
+    Cinder, Office, attachments, backups, drain, images, manage, migrate, passing, qos, services, several,
+    snapshots, volumes,
 };
 use crate::papers::{Paper, PaperError};
 use crate::storage::{random_bytes, wall_clock};
@@ -41,7 +42,7 @@ const AGAIN_IN_CLUSTER: Duration = Duration::from_secs(1);
 
 /// Why a task did not come to its end.
 #[derive(Debug, thiserror::Error)]
-enum Trouble {
+pub(super) enum Trouble {
     /// It cannot be done.
     #[error(transparent)]
     Failed(CopyError),
@@ -88,11 +89,6 @@ pub(crate) fn snapshot_name(id: &str) -> String {
     format!("snapshot-{id}")
 }
 
-/// The name of the state that is kept while volume `id` is made from another one.
-fn passing_name(id: &str) -> String {
-    format!("passing-{id}")
-}
-
 /// Whether volumes of a host are this node's.
 pub(crate) fn is_own(office: &Office, host: &str) -> bool {
     office.place.alone || services::node_of(host) == office.place.host
@@ -128,6 +124,7 @@ pub(super) async fn round(office: &Arc<Office>, running: &mut JoinSet<()>) -> Re
     qos::hold(office).await?;
     messages::sweep(office).await?;
     Box::pin(migrate::sweep(office)).await?;
+    Box::pin(passing::sweep(office, &mut *office.swept.lock().await)).await?;
     Box::pin(drain::step(office)).await?;
     for drawer in [volumes::DRAWER, snapshots::DRAWER, backups::DRAWER, drain::MOVES] {
         for paper in office.papers.all(drawer).await? {
@@ -229,7 +226,14 @@ pub(super) async fn perform(office: &Office, drawer: &'static str, paper: &Paper
         }
         Err(trouble) => {
             tracing::warn!(id, what, error = %trouble, "task of a volume failed");
-            let event = if matches!(trouble, Trouble::Nowhere) { Event::NoBackend } else { event };
+            let event = match &trouble {
+                Trouble::Nowhere => Event::NoBackend,
+                Trouble::Failed(CopyError::Service(ImageError::Token)) if deed == Deed::Upload => {
+                    Event::UploadToken
+                }
+                Trouble::Failed(CopyError::Service(ImageError::Token)) => Event::ImageToken,
+                _ => event,
+            };
             (rule.failed, Some(trouble.to_string()), event)
         }
     };
@@ -312,11 +316,11 @@ async fn act(office: &Office, deed: Deed, paper: &Paper) -> Result<(), Trouble> 
         Deed::Restore => restore(office, text(&map(paper, "task"), "backup"), id).await,
         Deed::CreateSnapshot => {
             let name = device_name(text(paper, "volume_id"));
-            freeze(office, &name, &snapshot_name(id)).await
+            passing::freeze(office, &name, &snapshot_name(id)).await
         }
         Deed::DeleteSnapshot => {
             let name = device_name(text(paper, "volume_id"));
-            thaw(office, &name, &snapshot_name(id)).await
+            passing::thaw(office, &name, &snapshot_name(id)).await
         }
         Deed::CreateBackup => back_up(office, paper).await,
         Deed::Upload => upload(office, paper).await,
@@ -334,33 +338,10 @@ pub(crate) fn bytes_of(gib: i64) -> u64 {
     u64::try_from(gib).unwrap_or(0) * GIB
 }
 
-/// Freezes a volume; that it was done already is good.
-async fn freeze(office: &Office, volume: &str, snapshot: &str) -> Result<(), Trouble> {
-    several::lead(office, volume).await?;
-    match office.blocks.exports.freeze(volume, snapshot, wall_clock() / 1000).await {
-        Ok(()) | Err(VolumeError::Taken(_)) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Forgets what was frozen, but for volumes that were made of it; that it is not there is good.
-async fn thaw(office: &Office, volume: &str, snapshot: &str) -> Result<(), Trouble> {
-    several::lead(office, volume).await?;
-    match office.blocks.exports.let_snapshot_go(volume, snapshot).await {
-        Ok(()) | Err(VolumeError::NoSnapshot(..) | VolumeError::NoVolume(_)) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
-}
-
 /// The device of a volume: who uses it at another node is left alone.
 async fn attach(office: &Office, name: &str) -> Result<Attached, VolumeError> {
     several::lead(office, name).await?;
     office.blocks.exports.attach(name).await
-}
-
-async fn view(office: &Office, name: &str, snapshot: &str) -> Result<Attached, VolumeError> {
-    several::lead(office, name).await?;
-    office.blocks.exports.view(name, snapshot).await
 }
 
 /// A volume that is to be.
@@ -397,10 +378,9 @@ async fn make(office: &Office, paper: &Paper) -> Result<(), Trouble> {
         return make_of(office, new, &of, &snapshot_name(snapshot)).await;
     }
     if !source.is_empty() {
-        let (from, passing) = (device_name(source), passing_name(id));
-        freeze(office, &from, &passing).await?;
-        make_of(office, new, &from, &passing).await?;
-        return thaw(office, &from, &passing).await;
+        let from = device_name(source);
+        return passing::while_kept(office, &from, id, async |kept| make_of(office, new, &from, kept).await)
+            .await;
     }
     let begun = exports.has(&name);
     there(exports.create(new.id, new.label, new.members).await)?;
@@ -430,7 +410,7 @@ async fn make_of(office: &Office, new: New, of: &str, frozen: &str) -> Result<()
         return there(exports.clone_snapshot(new.id, new.label, of, frozen).await);
     }
     there(exports.create(new.id, new.label, new.members).await)?;
-    let (source, target) = (view(office, of, frozen).await?, attach(office, &name).await?);
+    let (source, target) = (passing::view(office, of, frozen).await?, attach(office, &name).await?);
     Ok(copy::into_new(&source, &target).await?)
 }
 
@@ -438,7 +418,7 @@ async fn delete(office: &Office, paper: &Paper) -> Result<(), Trouble> {
     let id = text(paper, "id");
     let source = text(paper, "source_volid");
     if !source.is_empty() {
-        thaw(office, &device_name(source), &passing_name(id)).await?;
+        passing::thaw(office, &device_name(source), &passing::name_for(id)).await?;
     }
     let name = device_name(id);
     several::lead(office, &name).await?;
@@ -485,16 +465,15 @@ async fn back_up(office: &Office, paper: &Paper) -> Result<(), Trouble> {
         Some(parent) => copy::index_of(&office.store, &backups::shelf_of(&parent)).await?,
         None => copy::Index::new(),
     };
-    let passing = if snapshot.is_empty() { passing_name(id) } else { snapshot_name(snapshot) };
-    if snapshot.is_empty() {
-        freeze(office, &name, &passing).await?;
-    }
-    let frozen = view(office, &name, &passing).await?;
-    let made = copy::back_up(&office.store, &frozen, &backups::shelf_of(paper), id, &parent).await;
-    if snapshot.is_empty() {
-        thaw(office, &name, &passing).await?;
-    }
-    let made = made?;
+    let write = async |frozen: &str| -> Result<usize, Trouble> {
+        let frozen = passing::view(office, &name, frozen).await?;
+        Ok(copy::back_up(&office.store, &frozen, &backups::shelf_of(paper), id, &parent).await?)
+    };
+    let made = if snapshot.is_empty() {
+        passing::while_kept(office, &name, id, write).await?
+    } else {
+        write(&snapshot_name(snapshot)).await?
+    };
     let count = |backup: &mut Paper| -> Result<(), PaperError> {
         backup.insert("object_count".to_owned(), json!(made));
         Ok(())
@@ -505,15 +484,12 @@ async fn back_up(office: &Office, paper: &Paper) -> Result<(), Trouble> {
 
 /// Makes an image of a volume as it is now.
 async fn upload(office: &Office, paper: &Paper) -> Result<(), Trouble> {
-    let id = text(paper, "id");
-    let (name, passing) = (device_name(id), passing_name(id));
-    freeze(office, &name, &passing).await?;
-    let sent = async {
-        let frozen = view(office, &name, &passing).await?;
+    let name = device_name(text(paper, "id"));
+    let send = async |frozen: &str| -> Result<(), Trouble> {
+        let frozen = passing::view(office, &name, frozen).await?;
         Ok(images::send(office, paper, frozen).await?)
     };
-    let sent: Result<(), Trouble> = sent.await;
-    thaw(office, &name, &passing).await?;
+    let sent = passing::while_kept(office, &name, &passing::image_of(paper), send).await;
     if matches!(sent, Err(Trouble::Failed(_))) {
         images::give_up(office, paper).await;
     }

@@ -87,6 +87,18 @@ impl Shared {
         Err(last.into())
     }
 
+    /// The snapshots of volumes whose head is this node, or would be, with their volumes.
+    pub(crate) fn snapshots_led(&self) -> Vec<(String, String)> {
+        let mut all = Vec::new();
+        for row in self.register.list().unwrap_or_default() {
+            let head = row.head.or_else(|| self.nodes_of(&row).first().copied());
+            if head == Some(self.local()) {
+                all.extend(row.snapshots.iter().map(|snapshot| (row.name.clone(), snapshot.name.clone())));
+            }
+        }
+        all
+    }
+
     /// Names of those that are on their way from one kind of volume to another.
     pub(crate) fn on_their_way(&self) -> Vec<String> {
         let named = |before: &&str| self.register.named(before).unwrap_or_default();

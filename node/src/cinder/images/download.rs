@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256, Sha512};
 
 use super::qcow2::{Cluster, HEADER, Layout};
-use super::service::{Download, Images};
-use super::while_wanted;
+use super::service::Download;
+use super::{service_for, while_wanted};
 use crate::block::moving::End;
 use crate::cinder::Office;
 use crate::cinder::copy::CopyError;
@@ -123,8 +123,7 @@ pub(crate) async fn write_out(
     begun: bool,
 ) -> Result<(), CopyError> {
     let image = map(&map(volume, "task"), "image");
-    let authority = office.place.images.authority.as_deref();
-    let images = Images::at(text(&image, "url"), authority, text(&image, "token"))?;
+    let images = service_for(office, &image)?;
     let size = image.get("size").and_then(Value::as_u64).unwrap_or(0);
     if size > 2 * target.bytes() + BESIDES {
         return Err(CopyError::Image("it is much larger than the volume"));

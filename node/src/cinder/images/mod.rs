@@ -3,8 +3,9 @@
 //!
 //! Invariant: bytes that come from the image service have the hash that it says, or the volume ends in `error`.
 //! Invariant: what an image is, the service says; it is never guessed from its bytes, and what it says of itself is believed nowhere.
-//! Invariant: a token that is needed by a task is in the task, and goes with it.
-//! Invariant: a token is sent to the image service alone.
+//! Invariant: a token is sent to the image service alone, and is in no log and no answer: it stands in the task of the volume's paper, and goes
+//! with it. One that this node gave out and that ends meanwhile has another in its place, as far as its user may still do the same
+//! (`auth::renew`); where another Keystone did, the task ends in its error, and a message says why.
 
 mod download;
 mod pack;
@@ -26,7 +27,7 @@ use crate::papers::Paper;
 pub(crate) use download::write_out;
 pub(crate) use qcow2::BadImage;
 pub(crate) use service::ImageError;
-use service::Images;
+use service::{Images, Ticket};
 pub(crate) use upload::{give_up, send, upload};
 
 /// How often it is looked whether bytes are wanted still: the volume may have been deleted by force.
@@ -71,8 +72,15 @@ pub(crate) struct Found {
 fn service_of(ask: &Ask) -> Result<Images, Fault> {
     let url = ask.images.clone();
     let url = url.ok_or_else(|| Fault::bad("Invalid image identifier: there is no image service."))?;
-    let service = Images::at(&url, ask.image_authority.as_deref(), &ask.token);
+    let ticket = Ticket { token: ask.token.clone(), auth: None };
+    let service = Images::at(&url, ask.image_authority.as_deref(), ticket);
     service.map_err(|error| Fault::other(503, error.to_string()))
+}
+
+/// The service that a task asks about its image.
+fn service_for(office: &Office, image: &Paper) -> Result<Images, ImageError> {
+    let ticket = Ticket { token: text(image, "token").to_owned(), auth: office.place.auth.clone() };
+    Images::at(text(image, "url"), office.place.images.authority.as_deref(), ticket)
 }
 
 fn gib(bytes: i64) -> i64 {
@@ -118,7 +126,7 @@ pub(crate) async fn find(ask: &Ask, named: &str) -> Result<Found, Fault> {
     let id = named.rsplit('/').next().filter(|id| is_id(id)).ok_or_else(bad)?;
     let known = match images.show(id).await {
         Ok(known) => paper(known),
-        Err(ImageError::Refused(status)) if status.is_client_error() => return Err(bad()),
+        Err(error) if error.is_callers() => return Err(bad()),
         Err(error) => return Err(Fault::other(503, error.to_string())),
     };
     let format = text(&known, "disk_format");

@@ -1,4 +1,4 @@
-//! The image service (Glance, v2), as its clients speak to it: with the token of who asks.
+//! The image service (Glance, v2), as its clients speak to it: with the token of who asks, or one in its place ([`Ticket`]).
 //!
 //! Invariant: an answer has a limit, and a service that says nothing for [`SILENCE`] is given up. So is one that bytes of an image are wanted
 //! from, and that is not reached for as long: it may be starting, as this node is after a power failure.
@@ -18,6 +18,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::task::JoinSet;
 
+use crate::auth::Auth;
 use crate::remote::{Remote, RemoteError};
 
 /// How long it may say nothing.
@@ -38,6 +39,9 @@ pub(crate) enum ImageError {
     /// It breaks off.
     #[error("the image service does not answer: {0}")]
     Away(String),
+    /// It does not know the caller.
+    #[error("the token that this was asked for with is no longer good for the image service")]
+    Token,
     /// It says no.
     #[error("the image service answers {0}")]
     Refused(StatusCode),
@@ -51,6 +55,15 @@ impl ImageError {
     fn silent() -> Self {
         Self::away("it says nothing")
     }
+
+    fn refused(status: StatusCode) -> Self {
+        if status == StatusCode::UNAUTHORIZED { Self::Token } else { Self::Refused(status) }
+    }
+
+    /// Whether the caller is to blame.
+    pub(crate) fn is_callers(&self) -> bool {
+        matches!(self, Self::Token) || matches!(self, Self::Refused(status) if status.is_client_error())
+    }
 }
 
 type Sent = UnsyncBoxBody<Bytes, std::io::Error>;
@@ -59,10 +72,24 @@ fn whole(bytes: impl Into<Bytes>) -> Sent {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
-/// The service, and the token to ask it with.
+/// What the service is asked with: the caller's token, or one in its place, where this node gave it out and it ends.
+pub(crate) struct Ticket {
+    pub(crate) token: String,
+    /// `None`: it is not renewed.
+    pub(crate) auth: Option<Arc<Auth>>,
+}
+
+impl Ticket {
+    fn now(&self) -> String {
+        let lasting = self.auth.as_ref().and_then(|auth| auth.lasting(&self.token));
+        lasting.unwrap_or_else(|| self.token.clone())
+    }
+}
+
+/// The service, and what it is asked with.
 pub(crate) struct Images {
     remote: Remote,
-    token: String,
+    ticket: Ticket,
 }
 
 /// What is downloaded.
@@ -90,9 +117,9 @@ impl Download {
 }
 
 impl Images {
-    /// The service at a URL, asked with a token.
-    pub(crate) fn at(url: &str, authority: Option<&Path>, token: &str) -> Result<Self, ImageError> {
-        Ok(Self { remote: Remote::new(url, "/v2", authority)?, token: token.to_owned() })
+    /// The service at a URL.
+    pub(crate) fn at(url: &str, authority: Option<&Path>, ticket: Ticket) -> Result<Self, ImageError> {
+        Ok(Self { remote: Remote::new(url, "/v2", authority)?, ticket })
     }
 
     async fn send(
@@ -109,7 +136,7 @@ impl Images {
         // How it ends is told by the body's end.
         running.spawn(async move { drop(connection.await) });
         let mut request = Request::builder().method(method).uri(format!("{}{path}", self.remote.prefix));
-        request = request.header("host", &self.remote.address).header("x-auth-token", &self.token);
+        request = request.header("host", &self.remote.address).header("x-auth-token", self.ticket.now());
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -124,7 +151,7 @@ impl Images {
             let headers = [("content-type", "application/json")];
             let (status, answer) = self.send(method, path, &headers, body).await?;
             if !status.is_success() {
-                return Err(ImageError::Refused(status));
+                return Err(ImageError::refused(status));
             }
             let whole = Limited::new(answer.body, MAX_ANSWER).collect().await;
             let whole = whole.map_err(|_| ImageError::away("its answer is too long or broken"))?;
@@ -191,7 +218,7 @@ impl Images {
             }
             before = now;
         };
-        if status.is_success() { Ok(()) } else { Err(ImageError::Refused(status)) }
+        if status.is_success() { Ok(()) } else { Err(ImageError::refused(status)) }
     }
 
     /// The bytes of an image.
@@ -209,7 +236,7 @@ impl Images {
         let (status, body) = asked.unwrap_or_else(|_| Err(ImageError::silent()))?;
         match status {
             StatusCode::OK => Ok(body),
-            status => Err(ImageError::Refused(status)),
+            status => Err(ImageError::refused(status)),
         }
     }
 }

@@ -14,8 +14,8 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha512};
 
 use super::pack::{CLUSTER, MAX_DISK, Map as Used, Plan};
-use super::service::{ImageError, Images};
-use super::{service_of, while_wanted};
+use super::service::Images;
+use super::{service_for, service_of, while_wanted};
 use crate::cinder::ask::{Answer, Ask, Reply};
 use crate::cinder::copy::CopyError;
 use crate::cinder::fault::Fault;
@@ -107,8 +107,8 @@ pub(crate) async fn upload(office: &Office, ask: &Ask, volume: &Paper, given: &M
     })));
     let made = match images.create(&Value::Object(known)).await {
         Ok(made) => paper(made),
-        Err(ImageError::Refused(status)) if status.is_client_error() => {
-            return Err(Fault::bad(format!("The image service takes no such image: it answers {status}.")));
+        Err(error) if error.is_callers() => {
+            return Err(Fault::bad(format!("No image is made: {error}.")));
         }
         Err(error) => return Err(Fault::other(503, error.to_string())),
     };
@@ -139,8 +139,7 @@ pub(crate) async fn upload(office: &Office, ask: &Ask, volume: &Paper, given: &M
 /// Gives the image of a volume's task the bytes of what was frozen.
 pub(crate) async fn send(office: &Office, volume: &Paper, source: Attached) -> Result<(), CopyError> {
     let image = map(&map(volume, "task"), "image");
-    let authority = office.place.images.authority.as_deref();
-    let images = Images::at(text(&image, "url"), authority, text(&image, "token"))?;
+    let images = service_for(office, &image)?;
     let id = text(&image, "id");
     while_wanted(office, volume, Box::pin(give(&images, id, text(&image, "format"), source))).await
 }
@@ -148,8 +147,7 @@ pub(crate) async fn send(office: &Office, volume: &Paper, source: Attached) -> R
 /// Deletes the image of a volume's task: what is not whole is none. Its state says so where it cannot be deleted.
 pub(crate) async fn give_up(office: &Office, volume: &Paper) {
     let image = map(&map(volume, "task"), "image");
-    let authority = office.place.images.authority.as_deref();
-    if let Ok(images) = Images::at(text(&image, "url"), authority, text(&image, "token")) {
+    if let Ok(images) = service_for(office, &image) {
         let _left = images.delete(text(&image, "id")).await;
     }
 }

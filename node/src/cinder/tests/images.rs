@@ -49,19 +49,25 @@ async fn say(stream: &mut TcpStream, status: &str, body: &[u8]) {
 struct Glance {
     url: String,
     images: Mutex<HashMap<String, Image>>,
+    /// The id of the next image that is made.
+    next: Mutex<String>,
     gate: Semaphore,
     asked: Semaphore,
     /// It waits for `gate` before it takes bytes.
     held: AtomicBool,
     /// It keeps other bytes than it was sent.
     lies: AtomicBool,
+    /// It takes no token for bytes.
+    refuses: AtomicBool,
 }
 
 impl Glance {
     fn at(url: String) -> Self {
         let (gate, asked) = (Semaphore::new(0), Semaphore::new(0));
         let (held, lies) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { url, images: Mutex::default(), gate, asked, held, lies }
+        let next = Mutex::new(ID.to_owned());
+        let refuses = AtomicBool::new(false);
+        Self { url, images: Mutex::default(), next, gate, asked, held, lies, refuses }
     }
 
     async fn start(image: Image) -> Arc<Self> {
@@ -80,7 +86,8 @@ impl Glance {
     }
 
     fn put(&self, image: Image) {
-        self.images.lock().unwrap().insert(ID.to_owned(), image);
+        let id = image.known["id"].as_str().unwrap().to_owned();
+        self.images.lock().unwrap().insert(id, image);
     }
 
     async fn answer(&self, mut stream: TcpStream) {
@@ -95,11 +102,15 @@ impl Glance {
         let id = path.trim_start_matches('/').trim_end_matches("/file");
         let image = self.images.lock().unwrap().get(id).cloned();
         match (method, image) {
+            _ if path.ends_with("/file") && self.refuses.load(Ordering::Relaxed) => {
+                say(&mut stream, "401 Unauthorized", b"").await;
+            }
             ("get", Some(image)) => self.give(stream, image, path.ends_with("/file")).await,
             ("post", _) => {
                 let known = paper(serde_json::from_slice(&self.take(&mut stream, &head).await).unwrap());
-                let made =
-                    Image { known: json!({ "id": ID, "status": "queued" }), ..Image::new("raw", Vec::new()) };
+                let id = self.next.lock().unwrap().clone();
+                let made = json!({ "id": id, "status": "queued" });
+                let made = Image { known: made, ..Image::new("raw", Vec::new()) };
                 let made = known.into_iter().fold(made, |made, (key, value)| made.saying(&key, value));
                 let text = made.known.to_string();
                 self.put(made);
@@ -511,5 +522,65 @@ async fn an_image_of_a_volume_that_may_have_none_is_refused() {
         ask(&office, &caller("p", false), 0, &format!("POST volumes/{id}/action"), said).await;
     assert!(status == 400 && body.to_string().contains("no image service"), "{body}");
     assert_eq!(shown(&office, &id).await["status"], "available");
+    rig.stop().await;
+}
+
+/// A node was killed in the middle of an upload, and its volume's state set by hand: what had been frozen stayed for ever, and the next image of the
+/// volume was of that moment.
+#[tokio::test]
+async fn an_image_is_never_of_what_was_kept_for_an_earlier_one() {
+    let rig = Rig::start();
+    let first = office(&rig);
+    let glance = Glance::start(Image::new("raw", Vec::new())).await;
+    glance.held.store(true, Ordering::Relaxed);
+    let id = volume_to_image(&first, &glance).await;
+    let mut running = JoinSet::new();
+    work::round(&first, &mut running).await.unwrap();
+    glance.asked.acquire().await.unwrap().forget();
+    running.shutdown().await;
+    let frozen = |office: &Office| {
+        office.blocks.exports.volumes().find(&work::device_name(&id)).unwrap().snapshots().len()
+    };
+    assert_eq!(frozen(&first), 1);
+    let reset = json!({ "os-reset_status": { "status": "available" } });
+    assert_eq!(ask(&first, &caller("p", true), 0, &format!("POST volumes/{id}/action"), reset).await.0, 202);
+    write(&first, &id, 0, 9).await;
+    drop(first);
+    glance.held.store(false, Ordering::Relaxed);
+    let second = office(&rig);
+    let other = "0d4b4f0e-3c0f-4f3a-9a57-000000000009";
+    *glance.next.lock().unwrap() = other.to_owned();
+    let said = json!({ "os-volume_upload_image": { "image_name": "mine" } });
+    assert_eq!(glance.post(&second, &format!("volumes/{id}/action"), said).await.0, 202);
+    settle(&second).await;
+    let sent = glance.images.lock().unwrap()[other].bytes[..8192].to_vec();
+    assert_eq!(sent, [9; 8192]);
+    assert_eq!(frozen(&second), 0, "what no task names is let go");
+    rig.stop().await;
+}
+
+/// Of what another Keystone gave out nothing is renewed.
+#[tokio::test]
+async fn a_task_whose_token_is_not_good_any_more_ends_and_says_so() {
+    let rig = Rig::start();
+    let office = office(&rig);
+    let glance = Glance::start(Image::new("raw", disk())).await;
+    let id = glance.make(&office, 1).await;
+    glance.refuses.store(true, Ordering::Relaxed);
+    settle(&office).await;
+    assert_eq!(shown(&office, &id).await["status"], "error");
+    let sent = volume_to_image(&office, &glance).await;
+    settle(&office).await;
+    assert_eq!(shown(&office, &sent).await["status"], "available");
+    let (_, said) = ask(&office, &caller("p", false), 3, "GET messages", Value::Null).await;
+    let messages = said["messages"].as_array().unwrap();
+    assert_eq!(messages.len(), 2, "{said}");
+    for message in messages {
+        let words = message["user_message"].as_str().unwrap();
+        assert!(words.contains("token") && !words.contains(TOKEN), "{words}");
+    }
+    for volume in office.papers.all("volumes").await.unwrap() {
+        assert!(!Value::Object((*volume).clone()).to_string().contains(TOKEN), "it goes with its task");
+    }
     rig.stop().await;
 }

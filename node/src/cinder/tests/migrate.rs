@@ -88,7 +88,7 @@ impl Pair {
         let nbd = Some("127.0.0.1:10809".parse().unwrap());
         let backend = config::BackendName(NAMES[node].to_owned());
         let volumes = config::Volumes { backend, ..config::Volumes::default() };
-        Cinder::new(disks[0].store(), blocks, net, nbd, &volumes).office
+        Cinder::new(disks[0].store(), blocks, net, nbd, &volumes, None).office
     }
 
     /// The next life of a node.
