@@ -280,6 +280,19 @@ impl DiskHandle {
         }
     }
 
+    /// Segments that were opened before this one get no more records, and what they have is in the index.
+    pub(crate) fn settled(&self) -> u64 {
+        let segments = self.shared.segments();
+        let open = segments.iter().filter(|(_, segment)| segment.state == State::Open);
+        let newest = || segments.iter().map(|(_, segment)| segment.seq).max().unwrap_or(0);
+        open.map(|(_, segment)| segment.seq).min().unwrap_or_else(|| newest() + 1)
+    }
+
+    /// When a segment was opened: counted by openings. `None`: there is no such segment.
+    pub(crate) fn opened(&self, segment: u32) -> Option<u64> {
+        Some(self.shared.seqs.get(segment as usize)?.load(Ordering::Acquire))
+    }
+
     /// Keeps segments from being recycled. A number beyond the disk (a damaged index row) pins nothing.
     pub(crate) fn pin(&self, mut segments: Vec<u32>) -> Pins {
         segments.retain(|segment| *segment < self.shared.layout.segments);

@@ -3,7 +3,7 @@
 //! A pass walks the objects (each with all its chunks and its BLAKE3), then the rows, then the blocks of volumes. Of objects and rows it
 //! brings a page of the index at a time into the order of the disk, and reads what lies near one another by one request: with a
 //! page or less of them it goes once through the disk from its beginning to its end, and once for each page with more.
-//! It goes on after a restart where it was.
+//! It goes on after a restart where it was, also in the middle of a page ([`place`]).
 //! An object whose line in the listing is missing or older (a crash between two disks) is listed again ([`lines`]).
 //!
 //! What is damaged is mended from other devices by whoever mends for readers.
@@ -15,6 +15,7 @@
 
 mod lines;
 mod look;
+mod place;
 #[cfg(test)]
 mod tests;
 
@@ -22,11 +23,12 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use self::lines::Lines;
 use self::look::{Looked, OpenObject, Wrong};
+use self::place::{Place, Reached, order};
 use super::{Outcome, Progress, Worker};
 use crate::block;
 use crate::catalog::{self, Grip, PathHash};
-use crate::disk::DiskHandle;
 use crate::disk::run::Stretch;
+use crate::disk::{DiskHandle, Location};
 use crate::index::Table;
 use crate::net::once_more;
 use crate::object::{BoxFuture, Store};
@@ -45,8 +47,8 @@ const BLOCK_ROWS: usize = 64;
 /// Requests, and bytes of them, that are under way at a time: a small part of what a disk takes from all its readers.
 const AHEAD: usize = 32;
 const AHEAD_BYTES: u64 = 8 << 20;
-/// Items after which the place is noted in the index.
-const NOTE_EVERY: u64 = 1024;
+/// Units after which the place is noted in the index: so much is read again after a restart, and what lies in segments that were open.
+const NOTE_EVERY: u32 = if cfg!(test) { 4 } else { 1024 };
 
 /// The auditor of a disk. A unit is 64 KiB read, or sixteen small items.
 pub struct Auditor {
@@ -59,17 +61,11 @@ pub struct Auditor {
     /// A large object that is being read.
     open: Option<OpenObject>,
     lines: Option<Lines>,
-    unnoted: u64,
+    /// Units since the place was noted.
+    unnoted: u32,
     progress: Progress,
     /// Of a disk that no node has open: what was found since somebody asked.
     told: Vec<String>,
-}
-
-/// Where in the walk.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Place {
-    table: Table,
-    after: Vec<u8>,
 }
 
 /// What is looked at before the place moves.
@@ -79,9 +75,13 @@ struct Page {
     ahead: Vec<Grip>,
     /// Large objects, to be read one after another.
     large: Vec<Grip>,
+    /// Where the one lies that is being read.
+    reading: Option<Location>,
+    /// When it was walked, segments that were opened before this one had all that they will ever have.
+    settled: u64,
     /// Where the place moves.
     last: Option<Vec<u8>>,
-    /// [`Progress::done`] at its beginning.
+    /// [`Progress::done`] at its beginning, or at the last note.
     done_before: u64,
 }
 
@@ -92,10 +92,6 @@ impl std::fmt::Debug for Auditor {
             .field("place", &self.place)
             .finish_non_exhaustive()
     }
-}
-
-fn start() -> Place {
-    Place { table: Table::Objects, after: Vec::new() }
 }
 
 fn units_of(bytes: u64) -> u32 {
@@ -115,6 +111,14 @@ impl Page {
         }
         Some((run, stretch.bytes()))
     }
+
+    /// How far it was looked at; `None`: it was not begun.
+    fn reached(&self) -> Option<Reached> {
+        let last = self.last.clone()?;
+        let next = self.ahead.last().into_iter().chain(&self.large).map(|grip| grip.head.at);
+        let next = next.chain(self.reading).map(order).min();
+        Some(Reached { last, before: next.unwrap_or((u32::MAX, u32::MAX)), settled: self.settled })
+    }
 }
 
 impl Auditor {
@@ -122,7 +126,7 @@ impl Auditor {
     #[must_use]
     pub fn new(disk: DiskHandle, store: Store) -> Self {
         let noted = disk.index().get(Table::System, &catalog::worker_place("auditor")).ok().flatten();
-        let place = noted.and_then(|bytes| Place::decode(&bytes)).unwrap_or_else(start);
+        let place = noted.and_then(|bytes| Place::decode(&bytes)).unwrap_or_else(Place::start);
         Self { place, lines: Some(Lines::new(store.clone())), store: Some(store), ..Self::offline(disk) }
     }
 
@@ -133,7 +137,7 @@ impl Auditor {
             name: format!("auditor {}", disk.device()),
             disk,
             store: None,
-            place: start(),
+            place: Place::start(),
             page: Page::default(),
             open: None,
             lines: None,
@@ -157,13 +161,13 @@ impl Auditor {
                 Ok(None) if units > 0 => break,
                 Ok(None) => {
                     self.ask_lines(true).await?;
-                    self.place = start();
+                    self.place = Place::start();
                     self.progress.pass_ended();
                     self.note().await?;
                     return Ok(Outcome::Idle);
                 }
                 Err(failed) => {
-                    // All of the page once more: nothing is passed over.
+                    // All of the page once more that was not noted: nothing is passed over.
                     self.progress.done = self.page.done_before.min(self.progress.done);
                     (self.page, self.open) = (Page::default(), None);
                     return Err(failed);
@@ -171,6 +175,7 @@ impl Auditor {
             };
             units = units.saturating_add(did);
         }
+        self.unnoted = self.unnoted.saturating_add(units);
         if self.unnoted >= NOTE_EVERY {
             self.note().await?;
         }
@@ -189,10 +194,10 @@ impl Auditor {
             return self.blocks().await;
         }
         if self.page.ahead.is_empty() && !self.turn_page().await? {
-            self.place = match self.place.table {
-                Table::Objects => Place { table: Table::Rows, after: Vec::new() },
-                _ => Place { table: Table::Blocks, after: Vec::new() },
-            };
+            self.place = Place::of(match self.place.table {
+                Table::Objects => Table::Rows,
+                _ => Table::Blocks,
+            });
             return Ok(Some(0));
         }
         self.records(budget).await.map(Some)
@@ -201,9 +206,9 @@ impl Auditor {
     /// The place moves past the page, and the next is brought into order; false where there is none.
     async fn turn_page(&mut self) -> Result<bool, Wrong> {
         if let Some(last) = self.page.last.take() {
-            self.place.after = last;
-            self.unnoted += self.progress.done - self.page.done_before;
+            self.place.pass(last);
         }
+        let settled = self.disk.settled();
         let (mut ahead, mut after) = (Vec::<Grip>::new(), self.place.after.clone());
         while ahead.len() < PAGE {
             let some = catalog::walk(self.disk.index(), self.place.table, &after, FETCH)?;
@@ -212,10 +217,20 @@ impl Auditor {
             ahead.extend(some);
             once_more().await;
         }
-        let last = ahead.last().map(|grip| grip.key.clone());
+        let (full, walked) = (ahead.len() >= PAGE, ahead.last().map(|grip| grip.key.clone()));
+        let (last, settled) = match &self.place.reached {
+            // The same page once more, but for what was looked at. It may have grown.
+            Some(reached) => {
+                ahead.retain(|grip| grip.key <= reached.last && !reached.covers(&self.disk, grip));
+                let last = walked.filter(|walked| full && *walked < reached.last);
+                (last.or_else(|| Some(reached.last.clone())), reached.settled)
+            }
+            None => (walked, settled),
+        };
         ahead.sort_unstable_by_key(|grip| std::cmp::Reverse(grip.head.at));
         let more = last.is_some();
-        self.page = Page { ahead, large: Vec::new(), last, done_before: self.progress.done };
+        let done_before = self.progress.done;
+        self.page = Page { ahead, large: Vec::new(), reading: None, settled, last, done_before };
         self.progress.total = self.disk.index().stats().keys.max(self.progress.done);
         Ok(more)
     }
@@ -263,6 +278,7 @@ impl Auditor {
     async fn large(&mut self, grip: &Grip) -> Result<u32, Wrong> {
         match look::open(&self.disk, grip).await {
             Ok(Some((open, named))) => {
+                self.page.reading = Some(grip.head.at);
                 if let Some(lines) = &mut self.lines {
                     lines.push(named);
                 }
@@ -278,10 +294,11 @@ impl Auditor {
 
     /// Reads on in a large object.
     async fn chunks(&mut self, mut open: OpenObject, budget: u32) -> Result<u32, Wrong> {
+        let at = self.page.reading.take();
         match open.read_on(&self.disk, u64::from(budget) * UNIT).await {
             Ok((bytes, whole)) => {
                 self.progress.bytes += bytes;
-                self.open = (!whole).then_some(open);
+                (self.open, self.page.reading) = ((!whole).then_some(open), at.filter(|_| !whole));
                 Ok(units_of(bytes))
             }
             Err(Wrong::Found(what)) => {
@@ -333,13 +350,16 @@ impl Auditor {
         self.place.after = last;
         self.progress.done += audited.rows;
         self.progress.bytes += audited.bytes;
-        self.unnoted += audited.rows;
         Ok(Some(units_of(audited.bytes)))
     }
 
     /// Notes the place in the index. It may be lost: then the audit goes on earlier.
     async fn note(&mut self) -> Result<(), Wrong> {
         self.unnoted = 0;
+        if let Some(reached) = self.page.reached() {
+            self.place.reached = Some(reached);
+            self.page.done_before = self.progress.done;
+        }
         if self.store.is_none() {
             return Ok(());
         }
@@ -349,18 +369,6 @@ impl Auditor {
             Ok(())
         };
         Ok(self.disk.submit_prune(Box::new(change)).await?)
-    }
-}
-
-impl Place {
-    fn encode(&self) -> Vec<u8> {
-        [&[self.table as u8], self.after.as_slice()].concat()
-    }
-
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        let (table, after) = bytes.split_first()?;
-        let table = [Table::Objects, Table::Rows, Table::Blocks].into_iter().find(|t| *t as u8 == *table)?;
-        Some(Self { table, after: after.to_vec() })
     }
 }
 

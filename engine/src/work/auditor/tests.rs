@@ -176,7 +176,7 @@ fn an_audit_goes_on_where_it_was_and_leaves_nothing_out() {
     }
     for stop in [1, 7, 9, 10, 18, 25] {
         let mut first = Auditor::new(rig.handle(0), rig.store());
-        first.place = start();
+        first.place = Place::start();
         let mut did = 0;
         while did < stop {
             let Outcome::Did(units) = rig.run(first.step((stop - did).min(64))) else {
@@ -190,6 +190,72 @@ fn an_audit_goes_on_where_it_was_and_leaves_nothing_out() {
         let found = first.progress().findings + second.progress().findings;
         assert!(found >= 10, "stopped after {stop}: {found}");
     }
+}
+
+/// Some segments of objects, and little in the last one.
+fn filled(seed: u64) -> Rig {
+    let mut rig = Rig::new(1, seed);
+    let mut settled = 0;
+    for n in 0.. {
+        rig.put(&format!("o{n}"), &bytes(n, 300_000));
+        let before = std::mem::replace(&mut settled, rig.handle(0).settled());
+        if n >= 200 && settled > before {
+            break;
+        }
+    }
+    rig
+}
+
+/// A page of the index, up to 65,536 objects, was read again from its beginning after each restart.
+#[test]
+fn an_audit_that_is_cut_short_again_and_again_reads_little_twice() {
+    let mut rig = filled(56);
+    let mut whole = Auditor::offline(rig.handle(0));
+    run(&mut rig, &mut whole, 64);
+    let all = whole.progress().bytes;
+    let (mut read, mut lives) = (0, 0);
+    loop {
+        let mut auditor = Auditor::new(rig.handle(0), rig.store());
+        let ended = (0..6).any(|_| matches!(rig.run(auditor.step(16)), Outcome::Idle));
+        read += auditor.progress().bytes;
+        lives += 1;
+        if ended {
+            break;
+        }
+        assert!(lives < 100, "{read} bytes of {all} are read, and it is not over");
+        let disk = rig.handle(0);
+        rig.run(disk.checkpoint()).unwrap();
+        rig.crash(true);
+    }
+    assert!(lives > 5 && read >= all, "{lives} lives read {read} bytes of {all}");
+    assert!(read < all + lives * (1 << 20), "{lives} lives read {read} bytes of {all}");
+}
+
+#[test]
+fn what_was_written_since_a_page_was_looked_at_is_looked_at() {
+    let mut rig = filled(57);
+    let mut first = Auditor::new(rig.handle(0), rig.store());
+    while first.page.last.is_none() || !first.page.ahead.is_empty() {
+        assert!(matches!(rig.run(first.step(1)), Outcome::Did(_)));
+    }
+    rig.run(first.note()).unwrap();
+    let reached = first.place.reached.clone().unwrap();
+    assert_eq!(reached.before, (u32::MAX, u32::MAX), "all of the first page");
+    let disk = rig.handle(0);
+    let page = catalog::walk(disk.index(), Table::Objects, &[], PAGE).unwrap();
+    let covered = page.iter().filter(|grip| reached.covers(&disk, grip)).count();
+    assert!(covered > 60, "{covered} lie in segments that were full");
+    for n in 0..200 {
+        let body = bytes(1000 + n, 300_000);
+        rig.put(&format!("o{n}"), &body);
+        if n % 20 == 0 {
+            rig.flip(0, &body[40_000..40_032]);
+        }
+    }
+    let mut second = Auditor::new(rig.handle(0), rig.store());
+    assert_eq!(second.place, first.place);
+    run(&mut rig, &mut second, 64);
+    assert_eq!(second.progress().findings, 10);
 }
 
 /// A page is read in the order of the disk, and several records at a time.
