@@ -72,6 +72,10 @@ pub(crate) struct Clients {
     parts: BTreeMap<usize, Part>,
     slots: Vec<Slot>,
     pub(crate) happened: u64,
+    /// Nobody asks for anything at this machine for a while.
+    pub(super) hushed: Option<usize>,
+    /// Nobody does anything but reads at this machine, and often.
+    pub(super) looked_at: Option<usize>,
 }
 
 /// Where a block lies.
@@ -119,6 +123,8 @@ impl Clients {
             parts: BTreeMap::new(),
             slots: Vec::new(),
             happened: 0,
+            hushed: None,
+            looked_at: None,
         }
     }
 
@@ -129,6 +135,11 @@ impl Clients {
 
     pub(crate) fn is_idle(&self) -> bool {
         self.slots.is_empty()
+    }
+
+    /// Whether somebody waits for an answer of this machine's head.
+    pub(super) fn is_asked(&self, machine: usize) -> bool {
+        self.slots.iter().any(|slot| slot.machine == machine)
     }
 
     pub(crate) fn is_attaching(&self) -> bool {
@@ -180,8 +191,15 @@ impl Clients {
         let any = any[rng.index(any.len())];
         // Mostly at the newest one; now and then at one that may be fenced.
         let machine = self.current().filter(|_| rng.chance(700)).unwrap_or(any);
+        let old = |n: &usize| self.heads.contains_key(n) && self.current() != Some(*n);
+        let looked_at = self.looked_at.filter(old);
+        let machine = looked_at.filter(|_| rng.chance(300)).unwrap_or(machine);
+        if self.hushed == Some(machine) {
+            return None;
+        }
         // What a fenced head must not do is show something.
         let fenced = self.current().is_some_and(|current| current != machine) && rng.chance(700);
+        let fenced = fenced || looked_at == Some(machine);
         let ask = match if fenced { 50 } else { rng.below(100) } {
             0..50 => {
                 let (blocks, zeroes) = (some_blocks(rng), rng.chance(100));

@@ -102,12 +102,12 @@ pub fn history_with(seed: u64, plant: Plant, lines: usize) -> Result<Summary, Bo
     Ok(summary)
 }
 
-struct History {
-    world: World,
-    clients: Clients,
+pub(super) struct History {
+    pub(super) world: World,
+    pub(super) clients: Clients,
     /// Not all histories have clones: they are what they were without them.
     copies: Option<Copies>,
-    rng: SplitMix64,
+    pub(super) rng: SplitMix64,
     log: Log,
     summary: Summary,
     /// The network when nothing is wrong with it.
@@ -115,8 +115,8 @@ struct History {
     /// Longest pause of clients, and between two troubles; none: there is no trouble.
     think: Duration,
     trouble: Option<Duration>,
-    members: usize,
-    cures: Vec<(Duration, Cure)>,
+    pub(super) members: usize,
+    pub(super) cures: Vec<(Duration, Cure)>,
 }
 
 impl History {
@@ -148,7 +148,7 @@ impl History {
         })
     }
 
-    fn within(&mut self, longest: Duration) -> Duration {
+    pub(super) fn within(&mut self, longest: Duration) -> Duration {
         let micros = u64::try_from(longest.as_micros()).unwrap_or(1).max(1);
         Duration::from_micros(self.rng.below(micros))
     }
@@ -197,7 +197,7 @@ impl History {
         }
     }
 
-    fn attach(&mut self, n: usize) {
+    pub(super) fn attach(&mut self, n: usize) {
         if let Some(part) = self.world.machines[n].part.clone() {
             self.note(&format!("{n} attaches"));
             self.clients.attach(n, part, self.world.now());
@@ -219,7 +219,7 @@ impl History {
         Ok(())
     }
 
-    fn crash(&mut self, n: usize, power: bool) {
+    pub(super) fn crash(&mut self, n: usize, power: bool) {
         if !self.world.is_up(n) {
             return;
         }
@@ -283,7 +283,7 @@ impl History {
                 self.world.net.cut(node_id(one), node_id(other));
                 self.cures.push((end, Cure::Connect));
             }
-            Trouble::Split(one, other) => self.split(one, other, end),
+            Trouble::Split(one, other) => self.split(one, other),
             Trouble::BadNet(loss, slow) => {
                 self.world.net.set_faults(trouble::bad_net(self.net, loss, slow));
                 self.cures.push((end, Cure::GoodNet));
@@ -303,37 +303,13 @@ impl History {
         Ok(())
     }
 
-    /// The present head and the next one do not hear each other. Who hears both is deaf to the old one until the new one serves, and
-    /// may then lose its power.
-    fn split(&mut self, next: usize, third: usize, end: Duration) {
-        let Some(old) = self.clients.current() else { return };
-        if old == next || old == third || next == third {
-            return;
-        }
-        trouble::cut(&self.world, node_id(old), node_id(next));
-        trouble::cut(&self.world, node_id(old), node_id(third));
-        self.attach(next);
-        let strike = self.world.now() + Duration::from_millis(50 + self.rng.below(300));
-        self.cures.push((strike, Cure::Turn(old, next, third)));
-        self.cures.push((end.max(strike), Cure::Connect));
-    }
-
-    /// Now the old head hears the third machine, and perhaps the next one does not.
-    fn turn(&mut self, old: usize, next: usize, third: usize) {
-        self.world.net.heal();
-        trouble::cut(&self.world, node_id(old), node_id(next));
-        if self.rng.chance(600) {
-            self.crash(third, true);
-            trouble::cut(&self.world, node_id(next), node_id(third));
-        }
-    }
-
     fn cure(&mut self, cure: Cure) -> Result<(), Violation> {
         self.note(&format!("{cure:?}"));
         match cure {
             Cure::Start(n) if !self.world.is_up(n) => self.start(n)?,
             Cure::Start(_) => {}
-            Cure::Turn(old, next, third) => self.turn(old, next, third),
+            Cure::Part(split) => self.part_heads(split),
+            Cure::Turn(split) => self.turn(split),
             Cure::Connect => self.world.net.heal(),
             Cure::GoodNet => self.world.net.set_faults(self.net),
             Cure::Fast(n) => self.world.machines[n].drive.pace = 1,
@@ -346,6 +322,7 @@ impl History {
         self.note("healing");
         self.trouble = None;
         self.cures.clear();
+        (self.clients.hushed, self.clients.looked_at) = (None, None);
         self.world.net.heal();
         self.world.net.set_faults(SimFaults::NONE);
         for n in 0..self.world.machines.len() {

@@ -16,6 +16,7 @@ mod history;
 mod oracle;
 pub(crate) mod part;
 mod plant;
+mod split;
 mod trouble;
 mod world;
 

@@ -6,6 +6,7 @@ use quarry_engine::io::{CrashPlan, SplitMix64};
 use quarry_engine::net::{NodeId, SimFaults};
 
 use super::control::CONTROL;
+use super::split::Split;
 use super::world::World;
 use crate::cluster::machine::node_id;
 
@@ -32,7 +33,7 @@ pub(crate) enum Trouble {
     CutOff(usize),
     /// Nothing gets from one machine to another.
     Cut(usize, usize),
-    /// The next head and the present one do not hear each other, and a third machine hears them in turn.
+    /// The next head and the present one do not hear each other, and a third machine hears them in turn ([`Split`]).
     Split(usize, usize),
     /// The network is slow and loses messages.
     BadNet(u32, u64),
@@ -48,7 +49,8 @@ pub(crate) enum Trouble {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cure {
     Start(usize),
-    Turn(usize, usize, usize),
+    Part(Split),
+    Turn(Split),
     Connect,
     GoodNet,
     Fast(usize),
@@ -58,7 +60,7 @@ impl Trouble {
     pub(crate) fn draw(rng: &mut SplitMix64, machines: usize) -> Self {
         let (n, other) = (rng.index(machines), rng.index(machines));
         let soon = 1 + rng.below(20);
-        match rng.below(33) {
+        match rng.below(36) {
             0..3 => Self::Kill(n),
             3..6 => Self::Power(n),
             6..9 => Self::Blackout(u8::try_from(1 + rng.below(31)).unwrap_or(31)),
@@ -69,10 +71,10 @@ impl Trouble {
             16 => Self::ReadError(n, soon),
             17 | 18 => Self::CutOff(n),
             19 | 20 => Self::Cut(n, other),
-            21..24 => Self::Split(n, other),
-            24 => Self::BadNet(20 + u32::try_from(rng.below(150)).unwrap_or(0), 1 + rng.below(200)),
-            25 => Self::Slow(n, 20 + rng.below(500)),
-            26 | 27 => Self::NoHead,
+            21..27 => Self::Split(n, other),
+            27 => Self::BadNet(20 + u32::try_from(rng.below(150)).unwrap_or(0), 1 + rng.below(200)),
+            28 => Self::Slow(n, 20 + rng.below(500)),
+            29 | 30 => Self::NoHead,
             _ => Self::TakeOver(n),
         }
     }
