@@ -13,6 +13,7 @@ mod logging;
 mod metrics;
 pub mod node;
 mod papers;
+pub mod qcow2;
 mod remote;
 pub mod status;
 mod storage;

@@ -16,8 +16,9 @@ use bytes::{Bytes, BytesMut};
 use quarry_engine::object::{Condition, Entry, Error, Listing, ObjectPath, PutSpec, Store};
 use quarry_volume::store::{Attached, Piece, VolumeError};
 
-use super::images::{BadImage, ImageError};
+use super::images::ImageError;
 use crate::papers::PaperError;
+use crate::qcow2::BadImage;
 
 /// Bytes of a piece of a backup.
 const PIECE: u64 = 4 << 20;

@@ -6,20 +6,22 @@ What must hold:
 - where a node is killed that moves an image's bytes, another one goes on with a volume that has three members, and the node itself with its own
   when it is back: the volume is whole, or `error`; the image is whole, or there is none; nothing else is left.
 
+- Glance is reached by https, and believed for the authority in the nodes' configuration alone.
+
 Environment: SEED (default random; printed).
 """
 
-import json
+import contextlib
 import os
 import random
 import shutil
 import subprocess
-import time
 
 from cluster_migrate import USERS, names
 from cluster_openstack import Client, Cloud, write
-from cluster_process import FORM_LIMIT, cluster, together, wait_until
-from glance_process import glance, there
+from cluster_process import FORM_LIMIT, cluster, enter_network, wait_until
+from glance_process import Glance, certificate, glance, there
+from node_process import scratch
 from openstack_volumes import openstack
 
 WAIT = 180.0
@@ -92,39 +94,58 @@ def there_and_back(it, path, rng):
             one = other.api.settled(f"volumes/{volume}")
             assert one["bootable"] == "true" and one["volume_image_metadata"]["image_id"] == made[form], one
             other.check(volume, pieces)
-            export = cloud.open(volume)
             image = send(other, volume, "qcow2" if form == "raw" else "raw")
             other.api.settled(f"volumes/{volume}")
             wait_until(lambda: images(it.members[0])[image] == "active", WAIT, "the image is whole", lambda: images(it.members[0]))
             has(cloud.it.members[at], image, path, pieces)
-            later = write(export, rng, [3])
-            image_while_written(cloud, volume, export, later, path)
-            export.close()
             drop(it.members[0], image)
+            if at == 0:
+                image_while_written(cloud, volume, rng, path)
             cloud.api.delete(f"volumes/{volume}")
     wait_until(lambda: not any(map(names, it.members)), WAIT, "nothing is left", lambda: [names(member) for member in it.members])
     print("image: of and to volumes with three members and with one, asked at every node", flush=True)
 
 
-def image_while_written(cloud, volume, export, pieces, path):
+def image_while_written(cloud, volume, rng, path):
+    export = cloud.open(volume)
+    pieces = write(export, rng, [3])
     image = send(cloud, volume, "raw", force=True)
-    # Once it is `uploading` it is not frozen yet; once Glance saves, it is.
+    # A volume that is `uploading` may not be frozen yet; one that Glance has bytes of is.
     member = cloud.it.members[0]
     wait_until(lambda: images(member)[image] in ("saving", "active"), WAIT, "the image begins", lambda: images(member))
     for at, data in pieces.items():
         export.write(at, bytes(len(data)))
     export.flush()
+    export.close()
     cloud.api.settled(f"volumes/{volume}")
     wait_until(lambda: images(member)[image] == "active", WAIT, "the image is whole", lambda: images(member))
     has(member, image, path, pieces)
     drop(member, image)
 
 
+def of_another(it, service, host):
+    """A Glance whose certificate another authority signed is none."""
+    image = uploaded(it.members[0], it.path / "small.raw", "raw")
+    keys, service.keys = service.keys, service.path / "other"
+    service.keys.mkdir()
+    certificate(service.keys, host)
+    for keys, wanted in ((service.keys, 503), (keys, 202)):
+        service.kill()
+        service.keys = keys
+        service.start(Client(it.members[0]))
+        cloud = Cloud(it, it.members[0])
+        body = cloud.ask("POST", "volumes", {"volume": {"size": 1, "volume_type": "plain", "imageRef": image}}, wanted=(wanted,))
+    cloud.api.settled(f"volumes/{body['volume']['id']}")
+    cloud.api.delete(f"volumes/{body['volume']['id']}")
+    drop(it.members[0], image)
+    print("image: https, by the authority in the configuration alone", flush=True)
+
+
 def others(it, member):
     return [Cloud(it, other) for other in it.members if other is not member]
 
 
-def killed_making(it, path, service, kind, form, image, pieces):
+def killed_making(it, kind, form, image, pieces):
     """The node that has the volume, in the middle of a download."""
     while True:
         cloud = Cloud(it, it.members[0])
@@ -155,7 +176,7 @@ def killed_making(it, path, service, kind, form, image, pieces):
     return volume, ended["status"]
 
 
-def killed_sending(it, path, service, kind, volume, pieces):
+def killed_sending(it, service, kind, volume, pieces):
     """The node that has the volume, in the middle of an upload."""
     cloud = Cloud(it, it.members[0])
     image = send(cloud, volume, "raw")
@@ -173,7 +194,7 @@ def killed_sending(it, path, service, kind, volume, pieces):
     print(f"{kind}: killed in the middle of an upload: the image is {state}", flush=True)
     assert state in (None, "active"), state
     if state:
-        has(it.members[0], image, path, pieces)
+        has(it.members[0], image, it.path, pieces)
         drop(it.members[0], image)
     cloud.check(volume, pieces)
 
@@ -182,27 +203,35 @@ def main():
     if not there() or not shutil.which("qemu-img"):
         print("no Glance (GLANCE_VENV), or no qemu-img: not tried", flush=True)
         return
+    # There is no network in a new one yet.
+    host, port = ("10.77.0.254", 9292) if enter_network() == "namespaces" else ("127.0.0.1", None)
     seed = os.environ.get("SEED") or str(random.SystemRandom().randrange(1 << 32))
     rng = random.Random(seed)
     print(f"images over a cluster: reproduce with  SEED={seed}", flush=True)
-    with cluster("cluster-images", ["4G"] * 3, more=USERS) as it:
-        host = "10.77.0.254" if it.network.namespaces else "127.0.0.1"
-        with glance(it.path, Client(it.members[0]), host) as service:
+    with contextlib.ExitStack() as stack:
+        service = Glance(stack.enter_context(scratch("cluster-glance")), host, port, secure=True)
+        # For the `openstack` command line.
+        authority = service.keys / "ca.pem"
+        os.environ["OS_CACERT"] = str(authority)
+        images = f'image_service = {{ url = "{service.url}", authority = "{authority}" }}'
+        it = stack.enter_context(cluster("cluster-images", ["4G"] * 3, more=[images, *USERS]))
+        with glance(it.path, Client(it.members[0]), service=service) as service:
             cloud = Cloud(it, it.members[0])
             pools = lambda: cloud.ask("GET", "scheduler-stats/get_pools")["pools"]
             wait_until(lambda: len(pools()) == 3, WAIT, "all nodes told of themselves", pools)
             cloud.ask("POST", "types", {"volume_type": {"name": "safe", "extra_specs": {"quarry:members": "3"}}})
             cloud.ask("POST", "types", {"volume_type": {"name": "plain"}})
             there_and_back(it, it.path, rng)
+            of_another(it, service, host)
             wait_until(it.formed, FORM_LIMIT, "groups with all voters", it.groups)
             pieces = disk(it.path / "big.raw", rng, BIG)
             subprocess.run(["qemu-img", "convert", "-O", "qcow2", it.path / "big.raw", it.path / "big.qcow2"], check=True)
             for form in ("raw", "qcow2"):
                 image = uploaded(it.members[0], it.path / f"big.{form}", form)
                 for kind in ("safe", "plain"):
-                    volume, state = killed_making(it, it.path, service, kind, form, image, pieces)
+                    volume, state = killed_making(it, kind, form, image, pieces)
                     if form == "raw" and state == "available":
-                        killed_sending(it, it.path, service, kind, volume, pieces)
+                        killed_sending(it, service, kind, volume, pieces)
                     Cloud(it, it.members[0]).api.delete(f"volumes/{volume}")
                 drop(it.members[0], image)
             wait_until(lambda: not any(map(names, it.members)), WAIT, "nothing is left", lambda: [names(member) for member in it.members])

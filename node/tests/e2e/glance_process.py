@@ -8,6 +8,7 @@ import os
 import pathlib
 import signal
 import socket
+import ssl
 import subprocess
 import time
 import urllib.error
@@ -30,14 +31,30 @@ def free_port(host):
         return it.getsockname()[1]
 
 
+def certificate(path, host):
+    """A certificate for an address, of an authority that is made for it: `ca.pem`, `server.pem`, `server.key`."""
+    ask = ["openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    name = ["-subj", f"/CN={host}", "-addext", f"subjectAltName=IP:{host}", "-addext", "basicConstraints=critical,CA:FALSE"]
+    by = ["-CA", path / "ca.pem", "-CAkey", path / "ca.key"]
+    run = lambda *words: subprocess.run(list(map(str, words)), check=True, capture_output=True)
+    run(*ask, "-x509", "-subj", "/CN=an authority", "-keyout", path / "ca.key", "-out", path / "ca.pem")
+    run(*ask, "-x509", *by, *name, "-keyout", path / "server.key", "-out", path / "server.pem")
+
+
 class Glance:
-    def __init__(self, path, host):
+    """`secure`: reached by https alone."""
+
+    def __init__(self, path, host, port=None, secure=False):
         self.venv, self.path, self.process = there(), path / "glance", None
         self.path.mkdir()
         for folder in ("images", "staging", "tasks"):
             (self.path / folder).mkdir()
-        self.place = f"{host}:{free_port(host)}"
-        self.url = f"http://{self.place}"
+        self.place = f"{host}:{port or free_port(host)}"
+        # Where its certificate is.
+        self.keys = self.path if secure else None
+        self.url = f"{'https' if secure else 'http'}://{self.place}"
+        if secure:
+            certificate(self.path, host)
         self.env = {key: value for key, value in os.environ.items() if not key.startswith("OS_")}
 
     def register(self, it):
@@ -89,13 +106,16 @@ config_file = {paste}
         log = open(self.path / "glance.log", "ab")
         # Threads, as long as an image takes.
         server = ["-k", "gthread", "--threads", "8", "--timeout", "600", "-b", self.place]
+        if self.keys:
+            server += ["--certfile", str(self.keys / "server.pem"), "--keyfile", str(self.keys / "server.key")]
+        trusted = ssl.create_default_context(cafile=self.keys and self.keys / "ca.pem")
         command = [programs / "python", "-m", "gunicorn", *server, "glance.wsgi.api:application"]
         self.process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
         log.close()
         end = time.monotonic() + 60
         while True:
             try:
-                urllib.request.urlopen(self.url, timeout=5).close()
+                urllib.request.urlopen(self.url, timeout=5, context=trusted).close()
                 return
             except urllib.error.HTTPError:
                 return  # 300: which version is wanted
@@ -119,8 +139,8 @@ config_file = {paste}
 
 
 @contextlib.contextmanager
-def glance(path, it, host="127.0.0.1"):
-    service = Glance(path, host)
+def glance(path, it, host="127.0.0.1", service=None):
+    service = service or Glance(path, host)
     try:
         service.register(it)
         service.start(it)

@@ -2,6 +2,7 @@
 
 mod catalog;
 mod config;
+mod images;
 mod log;
 mod nbd;
 mod pure;
@@ -34,6 +35,7 @@ pub const TARGETS: &[Target] = &[
     swift::DATE,
     config::CONFIG,
     config::AUTH,
+    images::QCOW2,
 ];
 
 /// No checksum to mend.

@@ -9,13 +9,13 @@
 //! Invariant: an image has no more bytes than twice its volume and [`BESIDES`]: it cannot fill the disk beyond its owner's quota.
 
 use bytes::{Bytes, BytesMut};
+use futures_util::stream::{FuturesUnordered, StreamExt, TryStreamExt};
 use md5::Md5;
 use quarry_volume::VolumeId;
 use quarry_volume::store::{Attached, Label, VolumeError};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256, Sha512};
 
-use super::qcow2::{Cluster, HEADER, Layout};
 use super::service::Download;
 use super::{service_for, while_wanted};
 use crate::block::moving::End;
@@ -25,6 +25,7 @@ use crate::cinder::fields::{map, text};
 use crate::cinder::volume_view::is_encrypted;
 use crate::cinder::volumes::DRAWER;
 use crate::papers::{Paper, PaperError};
+use crate::qcow2::{HEADER, Piece, Reader, Span, Step};
 use crate::storage::{random_bytes, wall_clock};
 
 /// Bytes that are written at once.
@@ -33,8 +34,8 @@ const PIECE: usize = 1 << 20;
 const ZEROED: u64 = 1 << 30;
 /// What an image may have besides the bytes of its disk, and as many again for its own snapshots.
 const BESIDES: u64 = 64 << 20;
-/// Entries of a qcow2's first table that are read at once.
-const ENTRIES: u64 = 8192;
+/// Pieces of a qcow2 that are copied at once.
+const AT_ONCE: usize = 4;
 
 /// Hashes what comes, and compares it with what the service says.
 enum Hash {
@@ -206,60 +207,35 @@ impl Job<'_> {
     }
 }
 
-/// The bytes of an image at a place.
-async fn bytes_at(image: &Attached, at: u64, bytes: u64) -> Result<Bytes, CopyError> {
-    let there = at.checked_add(bytes).is_some_and(|end| end <= image.bytes());
-    if there {
-        Ok(image.read_whole(at, bytes).await?.freeze())
-    } else {
-        Err(CopyError::Image("it ends too early"))
-    }
+async fn bytes_of(image: &Attached, span: Span) -> Result<Bytes, CopyError> {
+    Ok(image.read_whole(span.at, span.bytes).await?.freeze())
 }
 
+/// Writes the disk that an image in qcow2 is of.
 async fn unfold(image: &Attached, target: &Attached) -> Result<(), CopyError> {
-    let layout = Layout::parse(&bytes_at(image, 0, image.bytes().min(HEADER as u64)).await?)?;
-    if layout.bytes > target.bytes() {
+    let header = Span { at: 0, bytes: image.bytes().min(HEADER as u64) };
+    let mut reader = Reader::new(&bytes_of(image, header).await?, image.bytes())?;
+    if reader.bytes() > target.bytes() {
         return Err(CopyError::Image("it is larger than the volume"));
     }
-    let mut nth = 0;
-    while nth < layout.second_tables() {
-        let some = ENTRIES.min(layout.second_tables() - nth);
-        let entries = bytes_at(image, layout.place_of(nth)?, some * 8).await?;
-        for (entry, nth) in entries.as_chunks::<8>().0.iter().zip(nth..) {
-            if let Some(place) = Layout::table(u64::from_be_bytes(*entry)) {
-                let table = bytes_at(image, place, layout.cluster()).await?;
-                unfold_table(image, &layout, nth, &table, target).await?;
+    let mut copied = FuturesUnordered::new();
+    while let Some(step) = reader.step()? {
+        match step {
+            Step::Want(span) => reader.told(bytes_of(image, span).await?),
+            Step::Write(piece) => {
+                copied.push(copy(image, piece, target));
+                if copied.len() == AT_ONCE {
+                    copied.next().await.unwrap_or(Ok(()))?;
+                }
             }
         }
-        nth += some;
     }
-    Ok(())
+    copied.try_collect::<()>().await
 }
 
-/// Writes the clusters that the second table of this number tells of.
-async fn unfold_table(
-    image: &Attached,
-    layout: &Layout,
-    nth: u64,
-    table: &[u8],
-    target: &Attached,
-) -> Result<(), CopyError> {
-    let size = layout.cluster();
-    let first = nth * layout.per_table();
-    for cluster in first..(first + layout.per_table()).min(layout.clusters()) {
-        let mut data = match layout.look(table, cluster)? {
-            Cluster::Zeroes => continue,
-            Cluster::Plain(place) => bytes_at(image, place, size).await?,
-            Cluster::Compressed(place, bytes) => {
-                let left = image.bytes().saturating_sub(place);
-                layout.expand(&bytes_at(image, place, left.min(bytes as u64)).await?)?
-            }
-        };
-        let at = cluster * size;
-        data.truncate(usize::try_from((layout.bytes - at).min(size)).unwrap_or(0));
-        write(target, at, data).await?;
-    }
-    Ok(())
+async fn copy(image: &Attached, piece: Piece, target: &Attached) -> Result<(), CopyError> {
+    let data = piece.made_of(bytes_of(image, piece.from).await?)?;
+    Ok(write(target, piece.at, data).await?)
 }
 
 #[cfg(test)]

@@ -8,8 +8,6 @@
 //! (`auth::renew`); where another Keystone did, the task ends in its error, and a message says why.
 
 mod download;
-mod pack;
-mod qcow2;
 mod service;
 mod upload;
 
@@ -25,7 +23,6 @@ use super::fields::{is_id, number, paper, text, value};
 use super::volumes::DRAWER;
 use crate::papers::Paper;
 pub(crate) use download::write_out;
-pub(crate) use qcow2::BadImage;
 pub(crate) use service::ImageError;
 use service::{Images, Ticket};
 pub(crate) use upload::{give_up, send, upload};

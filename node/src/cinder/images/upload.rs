@@ -8,12 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures_util::{Stream, stream};
+use futures_util::{Stream, StreamExt, stream};
 use quarry_volume::store::{Attached, VolumeError};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha512};
 
-use super::pack::{CLUSTER, MAX_DISK, Map as Used, Plan};
 use super::service::Images;
 use super::{service_for, service_of, while_wanted};
 use crate::cinder::ask::{Answer, Ask, Reply};
@@ -25,9 +24,11 @@ use crate::cinder::volume_view::is_encrypted;
 use crate::cinder::work::bytes_of;
 use crate::cinder::{Office, actions, types};
 use crate::papers::Paper;
+use crate::qcow2::{CLUSTER, MAX_DISK, Map as Used, Plan};
 
-/// Bytes that are read at once.
+/// Bytes that are read at once, and how many pieces of them are under way.
 const PIECE: u64 = 1 << 20;
+const AHEAD: usize = 4;
 /// Stretches that are asked for at once.
 const STRETCHES: usize = 4096;
 /// What the service says of an image itself, and what says how another one was verified.
@@ -162,11 +163,7 @@ async fn give(images: &Images, id: &str, format: &str, source: Attached) -> Resu
         return if size(&known) == Some(bytes) { Ok(()) } else { Err(OTHER) };
     }
     let hash = Arc::new(Mutex::new(Sha512::new()));
-    let pieces = match plan {
-        Some(plan) => stream::StreamExt::left_stream(packed(source, plan, Arc::clone(&hash))),
-        None => stream::StreamExt::right_stream(plain(source, Arc::clone(&hash))),
-    };
-    images.upload(id, bytes, pieces).await?;
+    images.upload(id, bytes, pieces(source, plan, Arc::clone(&hash))).await?;
     let known = paper(images.show(id).await?);
     let hash = hex::encode(hash.lock().unwrap_or_else(PoisonError::into_inner).clone().finalize());
     let alike = text(&known, "os_hash_algo") != "sha512" || text(&known, "os_hash_value") == hash;
@@ -219,29 +216,47 @@ fn noted(hash: &Mutex<Sha512>, bytes: Bytes) -> Bytes {
 
 type Hash = Arc<Mutex<Sha512>>;
 
-/// All bytes of a volume, in order.
-fn plain(source: Attached, hash: Hash) -> impl Stream<Item = std::io::Result<Bytes>> + Send + 'static {
-    stream::unfold((source, hash, 0_u64), |(source, hash, at)| async move {
-        let length = source.bytes().checked_sub(at).filter(|left| *left > 0)?.min(PIECE);
-        let piece = read(&source, at, length).await.map(|bytes| noted(&hash, bytes));
-        Some((piece, (source, hash, at + length)))
-    })
+/// A part of what is sent.
+enum Part {
+    /// A cluster that tells of the disk.
+    Told(Bytes),
+    /// Bytes of the volume: where, and how many.
+    Read(u64, u64),
 }
 
-/// A volume as a qcow2.
-fn packed(
-    source: Attached,
-    plan: Plan,
-    hash: Hash,
-) -> impl Stream<Item = std::io::Result<Bytes>> + Send + 'static {
-    // First what is told of the disk, by clusters, then its bytes.
-    stream::unfold((source, plan, hash, 0_u64, 0_u64), |(source, plan, hash, told, at)| async move {
-        if told < plan.told() {
-            let piece = noted(&hash, plan.tell(told));
-            return Some((Ok(piece), (source, plan, hash, told + 1, at)));
+/// All bytes of a volume, in order, or as a qcow2: first what is told of the disk, then its bytes.
+fn parts(disk: u64, plan: Option<Plan>) -> Box<dyn Iterator<Item = Part> + Send> {
+    let Some(plan) = plan else {
+        let starts = (0..disk.div_ceil(PIECE)).map(|nth| nth * PIECE);
+        return Box::new(starts.map(move |at| Part::Read(at, PIECE.min(disk - at))));
+    };
+    let (mut told, mut at) = (0..plan.told(), 0);
+    Box::new(std::iter::from_fn(move || {
+        if let Some(number) = told.next() {
+            return Some(Part::Told(plan.tell(number)));
         }
         let (from, length) = plan.run(at, PIECE / CLUSTER)?;
-        let piece = read(&source, from, length).await.map(|bytes| noted(&hash, bytes));
-        Some((piece, (source, plan, hash, told, from + length)))
-    })
+        at = from + length;
+        Some(Part::Read(from, length))
+    }))
+}
+
+/// What is sent: some of it is read while what comes before is on its way.
+fn pieces(
+    source: Attached,
+    plan: Option<Plan>,
+    hash: Hash,
+) -> impl Stream<Item = std::io::Result<Bytes>> + Send + 'static {
+    let parts = parts(source.bytes(), plan);
+    let source = Arc::new(source);
+    let read = move |part| {
+        let source = Arc::clone(&source);
+        async move {
+            match part {
+                Part::Told(bytes) => Ok(bytes),
+                Part::Read(at, bytes) => read(&source, at, bytes).await,
+            }
+        }
+    };
+    stream::iter(parts).map(read).buffered(AHEAD).map(move |piece| Ok(noted(&hash, piece?)))
 }

@@ -1,4 +1,4 @@
-//! Images in the format qcow2, versions 2 and 3, read from anything that gives bytes at a place. The layout is QEMU's (docs/interop/qcow2).
+//! What the numbers in an image mean.
 //!
 //! Invariant: what an image says of itself is believed nowhere: no number of it makes us allocate more than a cluster, read beyond the image, or
 //! write beyond its size.
@@ -10,7 +10,7 @@ use flate2::{Decompress, FlushDecompress, Status};
 
 const MAGIC: &[u8] = b"QFI\xfb";
 /// Bytes of the longest header that is looked at.
-pub(super) const HEADER: usize = 112;
+pub const HEADER: usize = 112;
 /// Sizes of clusters, as powers of two.
 const CLUSTER_BITS: std::ops::RangeInclusive<u32> = 9..=21;
 /// Was not closed: reference counts are old, which a reader does not need.
@@ -23,7 +23,7 @@ const ZERO: u64 = 1;
 /// Why an image is not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the image cannot be read: {0}")]
-pub(crate) struct BadImage(&'static str);
+pub struct BadImage(pub(super) &'static str);
 
 /// What a header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub(super) enum Cluster {
     /// It lies there as it is.
     Plain(u64),
     /// It lies there, compressed, in at most so many bytes.
-    Compressed(u64, usize),
+    Compressed(u64, u64),
 }
 
 fn number<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], BadImage> {
@@ -133,9 +133,10 @@ impl Layout {
             let sectors = (entry & (COMPRESSED - 1)) >> split;
             let bytes = (sectors + 1) * 512 - place % 512;
             let most = 2 * self.cluster() + 512;
-            return match usize::try_from(bytes) {
-                Ok(bytes) if bytes as u64 <= most => Ok(Cluster::Compressed(place, bytes)),
-                _ => Err(BadImage("its tables are damaged")),
+            return if bytes <= most {
+                Ok(Cluster::Compressed(place, bytes))
+            } else {
+                Err(BadImage("its tables are damaged"))
             };
         }
         Ok(match entry & PLACE {
@@ -144,20 +145,20 @@ impl Layout {
             place => Cluster::Plain(place),
         })
     }
+}
 
-    /// A cluster that was compressed.
-    pub(super) fn expand(&self, packed: &[u8]) -> Result<Bytes, BadImage> {
-        let bytes = usize::try_from(self.cluster()).unwrap_or(0);
-        let mut whole = vec![0; bytes];
-        let mut inflate = Decompress::new(false);
-        let done = inflate.decompress(packed, &mut whole, FlushDecompress::Finish);
-        match done {
-            // Whole clusters are packed; what lies behind a packed one is another's.
-            Ok(Status::Ok | Status::StreamEnd | Status::BufError) if inflate.total_out() == bytes as u64 => {
-                Ok(whole.into())
-            }
-            _ => Err(BadImage("a compressed cluster is damaged")),
+/// A cluster of so many bytes that was compressed.
+pub(super) fn expand(cluster: u64, packed: &[u8]) -> Result<Bytes, BadImage> {
+    let bytes = usize::try_from(cluster).unwrap_or(0);
+    let mut whole = vec![0; bytes];
+    let mut inflate = Decompress::new(false);
+    let done = inflate.decompress(packed, &mut whole, FlushDecompress::Finish);
+    match done {
+        // Whole clusters are packed; what lies behind a packed one is another's.
+        Ok(Status::Ok | Status::StreamEnd | Status::BufError) if inflate.total_out() == cluster => {
+            Ok(whole.into())
         }
+        _ => Err(BadImage("a compressed cluster is damaged")),
     }
 }
 
@@ -218,8 +219,8 @@ mod tests {
         packer.write_all(&cluster).unwrap();
         let mut packed = packer.finish().unwrap();
         packed.extend([7; 100]);
-        assert_eq!(layout.expand(&packed).unwrap(), cluster);
-        assert!(layout.expand(&packed[..20]).is_err() && layout.expand(&[]).is_err());
+        assert_eq!(expand(layout.cluster(), &packed).unwrap(), cluster);
+        assert!(expand(1 << 16, &packed[..20]).is_err() && expand(1 << 16, &[]).is_err());
         let compressed = COMPRESSED | 1 << 54 | 0x1_2310;
         let entries = [0, 5 << 16, 5 << 16 | 1, 1 << 63 | 7 << 16, compressed, COMPRESSED | ((1 << 62) - 1)];
         let table: Vec<u8> = entries.iter().flat_map(|entry: &u64| entry.to_be_bytes()).collect();
@@ -250,10 +251,10 @@ mod tests {
             for nth in [0, 7, 8, layout.clusters(), u64::MAX] {
                 let _either = layout.place_of(nth);
                 if let Ok(Cluster::Compressed(_, packed)) = layout.look(&table, nth) {
-                    assert!(packed as u64 <= 2 * layout.cluster() + 512, "{packed} bytes are read");
+                    assert!(packed <= 2 * layout.cluster() + 512, "{packed} bytes are read");
                 }
             }
-            let _either = layout.expand(&table);
+            let _either = expand(layout.cluster(), &table);
         }
     }
 }

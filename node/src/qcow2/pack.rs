@@ -11,18 +11,18 @@ use bytes::Bytes;
 
 const CLUSTER_BITS: u32 = 16;
 /// Bytes of a cluster.
-pub(super) const CLUSTER: u64 = 1 << CLUSTER_BITS;
+pub const CLUSTER: u64 = 1 << CLUSTER_BITS;
 /// Entries of a cluster of tables, and of reference counts.
 const ENTRIES: u64 = CLUSTER / 8;
 const COUNTS: u64 = CLUSTER / 2;
 /// An entry's cluster is referenced once.
 const ONCE: u64 = 1 << 63;
 /// Bytes of the largest disk: its map takes 128 MiB of memory.
-pub(super) const MAX_DISK: u64 = 64 << 40;
+pub const MAX_DISK: u64 = 64 << 40;
 
 /// Clusters of a disk that are used.
 #[derive(Debug)]
-pub(super) struct Map {
+pub struct Map {
     clusters: u64,
     words: Vec<u64>,
 }
@@ -33,13 +33,13 @@ fn index(number: u64) -> usize {
 
 impl Map {
     /// Of a disk of so many bytes; nothing is used.
-    pub(super) fn new(disk: u64) -> Self {
+    pub fn new(disk: u64) -> Self {
         let clusters = disk.div_ceil(CLUSTER);
         Self { clusters, words: vec![0; index(clusters.div_ceil(64))] }
     }
 
     /// There is something in these bytes.
-    pub(super) fn mark(&mut self, at: u64, bytes: u64) {
+    pub fn mark(&mut self, at: u64, bytes: u64) {
         for cluster in at / CLUSTER..(at + bytes).div_ceil(CLUSTER).min(self.clusters) {
             self.words[index(cluster / 64)] |= 1 << (cluster % 64);
         }
@@ -74,7 +74,7 @@ struct Second {
 
 /// Where everything of an image lies, in clusters.
 #[derive(Debug)]
-pub(super) struct Plan {
+pub struct Plan {
     disk: u64,
     map: Map,
     second: Vec<Second>,
@@ -87,7 +87,7 @@ pub(super) struct Plan {
 
 impl Plan {
     /// Of a disk of so many bytes.
-    pub(super) fn new(disk: u64, map: Map) -> Self {
+    pub fn new(disk: u64, map: Map) -> Self {
         let (mut second, mut used) = (Vec::new(), 0);
         for nth in 0..map.clusters.div_ceil(ENTRIES) {
             // A table's clusters are whole words.
@@ -113,17 +113,17 @@ impl Plan {
     }
 
     /// Clusters before the disk's own.
-    pub(super) fn told(&self) -> u64 {
+    pub fn told(&self) -> u64 {
         1 + self.tables + self.counts + self.first + self.second.len() as u64
     }
 
     /// Bytes of the image.
-    pub(super) fn bytes(&self) -> u64 {
+    pub fn bytes(&self) -> u64 {
         (self.told() + self.used) * CLUSTER
     }
 
     /// A cluster before the disk's own.
-    pub(super) fn tell(&self, number: u64) -> Bytes {
+    pub fn tell(&self, number: u64) -> Bytes {
         let mut words = vec![0_u64; index(ENTRIES)];
         let (tables, counts) = (1, 1 + self.tables);
         let first = counts + self.counts;
@@ -182,7 +182,7 @@ impl Plan {
     }
 
     /// The first used clusters of the disk from a byte on, at most `most` of them: where they begin, and how many bytes.
-    pub(super) fn run(&self, from: u64, most: u64) -> Option<(u64, u64)> {
+    pub fn run(&self, from: u64, most: u64) -> Option<(u64, u64)> {
         let first = self.map.next(from / CLUSTER)?;
         let behind = (first..first + most).find(|cluster| !self.map.has(*cluster)).unwrap_or(first + most);
         Some((first * CLUSTER, (behind - first) * CLUSTER))
@@ -191,7 +191,8 @@ impl Plan {
 
 #[cfg(test)]
 mod tests {
-    use super::super::qcow2::{Cluster, HEADER, Layout};
+    use super::super::HEADER;
+    use super::super::layout::{Cluster, Layout};
     use super::*;
 
     #[test]
