@@ -51,8 +51,8 @@ pub const CLIENT_RESERVE: usize = 4;
 pub const DELETE_RESERVE: usize = 2;
 /// Bytes of reads in flight per disk before readers wait.
 pub const READ_BYTES: usize = 64 << 20;
-/// Bytes written without a flush before one is forced.
-pub const UNFLUSHED_BYTES: u64 = 32 << 20;
+/// Bytes written without a flush before one is forced: half of what may be queued, so that there is room to write beside it.
+pub const UNFLUSHED_BYTES: u64 = 16 << 20;
 /// Log bytes after which a checkpoint is due: bounds replay.
 pub const CHECKPOINT_BYTES: u64 = 256 << 20;
 /// Seconds after which a checkpoint is due when anything changed.
@@ -76,6 +76,7 @@ const _: () = assert!(MAX_GROUP >= MAX_RECORD + 3 * (MAX_META + MAX_KEY + 4096))
 const _: () = assert!(MAX_BATCH >= MAX_GROUP + MAX_BATCH_RECORDS * 32 + 2 * BLOCK);
 const _: () = assert!(RECORD_BUFFER >= MAX_RECORD + 2 * BLOCK);
 const _: () = assert!(MAX_BATCH as u64 * 2 <= MIN_SEGMENT);
+const _: () = assert!(UNFLUSHED_BYTES * 2 <= QUEUE_BYTES as u64);
 const _: () = assert!(MAX_BATCH_RECORDS >= MAX_GROUP_RECORDS && MAX_BATCH_RECORDS >= MAX_MOVE_RECORDS);
 const _: () =
     assert!(QUEUE_BYTES >= MAX_GROUP && DELETE_QUEUE_BYTES >= MAX_GROUP && CLEANER_QUEUE_BYTES >= MAX_GROUP);

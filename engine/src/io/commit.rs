@@ -139,6 +139,11 @@ impl Committer {
         self.held.is_some() && self.out == 0 && self.usual.get().is_some_and(|usual| usual <= QUICK)
     }
 
+    /// Nothing is submitted, nor out.
+    pub(super) fn is_idle(&self) -> bool {
+        self.held.is_none() && self.out == 0
+    }
+
     /// Carries out what was submitted, here and now.
     pub(super) fn carry_out(&mut self) -> Option<Completion> {
         let request = self.held.take()?;

@@ -12,6 +12,7 @@ mod conformance;
 mod device;
 mod gather;
 mod lane;
+mod linger;
 mod platter;
 mod pool;
 mod random;
@@ -29,6 +30,7 @@ pub use device::{
 pub use gather::{Gather, IN_PLACE_FROM, MAX_PIECES, aligned_bytes};
 pub use lane::Lanes;
 pub(crate) use lane::ReadRing;
+pub use linger::Linger;
 pub use random::SplitMix64;
 pub use signature::{SIGNATURE_SPAN, foreign_signature};
 pub use sim::{CrashOutcome, CrashPlan, SimCounters, SimDisk, SimFaults, SimImage, SimSnapshot};

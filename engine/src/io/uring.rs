@@ -19,6 +19,7 @@ use super::buffer::{AlignedBuf, BufferPool, CLASSES, SMALL_CLASSES, SizeClass};
 use super::commit::Committer;
 use super::gather::{Gather, Vectors};
 use super::lane::Lanes;
+use super::linger::{self, Linger};
 use super::{Completion, Disk, Geometry, MAX_REQUESTS, Op, Token, Told, Wait, Wake, Waker, check_range};
 
 /// Requests inside the kernel at once; the rest wait in `queue`.
@@ -63,6 +64,7 @@ pub(crate) struct UringDisk {
     in_kernel: u32,
     wake: Arc<EventWake>,
     wake_armed: bool,
+    linger: Linger,
     wake_count: Box<u64>,
     pool: Arc<BufferPool>,
     lanes: Lanes,
@@ -93,6 +95,7 @@ impl UringDisk {
             in_kernel: 0,
             wake,
             wake_armed: false,
+            linger: Linger::default(),
             wake_count: Box::new(0),
             pool,
             lanes,
@@ -224,7 +227,24 @@ impl UringDisk {
         reason = "a bounded sleep needs a deadline; nothing else sees the time"
     )]
     fn sleep(&mut self, limit: Duration, out: &mut Vec<Completion>) {
-        let Some(deadline) = Instant::now().checked_add(limit.min(Duration::from_secs(3600))) else { return };
+        let began = Instant::now();
+        let Some(deadline) = began.checked_add(limit.min(Duration::from_secs(3600))) else { return };
+        // A device that works says nothing that could be looked for; a caller soon asks the next thing, or not for long.
+        let idle = self.in_kernel == u32::from(self.wake_armed) && self.committer.is_idle();
+        if idle && self.linger.is_worth_it() {
+            linger::look(began, || self.wake.is_woken());
+        }
+        self.rest(deadline, out);
+        if idle {
+            self.linger.waited(began.elapsed());
+        }
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a bounded sleep needs a deadline; nothing else sees the time"
+    )]
+    fn rest(&mut self, deadline: Instant, out: &mut Vec<Completion>) {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if !self.wake.fall_asleep() {
@@ -427,6 +447,10 @@ impl EventWake {
     /// True when a waker ended the sleep.
     fn get_up(&self) -> bool {
         self.state.swap(AWAKE, Ordering::AcqRel) == WOKEN
+    }
+
+    fn is_woken(&self) -> bool {
+        self.state.load(Ordering::Acquire) == WOKEN
     }
 
     fn ring_bell(&self) {

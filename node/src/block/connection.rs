@@ -15,6 +15,7 @@ use bytes::{Buf, BufMut, BytesMut};
 use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use quarry_engine::disk::Lane;
+use quarry_engine::io::Linger;
 use quarry_volume::nbd::limits::MAX_OWED;
 use quarry_volume::nbd::{
     Action, Command, Demand, Ending, Handshake, Outbox, Outcome, Purpose, Session, Terms, Ticket, Tls,
@@ -26,7 +27,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 
 use super::exports::{Exports, Use};
-use super::linger::Linger;
+use super::linger;
 use super::listener::told;
 use super::only_read;
 use super::pace::Turn;
@@ -178,13 +179,13 @@ async fn transmit(agreed: Agreed, mut stopped: watch::Receiver<bool>) -> io::Res
     let reads = Reads::open(&device);
     let sending = Outbox::default();
     let mut link = Link { session, device, turn, reads, input, sending, finished, begun: 0 };
-    let (mut leaving, mut linger) = (false, Linger::default());
+    let (mut leaving, mut waits) = (false, Linger::default());
     let result = loop {
         let before = link.begun;
         if link.take_input() {
             break Ok(());
         }
-        linger.took(link.begun - before);
+        linger::took(&mut waits, link.begun - before);
         link.reads.iter().for_each(Reads::begun);
         if !link.sending.has_remaining() {
             link.sending = std::mem::take(link.session.outbox());
@@ -194,9 +195,9 @@ async fn transmit(agreed: Agreed, mut stopped: watch::Receiver<bool>) -> io::Res
             break Ok(());
         }
         let reads = !leaving && link.session.takes_input() && link.sending.remaining() < MAX_OWED;
-        let (alone, sends, began) = (link.waits_for_none(), link.sending.has_remaining(), Instant::now());
+        let (alone, sends, began) = (link.waits_for_few(), link.sending.has_remaining(), Instant::now());
         tokio::select! {
-            () = linger.look(began), if alone => {}
+            () = linger::look(&waits, began), if alone => {}
             Some((ticket, outcome)) = outcomes.recv() => {
                 link.session.finish(ticket, outcome);
                 while let Ok((ticket, outcome)) = outcomes.try_recv() {
@@ -223,7 +224,7 @@ async fn transmit(agreed: Agreed, mut stopped: watch::Receiver<bool>) -> io::Res
             () = told(&mut stopped), if !leaving => leaving = true,
         }
         if !sends {
-            linger.waited(began.elapsed());
+            waits.waited(began.elapsed());
         }
     };
     // First reads: nobody else may wait for what they hold while this client takes its time.
@@ -339,9 +340,9 @@ impl Reads {
 }
 
 impl Link {
-    /// No command is open at another thread.
-    fn waits_for_none(&self) -> bool {
-        self.session.open() == self.reads.as_ref().map_or(0, |reads| reads.open.len())
+    /// No command is open at another thread, or it is all that the client waits for: a flush, as a rule.
+    fn waits_for_few(&self) -> bool {
+        self.session.open() <= self.reads.as_ref().map_or(0, |reads| reads.open.len()).max(1)
     }
 
     /// Begins a command. Most writes end at once; nobody need be woken for them.

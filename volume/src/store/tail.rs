@@ -28,8 +28,6 @@ use crate::member::{Action, Answer, Event, Refusal};
 
 /// Writes after a flush that the disk begins with at once.
 const EAGER: u32 = 8;
-/// From this size on a write is worth a batch of its own.
-const LARGE: usize = 32 << 10;
 
 /// A write in the log's queue.
 #[derive(Debug)]
@@ -284,8 +282,7 @@ impl Seat {
             Place::Next(None) => order.era,
         };
         let record = self.record(fence, run, sequence, era, data.clone());
-        let large = data.as_ref().is_some_and(|data| data.len() >= LARGE);
-        let lazy = early && place == Place::Next(None) && !large && self.state().unasked >= EAGER;
+        let lazy = early && place == Place::Next(None) && self.state().unasked >= EAGER;
         let durability = if lazy { Durability::Lazy } else { Durability::Durable };
         let submitted = self.disk.submit_now(record, durability, room);
         let mut state = self.state();
