@@ -403,7 +403,10 @@ def check_listings(accounts, ledger):
 
 
 class Upload(threading.Thread):
-    """`swift upload` of one tree through one node after the other, without a pause; every name that it prints was acknowledged."""
+    """`swift upload` of one tree through one node after the other, without a pause; every name that it prints was acknowledged.
+
+    No two go to one node where there are more, so that one node's loss never holds up all; none begins at one that is known to be away.
+    """
 
     def __init__(self, it, ledger, number, files, rng, retries, nodes=None):
         super().__init__(daemon=True)
@@ -413,6 +416,7 @@ class Upload(threading.Thread):
         self.leaving, self.error = threading.Event(), None
         self.rounds, self.sent, self.failed, self.slowest = 0, 0, [], 0.0
         self.process, self.abandoned = None, False
+        self.member, self.away = None, set()
         it.clients.append(self)
 
     def make(self):
@@ -433,11 +437,17 @@ class Upload(threading.Thread):
     def run(self):
         try:
             while not self.leaving.is_set():
-                members = self.nodes or self.it.members
-                self.upload(members[(self.number + self.rounds) % len(members)], self.make())
+                self.member = self.next()
+                self.upload(self.member, self.make())
                 self.rounds += 1
         except BaseException as error:
             self.error = error
+
+    def next(self):
+        members = self.nodes or self.it.members
+        start = (self.number + self.rounds) % len(members)
+        others = [getattr(client, "member", None) for client in self.it.clients if client is not self]
+        return min([*members[start:], *members[:start]], key=lambda member: (member in self.away, others.count(member)))
 
     def upload(self, member, states):
         for name, state in states.items():

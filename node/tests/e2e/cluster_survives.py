@@ -126,8 +126,8 @@ class Load:
             thread.start()
 
     def excuse(self, *members):
-        for probe in self.probes:
-            probe.away = set(members)
+        for client in [*self.uploads, *self.probes]:
+            client.away = set(members)
 
     def moves_on(self, what):
         """Waits until every upload that is not held up by the fault has had something acknowledged since."""
