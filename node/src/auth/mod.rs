@@ -334,8 +334,9 @@ impl Auth {
 
     /// Takes a token back, durably, and ends it in the cache.
     async fn revoke(self: &Arc<Self>, session: &Arc<Session>) -> Result<(), TokenError> {
+        let until = self.remembered(&session.claims);
         if let Some(cluster) = self.cluster.get() {
-            let (key, value) = people::revoked_row(&session.claims.audit, session.claims.expires);
+            let (key, value) = people::revoked_row(&session.claims.audit, until);
             let wish = Request::Wish(Wish::Row { key, value: Some(value), fresh: false });
             match cluster.call(cluster.local(), wish, WITHIN).await {
                 Ok(Response::Done) => {}
@@ -345,7 +346,7 @@ impl Auth {
             }
         }
         let (auth, session) = (Arc::clone(self), Arc::clone(session));
-        let noted = move || auth.tokens.revoke(&session.claims, (auth.now)());
+        let noted = move || auth.tokens.revoke(&session.claims.audit, until, (auth.now)());
         let done = tokio::task::spawn_blocking(noted).await;
         done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
         self.changes.fetch_add(1, Ordering::AcqRel);

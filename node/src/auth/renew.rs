@@ -2,13 +2,13 @@
 //!
 //! Invariant: nobody gets one by asking: it is for tasks of this node, which have the caller's token.
 //! Invariant: it gives what the caller's own one would give now: user, password, project, role, credential and trust are looked at anew.
-//! Invariant: a token that was taken back is not renewed. That is remembered until it would have expired; and one that expired longer
-//! ago than [`LATEST`] is not renewed either.
+//! Invariant: a token that was taken back is not renewed, and neither is one that expired longer ago than [`LATEST`]. What was taken back is
+//! remembered until it could be renewed no more, and what had been made in its place has expired.
 
 use std::sync::atomic::Ordering;
 
 use super::Auth;
-use super::token::Claims;
+use super::token::{Claims, Kind};
 
 /// How long after its end a token is renewed at the latest, as long as Keystone takes one from a service.
 pub(super) const LATEST: u64 = 48 * 3600;
@@ -28,6 +28,15 @@ impl Auth {
         // With the same audit id: who takes one back takes back the other.
         let claims = Claims { issued: now, expires: now + self.token_life, ..session.claims };
         self.tokens.seal(&claims)
+    }
+
+    /// Until when it is remembered that a token was taken back.
+    pub(super) fn remembered(&self, claims: &Claims) -> u64 {
+        let more = match claims.kind {
+            Kind::Keystone => LATEST.max(self.token_life),
+            Kind::V1 => 0,
+        };
+        claims.expires.saturating_add(more)
     }
 }
 
@@ -54,6 +63,7 @@ mod tests {
         let (token, _) = keystone_token(&auth, &password("demo", "secret", scope)).await;
         let (revoked, _) = keystone_token(&auth, &password("demo", "secret", Value::Null)).await;
         let (kept, _) = keystone_token(&auth, &password("guest", "guest", Value::Null)).await;
+        let (ending, _) = keystone_token(&auth, &password("guest", "guest", Value::Null)).await;
         let both = [("x-auth-token", revoked.as_str()), ("x-subject-token", revoked.as_str())];
         call(&auth, Method::DELETE, "/v3/auth/tokens", &both, &Value::Null).await;
         assert_eq!(auth.lasting(&revoked), None);
@@ -61,7 +71,16 @@ mod tests {
         assert_eq!(auth.lasting(&token).unwrap(), token, "it lasts");
         NOW.fetch_add(86_400 - SOON, Ordering::Relaxed);
         assert!(auth.session(&token).is_some() && auth.lasting(&token).unwrap() != token, "it ends soon");
+        let replaced = auth.lasting(&ending).unwrap();
+        assert!(replaced != ending && auth.session(&replaced).is_some());
+        let own = [("x-auth-token", ending.as_str()), ("x-subject-token", ending.as_str())];
+        call(&auth, Method::DELETE, "/v3/auth/tokens", &own, &Value::Null).await;
+        assert!(auth.session(&replaced).is_none() && auth.lasting(&ending).is_none());
         NOW.fetch_add(SOON + 100, Ordering::Relaxed);
+        // Whoever takes one back forgets what need not be remembered.
+        let (other, _) = keystone_token(&auth, &password("guest", "guest", Value::Null)).await;
+        let other = [("x-auth-token", other.as_str()), ("x-subject-token", other.as_str())];
+        call(&auth, Method::DELETE, "/v3/auth/tokens", &other, &Value::Null).await;
         assert!(auth.session(&token).is_none());
         let fresh = auth.lasting(&token).unwrap();
         let session = auth.session(&fresh).unwrap();
@@ -78,6 +97,9 @@ mod tests {
             assert_eq!(auth_with(&text, dir.path(), now).lasting(&token), None, "{to}");
         }
         assert!(auth.lasting(&kept).is_some());
+        // Taken back before it expired, and forgotten neither then nor while what was made in its place would be good.
+        assert!(auth.session(&replaced).is_none(), "of an audit id that was taken back");
+        assert_eq!((auth.lasting(&ending), auth.lasting(&revoked)), (None, None));
         NOW.fetch_add(LATEST, Ordering::Relaxed);
         assert_eq!((auth.lasting(&token), auth.lasting(&kept)), (None, None), "too late");
     }

@@ -20,8 +20,8 @@ use crate::durable_file;
 /// Prefix of tokens given out by v1 auth, as Swift's.
 pub(crate) const V1_PREFIX: &str = "AUTH_tk";
 
-/// Most revocations remembered; they end with their tokens.
-const MAX_REVOKED: usize = 16_384;
+/// Most revocations remembered: some days longer than their tokens would have been good.
+const MAX_REVOKED: usize = 49_152;
 
 /// Longest token that is looked at.
 const MAX_TOKEN: usize = 2048;
@@ -104,7 +104,7 @@ pub(crate) enum TokenError {
         expected: &'static str,
     },
     /// Too many unexpired revocations.
-    #[error("{MAX_REVOKED} tokens are revoked and not yet expired")]
+    #[error("{MAX_REVOKED} tokens were revoked of late")]
     Full,
     /// The cluster did not take note of a revocation.
     #[error("tell the cluster: {0}")]
@@ -201,8 +201,8 @@ impl Tokens {
         let many = Sealers::Many { keys: people.keys.clone(), by_number };
         *self.sealers.write().unwrap_or_else(PoisonError::into_inner) = many;
         let mut revoked = self.revoked();
-        revoked.retain(|_, expires| *expires > now);
-        revoked.extend(people.revoked.iter().map(|(audit, expires)| (audit.clone(), *expires)));
+        revoked.retain(|_, until| *until > now);
+        revoked.extend(people.revoked.iter().map(|(audit, until)| (audit.clone(), *until)));
     }
 
     fn sealers(&self) -> std::sync::RwLockReadGuard<'_, Sealers> {
@@ -242,14 +242,15 @@ impl Tokens {
         (fits && !self.revoked().contains_key(&claims.audit)).then_some(claims)
     }
 
-    /// Takes a token back: at a node alone durably, blocking on the file; in a cluster the rows must have it already.
-    pub(crate) fn revoke(&self, claims: &Claims, now: u64) -> Result<(), TokenError> {
+    /// Takes a token back, and all of its audit id, until then: at a node alone durably, blocking on the file; in a cluster the rows must have
+    /// it already.
+    pub(crate) fn revoke(&self, audit: &str, until: u64, now: u64) -> Result<(), TokenError> {
         let mut revoked = self.revoked();
-        revoked.retain(|_, expires| *expires > now);
+        revoked.retain(|_, until| *until > now);
         if revoked.len() >= MAX_REVOKED {
             return Err(TokenError::Full);
         }
-        revoked.insert(claims.audit.clone(), claims.expires);
+        revoked.insert(audit.to_owned(), until);
         let Some(file) = &self.revoked_file else { return Ok(()) };
         let json = serde_json::to_vec(&*revoked).expect("revocations are plain data");
         durable_file::replace(file, &json, durable_file::PRIVATE)
@@ -338,7 +339,7 @@ mod tests {
         let (kept_token, revoked_token) = {
             let tokens = Tokens::open(dir.path()).unwrap();
             let revoked_token = tokens.seal(&revoked).unwrap();
-            tokens.revoke(&revoked, NOW).unwrap();
+            tokens.revoke(&revoked.audit, revoked.expires, NOW).unwrap();
             assert_eq!(tokens.open_token(&revoked_token, NOW), None);
             (tokens.seal(&kept).unwrap(), revoked_token)
         };

@@ -24,3 +24,20 @@ pub(super) fn took(linger: &mut Linger, commands: usize) {
         linger.forget();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_that_come_together_are_let_gather() {
+        let mut linger = Linger::default();
+        for _ in 0..8 {
+            linger.waited(Linger::LONGEST / 2);
+        }
+        took(&mut linger, 1);
+        assert!(linger.is_worth_it());
+        took(&mut linger, 2);
+        assert!(!linger.is_worth_it());
+    }
+}

@@ -22,8 +22,8 @@ const ROTATE: u64 = 24 * 3600;
 const SPREAD: u64 = 300;
 /// Longest life of a token in seconds, as the configuration permits, and the slack of clocks.
 const LONGEST: u64 = 30 * 24 * 3600 + 3600;
-/// Most tokens that are taken back and not expired.
-const MAX_REVOKED: usize = 16_384;
+/// Most tokens that are taken back and remembered.
+const MAX_REVOKED: usize = 49_152;
 /// Most users and projects.
 const MAX_PEOPLE: usize = 16_384;
 
@@ -252,7 +252,7 @@ impl People {
         match rest.first() {
             Some(b'k') => return Err("keys of tokens are made by the cluster".to_owned()),
             Some(b'r') if self.revoked.len() >= MAX_REVOKED => {
-                return Err(format!("{MAX_REVOKED} tokens are revoked and not yet expired"));
+                return Err(format!("{MAX_REVOKED} tokens were revoked of late"));
             }
             Some(b'v' | b'p' | b'u') if self.many() >= MAX_PEOPLE => {
                 return Err(format!("the cluster has {MAX_PEOPLE} users and projects"));

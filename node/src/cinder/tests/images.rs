@@ -474,20 +474,26 @@ async fn an_image_that_is_not_what_was_sent_is_deleted() {
     rig.stop().await;
 }
 
+/// A volume whose image was being sent, by a node that was killed then.
+async fn cut_off(first: &Arc<Office>, glance: &Glance) -> String {
+    glance.held.store(true, Ordering::Relaxed);
+    let id = volume_to_image(first, glance).await;
+    let mut running = JoinSet::new();
+    work::round(first, &mut running).await.unwrap();
+    glance.asked.acquire().await.unwrap().forget();
+    running.shutdown().await;
+    glance.held.store(false, Ordering::Relaxed);
+    id
+}
+
 #[tokio::test]
 async fn an_upload_that_a_kill_cut_off_sends_what_was_frozen_then() {
     let rig = Rig::start();
     let first = office(&rig);
     let glance = Glance::start(Image::new("raw", Vec::new())).await;
-    glance.held.store(true, Ordering::Relaxed);
-    let id = volume_to_image(&first, &glance).await;
-    let mut running = JoinSet::new();
-    work::round(&first, &mut running).await.unwrap();
-    glance.asked.acquire().await.unwrap().forget();
-    running.shutdown().await;
+    let id = cut_off(&first, &glance).await;
     write(&first, &id, 0, 9).await;
     drop(first);
-    glance.held.store(false, Ordering::Relaxed);
     let second = office(&rig);
     settle(&second).await;
     assert_eq!(shown(&second, &id).await["status"], "available");
@@ -532,12 +538,7 @@ async fn an_image_is_never_of_what_was_kept_for_an_earlier_one() {
     let rig = Rig::start();
     let first = office(&rig);
     let glance = Glance::start(Image::new("raw", Vec::new())).await;
-    glance.held.store(true, Ordering::Relaxed);
-    let id = volume_to_image(&first, &glance).await;
-    let mut running = JoinSet::new();
-    work::round(&first, &mut running).await.unwrap();
-    glance.asked.acquire().await.unwrap().forget();
-    running.shutdown().await;
+    let id = cut_off(&first, &glance).await;
     let frozen = |office: &Office| {
         office.blocks.exports.volumes().find(&work::device_name(&id)).unwrap().snapshots().len()
     };
@@ -546,7 +547,6 @@ async fn an_image_is_never_of_what_was_kept_for_an_earlier_one() {
     assert_eq!(ask(&first, &caller("p", true), 0, &format!("POST volumes/{id}/action"), reset).await.0, 202);
     write(&first, &id, 0, 9).await;
     drop(first);
-    glance.held.store(false, Ordering::Relaxed);
     let second = office(&rig);
     let other = "0d4b4f0e-3c0f-4f3a-9a57-000000000009";
     *glance.next.lock().unwrap() = other.to_owned();
