@@ -9,6 +9,8 @@ use serde_json::{Map, Value, json};
 use super::ask::{Answer, Ask, Reply};
 use super::fault::Fault;
 use super::fields::{flag, given_flag, given_number, map, now, number, text, text_map};
+use super::quotas::Need;
+use super::reserve::reserve;
 use super::states::{ATTACH_STATES, Deed, VOLUME_STATES, rule_of};
 use super::volume_view::is_encrypted;
 use super::volumes::{DRAWER, begin_delete};
@@ -145,12 +147,11 @@ async fn extend(office: &Office, ask: &Ask, volume: &Paper, given: &Map<String, 
     if used && !ask.since(42) {
         return Err(Fault::state("Volume status must be available to extend."));
     }
-    let _counting = office.counting.lock().await;
     quotas::check_size(office, text(volume, "project_id"), size).await?;
     let kind = types::named(office, text(volume, "volume_type_id")).await?;
     let wants = [("gigabytes", size - before)];
-    let need = quotas::Need { project: text(volume, "project_id"), kind: text(&kind, "name"), wants: &wants };
-    quotas::check(office, need).await?;
+    let need = Need { project: text(volume, "project_id"), kind: text(&kind, "name"), wants: &wants };
+    let _reserved = reserve(office, need).await?;
     begin(office, id, Deed::Extend, &json!({ "size": size })).await?;
     Answer::bare(202)
 }
@@ -225,12 +226,11 @@ async fn retype(office: &Office, ask: &Ask, volume: &Paper, given: &Map<String, 
         let message = "Retype needs a move to another back end, and there is none that fits.";
         return Err(Fault::bad(message));
     };
-    let _counting = office.counting.lock().await;
     let (project, size) = (text(volume, "project_id"), number(volume, "size"));
     // What the new type has a quota for; the totals stay as they are.
     let named = [format!("volumes_{}", text(&kind, "name")), format!("gigabytes_{}", text(&kind, "name"))];
     let wants = [(named[0].as_str(), 1), (named[1].as_str(), size)];
-    quotas::check(office, quotas::Need { project, kind: "", wants: &wants }).await?;
+    let _reserved = reserve(office, Need { project, kind: "", wants: &wants }).await?;
     let multiattach = schedule::is_multiattach(&kind);
     if anew || !stays {
         let kind = Some((text(&kind, "id").to_owned(), multiattach));

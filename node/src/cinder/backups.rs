@@ -16,9 +16,11 @@ use super::fields::{
     fresh_id, given_flag, given_text, is_id, map, now, number, paper, text, text_map, value,
 };
 use super::list::{Rules, page};
+use super::quotas::Need;
+use super::reserve::reserve;
 use super::states::{BACKUP_STATES, Deed, rule_of};
 use super::volume_view::{is_encrypted, links};
-use super::{Office, ZONE, actions, quotas, snapshots, types, volumes};
+use super::{Office, ZONE, actions, snapshots, types, volumes};
 use crate::papers::Paper;
 
 pub(crate) const DRAWER: &str = "backups";
@@ -197,10 +199,9 @@ async fn create(office: &Arc<Office>, ask: &Ask) -> Reply {
         "volume_metadata": value(&volume, "metadata"),
         "task": { "do": rule_of(Deed::CreateBackup).name, "request": ask.id },
     }));
-    let _counting = office.counting.lock().await;
     let wants = [("backups", 1), ("backup_gigabytes", number(&volume, "size"))];
     let kind = types::named(office, text(&volume, "volume_type_id")).await?;
-    quotas::check(office, quotas::Need { project, kind: text(&kind, "name"), wants: &wants }).await?;
+    let _reserved = reserve(office, Need { project, kind: text(&kind, "name"), wants: &wants }).await?;
     if snapshot.is_none() {
         actions::begin(office, of, Deed::Backup, &json!({ "backup": id })).await?;
     }

@@ -10,11 +10,13 @@ use super::ask::{Answer, Ask, Reply};
 use super::fault::Fault;
 use super::fields::{fresh_id, given_text, now, number, paper, text, texts, value};
 use super::list::{Rules, page};
+use super::quotas::Need;
+use super::reserve::reserve;
 use super::states::{Deed, rule_of};
-use super::{Office, ZONE, group_types, quotas, types, volumes};
+use super::{Office, ZONE, group_types, types, volumes};
 use crate::papers::Paper;
 
-const DRAWER: &str = "groups";
+pub(super) const DRAWER: &str = "groups";
 const RULES: Rules = Rules {
     filters: &["name", "status", "group_type"],
     sorts: &["name", "status", "group_type"],
@@ -112,9 +114,8 @@ async fn add(office: &Office, ask: &Ask, said: Value) -> Result<Arc<Paper>, Faul
         "created_at": now(), "status": "available", "group_snapshot_id": null, "source_group_id": null,
     }));
     made.extend(paper(said));
-    let _counting = office.counting.lock().await;
     let wants = [("groups", 1)];
-    quotas::check(office, quotas::Need { project: &ask.caller.project, kind: "", wants: &wants }).await?;
+    let _reserved = reserve(office, Need { project: &ask.caller.project, kind: "", wants: &wants }).await?;
     let id = text(&made, "id").to_owned();
     Ok(office.papers.add(DRAWER, &id, made).await?)
 }

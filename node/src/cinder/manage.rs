@@ -17,13 +17,15 @@ use serde_json::{Map, Value, json};
 use super::ask::{Answer, Ask, Reply};
 use super::fault::Fault;
 use super::fields::{fresh_id, given_flag, given_text, map, now, paper, text, text_map, value};
+use super::quotas::Need;
+use super::reserve::reserve;
 use super::services::node_of;
 use super::snapshots::{self, DRAWER as SNAPSHOTS};
 use super::states::{Deed, rule_of};
 use super::volume_view::{Beside, whole};
 use super::volumes::{self, DRAWER as VOLUMES};
 use super::work::{device_name, is_own, snapshot_name};
-use super::{Office, ZONE, quotas, schedule, types};
+use super::{Office, ZONE, schedule, types};
 use crate::block::listed;
 use crate::block::moving::end_of;
 use crate::papers::Paper;
@@ -231,10 +233,9 @@ async fn manage(office: &Arc<Office>, ask: &Ask) -> Reply {
         "backup_id": null, "migration_status": null,
         "task": { "do": rule_of(Deed::Manage).name, "of": found.name, "request": ask.id },
     }));
-    let _counting = office.counting.lock().await;
     let wants = [("volumes", 1), ("gigabytes", size)];
-    let need = quotas::Need { project: &ask.caller.project, kind: text(&kind, "name"), wants: &wants };
-    quotas::check(office, need).await?;
+    let need = Need { project: &ask.caller.project, kind: text(&kind, "name"), wants: &wants };
+    let _reserved = reserve(office, need).await?;
     let made = office.papers.add(VOLUMES, text(&made, "id"), made.clone()).await?;
     office.kick.notify_one();
     Answer::accepted(json!({ "volume": whole(ask, &made, &Beside::read(office).await?) }))

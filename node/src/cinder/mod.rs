@@ -29,6 +29,7 @@ mod migrate;
 mod passing;
 mod qos;
 mod quotas;
+mod reserve;
 mod route;
 mod schedule;
 mod services;
@@ -107,13 +108,13 @@ impl std::fmt::Debug for Place {
 /// What all requests are answered from.
 #[derive(Debug)]
 struct Office {
-    papers: Cabinet,
+    papers: Arc<Cabinet>,
     /// For the bodies of backups.
     store: Store,
     blocks: Blocks,
     place: Place,
-    /// Held while a quota is compared and used up.
-    counting: tokio::sync::Mutex<()>,
+    /// Held while a quota is compared and used up (`reserve`).
+    counting: Arc<tokio::sync::Mutex<()>>,
     /// Images that may be moved at once.
     images: Arc<Semaphore>,
     /// Papers whose task is under way here.
@@ -144,8 +145,8 @@ impl Cinder {
         let host = net.as_ref().map_or_else(|| "quarry".to_owned(), |net| net.local().to_string());
         let (alone, backend) = (net.is_none(), settings.backend.0.clone());
         let place = Place { host, nbd, backend, net, images: settings.image_service.clone(), auth, alone };
-        let papers = Cabinet::new(store.clone(), ACCOUNT, alone);
-        let (counting, busy, kick) = (tokio::sync::Mutex::default(), Mutex::default(), Notify::new());
+        let papers = Arc::new(Cabinet::new(store.clone(), ACCOUNT, alone));
+        let (counting, busy, kick) = (Arc::default(), Mutex::default(), Notify::new());
         let swept = tokio::sync::Mutex::default();
         let images = Arc::new(Semaphore::new(IMAGES_AT_ONCE));
         Self {

@@ -1,7 +1,7 @@
 //! Quotas of projects, their defaults, and `/limits`.
 //!
-//! What is used is counted from the papers, never kept beside them: nothing can drift. On one machine no two requests overshoot a
-//! quota; in a cluster requests at two nodes may, by what was under way at once.
+//! What is used is counted from the papers, never kept beside them: nothing can drift. What is under way is reserved (`reserve`), so
+//! no two requests overshoot a quota, at one node or at two.
 //! Invariant: -1 is no limit; what is used may be above a limit that was lowered, and then nothing is added.
 
 use std::collections::BTreeMap;
@@ -30,7 +30,8 @@ const DRAWER: &str = "quotas";
 /// Paper of the defaults: no project's id.
 const DEFAULTS: &str = "class default";
 
-type Numbers = BTreeMap<String, i64>;
+/// Numbers by what they are of.
+pub(super) type Numbers = BTreeMap<String, i64>;
 
 /// What shall be used up.
 #[derive(Debug, Clone, Copy)]
@@ -107,17 +108,23 @@ fn count(many: usize) -> i64 {
     i64::try_from(many).unwrap_or(i64::MAX)
 }
 
-/// Refuses what is above the project's quota. The caller holds `counting` until its paper is written.
-pub(crate) async fn check(office: &Office, need: Need<'_>) -> Result<(), Fault> {
+/// What is wanted by the names of quotas: of all, and of its volume type.
+pub(super) fn named(need: Need<'_>) -> impl Iterator<Item = (String, i64)> {
+    need.wants.iter().flat_map(move |(name, wanted)| {
+        [((*name).to_owned(), *wanted), (format!("{name}_{}", need.kind), *wanted)]
+    })
+}
+
+/// Refuses what is above the project's quota when others use what they have reserved.
+pub(super) async fn check(office: &Office, need: Need<'_>, reserved: &Numbers) -> Result<(), Fault> {
     let limits = limits_of(office, Some(need.project)).await?;
     let used = used_by(office, need.project).await?;
-    for (name, wanted) in need.wants {
-        for name in [(*name).to_owned(), format!("{name}_{}", need.kind)] {
-            let Some(limit) = limits.get(&name).copied().filter(|limit| *limit >= 0) else { continue };
-            let used = used.get(&name).copied().unwrap_or(0);
-            if *wanted > 0 && used + wanted > limit {
-                return Err(Fault::over(refusal(&name, *wanted, limit, used)));
-            }
+    let of = |numbers: &Numbers, name: &str| numbers.get(name).copied().unwrap_or(0);
+    for (name, wanted) in named(need) {
+        let Some(limit) = limits.get(&name).copied().filter(|limit| *limit >= 0) else { continue };
+        let used = of(&used, &name) + of(reserved, &name);
+        if wanted > 0 && used + wanted > limit {
+            return Err(Fault::over(refusal(&name, wanted, limit, used)));
         }
     }
     Ok(())

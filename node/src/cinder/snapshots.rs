@@ -11,8 +11,10 @@ use super::ask::{Answer, Ask, Reply};
 use super::fault::Fault;
 use super::fields::{fresh_id, given_flag, given_text, now, number, paper, text, text_map, value};
 use super::list::{Rules, page};
+use super::quotas::Need;
+use super::reserve::reserve;
 use super::states::{Deed, SNAPSHOT_STATES, rule_of};
-use super::{manage, metadata, quotas, types, volumes};
+use super::{manage, metadata, types, volumes};
 use crate::papers::Paper;
 
 pub(crate) const DRAWER: &str = "snapshots";
@@ -158,10 +160,9 @@ pub(crate) async fn begin(office: &Office, volume: &Paper, said: Value) -> Resul
         "metadata": {},
     }));
     made.extend(paper(said));
-    let _counting = office.counting.lock().await;
     let wants = [("snapshots", 1), ("gigabytes", number(volume, "size"))];
-    let need = quotas::Need { project: text(volume, "project_id"), kind: text(&kind, "name"), wants: &wants };
-    quotas::check(office, need).await?;
+    let need = Need { project: text(volume, "project_id"), kind: text(&kind, "name"), wants: &wants };
+    let _reserved = reserve(office, need).await?;
     let id = text(&made, "id").to_owned();
     let made = office.papers.add(DRAWER, &id, made).await?;
     office.kick.notify_one();

@@ -6,6 +6,7 @@ mod kept;
 mod manage;
 mod migrate;
 mod qos;
+mod quotas;
 mod sources;
 
 use std::sync::Arc;

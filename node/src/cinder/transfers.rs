@@ -11,9 +11,11 @@ use super::ask::{Answer, Ask, Reply};
 use super::fault::Fault;
 use super::fields::{flag, fresh_id, given_flag, given_text, now, number, paper, text, value};
 use super::list::{Rules, page};
+use super::quotas::Need;
+use super::reserve::reserve;
 use super::states::{Deed, rule_of};
 use super::volume_view::{is_encrypted, links};
-use super::{Office, quotas, types, volumes};
+use super::{Office, types, volumes};
 use crate::papers::Paper;
 use crate::storage::random_bytes;
 
@@ -141,13 +143,12 @@ async fn accept(office: &Office, ask: &Ask, id: &str) -> Reply {
     let volume = office.papers.get(volumes::DRAWER, of).await?.ok_or_else(missing)?;
     let kind = types::named(office, text(&volume, "volume_type_id")).await?;
     let (project, size) = (ask.caller.project.as_str(), number(&volume, "size"));
-    let _counting = office.counting.lock().await;
     let snapshots = office.papers.all("snapshots").await?;
     let snapshots: Vec<_> = snapshots.iter().filter(|snapshot| text(snapshot, "volume_id") == of).collect();
     let frozen: i64 = snapshots.iter().map(|snapshot| number(snapshot, "size")).sum();
     let many = i64::try_from(snapshots.len()).unwrap_or(i64::MAX);
     let wants = [("volumes", 1), ("gigabytes", size + frozen), ("snapshots", many)];
-    quotas::check(office, quotas::Need { project, kind: text(&kind, "name"), wants: &wants }).await?;
+    let _reserved = reserve(office, Need { project, kind: text(&kind, "name"), wants: &wants }).await?;
     let (user, owner) = (ask.caller.user.clone(), project.to_owned());
     let give = |paper: &mut Paper| -> Result<(), Fault> {
         paper.insert("project_id".to_owned(), json!(owner));

@@ -13,6 +13,8 @@ use super::fields::{
     value,
 };
 use super::list::{Rules, page};
+use super::quotas::Need;
+use super::reserve::reserve;
 use super::states::{Deed, rule_of};
 use super::volume_view::{Beside, brief, detail, whole};
 use super::{Office, ZONE, actions, images, metadata, quotas, schedule, several, types};
@@ -319,10 +321,9 @@ pub(crate) async fn begin(office: &Arc<Office>, mut volume: Paper, kind: &str) -
         volume.insert("members".to_owned(), json!(several::wanted_by(&made_of)));
     }
     volume.insert("host".to_owned(), json!(Some(host).filter(|host| !host.is_empty())));
-    let _counting = office.counting.lock().await;
     quotas::check_size(office, &project, size).await?;
     let wants = [("volumes", 1), ("gigabytes", size)];
-    quotas::check(office, quotas::Need { project: &project, kind, wants: &wants }).await?;
+    let _reserved = reserve(office, Need { project: &project, kind, wants: &wants }).await?;
     let id = text(&volume, "id").to_owned();
     let made = office.papers.add(DRAWER, &id, volume).await?;
     office.kick.notify_one();

@@ -201,6 +201,11 @@ impl Cabinet {
         Err(PaperError::Contended.into())
     }
 
+    /// Waits for a change of a drawer that is under way, also for one whose caller went away.
+    pub(crate) async fn settled(&self, drawer: &'static str) {
+        self.drawer(drawer).await.lock().await.settle().await;
+    }
+
     /// Takes a paper away; false: it was not there.
     pub(crate) async fn remove(&self, drawer: &'static str, name: &str) -> Result<bool, PaperError> {
         if name.is_empty() {

@@ -58,10 +58,10 @@ impl Transport for Wire {
 }
 
 /// Two nodes; the papers are on the first one's disk.
-struct Pair {
+pub(super) struct Pair {
     disks: [Rig; 2],
     nodes: Nodes,
-    offices: [Arc<Office>; 2],
+    pub(super) offices: [Arc<Office>; 2],
 }
 
 const NAMES: [&str; 2] = ["one", "two"];
@@ -71,7 +71,7 @@ fn host(node: usize) -> String {
 }
 
 impl Pair {
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         let disks = [Rig::start(), Rig::start()];
         let nodes = Nodes::default();
         let offices = [0, 1].map(|node| Self::open(&disks, &nodes, node));
@@ -96,7 +96,7 @@ impl Pair {
         self.offices[node] = Self::open(&self.disks, &self.nodes, node);
     }
 
-    async fn settle(&self) {
+    pub(super) async fn settle(&self) {
         for _ in 0..4 {
             for office in &self.offices {
                 settle(office).await;

@@ -1,0 +1,124 @@
+//! Quotas where two nodes take requests at once.
+
+use std::time::Duration;
+
+use super::migrate::Pair;
+use super::*;
+use crate::cinder::quotas::Need;
+use crate::cinder::reserve::testing::{aba, leave, notes};
+
+/// A project's quota, and what it uses of it.
+async fn set(pair: &Pair, limits: Value) {
+    let (status, body) =
+        ask(&pair.offices[0], &caller("p", true), 70, "PUT os-quota-sets/p", json!({ "quota_set": limits }))
+            .await;
+    assert_eq!(status, 200, "{body}");
+}
+
+/// Waits until nothing is reserved any more.
+async fn let_go(pair: &Pair) {
+    for _ in 0..1000 {
+        if notes(&pair.offices[1], "p").await == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("what was reserved is never let go");
+}
+
+/// Requests at both nodes at once, and how many of them were taken.
+async fn at_once(pair: &Pair, what: &str, said: impl Fn(usize) -> Value) -> usize {
+    let mut running = JoinSet::new();
+    for turn in 0..12 {
+        let (office, what, said) = (Arc::clone(&pair.offices[turn % 2]), what.to_owned(), said(turn));
+        running.spawn(async move { ask(&office, &caller("p", false), 70, &what, said).await });
+    }
+    let answers = running.join_all().await;
+    assert!(answers.iter().all(|(status, _)| [200, 202, 413].contains(status)), "{answers:?}");
+    answers.iter().filter(|(status, _)| *status != 413).count()
+}
+
+/// Both nodes counted, both saw room for one more, and both wrote: a project had more than its quota.
+#[tokio::test]
+async fn two_nodes_together_give_out_a_quota_and_no_more() {
+    let pair = Pair::start();
+    set(&pair, json!({ "volumes": 5, "gigabytes": 7, "groups": 1, "snapshots": 2 })).await;
+    let made = at_once(&pair, "POST volumes", |_| json!({ "volume": { "size": 1 } })).await;
+    assert_eq!(made, 5, "all that there is, and no more");
+    let_go(&pair).await;
+    let volumes = pair.offices[1].papers.all("volumes").await.unwrap();
+    assert_eq!(volumes.len(), 5);
+    Box::pin(pair.settle()).await;
+    // Two gigabytes are left, and two snapshots.
+    let ids: Vec<_> = volumes.iter().map(|paper| paper["id"].as_str().unwrap().to_owned()).collect();
+    let frozen =
+        at_once(&pair, "POST snapshots", |turn| json!({ "snapshot": { "volume_id": ids[turn % 5] } })).await;
+    assert_eq!(frozen, 2);
+    let_go(&pair).await;
+    let (_, said) =
+        ask(&pair.offices[1], &caller("p", false), 70, "GET os-quota-sets/p?usage=true", Value::Null).await;
+    assert_eq!(said["quota_set"]["gigabytes"]["in_use"], 7, "{said}");
+}
+
+/// The last one of a quota, asked for at both nodes in the same moment.
+#[tokio::test]
+async fn the_last_of_a_quota_is_given_once() {
+    let pair = Pair::start();
+    let class = json!({ "quota_class_set": { "volumes": 1 } });
+    let admin = caller("p", true);
+    assert_eq!(ask(&pair.offices[0], &admin, 70, "PUT os-quota-class-sets/default", class).await.0, 200);
+    for round in 0..16 {
+        let by = caller(&format!("p{round}"), false);
+        let said = || json!({ "volume": { "size": 1 } });
+        let [one, two] = &pair.offices;
+        let (one, two) = tokio::join!(
+            ask(one, &by, 70, "POST volumes", said()),
+            ask(two, &by, 70, "POST volumes", said())
+        );
+        let mut both = [one.0, two.0];
+        both.sort_unstable();
+        assert_eq!(both, [202, 413], "round {round}: {} {}", one.1, two.1);
+    }
+}
+
+/// What a refused or broken-off request reserved would be missing for ever.
+#[tokio::test]
+async fn what_a_request_reserved_is_let_go_however_it_ends() {
+    let pair = Pair::start();
+    set(&pair, json!({ "volumes": 1 })).await;
+    // Its caller goes away at some moment.
+    for wait in [0, 1, 2, 5, 10] {
+        let (by, said) = (caller("p", false), json!({ "volume": { "size": 1 } }));
+        let asked = ask(&pair.offices[0], &by, 70, "POST volumes", said);
+        drop(tokio::time::timeout(Duration::from_millis(wait), asked).await);
+        let_go(&pair).await;
+    }
+    let made = pair.offices[1].papers.all("volumes").await.unwrap().len();
+    assert!(made <= 1, "{made}");
+    let more = at_once(&pair, "POST volumes", |_| json!({ "volume": { "size": 1 } })).await;
+    assert_eq!(made + more, 1);
+    let_go(&pair).await;
+}
+
+/// A node that was killed in between leaves its note; others wait for it, and after a time it counts no more.
+#[tokio::test]
+async fn what_a_killed_node_reserved_lapses() {
+    for (ago, wanted) in [(0, 413), (600, 202)] {
+        let pair = Pair::start();
+        set(&pair, json!({ "volumes": 1 })).await;
+        let need = Need { project: "p", kind: "", wants: &[("volumes", 1)] };
+        leave(&pair.offices[0], need, Duration::from_secs(ago)).await;
+        let said = json!({ "volume": { "size": 1 } });
+        let (status, body) = ask(&pair.offices[1], &caller("p", false), 70, "POST volumes", said).await;
+        assert_eq!(status, wanted, "{ago} s ago: {body}");
+        assert_eq!(pair.offices[1].papers.all("volumes").await.unwrap().len(), usize::from(wanted == 202));
+    }
+}
+
+/// Another request's note came and went between a count and its note: the notes looked as before, and its paper was not counted.
+#[tokio::test]
+async fn notes_that_came_and_went_are_noticed() {
+    let pair = Pair::start();
+    let need = Need { project: "p", kind: "", wants: &[("volumes", 1)] };
+    aba(&pair.offices[0], &pair.offices[1], need).await;
+}
