@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod config;
 mod control;
 mod durable_file;
+mod hidden;
 mod http;
 mod logging;
 mod metrics;

@@ -74,6 +74,11 @@ fn source_files_say_what_they_are() {
 }
 
 #[test]
+fn secrets_have_a_type_that_hides_them() {
+    demand("secrets", &text::secrets(&Tree::load()));
+}
+
+#[test]
 fn nothing_names_a_path_of_one_machine() {
     demand("machine paths", &text::machine_paths(&Tree::load()));
 }

@@ -34,6 +34,28 @@ pub(crate) fn openings(tree: &Tree) -> Vec<Breach> {
     breaches
 }
 
+/// Fields of `node` that hold a secret have a type that does not show it. A bare text under such a name was one `{:?}` from the log.
+pub(crate) fn secrets(tree: &Tree) -> Vec<Breach> {
+    const NAMES: [&str; 7] =
+        ["token", "secret", "password", "auth_key", "passphrase", "private_key", "v1_key"];
+    const BARE: [&str; 6] = ["String,", "Option<String>,", "Box<str>,", "Vec<u8>,", "[u8; 32],", "Value,"];
+    let mut breaches = Vec::new();
+    for file in tree.rust().filter(|file| file.path.starts_with("node/src/") && !file.is_test()) {
+        for (index, line) in blank(&file.text).lines().enumerate() {
+            let line = line.trim().trim_start_matches("pub ").trim_start_matches("pub(crate) ");
+            let Some((name, kind)) = line.trim_start_matches("pub(super) ").split_once(": ") else {
+                continue;
+            };
+            if NAMES.contains(&name) && BARE.contains(&kind) {
+                breaches.push(
+                    file.breach(index + 1, format!("`{name}` is a secret: Hidden<…> keeps it out of logs")),
+                );
+            }
+        }
+    }
+    breaches
+}
+
 pub(crate) fn machine_paths(tree: &Tree) -> Vec<Breach> {
     // Put together, so that this file does not name them.
     let roots = [concat!("/ro", "ot/"), concat!("/ho", "me/"), concat!("/wo", "rk/"), concat!("/Us", "ers/")];
@@ -100,6 +122,10 @@ fn planted_breaches_of_text_are_found() {
         ("node/src/ok.rs", "//! What it is: #[allow(.\n"),
         ("README.md", "[a](gone.md) `[b](gone.md)` [c](https://host/x) [d](#here)\n```\n[e](gone.md)\n```\n"),
         ("node/x.toml", home),
+        (
+            "node/src/a.rs",
+            "//! A.\nstruct A {\n    pub(crate) token: String,\n    secret: Hidden,\n}\nstruct B {\n    password: Option<String>,\n}\n",
+        ),
     ]);
     assert_eq!(allows(&tree).len(), 1);
     assert_eq!(openings(&tree).len(), 2, "no opening, and a drawer");
@@ -108,4 +134,5 @@ fn planted_breaches_of_text_are_found() {
         [Breach { path: "README.md".into(), line: 1, what: "link to `gone.md` leads nowhere".into() }]
     );
     assert_eq!(machine_paths(&tree).len(), 1);
+    assert_eq!(secrets(&tree).iter().map(|breach| breach.line).collect::<Vec<_>>(), [3, 7]);
 }

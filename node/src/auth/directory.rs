@@ -15,6 +15,7 @@ use super::Verifier;
 use super::roll::{self, Roll};
 use crate::config;
 use crate::control::people::{People, Person, V1Person};
+use crate::hidden::Hidden;
 use crate::papers::Paper;
 use crate::swift::Caller;
 
@@ -73,7 +74,7 @@ pub(crate) struct Directory {
     users: Vec<User>,
     projects: Vec<Project>,
     /// Compares secrets: fresh in each process, so that timing tells nothing.
-    compare_key: [u8; 32],
+    compare_key: Hidden<[u8; 32]>,
     /// Compared with for users that do not exist, where verifying takes long.
     decoy: Option<Verifier>,
     /// Digests of secrets that were verified: verifying takes long once.
@@ -118,8 +119,8 @@ impl Directory {
     }
 
     fn empty() -> Self {
-        let mut compare_key = [0; 32];
-        getrandom::fill(&mut compare_key).expect("the operating system has randomness");
+        let mut compare_key = Hidden([0; 32]);
+        getrandom::fill(&mut *compare_key).expect("the operating system has randomness");
         let (v1, users, projects) = (HashMap::new(), Vec::new(), Vec::new());
         let proven = Arc::new(Cache::new(PROVEN));
         Self { v1, users, projects, compare_key, decoy: None, proven, roll: Roll::default() }
@@ -128,7 +129,7 @@ impl Directory {
     /// With what the identity API was told, and what `before` has verified.
     pub(crate) fn told(mut self, region: &str, papers: &[Arc<Paper>], before: Option<&Self>) -> Self {
         if let Some(before) = before {
-            self.compare_key = before.compare_key;
+            self.compare_key.clone_from(&before.compare_key);
             self.proven = Arc::clone(&before.proven);
         }
         let mut roll = Roll::new(region);
@@ -308,7 +309,7 @@ impl Directory {
 
     fn digest(&self, text: &str) -> Hmac<Sha256> {
         let mut mac =
-            Hmac::<Sha256>::new_from_slice(&self.compare_key).expect("HMAC takes keys of any length");
+            Hmac::<Sha256>::new_from_slice(&*self.compare_key).expect("HMAC takes keys of any length");
         mac.update(text.as_bytes());
         mac
     }

@@ -219,7 +219,7 @@ fn session_of(body: &Value) -> Option<Session> {
         issued: time("issued_at").unwrap_or(0),
         expires: time("expires_at")?,
         audit: list("audit_ids").find_map(text).unwrap_or_default(),
-        secret: String::new(),
+        secret: crate::hidden::Hidden::default(),
         user,
     };
     let caller = keystone_caller(&name, &claims.user, claims.project.as_deref(), &roles);

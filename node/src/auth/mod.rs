@@ -300,11 +300,12 @@ impl Auth {
         let directory = self.directory();
         match claims.kind {
             Kind::V1 => {
-                let user = directory.v1(&claims.user).filter(|user| user.fingerprint() == claims.secret)?;
+                let user = directory.v1(&claims.user).filter(|user| user.fingerprint() == *claims.secret)?;
                 Some(Session { caller: user.caller.clone(), claims, roles: Vec::new(), checked_at })
             }
             Kind::Keystone => {
-                let user = directory.user(&claims.user).filter(|user| user.fingerprint() == claims.secret)?;
+                let user =
+                    directory.user(&claims.user).filter(|user| user.fingerprint() == *claims.secret)?;
                 let roles = keystone::scope::roles(directory.roll(), &claims, (self.now)())?;
                 let caller = keystone_caller(&user.name, &user.id, claims.project.as_deref(), &roles);
                 Some(Session { caller, claims, roles, checked_at })
@@ -328,7 +329,7 @@ impl Auth {
             issued,
             expires: issued + self.token_life,
             audit: token::audit_id(),
-            secret,
+            secret: secret.into(),
         }
     }
 

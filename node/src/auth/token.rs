@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::people::{Keys, People};
 use crate::durable_file;
+use crate::hidden::Hidden;
 
 /// Prefix of tokens given out by v1 auth, as Swift's.
 pub(crate) const V1_PREFIX: &str = "AUTH_tk";
@@ -67,7 +68,7 @@ pub(crate) struct Claims {
     pub(crate) audit: String,
     /// Fingerprint of the user's key or password: a changed one ends the tokens.
     #[serde(rename = "f")]
-    pub(crate) secret: String,
+    pub(crate) secret: Hidden,
 }
 
 /// Version of [`Claims`] that is written and read.
@@ -290,7 +291,7 @@ mod tests {
             issued: NOW,
             expires: NOW + 60,
             audit: audit_id(),
-            secret: "f".to_owned(),
+            secret: "f".to_owned().into(),
         }
     }
 

@@ -11,6 +11,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 
 use super::token::Kind;
 use super::{ACCOUNT_PREFIX, Arrival, Auth};
+use crate::hidden::Hidden;
 
 /// What stays as it is in the account part of a storage URL.
 const IN_URL: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
@@ -19,7 +20,7 @@ const IN_URL: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.')
 #[derive(Debug, PartialEq, Eq)]
 enum Login {
     /// Who and with which key.
-    Try { account: String, name: String, key: String },
+    Try { account: String, name: String, key: Hidden },
     /// Something is missing; the realm to name.
     Incomplete { realm: String },
     /// Not a path of v1 auth.
@@ -69,7 +70,9 @@ fn parse(path: &str, headers: &HeaderMap) -> Login {
         _ => return Login::NoSuchPath,
     };
     match (named.split_once(':'), either("x-auth-key", "x-storage-pass")) {
-        (Some((account, _)), Some(key)) => Login::Try { account: account.to_owned(), name: named, key },
+        (Some((account, _)), Some(key)) => {
+            Login::Try { account: account.to_owned(), name: named, key: key.into() }
+        }
         (Some((account, _)), None) => Login::Incomplete { realm: account.to_owned() },
         (None, _) => Login::Incomplete { realm: "unknown".to_owned() },
     }
@@ -127,8 +130,11 @@ mod tests {
 
     #[test]
     fn every_form_of_login_is_read() {
-        let good =
-            Login::Try { account: "test".to_owned(), name: "test:tester".to_owned(), key: "k".to_owned() };
+        let good = Login::Try {
+            account: "test".to_owned(),
+            name: "test:tester".to_owned(),
+            key: "k".to_owned().into(),
+        };
         for (path, headers) in [
             ("/auth/v1.0", [("x-auth-user", "test:tester"), ("x-auth-key", "k")]),
             ("/auth/v1.0/", [("x-storage-user", "test:tester"), ("x-storage-pass", "k")]),
@@ -149,6 +155,8 @@ mod tests {
             incomplete("unknown")
         );
         assert_eq!(parsed("/auth/v1.0", &[("x-auth-user", "test:tester")]), incomplete("test"));
+        let secret = parsed("/auth/v1.0", &[("x-auth-user", "test:tester"), ("x-auth-key", "hunter2")]);
+        assert!(!format!("{secret:?}").contains("hunter2"));
         let other = [("x-auth-user", "other:tester"), ("x-auth-key", "k")];
         assert_eq!(parsed("/auth/v1/test/auth", &other), incomplete("test"));
         assert_eq!(parsed("/auth/v2", &[]), Login::NoSuchPath);

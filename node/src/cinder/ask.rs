@@ -9,6 +9,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
 
 use super::fault::Fault;
+use crate::hidden::Hidden;
 
 /// Newest microversion `3.N` that is implemented.
 pub(crate) const NEWEST: u16 = 71;
@@ -37,11 +38,12 @@ pub(crate) struct Ask {
     pub(crate) base: String,
     /// Path behind the host, for links to the next page.
     pub(crate) path: String,
-    pub(crate) body: Value,
+    /// Keys of transfers come in some.
+    pub(crate) body: Hidden<Value>,
     /// Of the request.
     pub(crate) id: String,
     /// The caller's token: other services are asked with it.
-    pub(crate) token: String,
+    pub(crate) token: Hidden,
     /// Where the image service is, if there is one.
     pub(crate) images: Option<String>,
     /// Certificates of who signed that of the image service.
@@ -52,7 +54,8 @@ pub(crate) struct Ask {
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
-    pub(crate) body: Option<Value>,
+    /// Keys of transfers go out in some.
+    pub(crate) body: Hidden<Option<Value>>,
 }
 
 /// An answer or a refusal.
@@ -60,17 +63,17 @@ pub(crate) type Reply = Result<Answer, Fault>;
 
 impl Answer {
     pub(crate) fn ok(body: Value) -> Reply {
-        Ok(Self { status: 200, body: Some(body) })
+        Ok(Self { status: 200, body: Hidden(Some(body)) })
     }
 
     /// 202 with a body.
     pub(crate) fn accepted(body: Value) -> Reply {
-        Ok(Self { status: 202, body: Some(body) })
+        Ok(Self { status: 202, body: Hidden(Some(body)) })
     }
 
     /// Any status, no body.
     pub(crate) fn bare(status: u16) -> Reply {
-        Ok(Self { status, body: None })
+        Ok(Self { status, body: Hidden(None) })
     }
 }
 

@@ -344,7 +344,7 @@ async fn import(office: &Office, ask: &Ask) -> Reply {
     if let Some(shown) = shown.as_object_mut() {
         shown.remove("metadata");
     }
-    Ok(Answer { status: 201, body: Some(json!({ "backup": shown })) })
+    Ok(Answer { status: 201, body: Some(json!({ "backup": shown })).into() })
 }
 
 async fn act(office: &Office, ask: &Ask, id: &str) -> Reply {

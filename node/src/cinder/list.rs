@@ -224,9 +224,9 @@ mod tests {
             caller: Caller::default(),
             base: "http://n:8776/v3".to_owned(),
             path: "/v3/volumes".to_owned(),
-            body: Value::Null,
+            body: Value::Null.into(),
             id: String::new(),
-            token: String::new(),
+            token: String::new().into(),
             images: None,
             image_authority: None,
         }

@@ -192,9 +192,9 @@ impl Cinder {
                             caller,
                             base: format!("{root}/v3"),
                             path: head.uri.path().to_owned(),
-                            body,
+                            body: body.into(),
                             id: id.clone(),
-                            token: token_of(&head.headers).to_owned(),
+                            token: token_of(&head.headers).to_owned().into(),
                             images: self.images(auth),
                             image_authority: self.office.place.images.authority.clone(),
                         };
@@ -257,7 +257,7 @@ fn respond(
     asked: &HeaderMap,
 ) -> Response<Full<Bytes>> {
     let (status, body) = match reply {
-        Ok(answer) => (answer.status, answer.body.clone()),
+        Ok(answer) => (answer.status, answer.body.0.clone()),
         Err(fault) => (fault.status, Some(fault.body())),
     };
     let mut response = match body {

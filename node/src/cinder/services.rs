@@ -362,7 +362,7 @@ pub(crate) fn versions(root: &str, choice: bool) -> Answer {
         ],
         "media-types": [{ "base": "application/json", "type": "application/vnd.openstack.volume+json;version=3" }],
     }] });
-    Answer { status: if choice { 300 } else { 200 }, body: Some(body) }
+    Answer { status: if choice { 300 } else { 200 }, body: Some(body).into() }
 }
 
 fn extensions() -> Vec<Value> {

@@ -29,6 +29,32 @@ fn caller(project: &str, admin: bool) -> Caller {
     Caller { user: format!("u-{project}"), project: project.to_owned(), admin, writes: true }
 }
 
+/// Who logged what is asked and answered would have told tokens, and the keys of transfers.
+#[tokio::test]
+async fn what_is_asked_and_answered_tells_no_secret() {
+    let (rig, me) = (Rig::start(), caller("p", false));
+    let office = office(&rig);
+    let id = make(&office, &me, json!({ "size": 1 })).await;
+    settle(&office).await;
+    let mut ask = asked(&me, 0, "POST os-volume-transfer", json!({ "transfer": { "volume_id": id } }));
+    ask.token = "a-token-of-mine".to_owned().into();
+    let answer = route::answer(&office, &ask).await.unwrap();
+    let body = answer.body.0.clone().unwrap();
+    let key = body["transfer"]["auth_key"].as_str().unwrap();
+    assert!(!key.is_empty() && !format!("{answer:?}").contains(key));
+    let accept = asked(&me, 0, "POST os-volume-transfer/x/accept", json!({ "accept": { "auth_key": key } }));
+    for shown in [format!("{ask:?}"), format!("{accept:?}")] {
+        assert!(!shown.contains("a-token-of-mine") && !shown.contains(key), "{shown}");
+    }
+    office
+        .papers
+        .add("messages", "m", Paper::from_iter([("token".to_owned(), json!("kept-token"))]))
+        .await
+        .unwrap();
+    let shown = format!("{office:?}");
+    assert!(shown.contains("etag") && !shown.contains("kept-token"), "{shown}");
+}
+
 /// A node's volume API; another one over the same disk is the next life of that node.
 fn office(rig: &Rig) -> Arc<Office> {
     let volumes = Arc::new(Volumes::open(vec![rig.disk()]).unwrap().with_keys(KeyRing::new(vec![[3; 32]])));
@@ -38,24 +64,28 @@ fn office(rig: &Rig) -> Arc<Office> {
 }
 
 async fn ask(office: &Arc<Office>, by: &Caller, minor: u16, what: &str, body: Value) -> (u16, Value) {
+    let ask = asked(by, minor, what, body);
+    match Box::pin(route::answer(office, &ask)).await {
+        Ok(answer) => (answer.status, answer.body.0.unwrap_or(Value::Null)),
+        Err(fault) => (fault.status, fault.body()),
+    }
+}
+
+fn asked(by: &Caller, minor: u16, what: &str, body: Value) -> Ask {
     let (method, uri) = what.split_once(' ').unwrap();
     let (path, text) = uri.split_once('?').unwrap_or((uri, ""));
-    let ask = Ask {
+    Ask {
         method: Method::from_bytes(method.as_bytes()).unwrap(),
         query: query(text),
         minor,
         caller: by.clone(),
         base: "http://n:8776/v3".to_owned(),
         path: format!("/v3/{path}"),
-        body,
+        body: body.into(),
         id: "req-1".to_owned(),
-        token: "t".to_owned(),
+        token: "t".to_owned().into(),
         images: None,
         image_authority: None,
-    };
-    match Box::pin(route::answer(office, &ask)).await {
-        Ok(answer) => (answer.status, answer.body.unwrap_or(Value::Null)),
-        Err(fault) => (fault.status, fault.body()),
     }
 }
 

@@ -18,6 +18,7 @@ use crate::cluster::token::{self, Token};
 use crate::config::parse_span;
 use crate::control::founding;
 use crate::control::state::{MAX_INDEX_GROUPS, Settings};
+use crate::hidden::Hidden;
 use crate::storage::{self, cluster_text};
 
 /// Shortest and longest time that a token may be good, in milliseconds.
@@ -96,7 +97,7 @@ pub(super) struct Data {
 #[derive(Debug, Args)]
 pub(super) struct JoinArgs {
     /// What `quarry cluster token` printed on a node of the cluster.
-    token: String,
+    token: Hidden,
     /// Make the machine of a node whose disk is lost another node, which takes the old one's place when it is started.
     #[arg(long)]
     replace: bool,
@@ -294,7 +295,7 @@ mod tests {
     fn what_is_no_token_is_said_to_be_none() {
         let dir = tempfile::tempdir().unwrap();
         let args = JoinArgs {
-            token: "quarry-join-x".to_owned(),
+            token: "quarry-join-x".to_owned().into(),
             replace: false,
             data: Data { data: dir.path().to_owned() },
         };

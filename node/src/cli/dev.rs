@@ -11,7 +11,7 @@ use toml::Spanned;
 
 use super::{DevArgs, Failure, Ports};
 use crate::auth::Listed;
-use crate::config::{Address, Config, MIN_DISK, size_text};
+use crate::config::{Address, Config, MIN_DISK, Secret, size_text};
 use crate::durable_file;
 use crate::node::{self, Node};
 
@@ -92,14 +92,14 @@ fn first_config(size: u64) -> String {
 #[derive(Debug)]
 struct Client {
     v1_user: String,
-    v1_key: String,
+    v1_key: Secret,
     keystone: Option<Keystone>,
 }
 
 #[derive(Debug)]
 struct Keystone {
     user: String,
-    password: String,
+    password: Secret,
     project: String,
 }
 
@@ -113,12 +113,12 @@ impl Client {
             let project = user.default_project.as_ref().or_else(|| user.roles.keys().next())?;
             Some(Keystone {
                 user: user.name.get_ref().clone(),
-                password: user.password.0.clone(),
+                password: user.password.clone(),
                 project: project.get_ref().clone(),
             })
         });
         let v1_user = format!("{}:{}", first.account.get_ref(), first.user.get_ref());
-        Ok(Self { v1_user, v1_key: first.key.0.clone(), keystone })
+        Ok(Self { v1_user, v1_key: first.key.clone(), keystone })
     }
 
     /// Shell variables, one `export` a line.
@@ -129,7 +129,7 @@ impl Client {
             ("QUARRY_ADMIN_URL", format!("http://{}", node.admin)),
             ("ST_AUTH", format!("http://{}/auth/v1.0", node.object)),
             ("ST_USER", self.v1_user.clone()),
-            ("ST_KEY", self.v1_key.clone()),
+            ("ST_KEY", self.v1_key.0.clone()),
         ];
         if let Some(nbd) = node.nbd {
             variables.push(("QUARRY_NBD_URL", format!("nbd://{nbd}")));
@@ -138,7 +138,7 @@ impl Client {
             variables.extend([
                 ("OS_AUTH_URL", format!("http://{}/v3", node.identity)),
                 ("OS_USERNAME", keystone.user.clone()),
-                ("OS_PASSWORD", keystone.password.clone()),
+                ("OS_PASSWORD", keystone.password.0.clone()),
                 ("OS_PROJECT_NAME", keystone.project.clone()),
                 ("OS_USER_DOMAIN_NAME", "Default".to_owned()),
                 ("OS_PROJECT_DOMAIN_NAME", "Default".to_owned()),
@@ -170,12 +170,12 @@ fn announce(
     if let Some(nbd) = node.nbd {
         writeln!(out, "  volumes       nbd://{nbd}/NAME, made by quarry volume create NAME SIZE")?;
     }
-    writeln!(out, "  v1 user       {} key {}", client.v1_user, client.v1_key)?;
+    writeln!(out, "  v1 user       {} key {}", client.v1_user, client.v1_key.0)?;
     if let Some(keystone) = &client.keystone {
         writeln!(
             out,
             "  keystone      {} password {} project {}",
-            keystone.user, keystone.password, keystone.project
+            keystone.user, keystone.password.0, keystone.project
         )?;
     }
     if test_users {

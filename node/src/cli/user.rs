@@ -107,7 +107,7 @@ fn set(args: &SetArgs, out: &mut impl Write) -> Result<(), Failure> {
     let given = |list: &[String]| (!list.is_empty()).then(|| list.to_vec());
     let edit = Edit::Set {
         name: args.name.clone(),
-        secret,
+        secret: secret.map(Into::into),
         groups: given(&args.groups),
         project: args.project.clone(),
         roles: given(&args.roles),

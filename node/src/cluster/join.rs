@@ -34,6 +34,7 @@ use super::tls::{self, Met};
 use super::token::{self, Token, TokenId};
 use crate::auth::users_file;
 use crate::block::keys::{self, KeyError};
+use crate::hidden::Hidden;
 use crate::storage::{self, cluster_text, random_bytes};
 
 /// Most bytes of a message of joining.
@@ -46,8 +47,8 @@ const VERSION: u8 = 2;
 #[serde(deny_unknown_fields)]
 struct Ask {
     version: u8,
-    token: String,
-    secret: String,
+    token: Hidden,
+    secret: Hidden,
     /// A certificate signing request: DER in base64.
     request: String,
 }
@@ -192,8 +193,8 @@ impl Host {
             return Err(format!("version {} of joining, this node speaks {VERSION}", ask.version));
         }
         let mut id = [0; 8];
-        hex::decode_to_slice(&ask.token, &mut id).map_err(|_| "the token's id is not hex".to_owned())?;
-        let secret = hex::decode(&ask.secret).map_err(|_| "the secret is not hex".to_owned())?;
+        hex::decode_to_slice(&*ask.token, &mut id).map_err(|_| "the token's id is not hex".to_owned())?;
+        let secret = hex::decode(&*ask.secret).map_err(|_| "the secret is not hex".to_owned())?;
         let request = STANDARD.decode(&ask.request).map_err(|_| "the request is not base64".to_owned())?;
         let now = unix_now();
         token::take(&self.data, TokenId(id), &secret, now).map_err(|e| e.to_string())?;
@@ -223,8 +224,8 @@ pub(crate) async fn join(data: &Path, token: &Token) -> Result<Joined, JoinError
     let request = CertificateParams::default().serialize_request(&key).map_err(|e| host(e.to_string()))?;
     let ask = Ask {
         version: VERSION,
-        token: hex::encode(token.id.0),
-        secret: hex::encode(token.secret),
+        token: hex::encode(token.id.0).into(),
+        secret: hex::encode(token.secret).into(),
         request: STANDARD.encode(request.der()),
     };
     let answer = timeout(RECEIVE_WITHIN, talk(&mut stream, &ask)).await;

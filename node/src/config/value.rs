@@ -267,7 +267,9 @@ impl<'de> Deserialize<'de> for BackendName {
 
 impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
+        // What serde says of a value of another type quotes it.
+        let text = String::deserialize(deserializer);
+        let text = text.map_err(|_| D::Error::custom("found no text; allowed: a text in quotes"))?;
         if text.is_empty() || text.len() > 256 || !text.bytes().all(|b| b.is_ascii_graphic()) {
             let found = format!("{} characters", text.chars().count());
             return Err(D::Error::custom(format!(
@@ -309,5 +311,15 @@ mod tests {
     #[test]
     fn a_secret_is_not_shown() {
         assert_eq!(format!("{:?}", Secret("hunter2".to_owned())), "Secret");
+        // What was written without its quotes.
+        #[derive(Debug, Deserialize)]
+        struct User {
+            #[expect(dead_code, reason = "it is shown, or not")]
+            key: Secret,
+        }
+        for wrong in ["4711", "[\"4711\"]", "\"47 11\"", "{ a = 4711 }"] {
+            let error = toml::from_str::<User>(&format!("key = {wrong}")).unwrap_err();
+            assert!(!error.message().contains("47"), "{error}");
+        }
     }
 }

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::people::{People, Person, V1Person, project_key, project_value, user_key, v1_key};
 use crate::auth::{Verifier, derived_id};
+use crate::hidden::Hidden;
 
 /// Longest name, group or role.
 const MAX_TEXT: usize = 255;
@@ -41,7 +42,7 @@ pub(crate) enum Edit {
     /// Make a user, or change one; what is not given stays.
     Set {
         name: String,
-        secret: Option<String>,
+        secret: Option<Hidden>,
         groups: Option<Vec<String>>,
         project: Option<String>,
         roles: Option<Vec<String>>,
@@ -81,10 +82,10 @@ impl Edit {
                 {
                     return Err("names have 1 to 255 characters, no control characters; a list at most 64");
                 }
-                if secret.as_ref().is_some_and(String::is_empty) {
+                if secret.as_ref().is_some_and(|secret| secret.is_empty()) {
                     return Err("an empty key is none");
                 }
-                let verifier = secret.as_deref().map(Verifier::of);
+                let verifier = secret.as_ref().map(|secret| Verifier::of(secret));
                 match name.split_once(':') {
                     Some(_) if project.is_some() || roles.is_some() => Err("a v1 user has groups, no roles"),
                     Some((account, user)) if account.is_empty() || user.is_empty() => {
@@ -190,6 +191,9 @@ mod tests {
     #[test]
     fn what_is_not_given_stays() {
         let mut people = People::default();
+        let secret: Edit =
+            serde_json::from_str(r#"{"do":"set","name":"test:a","secret":"hunter2"}"#).unwrap();
+        assert!(!format!("{secret:?}").contains("hunter2"));
         let new = r#"{"do":"set","name":"test:a","secret":"s","groups":[".admin"]}"#;
         assert_eq!(apply(&mut people, new), Ok(1));
         assert_eq!(apply(&mut people, r#"{"do":"set","name":"test:a","secret":"t"}"#), Ok(1));

@@ -23,6 +23,7 @@ use serde_json::{Map, Value};
 use tokio::sync::{Mutex, oneshot};
 use tokio::task::JoinHandle;
 
+use crate::hidden::Hidden;
 pub(crate) use layout::BadPaper;
 
 /// Largest paper.
@@ -60,7 +61,8 @@ pub(crate) enum PaperError {
 #[derive(Debug, Clone)]
 struct Kept {
     etag: String,
-    paper: Arc<Paper>,
+    /// Tokens of tasks and EC2 keys are in some.
+    paper: Hidden<Arc<Paper>>,
 }
 
 #[derive(Debug, Default)]
@@ -127,7 +129,7 @@ impl Cabinet {
         let held = self.drawer(drawer).await;
         let mut held = held.lock().await;
         self.look(drawer, &mut held).await?;
-        Ok(held.papers.values().map(|kept| Arc::clone(&kept.paper)).collect())
+        Ok(held.papers.values().map(|kept| Arc::clone(&*kept.paper)).collect())
     }
 
     /// One paper.
@@ -142,7 +144,7 @@ impl Cabinet {
         let held = self.drawer(drawer).await;
         let mut held = held.lock().await;
         self.look_at(drawer, name, &mut held).await?;
-        Ok(held.papers.get(name).map(|kept| Arc::clone(&kept.paper)))
+        Ok(held.papers.get(name).map(|kept| Arc::clone(&*kept.paper)))
     }
 
     /// Writes a paper that is not there yet.
@@ -184,10 +186,10 @@ impl Cabinet {
         self.look_at(drawer, name, &mut held).await?;
         for _ in 0..TRIES {
             let Some(Kept { etag, paper }) = held.papers.get(name).cloned() else { return Ok(None) };
-            let mut changed = (*paper).clone();
+            let mut changed = (**paper).clone();
             edit(&mut changed)?;
-            if changed == *paper {
-                return Ok(Some(paper));
+            if changed == **paper {
+                return Ok(Some(paper.0));
             }
             let condition =
                 Condition { if_match: Some(EtagMatch::OneOf(vec![etag])), ..Condition::default() };
@@ -250,8 +252,8 @@ impl Cabinet {
                 return Err(error.into());
             }
         };
-        let kept = Kept { etag: hex::encode(committed.md5), paper: Arc::new(paper) };
-        let paper = Arc::clone(&kept.paper);
+        let kept = Kept { etag: hex::encode(committed.md5), paper: Arc::new(paper).into() };
+        let paper = Arc::clone(&*kept.paper);
         held.papers.insert(name.to_owned(), kept);
         Ok(paper)
     }
@@ -324,7 +326,7 @@ impl Cabinet {
         while let Some(piece) = pieces.next().await {
             bytes.extend_from_slice(&piece?);
         }
-        let kept = Kept { etag: hex::encode(open.info.md5), paper: Arc::new(layout::decode(&bytes)?) };
+        let kept = Kept { etag: hex::encode(open.info.md5), paper: Arc::new(layout::decode(&bytes)?).into() };
         held.papers.insert(name.to_owned(), kept);
         Ok(())
     }

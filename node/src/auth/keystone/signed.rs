@@ -20,6 +20,7 @@ use crate::auth::Session;
 use crate::auth::calendar::seconds_of;
 use crate::auth::roll::text;
 use crate::auth::token::Kind;
+use crate::hidden::Hidden;
 use crate::papers::Paper;
 
 /// How old a signed request may be, in seconds: Keystone's `auth_ttl`.
@@ -55,7 +56,7 @@ struct Shown {
     headers: Map<String, Value>,
     body_hash: String,
     /// Of S3 alone: what was signed, in Base64.
-    token: String,
+    token: Hidden,
 }
 
 impl Shown {
@@ -174,7 +175,7 @@ fn is_signed_v4(shown: &Shown, secret: &str) -> bool {
 /// Whether a text that a gateway of S3 got signed was signed with a secret. Of its forms only version 4 is taken; what went before it
 /// is an HMAC with SHA-1.
 fn is_signed_text(shown: &Shown, secret: &str) -> bool {
-    let bytes = URL_SAFE.decode(&shown.token).or_else(|_| STANDARD.decode(&shown.token));
+    let bytes = URL_SAFE.decode(&*shown.token).or_else(|_| STANDARD.decode(&*shown.token));
     let Some(text) = bytes.ok().and_then(|bytes| String::from_utf8(bytes).ok()) else { return false };
     let scope = text.split('\n').nth(2).unwrap_or("");
     scope.split('/').nth(2) == Some("s3") && is_v4_of(&text, &shown.signature, secret)

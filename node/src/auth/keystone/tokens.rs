@@ -13,6 +13,7 @@ use crate::auth::calendar::iso8601;
 use crate::auth::directory::User;
 use crate::auth::roll::{Roll, flag, text};
 use crate::auth::token::{Claims, Kind};
+use crate::hidden::Hidden;
 use crate::papers::Paper;
 
 /// `{"auth": {...}}`; unknown members are ignored, as Keystone does.
@@ -46,19 +47,19 @@ struct UserRef {
     name: Option<String>,
     domain: Option<Domain>,
     #[serde(default)]
-    password: String,
+    password: Hidden,
 }
 
 #[derive(Debug, Deserialize)]
 struct TokenMethod {
-    id: String,
+    id: Hidden,
 }
 
 #[derive(Debug, Deserialize)]
 struct CredentialMethod {
     id: Option<String>,
     name: Option<String>,
-    secret: String,
+    secret: Hidden,
     user: Option<UserRef>,
 }
 
@@ -84,9 +85,14 @@ enum Scope {
     },
     Trust {
         #[serde(rename = "OS-TRUST:trust")]
-        trust: TokenMethod,
+        trust: TrustRef,
     },
     Other {},
+}
+
+#[derive(Debug, Deserialize)]
+struct TrustRef {
+    id: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -272,7 +278,7 @@ fn scope(
                 let trustor =
                     context.directory.user(text(found, "trustor_user_id")).ok_or(Refusal::Unauthorized)?;
                 claims.user.clone_from(&trustor.id);
-                claims.secret = trustor.fingerprint();
+                claims.secret = trustor.fingerprint().into();
             }
         }
         Some(Scope::Other {}) => {
@@ -369,4 +375,23 @@ fn describe(context: &Context<'_>, user: &User, claims: &Claims) -> Value {
         roles.map(|role| json!({ "id": text(role, "id"), "name": text(role, "name") })).collect();
     token["catalog"] = catalog::of_project(context, Some(claims.project.as_deref().unwrap_or("")));
     json!({ "token": token })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shown_for_a_token_is_not_shown_again() {
+        let text = r#"{"auth": {"identity": {"methods": ["password"],
+            "password": {"user": {"id": "u", "password": "hunter1"}}, "token": {"id": "hunter2"},
+            "application_credential": {"id": "c", "secret": "hunter3"}}}}"#;
+        let envelope: Envelope = serde_json::from_str(text).unwrap();
+        let shown = format!("{envelope:?}");
+        assert!(shown.contains("\"c\"") && !shown.contains("hunter"), "{shown}");
+        for wrong in ["\"hunter1\"", "\"hunter2\"", "\"hunter3\""] {
+            let error = serde_json::from_str::<Envelope>(&text.replace(wrong, "4711")).unwrap_err();
+            assert!(!error.to_string().contains("4711"), "{error}");
+        }
+    }
 }

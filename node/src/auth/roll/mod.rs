@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
+use crate::hidden::Hidden;
 use crate::papers::Paper;
 
 pub(crate) use grants::{Target, grant_id};
@@ -31,7 +32,8 @@ const ROLES: [(&str, Option<&str>); 5] = [
 /// Papers by kind and id.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Roll {
-    kinds: BTreeMap<String, BTreeMap<String, Arc<Paper>>>,
+    /// EC2 keys are among them.
+    kinds: Hidden<BTreeMap<String, BTreeMap<String, Arc<Paper>>>>,
 }
 
 /// A text of a paper; empty when it is none.

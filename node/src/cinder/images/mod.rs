@@ -76,7 +76,7 @@ fn service_of(ask: &Ask) -> Result<Images, Fault> {
 
 /// The service that a task asks about its image.
 fn service_for(office: &Office, image: &Paper) -> Result<Images, ImageError> {
-    let ticket = Ticket { token: text(image, "token").to_owned(), auth: office.place.auth.clone() };
+    let ticket = Ticket { token: text(image, "token").to_owned().into(), auth: office.place.auth.clone() };
     Images::at(text(image, "url"), office.place.images.authority.as_deref(), ticket)
 }
 

@@ -19,6 +19,7 @@ use serde_json::Value;
 use tokio::task::JoinSet;
 
 use crate::auth::Auth;
+use crate::hidden::Hidden;
 use crate::remote::{Remote, RemoteError};
 
 /// How long it may say nothing.
@@ -74,7 +75,7 @@ fn whole(bytes: impl Into<Bytes>) -> Sent {
 
 /// What the service is asked with: the caller's token, or one in its place, where this node gave it out and it ends.
 pub(crate) struct Ticket {
-    pub(crate) token: String,
+    pub(crate) token: Hidden,
     /// `None`: it is not renewed.
     pub(crate) auth: Option<Arc<Auth>>,
 }
@@ -82,7 +83,7 @@ pub(crate) struct Ticket {
 impl Ticket {
     fn now(&self) -> String {
         let lasting = self.auth.as_ref().and_then(|auth| auth.lasting(&self.token));
-        lasting.unwrap_or_else(|| self.token.clone())
+        lasting.unwrap_or_else(|| self.token.0.clone())
     }
 }
 

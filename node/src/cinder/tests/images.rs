@@ -180,14 +180,14 @@ impl Glance {
             caller: caller("p", false),
             base: "http://n:8776/v3".to_owned(),
             path: format!("/v3/{what}"),
-            body,
+            body: body.into(),
             id: "req-1".to_owned(),
-            token: TOKEN.to_owned(),
+            token: TOKEN.to_owned().into(),
             images: Some(self.url.clone()),
             image_authority: None,
         };
         match Box::pin(route::answer(office, &ask)).await {
-            Ok(answer) => (answer.status, answer.body.unwrap()),
+            Ok(answer) => (answer.status, answer.body.0.unwrap()),
             Err(fault) => (fault.status, fault.body()),
         }
     }
