@@ -7,6 +7,8 @@
 //! asked for, itself among them if it votes; by a majority of both sets while the voters are being changed.
 //! Invariant: only as many are asked as are needed, those that answered soonest. One that fails costs what it takes to say so, and
 //! one that is late costs [`HEDGE`]: then all the others are asked, and who answers is asked first from then on.
+//! Invariant: a voter that asks something of the leader and says with its question whose vote it has need not be asked: what holds of the
+//! moment in which it asked holds of all that it was to be told of.
 //! Invariant: no clock is believed. A voter of a machine that stood still takes its lease for a living one.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -52,6 +54,17 @@ pub(crate) fn confirms(store: &Store, call: &ConsensusCall) -> bool {
         return vote.committed && entries.is_empty();
     }
     vote.committed && entries.is_empty() && store.vote() == Some(vote_of(*vote))
+}
+
+/// The vote of whoever leads in a term.
+fn vote_for(leader: NodeId, term: u64) -> Vote {
+    Vote { leader_id: openraft::LeaderId { term, voted_for: Some(leader) }, committed: true }
+}
+
+/// The term in which this voter follows a leader, to be said with a question: its own vote is that leader's and of no later term.
+pub(crate) fn follows(store: &Store, leader: NodeId) -> Option<u64> {
+    let term = store.vote()?.leader_id.term;
+    (store.vote() == Some(vote_for(leader, term))).then_some(term)
 }
 
 /// Who has confirmed, and who was not asked yet.
@@ -162,8 +175,7 @@ impl Confirmer {
     /// Confirms that this node leads in a term, among voters of these sets.
     pub(crate) async fn confirm(&self, term: u64, sets: Vec<BTreeSet<NodeId>>) -> Result<(), Unconfirmed> {
         let node = self.net.local();
-        let leader_id = openraft::LeaderId { term, voted_for: Some(node) };
-        let vote = Vote { leader_id, committed: true };
+        let vote = vote_for(node, term);
         let is_own = || if self.store.vote() == Some(vote) { Ok(()) } else { Err(Unconfirmed::Deposed) };
         is_own()?;
         let others = sets.iter().flatten().filter(|voter| **voter != node).copied().collect();
@@ -177,6 +189,16 @@ impl Confirmer {
         let confirmed = poll_fn(|context| asking.step(context)).await;
         self.soonest().answered(asking.answered);
         confirmed.and_then(|()| is_own())
+    }
+}
+
+impl Confirmer {
+    /// Whether a voter that said with its question that it follows this node in a term is enough to confirm that.
+    pub(crate) fn is_confirmed_by(&self, follower: NodeId, term: u64, sets: Vec<BTreeSet<NodeId>>) -> bool {
+        let node = self.net.local();
+        let mut round = Round::new(sets, node, Vec::new());
+        round.yes.insert(follower);
+        round.is_confirmed() && self.store.vote() == Some(vote_for(node, term))
     }
 }
 

@@ -343,6 +343,21 @@ impl Group {
         Ok(Leading { term, above: self.max_sequence() })
     }
 
+    /// What [`Group::barrier`] gives, where it need not be waited for: the question came from a voter that follows this node in a
+    /// term, as it said with it, and the two are a majority.
+    #[must_use]
+    pub fn confirmed_by(&self, follower: NodeId, term: u64) -> Option<Leading> {
+        let confirmed = self.shared.confirmer.is_confirmed_by(follower, term, self.voters());
+        (confirmed && self.leads_in(term).is_ok() && self.has_begun(term))
+            .then(|| Leading { term, above: self.max_sequence() })
+    }
+
+    /// The term in which this voter follows a leader: what [`Group::confirmed_by`] needs. To be read after the question came.
+    #[must_use]
+    pub fn follows(&self, leader: NodeId) -> Option<u64> {
+        confirm::follows(&self.shared.store, leader)
+    }
+
     fn leads_in(&self, term: u64) -> Result<(), GroupError> {
         let office = self.office();
         if office.leads && office.term == term { Ok(()) } else { Err(GroupError::NotLeader(office.leader)) }

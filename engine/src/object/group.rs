@@ -54,6 +54,16 @@ pub trait IndexGroup: Send + Sync {
     /// What must be waited for before rows are read: then they are what was acknowledged before this call, or this node does
     /// not lead. `None`: nothing.
     fn barrier(&self) -> Option<BoxFuture<'static, Result<()>>>;
+    /// The same, where another voter has asked, who said with its question that it follows this node in a term ([`IndexGroup::follows`]).
+    fn barrier_with(&self, follower: NodeId, term: u64) -> Option<BoxFuture<'static, Result<()>>> {
+        let _ = (follower, term);
+        self.barrier()
+    }
+    /// The term in which this node's voter follows a leader, to be said with what is asked of that.
+    fn follows(&self, leader: NodeId) -> Option<u64> {
+        let _ = leader;
+        None
+    }
     /// Version times above this must be reserved before they are given out, so that no later leader gives them again.
     fn ceiling(&self) -> Timestamp;
     /// Raises the ceiling to at least this.

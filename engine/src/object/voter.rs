@@ -23,7 +23,7 @@ use crate::consensus::{Entry, Given, Group, GroupError, Leading, Outcome, Part, 
 use crate::disk::Class;
 use crate::disk::format::record::DeviceId;
 use crate::index::Range;
-use crate::net::first;
+use crate::net::{NodeId, first};
 
 /// The row whose version time is the ceiling (engine/FORMAT-objects.md).
 const CEILING_KEY: &[u8] = b"kt";
@@ -242,13 +242,18 @@ impl Shared {
             return Ok(());
         }
         let number = self.barriers.begun.fetch_add(1, Ordering::SeqCst) + 1;
-        let Leading { term, above } = self.group.barrier().await.map_err(refused)?;
+        let leading = self.group.barrier().await.map_err(refused)?;
+        self.begin(leading);
+        *ended = number;
+        Ok(())
+    }
+
+    /// Sets the clock above all rows, once in a term.
+    fn begin(&self, Leading { term, above }: Leading) {
         if self.began.load(Ordering::SeqCst) != term {
             self.clock.observe(Timestamp(above));
             self.began.store(term, Ordering::SeqCst);
         }
-        *ended = number;
-        Ok(())
     }
 
     /// Waits for a moment in which nothing in a container is being decided, and holds it.
@@ -341,6 +346,17 @@ impl IndexGroup for Voter {
     fn barrier(&self) -> Option<BoxFuture<'static, Result<()>>> {
         let shared = Arc::clone(&self.shared);
         Some(Box::pin(async move { shared.barrier().await }))
+    }
+
+    fn barrier_with(&self, follower: NodeId, term: u64) -> Option<BoxFuture<'static, Result<()>>> {
+        let leading = self.shared.group.confirmed_by(follower, term);
+        let Some(leading) = leading else { return self.barrier() };
+        self.shared.begin(leading);
+        None
+    }
+
+    fn follows(&self, leader: NodeId) -> Option<u64> {
+        self.shared.group.follows(leader)
     }
 
     fn ceiling(&self) -> Timestamp {

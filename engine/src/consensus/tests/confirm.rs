@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::rig::{Cluster, node, put, rows, within};
 use crate::consensus::confirm::HEDGE;
 use crate::consensus::store::plant::{self, Bug};
-use crate::consensus::{Group, GroupError, Outcome};
+use crate::consensus::{Group, GroupError, Leading, Outcome};
 
 const GROUP: u32 = 6;
 /// Much longer than a message and its answer take, and much shorter than [`HEDGE`].
@@ -100,8 +100,49 @@ fn a_barrier_waits_for_no_disk() {
     assert!(group.row(b"k000002").unwrap().is_some());
 }
 
-/// Another leads while this one is cut off; what it says when it is back, before it hears of that.
-fn replaced(seed: u64) -> Result<(), GroupError> {
+/// Whoever asks says with the question whom it follows.
+#[test]
+fn a_question_of_a_follower_confirms_its_leader_where_the_two_are_a_majority() {
+    for (of, enough) in [(2, true), (3, true), (5, false)] {
+        let (mut cluster, leader, group) = cluster(7, of);
+        let led = barrier_at(&mut cluster, &group);
+        let before = cluster.empty.load(Ordering::Relaxed);
+        for n in (1..=of).filter(|n| *n != leader) {
+            let term = cluster.group(n, GROUP).unwrap().follows(node(leader));
+            assert_eq!(term, Some(led.term), "{n} of {of}");
+            assert_eq!(group.confirmed_by(node(n), led.term), enough.then_some(led), "{n} of {of}");
+            assert_eq!(group.confirmed_by(node(n), led.term + 1), None);
+            assert_eq!(group.confirmed_by(node(n), led.term - 1), None);
+            let other = if n == 1 { 2 } else { 1 };
+            let others = cluster.group(n, GROUP).unwrap().follows(node(other));
+            assert_eq!(others.is_some(), other == leader, "it follows nobody but its leader");
+        }
+        assert_eq!(group.confirmed_by(node(99), led.term), None, "it has no vote");
+        assert_eq!(group.confirmed_by(node(leader), led.term), None, "it counts once");
+        assert_eq!(cluster.empty.load(Ordering::Relaxed), before, "nobody was asked");
+    }
+}
+
+fn barrier_at(cluster: &mut Cluster, group: &Group) -> Leading {
+    cluster.run(group.barrier()).unwrap()
+}
+
+#[test]
+fn a_voter_that_has_another_leader_does_not_confirm_the_one_before() {
+    for seed in 10..20 {
+        let (cluster, old, group) = two_leaders(seed);
+        let term = group.status().term;
+        for n in (1..=3).filter(|n| *n != old) {
+            let follows = cluster.group(n, GROUP).unwrap().follows(node(old));
+            assert_eq!(follows, None, "seed {seed}: {n} has voted for another");
+            // What it said before would be believed: so it is read when the question has come.
+            assert!(group.confirmed_by(node(n), term).is_some(), "seed {seed}");
+        }
+    }
+}
+
+/// Another leads while this one is cut off; it is back, and has not heard of that.
+fn two_leaders(seed: u64) -> (Cluster, u8, Group) {
     let (mut cluster, old, group) = cluster(seed, 3);
     for n in (1..=3).filter(|n| *n != old) {
         cluster.net.cut(node(n), node(old));
@@ -115,6 +156,12 @@ fn replaced(seed: u64) -> Result<(), GroupError> {
     cluster.pass(Duration::from_millis(130 + seed));
     assert!(group.status().leads, "it has not heard of the other one");
     cluster.net.heal();
+    (cluster, old, group)
+}
+
+/// What the one before says.
+fn replaced(seed: u64) -> Result<(), GroupError> {
+    let (mut cluster, _, group) = two_leaders(seed);
     cluster.run(group.barrier()).map(drop)
 }
 

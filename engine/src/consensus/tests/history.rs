@@ -101,8 +101,13 @@ fn verify(cluster: &mut Cluster, truth: &Arc<Mutex<Truth>>, of: u8) {
     let voters: Vec<_> = (1..=of).filter_map(|n| cluster.group(n, GROUP)).collect();
     let Some(leader) = voters.into_iter().find(|voter| voter.status().leads) else { return };
     let (asked, runtime) = (leader.clone(), cluster.runtime.node(node(200)));
-    let confirmed = cluster.run(async move { within(&*runtime, asked.barrier()).await });
-    let Some(Ok(_)) = confirmed else { return };
+    let asker = 1 + u8::try_from(cluster.rng.below(u64::from(of))).unwrap();
+    let follows = cluster.group(asker, GROUP).and_then(|voter| voter.follows(leader.node()));
+    let told = follows.and_then(|term| leader.confirmed_by(node(asker), term));
+    if told.is_none() {
+        let confirmed = cluster.run(async move { within(&*runtime, asked.barrier()).await });
+        let Some(Ok(_)) = confirmed else { return };
+    }
     let truth = truth.lock().unwrap();
     for (n, may) in truth.may.iter().filter(|(n, _)| !truth.busy.contains(n)) {
         let Ok(row) = leader.row(&key(*n)) else { return };

@@ -198,7 +198,6 @@ impl<C> Decode<C> for Asks {
     }
 }
 
-fields!(NamesRequest { group, what });
 fields!(ObjectPath { account, container, object });
 fields!(Standing { id, policy, index });
 fields!(Line { container, at, key });
@@ -212,13 +211,50 @@ fields!(Child { container, policy, from, group });
 fields!(Holding { objects, bytes, at, above, children });
 fields!(ObjectRow { name, size, etag, content_type, timestamp });
 
-variants!(AskedFor {
+encoded!(AskedFor {
     0 Ask(ask),
     1 Begin { lease, path, given },
     2 Settle { lease, path, before, line, class },
     3 Release { lease },
     4 Several(asks),
 });
+
+/// In place of the number of what is asked for: the term in which the sender follows stands before that.
+const FOLLOWS: u8 = 5;
+
+impl AskedFor {
+    fn of<C, D: Decoder<Context = C>>(number: u8, decoder: &mut D) -> Result<Self, DecodeError> {
+        decoded!(decoder, number, {
+            0 Ask(ask),
+            1 Begin { lease, path, given },
+            2 Settle { lease, path, before, line, class },
+            3 Release { lease },
+            4 Several(asks),
+        })
+    }
+}
+
+impl Encode for NamesRequest {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        self.group.encode(encoder)?;
+        if let Some(term) = self.follows {
+            FOLLOWS.encode(encoder)?;
+            term.encode(encoder)?;
+        }
+        self.what.encode(encoder)
+    }
+}
+
+impl<C> Decode<C> for NamesRequest {
+    fn decode<D: Decoder<Context = C>>(decoder: &mut D) -> Result<Self, DecodeError> {
+        let group = Decode::decode(decoder)?;
+        let (follows, number) = match u8::decode(decoder)? {
+            FOLLOWS => (Some(Decode::decode(decoder)?), u8::decode(decoder)?),
+            number => (None, number),
+        };
+        Ok(Self { group, follows, what: AskedFor::of(number, decoder)? })
+    }
+}
 
 variants!(Ask {
     0 Account { account },

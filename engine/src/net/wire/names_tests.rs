@@ -9,7 +9,7 @@ fn path() -> ObjectPath {
 
 pub(in crate::net::wire) fn begin() -> NamesRequest {
     let what = AskedFor::Begin { lease: 300, path: path(), given: Some(Timestamp(5)) };
-    NamesRequest { group: 1, what }
+    NamesRequest { group: 1, follows: None, what }
 }
 
 pub(in crate::net::wire) fn begun() -> NamesAnswer {
@@ -149,7 +149,7 @@ fn answers() -> Vec<(Answer, &'static str)> {
 #[test]
 fn questions_have_these_bytes_for_ever() {
     for (ask, golden) in asks() {
-        let request = NamesRequest { group: 2, what: AskedFor::Ask(ask) };
+        let request = NamesRequest { group: 2, follows: None, what: AskedFor::Ask(ask) };
         let bytes = encode(&request).unwrap();
         assert_eq!(hex::encode(&bytes), format!("0200{golden}"), "{request:?}");
         assert_eq!(decode::<NamesRequest>(&bytes), Ok(request));
@@ -175,7 +175,7 @@ fn steps_of_a_change_have_these_bytes_for_ever() {
         (settle, "020701610163016f0106090801010101".to_owned() + "02"),
         (AskedFor::Release { lease: 7 }, "0307".to_owned()),
     ] {
-        let request = NamesRequest { group: 1, what };
+        let request = NamesRequest { group: 1, follows: None, what };
         let bytes = encode(&request).unwrap();
         assert_eq!(hex::encode(&bytes), format!("01{golden}"), "{request:?}");
         assert_eq!(decode::<NamesRequest>(&bytes), Ok(request));
@@ -200,7 +200,7 @@ fn steps_of_a_change_have_these_bytes_for_ever() {
 #[test]
 fn several_questions_have_these_bytes_for_ever() {
     let several = |number| AskedFor::Several(Asks(vec![Ask::Line { path: path() }; number]));
-    let request = NamesRequest { group: 1, what: several(2) };
+    let request = NamesRequest { group: 1, follows: None, what: several(2) };
     let bytes = encode(&request).unwrap();
     assert_eq!(hex::encode(&bytes), "0104020201610163016f0201610163016f");
     assert_eq!(decode::<NamesRequest>(&bytes), Ok(request));
@@ -209,15 +209,23 @@ fn several_questions_have_these_bytes_for_ever() {
     let bytes = encode(&answer).unwrap();
     assert_eq!(hex::encode(&bytes), "060201020001060000");
     assert_eq!(decode::<NamesAnswer>(&bytes), Ok(answer));
-    let most = encode(&NamesRequest { group: 1, what: several(MAX_TOGETHER) }).unwrap();
+    let most = encode(&NamesRequest { group: 1, follows: None, what: several(MAX_TOGETHER) }).unwrap();
     assert!(decode::<NamesRequest>(&most).is_ok());
-    let more = encode(&NamesRequest { group: 1, what: several(MAX_TOGETHER + 1) }).unwrap();
+    let more = encode(&NamesRequest { group: 1, follows: None, what: several(MAX_TOGETHER + 1) }).unwrap();
     assert_eq!(decode::<NamesRequest>(&more), Err(WireError::Field("names")));
 }
 
 #[test]
+fn a_question_of_a_follower_has_these_bytes_for_ever() {
+    let request = NamesRequest { follows: Some(300), ..begin() };
+    let (bytes, alone) = (encode(&request).unwrap(), encode(&begin()).unwrap());
+    assert_eq!(hex::encode(&bytes), format!("0105fb2c01{}", hex::encode(&alone[1..])));
+    assert_eq!(decode::<NamesRequest>(&bytes), Ok(request));
+}
+
+#[test]
 fn numbers_that_nobody_writes_are_errors() {
-    for bytes in [&[1, 9][..], &[1, 0, 99], &[1, 3]] {
+    for bytes in [&[1, 9][..], &[1, 0, 99], &[1, 3], &[1, 5, 7], &[1, 5, 7, 5, 7, 3, 1]] {
         assert!(decode::<NamesRequest>(&Bytes::from_static(b"")).is_err());
         assert!(decode::<NamesRequest>(&Bytes::copy_from_slice(bytes)).is_err(), "{bytes:?}");
     }

@@ -16,6 +16,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::consensus::Part;
 use crate::disk::Class;
 use crate::index::{Range, after_prefix};
+use crate::net::NodeId;
 use crate::object::finish::Finisher;
 use crate::object::group::{IndexGroup, TotalsOf};
 use crate::object::listing::{Sorted, page};
@@ -24,6 +25,9 @@ use crate::object::replica::{BoxFuture, Draft};
 use crate::object::{
     Account, Container, ContainerRow, Entry, Error, IndexPolicy, Listing, ObjectPath, ObjectRow, Result,
 };
+
+/// A voter that asks from another node, and the term in which it follows this one, as it said with its question.
+pub(super) type Asker = Option<(NodeId, u64)>;
 
 /// Decides for one index group; clones share everything.
 #[derive(Clone)]
@@ -50,7 +54,16 @@ impl Decider {
     }
 
     pub(super) async fn behind_barrier(&self) -> Result<()> {
-        match self.group.barrier() {
+        self.behind_barrier_for(None).await
+    }
+
+    /// The same for whoever asked.
+    pub(super) async fn behind_barrier_for(&self, asker: Asker) -> Result<()> {
+        let barrier = match asker {
+            Some((follower, term)) => self.group.barrier_with(follower, term),
+            None => self.group.barrier(),
+        };
+        match barrier {
             Some(barrier) => barrier.await,
             None => Ok(()),
         }
@@ -211,9 +224,15 @@ impl Decider {
         page(&Prefixed { group: &*self.group, prefix: listing_prefix(id), decode }, listing)
     }
 
-    async fn grant(&self, path: ObjectPath, given: Option<Timestamp>) -> Result<Grant> {
+    /// As [`Names::begin`], for whoever asked.
+    pub(super) async fn grant(
+        &self,
+        path: ObjectPath,
+        given: Option<Timestamp>,
+        asker: Asker,
+    ) -> Result<Grant> {
         let permit = self.group.claim(Claim::Object(&path)).await;
-        self.behind_barrier().await?;
+        self.behind_barrier_for(asker).await?;
         let container = self.standing(&path)?;
         let line = match self.group.home() {
             // One disk holds both: the device knows better than the line, which need not be looked for.
@@ -312,28 +331,33 @@ fn whole<R>(entries: Vec<Entry<R>>) -> Page<R> {
     Page { entries, cut: false }
 }
 
+impl Decider {
+    /// As [`Names::ask`], for whoever asked.
+    pub(super) async fn ask_for(&self, ask: Ask, asker: Asker) -> Result<Answer> {
+        match ask {
+            Ask::PutAccount { .. }
+            | Ask::MarkAccount { .. }
+            | Ask::RemoveMarked { .. }
+            | Ask::PutContainer { .. }
+            | Ask::DeleteContainer { .. } => self.change(ask).await,
+            Ask::Shut { .. } | Ask::Open { .. } | Ask::DeleteShut { .. } => self.change_parts(ask).await,
+            question => {
+                self.behind_barrier_for(asker).await?;
+                self.read(question)
+            }
+        }
+    }
+}
+
 impl Names for Decider {
     fn ask(&self, ask: Ask) -> BoxFuture<'static, Result<Answer>> {
         let this = self.clone();
-        Box::pin(async move {
-            match ask {
-                Ask::PutAccount { .. }
-                | Ask::MarkAccount { .. }
-                | Ask::RemoveMarked { .. }
-                | Ask::PutContainer { .. }
-                | Ask::DeleteContainer { .. } => this.change(ask).await,
-                Ask::Shut { .. } | Ask::Open { .. } | Ask::DeleteShut { .. } => this.change_parts(ask).await,
-                question => {
-                    this.behind_barrier().await?;
-                    this.read(question)
-                }
-            }
-        })
+        Box::pin(async move { this.ask_for(ask, None).await })
     }
 
     fn begin(&self, path: ObjectPath, given: Option<Timestamp>) -> BoxFuture<'static, Result<Grant>> {
         let this = self.clone();
-        Box::pin(async move { this.grant(path, given).await })
+        Box::pin(async move { this.grant(path, given, None).await })
     }
 
     fn settle(&self, grant: Grant, line: NewLine, class: Class) -> BoxFuture<'static, Result<()>> {

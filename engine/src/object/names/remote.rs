@@ -81,6 +81,11 @@ struct Shared {
     together: Together,
 }
 
+/// Gives a grant back.
+fn release(group: u32, lease: u64) -> Request {
+    Request::Names(NamesRequest { group, follows: None, what: AskedFor::Release { lease } })
+}
+
 /// A grant that is being asked for: given back everywhere if it is not taken.
 struct Asking {
     shared: Arc<Shared>,
@@ -97,8 +102,7 @@ impl Drop for Asking {
         let asked = shared.directory.all().into_iter().chain(known).filter(|node| *node != local);
         if !self.taken {
             for node in asked {
-                let what = AskedFor::Release { lease: self.number };
-                shared.net.cast(node, Request::Names(NamesRequest { group: shared.group, what }));
+                shared.net.cast(node, release(shared.group, self.number));
             }
         }
     }
@@ -116,8 +120,7 @@ pub(crate) struct Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if !self.over {
-            let what = AskedFor::Release { lease: self.number };
-            self.net.cast(self.leader, Request::Names(NamesRequest { group: self.group, what }));
+            self.net.cast(self.leader, release(self.group, self.number));
         }
     }
 }
@@ -222,7 +225,9 @@ impl Shared {
         what: AskedFor,
         doubt: &Doubt,
     ) -> Result<Result<NamesAnswer>, (String, Duration)> {
-        let request = Request::Names(NamesRequest { group: self.group, what });
+        // Read now that everything that is asked has come.
+        let follows = self.own().and_then(|own| own.group.follows(node));
+        let request = Request::Names(NamesRequest { group: self.group, follows, what });
         let this = Arc::clone(self);
         let deposed = Box::pin(async move { this.deposed(node).await });
         let Some(answer) = first(self.net.call(node, request, ATTEMPT), deposed).await else {

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::decider::Asker;
 use super::leases::{Denied, Ended, LeaseId, Leases};
 use super::together::{Asks, goes_with_others};
 use super::{Answer, Ask, Child, Decider, Elsewhere, Line, Names, NewLine, Page, leads};
@@ -27,6 +28,9 @@ const ENTRY: usize = 64;
 pub struct NamesRequest {
     /// Which group.
     pub group: u32,
+    /// The sender votes in the group, and follows the node that it asks in this term: it has voted for nobody later
+    /// ([`IndexGroup::follows`]). So much of a majority need not be asked for by the leader.
+    pub follows: Option<u64>,
     /// What is asked for.
     pub what: AskedFor,
 }
@@ -137,7 +141,7 @@ impl NamesService {
 
     /// Answers a request of another node.
     pub async fn answer(&self, from: NodeId, request: NamesRequest) -> Result<NamesAnswer> {
-        let NamesRequest { group, what } = request;
+        let NamesRequest { group, follows, what } = request;
         let shared = &self.shared;
         if group != shared.group {
             return Ok(NamesAnswer::NotLeader(None));
@@ -151,7 +155,7 @@ impl NamesService {
             return Ok(shared.not_leader());
         }
         let (term, settles) = (shared.decider.group.term(), matches!(what, AskedFor::Settle { .. }));
-        match shared.lead(from, what).await {
+        match shared.lead(from, follows, what).await {
             // It may have stopped to lead in the middle: it is to be asked again, of whoever leads.
             Err(Error::GrantLost { unused: true }) if shared.decider.moved(term) => Ok(shared.not_leader()),
             Err(Error::Unavailable { .. }) if shared.decider.moved(term) => {
@@ -194,13 +198,14 @@ impl Shared {
         }
     }
 
-    async fn lead(&self, from: NodeId, what: AskedFor) -> Result<NamesAnswer> {
+    async fn lead(&self, from: NodeId, follows: Option<u64>, what: AskedFor) -> Result<NamesAnswer> {
+        let asker = follows.map(|term| (from, term));
         match what {
             AskedFor::Ask(ask) => {
                 let (ask, more) = bound(ask);
-                Ok(NamesAnswer::Answer(cut(self.decider.ask(ask).await?, more)))
+                Ok(NamesAnswer::Answer(cut(self.decider.ask_for(ask, asker).await?, more)))
             }
-            AskedFor::Begin { lease, path, given } => self.begin((from, lease), path, given).await,
+            AskedFor::Begin { lease, path, given } => self.begin((from, lease), path, given, asker).await,
             AskedFor::Settle { lease, path, before, line, class } => {
                 let ended = self.leases().settle((from, lease), (self.clock)());
                 match ended {
@@ -214,12 +219,12 @@ impl Shared {
                 Ok(NamesAnswer::Done)
             }
             AskedFor::Release { .. } => Ok(NamesAnswer::Done),
-            AskedFor::Several(Asks(asks)) => Ok(NamesAnswer::Several(self.several(asks).await?)),
+            AskedFor::Several(Asks(asks)) => Ok(NamesAnswer::Several(self.several(asks, asker).await?)),
         }
     }
 
-    async fn several(&self, asks: Vec<Ask>) -> Result<Vec<Option<Answer>>> {
-        self.decider.behind_barrier().await?;
+    async fn several(&self, asks: Vec<Ask>, asker: Asker) -> Result<Vec<Option<Answer>>> {
+        self.decider.behind_barrier_for(asker).await?;
         let mut bytes = 0;
         let answer = |ask| {
             // Whatever is odd about it, or too long, it says when it is asked by itself.
@@ -232,7 +237,13 @@ impl Shared {
         Ok(asks.into_iter().map(answer).collect())
     }
 
-    async fn begin(&self, id: LeaseId, path: ObjectPath, given: Option<Timestamp>) -> Result<NamesAnswer> {
+    async fn begin(
+        &self,
+        id: LeaseId,
+        path: ObjectPath,
+        given: Option<Timestamp>,
+        asker: Asker,
+    ) -> Result<NamesAnswer> {
         let begun = |line: Line, at: Timestamp| NamesAnswer::Begun { line, at };
         if let Some(grant) = self.leases().held(id) {
             return Ok(begun(grant.line, grant.at));
@@ -241,7 +252,7 @@ impl Shared {
         if given.is_some_and(|given| given.0 > latest) {
             return Err(Error::Refused("the version time is far ahead of the leader's clock".to_owned()));
         }
-        let grant = self.decider.begin(path, given).await?;
+        let grant = self.decider.grant(path, given, asker).await?;
         let (line, at) = (grant.line, grant.at);
         let taken = self.leases().insert(id, grant, (self.clock)());
         match taken {

@@ -578,7 +578,7 @@ fn a_put_whose_name_was_taken_when_its_grant_was_lost_is_judged_by_what_stands()
 fn a_grant_that_was_settled_before_is_not_said_to_be_unused() {
     let mut world = World::new(18, SimFaults::NONE);
     let service = world.nodes[0].service.clone().unwrap();
-    let ask = |what| service.answer(NODES[2], NamesRequest { group: GROUP, what });
+    let ask = |what| service.answer(NODES[2], NamesRequest { group: GROUP, follows: None, what });
     for settled in [true, false] {
         let (lease, path) = (u64::from(settled), path("o"));
         let begun = world.run(ask(AskedFor::Begin { lease, path: path.clone(), given: None })).unwrap();
@@ -740,7 +740,8 @@ fn short_questions_that_go_together_are_answered_as_far_as_there_is_room() {
     let asks = short.iter().cloned().chain([change]).chain((0..40).map(|n| container(&format!("long {n}"))));
     let what = AskedFor::Several(Asks(asks.collect()));
     let service = world.nodes[0].service.clone().unwrap();
-    let answer = world.run(service.answer(NODES[2], NamesRequest { group: GROUP, what })).unwrap();
+    let answer =
+        world.run(service.answer(NODES[2], NamesRequest { group: GROUP, follows: None, what })).unwrap();
     let NamesAnswer::Several(answers) = answer else { panic!("{answer:?}") };
     let names = world.nodes[0].names.clone();
     for (ask, answer) in short.into_iter().zip(&answers) {
