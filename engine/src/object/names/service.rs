@@ -161,7 +161,6 @@ impl NamesService {
             Err(Error::Unavailable { .. }) if shared.decider.moved(term) => {
                 Ok(if settles { NamesAnswer::Moved(shared.leader()) } else { shared.not_leader() })
             }
-            Err(Error::Unavailable { .. }) if shared.decider.moved(term) => Ok(shared.not_leader()),
             Err(Error::Elsewhere(elsewhere)) => Ok(NamesAnswer::Elsewhere(elsewhere)),
             answer => answer,
         }
