@@ -3,7 +3,7 @@
 //! Invariant: it is let go when that comes to an end, however it ends. While a task is tried again it stays: what is made is of one moment.
 //! Invariant: it has the name of what is made. So an image of a volume is never of what was kept for an earlier one.
 //! Invariant: what no task names any more is let go: the task was taken away (a state that was set by hand, a forced delete), or the node
-//! was killed when it had ended.
+//! was killed when it had ended. Of a volume with several members whose head is gone for ever, another node does it.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -76,7 +76,7 @@ pub(super) async fn sweep(office: &Office, swept: &mut Option<Instant>) -> Resul
         return Ok(());
     }
     // Before the papers: who keeps something has told its paper so.
-    let kept = all_here(office);
+    let kept = all_here(office).await;
     if !kept.is_empty() {
         let wanted = wanted(office).await?;
         for (volume, snapshot, id) in kept {
@@ -105,20 +105,27 @@ fn id_of(device: &str) -> Option<&str> {
     device.strip_prefix("volume-")
 }
 
-/// All that is kept of volumes of this node: volume, snapshot, and for what.
-fn all_here(office: &Office) -> Vec<(String, String, String)> {
+/// All that is kept of volumes of this node, and of those with several members that it sees to: volume, snapshot, and for what.
+async fn all_here(office: &Office) -> Vec<(String, String, String)> {
     let exports = &office.blocks.exports;
     let own = exports.volumes().named(|name| id_of(name).is_some()).into_iter();
     let own = own.flat_map(|volume| {
         let all = volume.snapshots().into_iter().map(|snapshot| snapshot.label.name);
         all.map(|snapshot| (volume.label.name.clone(), snapshot)).collect::<Vec<_>>()
     });
-    let led = exports.shared().map(|shared| shared.snapshots_led()).unwrap_or_default();
+    let mut seen_to = Vec::new();
+    if let Some(shared) = exports.shared() {
+        for (volume, snapshots) in shared.frozen_as(PREFIX) {
+            if several::sees_to(office, &volume).await {
+                seen_to.extend(snapshots.into_iter().map(|snapshot| (volume.clone(), snapshot)));
+            }
+        }
+    }
     let passing = |(volume, snapshot): (String, String)| {
         let id = snapshot.strip_prefix(PREFIX)?.to_owned();
         Some((volume, snapshot, id))
     };
-    own.chain(led).filter_map(passing).collect()
+    own.chain(seen_to).filter_map(passing).collect()
 }
 
 /// What is being made.

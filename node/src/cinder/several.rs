@@ -62,6 +62,13 @@ pub(crate) async fn doers(
     Ok(Some(in_order(named.chain(others), &nodes)))
 }
 
+/// Whether it is for this node to see to a volume with several members: its head, where that answers, else another one that has a member.
+pub(crate) async fn sees_to(office: &Office, name: &str) -> bool {
+    let Some((shared, row)) = office.blocks.exports.several(name) else { return false };
+    let all = row.head.into_iter().chain(shared.nodes_of(&row));
+    is_first(office, &in_order(all, &shared.nodes())).await
+}
+
 /// Each once, in this order, of those who are there at all.
 fn in_order(wanted: impl Iterator<Item = NodeId>, nodes: &[NodeId]) -> Vec<NodeId> {
     let mut all: Vec<NodeId> = Vec::new();

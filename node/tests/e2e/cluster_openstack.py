@@ -9,6 +9,8 @@ What must hold:
 - after `kill -9` of its host, whichever node is asked, the API names a node where a client finds all that was flushed; the volume is frozen,
   goes back to its snapshot, grows, is the source of others (clones where they have as many members), gives up its snapshots, and is
   deleted, and names a host that lives; a clone has its bytes when what it comes from is gone, and is the source of another one then;
+- what the killed node had frozen for a task that nobody knows of is let go by another;
+- a quota is given out once, also when all nodes are asked at once for the last of it;
 - nothing is left of what was deleted;
 - a node that is drained gives up its volumes with one member, the API's and an operator's, and its members of others, with all their bytes;
   one that a client uses stays until the client goes, and is named by `quarry cluster compare`.
@@ -19,7 +21,9 @@ Environment: SEED (default random; printed).
 import json
 import os
 import random
+import threading
 import urllib.parse
+import uuid
 
 from cluster_migrate import USERS, Asked, names
 from cluster_process import FORM_LIMIT, admin, cluster, compared, together, wait_until
@@ -151,6 +155,26 @@ def paced(cloud, volume, rate):
         wait_until(lambda: shown(member, volume)["limits"].get("total_iops_sec") == rate, WAIT, "the volume is limited", lambda: shown(member, volume))
 
 
+def raced(it, cloud):
+    """The last of a quota, asked for at all nodes at once, is given out once."""
+    limit = lambda count: cloud.ask("PUT", "os-quota-class-sets/default", {"quota_class_set": {"volumes": count}})
+    for turn in range(3):
+        limit(len(cloud.ask("GET", "volumes")["volumes"]) + 2)
+        begun = threading.Barrier(6)
+
+        def create(at):
+            begun.wait()
+            return at.api.ask("POST", "volumes", {"volume": {"size": 1, "volume_type": "plain"}})
+
+        answers = together(create, [Cloud(it, member) for member in it.members] * 2)
+        made = [body["volume"]["id"] for status, _, body in answers if status == 202]
+        assert len(made) == 2 and {status for status, _, _ in answers} == {202, 413}, (turn, answers)
+        limit(10)
+        together(lambda volume: cloud.api.settled(f"volumes/{volume}"), made)
+        together(cloud.api.delete, [f"volumes/{volume}" for volume in made])
+    print("two left of a quota, six asked at three nodes at once: two were given, each time", flush=True)
+
+
 def has_member(it, node, volume):
     """Whether a node has a member of a volume, as another one knows it."""
     asked = next(member for member in it.members if member is not node)
@@ -208,6 +232,7 @@ def main():
         cloud.api.settled(f"volumes/{first}")
         assert members(it.members[2]) == {f"volume-{first}": 3}, members(it.members[2])
         pieces = write(cloud.open(first), rng, [0, 7, 700])
+        raced(it, cloud)
         retyped(cloud, first, pieces)
         # Before, one node's loss is a group's.
         wait_until(it.formed, FORM_LIMIT, "groups with all voters", it.groups)
@@ -222,6 +247,10 @@ def main():
         later |= write(export, rng, [9])
 
         owner = cloud.host(first)
+        # What it freezes for a task that nobody knows of, of a volume that nobody touches when it is gone.
+        kept = cloud.make("safe")
+        Export(owner.nbd, f"volume-{kept}").close()
+        owner.quarry("volume", "snapshot", f"volume-{kept}", f"passing-{uuid.uuid4()}", *admin(owner))
         print(f"{owner} has the volume, and is killed", flush=True)
         owner.kill()
         export.close()
@@ -267,7 +296,8 @@ def main():
         cloud.api.delete(f"volumes/{clone}")
         for volume, content in ((last, pieces), (same, later)):
             cloud.check(volume, content)
-        together(cloud.api.delete, [f"volumes/{volume}" for volume in (last, same)])
+        wait_until(lambda: not shown(at, kept)["snapshots"], 2 * WAIT, "what a lost node kept of a volume is let go", lambda: shown(at, kept))
+        together(cloud.api.delete, [f"volumes/{volume}" for volume in (last, same, kept)])
         print("without it: read, frozen, reverted, made larger, cloned, copied, deleted", flush=True)
         owner.start(limit=60.0)
         wait_until(lambda: not any(map(members, it.members)) and not any(map(names, it.members)), WAIT, "nothing is left", lambda: [names(member) for member in it.members])

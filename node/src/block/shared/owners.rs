@@ -87,16 +87,15 @@ impl Shared {
         Err(last.into())
     }
 
-    /// The snapshots of volumes whose head is this node, or would be, with their volumes.
-    pub(crate) fn snapshots_led(&self) -> Vec<(String, String)> {
-        let mut all = Vec::new();
-        for row in self.register.list().unwrap_or_default() {
-            let head = row.head.or_else(|| self.nodes_of(&row).first().copied());
-            if head == Some(self.local()) {
-                all.extend(row.snapshots.iter().map(|snapshot| (row.name.clone(), snapshot.name.clone())));
-            }
-        }
-        all
+    /// Volumes that have snapshots whose names begin so, with those names.
+    pub(crate) fn frozen_as(&self, prefix: &str) -> Vec<(String, Vec<String>)> {
+        let rows = self.register.list().unwrap_or_default().into_iter();
+        let named = |row: Row| {
+            let names = row.snapshots.iter().map(|snapshot| snapshot.name.clone());
+            let names: Vec<_> = names.filter(|name| name.starts_with(prefix)).collect();
+            (!names.is_empty()).then_some((row.name, names))
+        };
+        rows.filter_map(named).collect()
     }
 
     /// Names of those that are on their way from one kind of volume to another.
