@@ -158,10 +158,18 @@ async fn accept(office: &Office, ask: &Ask, id: &str) -> Reply {
         }
         Ok(())
     };
+    // The volume first: of two who accept at the same time at two nodes one has it. Who had it, and was killed then, goes on.
+    let take = |paper: &mut Paper| -> Result<(), Fault> {
+        let waits = text(paper, "status") == rule_of(Deed::Transfer).done;
+        if !waits && text(paper, "project_id") != project {
+            return Err(Fault::missing(format!("Transfer {id}")));
+        }
+        give(paper)
+    };
+    office.papers.change(volumes::DRAWER, of, take).await?.ok_or_else(missing)?;
     for snapshot in snapshots {
         office.papers.change("snapshots", text(snapshot, "id"), give).await?;
     }
-    office.papers.change(volumes::DRAWER, of, give).await?;
     office.papers.remove(DRAWER, id).await?;
     Answer::accepted(json!({ "transfer": brief(ask, &transfer) }))
 }

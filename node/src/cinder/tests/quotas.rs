@@ -81,6 +81,31 @@ async fn the_last_of_a_quota_is_given_once() {
     }
 }
 
+/// Two projects accepted one transfer at two nodes in the same moment: both were told that the volume is theirs.
+#[tokio::test]
+async fn a_transfer_is_accepted_by_one() {
+    let pair = Pair::start();
+    let [one, two] = &pair.offices;
+    let giver = caller("giver", false);
+    for round in 0..8 {
+        let id = make(one, &giver, json!({ "size": 1 })).await;
+        Box::pin(pair.settle()).await;
+        let said = json!({ "transfer": { "volume_id": id } });
+        let (status, made) = ask(one, &giver, 70, "POST os-volume-transfer", said).await;
+        assert_eq!(status, 202, "{made}");
+        let transfer = &made["transfer"];
+        let what = format!("POST os-volume-transfer/{}/accept", transfer["id"].as_str().unwrap());
+        let said = || json!({ "accept": { "auth_key": transfer["auth_key"] } });
+        let (p, q) = (caller("p", false), caller("q", false));
+        let (first, second) = tokio::join!(ask(one, &p, 70, &what, said()), ask(two, &q, 70, &what, said()));
+        let mut both = [first.0, second.0];
+        both.sort_unstable();
+        assert_eq!(both, [202, 404], "round {round}: {} {}", first.1, second.1);
+        let owner = if first.0 == 202 { &p } else { &q };
+        assert_eq!(ask(two, owner, 70, &format!("GET volumes/{id}"), Value::Null).await.0, 200);
+    }
+}
+
 /// What a refused or broken-off request reserved would be missing for ever.
 #[tokio::test]
 async fn what_a_request_reserved_is_let_go_however_it_ends() {
