@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use md5::{Digest, Md5};
 use quarry_engine::io::SplitMix64;
-use quarry_engine::object::{Condition, IndexPolicy};
+use quarry_engine::object::IndexPolicy;
+use quarry_engine::object::names::GRANT_TIME;
 
 use super::assembly::RECLAIM;
 use super::log::{LINES, Log};
@@ -16,23 +17,15 @@ use super::machine::Running;
 use super::oracle::Oracle;
 use super::plant::Plant;
 use super::profile::{self, CODED, CONTAINERS, Profile};
+use super::returns::Returns;
 use super::trouble::{self, Cure, Trouble, Troubles};
 use super::volume::Volume;
 use super::world::World;
 use crate::store::clients::{Bodies, Call, Reply, perform};
-use crate::store::model::{Fact, NAMES, OBJECTS, Op, OpId, container_name};
+use crate::store::model::{Fact, Op, OpId};
 use crate::store::oracle::Violation;
 use crate::store::world::IndexFate;
 
-/// Longest pause between two tries to take lines back, in microseconds.
-const RETURN: u64 = 1_000_000;
-/// Out of a thousand tries, before how many clients delete what is in such lines.
-const EMPTIED: u32 = 300;
-/// Out of a thousand times, how often somebody is away then, and for how long.
-const ABSENT: u32 = 500;
-const ABSENCE: Duration = Duration::from_secs(6);
-/// Sets the numbers of those tries apart.
-const RETURNS: u64 = 0x7265_7475_726e_7321;
 /// No client waits longer than this, whatever happens.
 const STUCK: Duration = Duration::from_secs(120);
 /// Longer than tombstones are kept.
@@ -122,7 +115,7 @@ pub fn history_with(seed: u64, plant: Plant, lines: usize) -> Result<Summary, Bo
         world,
         profile,
         rng,
-        returns: SplitMix64::new(seed.rotate_left(32) ^ RETURNS),
+        returns: Returns::new(seed),
         slots: Vec::new(),
         troubles: Troubles::default(),
         uneasy_until: RECOVERY,
@@ -152,6 +145,8 @@ struct Slot {
     machine: usize,
     id: OpId,
     began: Duration,
+    /// Terms in which somebody led by then.
+    terms: usize,
     future: Pin<Box<dyn Future<Output = Reply>>>,
 }
 
@@ -159,8 +154,8 @@ pub(crate) struct History {
     pub(crate) world: World,
     pub(crate) oracle: Oracle,
     pub(crate) rng: SplitMix64,
-    /// What decides when lines are taken back, apart from all else.
-    returns: SplitMix64,
+    /// When lines are taken back.
+    pub(super) returns: Returns,
     pub(crate) summary: Summary,
     pub(crate) profile: Profile,
     pub(crate) troubles: Troubles,
@@ -192,14 +187,14 @@ impl History {
         let mut left = self.profile.operations;
         let mut next = vec![self.world.now(); self.profile.clients];
         let (mut trouble_at, mut split_at) = (self.world.now(), self.world.now());
-        let mut return_at = self.world.now();
         while left > 0 {
             let now = self.world.now();
             for at in &mut next {
                 if *at <= now && self.slots.len() < self.profile.clients {
                     *at = now + self.within(self.profile.think);
                     let op = profile::draw(&mut self.rng, &self.oracle, self.profile.eventual);
-                    left -= u32::from(self.begin_anywhere(op)?).min(left);
+                    let op = self.returns.spared(op, now);
+                    left -= u32::from(self.begin_anywhere(op, None)?).min(left);
                 }
             }
             if let Some(longest) = self.profile.trouble.filter(|_| trouble_at <= now) {
@@ -212,41 +207,11 @@ impl History {
                     self.note(&said);
                 }
             }
-            if self.profile.splits.is_some() && return_at <= now {
-                return_at = now + Duration::from_micros(self.returns.below(RETURN));
-                if self.returns.chance(EMPTIED) {
-                    self.empty_some()?;
-                }
-                if let Some(said) = self.world.take_back(&mut self.returns) {
-                    self.note(&said);
-                }
+            if self.profile.splits.is_some() {
+                self.return_some()?;
             }
             self.ask_volume();
             self.tick()?;
-        }
-        Ok(())
-    }
-
-    /// Clients delete what is in a range that was given away.
-    fn empty_some(&mut self) -> Result<(), Violation> {
-        let given = self.world.given();
-        if given.is_empty() {
-            return Ok(());
-        }
-        let (container, from) = given[self.returns.index(given.len())].clone();
-        let Some(c) = (0..CONTAINERS).find(|c| container_name(*c) == container) else { return Ok(()) };
-        // Often somebody hears of the deletes only when the lines have been taken back.
-        let cut = Trouble::CutOff(self.returns.index(self.world.machines.len()));
-        if self.profile.trouble.is_some()
-            && self.troubles.allow(&self.world, cut)
-            && self.returns.chance(ABSENT)
-        {
-            self.strike(cut, ABSENCE)?;
-        }
-        for o in (0..OBJECTS).filter(|o| *NAMES[*o] >= *from) {
-            if self.oracle.writes((c, o)) < profile::MANY_WRITES {
-                self.begin_anywhere(Op::Delete { c, o, condition: Condition::default() })?;
-            }
         }
         Ok(())
     }
@@ -320,7 +285,12 @@ impl History {
         let slot = self.slots.remove(at);
         self.note(&format!("{} -> {reply:?}", slot.id));
         match reply {
-            Reply::Said(outcome) => self.oracle.said(slot.id, &outcome)?,
+            Reply::Said(outcome) => {
+                if self.world.terms() == slot.terms && self.world.now() < slot.began + GRANT_TIME {
+                    self.oracle.held(slot.id);
+                }
+                self.oracle.said(slot.id, &outcome)?;
+            }
             Reply::NoSpace | Reply::Unavailable(_) => {
                 if self.world.now() > self.uneasy_until {
                     return Err(Violation(format!("op {} is refused without a reason: {reply:?}", slot.id)));
@@ -345,9 +315,10 @@ impl History {
         machines.filter_map(|(n, machine)| Some((n, machine.running()?))).collect()
     }
 
-    /// Starts an operation of a client at some node; false when there is none.
-    fn begin_anywhere(&mut self, op: Op) -> Result<bool, Violation> {
-        let serving = self.serving();
+    /// Starts an operation of a client at some node, but for one; false when there is none.
+    pub(super) fn begin_anywhere(&mut self, op: Op, but: Option<usize>) -> Result<bool, Violation> {
+        let mut serving = self.serving();
+        serving.retain(|(n, _)| Some(*n) != but);
         if serving.is_empty() {
             return Ok(false);
         }
@@ -378,7 +349,8 @@ impl History {
         };
         let call = Call { policy, index, id, op, delete_at: None, seed: self.rng.next_u64() };
         let (store, bodies) = (running.store.clone(), self.bodies.clone());
-        self.slots.push(Slot { machine, id, began, future: Box::pin(perform(store, bodies, call)) });
+        let terms = self.world.terms();
+        self.slots.push(Slot { machine, id, began, terms, future: Box::pin(perform(store, bodies, call)) });
         Ok(id)
     }
 
@@ -409,7 +381,7 @@ impl History {
         self.strike(trouble, lasts)
     }
 
-    fn strike(&mut self, trouble: Trouble, lasts: Duration) -> Result<(), Violation> {
+    pub(super) fn strike(&mut self, trouble: Trouble, lasts: Duration) -> Result<(), Violation> {
         self.note(&format!("{trouble:?}"));
         self.summary.troubles += 1;
         self.faulty = true;

@@ -17,6 +17,7 @@ mod oracle;
 mod plant;
 mod profile;
 mod register;
+mod returns;
 mod rings;
 mod trouble;
 mod volume;

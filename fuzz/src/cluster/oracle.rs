@@ -160,6 +160,14 @@ impl Oracle {
         Ok(())
     }
 
+    /// What an operation is about to say was decided under the grant that it was given at first.
+    pub(crate) fn held(&mut self, id: OpId) {
+        let name = self.under_way.get(&id).and_then(name_of);
+        if let Some(register) = name.and_then(|name| self.registers.get_mut(&name)) {
+            register.held(id);
+        }
+    }
+
     /// An operation said this.
     pub(crate) fn said(&mut self, id: OpId, outcome: &Outcome) -> Result<(), Violation> {
         let Some(op) = self.under_way.remove(&id) else { return Ok(()) };

@@ -16,6 +16,10 @@ pub(crate) const CODED: usize = 1;
 /// Writes of a name, under way or unanswered, at which it is only read for a while: each makes many more worlds possible.
 pub(super) const MANY_WRITES: usize = 4;
 
+/// Longest pause between two tries to split, and how many pauses of a client that is at most: a history ends after so many operations.
+const SPLIT: Duration = Duration::from_secs(3);
+const SPLIT_AFTER: u32 = 10;
+
 /// The shape of a history.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Profile {
@@ -71,7 +75,7 @@ impl Profile {
             drives,
             segments: 12,
             clients,
-            splits: clients.is_multiple_of(2).then_some(Duration::from_secs(3)),
+            splits: clients.is_multiple_of(2).then_some(SPLIT.min(think * SPLIT_AFTER)),
             operations: 250,
             think,
             trouble,

@@ -8,6 +8,10 @@
 //! Of an eventual container a *loose* register is kept: its writes happen whatever stands, in an order that what clients were told
 //! allows, and only the last of them is judged, by reads when all is healed.
 //!
+//! A delete without a condition whose grant is lost, with the leader that gave it or by time, is told that the object is gone when it is,
+//! whoever removed it meanwhile (`engine::object::names`, leases): two that are under way together may both be told so. Not where
+//! the grant held ([`Register::held`]).
+//!
 //! Invariant: a write takes effect once, between its beginning and its answer; one without an answer takes effect once or
 //! never, and never after the effect of a write that began when nobody could be at it any more.
 
@@ -30,6 +34,8 @@ struct World {
     done: BTreeMap<OpId, Outcome>,
     /// What stood since a read began.
     seen: BTreeMap<OpId, BTreeSet<Cell>>,
+    /// Deletes without a condition that were under way when another removed what stood, and whether they are told that they did.
+    outrun: BTreeMap<OpId, bool>,
 }
 
 impl World {
@@ -42,6 +48,7 @@ impl World {
     fn forget(&mut self, id: OpId) {
         self.done.remove(&id);
         self.seen.remove(&id);
+        self.outrun.remove(&id);
     }
 
     /// This world after a write.
@@ -60,6 +67,8 @@ impl World {
 struct Pending {
     op: Op,
     began: Duration,
+    /// Nobody can have taken its grant.
+    held: bool,
     /// When its client was told nothing.
     lost: Option<Duration>,
 }
@@ -104,6 +113,11 @@ fn step(id: OpId, op: &Op, cell: Cell, book: &Book) -> (Outcome, Cell) {
     }
 }
 
+/// Whether this is a delete that is told no more than that the object is gone.
+fn removes_anything(op: &Op) -> bool {
+    matches!(op, Op::Delete { condition, .. } if *condition == Condition::default())
+}
+
 /// The same in an eventual container: whoever wrote may have seen something else.
 fn loose_step(id: OpId, op: &Op, cell: Cell) -> (Outcome, Cell) {
     match op {
@@ -132,7 +146,14 @@ impl Register {
             });
             self.worlds = begun.collect();
         }
-        self.pending.insert(id, Pending { op, began: now, lost: None });
+        self.pending.insert(id, Pending { op, began: now, held: false, lost: None });
+    }
+
+    /// No leader changed while an operation was under way, and it did not take so long that its grant ran out.
+    pub(crate) fn held(&mut self, id: OpId) {
+        if let Some(pending) = self.pending.get_mut(&id) {
+            pending.held = true;
+        }
     }
 
     /// An operation said something that `fits`.
@@ -143,8 +164,12 @@ impl Register {
         book: &Book,
     ) -> Result<(), Violation> {
         let (mut right, mut could) = (BTreeSet::new(), BTreeSet::new());
+        let held = self.pending.get(&id).is_some_and(|pending| pending.held);
         for world in std::mem::take(&mut self.worlds) {
             for mut world in self.reachable(world, book)? {
+                if held && world.outrun.get(&id) == Some(&true) {
+                    continue;
+                }
                 let says = world.may_say(id);
                 match says.iter().find(|outcome| fits(outcome)) {
                     Some(outcome) => {
@@ -214,6 +239,17 @@ impl Register {
         Ok(cells)
     }
 
+    /// Deletes without a condition that are under way when another took effect, and have not.
+    fn outrun_by(&self, delete: OpId, world: &World) -> Vec<OpId> {
+        let under_way = |(id, pending): &(&OpId, &Pending)| {
+            **id != delete
+                && pending.lost.is_none()
+                && removes_anything(&pending.op)
+                && !world.done.contains_key(id)
+        };
+        self.pending.iter().filter(under_way).map(|(id, _)| *id).collect()
+    }
+
     /// Every world that `world` may become when some of what is under way takes effect, in any order.
     fn reachable(&self, world: World, book: &Book) -> Result<BTreeSet<World>, Violation> {
         let mut found = BTreeSet::from([world.clone()]);
@@ -229,9 +265,20 @@ impl Register {
                 if pending.lost.is_some() && cell == world.cell {
                     continue;
                 }
-                let next = world.after(*id, outcome, cell);
-                if found.insert(next.clone()) {
-                    queue.push(next);
+                let also = (outcome == Outcome::Absent && world.outrun.contains_key(id)).then(|| {
+                    let mut also = world.after(*id, Outcome::Gone, cell);
+                    also.outrun.insert(*id, true);
+                    also
+                });
+                let mut next = world.after(*id, outcome, cell);
+                if cell != world.cell && matches!(pending.op, Op::Delete { .. }) {
+                    let outrun = self.outrun_by(*id, &next).into_iter().map(|id| (id, false));
+                    next.outrun.extend(outrun);
+                }
+                for next in also.into_iter().chain([next]) {
+                    if found.insert(next.clone()) {
+                        queue.push(next);
+                    }
                 }
             }
             if found.len() > MAX_WORLDS {
@@ -302,6 +349,64 @@ mod tests {
         bench.read(2, &Outcome::Version(None)).unwrap();
         bench.read(3, &version(1)).unwrap();
         assert!(bench.read(4, &Outcome::Version(None)).is_err());
+    }
+
+    /// The leader of two deletes changes between their grants and their ends (seed 23).
+    #[test]
+    fn two_deletes_that_are_under_way_together_may_both_have_removed_an_object() {
+        for (second, later) in [(Outcome::Gone, false), (Outcome::Absent, false), (Outcome::Gone, true)] {
+            let mut bench = Bench::new();
+            bench.began(1, put(), 0);
+            bench.said(1, &Outcome::Done).unwrap();
+            bench.began(2, delete(), 1);
+            if !later {
+                bench.began(3, delete(), 1);
+            }
+            bench.said(2, &Outcome::Gone).unwrap();
+            if later {
+                bench.began(3, delete(), 1);
+            }
+            assert_eq!(bench.said(3, &second).is_err(), later, "{second:?} {later}");
+        }
+        let mut bench = Bench::new();
+        bench.began(1, put(), 0);
+        bench.said(1, &Outcome::Done).unwrap();
+        bench.began(2, delete(), 1);
+        bench.began(3, delete(), 1);
+        bench.register.held(2);
+        bench.said(2, &Outcome::Gone).unwrap();
+        bench.register.held(3);
+        assert!(bench.said(3, &Outcome::Gone).is_err(), "nobody took their grants");
+    }
+
+    #[test]
+    fn a_delete_that_depends_on_what_stands_is_told_what_became_of_it() {
+        let mut bench = Bench::new();
+        bench.began(1, put(), 0);
+        bench.said(1, &Outcome::Done).unwrap();
+        let condition = Condition { if_match: Some(EtagMatch::Any), ..Condition::default() };
+        bench.began(2, delete(), 1);
+        bench.began(3, Op::Delete { c: 0, o: 0, condition }, 1);
+        bench.register.held(2);
+        bench.said(2, &Outcome::Gone).unwrap();
+        assert!(bench.said(3, &Outcome::Gone).is_err());
+    }
+
+    #[test]
+    fn an_object_that_was_put_after_two_deletes_is_not_removed_by_the_second() {
+        let mut bench = Bench::new();
+        for (id, op) in [(1, put()), (2, delete()), (3, delete())] {
+            bench.began(id, op, 1);
+            if id < 3 {
+                continue;
+            }
+            bench.said(1, &Outcome::Done).unwrap();
+            bench.said(2, &Outcome::Gone).unwrap();
+            bench.began(4, put(), 2);
+            bench.said(4, &Outcome::Done).unwrap();
+            bench.said(3, &Outcome::Gone).unwrap();
+        }
+        bench.read(5, &version(4)).unwrap();
     }
 
     #[test]

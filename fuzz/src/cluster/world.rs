@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use quarry_engine::consensus::{Group, SimRuntime};
+use quarry_engine::consensus::{Given, Group, SimRuntime};
 use quarry_engine::disk::{OpenError, Report, SimulatedDisk};
 use quarry_engine::index::Index;
 use quarry_engine::io::{CrashPlan, SplitMix64};
@@ -18,7 +18,7 @@ use quarry_volume::head::Configuration;
 
 use super::assembly::{self, Making, NAMES, locked, voters};
 use super::board::Board;
-use super::machine::{Machine, Wall, device_id, node_id};
+use super::machine::{Life, Machine, Wall, device_id, node_id};
 use super::plant::Plant;
 use super::profile::{CONTAINERS, Profile};
 use super::rings::Rings;
@@ -182,11 +182,7 @@ impl World {
 
     /// Who leads the index group, as it believes itself.
     pub(crate) fn leader(&self) -> Option<usize> {
-        let leads = |machine: &Machine| {
-            let group = machine.life.as_ref().and_then(|life| life.groups.get(NAMES));
-            group.is_some_and(|group| group.status().leads)
-        };
-        self.machines.iter().position(leads)
+        self.leads(NAMES)
     }
 
     /// Every wall clock goes on by so much while nothing happens.
@@ -252,11 +248,41 @@ impl World {
         Some(format!("group {group} at {node} takes back from {child}"))
     }
 
-    /// Containers of which groups have given something away, and the first names of that, as their leaders know.
-    pub(crate) fn given(&self) -> Vec<(String, String)> {
-        let lives = self.machines.iter().filter_map(|machine| machine.life.as_ref());
-        let led = lives.flat_map(|life| life.groups.all()).filter(|group| group.status().leads);
-        led.flat_map(|group| group.given()).map(|given| (given.of.container, given.from)).collect()
+    /// What groups have given away, and where these are led, as their leaders know.
+    pub(super) fn given(&self) -> Vec<(usize, Given)> {
+        let groups = |life: &Life| life.groups.all().into_iter().filter(|group| group.status().leads);
+        let led =
+            self.machines.iter().enumerate().filter_map(|(n, machine)| Some((n, machine.life.as_ref()?)));
+        led.flat_map(|(n, life)| groups(life).flat_map(|group| group.given()).map(move |given| (n, given)))
+            .collect()
+    }
+
+    /// Who leads a group, as it believes itself.
+    pub(super) fn leads(&self, group: u32) -> Option<usize> {
+        let leads = |machine: &Machine| {
+            let group = machine.life.as_ref().and_then(|life| life.groups.get(group));
+            group.is_some_and(|group| group.status().leads)
+        };
+        self.machines.iter().position(leads)
+    }
+
+    /// Machines that vote in a group, as far as these know.
+    pub(super) fn voters(&self, group: u32) -> Vec<usize> {
+        let votes = |n: &usize| {
+            let machine = &self.machines[*n];
+            let group = machine.life.as_ref().and_then(|life| life.groups.get(group));
+            group.is_some_and(|group| group.status().voters.contains(&machine.node))
+        };
+        (0..self.machines.len()).filter(votes).collect()
+    }
+
+    /// Has the leader of a group hand over to another machine; what becomes of it is seen later.
+    pub(super) fn hand_over(&mut self, group: u32, from: usize, to: usize) {
+        let (to, machine) = (self.machines[to].node, &self.machines[from]);
+        let Some(group) = machine.life.as_ref().and_then(|life| life.groups.get(group)) else { return };
+        self.runtime.node(machine.node).spawn(Box::pin(async move {
+            let _either = group.hand_over(to).await;
+        }));
     }
 
     /// Groups whose lines were taken back.
