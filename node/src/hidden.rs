@@ -1,7 +1,8 @@
 //! What no log and no error shows: tokens, keys, passwords, and what has some in it.
 //!
 //! Invariant: neither `Debug` nor a failed parse tells what was in it, so whatever derives `Debug` around it does not either.
-//! Invariant: a field named `token`, `secret`, `password`, `auth_key` or `key` is no bare text (the tidy test looks).
+//! Invariant: a field named `token`, `secret`, `password`, `auth_key`, `passphrase` or `private_key` is no bare text (the tidy test looks). A
+//! `key` may be a name, so nobody looks for that.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
