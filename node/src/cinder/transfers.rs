@@ -142,12 +142,16 @@ async fn accept(office: &Office, ask: &Ask, id: &str) -> Reply {
     let of = text(&transfer, "volume_id");
     let volume = office.papers.get(volumes::DRAWER, of).await?.ok_or_else(missing)?;
     let kind = types::named(office, text(&volume, "volume_type_id")).await?;
-    let (project, size) = (ask.caller.project.as_str(), number(&volume, "size"));
+    let project = ask.caller.project.as_str();
     let snapshots = office.papers.all("snapshots").await?;
     let snapshots: Vec<_> = snapshots.iter().filter(|snapshot| text(snapshot, "volume_id") == of).collect();
-    let frozen: i64 = snapshots.iter().map(|snapshot| number(snapshot, "size")).sum();
-    let many = i64::try_from(snapshots.len()).unwrap_or(i64::MAX);
-    let wants = [("volumes", 1), ("gigabytes", size + frozen), ("snapshots", many)];
+    // What an accept that was cut off has given already is counted where it is.
+    let comes = |paper: &Paper| text(paper, "project_id") != project;
+    let (one, size) = if comes(&volume) { (1, number(&volume, "size")) } else { (0, 0) };
+    let coming: Vec<_> = snapshots.iter().filter(|snapshot| comes(snapshot)).collect();
+    let frozen: i64 = coming.iter().map(|snapshot| number(snapshot, "size")).sum();
+    let many = i64::try_from(coming.len()).unwrap_or(i64::MAX);
+    let wants = [("volumes", one), ("gigabytes", size + frozen), ("snapshots", many)];
     let _reserved = reserve(office, Need { project, kind: text(&kind, "name"), wants: &wants }).await?;
     let (user, owner) = (ask.caller.user.clone(), project.to_owned());
     let give = |paper: &mut Paper| -> Result<(), Fault> {

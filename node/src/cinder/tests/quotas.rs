@@ -106,6 +106,40 @@ async fn a_transfer_is_accepted_by_one() {
     }
 }
 
+/// A node was killed when the volume was given and its snapshot was not: who accepted again at its quota's end was refused, for the
+/// volume counted twice.
+#[tokio::test]
+async fn what_a_killed_accept_gave_already_is_not_counted_again() {
+    let pair = Pair::start();
+    set(&pair, json!({ "volumes": 1, "gigabytes": 2, "snapshots": 1 })).await;
+    let [one, two] = &pair.offices;
+    let (giver, p) = (caller("giver", false), caller("p", false));
+    let id = make(one, &giver, json!({ "size": 1 })).await;
+    Box::pin(pair.settle()).await;
+    let freeze = json!({ "snapshot": { "volume_id": id } });
+    assert_eq!(ask(one, &giver, 70, "POST snapshots", freeze).await.0, 202);
+    Box::pin(pair.settle()).await;
+    let said = json!({ "transfer": { "volume_id": id } });
+    let (_, made) = ask(one, &giver, 70, "POST volume-transfers", said).await;
+    let transfer = &made["transfer"];
+    let what = format!("POST volume-transfers/{}/accept", transfer["id"].as_str().unwrap());
+    let said = json!({ "accept": { "auth_key": transfer["auth_key"] } });
+    // As far as the killed node came.
+    let given = |paper: &mut Paper| -> Result<(), PaperError> {
+        paper.insert("project_id".to_owned(), json!("p"));
+        paper.insert("status".to_owned(), json!("available"));
+        Ok(())
+    };
+    assert!(one.papers.change("volumes", &id, given).await.unwrap().is_some());
+    let (status, body) = ask(two, &p, 70, &what, said).await;
+    assert_eq!(status, 202, "{body}");
+    let_go(&pair).await;
+    let (_, used) = ask(two, &p, 70, "GET os-quota-sets/p?usage=true", Value::Null).await;
+    let used = |name: &str| used["quota_set"][name]["in_use"].as_i64();
+    assert_eq!([used("volumes"), used("gigabytes"), used("snapshots")], [Some(1), Some(2), Some(1)]);
+    assert_eq!(ask(one, &p, 70, "POST volumes", json!({ "volume": { "size": 1 } })).await.0, 413);
+}
+
 /// What a refused or broken-off request reserved would be missing for ever.
 #[tokio::test]
 async fn what_a_request_reserved_is_let_go_however_it_ends() {
