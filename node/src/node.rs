@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quarry_engine::object::Store;
-use quarry_volume::KeyRing;
 use quarry_volume::store::VolumeError;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -20,8 +19,8 @@ use tokio::task::JoinSet;
 
 use crate::auth::users_file::{self, UsersError};
 use crate::auth::{self, Auth, Endpoints, Listed, SetupError, unix_now};
-use crate::block::keys::KeyError;
-use crate::block::{self, BlockListeners, Blocks, ListenError};
+use crate::block::keys::{KeyError, Keys};
+use crate::block::{BlockListeners, Blocks, ListenError};
 use crate::cinder::Cinder;
 use crate::cluster::identity::Files;
 use crate::config::{self, Config};
@@ -249,6 +248,7 @@ impl Node {
         cinder.work(&mut listeners, stopped.clone());
         let members = member.as_ref().map(|member| Arc::clone(&member.volumes));
         blocks.replace(&mut listeners, stopped.clone());
+        blocks.look_after_keys(&mut listeners, stopped.clone());
         blocks.reap(members, &mut listeners, stopped);
         let [object, identity, volume, admin] = addresses;
         tracing::info!(%object, %identity, %volume, %admin, ?nbd, "serving");
@@ -317,9 +317,9 @@ async fn open_store(
 }
 
 /// The keys of encrypted volumes, before others may join: they are told them.
-fn open_keys(config: &Config) -> Result<KeyRing, KeyError> {
+fn open_keys(config: &Config) -> Result<Keys, KeyError> {
     let data = &config.node.data;
-    block::keys::open(data, config.cluster.is_none() || Files::of(data).authority_key.exists())
+    Keys::open(data, config.cluster.is_none() || Files::of(data).authority_key.exists())
 }
 
 /// Opening may replay a log: not on a thread that serves.

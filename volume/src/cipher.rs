@@ -12,6 +12,8 @@
 //! Invariant: a snapshot and a clone have their volume's key, so that a block reads the same through each of them.
 //! Invariant: a key that was damaged, or wrapped by another key than is known, is refused and never used.
 
+use std::sync::{Arc, PoisonError, RwLock};
+
 use aes::Aes256;
 use aes::cipher::consts::U16;
 use aes::cipher::inout::InOutBuf;
@@ -38,11 +40,31 @@ pub enum CipherError {
     #[error("this node has no key for encrypted volumes: bring volumes.key from another node of the cluster")]
     NoKey,
     /// Wrapped by a key that is not here.
-    #[error("the volume's key was wrapped by a key that this node has not")]
-    Foreign,
+    #[error("this node has not the key {0}: bring volumes.key from a node that has it")]
+    Foreign(KeyName),
     /// Not what was written.
     #[error("the volume's wrapped key is damaged")]
     Damaged,
+}
+
+/// What tells keys that wrap others apart, and nothing else about them: a block of zeroes, encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyName(pub [u8; CHECK_BYTES]);
+
+impl KeyName {
+    /// That of a key.
+    #[must_use]
+    pub fn of(key: &[u8; WRAPPING_BYTES]) -> Self {
+        let mut block = aes::Block::default();
+        Aes256::new(key.into()).encrypt_block(&mut block);
+        Self(*block.first_chunk().expect("a block is longer"))
+    }
+}
+
+impl std::fmt::Display for KeyName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
 }
 
 /// A volume's key as it is kept.
@@ -55,49 +77,90 @@ impl std::fmt::Debug for WrappedKey {
     }
 }
 
-/// Keys that wrap those of volumes: the first wraps, all unwrap.
-#[derive(Clone, Default)]
-pub struct KeyRing(Vec<[u8; WRAPPING_BYTES]>);
-
-impl std::fmt::Debug for KeyRing {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("KeyRing").field(&self.0.len()).finish()
+impl WrappedKey {
+    /// Which key wrapped it.
+    #[must_use]
+    pub fn wrapped_by(&self) -> KeyName {
+        let [_, rest @ ..] = &self.0;
+        KeyName(*rest.first_chunk().expect("it is longer"))
     }
 }
 
-/// What tells keys apart, and nothing else about them: a block of zeroes, encrypted.
-fn check_of(key: &[u8; WRAPPING_BYTES]) -> [u8; CHECK_BYTES] {
-    let mut block = aes::Block::default();
-    Aes256::new(key.into()).encrypt_block(&mut block);
-    *block.first_chunk().expect("a block is longer")
+type WrappingKey = [u8; WRAPPING_BYTES];
+
+/// Keys that wrap those of volumes: the first wraps, all unwrap. Its clones are the same ring: what becomes of one becomes of all.
+#[derive(Clone, Default)]
+pub struct KeyRing(Arc<RwLock<Vec<WrappingKey>>>);
+
+impl std::fmt::Debug for KeyRing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("KeyRing").field(&self.keys().len()).finish()
+    }
 }
 
 impl KeyRing {
     /// Of these keys.
     #[must_use]
-    pub fn new(keys: Vec<[u8; WRAPPING_BYTES]>) -> Self {
-        Self(keys)
+    pub fn new(keys: Vec<WrappingKey>) -> Self {
+        Self(Arc::new(RwLock::new(keys)))
+    }
+
+    /// Its keys, for who keeps them.
+    #[must_use]
+    pub fn keys(&self) -> Vec<WrappingKey> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What its keys are called.
+    #[must_use]
+    pub fn names(&self) -> Vec<KeyName> {
+        self.keys().iter().map(KeyName::of).collect()
+    }
+
+    /// Has these keys from now on.
+    pub fn replace(&self, keys: Vec<WrappingKey>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = keys;
+    }
+
+    fn named(&self, name: KeyName) -> Result<WrappingKey, CipherError> {
+        self.keys().into_iter().find(|key| KeyName::of(key) == name).ok_or(CipherError::Foreign(name))
     }
 
     /// Wraps a volume's new key, which is random.
     pub fn wrap(&self, key: &[u8; KEY_BYTES]) -> Result<WrappedKey, CipherError> {
-        let wrapping = self.0.first().ok_or(CipherError::NoKey)?;
-        let wrapped = KekAes256::from(*wrapping).wrap_vec(key).expect("its length is a multiple of eight");
-        let whole = [&[WHAT][..], &check_of(wrapping), &wrapped].concat();
-        Ok(WrappedKey(whole.try_into().expect("a wrapped key is eight bytes longer")))
+        Ok(wrap(self.keys().first().ok_or(CipherError::NoKey)?, key))
+    }
+
+    /// The same by the key of a name.
+    pub fn wrap_by(&self, name: KeyName, key: &[u8; KEY_BYTES]) -> Result<WrappedKey, CipherError> {
+        Ok(wrap(&self.named(name)?, key))
+    }
+
+    /// The same volume's key, wrapped by the key of a name. What comes of it is the same each time.
+    pub fn rewrap(&self, name: KeyName, wrapped: &WrappedKey) -> Result<WrappedKey, CipherError> {
+        self.wrap_by(name, &self.unwrap(wrapped)?)
+    }
+
+    fn unwrap(&self, wrapped: &WrappedKey) -> Result<[u8; KEY_BYTES], CipherError> {
+        let [what, rest @ ..] = &wrapped.0;
+        let (_, inner) = rest.split_first_chunk::<CHECK_BYTES>().ok_or(CipherError::Damaged)?;
+        if *what != WHAT {
+            return Err(CipherError::Damaged);
+        }
+        let key = KekAes256::from(self.named(wrapped.wrapped_by())?).unwrap_vec(inner);
+        key.ok().and_then(|key| key.try_into().ok()).ok_or(CipherError::Damaged)
     }
 
     /// The cipher of a volume.
     pub fn open(&self, wrapped: &WrappedKey) -> Result<Cipher, CipherError> {
-        let [what, rest @ ..] = &wrapped.0;
-        let (check, wrapped) = rest.split_first_chunk::<CHECK_BYTES>().ok_or(CipherError::Damaged)?;
-        if *what != WHAT {
-            return Err(CipherError::Damaged);
-        }
-        let wrapping = self.0.iter().find(|key| check_of(key) == *check).ok_or(CipherError::Foreign)?;
-        let key = KekAes256::from(*wrapping).unwrap_vec(wrapped).map_err(|_| CipherError::Damaged)?;
-        Ok(Cipher::new(&key.try_into().map_err(|_| CipherError::Damaged)?))
+        Ok(Cipher::new(&self.unwrap(wrapped)?))
     }
+}
+
+fn wrap(wrapping: &WrappingKey, key: &[u8; KEY_BYTES]) -> WrappedKey {
+    let wrapped = KekAes256::from(*wrapping).wrap_vec(key).expect("its length is a multiple of eight");
+    let whole = [&[WHAT][..], &KeyName::of(wrapping).0, &wrapped].concat();
+    WrappedKey(whole.try_into().expect("a wrapped key is eight bytes longer"))
 }
 
 /// AES-256-XTS (IEEE 1619) with a volume's key.

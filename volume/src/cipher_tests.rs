@@ -89,16 +89,43 @@ fn a_key_opens_with_what_wrapped_it_and_with_nothing_else() {
     assert_eq!(opened(&ring, &wrapped), Ok(0x1c));
     let newer = KeyRing::new(vec![[9; WRAPPING_BYTES], wrapping()]);
     assert_eq!(opened(&newer, &wrapped), Ok(0x1c), "an older key still opens");
-    assert_eq!(opened(&KeyRing::new(vec![[9; WRAPPING_BYTES]]), &wrapped), Err(CipherError::Foreign));
-    assert_eq!(opened(&KeyRing::default(), &wrapped), Err(CipherError::Foreign));
+    let foreign = Err(CipherError::Foreign(KeyName::of(&wrapping())));
+    assert_eq!(opened(&KeyRing::new(vec![[9; WRAPPING_BYTES]]), &wrapped), foreign);
+    assert_eq!(opened(&KeyRing::default(), &wrapped), foreign);
     assert_eq!(KeyRing::default().wrap(&key()), Err(CipherError::NoKey));
     for at in 0..WRAPPED_BYTES {
         let mut bad = wrapped;
         bad.0[at] ^= 1;
-        let wanted =
-            if (1..=CHECK_BYTES).contains(&at) { CipherError::Foreign } else { CipherError::Damaged };
+        let wanted = if (1..=CHECK_BYTES).contains(&at) {
+            CipherError::Foreign(bad.wrapped_by())
+        } else {
+            CipherError::Damaged
+        };
         assert_eq!(opened(&ring, &bad), Err(wanted), "byte {at}");
     }
     let shown = format!("{ring:?} {wrapped:?} {:?}", ring.open(&wrapped).unwrap());
     assert_eq!(shown, "KeyRing(1) WrappedKey Cipher");
+}
+
+#[test]
+fn a_key_is_wrapped_anew_and_opens_the_same_blocks() {
+    let (old, new) = (wrapping(), [9; WRAPPING_BYTES]);
+    let ring = KeyRing::new(vec![old]);
+    let (wrapped, same) = (ring.wrap(&key()).unwrap(), ring.clone());
+    assert_eq!(wrapped.wrapped_by(), KeyName::of(&old));
+    assert_eq!(ring.rewrap(KeyName::of(&new), &wrapped), Err(CipherError::Foreign(KeyName::of(&new))));
+    ring.replace(vec![new, old]);
+    let again = same.rewrap(KeyName::of(&new), &wrapped).unwrap();
+    assert_eq!(
+        (again.wrapped_by(), same.rewrap(KeyName::of(&new), &wrapped)),
+        (KeyName::of(&new), Ok(again))
+    );
+    assert_eq!(same.rewrap(KeyName::of(&new), &again), Ok(again));
+    // Without the old key what was wrapped anew opens, and the same blocks come of it.
+    ring.replace(vec![new]);
+    assert_eq!(same.open(&wrapped).unwrap_err(), CipherError::Foreign(KeyName::of(&old)));
+    let mut block = plain();
+    same.open(&again).unwrap().encrypt(0xff, &mut block);
+    assert_eq!(block[0], 0x1c);
+    assert_eq!(KeyName::of(&[9; WRAPPING_BYTES]).to_string().len(), 16);
 }

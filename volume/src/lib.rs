@@ -10,7 +10,9 @@ pub mod nbd;
 pub mod pace;
 pub mod store;
 
-pub use cipher::{Cipher, CipherError, KEY_BYTES, KeyRing, WRAPPED_BYTES, WRAPPING_BYTES, WrappedKey};
+pub use cipher::{
+    Cipher, CipherError, KEY_BYTES, KeyName, KeyRing, WRAPPED_BYTES, WRAPPING_BYTES, WrappedKey,
+};
 pub use geometry::{
     BLOCK_BYTES, BLOCKS_PER_CHUNK, CHUNK_BYTES, ChunkId, Geometry, GeometryError, MAX_VOLUME_BYTES, Run,
     SLICE_BYTES, SliceId, SplitError,

@@ -8,6 +8,7 @@
 //! {"clone": {"name": …, "volume": …, "snapshot": …, "bytes": 0: as large, "description": …}}   {"flatten": {"name": …}}
 //! {"qos": {"name": …, "limits": {"total_iops_sec": …, "total_iops_sec_max": …, …}}}
 //! {"revert": {"name": …, "snapshot": …}}   {"diff": {"name": …, "from": snapshot, "to": snapshot or null: now}}
+//! {"key": "list"}   {"key": "new"}   {"key": {"use": NAME}}   {"key": {"drop": NAME}}   (`rotation.rs`)
 //! ```
 //!
 //! A difference is answered with `[[offset, bytes], …]`.
@@ -30,7 +31,7 @@ use super::lineage::NewClone;
 use super::moving;
 use super::only_read::{self, only_read};
 use super::shared::New;
-use super::{Blocks, Said, Shared};
+use super::{Blocks, KeyWish, Said, Shared};
 use crate::control::volumes::SnapshotRow;
 use crate::http::Received;
 use crate::storage::{random_bytes, wall_clock};
@@ -109,6 +110,8 @@ pub(crate) enum Wanted {
         from: String,
         to: Option<String>,
     },
+    /// What wraps the keys of encrypted volumes.
+    Key(KeyWish),
 }
 
 /// A volume as it is shown.
@@ -193,9 +196,17 @@ impl Blocks {
             Err(error) => return text(StatusCode::BAD_REQUEST, &error.to_string()),
         };
         let blocks = self.clone();
-        match tokio::spawn(async move { blocks.change(wanted).await }).await {
+        let act = async move {
+            match wanted {
+                Wanted::Key(wish) => {
+                    blocks.keys.act(&wish).await.map_err(|e| (StatusCode::CONFLICT, e.to_string()))
+                }
+                wanted => blocks.change(wanted).await.map_err(|e| (status_of(&e), e.to_string())),
+            }
+        };
+        match tokio::spawn(act).await {
             Ok(Ok(done)) => text(StatusCode::OK, &done),
-            Ok(Err(error)) => text(status_of(&error), &error.to_string()),
+            Ok(Err((status, error))) => text(status, &error),
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
         }
     }
@@ -293,7 +304,7 @@ impl Blocks {
             Wanted::Flatten { name } => self.exports.flatten(&name).await,
             Wanted::Qos { name, limits } => self.exports.limit(&name, limits.0).await,
             Wanted::Revert { name, snapshot } => self.exports.revert(&name, &snapshot).await,
-            Wanted::Diff { .. } | Wanted::Compare { .. } => Ok(()),
+            Wanted::Diff { .. } | Wanted::Compare { .. } | Wanted::Key(_) => Ok(()),
         }
     }
 

@@ -17,6 +17,7 @@ mod listener;
 pub(crate) mod moving;
 mod only_read;
 mod pace;
+mod rotation;
 mod shared;
 mod threads;
 mod tls;
@@ -25,7 +26,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quarry_engine::disk::DiskError;
-use quarry_volume::KeyRing;
 use quarry_volume::store::{Members, VolumeError, Volumes};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -36,7 +36,10 @@ pub(crate) use exports::Exports;
 pub(crate) use listener::{BlockListeners, ListenError};
 pub(crate) use only_read::only_read;
 pub(crate) use pace::{Said, limits_of};
+pub(crate) use rotation::{KeyWish, ShownKey};
 
+use keys::Keys;
+use rotation::Rotation;
 pub(crate) use shared::Compared;
 use shared::Shared;
 
@@ -52,19 +55,33 @@ const REPLACE_EVERY: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone)]
 pub(crate) struct Blocks {
     pub(crate) exports: Arc<Exports>,
+    keys: Arc<Rotation>,
 }
 
 impl Blocks {
     /// What the disks hold; `keys` wrap those of encrypted volumes.
-    pub(crate) fn open(disks: &Disks, keys: KeyRing, member: Option<&Member>) -> Result<Self, VolumeError> {
-        let shared = member.map(|member| Arc::new(Shared::new(member, keys.clone())));
-        let volumes = Arc::new(Volumes::open(disks.handles())?.with_keys(keys));
+    pub(crate) fn open(disks: &Disks, keys: Keys, member: Option<&Member>) -> Result<Self, VolumeError> {
+        let ring = keys.ring().clone();
+        let shared = member.map(|member| Arc::new(Shared::new(member, ring.clone())));
+        let volumes = Arc::new(Volumes::open(disks.handles())?.with_keys(ring));
+        let keys = Arc::new(Rotation::new(keys, Arc::clone(&volumes), shared.clone()));
         let exports = Arc::new(Exports::new(volumes, shared));
         if let Some(member) = member {
             // Set once: a node opens its volumes once.
             let _ = member.own.set(Arc::downgrade(&exports));
         }
-        Ok(Self { exports })
+        Ok(Self { exports, keys })
+    }
+
+    /// Looks after the keys of encrypted volumes until the node stops.
+    pub(crate) fn look_after_keys(&self, tasks: &mut JoinSet<()>, mut stopped: watch::Receiver<bool>) {
+        let keys = Arc::clone(&self.keys);
+        tasks.spawn(async move {
+            tokio::select! {
+                () = keys.go_on() => {}
+                () = listener::told(&mut stopped) => {}
+            }
+        });
     }
 
     /// Replaces members of volumes whose disks are to be empty, until the node stops.
@@ -111,6 +128,15 @@ impl Blocks {
                 }
             }
         });
+    }
+}
+
+#[cfg(test)]
+impl Blocks {
+    /// Of volumes without a file of keys.
+    pub(crate) fn of(volumes: Arc<Volumes>) -> Self {
+        let keys = Arc::new(Rotation::new(Keys::nowhere(), Arc::clone(&volumes), None));
+        Self { exports: Arc::new(Exports::new(volumes, None)), keys }
     }
 }
 

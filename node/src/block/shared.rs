@@ -20,13 +20,14 @@ use quarry_volume::pace::Limits;
 use quarry_volume::store::{
     Attachment, Condition, MAX_DESCRIPTION, Members, Peer, Reach, Replicated, Seen, VolumeError, is_name,
 };
-use quarry_volume::{Fence, Geometry, KeyRing, SLICE_BYTES, VolumeId};
+use quarry_volume::{Fence, Geometry, KEY_BYTES, KeyRing, SLICE_BYTES, VolumeId, WrappedKey};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedMutexGuard, watch};
 
 use crate::cluster;
 use crate::control::member::Member;
 use crate::control::state::State;
+use crate::control::volumes::wrapping::Choice;
 use crate::control::volumes::{MAX_SNAPSHOTS, Register, RegisterError, Row, SnapshotRow, Standing};
 use crate::storage::{random_bytes, wall_clock};
 
@@ -181,8 +182,7 @@ impl Shared {
         Geometry::new(bytes, SLICE_BYTES)?;
         let configuration = Configuration::new(self.choose(id, members)?);
         let made = wall_clock() / 1000;
-        let key = encrypted.then(|| self.keys.wrap(&random_bytes())).transpose()?;
-        let row = Row {
+        let mut row = Row {
             id,
             name: name.clone(),
             description,
@@ -192,7 +192,7 @@ impl Shared {
             epoch: 0,
             head: None,
             configuration,
-            key,
+            key: None,
             era: 0,
             snapshots: Vec::new(),
             limits,
@@ -200,12 +200,29 @@ impl Shared {
             returning: None,
             wanted: 0,
         };
-        match self.register.make(&row).await {
-            // It may have been this very one, whose answer was lost, or that was made in another life.
-            Err(_) if self.find(&name).is_some_and(|found| found.id == id) => Ok(()),
-            Err(RegisterError::Changed) => Err(VolumeError::Taken(name)),
-            other => Ok(other?),
+        let key = random_bytes();
+        for _ in 0..TRIES {
+            let (choice, chosen) = self.register.choice()?;
+            row.key = encrypted.then(|| self.wrapped(choice.as_ref(), &key)).transpose()?;
+            match self.register.make(&row, chosen).await {
+                // It may have been this very one, whose answer was lost, or that was made in another life.
+                Err(_) if self.find(&name).is_some_and(|found| found.id == id) => return Ok(()),
+                // Another key wraps since, or this node had not heard of it.
+                Err(RegisterError::Changed) if encrypted && self.find(&name).is_none() => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Err(RegisterError::Changed) => return Err(VolumeError::Taken(name)),
+                other => return Ok(other?),
+            }
         }
+        Err(VolumeError::Changed)
+    }
+
+    fn wrapped(&self, choice: Option<&Choice>, key: &[u8; KEY_BYTES]) -> Result<WrappedKey, VolumeError> {
+        Ok(match choice {
+            Some(Choice { wraps, .. }) => self.keys.wrap_by(*wraps, key)?,
+            None => self.keys.wrap(key)?,
+        })
     }
 
     fn place(&self, id: VolumeId) -> Place {

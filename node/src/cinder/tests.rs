@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 
 use super::ask::{Ask, Caller, NEWEST, query};
 use super::{Cinder, Office, route, work};
-use crate::block::{Blocks, Exports};
+use crate::block::Blocks;
 use crate::config;
 use crate::papers::{Paper, PaperError};
 use crate::swift::testing::Rig;
@@ -58,7 +58,7 @@ async fn what_is_asked_and_answered_tells_no_secret() {
 /// A node's volume API; another one over the same disk is the next life of that node.
 fn office(rig: &Rig) -> Arc<Office> {
     let volumes = Arc::new(Volumes::open(vec![rig.disk()]).unwrap().with_keys(KeyRing::new(vec![[3; 32]])));
-    let blocks = Blocks { exports: Arc::new(Exports::new(volumes, None)) };
+    let blocks = Blocks::of(volumes);
     let nbd = Some("127.0.0.1:10809".parse().unwrap());
     Cinder::new(rig.store(), blocks, None, nbd, &config::Volumes::default(), None).office
 }

@@ -5,6 +5,8 @@
 //! Invariant: an epoch and a configuration are changed given that the row stands as it was read; of two who change it one is told so.
 //! Invariant: what is read here may be old, and is never believed against the group.
 
+pub(crate) mod wrapping;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -341,6 +343,12 @@ fn judge(key: &[u8], value: Option<&[u8]>) -> Result<(), String> {
         },
         (Some(([PREFIX, b'n'], name)), Some(value)) if !name.is_empty() && value.len() == 16 => Ok(()),
         (Some(([PREFIX, b'i' | b'n'], _)), None) => Ok(()),
+        (Some(([PREFIX, b'k'], [])), Some(value)) => {
+            wrapping::Choice::decode(value).map(drop).map_err(|bad| bad.to_string())
+        }
+        (Some(([PREFIX, b'h'], node)), Some(value)) if node.len() == 16 => {
+            wrapping::Held::decode(value).map(drop).map_err(|bad| bad.to_string())
+        }
         _ => Err("it is no row of a volume".to_owned()),
     }
 }
@@ -474,10 +482,11 @@ impl Register {
         tokio::time::timeout(SEEN, look).await.unwrap_or_else(|_| late())
     }
 
-    /// Makes a volume, unless its name is taken.
-    pub(crate) async fn make(&self, row: &Row) -> Result<(), RegisterError> {
+    /// Makes a volume, unless its name is taken; an encrypted one given that the word on which key wraps stood at this time.
+    pub(crate) async fn make(&self, row: &Row, chosen: Option<u64>) -> Result<(), RegisterError> {
         let (key, name) = (row_key(row.id), name_key(&row.name));
-        let guards = vec![(key.clone(), None), (name.clone(), None)];
+        let mut guards = vec![(key.clone(), None), (name.clone(), None)];
+        guards.extend(row.key.map(|_| (wrapping::choice_key(), chosen)));
         let rows = vec![(key, Some(row.encode())), (name, Some(row.id.0.to_vec()))];
         let made = self.wish(guards, rows).await;
         match made {

@@ -7,6 +7,7 @@ What must hold:
 - snapshots taken under writers, also while a member is away, are of one moment, and never change: not at another head, nor on a member
   that was filled, nor when another one is deleted;
 - an encrypted one is read at another node, grows, has a snapshot that does not change, and is deleted once its head has let it go;
+- another key wraps the keys of encrypted volumes once all nodes have it, also when a node is killed then, and the old one is forgotten by all;
 - clones of snapshots begin as those are, go their own way, and are filled on a member that was away; limits hold wherever the head is;
 - a node that is killed while it makes a clone, or while a volume goes back to a snapshot, leaves the one or the other;
 - in the end all three members count again and have the same rows.
@@ -230,6 +231,55 @@ def encrypted(one, two):
     assert "disk2" not in volume(one, "list")
 
 
+def newer_key(one, two, three):
+    """Another key wraps volumes' keys: not before all nodes have it, and a node is killed while they are wrapped anew."""
+    volume(two, "create", "locked", 64 * BLOCK, "--members", 3, "--encrypted")
+    volume(three, "create", "own", 64 * BLOCK, "--encrypted")
+    fill_with(two, "locked", 9, range(8))
+    fill_with(three, "own", 8, range(8))
+    was, mine = digest(two.nbd, "locked"), digest(three.nbd, "own")
+    known = lambda: {key["name"]: key for key in json.loads(volume(one, "key", "list", "--json"))}
+    wait_until(lambda: [(key["volumes"], key["lacking"]) for key in known().values()] == [(2, [])], HANG, "all nodes say which keys they have", known)
+    (old,) = known()
+    refused("authority", two, "key", "new")
+    new = volume(one, "key", "new").strip()
+    refused("node has the key", two, "key", "use", new)
+    file = lambda member: member.data / "volumes.key"
+    file(two).write_text(file(one).read_text())
+    three.quarry("join", one.quarry("cluster", "token", "--data", one.data).strip(), "--data", three.data)
+    wait_until(lambda: new in known() and not known()[new]["lacking"], HANG, "all nodes have read the newer key", known)
+    volume(three, "key", "use", new)
+    two.kill()
+    refused("wraps", one, "key", "drop", new)
+    two.start()
+    wait_until(lambda: (known()[new]["volumes"], known()[old]["volumes"]) == (2, 0), HANG, "all volumes are wrapped anew", known)
+    wait_until(lambda: dropped(one, old), HANG, "the old key is dropped", known)
+    wait_until(lambda: all(len(file(member).read_text().split()) == 1 for member in (one, two, three)), HANG, "all nodes forget the old key", known)
+    wait_until(lambda: list(known()) == [new], HANG, "all nodes have said so", known)
+    for member in (one, two, three):
+        volume(member, "create", f"late{member.number}", 16 * BLOCK, "--encrypted", "--members", 3)
+    three.kill()
+    three.start()
+    attached(three, "locked")[0].close()
+    assert digest(three.nbd, "locked") == was and digest(three.nbd, "own") == mine, "encrypted volumes have other bytes under the newer key"
+    for member in (one, two, three):
+        volume(member, "delete", f"late{member.number}")
+    volume(three, "delete", "own")
+    volume(three, "detach", "locked")
+    volume(one, "delete", "locked")
+    print("another key wraps volumes' keys; all nodes forgot the old one, and the bytes are the same", flush=True)
+
+
+def dropped(member, key):
+    """What a node has may change in the same moment, which is told so."""
+    try:
+        volume(member, "key", "drop", key)
+    except AssertionError as error:
+        assert "at the same time" in str(error), error
+        return False
+    return True
+
+
 def refused(why, member, *arguments):
     try:
         volume(member, *arguments)
@@ -398,6 +448,7 @@ def main():
         assert digest(three.nbd, "disk1@first") == first, "the first snapshot changed"
         print(f"a snapshot under writers took {made * 1000:.0f} ms, is of one moment, and is the same at each head", flush=True)
         encrypted(two, three)
+        newer_key(one, two, three)
         lineage(one, two, three, random.Random(f"{seed}/lineage"))
         wait_until(lambda: attached(three)[0].close() or all_count(three), BACK_LIMIT, "all members count", lambda: shown(three))
         print(volume(three, "compare", "disk1").strip(), flush=True)

@@ -7,6 +7,7 @@ What must hold:
 - discarded space reads as zeroes or as before, never as something else;
 - a clone begins as its snapshot, and goes its own way; a volume goes back to a snapshot; both also when the node is killed while the clone
   takes over what it shares, and while a deleted snapshot is reaped;
+- another key wraps those of encrypted volumes, also when the node is killed then, and the old one is forgotten;
 - qemu-img and nbdcopy, where the machine has them, bring a real file in and out, byte for byte.
 
 Environment: SEED (default random; printed), ROUNDS (default 5), WRITERS (default 4).
@@ -14,6 +15,7 @@ Environment: SEED (default random; printed), ROUNDS (default 5), WRITERS (defaul
 
 import collections
 import hashlib
+import json
 import os
 import pathlib
 import random
@@ -195,6 +197,40 @@ def real_clients(it, path, rng):
     print("qemu-img and nbdcopy: 32 MiB in and out, equal; imported and exported, raw and qcow2", flush=True)
 
 
+def newer_key(it, rng):
+    """Another key wraps those of volumes, the node killed in the middle: the bytes stay, and the old key goes."""
+    count, file = 24, it.data / "volumes.key"
+    for n in range(count):
+        quarry(it, "create", f"locked{n}", 16 * BLOCK, "--encrypted")
+    export = Export(it.env["QUARRY_NBD_URL"], "locked7")
+    export.write(BLOCK, rng.randbytes(5 * BLOCK))
+    export.flush()
+    export.close()
+    was, first = digest(it.env["QUARRY_NBD_URL"], "locked7"), file.read_text()
+    known = lambda: {key["name"]: key for key in json.loads(quarry(it, "key", "list", "--json"))}
+    (old,) = known()
+    new = quarry(it, "key", "new").strip()
+    assert [(key["wraps"], key["volumes"]) for key in map(known().get, (old, new))] == [(True, count), (False, 0)]
+    using = subprocess.Popen([binary_argument(), "volume", "key", "use", new], env=it.client_env(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    time.sleep(rng.uniform(0, 0.05))
+    it.kill()
+    using.wait(60)
+    it.start()
+    at, counts = known(), lambda keys: [keys[name]["volumes"] for name in (old, new)]
+    assert sum(counts(at)) == count, at
+    quarry(it, "key", "use", new)
+    began = time.monotonic()
+    while counts(known()) != [0, count]:
+        assert time.monotonic() - began < 60, f"volumes are not wrapped anew: {known()}"
+        time.sleep(0.05)
+    quarry(it, "key", "drop", old)
+    assert list(known()) == [new] and file.read_text() not in first and first.strip() not in file.read_text(), "the old key is there yet"
+    it.kill()
+    it.start()
+    assert digest(it.env["QUARRY_NBD_URL"], "locked7") == was, "an encrypted volume has other bytes under the newer key"
+    print(f"a newer key wraps {count} volumes, {counts(at)[1]} of them when the node was killed; the old key is gone, the bytes are the same", flush=True)
+
+
 def main():
     seed = os.environ.get("SEED") or str(random.SystemRandom().randrange(1 << 32))
     rounds, count = int(os.environ.get("ROUNDS", "5")), int(os.environ.get("WRITERS", "4"))
@@ -240,6 +276,7 @@ def main():
         assert slowest < START_LIMIT, f"a start took {slowest:.1f} s"
         print(f"volumes: {rounds} kills, {len(known)} blocks, {flushes} flushes, nothing lost; {len(frozen)} snapshots unchanged; slowest start-up {slowest:.2f} s", flush=True)
         lineage(it, frozen)
+        newer_key(it, rng)
         real_clients(it, path, rng)
         it.stop()
 

@@ -3,7 +3,7 @@
 //! Invariant: a name belongs to one volume. One seat for each volume in a process: two heads meet at it, and the newer wins.
 //! Invariant: a deleted volume is gone at once; its space comes back step by step, also after a restart.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,7 +16,7 @@ use super::error::VolumeError;
 use super::label::{Label, MAX_DESCRIPTION, Parent, SnapshotLabel, is_name};
 use super::lineage::Thinning;
 use super::seat::{Seat, Snapshot};
-use crate::cipher::{Cipher, KEY_BYTES, KeyRing, WrappedKey};
+use crate::cipher::{Cipher, KEY_BYTES, KeyName, KeyRing, WrappedKey};
 use crate::geometry::{BLOCK_BYTES, Geometry, SLICE_BYTES};
 use crate::pace::Limits;
 
@@ -117,6 +117,53 @@ impl Volumes {
 
     pub(super) fn cipher_of(&self, label: &Label) -> Result<Option<Cipher>, VolumeError> {
         Ok(label.key.map(|key| self.keys.open(&key)).transpose()?)
+    }
+
+    /// How many volumes' keys each key wrapped, also of those that are there for their clones alone.
+    #[must_use]
+    pub fn wrapped_by(&self) -> BTreeMap<KeyName, u64> {
+        let mut counts = BTreeMap::new();
+        self.known(|known| {
+            for key in known.values().filter_map(|volume| volume.label.key) {
+                *counts.entry(key.wrapped_by()).or_default() += 1;
+            }
+        });
+        counts
+    }
+
+    /// Wraps volumes' keys anew by the key of a name, one after the other; how many. Those that cannot be opened stay as they are, and a
+    /// disk that takes no label hinders no other.
+    pub async fn rewrap(&self, by: KeyName) -> Result<usize, VolumeError> {
+        let (mut done, mut failed) = (0, None);
+        for id in self.known(|known| known.keys().copied().collect::<Vec<_>>()) {
+            let _names = self.names.lock().await;
+            let Some(mut volume) = self.by_id(id) else { continue };
+            let other = volume.label.key.filter(|key| key.wrapped_by() != by);
+            let Some(key) = other.and_then(|key| self.keys.rewrap(by, &key).ok()) else { continue };
+            volume.label.key = Some(key);
+            match volume.seat.label(Some(&volume.label.encode())).await {
+                Ok(()) => {
+                    self.known(|known| known.insert(id, volume));
+                    done += 1;
+                }
+                Err(error) => failed = Some(error),
+            }
+        }
+        failed.map_or(Ok(done), Err)
+    }
+
+    /// Does something unless the key of a name wrapped that of a volume here, and while none can come to be; whether it did. `act` has the
+    /// ring forget the key: a volume that was on its way is then refused.
+    pub async fn unless_wrapped<E>(
+        &self,
+        name: KeyName,
+        act: impl FnOnce() -> Result<(), E>,
+    ) -> Result<bool, E> {
+        let _names = self.names.lock().await;
+        if self.wrapped_by().contains_key(&name) {
+            return Ok(false);
+        }
+        act().map(|()| true)
     }
 
     pub(super) fn names(&self) -> &tokio::sync::Mutex<()> {

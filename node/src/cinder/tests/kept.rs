@@ -6,7 +6,7 @@ use quarry_volume::store::{Label, Volumes};
 use quarry_volume::{KeyRing, VolumeId};
 use serde_json::{Value, json};
 
-use super::{Blocks, Cinder, Exports, Rig, ask, caller, config, make, office, settle, status, work};
+use super::{Blocks, Cinder, Rig, ask, caller, config, make, office, settle, status, work};
 
 /// A backup that found no way to read what it had just frozen ended in `error`, and what was frozen stayed for ever.
 #[tokio::test]
@@ -24,7 +24,7 @@ async fn a_backup_that_cannot_read_leaves_nothing_frozen() {
     drop(first);
     // The node has lost the key that opens it.
     let volumes = Arc::new(Volumes::open(vec![rig.disk()]).unwrap().with_keys(KeyRing::new(vec![[4; 32]])));
-    let blocks = Blocks { exports: Arc::new(Exports::new(volumes, None)) };
+    let blocks = Blocks::of(volumes);
     let second = Cinder::new(rig.store(), blocks, None, None, &config::Volumes::default(), None).office;
     let said = json!({ "backup": { "volume_id": id } });
     let (code, body) = ask(&second, &me, 0, "POST backups", said).await;

@@ -8,6 +8,7 @@ use quarry_engine::net::{NetError, NodeId, Request, Response, Transport, VolumeA
 use quarry_engine::object::BoxFuture;
 
 use super::*;
+use crate::block::Exports;
 use crate::block::listed;
 use crate::block::moving::{self, End};
 use crate::cinder::drain;
@@ -82,7 +83,7 @@ impl Pair {
         let volumes = Volumes::open(vec![disks[node].disk()]).unwrap();
         let volumes = Arc::new(volumes.with_keys(KeyRing::new(vec![[3; 32]])));
         let local = NodeId([u8::try_from(node).unwrap() + 1; 16]);
-        let blocks = Blocks { exports: Arc::new(Exports::new(volumes, None)) };
+        let blocks = Blocks::of(volumes);
         nodes.lock().unwrap().insert(local, blocks.exports.clone());
         let net = Some(Arc::new(Wire { local, nodes: nodes.clone() }) as Arc<dyn Transport>);
         let nbd = Some("127.0.0.1:10809".parse().unwrap());

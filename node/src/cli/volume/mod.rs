@@ -1,6 +1,7 @@
 //! `quarry volume`: block volumes of a running node.
 
 mod image;
+mod key;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -119,6 +120,9 @@ pub(super) enum VolumeCommand {
         #[command(flatten)]
         admin: Admin,
     },
+    /// Bring a newer key in place of the one that wraps encrypted volumes' keys: `new`, bring the file to all nodes, `use`, `drop`.
+    #[command(subcommand)]
+    Key(key::KeyCommand),
     /// Make a volume from a file, by `qemu-img`.
     Import {
         /// The new volume's name.
@@ -264,6 +268,7 @@ pub(super) fn run(command: &VolumeCommand, out: &mut impl Write) -> Result<(), F
         VolumeCommand::Diff { from, to, admin } => diff(from, to.clone(), admin, out),
         VolumeCommand::Import { name, file, format, over } => image::import(name, file, *format, over),
         VolumeCommand::Export { name, file, format, over } => image::export(name, file, *format, over),
+        VolumeCommand::Key(command) => key::run(command, out),
         VolumeCommand::List(show) => list(show, out),
         VolumeCommand::Show { name, show } => show_one(name, show, out),
     }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quarry_engine::block::VolumeId;
 
-use super::rig::{Rig, SEGMENT, SEGMENTS, VOLUME, label, locked};
-use crate::store::{VolumeError, Volumes};
-use crate::{CipherError, KeyRing};
+use super::rig::{Rig, SEGMENT, SEGMENTS, VOLUME, keys, label, locked};
+use crate::store::{Label, VolumeError, Volumes};
+use crate::{CipherError, KeyName, KeyRing};
 
 /// Sixteen bytes that are found nowhere by chance.
 const MARK: &[u8; 16] = b"plain, word, xyz";
@@ -63,7 +63,7 @@ fn without_the_key_nothing_is_read_written_or_made() {
     let disk = rig.handle();
     for keys in [KeyRing::default(), KeyRing::new(vec![[6; 32]])] {
         let volumes = Arc::new(Volumes::open(vec![disk.clone()]).unwrap().with_keys(keys));
-        let foreign = |error| matches!(error, VolumeError::Cipher(CipherError::Foreign));
+        let foreign = |error| matches!(error, VolumeError::Cipher(CipherError::Foreign(_)));
         assert!(foreign(rig.run(volumes.attach("vol")).unwrap_err()));
         assert!(foreign(volumes.view("vol", "s").unwrap_err()));
         assert!(foreign(rig.run(volumes.revert("vol", "s")).unwrap_err()));
@@ -77,4 +77,42 @@ fn without_the_key_nothing_is_read_written_or_made() {
     let volumes = Volumes::open(vec![disk]).unwrap().with_keys(keys);
     let device = rig.run(volumes.attach("vol")).unwrap();
     assert_eq!(rig.read(&device, 0, 4096), text(1));
+}
+
+#[test]
+fn volumes_are_wrapped_anew_each_by_itself_and_no_key_goes_that_one_needs() {
+    let (mut rig, keys) = (Rig::new(4), keys());
+    rig.create_as(locked("one"), 1);
+    rig.create_as(locked("two"), 2);
+    let (old, new) = (KeyName::of(&[5; 32]), KeyName::of(&[6; 32]));
+    let volumes = Volumes::open(vec![rig.handle()]).unwrap().with_keys(keys.clone());
+    let device = rig.run(volumes.attach("one")).unwrap();
+    rig.run(device.write_through(0, text(1))).unwrap();
+    rig.run(volumes.snapshot("one", "s", 1)).unwrap();
+    rig.run(volumes.clone_snapshot(VolumeId([9; 16]), label("clone"), "one", "s")).unwrap();
+    // Its label stays for its clone, seen by nobody, and names its key.
+    rig.run(volumes.let_go("one")).unwrap();
+    let counts = |volumes: &Volumes| volumes.wrapped_by().into_iter().collect::<Vec<_>>();
+    assert_eq!(counts(&volumes), [(old, 3)]);
+    let never = || -> Result<(), VolumeError> { unreachable!("it is needed") };
+    assert!(!rig.run(volumes.unless_wrapped(old, never)).unwrap());
+    assert_eq!(rig.run(volumes.rewrap(new)).unwrap(), 0, "nothing is wrapped by a key that is not here");
+    assert_eq!(counts(&volumes), [(old, 3)]);
+    keys.replace(vec![[6; 32], [5; 32]]);
+    assert_eq!(rig.run(volumes.rewrap(new)).unwrap(), 3);
+    assert_eq!((rig.run(volumes.rewrap(new)).unwrap(), counts(&volumes)), (0, vec![(new, 3)]));
+    let went = rig.run(volumes.unless_wrapped(old, || -> Result<(), VolumeError> {
+        keys.replace(vec![[6; 32]]);
+        Ok(())
+    }));
+    assert!(went.unwrap());
+    drop((device, volumes));
+    // After a restart, with the new key alone.
+    let volumes = Arc::new(Volumes::open(vec![rig.handle()]).unwrap().with_keys(keys));
+    assert_eq!(counts(&volumes), [(new, 3)]);
+    let device = rig.run(volumes.attach("clone")).unwrap();
+    assert_eq!(rig.read(&device, 0, 4096), text(1));
+    let made = volumes.create(VolumeId([8; 16]), Label { key: locked("x").key, ..label("late") });
+    let late = rig.run(made).unwrap_err();
+    assert!(matches!(late, VolumeError::Cipher(CipherError::Foreign(name)) if name == old), "{late}");
 }
