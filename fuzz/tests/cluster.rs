@@ -45,11 +45,17 @@ fn equal_seeds_give_equal_histories() {
 
 /// Most histories that may pass before a planted bug shows.
 const PATIENCE: u64 = 40;
+/// The same of one that few histories catch: it takes two writers of a name at the same moment.
+const RARE: u64 = 150;
 
 /// Some history catches the bug; which one does changes with every change of the engine.
 fn caught(plant: Plant) {
-    let found = (0..PATIENCE).any(|seed| history(seed, plant).is_err());
-    assert!(found, "{plant:?} is not found by {PATIENCE} seeds");
+    caught_by(plant, PATIENCE);
+}
+
+fn caught_by(plant: Plant, seeds: u64) {
+    let found = (0..seeds).any(|seed| history(seed, plant).is_err());
+    assert!(found, "{plant:?} is not found by {seeds} seeds");
 }
 
 #[test]
@@ -85,4 +91,14 @@ fn an_intent_that_is_forgotten_is_caught() {
 #[test]
 fn a_floor_that_is_left_out_when_lines_are_taken_back_is_caught() {
     caught(Plant::FloorLeftOut);
+}
+
+#[test]
+fn a_line_that_a_delete_left_is_caught() {
+    caught(Plant::LineKept);
+}
+
+#[test]
+fn a_claim_that_is_not_kept_is_caught() {
+    caught_by(Plant::ClaimDropped, RARE);
 }

@@ -54,6 +54,8 @@ pub struct Row {
 /// An object whose time has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Due {
+    /// Its place in the queue.
+    pub key: Vec<u8>,
     /// Unix seconds.
     pub delete_at: u64,
     /// Which object.
@@ -383,16 +385,23 @@ pub(super) fn decode_path_from(r: &mut Reader<'_>) -> Result<ObjectPath, BadValu
     Ok(ObjectPath { account: account.into(), container: container.into(), object: object.into() })
 }
 
-/// Objects that expire at or before `now`, oldest first.
-pub(crate) fn due(index: &dyn Index, now: u64, limit: usize) -> Result<Vec<Due>, IndexError> {
+/// Objects that expire at or before `now`, oldest first, from behind the place `after`.
+pub(crate) fn due(
+    index: &dyn Index,
+    after: Option<&[u8]>,
+    now: u64,
+    limit: usize,
+) -> Result<Vec<Due>, IndexError> {
     let mut due = Vec::new();
-    for pair in system_rows(index, &keys::EXPIRIES, limit) {
+    let all = Range::prefix(&keys::EXPIRIES);
+    let range = Range { from: after.map(|after| [after, &[0]].concat()).or(all.from), ..all };
+    for pair in index.scan(Table::System, range).take(limit) {
         let (key, value) = pair?;
         let (delete_at, _) = keys::parse_expiry(&key).map_err(damaged)?;
         if delete_at > now {
             break;
         }
-        due.push(Due { delete_at, path: decode_path(&value).map_err(damaged)? });
+        due.push(Due { key: key.to_vec(), delete_at, path: decode_path(&value).map_err(damaged)? });
     }
     Ok(due)
 }

@@ -298,7 +298,8 @@ impl History {
             let wanted = self.objects.get(&n).map(|(c, _)| c.map_or(0, |c| c.count as usize));
             assert_eq!(chunks, wanted, "seed {seed}, object {n}");
         }
-        let queue: Vec<u64> = due(index, u64::MAX, 1000).unwrap().iter().map(|due| due.delete_at).collect();
+        let queue: Vec<u64> =
+            due(index, None, u64::MAX, 1000).unwrap().iter().map(|due| due.delete_at).collect();
         let mut wanted: Vec<u64> = self.objects.values().filter_map(|(_, at)| *at).collect();
         wanted.sort_unstable();
         assert_eq!(queue, wanted, "seed {seed}");

@@ -1,6 +1,7 @@
 //! Accounts and containers, as callers change and read them.
 //!
 //! Invariant: a change of headers is made on what the caller's edit saw, or the edit is asked again.
+//! Invariant: a delete removes what stood when it was asked for: asked twice, also late, it leaves alone what was made anew meanwhile.
 
 use super::names::{Answer, Ask, Page, Put};
 use super::replica::Draft;
@@ -46,14 +47,14 @@ impl Inner {
         }
     }
 
-    pub(super) async fn account(&self, account: &str) -> Result<Option<Account>> {
+    pub(crate) async fn account(&self, account: &str) -> Result<Option<Account>> {
         match self.names.ask(Ask::Account { account: account.to_owned() }).await? {
             Answer::Account(found) => Ok(found),
             other => odd(other),
         }
     }
 
-    pub(super) async fn container(&self, account: &str, container: &str) -> Result<Option<Container>> {
+    pub(crate) async fn container(&self, account: &str, container: &str) -> Result<Option<Container>> {
         let (account, container) = (account.to_owned(), container.to_owned());
         match self.names.ask(Ask::Container { account, container }).await? {
             Answer::Container(found) => Ok(found),
@@ -87,9 +88,15 @@ impl Inner {
         Ok(self.deleted(ask).await? == Deleted::Gone)
     }
 
-    pub(crate) async fn delete_container(&self, account: &str, container: &str) -> Result<Deleted> {
+    /// Removes an empty container, if it is the one that was made then.
+    pub(crate) async fn delete_container(
+        &self,
+        account: &str,
+        container: &str,
+        created: Timestamp,
+    ) -> Result<Deleted> {
         let (account, container) = (account.to_owned(), container.to_owned());
-        self.deleted(Ask::DeleteContainer { account, container }).await
+        self.deleted(Ask::DeleteContainer { account, container, created }).await
     }
 
     /// Containers of an account; `marked`: also when it is marked deleted.
@@ -197,7 +204,9 @@ impl Store {
     /// Mark the account deleted; the reaper removes its containers and objects, then the mark.
     pub async fn delete_account(&self, account: &str) -> Result<Deleted> {
         self.count_call();
-        self.inner.deleted(Ask::MarkAccount { account: account.to_owned() }).await
+        let Some(found) = self.inner.account(account).await? else { return Ok(Deleted::Absent) };
+        let ask = Ask::MarkAccount { account: account.to_owned(), created: found.created };
+        self.inner.deleted(ask).await
     }
 
     /// Containers of an account in name order. [`Error::NoAccount`] when absent.
@@ -297,7 +306,10 @@ impl Store {
     /// Remove an empty container.
     pub async fn delete_container(&self, account: &str, container: &str) -> Result<Deleted> {
         self.count_call();
-        self.inner.delete_container(account, container).await
+        let Some(found) = self.inner.container(account, container).await? else {
+            return Ok(Deleted::Absent);
+        };
+        self.inner.delete_container(account, container, found.created).await
     }
 
     /// Objects of a container in name order. [`Error::NoContainer`] when absent.

@@ -12,7 +12,7 @@ use super::condition::{Needs, needs};
 use super::copies::grave;
 use super::eventual::Soon;
 use super::limits::STALL;
-use super::names::{Line, NewLine};
+use super::names::{Line, NewLine, Standing};
 use super::replica::{Draft, Opened};
 use super::sight::{Found, Open};
 use super::sources::Sources;
@@ -190,20 +190,21 @@ impl Inner {
         Err(why)
     }
 
-    /// Removes an object's newest version under its claim, if `still` says so of it. `waits`: for a group that is away, however the
-    /// container is.
+    /// Removes an object's newest version under its claim, if `still` says so of it and of the number of its container. `waits`: for
+    /// a group that is away, however the container is.
     pub(crate) async fn remove_object(
         &self,
         path: &ObjectPath,
         condition: &Condition,
         waits: bool,
-        still: impl Fn(Version) -> bool + Send,
+        still: impl Fn(Version, Option<u64>) -> bool + Send,
     ) -> Result<Deleted> {
         let conditional = needs(condition) != Needs::Nothing;
         let begun = self.begin(path, None, waits || conditional).await?;
         self.judge_change(path, &begun, condition, None).await?;
         let Begun { grant, version, .. } = begun;
-        if !version.is_some_and(|version| !version.deleted && still(version)) {
+        let container = grant.line.container.map(|standing| standing.id);
+        if !version.is_some_and(|version| !version.deleted && still(version, container)) {
             return Ok(Deleted::Absent);
         }
         let line = grant.line.container.map(|standing| unlisted(standing.id, grant.at, conditional));
@@ -218,11 +219,12 @@ impl Inner {
         Ok(Deleted::Gone)
     }
 
-    /// Removes a line that no object stands behind, under the object's claim.
-    pub(crate) async fn remove_line(&self, path: &ObjectPath) -> Result<()> {
+    /// Removes a line of a container that no object stands behind, under the object's claim.
+    pub(crate) async fn remove_line(&self, path: &ObjectPath, container: u64) -> Result<()> {
         let grant = self.names.begin(path.clone(), None).await?;
         let absent = self.version(path, &grant.line, None).await?.is_none_or(|version| version.deleted);
-        let Some(standing) = grant.line.container.filter(|_| absent) else { return Ok(()) };
+        let meant = |standing: &Standing| absent && standing.id == container;
+        let Some(standing) = grant.line.container.filter(meant) else { return Ok(()) };
         let line = unlisted(standing.id, grant.at, false);
         self.names.settle(grant, line, Class::Delete).await
     }
@@ -402,6 +404,6 @@ impl Store {
     /// Remove the newest version.
     pub async fn delete_object(&self, path: &ObjectPath, condition: &Condition) -> Result<Deleted> {
         self.count_call();
-        self.inner.remove_object(path, condition, false, |_| true).await
+        self.inner.remove_object(path, condition, false, |_, _| true).await
     }
 }

@@ -3,18 +3,30 @@
 //! Nobody who does not ask for it sees an object that has expired; only its removal is this worker's, and may come later: who reads a
 //! large object with `X-Open-Expired` finds its parts for a while.
 //!
+//! What a disk has in its queue need not be removed: of a version that nobody acknowledged nobody decides, and a group may be away. So each
+//! queue is walked from its beginning to its end, and what failed is tried again in the next pass.
+//!
 //! Invariant: an object is removed only if it is due when the claim on it is held: one that was given more time stays.
+//! Invariant: nothing that stays in a queue keeps what is behind it from being looked at.
+
+use std::collections::HashSet;
+use std::sync::Arc;
 
 use super::{Outcome, Progress, Worker};
-use crate::catalog;
-use crate::object::{BoxFuture, Condition, Deleted, Result, Store};
+use crate::catalog::{self, Due, Version};
+use crate::object::{BoxFuture, Condition, Deleted, Error, Result, Store};
 
-/// The expirer of a store. A unit is an object.
+/// The expirer of a store. A unit is an object that is looked at.
 #[derive(Debug)]
 pub struct Expirer {
     store: Store,
     /// Seconds for which an object is kept after it expired.
     kept: u64,
+    /// How far the queue of each disk was walked.
+    after: Vec<Option<Vec<u8>>>,
+    /// Accounts whose group did not answer in this pass.
+    away: HashSet<Arc<str>>,
+    failed: Option<String>,
     progress: Progress,
 }
 
@@ -22,24 +34,51 @@ impl Expirer {
     /// Over all disks of the store; an object is due `kept` seconds after it expired.
     #[must_use]
     pub fn new(store: Store, kept: u64) -> Self {
-        Self { store, kept, progress: Progress::default() }
+        let after = vec![None; store.disks().len()];
+        Self { store, kept, after, away: HashSet::new(), failed: None, progress: Progress::default() }
     }
 
+    /// How many were looked at.
     async fn expire(&mut self, budget: u32) -> Result<u32> {
         let inner = self.store.inner.clone();
         let expired = inner.clock.unix_seconds().saturating_sub(self.kept);
-        let mut removed = 0;
-        for disk in &inner.disks {
-            for due in catalog::due(disk.index(), expired, budget as usize)? {
-                let still = |version: catalog::Version| version.delete_at.is_some_and(|at| at <= expired);
-                if inner.remove_object(&due.path, &Condition::default(), true, still).await? == Deleted::Gone
-                {
-                    removed += 1;
-                    self.progress.done += 1;
+        let mut looked = 0;
+        for (n, disk) in inner.disks.iter().enumerate() {
+            let after = self.after.get(n).cloned().flatten();
+            for due in catalog::due(disk.index(), after.as_deref(), expired, budget as usize)? {
+                self.remove(&due, expired).await;
+                looked += 1;
+                if let Some(after) = self.after.get_mut(n) {
+                    *after = Some(due.key);
                 }
             }
         }
-        Ok(removed)
+        Ok(looked)
+    }
+
+    /// Removes an object if it is due still; what fails is for the next pass.
+    async fn remove(&mut self, due: &Due, expired: u64) {
+        if self.away.contains(&due.path.account) {
+            return;
+        }
+        let still = |version: Version, _| version.delete_at.is_some_and(|at| at <= expired);
+        match self.store.inner.remove_object(&due.path, &Condition::default(), true, still).await {
+            Ok(Deleted::Gone) => self.progress.done += 1,
+            Ok(_) => {}
+            Err(error) => {
+                if matches!(error, Error::Unavailable { .. }) {
+                    self.away.insert(due.path.account.clone());
+                }
+                self.failed = Some(format!("expire {}: {error}", due.path));
+            }
+        }
+    }
+
+    fn pass_ended(&mut self) -> Outcome {
+        self.after.fill(None);
+        self.away.clear();
+        self.progress.pass_ended();
+        self.failed.take().map_or(Outcome::Idle, Outcome::Failed)
     }
 }
 
@@ -51,11 +90,8 @@ impl Worker for Expirer {
     fn step(&mut self, budget: u32) -> BoxFuture<'_, Outcome> {
         Box::pin(async move {
             match self.expire(budget).await {
-                Ok(0) => {
-                    self.progress.pass_ended();
-                    Outcome::Idle
-                }
-                Ok(removed) => Outcome::Did(removed),
+                Ok(0) => self.pass_ended(),
+                Ok(looked) => Outcome::Did(looked),
                 Err(e) => Outcome::Failed(format!("expire objects: {e}")),
             }
         })

@@ -1,8 +1,13 @@
 //! Removes what lies under accounts that are marked deleted, then the mark.
 //!
+//! Another node may lead meanwhile, reap the account to its end, and a client make it anew. So a container is remembered by its number,
+//! then the mark is looked at, and then only what is in the container of that number is removed: nothing is made under a mark, and the
+//! mark stays for as long as a container does.
+//!
 //! Invariant: only what is under a mark is touched, and the mark goes last.
 
 use super::{Outcome, Progress, Worker};
+use crate::clock::Timestamp;
 use crate::object::{
     BoxFuture, Condition, ContainerRow, Deleted, Entry, Listing, ObjectPath, ObjectRow, Result, Store,
 };
@@ -26,33 +31,62 @@ impl Reaper {
 
     async fn reap(&mut self, budget: u32) -> Result<u32> {
         let inner = self.store.inner.clone();
-        let mut removed = 0;
+        let (mut removed, mut failed) = (0, None);
         if !inner.names.here() {
             return Ok(0);
         }
         for account in inner.marked_accounts(PAGE).await? {
-            let page = Listing { limit: PAGE as usize, ..Listing::default() };
-            for entry in inner.containers_of(&account, &page, true).await? {
-                let Entry::Row(ContainerRow { name, .. }) = entry else { continue };
-                removed += self.empty(&account, &name, budget.saturating_sub(removed)).await?;
-                if removed >= budget {
-                    return Ok(removed);
-                }
-                if inner.delete_container(&account, &name).await? == Deleted::Gone {
-                    removed += 1;
-                    self.progress.done += 1;
-                }
+            if removed >= budget {
+                break;
             }
-            if inner.remove_marked_account(&account).await? {
+            // What cannot be removed just now keeps no other account.
+            match self.reap_account(&account, budget - removed).await {
+                Ok(more) => removed += more,
+                Err(error) => failed = Some(error),
+            }
+        }
+        failed.filter(|_| removed == 0).map_or(Ok(removed), Err)
+    }
+
+    async fn reap_account(&mut self, account: &str, budget: u32) -> Result<u32> {
+        let inner = self.store.inner.clone();
+        let mut removed = 0;
+        let page = Listing { limit: PAGE as usize, ..Listing::default() };
+        for entry in inner.containers_of(account, &page, true).await? {
+            let Entry::Row(ContainerRow { name, .. }) = entry else { continue };
+            let Some(created) = self.marked_container(account, &name).await? else { continue };
+            removed += self.empty(account, &name, created, budget.saturating_sub(removed)).await?;
+            if removed >= budget {
+                return Ok(removed);
+            }
+            if inner.delete_container(account, &name, created).await? == Deleted::Gone {
                 removed += 1;
                 self.progress.done += 1;
-                tracing::info!(account, "account reaped");
             }
+        }
+        if inner.remove_marked_account(account).await? {
+            removed += 1;
+            self.progress.done += 1;
+            tracing::info!(account, "account reaped");
         }
         Ok(removed)
     }
 
-    async fn empty(&mut self, account: &str, container: &str, budget: u32) -> Result<u32> {
+    /// The number of a container that stands under a mark.
+    async fn marked_container(&self, account: &str, container: &str) -> Result<Option<Timestamp>> {
+        let inner = &self.store.inner;
+        let Some(found) = inner.container(account, container).await? else { return Ok(None) };
+        let marked = inner.account(account).await?.is_some_and(|account| account.deleted);
+        Ok(marked.then_some(found.created))
+    }
+
+    async fn empty(
+        &mut self,
+        account: &str,
+        container: &str,
+        created: Timestamp,
+        budget: u32,
+    ) -> Result<u32> {
         let inner = self.store.inner.clone();
         let page = Listing { limit: budget as usize, ..Listing::default() };
         let mut removed = 0;
@@ -60,8 +94,9 @@ impl Reaper {
             let Entry::Row(ObjectRow { name, .. }) = entry else { continue };
             let (account, container) = (account.into(), container.into());
             let path = ObjectPath { account, container, object: name.into() };
-            if inner.remove_object(&path, &Condition::default(), true, |_| true).await? == Deleted::Absent {
-                inner.remove_line(&path).await?;
+            let marked = |_, container| container == Some(created.0);
+            if inner.remove_object(&path, &Condition::default(), true, marked).await? == Deleted::Absent {
+                inner.remove_line(&path, created.0).await?;
             }
             removed += 1;
             self.progress.done += 1;

@@ -4,9 +4,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::*;
+use crate::catalog::{ListedEtag, ListingValue};
+use crate::disk::Class;
 use crate::index::Table;
+use crate::object::names::NewLine;
 use crate::object::tests::rig::{DISK, Rig, START, bytes, path};
-use crate::object::{Deleted, Error, PutSpec};
+use crate::object::{Deleted, Error, ObjectPath, PutSpec};
 
 fn alone(rig: &Rig) -> Arc<Synced> {
     Arc::new(Synced::alone(rig.handle(0).device()))
@@ -91,6 +94,36 @@ fn a_deleted_account_is_reaped_whole_and_can_be_made_anew() {
     }
     rig.run(store.put_container("AUTH_a", "c", 0, |_| Ok(Default::default()))).unwrap();
     assert_eq!(rig.totals(), [0; 4]);
+}
+
+/// The devices of one account's policy are away: the reaper tried that account first, and never came to the next.
+#[test]
+fn an_account_that_cannot_be_reaped_keeps_no_other() {
+    let mut rig = Rig::new(2, 48);
+    let (store, names) = (rig.store(), rig.store().inner.names.clone());
+    for (account, container, policy) in [("AUTH_a", "lost", 5), ("AUTH_b", "c", 0)] {
+        rig.run(store.put_container(account, container, policy, |_| Ok(Default::default()))).unwrap();
+    }
+    let lost = ObjectPath { container: "lost".into(), ..path("o") };
+    let grant = rig.run(names.begin(lost, None)).unwrap();
+    let value = ListingValue {
+        size: 1,
+        etag: ListedEtag::Md5([0; 16]),
+        content_type: String::new(),
+        version: None,
+        key: None,
+    };
+    let (container, at) = (grant.line.container.unwrap().id, grant.at);
+    let line = NewLine { container, at, value: Some(value.encode()), conditional: false };
+    rig.run(names.settle(grant, line, Class::Client)).unwrap();
+    for account in ["AUTH_a", "AUTH_b"] {
+        assert_eq!(rig.run(store.delete_account(account)).unwrap(), Deleted::Gone);
+    }
+    let mut reaper = Reaper::new(store.clone());
+    let last = (0..10).map(|_| rig.run(reaper.step(10))).last();
+    assert!(matches!(last, Some(Outcome::Failed(_))), "{last:?}");
+    assert!(rig.run(store.account("AUTH_a")).unwrap().unwrap().deleted);
+    assert!(rig.run(store.account("AUTH_b")).unwrap().is_none());
 }
 
 #[test]

@@ -9,7 +9,9 @@ use quarry_engine::disk::format::record::{DeviceId, Kind, NewRecord, RecordView,
 use quarry_engine::disk::{Class, Durability, Location};
 use quarry_engine::index::{Index, IndexError, Table};
 use quarry_engine::net::{NodeId, Request, Response, Service};
-use quarry_engine::object::names::{Answer, Ask, Grant, Holding, Line, Names, NamesAnswer, NewLine};
+use quarry_engine::object::names::{
+    Answer, Ask, AskedFor, Grant, Holding, Line, Names, NamesAnswer, NamesRequest, NewLine,
+};
 use quarry_engine::object::{BoxFuture, Draft, ObjectPath, Opened, Replica, Result};
 use quarry_ring::PathHash;
 
@@ -33,6 +35,10 @@ pub enum Plant {
     IntentForgotten,
     /// Whoever takes lines back does not know how new those are that were deleted.
     FloorLeftOut,
+    /// A DELETE is acknowledged when its tombstone is there: the line stays.
+    LineKept,
+    /// Whoever leads forgets at once which names other nodes hold.
+    ClaimDropped,
 }
 
 impl Plant {
@@ -48,6 +54,7 @@ impl Plant {
     pub(crate) fn names(self, names: Arc<dyn Names>) -> Arc<dyn Names> {
         match self {
             Self::StaleReplicaWins => Arc::new(Ageless(names)),
+            Self::LineKept => Arc::new(Keeping(names)),
             _ => names,
         }
     }
@@ -56,6 +63,7 @@ impl Plant {
     pub(crate) fn service(self, service: Arc<dyn Service>) -> Arc<dyn Service> {
         match self {
             Self::FloorLeftOut => Arc::new(Floorless(service)),
+            Self::ClaimDropped => Arc::new(Forgetful(service)),
             _ => service,
         }
     }
@@ -185,6 +193,57 @@ impl Names for Ageless {
 
     fn here(&self) -> bool {
         self.0.here()
+    }
+}
+
+/// Names that say of a line that it was removed, and leave it.
+struct Keeping(Arc<dyn Names>);
+
+impl Names for Keeping {
+    fn ask(&self, ask: Ask) -> BoxFuture<'static, Result<Answer>> {
+        self.0.ask(ask)
+    }
+
+    fn begin(&self, path: ObjectPath, given: Option<Timestamp>) -> BoxFuture<'static, Result<Grant>> {
+        self.0.begin(path, given)
+    }
+
+    fn settle(&self, grant: Grant, line: NewLine, class: Class) -> BoxFuture<'static, Result<()>> {
+        if line.value.is_none() {
+            return Box::pin(std::future::ready(Ok(())));
+        }
+        self.0.settle(grant, line, class)
+    }
+
+    fn lines_count(&self) -> bool {
+        self.0.lines_count()
+    }
+
+    fn here(&self) -> bool {
+        self.0.here()
+    }
+}
+
+/// A node that has given a grant back as soon as it gave it.
+struct Forgetful(Arc<dyn Service>);
+
+impl Service for Forgetful {
+    fn handle(&self, from: NodeId, request: Request) -> BoxFuture<'static, Response> {
+        let release = match &request {
+            Request::Names(NamesRequest { group, what: AskedFor::Begin { lease, .. }, .. }) => {
+                let what = AskedFor::Release { lease: *lease };
+                Some(Request::Names(NamesRequest { group: *group, follows: None, what }))
+            }
+            _ => None,
+        };
+        let (answer, service) = (self.0.handle(from, request), self.0.clone());
+        Box::pin(async move {
+            let answer = answer.await;
+            if let Some(release) = release {
+                service.handle(from, release).await;
+            }
+            answer
+        })
     }
 }
 

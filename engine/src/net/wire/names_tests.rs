@@ -49,7 +49,7 @@ fn asks() -> Vec<(Ask, String)> {
             Ask::PutAccount { account: account.clone(), headers: headers(), expect: None },
             format!("03{a}{headers_are}00"),
         ),
-        (Ask::MarkAccount { account: account.clone() }, format!("04{a}")),
+        (Ask::MarkAccount { account: account.clone(), created: Timestamp(4) }, format!("04{a}04")),
         (Ask::RemoveMarked { account: account.clone() }, format!("05{a}")),
         (Ask::MarkedAccounts { limit: 7 }, "0607".to_owned()),
         (
@@ -64,7 +64,14 @@ fn asks() -> Vec<(Ask, String)> {
             },
             both("07", &format!("03{headers_are}0104010101")),
         ),
-        (Ask::DeleteContainer { account: account.clone(), container: container.clone() }, both("08", "")),
+        (
+            Ask::DeleteContainer {
+                account: account.clone(),
+                container: container.clone(),
+                created: Timestamp(4),
+            },
+            both("08", "04"),
+        ),
         (Ask::Accounts { marker: "m".to_owned(), limit: 8 }, "09016d08".to_owned()),
         (
             Ask::Containers { account: account.clone(), listing: listing(), marked: true },

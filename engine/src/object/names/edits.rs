@@ -25,13 +25,17 @@ impl Decider {
             Ask::PutAccount { account, headers, expect } => {
                 self.put_account(&account, headers, expect).await.map(Answer::Put)
             }
-            Ask::MarkAccount { account } => self.mark_account(&account).await.map(Answer::Deleted),
+            Ask::MarkAccount { account, created } => {
+                self.mark_account(&account, created).await.map(Answer::Deleted)
+            }
             Ask::RemoveMarked { account } => self.remove_marked(&account).await.map(Answer::Deleted),
             Ask::PutContainer { account, container, policy, headers, expect, post, index } => {
                 let wanted = Wanted { account, container, policy, headers, expect, post, index };
                 self.put_container(wanted).await.map(Answer::Put)
             }
-            Ask::DeleteContainer { account, container } => self.delete_container(&account, &container).await,
+            Ask::DeleteContainer { account, container, created } => {
+                self.delete_container(&account, &container, created).await
+            }
             _ => Err(Error::Refused("a question is no change".to_owned())),
         }
     }
@@ -59,10 +63,11 @@ impl Decider {
         self.time(standing).await
     }
 
-    async fn mark_account(&self, account: &str) -> Result<Deleted> {
+    async fn mark_account(&self, account: &str, created: Timestamp) -> Result<Deleted> {
         let permit = self.group.claim(Claim::Account(account)).await;
         self.behind_barrier().await?;
-        let Some((row, mut value)) = self.account_row(account)?.filter(|(_, value)| !value.marked) else {
+        let meant = |value: &AccountValue| !value.marked && value.created == created.0;
+        let Some((row, mut value)) = self.account_row(account)?.filter(|(_, value)| meant(value)) else {
             return Ok(Deleted::Absent);
         };
         value.marked = true;
@@ -142,10 +147,11 @@ impl Decider {
     }
 
     /// Where other groups have more of the container, they must be asked first: nothing is changed.
-    async fn delete_container(&self, account: &str, container: &str) -> Result<Answer> {
+    async fn delete_container(&self, account: &str, container: &str, created: Timestamp) -> Result<Answer> {
         let permit = self.group.claim(Claim::Emptiness { account, container }).await;
         self.behind_barrier().await?;
-        let Some((row, value)) = self.container_row(account, container)? else {
+        let found = self.container_row(account, container)?;
+        let Some((row, value)) = found.filter(|(_, value)| value.id == created.0) else {
             return Ok(Answer::Deleted(Deleted::Absent));
         };
         if self.group.totals(TotalsOf::Container(value.id))?.objects > 0 {

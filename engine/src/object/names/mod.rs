@@ -14,6 +14,8 @@ mod decider;
 mod divided;
 mod edits;
 mod grown;
+#[cfg(test)]
+mod late_tests;
 mod leases;
 mod parts;
 mod remote;
@@ -184,10 +186,12 @@ pub enum Ask {
         /// What the caller saw.
         expect: Option<Timestamp>,
     },
-    /// Mark it deleted; [`Answer::Deleted`].
+    /// Mark it deleted, if it is still the one that was meant; [`Answer::Deleted`].
     MarkAccount {
         /// Its name.
         account: String,
+        /// When it was made.
+        created: Timestamp,
     },
     /// Remove the mark if nothing is left under it; [`Answer::Deleted`].
     RemoveMarked {
@@ -216,12 +220,14 @@ pub enum Ask {
         /// What shall hold while the group has no leader; `None`: as it is.
         index: Option<IndexPolicy>,
     },
-    /// Remove it if it is empty; [`Answer::Deleted`].
+    /// Remove it if it is empty and still the one that was meant; [`Answer::Deleted`].
     DeleteContainer {
         /// Its account.
         account: String,
         /// Its name.
         container: String,
+        /// When it was made.
+        created: Timestamp,
     },
     /// Account names; [`Answer::Accounts`].
     Accounts {
@@ -293,7 +299,7 @@ impl Ask {
             Self::Account { account }
             | Self::Container { account, .. }
             | Self::PutAccount { account, .. }
-            | Self::MarkAccount { account }
+            | Self::MarkAccount { account, .. }
             | Self::RemoveMarked { account }
             | Self::PutContainer { account, .. }
             | Self::DeleteContainer { account, .. }

@@ -212,13 +212,12 @@ impl Divided {
         let account = ask.account().unwrap_or_default().to_owned();
         match ask {
             Ask::Objects { account, container, listing } => self.objects(&account, &container, listing).await,
-            Ask::DeleteContainer { account, container } => {
-                let deleted = self
-                    .of(&account)?
-                    .ask(Ask::DeleteContainer { account: account.clone(), container: container.clone() });
-                match deleted.await? {
+            Ask::DeleteContainer { account, container, created } => {
+                let whole =
+                    Ask::DeleteContainer { account: account.clone(), container: container.clone(), created };
+                match self.of(&account)?.ask(whole).await? {
                     Answer::Split { .. } => {
-                        self.delete_split(&account, &container).await.map(Answer::Deleted)
+                        self.delete_split(&account, &container, created).await.map(Answer::Deleted)
                     }
                     whole => Ok(whole),
                 }
@@ -297,8 +296,21 @@ impl Divided {
         Ok(Answer::Objects(Page { entries: page.entries, cut: page.cut }))
     }
 
+    /// When the container that stands was made.
+    async fn made(&self, account: &str, container: &str) -> Result<Option<Timestamp>> {
+        let (name, container) = of(account, container);
+        match self.of(account)?.ask(Ask::Container { account: name, container }).await? {
+            Answer::Split { answer, .. } => match *answer {
+                Answer::Container(found) => Ok(found.map(|found| found.created)),
+                other => odd(other),
+            },
+            Answer::Container(found) => Ok(found.map(|found| found.created)),
+            other => odd(other),
+        }
+    }
+
     /// Removes a container of which other groups have something, if nothing is in it.
-    async fn delete_split(&self, account: &str, container: &str) -> Result<Deleted> {
+    async fn delete_split(&self, account: &str, container: &str, created: Timestamp) -> Result<Deleted> {
         let shut = |routed, at| Self::shut(routed, account, container, at);
         let holding = match shut(self.of(account)?, None).await {
             Err(Error::NoContainer) => return Ok(Deleted::Absent),
@@ -306,6 +318,10 @@ impl Divided {
         };
         let Some(at) = holding.at else { return Err(busy("an attempt without a time")) };
         let deleted = async {
+            // If it is the one that was meant now, it was so when the attempt began: a number does not come again.
+            if self.made(account, container).await? != Some(created) {
+                return Ok(Deleted::Absent);
+            }
             let (mut objects, mut children) = (holding.objects, holding.children);
             while let Some(child) = children.pop().filter(|_| objects == 0) {
                 let holding = shut(self.child(account, child.group)?, Some(at)).await?;
@@ -325,7 +341,7 @@ impl Divided {
             }
         }
         .await;
-        if !matches!(deleted, Ok(Deleted::Gone | Deleted::Absent)) {
+        if !matches!(deleted, Ok(Deleted::Gone)) {
             self.open_all(account, container, at).await?;
         }
         deleted

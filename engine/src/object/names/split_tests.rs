@@ -192,7 +192,11 @@ impl World {
     }
 
     pub(super) fn delete_container(&mut self) -> Result<Deleted> {
-        match self.ask(Ask::DeleteContainer { account: "a".to_owned(), container: "c".to_owned() })? {
+        let (account, container) = ("a".to_owned(), "c".to_owned());
+        let ask = Ask::Container { account: account.clone(), container: container.clone() };
+        let Answer::Container(found) = self.ask(ask)? else { panic!("no answer") };
+        let Some(found) = found else { return Ok(Deleted::Absent) };
+        match self.ask(Ask::DeleteContainer { account, container, created: found.created })? {
             Answer::Deleted(deleted) => Ok(deleted),
             other => panic!("{other:?}"),
         }

@@ -124,24 +124,24 @@ impl IndexGroup for Voter {
     }
 }
 
-struct Node {
-    store: Store,
-    names: Arc<dyn Names>,
+pub(super) struct Node {
+    pub(super) store: Store,
+    pub(super) names: Arc<dyn Names>,
     service: Option<NamesService>,
     clock: Arc<Clock>,
 }
 
 /// Three nodes: the first has the disk, the first two can lead, the third asks.
-struct World {
-    rig: Rig,
+pub(super) struct World {
+    pub(super) rig: Rig,
     sim: SimRig,
     agreed: Arc<Agreed>,
-    nodes: Vec<Node>,
-    device: Arc<dyn Replica>,
+    pub(super) nodes: Vec<Node>,
+    pub(super) device: Arc<dyn Replica>,
 }
 
 impl World {
-    fn new(seed: u64, faults: SimFaults) -> Self {
+    pub(super) fn new(seed: u64, faults: SimFaults) -> Self {
         let rig = Rig::new(1, seed);
         let sim = SimRig::new(seed, faults);
         let disk = rig.handle(0);
@@ -193,12 +193,12 @@ impl World {
         self.nodes.push(Node { store, names, service, clock });
     }
 
-    fn turn(&mut self) {
+    pub(super) fn turn(&mut self) {
         self.rig.turn();
         self.sim.turn();
     }
 
-    fn run<F: Future>(&mut self, future: F) -> F::Output {
+    pub(super) fn run<F: Future>(&mut self, future: F) -> F::Output {
         let mut future = pin!(future);
         let mut context = Context::from_waker(Waker::noop());
         for _ in 0..200_000 {
@@ -229,7 +229,7 @@ impl World {
         panic!("{name} is not written")
     }
 
-    fn pass(&mut self, time: Duration) {
+    pub(super) fn pass(&mut self, time: Duration) {
         let end = self.sim.net.now() + time;
         while self.sim.net.now() < end {
             self.turn();
@@ -239,7 +239,7 @@ impl World {
         }
     }
 
-    fn lead(&self, node: Option<usize>) {
+    pub(super) fn lead(&self, node: Option<usize>) {
         *self.agreed.leader.lock().unwrap() = node.map(|node| NODES[node]);
         self.agreed.term.fetch_add(1, Ordering::SeqCst);
         if let Some(node) = node {
@@ -248,7 +248,7 @@ impl World {
         }
     }
 
-    fn put(
+    pub(super) fn put(
         &mut self,
         node: usize,
         name: &str,
@@ -259,7 +259,7 @@ impl World {
         self.run(put)
     }
 
-    fn get(&mut self, node: usize, name: &str) -> Option<Bytes> {
+    pub(super) fn get(&mut self, node: usize, name: &str) -> Option<Bytes> {
         let store = self.nodes[node].store.clone();
         self.run(async move {
             let reader = store.open(&path(name)).await.unwrap()?;
@@ -272,7 +272,7 @@ impl World {
         })
     }
 
-    fn listing(&mut self, node: usize, listing: Listing) -> Vec<String> {
+    pub(super) fn listing(&mut self, node: usize, listing: Listing) -> Vec<String> {
         let store = self.nodes[node].store.clone();
         let entries = self.run(async move { store.list_objects("AUTH_a", "c", &listing).await.unwrap() });
         let name = |entry| match entry {
@@ -283,14 +283,14 @@ impl World {
     }
 
     /// A tombstone on the device that no line tells of.
-    fn delete_unlisted(&mut self, name: &str, at: Timestamp) {
+    pub(super) fn delete_unlisted(&mut self, name: &str, at: Timestamp) {
         let draft = crate::object::copies::tombstone(&path(name), crate::object::hash_of(&path(name)), at);
         let append = self.device.append(vec![draft], Durability::Durable, Class::Client);
         self.run(append).unwrap();
     }
 
     /// A version on the device that no line tells of.
-    fn write_unlisted(&mut self, name: &str, body: &'static [u8], at: Timestamp) {
+    pub(super) fn write_unlisted(&mut self, name: &str, body: &'static [u8], at: Timestamp) {
         let info = ObjectInfo {
             timestamp: at,
             data_timestamp: at,
@@ -322,7 +322,7 @@ fn new_line(container: u64, at: Timestamp, conditional: bool) -> NewLine {
     NewLine { container, at, value, conditional }
 }
 
-fn absent() -> Condition {
+pub(super) fn absent() -> Condition {
     Condition { if_none_match: any(), ..Condition::default() }
 }
 
@@ -736,7 +736,7 @@ fn short_questions_that_go_together_are_answered_as_far_as_there_is_room() {
     let account = "AUTH_a".to_owned();
     let container = |name: &str| Ask::Container { account: account.clone(), container: name.to_owned() };
     let short = [Ask::Account { account: account.clone() }, container("c"), Ask::Line { path: path("o") }];
-    let change = Ask::MarkAccount { account: account.clone() };
+    let change = Ask::MarkAccount { account: account.clone(), created: Timestamp(1) };
     let asks = short.iter().cloned().chain([change]).chain((0..40).map(|n| container(&format!("long {n}"))));
     let what = AskedFor::Several(Asks(asks.collect()));
     let service = world.nodes[0].service.clone().unwrap();

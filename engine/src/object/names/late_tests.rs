@@ -1,0 +1,199 @@
+//! Deletes that come late, twice, or from whoever led before: what was made anew meanwhile is left alone.
+
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use super::tests::{World, absent};
+use super::{Answer, Ask, GRANT_TIME};
+use crate::clock::Timestamp;
+use crate::disk::Class;
+use crate::net::SimFaults;
+use crate::object::objects::unlisted;
+use crate::object::tests::rig::{START, all, path};
+use crate::object::{Condition, Deleted, PutSpec, Result, hash_of};
+use crate::work::{Expirer, Outcome, Reaper, Worker};
+
+impl World {
+    fn make(&mut self, container: &str) -> Timestamp {
+        let store = self.nodes[2].store.clone();
+        let made = self.run(store.put_container("AUTH_a", container, 0, |_| Ok(Default::default())));
+        made.unwrap();
+        self.run(store.container("AUTH_a", container)).unwrap().unwrap().created
+    }
+
+    fn deleted(&mut self, ask: &Ask) -> Deleted {
+        let names = self.nodes[2].names.clone();
+        match self.run(names.ask(ask.clone())).unwrap() {
+            Answer::Deleted(deleted) => deleted,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn finish(&mut self, worker: &mut dyn Worker) {
+        while let Outcome::Did(_) = self.run(worker.step(10)) {}
+    }
+
+    /// Polls so often, and lets time go on; whether it came to its end.
+    fn begin(&mut self, future: &mut (impl Future<Output = Outcome> + Unpin), polls: usize) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        for _ in 0..polls {
+            if std::pin::Pin::new(&mut *future).poll(&mut context).is_ready() {
+                return true;
+            }
+            self.turn();
+        }
+        false
+    }
+}
+
+/// Who deletes asks again when it hears nothing, and messages come twice: the first had its effect, and somebody made the name anew.
+#[test]
+fn a_delete_that_comes_twice_leaves_alone_what_was_made_anew() {
+    let mut world = World::new(21, SimFaults::NONE);
+    let (account, container) = ("AUTH_a".to_owned(), "c".to_owned());
+    let store = world.nodes[2].store.clone();
+    let created = world.run(store.container("AUTH_a", "c")).unwrap().unwrap().created;
+    let delete = Ask::DeleteContainer { account: account.clone(), container, created };
+    assert_eq!(world.deleted(&delete), Deleted::Gone);
+    let anew = world.make("c");
+    assert_eq!(world.deleted(&delete), Deleted::Absent);
+    assert_eq!(world.run(store.container("AUTH_a", "c")).unwrap().unwrap().created, anew);
+
+    let created = world.run(store.account("AUTH_a")).unwrap().unwrap().created;
+    assert_eq!(world.run(store.delete_container("AUTH_a", "c")).unwrap(), Deleted::Gone);
+    let mark = Ask::MarkAccount { account: account.clone(), created };
+    assert_eq!(world.deleted(&mark), Deleted::Gone);
+    assert_eq!(world.deleted(&Ask::RemoveMarked { account }), Deleted::Gone);
+    world.make("c");
+    assert_eq!(world.deleted(&mark), Deleted::Absent);
+    assert!(!world.run(store.account("AUTH_a")).unwrap().unwrap().deleted);
+}
+
+/// Another node leads, reaps the account to its end, and clients make it anew, while the reaper of the node that led is anywhere in
+/// its work.
+#[test]
+fn a_reaper_that_comes_late_leaves_alone_what_was_made_anew() {
+    let mut came = 0;
+    for polls in (1..).step_by(3) {
+        let mut world = World::new(22, SimFaults::NONE);
+        world.make("d");
+        let names = ["o0", "o1", "o2"];
+        for name in names {
+            world.put(2, name, b"old", Condition::default()).unwrap();
+        }
+        let store = world.nodes[2].store.clone();
+        assert_eq!(world.run(store.delete_account("AUTH_a")).unwrap(), Deleted::Gone);
+        let mut late = Reaper::new(world.nodes[0].store.clone());
+        let mut step = late.step(10);
+        if world.begin(&mut step, polls) {
+            break;
+        }
+        came += 1;
+        world.lead(Some(1));
+        let mut reaper = Reaper::new(world.nodes[1].store.clone());
+        world.finish(&mut reaper);
+        assert!(world.run(store.account("AUTH_a")).unwrap().is_none(), "after {polls} polls");
+        world.make("c");
+        world.make("d");
+        for name in names {
+            world.put(2, name, b"new", Condition::default()).unwrap();
+        }
+        let _either = world.run(step);
+        assert_eq!(world.listing(2, all()), names, "after {polls} polls");
+        for name in names {
+            assert_eq!(world.get(2, name).unwrap(), "new", "after {polls} polls");
+        }
+        assert!(world.run(store.container("AUTH_a", "d")).unwrap().is_some(), "after {polls} polls");
+    }
+    assert!(came > 10, "{came}");
+}
+
+/// Its claim runs out while it is stopped anywhere in its work, and a client writes the object anew.
+#[test]
+fn an_expirer_that_comes_late_leaves_alone_what_was_written_anew() {
+    let mut came = 0;
+    for polls in 1.. {
+        let mut world = World::new(23, SimFaults::NONE);
+        world.lead(Some(1));
+        put_expiring(&mut world, "o", b"old", START + 100).unwrap();
+        world.rig.advance(1000);
+        let mut late = Expirer::new(world.nodes[0].store.clone(), 0);
+        let mut step = late.step(10);
+        if world.begin(&mut step, polls) {
+            break;
+        }
+        came += 1;
+        world.pass(GRANT_TIME + Duration::from_secs(1));
+        world.put(2, "o", b"new", Condition::default()).unwrap();
+        let _either = world.run(step);
+        assert_eq!(world.get(2, "o").unwrap(), "new", "after {polls} polls");
+        assert_eq!(world.listing(2, all()), ["o"], "after {polls} polls");
+    }
+    assert!(came > 10, "{came}");
+}
+
+/// A version with a time that nobody acknowledged stays in its disk's queue: as many as are looked at in one step were all that ever was.
+#[test]
+fn what_stays_in_an_expirer_s_queue_keeps_nobody_behind_it() {
+    let mut world = World::new(25, SimFaults::NONE);
+    for n in 0..12 {
+        put_expiring(&mut world, &format!("o{n:02}"), b"old", START + 100 + n).unwrap();
+    }
+    let names = world.nodes[2].names.clone();
+    let id = world.make("c").0;
+    for n in 0..9 {
+        // As if its writer had been lost before it made the line.
+        let grant = world.run(names.begin(path(&format!("o{n:02}")), None)).unwrap();
+        let line = unlisted(id, grant.at, false);
+        world.run(names.settle(grant, line, Class::Delete)).unwrap();
+    }
+    world.rig.advance(1000);
+    let mut expirer = Expirer::new(world.nodes[0].store.clone(), 0);
+    for _ in 0..4 {
+        assert!(matches!(world.run(expirer.step(3)), Outcome::Did(3)));
+    }
+    assert!(world.listing(2, all()).is_empty());
+    assert_eq!(expirer.progress().done, 3);
+    assert!(matches!(world.run(expirer.step(3)), Outcome::Idle));
+}
+
+fn put_expiring(world: &mut World, name: &str, body: &'static [u8], delete_at: u64) -> Result<()> {
+    let store = world.nodes[2].store.clone();
+    let path = path(name);
+    world.run(async move {
+        let mut writer = store.writer(&path, Some(body.len() as u64)).await?;
+        writer.write(bytes::Bytes::from_static(body)).await?;
+        writer.commit(PutSpec { delete_at: Some(delete_at), ..PutSpec::default() }).await.map(drop)
+    })
+}
+
+/// A device hears of a tombstone before the version that it buries, of each twice, and of the version again when the tombstone has gone.
+#[test]
+fn a_version_that_arrives_behind_its_tombstone_is_not_there() {
+    let mut world = World::new(24, SimFaults::NONE);
+    let store = world.nodes[2].store.clone();
+    let now = world.put(2, "other", b"other", Condition::default()).unwrap().timestamp.0;
+    let (written, deleted) = (Timestamp(now + 1), Timestamp(now + 2));
+    for round in 0..2 {
+        world.delete_unlisted("o", deleted);
+        world.write_unlisted("o", b"late", written);
+        let version = world.device.version(hash_of(&path("o")));
+        let version = world.run(version).unwrap().unwrap();
+        assert_eq!((version.sequence, version.deleted), (deleted.0, true), "round {round}");
+    }
+    // Where nothing is known of its tombstone any more.
+    world.write_unlisted("reclaimed", b"late", written);
+    for name in ["o", "reclaimed"] {
+        assert_eq!(world.get(2, name), None, "{name}");
+        let gone = world.run(store.delete_object(&path(name), &Condition::default())).unwrap();
+        assert_eq!(gone, Deleted::Absent, "{name}");
+        assert_eq!(world.listing(2, all()), ["other"]);
+    }
+    for name in ["o", "reclaimed"] {
+        world.put(2, name, b"anew", absent()).unwrap();
+        world.write_unlisted(name, b"late", written);
+        world.delete_unlisted(name, deleted);
+        assert_eq!(world.get(2, name).unwrap(), "anew", "{name}");
+    }
+    assert_eq!(world.listing(2, all()), ["o", "other", "reclaimed"]);
+}
