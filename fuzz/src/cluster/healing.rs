@@ -11,8 +11,8 @@ use crate::store::model::{OBJECTS, Op};
 use crate::store::oracle::Violation;
 use crate::store::world::IndexFate;
 
-/// The replicators have all done by then.
-const SETTLED: Duration = Duration::from_secs(1200);
+/// The replicators have all done by then: four times as long as it takes from the first moment of a history on.
+const SETTLED: Duration = Duration::from_secs(480);
 /// What is younger is left alone by replicators; version times may have been given by the clock that was furthest ahead.
 const YOUNG: Duration = Duration::from_secs(12 + 60);
 
