@@ -4,7 +4,7 @@
 //! Invariant: a group whose lines were taken back is left by everybody, as soon as anybody knows.
 //! Invariant: a child is opened when its parent has applied here what made it, and not before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -47,14 +47,15 @@ impl Keeper {
     /// For as long as it is polled.
     pub(super) async fn run(self) {
         loop {
-            self.end_over().await;
+            let over = self.end_over().await;
             for group in self.groups.all() {
                 let status = group.status();
                 self.divided.voters(group.id(), status.voters.iter().copied().collect());
                 if !status.voters.contains(&group.node()) {
                     continue;
                 }
-                for given in group.given() {
+                // Of what is over this node's parent may not have heard yet.
+                for given in group.given().into_iter().filter(|given| !over.contains(&given.group)) {
                     match self.groups.get(given.group) {
                         None => self.open(given.group).await,
                         // Nobody has promised anybody anything there: this node wins at once. Later elections are not its business.
@@ -76,9 +77,10 @@ impl Keeper {
         }
     }
 
-    /// Leaves groups whose lines were taken back.
-    async fn end_over(&self) {
-        for number in self.board.end(self.groups.over()) {
+    /// Leaves groups whose lines were taken back; those are all such.
+    async fn end_over(&self) -> BTreeSet<u32> {
+        let over = self.board.end(self.groups.over());
+        for number in over.iter().copied() {
             self.seats.end(number);
             locked(&self.voters).remove(&number);
             if self.groups.get(number).is_some() {
@@ -86,6 +88,7 @@ impl Keeper {
                 let _failed = self.groups.give_up(number, &self.with.disk).await;
             }
         }
+        over
     }
 
     /// What the drive has.
