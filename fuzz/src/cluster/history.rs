@@ -286,7 +286,9 @@ impl History {
         self.note(&format!("{} -> {reply:?}", slot.id));
         match reply {
             Reply::Said(outcome) => {
-                if self.world.terms() == slot.terms && self.world.now() < slot.began + GRANT_TIME {
+                // A group whose lines are given away, or come back, ends its grants without a new term.
+                let stays = self.profile.splits.is_none() && self.world.terms() == slot.terms;
+                if stays && self.world.now() < slot.began + GRANT_TIME {
                     self.oracle.held(slot.id);
                 }
                 self.oracle.said(slot.id, &outcome)?;
