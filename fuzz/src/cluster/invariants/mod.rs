@@ -60,6 +60,13 @@ fn held(world: &World) -> Result<Held, Violation> {
     Ok(held)
 }
 
+/// The newest time of a version that a device holds.
+pub(super) fn newest(world: &World) -> Result<u64, Violation> {
+    let held = held(world)?;
+    let times = held.values().flat_map(|stamps| stamps.values().map(|stamp| stamp.sequence));
+    Ok(times.max().unwrap_or(0))
+}
+
 /// Without the bodies that have a key of their own and that no line names: their writers died, or they were replaced while a
 /// device was away. An auditor buries them after a day.
 fn counted(mut held: Held, world: &World) -> Result<Held, Violation> {
