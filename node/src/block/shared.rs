@@ -360,10 +360,7 @@ impl Shared {
     /// The head, if nobody else is: what is asked of snapshots must not take the volume from who uses it. Its place is held, so that
     /// one thing is done after the other.
     pub(super) async fn head_here(&self, name: &str) -> Result<(Replicated, Row, Held), VolumeError> {
-        let (row, _) = self.standing(name)?;
-        if let Some(head) = row.head.filter(|head| *head != self.register.local()) {
-            return Err(VolumeError::InUseAt(name.to_owned(), head.to_string()));
-        }
+        let row = self.not_elsewhere(name).await?;
         let device = self.attach(name).await?;
         let held = self.place(row.id).lock_owned().await;
         let (row, _) = self.standing(name)?;
@@ -482,10 +479,9 @@ impl Shared {
     /// Deletes it if it stands as it is known here.
     async fn delete_known(&self, name: &str, clones: Clones) -> Result<(), VolumeError> {
         let (row, time) = self.known(name)?;
-        let elsewhere = row.head.filter(|head| *head != self.register.local());
         // Who was making a clone may never come back to it.
-        if let Some(head) = elsewhere.filter(|_| !row.is_being_made()) {
-            return Err(VolumeError::InUseAt(name.to_owned(), head.to_string()));
+        if !row.is_being_made() {
+            self.is_not_elsewhere(&row, time).await?;
         }
         self.remove(&row, time, clones).await
     }
@@ -523,10 +519,7 @@ impl Shared {
     /// left alone.
     pub(crate) async fn compare(&self, name: &str) -> Result<Compared, VolumeError> {
         let local = self.register.local();
-        let (row, _) = self.standing(name)?;
-        if let Some(head) = row.head.filter(|head| *head != local) {
-            return Err(VolumeError::InUseAt(name.to_owned(), head.to_string()));
-        }
+        let row = self.not_elsewhere(name).await?;
         self.detach(name).await?;
         let row = self
             .change(row.id, |row| {

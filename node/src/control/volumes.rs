@@ -571,6 +571,11 @@ impl Register {
         }
     }
 
+    /// Whether a row certainly stands as it did at this time: it was changed, otherwise.
+    pub(crate) async fn stands(&self, id: VolumeId, time: u64) -> Result<(), RegisterError> {
+        self.wish(vec![(row_key(id), Some(time))], Vec::new()).await
+    }
+
     /// Whether there certainly is no volume of a name.
     pub(crate) async fn is_free(&self, name: &str) -> bool {
         let key = name_key(name);

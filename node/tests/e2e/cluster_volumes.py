@@ -270,6 +270,16 @@ def newer_key(one, two, three):
     print("another key wraps volumes' keys; all nodes forgot the old one, and the bytes are the same", flush=True)
 
 
+def let_go(members):
+    """What one node has let go, another may delete at once, whether or not it has heard of that."""
+    for there in members:
+        for here in members:
+            volume(here, "create", "passed", 16 * BLOCK, "--members", 3)
+            attached(there, "passed")[0].close()
+            volume(there, "detach", "passed")
+            volume(here, "delete", "passed")
+
+
 def dropped(member, key):
     """What a node has may change in the same moment, which is told so."""
     try:
@@ -449,6 +459,7 @@ def main():
         print(f"a snapshot under writers took {made * 1000:.0f} ms, is of one moment, and is the same at each head", flush=True)
         encrypted(two, three)
         newer_key(one, two, three)
+        let_go(it.members)
         lineage(one, two, three, random.Random(f"{seed}/lineage"))
         wait_until(lambda: attached(three)[0].close() or all_count(three), BACK_LIMIT, "all members count", lambda: shown(three))
         print(volume(three, "compare", "disk1").strip(), flush=True)

@@ -1,6 +1,7 @@
 //! Which nodes have to do with a volume, and what any of them may change of it: its name, and who is its head.
 //!
 //! Invariant: a head that does not answer is replaced in the control group before anything is done in its place.
+//! Invariant: nobody is refused for a head that another node has let go, however late this node hears of it.
 
 use quarry_engine::net::{NodeId, Transport};
 use quarry_volume::VolumeId;
@@ -46,6 +47,31 @@ impl Shared {
     /// Whether there certainly is no volume of a name, as the control group knows it.
     pub(crate) async fn is_free(&self, name: &str) -> bool {
         self.register.is_free(name).await
+    }
+
+    /// A volume that can be used, and has its head at no other node.
+    pub(super) async fn not_elsewhere(&self, name: &str) -> Result<Row, VolumeError> {
+        for _ in 1..TRIES {
+            let (row, time) = self.standing(name)?;
+            match self.is_not_elsewhere(&row, time).await {
+                Err(VolumeError::Changed) => tokio::time::sleep(PAUSE).await,
+                done => return done.map(|()| row),
+            }
+        }
+        Err(VolumeError::Changed)
+    }
+
+    /// Refuses a volume whose row stood at this time, and names another node as its head. That node may have let go of it, and this
+    /// one not have heard of it yet: then the row has changed, which is told so.
+    pub(super) async fn is_not_elsewhere(&self, row: &Row, time: u64) -> Result<(), VolumeError> {
+        let Some(head) = row.head.filter(|head| *head != self.local()) else { return Ok(()) };
+        match self.register.stands(row.id, time).await {
+            Err(RegisterError::Changed) => Err(VolumeError::Changed),
+            // Nobody knows better than this node.
+            Ok(()) | Err(RegisterError::Away(_)) => {
+                Err(VolumeError::InUseAt(row.name.clone(), head.to_string()))
+            }
+        }
     }
 
     /// Names this node as a volume's head instead of the one in `row`, which does not answer: what is asked of the head next is asked
