@@ -347,15 +347,20 @@ pub(crate) fn open_uploads(index: &dyn Index, limit: usize) -> Result<Vec<DataId
     system_rows(index, &keys::OPEN_UPLOADS, limit).map(id).collect()
 }
 
-/// Accounts of the first group that are marked deleted.
-pub(crate) fn marked_accounts(index: &dyn Index, limit: usize) -> Result<Vec<String>, IndexError> {
-    marked_accounts_in(index, FIRST_GROUP, limit)
+/// Accounts of the first group that are marked deleted, behind `marker`.
+pub(crate) fn marked_accounts(
+    index: &dyn Index,
+    marker: &str,
+    limit: usize,
+) -> Result<Vec<String>, IndexError> {
+    marked_accounts_in(index, FIRST_GROUP, marker, limit)
 }
 
-/// Accounts of a group that are marked deleted.
+/// Accounts of a group that are marked deleted, behind `marker`.
 pub(crate) fn marked_accounts_in(
     index: &dyn Index,
     group: GroupId,
+    marker: &str,
     limit: usize,
 ) -> Result<Vec<String>, IndexError> {
     let prefix = keys::marked_accounts(group);
@@ -364,7 +369,10 @@ pub(crate) fn marked_accounts_in(
         let name = key.get(prefix.len()..).map(|name| name.to_vec());
         name.and_then(|name| String::from_utf8(name).ok()).ok_or_else(|| damaged(BadValue::Field("account")))
     };
-    system_rows(index, &prefix, limit).map(name).collect()
+    let from = Some([&prefix, marker.as_bytes(), &[0]].concat()).filter(|_| !marker.is_empty());
+    let all = Range::prefix(&prefix);
+    let range = Range { from: from.or(all.from), ..all };
+    index.scan(Table::System, range).take(limit).map(name).collect()
 }
 
 /// Value of a row of the expiry queue.

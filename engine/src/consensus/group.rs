@@ -423,10 +423,11 @@ impl Group {
         .map_err(stopped)
     }
 
-    /// Accounts marked deleted, as applied here.
-    pub fn marked_accounts(&self, limit: usize) -> Result<Vec<String>, GroupError> {
+    /// Accounts marked deleted, as applied here, behind `marker`.
+    pub fn marked_accounts(&self, marker: &str, limit: usize) -> Result<Vec<String>, GroupError> {
         self.believed()?;
-        catalog::marked_accounts_in(self.shared.store.disk.index(), self.space(), limit).map_err(stopped)
+        let index = self.shared.store.disk.index();
+        catalog::marked_accounts_in(index, self.space(), marker, limit).map_err(stopped)
     }
 
     /// Adds a member that does not vote. It is sent everything; when it has it, make it a voter.

@@ -77,9 +77,9 @@ impl Inner {
         }
     }
 
-    /// Accounts that are marked deleted, if this node is the one to reap them.
-    pub(crate) async fn marked_accounts(&self, limit: u32) -> Result<Vec<String>> {
-        self.account_names(Ask::MarkedAccounts { limit }).await
+    /// Accounts that are marked deleted, behind `marker` and in order, if this node is the one to reap them.
+    pub(crate) async fn marked_accounts(&self, marker: &str, limit: u32) -> Result<Vec<String>> {
+        self.account_names(Ask::MarkedAccounts { marker: marker.to_owned(), limit }).await
     }
 
     /// The reaper's last step: the mark goes when nothing is left under it.

@@ -74,8 +74,8 @@ pub trait IndexGroup: Send + Sync {
     fn totals(&self, of: TotalsOf<'_>) -> Result<Totals>;
     /// Standing rows of a range.
     fn scan(&self, range: Range) -> Rows<'_>;
-    /// Accounts marked deleted.
-    fn marked_accounts(&self, limit: usize) -> Result<Vec<String>>;
+    /// Accounts marked deleted, behind `marker`, in order.
+    fn marked_accounts(&self, marker: &str, limit: usize) -> Result<Vec<String>>;
     /// Ranges of lines that other groups have taken over from this one.
     fn given(&self) -> Vec<Given> {
         Vec::new()
@@ -155,8 +155,8 @@ impl IndexGroup for SingleVoter {
         }))
     }
 
-    fn marked_accounts(&self, limit: usize) -> Result<Vec<String>> {
-        Ok(catalog::marked_accounts(self.disk.index(), limit)?)
+    fn marked_accounts(&self, marker: &str, limit: usize) -> Result<Vec<String>> {
+        Ok(catalog::marked_accounts(self.disk.index(), marker, limit)?)
     }
 
     fn append(&self, rows: Vec<Draft>, class: Class, _: u64) -> BoxFuture<'static, Result<()>> {

@@ -386,8 +386,8 @@ impl IndexGroup for Voter {
         }
     }
 
-    fn marked_accounts(&self, limit: usize) -> Result<Vec<String>> {
-        self.shared.group.marked_accounts(limit).map_err(refused)
+    fn marked_accounts(&self, marker: &str, limit: usize) -> Result<Vec<String>> {
+        self.shared.group.marked_accounts(marker, limit).map_err(refused)
     }
 
     fn given(&self) -> Vec<Given> {

@@ -14,7 +14,16 @@ use std::sync::Arc;
 
 use super::{Outcome, Progress, Worker};
 use crate::catalog::{self, Due, Version};
-use crate::object::{BoxFuture, Condition, Deleted, Error, Result, Store};
+use crate::object::names::Ask;
+use crate::object::{BoxFuture, Condition, Deleted, Error, ObjectPath, Result, Store};
+
+/// Who did not answer in this pass, and is not waited for again.
+#[derive(Debug, Default)]
+struct Away {
+    groups: HashSet<u32>,
+    /// Of containers whose lines are in groups of their own, which do not answer.
+    containers: HashSet<(Arc<str>, Arc<str>)>,
+}
 
 /// The expirer of a store. A unit is an object that is looked at.
 #[derive(Debug)]
@@ -24,8 +33,7 @@ pub struct Expirer {
     kept: u64,
     /// How far the queue of each disk was walked.
     after: Vec<Option<Vec<u8>>>,
-    /// Accounts whose group did not answer in this pass.
-    away: HashSet<Arc<str>>,
+    away: Away,
     failed: Option<String>,
     progress: Progress,
 }
@@ -35,7 +43,7 @@ impl Expirer {
     #[must_use]
     pub fn new(store: Store, kept: u64) -> Self {
         let after = vec![None; store.disks().len()];
-        Self { store, kept, after, away: HashSet::new(), failed: None, progress: Progress::default() }
+        Self { store, kept, after, away: Away::default(), failed: None, progress: Progress::default() }
     }
 
     /// How many were looked at.
@@ -58,7 +66,7 @@ impl Expirer {
 
     /// Removes an object if it is due still; what fails is for the next pass.
     async fn remove(&mut self, due: &Due, expired: u64) {
-        if self.away.contains(&due.path.account) {
+        if self.is_away(&due.path) {
             return;
         }
         let still = |version: Version, _| version.delete_at.is_some_and(|at| at <= expired);
@@ -67,16 +75,33 @@ impl Expirer {
             Ok(_) => {}
             Err(error) => {
                 if matches!(error, Error::Unavailable { .. }) {
-                    self.away.insert(due.path.account.clone());
+                    self.look_who_is_away(&due.path).await;
                 }
                 self.failed = Some(format!("expire {}: {error}", due.path));
             }
         }
     }
 
+    fn is_away(&self, path: &ObjectPath) -> bool {
+        let group = self.store.inner.names.group_of(&path.account);
+        let container = (Arc::clone(&path.account), Arc::clone(&path.container));
+        self.away.groups.contains(&group) || self.away.containers.contains(&container)
+    }
+
+    /// An object could not be removed: its index group may be away, with many others', or its devices are, which concerns nobody else.
+    async fn look_who_is_away(&mut self, path: &ObjectPath) {
+        let names = Arc::clone(&self.store.inner.names);
+        let silent = async |ask: Ask| matches!(names.ask(ask).await, Err(Error::Unavailable { .. }));
+        if silent(Ask::Account { account: path.account.to_string() }).await {
+            self.away.groups.insert(names.group_of(&path.account));
+        } else if silent(Ask::Line { path: path.clone() }).await {
+            self.away.containers.insert((Arc::clone(&path.account), Arc::clone(&path.container)));
+        }
+    }
+
     fn pass_ended(&mut self) -> Outcome {
         self.after.fill(None);
-        self.away.clear();
+        self.away = Away::default();
         self.progress.pass_ended();
         self.failed.take().map_or(Outcome::Idle, Outcome::Failed)
     }

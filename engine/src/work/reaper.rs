@@ -5,6 +5,7 @@
 //! mark stays for as long as a container does.
 //!
 //! Invariant: only what is under a mark is touched, and the mark goes last.
+//! Invariant: accounts that cannot be reaped, however many, keep no other from it.
 
 use super::{Outcome, Progress, Worker};
 use crate::clock::Timestamp;
@@ -19,6 +20,8 @@ const PAGE: u32 = 100;
 #[derive(Debug)]
 pub struct Reaper {
     store: Store,
+    /// The account that was looked at last: the next ones are behind it.
+    after: String,
     progress: Progress,
 }
 
@@ -26,7 +29,7 @@ impl Reaper {
     /// Over the rows of the store.
     #[must_use]
     pub fn new(store: Store) -> Self {
-        Self { store, progress: Progress::default() }
+        Self { store, after: String::new(), progress: Progress::default() }
     }
 
     async fn reap(&mut self, budget: u32) -> Result<u32> {
@@ -35,15 +38,21 @@ impl Reaper {
         if !inner.names.here() {
             return Ok(0);
         }
-        for account in inner.marked_accounts(PAGE).await? {
-            if removed >= budget {
-                break;
-            }
-            // What cannot be removed just now keeps no other account.
+        let page = inner.marked_accounts(&self.after, PAGE).await?;
+        let more = page.len() >= PAGE as usize;
+        for account in page {
             match self.reap_account(&account, budget - removed).await {
-                Ok(more) => removed += more,
+                Ok(gone) => removed += gone,
                 Err(error) => failed = Some(error),
             }
+            // There may be more under this one.
+            if removed >= budget {
+                return Ok(removed);
+            }
+            self.after = account;
+        }
+        if !more {
+            self.after.clear();
         }
         failed.filter(|_| removed == 0).map_or(Ok(removed), Err)
     }
@@ -114,7 +123,9 @@ impl Worker for Reaper {
         Box::pin(async move {
             match self.reap(budget).await {
                 Ok(0) => {
-                    self.progress.pass_ended();
+                    if self.after.is_empty() {
+                        self.progress.pass_ended();
+                    }
                     Outcome::Idle
                 }
                 Ok(removed) => Outcome::Did(removed),

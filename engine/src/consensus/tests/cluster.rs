@@ -238,8 +238,8 @@ fn rows_of_before_the_group_reach_new_members_and_groups_do_not_mix() {
     assert_eq!(cluster.dump(3, 1), vec![(key, 7, value)]);
     assert_eq!(cluster.dump(3, 0).len(), 1);
     let voter = cluster.group(3, 1).unwrap();
-    assert_eq!(voter.marked_accounts(10).unwrap(), vec!["AUTH_a".to_owned()]);
-    assert!(cluster.group(3, 0).unwrap().marked_accounts(10).unwrap().is_empty());
+    assert_eq!(voter.marked_accounts("", 10).unwrap(), vec!["AUTH_a".to_owned()]);
+    assert!(cluster.group(3, 0).unwrap().marked_accounts("", 10).unwrap().is_empty());
 }
 
 #[test]

@@ -263,7 +263,7 @@ variants!(Ask {
     3 PutAccount { account, headers, expect },
     4 MarkAccount { account, created },
     5 RemoveMarked { account },
-    6 MarkedAccounts { limit },
+    6 MarkedAccounts { marker, limit },
     7 PutContainer { account, container, policy, headers, expect, post, index },
     8 DeleteContainer { account, container, created },
     9 Accounts { marker, limit },

@@ -51,7 +51,7 @@ fn asks() -> Vec<(Ask, String)> {
         ),
         (Ask::MarkAccount { account: account.clone(), created: Timestamp(4) }, format!("04{a}04")),
         (Ask::RemoveMarked { account: account.clone() }, format!("05{a}")),
-        (Ask::MarkedAccounts { limit: 7 }, "0607".to_owned()),
+        (Ask::MarkedAccounts { marker: "m".to_owned(), limit: 7 }, "06016d07".to_owned()),
         (
             Ask::PutContainer {
                 account: account.clone(),

@@ -167,7 +167,9 @@ impl Decider {
             }
             Ask::Holding { account, container } => Answer::Holding(self.holding(&account, &container)?),
             Ask::Line { path } => Answer::Line(self.line(&path)?),
-            Ask::MarkedAccounts { limit } => Answer::Accounts(self.group.marked_accounts(limit as usize)?),
+            Ask::MarkedAccounts { marker, limit } => {
+                Answer::Accounts(self.group.marked_accounts(&marker, limit as usize)?)
+            }
             Ask::Accounts { marker, limit } => Answer::Accounts(self.accounts(&marker, limit as usize)?),
             Ask::Containers { account, listing, marked } => {
                 let standing = self.account_row(&account)?.is_some_and(|(_, value)| marked || !value.marked);

@@ -172,18 +172,19 @@ impl Divided {
         Ok(Answer::Accounts(all))
     }
 
-    /// Accounts marked deleted in the groups that this node leads: each is somebody's to reap.
-    async fn marked(self, limit: u32) -> Result<Answer> {
+    /// Accounts marked deleted in the groups that this node leads, in order: each is somebody's to reap.
+    async fn marked(self, marker: String, limit: u32) -> Result<Answer> {
         let mut all = Vec::new();
         for group in self.shared.seats.led() {
             let Some(decider) = self.shared.seats.decider(group) else { continue };
-            match decider.ask(Ask::MarkedAccounts { limit }).await {
+            match decider.ask(Ask::MarkedAccounts { marker: marker.clone(), limit }).await {
                 Ok(Answer::Accounts(names)) => all.extend(names),
                 // It leads no more, or is just about to: whoever does looks there.
                 Ok(_) | Err(Error::Unavailable { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
+        all.sort_unstable();
         all.truncate(limit as usize);
         Ok(Answer::Accounts(all))
     }
@@ -193,7 +194,7 @@ impl Names for Divided {
     fn ask(&self, ask: Ask) -> BoxFuture<'static, Result<Answer>> {
         match &ask {
             Ask::Accounts { marker, limit } => Box::pin(self.clone().accounts(marker.clone(), *limit)),
-            Ask::MarkedAccounts { limit } => Box::pin(self.clone().marked(*limit)),
+            Ask::MarkedAccounts { marker, limit } => Box::pin(self.clone().marked(marker.clone(), *limit)),
             Ask::Line { path } if !path.object.is_empty() => {
                 let (this, path) = (self.clone(), path.clone());
                 Box::pin(async move {
@@ -231,5 +232,9 @@ impl Names for Divided {
 
     fn here(&self) -> bool {
         !self.shared.seats.led().is_empty()
+    }
+
+    fn group_of(&self, account: &str) -> u32 {
+        self.base(account).unwrap_or(0)
     }
 }

@@ -3,14 +3,14 @@
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use super::tests::{World, absent};
+use super::tests::{World, absent, new_line};
 use super::{Answer, Ask, GRANT_TIME};
 use crate::clock::Timestamp;
 use crate::disk::Class;
 use crate::net::SimFaults;
 use crate::object::objects::unlisted;
 use crate::object::tests::rig::{START, all, path};
-use crate::object::{Condition, Deleted, PutSpec, Result, hash_of};
+use crate::object::{Condition, Deleted, ObjectPath, PutSpec, Result, hash_of};
 use crate::work::{Expirer, Outcome, Reaper, Worker};
 
 impl World {
@@ -157,9 +157,63 @@ fn what_stays_in_an_expirer_s_queue_keeps_nobody_behind_it() {
     assert!(matches!(world.run(expirer.step(3)), Outcome::Idle));
 }
 
+/// A group without a leader is waited for once in a pass, not once for each of its accounts.
+#[test]
+fn an_expirer_waits_once_for_a_group_that_is_away() {
+    let mut world = World::new(26, SimFaults::NONE);
+    for n in 0..10 {
+        let path = ObjectPath { account: format!("AUTH_{n}").into(), ..path("o") };
+        let store = world.nodes[2].store.clone();
+        world.run(store.put_container(&path.account, "c", 0, |_| Ok(Default::default()))).unwrap();
+        put_expiring_at(&mut world, &path, b"old", START + 100 + n).unwrap();
+    }
+    world.rig.advance(1000);
+    let mut expirer = Expirer::new(world.nodes[0].store.clone(), 0);
+    world.lead(None);
+    let began = world.sim.net.now();
+    assert!(matches!(world.run(expirer.step(1)), Outcome::Did(1)));
+    let first = world.sim.net.now() - began;
+    assert!(first > Duration::from_secs(1), "it did not wait: {first:?}");
+    assert!(matches!(world.run(expirer.step(20)), Outcome::Did(9)));
+    let all = world.sim.net.now() - began;
+    assert!(all < first * 2, "{all:?} for ten accounts, {first:?} for one");
+    assert!(matches!(world.run(expirer.step(20)), Outcome::Failed(_)));
+    world.lead(Some(1));
+    assert!(matches!(world.run(expirer.step(20)), Outcome::Did(10)));
+    assert_eq!(expirer.progress().done, 10);
+}
+
+/// An object whose devices are away is tried in each pass before the others of its account, which it kept from being removed.
+#[test]
+fn an_object_whose_devices_are_away_keeps_no_other_of_its_account() {
+    let mut world = World::new(27, SimFaults::NONE);
+    world.make("d");
+    put_expiring(&mut world, "o", b"old", START + 100).unwrap();
+    let other = ObjectPath { container: "d".into(), ..path("o") };
+    put_expiring_at(&mut world, &other, b"old", START + 200).unwrap();
+    let (store, names, id) = (world.nodes[2].store.clone(), world.nodes[2].names.clone(), world.make("c").0);
+    let grant = world.run(names.begin(path("o"), None)).unwrap();
+    let line = unlisted(id, grant.at, false);
+    world.run(names.settle(grant, line, Class::Delete)).unwrap();
+    assert_eq!(world.run(store.delete_container("AUTH_a", "c")).unwrap(), Deleted::Gone);
+    world.run(store.put_container("AUTH_a", "c", 5, |_| Ok(Default::default()))).unwrap();
+    let grant = world.run(names.begin(path("o"), None)).unwrap();
+    let line = new_line(grant.line.container.unwrap().id, grant.at, false);
+    world.run(names.settle(grant, line, Class::Client)).unwrap();
+    world.rig.advance(1000);
+    let mut expirer = Expirer::new(world.nodes[0].store.clone(), 0);
+    assert!(matches!(world.run(expirer.step(10)), Outcome::Did(2)));
+    assert_eq!(expirer.progress().done, 1);
+    assert!(matches!(world.run(expirer.step(10)), Outcome::Failed(_)));
+    assert!(world.run(store.list_objects("AUTH_a", "d", &all())).unwrap().is_empty());
+}
+
 fn put_expiring(world: &mut World, name: &str, body: &'static [u8], delete_at: u64) -> Result<()> {
-    let store = world.nodes[2].store.clone();
-    let path = path(name);
+    put_expiring_at(world, &path(name), body, delete_at)
+}
+
+fn put_expiring_at(world: &mut World, path: &ObjectPath, body: &'static [u8], delete_at: u64) -> Result<()> {
+    let (store, path) = (world.nodes[2].store.clone(), path.clone());
     world.run(async move {
         let mut writer = store.writer(&path, Some(body.len() as u64)).await?;
         writer.write(bytes::Bytes::from_static(body)).await?;

@@ -70,6 +70,11 @@ pub trait Names: Send + Sync {
     fn lines_count(&self) -> bool;
     /// Whether this node decides, so that it is the one to do what need be done once.
     fn here(&self) -> bool;
+    /// The index group of an account, where there are several.
+    fn group_of(&self, account: &str) -> u32 {
+        let _ = account;
+        0
+    }
 }
 
 /// A container that stands.
@@ -200,6 +205,8 @@ pub enum Ask {
     },
     /// Accounts marked deleted; [`Answer::Accounts`].
     MarkedAccounts {
+        /// Only names after this.
+        marker: String,
         /// At most so many.
         limit: u32,
     },

@@ -297,7 +297,9 @@ fn bound(mut ask: Ask) -> (Ask, usize) {
     };
     match &mut ask {
         Ask::Containers { listing, .. } | Ask::Objects { listing, .. } => bound(listing),
-        Ask::Accounts { limit, .. } | Ask::MarkedAccounts { limit } => *limit = (*limit).min(MAX_ACCOUNTS),
+        Ask::Accounts { limit, .. } | Ask::MarkedAccounts { limit, .. } => {
+            *limit = (*limit).min(MAX_ACCOUNTS)
+        }
         _ => {}
     }
     (ask, more)

@@ -109,8 +109,8 @@ impl IndexGroup for Voter {
         self.agreed.rows.scan(range)
     }
 
-    fn marked_accounts(&self, limit: usize) -> Result<Vec<String>> {
-        self.agreed.rows.marked_accounts(limit)
+    fn marked_accounts(&self, marker: &str, limit: usize) -> Result<Vec<String>> {
+        self.agreed.rows.marked_accounts(marker, limit)
     }
 
     fn append(&self, rows: Vec<Draft>, class: Class, term: u64) -> BoxFuture<'static, Result<()>> {
@@ -134,7 +134,7 @@ pub(super) struct Node {
 /// Three nodes: the first has the disk, the first two can lead, the third asks.
 pub(super) struct World {
     pub(super) rig: Rig,
-    sim: SimRig,
+    pub(super) sim: SimRig,
     agreed: Arc<Agreed>,
     pub(super) nodes: Vec<Node>,
     pub(super) device: Arc<dyn Replica>,
@@ -316,7 +316,7 @@ async fn put(store: Store, name: String, body: &'static [u8], condition: Conditi
     writer.commit(PutSpec { condition, ..PutSpec::default() }).await
 }
 
-fn new_line(container: u64, at: Timestamp, conditional: bool) -> NewLine {
+pub(super) fn new_line(container: u64, at: Timestamp, conditional: bool) -> NewLine {
     let (etag, content_type) = (ListedEtag::Md5([0; 16]), String::new());
     let value = Some(ListingValue { size: 1, etag, content_type, version: None, key: None }.encode());
     NewLine { container, at, value, conditional }

@@ -98,7 +98,7 @@ impl IndexGroup for Group {
         Box::new(rows.into_iter().map(|(key, row)| Ok((key.into_boxed_slice(), row))))
     }
 
-    fn marked_accounts(&self, _: usize) -> Result<Vec<String>> {
+    fn marked_accounts(&self, _: &str, _: usize) -> Result<Vec<String>> {
         Ok(Vec::new())
     }
 
