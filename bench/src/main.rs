@@ -30,6 +30,10 @@ use args::{Cli, Command};
 use failure::Failure;
 use report::Report;
 
+/// As the `quarry` program has it.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(&cli) {
