@@ -5,6 +5,8 @@
 //! Invariant: one sequence number is one extent; a write over several chunks takes several numbers.
 //! Invariant: `decode(encode(extent)) == extent`, and every other input is a typed error.
 
+use crate::disk::format::sums::Sums;
+
 use super::place::{BLOCK_LENGTH, BLOCKS_PER_CHUNK, ChunkId, Fence, Position, Run, SliceId, VolumeId};
 
 /// Version of the record that [`Extent::encode`] writes.
@@ -167,6 +169,18 @@ impl Extent {
         blocks.next().map(|_| self.run.blocks)
     }
 
+    /// With data for its content: the checksums of the run's blocks follow from their sums.
+    #[must_use]
+    pub fn holding(self, sums: &Sums) -> Self {
+        let Run { slice, chunk, first, .. } = self.run;
+        let checksum = |(number, nth): (u16, usize)| {
+            let before = identity(self.volume, slice, chunk, number, self.position());
+            sums.behind(before.finalize(), nth..nth + 1)
+        };
+        let content = Content::Data((u16::from(first)..).zip(0..sums.blocks()).map(checksum).collect());
+        Self { content, ..self }
+    }
+
     /// The checksum of block `number` of this extent's payload.
     #[must_use]
     pub fn checksum_of(&self, number: u16, block: &[u8; BLOCK_LENGTH]) -> u32 {
@@ -189,15 +203,29 @@ pub fn block_checksum(
     position: Position,
     bytes: &[u8; BLOCK_LENGTH],
 ) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&volume.0);
-    hasher.update(&slice.0.to_le_bytes());
-    hasher.update(&chunk.0.to_le_bytes());
-    hasher.update(&block.to_le_bytes());
-    hasher.update(&position.epoch.to_le_bytes());
-    hasher.update(&position.sequence.to_le_bytes());
+    let mut hasher = identity(volume, slice, chunk, block, position);
     hasher.update(bytes);
     hasher.finalize()
+}
+
+/// What a block's checksum covers before its bytes.
+fn identity(
+    volume: VolumeId,
+    slice: SliceId,
+    chunk: ChunkId,
+    block: u16,
+    position: Position,
+) -> crc32fast::Hasher {
+    let mut before = [0; 40];
+    before[..16].copy_from_slice(&volume.0);
+    before[16..20].copy_from_slice(&slice.0.to_le_bytes());
+    before[20..22].copy_from_slice(&chunk.0.to_le_bytes());
+    before[22..24].copy_from_slice(&block.to_le_bytes());
+    before[24..32].copy_from_slice(&position.epoch.to_le_bytes());
+    before[32..].copy_from_slice(&position.sequence.to_le_bytes());
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&before);
+    hasher
 }
 
 fn in_one_chunk(first: u8, blocks: u16) -> bool {

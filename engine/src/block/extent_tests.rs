@@ -48,6 +48,12 @@ const GOLDEN_ZEROES: &str = concat!(
 );
 
 #[test]
+fn checksums_that_follow_from_sums_are_those_of_the_bytes() {
+    let bare = Extent { content: Content::Zeroes, ..sample() };
+    assert_eq!(bare.holding(&Sums::of(&payload())), sample());
+}
+
+#[test]
 fn what_is_encoded_is_decoded() {
     for extent in [sample(), zeroes()] {
         assert_eq!(Extent::decode(&extent.encode()), Ok(extent));

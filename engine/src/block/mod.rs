@@ -37,8 +37,8 @@ pub use place::{
 pub(crate) use remains::{order_of, remains};
 pub use row::{BlockPlace, BlockRow};
 pub use store::{
-    Layer, Mapped, extent_bytes, extent_record, find, last_position, note_record, notes, piece, read,
-    read_pieces, reap, walk,
+    Layer, Mapped, data_record, extent_bytes, extent_record, find, last_position, note_record, notes, piece,
+    read, read_pieces, reap, walk,
 };
 
 use crate::disk::Location;

@@ -15,6 +15,7 @@ use super::{map, marks, near, order};
 use crate::catalog::damaged;
 use crate::disk::catalog::Tx;
 use crate::disk::format::record::{BadRecord, DeviceId, Kind, NewRecord, Parts};
+use crate::disk::format::sums::Sums;
 use crate::disk::limits::CRC_SPAN;
 use crate::disk::{DiskError, DiskHandle, Location, Pins};
 use crate::index::{Index, IndexError, Table};
@@ -29,10 +30,21 @@ pub fn extent_record(disk: &DiskHandle, extent: &Extent, era: u32, data: Bytes) 
     extent_record_of(disk.device(), extent, era, data)
 }
 
+/// As [`extent_record`], of an extent that has no content yet: it is this data.
+#[must_use]
+pub fn data_record(disk: &DiskHandle, extent: Extent, era: u32, data: Bytes) -> NewRecord {
+    let sums = Sums::of(&data);
+    build(&extent.holding(&sums), era, data, |parts| NewRecord::summed(disk.device(), parts, &sums))
+}
+
 /// As [`extent_record`], of a device.
 pub(super) fn extent_record_of(device: DeviceId, extent: &Extent, era: u32, data: Bytes) -> NewRecord {
+    build(extent, era, data, |parts| NewRecord::new(device, parts))
+}
+
+fn build(extent: &Extent, era: u32, data: Bytes, make: impl FnOnce(Parts<'_>) -> NewRecord) -> NewRecord {
     let Run { slice, chunk, first, .. } = extent.run;
-    let parts = Parts {
+    make(Parts {
         kind: Kind::VolumeExtent,
         deleted: matches!(extent.content, Content::Zeroes),
         sequence: extent.sequence,
@@ -40,8 +52,7 @@ pub(super) fn extent_record_of(device: DeviceId, extent: &Extent, era: u32, data
         key: &block_key(extent.volume, slice, chunk, first, era),
         meta: &extent.encode(),
         data,
-    };
-    NewRecord::new(device, parts)
+    })
 }
 
 /// Most bytes that the record of an extent of so many blocks adds to the disk's queue.

@@ -14,9 +14,7 @@
 //! Invariant: what is not durable is bounded (`overlay.rs`), and who writes more waits.
 
 use bytes::Bytes;
-use quarry_engine::block::{
-    BLOCK_LENGTH, Content, Extent, Fence, Position, Run, block_checksum, extent_bytes, extent_record,
-};
+use quarry_engine::block::{Content, Extent, Fence, Run, data_record, extent_bytes, extent_record};
 use quarry_engine::disk::format::record::NewRecord;
 use quarry_engine::disk::{Class, DiskError, Durability, Durable, Lsn, Submitted};
 use tokio::sync::oneshot;
@@ -346,20 +344,11 @@ impl Seat {
         era: u32,
         data: Option<Bytes>,
     ) -> NewRecord {
-        let position = Position { epoch: fence.epoch, sequence };
-        let content = match &data {
-            None => Content::Zeroes,
-            Some(data) => {
-                let first = u16::from(run.first);
-                let blocks = data.chunks_exact(BLOCK_LENGTH).zip(first..).map(|(block, number)| {
-                    let block = block.try_into().expect("whole blocks");
-                    block_checksum(self.volume, run.slice, run.chunk, number, position, block)
-                });
-                Content::Data(blocks.collect())
-            }
-        };
-        let extent = Extent { volume: self.volume, run, fence, sequence, content };
-        extent_record(&self.disk, &extent, era, data.unwrap_or_default())
+        let extent = Extent { volume: self.volume, run, fence, sequence, content: Content::Zeroes };
+        match data {
+            None => extent_record(&self.disk, &extent, era, Bytes::new()),
+            Some(data) => data_record(&self.disk, extent, era, data),
+        }
     }
 
     /// Answers when all writes that were answered before are durable.

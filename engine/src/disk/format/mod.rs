@@ -6,4 +6,5 @@ pub mod batch;
 pub mod bytes;
 pub mod record;
 pub mod segment;
+pub mod sums;
 pub mod superblock;

@@ -22,7 +22,9 @@
 use bytes::Bytes;
 
 use super::bytes::{Put, Reader, Truncated};
+use super::sums::Sums;
 use crate::disk::limits::{CRC_SPAN, MAX_DATA, MAX_KEY, MAX_META};
+use crate::io::BLOCK;
 
 /// Bytes before the key.
 pub const FIXED_HEAD: usize = 32;
@@ -148,10 +150,16 @@ fn data_seed(device: DeviceId, kind: u8, key: &[u8], sequence: u64, number: u32)
     crc.finalize()
 }
 
-fn span_crc(seed: u32, index: usize, span: &[u8]) -> u32 {
+/// What a span's CRC covers before its bytes.
+fn before_span(seed: u32, index: usize) -> crc32fast::Hasher {
     let mut crc = crc32fast::Hasher::new();
     crc.update(&seed.to_le_bytes());
     crc.update(&(index as u64).to_le_bytes());
+    crc
+}
+
+fn span_crc(seed: u32, index: usize, span: &[u8]) -> u32 {
+    let mut crc = before_span(seed, index);
     crc.update(span);
     crc.finalize()
 }
@@ -167,6 +175,27 @@ impl NewRecord {
     /// Builds a record for `device`. Panics when a part is over its limit: limits are checked where input enters.
     #[must_use]
     pub fn new(device: DeviceId, parts: Parts<'_>) -> Self {
+        let data = parts.data.clone();
+        let spans = data.chunks(CRC_SPAN).enumerate();
+        Self::with_crcs(device, parts, |seed, head| {
+            spans.for_each(|(i, span)| head.put_u32(span_crc(seed, i, span)));
+        })
+    }
+
+    /// As [`NewRecord::new`], of data whose blocks were summed already: nobody goes through it a second time.
+    #[must_use]
+    pub fn summed(device: DeviceId, parts: Parts<'_>, sums: &Sums) -> Self {
+        const SPAN: usize = CRC_SPAN / BLOCK;
+        let blocks = sums.blocks();
+        assert_eq!(blocks * BLOCK, parts.data.len(), "the sums of other data");
+        Self::with_crcs(device, parts, |seed, head| {
+            for (i, from) in (0..blocks).step_by(SPAN).enumerate() {
+                head.put_u32(sums.behind(before_span(seed, i).finalize(), from..blocks.min(from + SPAN)));
+            }
+        })
+    }
+
+    fn with_crcs(device: DeviceId, parts: Parts<'_>, put_crcs: impl FnOnce(u32, &mut Vec<u8>)) -> Self {
         let Parts { kind, deleted, sequence, number, key, meta, data } = parts;
         assert!(key.len() <= MAX_KEY && meta.len() <= MAX_META && data.len() <= MAX_DATA);
         let len = head_len(key.len(), meta.len(), data.len());
@@ -182,10 +211,7 @@ impl NewRecord {
         head.put_u32(u32::try_from(len).unwrap_or(u32::MAX));
         head.extend_from_slice(key);
         head.extend_from_slice(meta);
-        let seed = data_seed(device, kind as u8, key, sequence, number);
-        for (i, span) in data.chunks(CRC_SPAN).enumerate() {
-            head.put_u32(span_crc(seed, i, span));
-        }
+        put_crcs(data_seed(device, kind as u8, key, sequence, number), &mut head);
         head.resize(len, 0);
         let crc = head_crc(device, &head[4..]);
         head[..4].copy_from_slice(&crc.to_le_bytes());

@@ -27,6 +27,22 @@ fn the_bytes_of_a_head_are_those_of_version_1() {
 }
 
 #[test]
+fn a_record_of_summed_data_is_the_same_record() {
+    let mut data = vec![0; MAX_DATA];
+    crate::io::SplitMix64::new(1).fill(&mut data);
+    let data = Bytes::from(data);
+    for blocks in [0, 1, 15, 16, 17, 32, 256] {
+        let data = data.slice(..blocks * BLOCK);
+        let sums = Sums::of(&data);
+        let (key, meta) = (&b"key"[..], &b"meta"[..]);
+        let parts =
+            Parts { kind: Kind::VolumeExtent, deleted: false, sequence: 7, number: 3, key, meta, data };
+        let [new, summed] = [NewRecord::new(DEVICE, parts.clone()), NewRecord::summed(DEVICE, parts, &sums)];
+        assert_eq!((stored(&new), new.data()), (stored(&summed), summed.data()), "{blocks}");
+    }
+}
+
+#[test]
 fn a_record_round_trips() {
     let whole = Bytes::from(stored(&record(b"data")));
     let back = StoredRecord::verify(DEVICE, whole.clone()).unwrap();
