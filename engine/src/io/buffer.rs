@@ -4,13 +4,29 @@
 //! Invariant: every byte of a buffer was initialised once (zero), so no read of it is ever undefined.
 //! Invariant: a registered index travels with exactly the memory that was registered under it.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::BLOCK;
+
+/// A large page of most systems; nothing but speed depends on that.
+pub(super) const LARGE_PAGE: usize = 2 << 20;
+
+/// Asks for large pages behind memory that nobody has touched yet.
+pub(super) fn advise_large(start: *mut u8, len: usize) {
+    if !start.addr().is_multiple_of(BLOCK) {
+        return;
+    }
+    // SAFETY: advice on how pages are to be backed changes no byte of them, whosoever they are.
+    let advised = unsafe { libc::madvise(start.cast(), len, libc::MADV_HUGEPAGE) };
+    if advised != 0 {
+        let error = std::io::Error::last_os_error();
+        tracing::debug!(%error, "ask for large pages");
+    }
+}
 
 /// A 4 KiB-aligned heap buffer whose length is a multiple of 4 KiB.
 ///
@@ -113,9 +129,32 @@ impl Memory {
         Self { start, capacity, index: None }
     }
 
+    /// As [`Memory::zeroed`], of large pages where the system has them.
+    fn large(capacity: usize) -> Self {
+        let layout = Self::layout(capacity);
+        // SAFETY: `assert_len` made the size positive.
+        let start = unsafe { alloc(layout) };
+        let start = NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout));
+        advise_large(start.as_ptr(), capacity);
+        // SAFETY: as many bytes were allocated, and nobody else knows of them.
+        unsafe { start.as_ptr().write_bytes(0, capacity) };
+        Self { start, capacity, index: None }
+    }
+
+    /// A part of it, which lives as long as the whole.
+    fn part(&self, at: usize, capacity: usize, index: Option<u16>) -> Self {
+        assert_len(capacity);
+        assert!(at.is_multiple_of(BLOCK) && at + capacity <= self.capacity, "{capacity} bytes from {at} on");
+        // SAFETY: it lies within the allocation, as was just looked at.
+        let start = unsafe { self.start.add(at) };
+        Self { start, capacity, index }
+    }
+
     fn layout(capacity: usize) -> Layout {
         assert_len(capacity);
-        match Layout::from_size_align(capacity, BLOCK) {
+        // What is large begins with a large page.
+        let align = if capacity >= LARGE_PAGE { LARGE_PAGE } else { BLOCK };
+        match Layout::from_size_align(capacity, align) {
             Ok(layout) => layout,
             Err(_) => panic!("a buffer of {capacity} bytes is beyond any address space"),
         }
@@ -131,6 +170,8 @@ impl Memory {
 
 // SAFETY: a handle to heap memory, bound to no thread.
 unsafe impl Send for Memory {}
+// SAFETY: through a shared handle nothing is read or written.
+unsafe impl Sync for Memory {}
 
 /// A size of buffer that a pool keeps, and how many of them.
 #[derive(Debug, Clone, Copy)]
@@ -181,6 +222,8 @@ impl Class {
 pub struct BufferPool {
     identity: u64,
     classes: Vec<Class>,
+    /// What all memory with an index is a part of.
+    arena: Option<Memory>,
 }
 
 impl std::fmt::Debug for BufferPool {
@@ -202,24 +245,27 @@ impl BufferPool {
         let class =
             |class: &SizeClass| Class { size: class.size, limit: class.count, stock: Mutex::default() };
         let classes = sizes.iter().map(class).collect();
-        Self { identity: NEXT.fetch_add(1, Ordering::Relaxed), classes }
+        Self { identity: NEXT.fetch_add(1, Ordering::Relaxed), classes, arena: None }
     }
 
-    /// A pool whose whole stock exists and carries an index, with the regions to register under 0, 1, 2 and so on.
+    /// A pool whose whole stock exists and carries an index, with the regions to register under 0, 1, 2 and so on. They lie side by
+    /// side in large pages: a device is told of memory by pages.
     pub(crate) fn indexed(sizes: &[SizeClass]) -> (Arc<Self>, Vec<libc::iovec>) {
-        let pool = Self::with_classes(sizes);
-        let mut regions = Vec::new();
+        let mut pool = Self::with_classes(sizes);
+        let arena = Memory::large(sizes.iter().map(|class| class.size * class.count).sum());
+        let (mut regions, mut at) = (Vec::new(), 0);
         for class in &pool.classes {
             let mut stock = class.lock();
             for _ in 0..class.limit {
-                let mut memory = Memory::zeroed(class.size);
-                memory.index = u16::try_from(regions.len()).ok();
+                let memory = arena.part(at, class.size, u16::try_from(regions.len()).ok());
+                at += class.size;
                 regions
                     .push(libc::iovec { iov_base: memory.start.as_ptr().cast(), iov_len: memory.capacity });
                 stock.free.push(memory);
             }
             stock.made = class.limit;
         }
+        pool.arena = Some(arena);
         (Arc::new(pool), regions)
     }
 
@@ -255,10 +301,14 @@ impl BufferPool {
 impl Drop for BufferPool {
     fn drop(&mut self) {
         for class in &self.classes {
-            for memory in class.lock().free.drain(..) {
+            for memory in class.lock().free.drain(..).filter(|memory| memory.index.is_none()) {
                 // SAFETY: buffers in use hold an `Arc` of the pool, so all that exists is in these lists, unused.
                 unsafe { memory.free() }
             }
+        }
+        if let Some(arena) = self.arena.take() {
+            // SAFETY: as above; its parts are what the lists had, and are not freed by themselves.
+            unsafe { arena.free() }
         }
     }
 }
@@ -322,6 +372,12 @@ mod tests {
         let (pool, regions) = BufferPool::indexed(&SMALL_CLASSES);
         let other = BufferPool::new();
         assert_eq!(regions.len(), 20);
+        let mut at = regions[0].iov_base as usize;
+        assert!(at.is_multiple_of(LARGE_PAGE));
+        for region in &regions {
+            assert_eq!(region.iov_base as usize, at, "they lie side by side");
+            at += region.iov_len;
+        }
         let buf = pool.take(BLOCK);
         let index = buf.registered(&pool).unwrap();
         assert_eq!(regions[usize::from(index)].iov_base as usize, buf.as_ptr() as usize);

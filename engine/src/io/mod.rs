@@ -18,6 +18,7 @@ mod pool;
 mod random;
 mod signature;
 mod sim;
+mod slabs;
 mod uring;
 
 use std::sync::Arc;
@@ -34,6 +35,7 @@ pub use linger::Linger;
 pub use random::SplitMix64;
 pub use signature::{SIGNATURE_SPAN, foreign_signature};
 pub use sim::{CrashOutcome, CrashPlan, SimCounters, SimDisk, SimFaults, SimImage, SimSnapshot};
+pub use slabs::Slabs;
 
 /// Bytes of the smallest unit that a disk reads or writes.
 pub const BLOCK: usize = 4096;

@@ -38,6 +38,9 @@ const HANDSHAKE: Duration = Duration::from_secs(60);
 const READ_BYTES: usize = 64 << 10;
 /// From this size on the rest of a payload is read to where it stays.
 const STRAIGHT: usize = 16 << 10;
+/// Bytes that one read takes behind a payload that is larger than what it would take: most likely another one follows, of which little
+/// is to be read to where it does not stay.
+const FEW_BYTES: usize = 4 << 10;
 
 /// A socket, with TLS on it or not.
 pub(super) trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -108,7 +111,11 @@ async fn agree(mut wire: Box<dyn Wire>, host: &mut Host) -> io::Result<Option<Ag
                     }
                     handshake.secured(input.len())
                 }
-                Demand::Enter(terms) => return Ok(enter(wire, *terms, &mut handshake, opened, input)),
+                Demand::Enter(terms) => {
+                    let Some((device, held)) = opened else { return Ok(None) };
+                    let session = enter(*terms, &mut handshake).with_memory(host.exports.memory());
+                    return Ok(Some(Agreed { wire, session, device, input, held }));
+                }
                 Demand::Close(ending) => {
                     send(&mut wire, handshake.outbox()).await?;
                     let _gone = wire.shutdown().await;
@@ -126,17 +133,9 @@ async fn agree(mut wire: Box<dyn Wire>, host: &mut Host) -> io::Result<Option<Ag
     }
 }
 
-fn enter(
-    wire: Box<dyn Wire>,
-    terms: Terms,
-    handshake: &mut Handshake,
-    opened: Option<(Attached, Use)>,
-    input: BytesMut,
-) -> Option<Agreed> {
-    let (device, held) = opened?;
+fn enter(terms: Terms, handshake: &mut Handshake) -> Session {
     tracing::debug!(export = %terms.export.name, style = ?terms.style, tls = handshake.is_secure(), "serve NBD client");
-    let session = Session::new(terms, std::mem::take(handshake.outbox()));
-    Some(Agreed { wire, session, device, input, held })
+    Session::new(terms, std::mem::take(handshake.outbox()))
 }
 
 async fn send(wire: &mut Box<dyn Wire>, outbox: &mut Outbox) -> io::Result<()> {
@@ -168,6 +167,8 @@ struct Link {
     finished: mpsc::UnboundedSender<(Ticket, Outcome)>,
     /// Commands begun so far.
     begun: usize,
+    /// The last one was a large write.
+    large: bool,
 }
 
 async fn transmit(agreed: Agreed, mut stopped: watch::Receiver<bool>) -> io::Result<()> {
@@ -178,7 +179,7 @@ async fn transmit(agreed: Agreed, mut stopped: watch::Receiver<bool>) -> io::Res
     let turn = Arc::new(Turn::new(Arc::clone(held.pacer()), stopped.clone()));
     let reads = Reads::open(&device);
     let sending = Outbox::default();
-    let mut link = Link { session, device, turn, reads, input, sending, finished, begun: 0 };
+    let mut link = Link { session, device, turn, reads, input, sending, finished, begun: 0, large: false };
     let (mut leaving, mut waits) = (false, Linger::default());
     let result = loop {
         let before = link.begun;
@@ -215,7 +216,7 @@ async fn transmit(agreed: Agreed, mut stopped: watch::Receiver<bool>) -> io::Res
                     break Err(error);
                 }
             }
-            read = read(&mut reader, &mut link.session, &mut link.input), if reads => match read {
+            read = read(&mut reader, &mut link.session, &mut link.input, link.large), if reads => match read {
                 // The client is gone; there is nobody to tell the rest.
                 Ok(0) => break Ok(()),
                 Ok(_) => {}
@@ -249,14 +250,16 @@ async fn read(
     reader: &mut ReadHalf<Box<dyn Wire>>,
     session: &mut Session,
     input: &mut BytesMut,
+    few: bool,
 ) -> io::Result<usize> {
     if let Some(mut room) = session.payload_room()
         && room.remaining_mut() >= STRAIGHT
     {
         return reader.read_buf(&mut room).await;
     }
-    input.reserve(READ_BYTES);
-    reader.read_buf(input).await
+    let most = if few { FEW_BYTES } else { READ_BYTES };
+    input.reserve(most);
+    reader.read_buf(&mut input.limit(most)).await
 }
 
 /// Never ends.
@@ -348,6 +351,7 @@ impl Link {
     /// Begins a command. Most writes end at once; nobody need be woken for them.
     fn run(&mut self, ticket: Ticket, command: Command) {
         self.begun += 1;
+        self.large = matches!(&command, Command::Write { data, .. } if data.len() > READ_BYTES);
         if let (Command::Read { .. }, Some(reads)) = (&command, &mut self.reads) {
             if let Some((ticket, outcome)) = reads.begin(ticket, command, Arc::clone(&self.turn)) {
                 self.session.finish(ticket, outcome);

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use quarry_engine::io::Slabs;
 use quarry_volume::VolumeId;
 use quarry_volume::nbd::{Export, Listed, OptionError};
 use quarry_volume::pace::Limits;
@@ -25,6 +26,8 @@ pub(crate) struct Exports {
     users: Arc<Mutex<HashMap<String, usize>>>,
     /// Of volumes that are in use.
     pacers: Mutex<HashMap<VolumeId, Weak<Pacer>>>,
+    /// For what clients write; as long as there are any.
+    memory: Mutex<Weak<Slabs>>,
 }
 
 /// A volume in use, for as long as this lives.
@@ -66,7 +69,17 @@ struct Meant {
 
 impl Exports {
     pub(crate) fn new(volumes: Arc<Volumes>, shared: Option<Arc<Shared>>) -> Self {
-        Self { volumes, shared, users: Arc::default(), pacers: Mutex::default() }
+        Self { volumes, shared, users: Arc::default(), pacers: Mutex::default(), memory: Mutex::default() }
+    }
+
+    /// Memory for what a client writes, the same for all.
+    pub(super) fn memory(&self) -> Arc<Slabs> {
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        memory.upgrade().unwrap_or_else(|| {
+            let fresh = Arc::default();
+            *memory = Arc::downgrade(&fresh);
+            fresh
+        })
     }
 
     pub(crate) fn shared(&self) -> Option<&Arc<Shared>> {

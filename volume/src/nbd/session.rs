@@ -9,9 +9,11 @@
 //! Invariant: a refused request changes nothing, and its payload is let pass.
 //! Invariant: after a disconnect no byte is taken; what is open is still finished and answered.
 
+use std::sync::Arc;
+
 use bytes::buf::Limit;
 use bytes::{Buf, BufMut, BytesMut};
-use quarry_engine::io::aligned_bytes;
+use quarry_engine::io::Slabs;
 
 use super::export::Terms;
 use super::limits::{MAX_IN_FLIGHT, MAX_OWED};
@@ -59,6 +61,8 @@ pub struct Session {
     owed: usize,
     open: usize,
     outbox: Outbox,
+    /// Where payloads lie.
+    memory: Arc<Slabs>,
 }
 
 #[derive(Debug)]
@@ -76,7 +80,14 @@ impl Session {
     /// Begins; `unsent` is what the handshake has not sent yet.
     #[must_use]
     pub fn new(terms: Terms, unsent: Outbox) -> Self {
-        Self { terms, stage: Stage::Header, partial: Vec::new(), owed: 0, open: 0, outbox: unsent }
+        let (stage, partial, memory) = (Stage::Header, Vec::new(), Arc::default());
+        Self { terms, stage, partial, owed: 0, open: 0, outbox: unsent, memory }
+    }
+
+    /// With memory for payloads that it shares with others.
+    #[must_use]
+    pub fn with_memory(self, memory: Arc<Slabs>) -> Self {
+        Self { memory, ..self }
     }
 
     /// What was agreed on.
@@ -203,7 +214,7 @@ impl Session {
                 let length = length as usize;
                 self.owed += length;
                 // Where it lies well for the disk that it will go to.
-                self.stage = Stage::Payload(header, aligned_bytes(length), length);
+                self.stage = Stage::Payload(header, self.memory.take(length), length);
             }
             Verdict::Contexts(length) => self.stage = Stage::Contexts(header, length as usize),
             Verdict::Run(kind, None) => {
