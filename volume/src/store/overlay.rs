@@ -7,6 +7,7 @@ use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
 use quarry_engine::block::{BLOCK_LENGTH, Run};
+use quarry_engine::disk::limits::{LONG_QUEUE_BYTES, UNFLUSHED_BYTES};
 
 use crate::geometry::{ChunkId, SliceId};
 
@@ -14,6 +15,10 @@ use crate::geometry::{ChunkId, SliceId};
 pub(super) const MAX_WRITES: usize = 4096;
 /// Bytes that may be on their way.
 pub(super) const MAX_BYTES: u64 = 32 << 20;
+/// Of these a disk leaves fewer in its queue, and unflushed, while nobody asks for a flush.
+const HEAVY_BYTES: u64 = 24 << 20;
+
+const _: () = assert!(HEAVY_BYTES >= LONG_QUEUE_BYTES as u64 + UNFLUSHED_BYTES && HEAVY_BYTES < MAX_BYTES);
 
 /// One write to one chunk.
 #[derive(Debug)]
@@ -67,6 +72,11 @@ impl Overlay {
     /// Whether a write of so many bytes may come.
     pub(super) fn has_room(&self, bytes: u64) -> bool {
         self.writes == 0 || self.writes < MAX_WRITES && self.bytes + bytes <= MAX_BYTES
+    }
+
+    /// Whether so much is on its way that the log's disk flushes without being asked.
+    pub(super) fn is_heavy(&self) -> bool {
+        self.bytes >= HEAVY_BYTES
     }
 
     /// A write got its place. Sequences only grow.

@@ -90,6 +90,11 @@ impl State {
 impl Seat {
     /// Waits until all up to `sequence` is durable and in the index.
     pub(super) async fn settled(&self, sequence: u64) -> Result<(), VolumeError> {
+        self.settled_soon(sequence, true).await
+    }
+
+    /// As [`Seat::settled`]; without hurry where the disk comes to it by itself.
+    async fn settled_soon(&self, sequence: u64, hurry: bool) -> Result<(), VolumeError> {
         loop {
             if self.is_settled(sequence)? {
                 return Ok(());
@@ -101,7 +106,9 @@ impl Seat {
             if front.is_none() {
                 *front = self.state().tail.pop_front();
             }
-            self.hasten();
+            if hurry {
+                self.hasten();
+            }
             let Some(late) = front.as_mut() else {
                 drop(front);
                 // A write has its sequence, and is about to get its place: who places it holds the order. Who waits here with
@@ -212,14 +219,15 @@ impl Seat {
     /// Waits until a write of so many bytes may come; with the order held.
     async fn make_room(&self, bytes: u64) -> Result<(), VolumeError> {
         loop {
-            let oldest = {
+            let (oldest, heavy) = {
                 let state = self.state();
                 if state.overlay.has_room(bytes) {
                     return Ok(());
                 }
-                state.durable + 1
+                (state.durable + 1, state.overlay.is_heavy())
             };
-            self.settled(oldest).await?;
+            // A flush for less than the disk would take into one is time in which it writes nothing.
+            self.settled_soon(oldest, !heavy).await?;
         }
     }
 
