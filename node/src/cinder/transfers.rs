@@ -33,19 +33,7 @@ pub(crate) async fn answer(office: &Office, ask: &Ask, new: bool, rest: &[&str])
         ("GET", ["detail"]) => list(office, ask, true).await,
         ("POST", []) => create(office, ask).await,
         ("GET", [id]) => Answer::ok(json!({ "transfer": detail(ask, &*find(office, ask, id).await?) })),
-        ("DELETE", [id]) => {
-            let transfer = find(office, ask, id).await?;
-            ask.writer("volume:delete_transfer")?;
-            let give_back = |volume: &mut Paper| -> Result<(), Fault> {
-                if text(volume, "status") == rule_of(Deed::Transfer).done {
-                    volume.insert("status".to_owned(), json!("available"));
-                }
-                Ok(())
-            };
-            office.papers.change(volumes::DRAWER, text(&transfer, "volume_id"), give_back).await?;
-            office.papers.remove(DRAWER, id).await?;
-            Answer::bare(202)
-        }
+        ("DELETE", [id]) => delete(office, ask, id).await,
         ("POST", [id, "accept"]) => accept(office, ask, id).await,
         _ => Err(Fault::nowhere()),
     }
@@ -130,6 +118,53 @@ async fn create(office: &Office, ask: &Ask) -> Reply {
     Answer::accepted(json!({ "transfer": shown }))
 }
 
+/// Ends a transfer. An accept that was cut off may have taken the volume and not its snapshots: those follow it, for nobody is left who
+/// would give them.
+async fn delete(office: &Office, ask: &Ask, id: &str) -> Reply {
+    let transfer = find(office, ask, id).await?;
+    ask.writer("volume:delete_transfer")?;
+    let (of, giver) = (text(&transfer, "volume_id"), text(&transfer, "project_id"));
+    let give_back = |volume: &mut Paper| -> Result<(), Fault> {
+        if text(volume, "project_id") == giver {
+            let_go(volume);
+        }
+        Ok(())
+    };
+    let volume = office.papers.change(volumes::DRAWER, of, give_back).await?;
+    if let Some(volume) = volume.filter(|volume| text(volume, "project_id") != giver) {
+        for snapshot in snapshots_of(office, of).await? {
+            let follow = |snapshot: &mut Paper| -> Result<(), Fault> {
+                if text(snapshot, "project_id") == giver {
+                    give(snapshot, text(&volume, "project_id"), text(&volume, "user_id"));
+                }
+                Ok(())
+            };
+            office.papers.change("snapshots", text(&snapshot, "id"), follow).await?;
+        }
+    }
+    office.papers.remove(DRAWER, id).await?;
+    Answer::bare(202)
+}
+
+async fn snapshots_of(office: &Office, volume: &str) -> Result<Vec<Arc<Paper>>, Fault> {
+    let mut snapshots = office.papers.all("snapshots").await?;
+    snapshots.retain(|snapshot| text(snapshot, "volume_id") == volume);
+    Ok(snapshots)
+}
+
+/// What waits for a transfer waits no more.
+fn let_go(paper: &mut Paper) {
+    if text(paper, "status") == rule_of(Deed::Transfer).done {
+        paper.insert("status".to_owned(), json!("available"));
+    }
+}
+
+fn give(paper: &mut Paper, project: &str, user: &str) {
+    paper.insert("project_id".to_owned(), json!(project));
+    paper.insert("user_id".to_owned(), json!(user));
+    let_go(paper);
+}
+
 async fn accept(office: &Office, ask: &Ask, id: &str) -> Reply {
     ask.writer("volume:accept_transfer")?;
     let key = ask.member("accept")?.get("auth_key").and_then(Value::as_str).unwrap_or("");
@@ -143,8 +178,7 @@ async fn accept(office: &Office, ask: &Ask, id: &str) -> Reply {
     let volume = office.papers.get(volumes::DRAWER, of).await?.ok_or_else(missing)?;
     let kind = types::named(office, text(&volume, "volume_type_id")).await?;
     let project = ask.caller.project.as_str();
-    let snapshots = office.papers.all("snapshots").await?;
-    let snapshots: Vec<_> = snapshots.iter().filter(|snapshot| text(snapshot, "volume_id") == of).collect();
+    let snapshots = snapshots_of(office, of).await?;
     // What an accept that was cut off has given already is counted where it is.
     let comes = |paper: &Paper| text(paper, "project_id") != project;
     let (one, size) = if comes(&volume) { (1, number(&volume, "size")) } else { (0, 0) };
@@ -153,26 +187,24 @@ async fn accept(office: &Office, ask: &Ask, id: &str) -> Reply {
     let many = i64::try_from(coming.len()).unwrap_or(i64::MAX);
     let wants = [("volumes", one), ("gigabytes", size + frozen), ("snapshots", many)];
     let _reserved = reserve(office, Need { project, kind: text(&kind, "name"), wants: &wants }).await?;
-    let (user, owner) = (ask.caller.user.clone(), project.to_owned());
     let give = |paper: &mut Paper| -> Result<(), Fault> {
-        paper.insert("project_id".to_owned(), json!(owner));
-        paper.insert("user_id".to_owned(), json!(user));
-        if text(paper, "status") == rule_of(Deed::Transfer).done {
-            paper.insert("status".to_owned(), json!("available"));
-        }
+        give(paper, project, &ask.caller.user);
         Ok(())
     };
-    // The volume first: of two who accept at the same time at two nodes one has it. Who had it, and was killed then, goes on.
+    // The volume first: of two who accept at the same time at two nodes one has it. Who had it, and was killed then, goes on. It may
+    // wait for another transfer by now, of whoever took it.
     let take = |paper: &mut Paper| -> Result<(), Fault> {
-        let waits = text(paper, "status") == rule_of(Deed::Transfer).done;
-        if !waits && text(paper, "project_id") != project {
+        let owner = text(paper, "project_id");
+        let waits =
+            text(paper, "status") == rule_of(Deed::Transfer).done && owner == text(&transfer, "project_id");
+        if !waits && owner != project {
             return Err(Fault::missing(format!("Transfer {id}")));
         }
         give(paper)
     };
     office.papers.change(volumes::DRAWER, of, take).await?.ok_or_else(missing)?;
     for snapshot in snapshots {
-        office.papers.change("snapshots", text(snapshot, "id"), give).await?;
+        office.papers.change("snapshots", text(&snapshot, "id"), give).await?;
     }
     office.papers.remove(DRAWER, id).await?;
     Answer::accepted(json!({ "transfer": brief(ask, &transfer) }))

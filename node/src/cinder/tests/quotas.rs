@@ -140,6 +140,54 @@ async fn what_a_killed_accept_gave_already_is_not_counted_again() {
     assert_eq!(ask(one, &p, 70, "POST volumes", json!({ "volume": { "size": 1 } })).await.0, 413);
 }
 
+/// A node was killed when the volume was given and its snapshot was not, and the giver, who saw the transfer yet, deleted it: the snapshot
+/// stayed with the giver, of a volume that was another's. And the key of such a transfer took the volume from the one that its new owner made.
+#[tokio::test]
+async fn what_a_killed_accept_left_is_given_when_the_transfer_is_deleted() {
+    let pair = Pair::start();
+    let [one, two] = &pair.offices;
+    let (giver, p, q) = (caller("giver", false), caller("p", false), caller("q", false));
+    let id = make(one, &giver, json!({ "size": 1 })).await;
+    Box::pin(pair.settle()).await;
+    let freeze = json!({ "snapshot": { "volume_id": id } });
+    let (_, frozen) = ask(one, &giver, 70, "POST snapshots", freeze).await;
+    let snapshot = format!("GET snapshots/{}", frozen["snapshot"]["id"].as_str().unwrap());
+    Box::pin(pair.settle()).await;
+    let said = || json!({ "transfer": { "volume_id": id } });
+    let (_, made) = ask(one, &giver, 70, "POST volume-transfers", said()).await;
+    let first = made["transfer"].clone();
+    // As far as the killed node came.
+    let given = |paper: &mut Paper| -> Result<(), PaperError> {
+        paper.insert("project_id".to_owned(), json!("p"));
+        paper.insert("user_id".to_owned(), json!("u-p"));
+        paper.insert("status".to_owned(), json!("available"));
+        Ok(())
+    };
+    assert!(one.papers.change("volumes", &id, given).await.unwrap().is_some());
+    let (status, second) = ask(one, &p, 70, "POST volume-transfers", said()).await;
+    assert_eq!(status, 202, "{second}");
+    let second = &second["transfer"];
+    let accept = |transfer: &Value| {
+        let path = format!("POST volume-transfers/{}/accept", transfer["id"].as_str().unwrap());
+        (path, json!({ "accept": { "auth_key": transfer["auth_key"] } }))
+    };
+    let (path, key) = accept(&first);
+    assert_eq!(ask(two, &q, 70, &path, key).await.0, 404, "what it was for is over");
+    let path = format!("DELETE volume-transfers/{}", first["id"].as_str().unwrap());
+    assert_eq!(ask(one, &giver, 70, &path, Value::Null).await.0, 202);
+    let seen = async |by: &Caller| ask(two, by, 70, &snapshot, Value::Null).await.0;
+    assert_eq!((seen(&giver).await, seen(&p).await), (404, 200));
+    let (_, volume) = ask(two, &p, 70, &format!("GET volumes/{id}"), Value::Null).await;
+    assert_eq!(
+        volume["volume"]["status"], "awaiting-transfer",
+        "the other transfer is no business of the giver"
+    );
+    let (path, key) = accept(second);
+    let (status, body) = ask(two, &q, 70, &path, key).await;
+    assert_eq!(status, 202, "{body}");
+    assert_eq!((seen(&p).await, seen(&q).await), (404, 200));
+}
+
 /// What a refused or broken-off request reserved would be missing for ever.
 #[tokio::test]
 async fn what_a_request_reserved_is_let_go_however_it_ends() {
