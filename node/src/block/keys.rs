@@ -211,6 +211,7 @@ mod tests {
             assert_eq!(std::fs::read_to_string(one.path().join(FILE)).unwrap(), bad);
         }
     }
+
     /// What is put in place of the file of a node that runs may have a key less, or be half there.
     #[test]
     fn keys_come_and_go_by_name_and_a_file_put_there_takes_none_away() {

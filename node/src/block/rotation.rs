@@ -334,7 +334,8 @@ impl Rotation {
                 self.forget(name, &known).await?;
             }
         }
-        self.tell(&known).await
+        self.tell(&known).await?;
+        self.unsay(&known).await
     }
 
     fn has(&self, name: KeyName) -> bool {
@@ -404,13 +405,31 @@ impl Rotation {
     async fn tell(&self, known: &Known) -> Result<(), RotationError> {
         let Some(shared) = &self.shared else { return Ok(()) };
         let (own, said) = (self.own(), known.holders.get(&shared.local()));
-        if said.is_some_and(|(said, _)| *said == own) {
+        if said.is_some_and(|(said, _)| *said == own) || shared.has_left(shared.local()) {
             return Ok(());
         }
         // Also one that has left and comes back has said something.
         let before = shared.register.holders()?.get(&shared.local()).map(|(_, time)| *time);
         Ok(shared.register.hold(&own, before).await?)
     }
+
+    /// Takes back what nodes said that have left, if this node is the one to do it. One that comes back says it again.
+    async fn unsay(&self, known: &Known) -> Result<(), RotationError> {
+        let Some(shared) = &self.shared else { return Ok(()) };
+        let gone = gone(&shared.register.holders()?, |node| shared.has_left(node));
+        if gone.is_empty() || !is_first(shared.net(), &known.nodes, Patience::Short).await {
+            return Ok(());
+        }
+        for (node, time) in gone {
+            shared.register.unsay(node, time).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Of what was said, and with which version time, by nodes that have left.
+fn gone(holders: &Holders, has_left: impl Fn(NodeId) -> bool) -> Vec<(NodeId, u64)> {
+    holders.iter().filter(|(node, _)| has_left(**node)).map(|(node, (_, time))| (*node, *time)).collect()
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
 use super::*;
+use crate::control::state::{Member, State};
 
 const A: KeyName = KeyName([0xa; 8]);
 const B: KeyName = KeyName([0xb; 8]);
@@ -80,4 +81,25 @@ fn what_is_shown_names_who_lacks_a_key_and_what_it_wraps() {
     // A volume whose key nobody has is not hidden.
     let lost = known(None, held(&[], &[(A, 1)]), held(&[], &[]), &[]).shown();
     assert_eq!((lost.len(), lost[0].volumes, lost[0].lacking.len()), (1, 1, 2));
+}
+
+/// What nodes had said that left stayed for ever.
+#[test]
+fn what_was_said_by_a_node_that_has_left_is_taken_back_and_no_other_word() {
+    let mut state = State::default();
+    for byte in [1, 2, 3] {
+        let address = "127.0.0.1:1".parse().unwrap();
+        let leaving = byte == 2;
+        state.members.insert(node(byte), Member { number: byte.into(), address, since: 1, leaving });
+    }
+    let said = |bytes: &[u8]| bytes.iter().map(|byte| (node(*byte), held(&[A], &[]))).collect::<Holders>();
+    let gone = |bytes: &[u8], state: &State| gone(&said(bytes), |node| state.has_left(node));
+    assert_eq!(gone(&[1, 2, 3], &state), [(node(2), 7)]);
+    assert_eq!(gone(&[1, 3], &state), [], "it was taken back");
+    assert_eq!(gone(&[4], &state), [], "a member of which this node has not heard yet");
+    assert_eq!(gone(&[1, 2, 3], &State::default()), [], "a node that has just started knows of nobody");
+    if let Some(member) = state.members.get_mut(&node(2)) {
+        member.leaving = false;
+    }
+    assert_eq!(gone(&[1, 2, 3], &state), [], "it is back");
 }

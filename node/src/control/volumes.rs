@@ -346,9 +346,8 @@ fn judge(key: &[u8], value: Option<&[u8]>) -> Result<(), String> {
         (Some(([PREFIX, b'k'], [])), Some(value)) => {
             wrapping::Choice::decode(value).map(drop).map_err(|bad| bad.to_string())
         }
-        (Some(([PREFIX, b'h'], node)), Some(value)) if node.len() == 16 => {
-            wrapping::Held::decode(value).map(drop).map_err(|bad| bad.to_string())
-        }
+        (Some(([PREFIX, b'h'], node)), value) if node.len() == 16 => value
+            .map_or(Ok(()), |value| wrapping::Held::decode(value).map(drop).map_err(|bad| bad.to_string())),
         _ => Err("it is no row of a volume".to_owned()),
     }
 }
@@ -687,6 +686,7 @@ mod tests {
         assert!(judge(&name_key(""), Some(&[1; 16])).is_err() && judge(&name_key("v"), Some(&[1])).is_err());
         assert_eq!(judge(&name_key("vol"), None), Ok(()));
         assert!(judge(b"ks", None).is_err() && judge(b"V", None).is_err());
+        assert!(judge(&wrapping::choice_key(), None).is_err(), "which key wraps is said once and for all");
         let none = Configuration { version: 1, members: Vec::new(), joining: Vec::new() };
         assert!(judge(&row_key(row.id), Some(&Row { configuration: none, ..row }.encode())).is_err());
     }

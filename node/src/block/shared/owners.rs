@@ -38,6 +38,11 @@ impl Shared {
         state.members.keys().copied().filter(|node| state.takes_part(*node)).collect()
     }
 
+    /// Whether a node was a member and has left, as it is known here.
+    pub(crate) fn has_left(&self, node: NodeId) -> bool {
+        self.state.borrow().has_left(node)
+    }
+
     /// The nodes that have members of a volume.
     pub(crate) fn nodes_of(&self, row: &Row) -> Vec<NodeId> {
         let state = self.state.borrow();

@@ -139,6 +139,11 @@ impl Register {
         self.wish(vec![(key.clone(), before)], vec![(key, Some(held.encode()))]).await
     }
 
+    /// Takes back what a node said that has left, given that it has not said anything else since.
+    pub(crate) async fn unsay(&self, node: NodeId, time: u64) -> Result<(), RegisterError> {
+        self.wish(vec![(held_key(node), Some(time))], vec![(held_key(node), None)]).await
+    }
+
     /// Has a key wrap, or be dropped, given that all stands as it was read: the row, and what was said by `holders`.
     pub(crate) async fn choose(
         &self,
@@ -179,6 +184,12 @@ mod tests {
             }
             assert!(decode(&[row, &[0]].concat()).is_err());
         }
+        let word = held_key(NodeId([1; 16]));
+        assert_eq!(super::super::judge(&word, Some(&held.encode())), Ok(()));
+        assert_eq!(super::super::judge(&word, None), Ok(()), "it left");
+        assert!(
+            super::super::judge(&word, Some(&[])).is_err() && super::super::judge(&word[..9], None).is_err()
+        );
         whole_or_nothing(&choice.encode(), Choice::decode);
         whole_or_nothing(&held.encode(), Held::decode);
     }
