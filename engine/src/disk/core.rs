@@ -124,7 +124,7 @@ impl Core {
         if self.writing.is_some() || self.holds_back() {
             self.shared.nap.begin();
         } else if !self.clients.is_empty() && self.waits_for_company() {
-            self.shared.nap.begin_light();
+            self.shared.nap.begin_light(self.room_in_queue());
         }
         self.disk.reap(wait, &mut done);
         for completion in done.drain(..) {
@@ -296,11 +296,19 @@ impl Core {
     }
 
     fn queue_is_long(&self) -> bool {
+        self.room_in_queue() == 0
+    }
+
+    /// Bytes that make it long.
+    fn room_in_queue(&self) -> usize {
         let mut left = LONG_QUEUE_BYTES;
-        self.clients.iter().chain(&self.movers).any(|append| {
+        for append in self.clients.iter().chain(&self.movers) {
             left = left.saturating_sub(append.most_bytes());
-            left == 0
-        })
+            if left == 0 {
+                break;
+            }
+        }
+        left
     }
 
     /// Whether all that is queued may wait for others to share a batch and a flush with.

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a segment pinned before the last look-up that named it is not recycled until it is unpinned.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
@@ -233,43 +233,56 @@ pub(crate) struct Shared {
 }
 
 /// Whether the disk's thread need not be woken for an append: it has writes or a flush out, could start nothing before they
-/// end, and looks at its queue then. Or nothing is queued but what is lazy: for more of that it need not be woken.
+/// end, and looks at its queue then. Or nothing is queued but what is lazy: for more of that it need not be woken,
+/// until the queue is long.
 ///
 /// Invariant: no append is overlooked. The thread ends its nap before it looks at the queue, an append is queued before the
 /// nap is looked at, and a fence stands between the two on either side: one of them sees the other.
 #[derive(Debug, Default)]
-pub(crate) struct Nap(AtomicU8);
+pub(crate) struct Nap {
+    depth: AtomicU8,
+    /// Bytes that may come while it is light.
+    room: AtomicUsize,
+}
 
 const AWAKE: u8 = 0;
-/// Until something comes that is not lazy.
+/// Until something comes that is not lazy, or much that is.
 const LIGHT: u8 = 1;
 const DEEP: u8 = 2;
 
 impl Nap {
     /// Called with something in flight whose completion ends the nap.
     pub(crate) fn begin(&self) {
-        self.0.store(DEEP, Ordering::Relaxed);
+        self.depth.store(DEEP, Ordering::Relaxed);
     }
 
-    /// Called where time ends the nap, or what is not lazy.
-    pub(crate) fn begin_light(&self) {
-        self.0.store(LIGHT, Ordering::Relaxed);
+    /// Called where time ends the nap, or what is not lazy, or so many bytes that are.
+    pub(crate) fn begin_light(&self, room: usize) {
+        self.room.store(room, Ordering::Relaxed);
+        self.depth.store(LIGHT, Ordering::Release);
     }
 
     /// Called before a look at the queue.
     pub(crate) fn end(&self) {
-        self.0.store(AWAKE, Ordering::Relaxed);
+        self.depth.store(AWAKE, Ordering::Relaxed);
         fence(Ordering::SeqCst);
     }
 
     /// Whether it goes on. Called behind what was queued.
-    fn outlasts(&self, append: Durability) -> bool {
+    fn outlasts(&self, append: Durability, bytes: usize) -> bool {
         fence(Ordering::SeqCst);
-        match self.0.load(Ordering::Relaxed) {
+        match self.depth.load(Ordering::Acquire) {
             DEEP => true,
-            LIGHT => append == Durability::Lazy,
+            LIGHT => append == Durability::Lazy && self.takes(bytes),
             _ => false,
         }
+    }
+
+    /// Whether there is room for so many bytes more.
+    fn takes(&self, bytes: usize) -> bool {
+        let less = |room: usize| Some(room.saturating_sub(bytes));
+        let before = self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        before.is_ok_and(|room| room > bytes)
     }
 }
 
@@ -340,9 +353,12 @@ impl Shared {
     }
 
     pub(crate) fn send(&self, request: Request) -> Result<(), DiskError> {
-        let append = if let Request::Append(append) = &request { Some(append.durability) } else { None };
+        let append = match &request {
+            Request::Append(append) => Some((append.durability, append.most_bytes())),
+            _ => None,
+        };
         self.requests.send(request).map_err(|_| self.gone())?;
-        if !append.is_some_and(|append| self.nap.outlasts(append)) {
+        if !append.is_some_and(|(durability, bytes)| self.nap.outlasts(durability, bytes)) {
             self.waker.wake();
         }
         Ok(())
@@ -351,5 +367,27 @@ impl Shared {
     /// Why nobody answers.
     pub(crate) fn gone(&self) -> DiskError {
         self.failed.get().map_or(DiskError::Closed, |reason| DiskError::Failed(reason.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The disk's thread slept for the whole five milliseconds beside a queue that had long been worth a batch: a device that writes two
+    /// mebibytes in one of them was idle most of the time.
+    #[test]
+    fn a_light_nap_ends_with_a_long_queue_or_with_who_waits() {
+        let nap = Nap::default();
+        assert!(!nap.outlasts(Durability::Lazy, 1), "it is awake");
+        nap.begin_light(100);
+        assert!(nap.outlasts(Durability::Lazy, 60) && !nap.outlasts(Durability::Durable, 1));
+        assert!(!nap.outlasts(Durability::Lazy, 40), "now it is long");
+        assert!(!nap.outlasts(Durability::Lazy, 1), "and stays so until somebody looked");
+        nap.end();
+        nap.begin_light(100);
+        assert!(nap.outlasts(Durability::Lazy, 99) && !nap.outlasts(Durability::Lazy, 2));
+        nap.begin();
+        assert!(nap.outlasts(Durability::Durable, 1 << 30), "what is out wakes it");
     }
 }
