@@ -3,14 +3,15 @@
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use super::tests::{World, absent, new_line};
-use super::{Answer, Ask, GRANT_TIME};
+use super::service::{AskedFor, NamesRequest};
+use super::tests::{GROUP, NODES, World, absent, new_line};
+use super::{Answer, Ask, GRANT_TIME, NamesAnswer};
 use crate::clock::Timestamp;
 use crate::disk::Class;
 use crate::net::SimFaults;
 use crate::object::objects::unlisted;
 use crate::object::tests::rig::{START, all, path};
-use crate::object::{Condition, Deleted, ObjectPath, PutSpec, Result, hash_of};
+use crate::object::{Condition, Deleted, Error, ObjectPath, PutSpec, Result, hash_of};
 use crate::work::{Expirer, Outcome, Reaper, Worker};
 
 impl World {
@@ -250,4 +251,59 @@ fn a_version_that_arrives_behind_its_tombstone_is_not_there() {
         assert_eq!(world.get(2, name).unwrap(), "anew", "{name}");
     }
     assert_eq!(world.listing(2, all()), ["o", "other", "reclaimed"]);
+}
+
+/// A PUT made its line, and the answer was lost; the object was deleted, and then the container. Asked again, it was told that there
+/// is no container, as if it had done nothing (seed 43 of `quarry-fuzz cluster`).
+#[test]
+fn a_put_whose_line_went_with_its_container_is_not_told_that_there_was_none() {
+    for (follower, anew) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut world = World::new(26, SimFaults::NONE);
+        let names = world.nodes[2].names.clone();
+        let grant = world.run(names.begin(path("o"), None)).unwrap();
+        let (id, at) = (grant.line.container.unwrap().id, grant.at);
+        world.write_unlisted("o", b"body", at);
+        world.sim.net.cut(NODES[0], NODES[2]);
+        let mut settle = names.settle(grant, new_line(id, at, false), Class::Client);
+        let inner = world.nodes[0].store.inner.clone();
+        let mut context = Context::from_waker(Waker::noop());
+        while world.run(inner.line(&path("o"))).unwrap().at.is_none() {
+            assert!(settle.as_mut().poll(&mut context).is_pending());
+            world.turn();
+        }
+        if follower {
+            world.lead(Some(1));
+        }
+        let store = world.nodes[usize::from(follower)].store.clone();
+        let deleted = world.run(store.delete_object(&path("o"), &Condition::default()));
+        assert_eq!(deleted.unwrap(), Deleted::Gone);
+        assert_eq!(world.run(store.delete_container("AUTH_a", "c")).unwrap(), Deleted::Gone);
+        world.sim.net.heal();
+        if anew {
+            world.make("c");
+        }
+        let settled = world.run(settle);
+        assert!(matches!(settled, Err(Error::GrantLost { unused: false })), "{settled:?}");
+    }
+}
+
+/// The same where the leader itself knows that it has settled the grant.
+#[test]
+fn a_grant_that_was_settled_before_its_container_went_is_not_said_to_have_none() {
+    let mut world = World::new(27, SimFaults::NONE);
+    let service = world.nodes[0].service.clone().unwrap();
+    let ask = |what| service.answer(NODES[2], NamesRequest { group: GROUP, follows: None, what });
+    let (lease, path) = (1, path("o"));
+    let begun = world.run(ask(AskedFor::Begin { lease, path: path.clone(), given: None })).unwrap();
+    let NamesAnswer::Begun { line, at } = begun else { panic!("{begun:?}") };
+    let new = new_line(line.container.unwrap().id, at, false);
+    let settle =
+        AskedFor::Settle { lease, path: path.clone(), before: None, line: new, class: Class::Client };
+    world.write_unlisted("o", b"body", at);
+    assert_eq!(world.run(ask(settle.clone())).unwrap(), NamesAnswer::Done);
+    let store = world.nodes[0].store.clone();
+    world.run(store.delete_object(&path, &Condition::default())).unwrap();
+    assert_eq!(world.run(store.delete_container("AUTH_a", "c")).unwrap(), Deleted::Gone);
+    let again = world.run(ask(settle));
+    assert!(matches!(again, Err(Error::GrantLost { unused: false })), "{again:?}");
 }

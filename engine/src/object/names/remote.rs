@@ -390,6 +390,8 @@ impl Shared {
                 let unused = unused && before.is_none() && !doubt.is();
                 Err(Error::GrantLost { unused })
             }
+            // The line may have been made, and have gone with its container.
+            Err(Error::NoContainer) if doubt.is() => Err(Error::GrantLost { unused: false }),
             settled => settled,
         }
     }

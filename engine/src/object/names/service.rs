@@ -283,7 +283,7 @@ fn weight(answer: &Answer) -> usize {
 /// Of a grant that something may have come of.
 pub(super) fn used(error: Error) -> Error {
     match error {
-        Error::GrantLost { .. } => Error::GrantLost { unused: false },
+        Error::GrantLost { .. } | Error::NoContainer => Error::GrantLost { unused: false },
         other => other,
     }
 }

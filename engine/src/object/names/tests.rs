@@ -30,8 +30,8 @@ use crate::object::{
     Spread, Store, hash_of,
 };
 
-const NODES: [NodeId; 3] = [NodeId([1; 16]), NodeId([2; 16]), NodeId([3; 16])];
-const GROUP: u32 = 1;
+pub(super) const NODES: [NodeId; 3] = [NodeId([1; 16]), NodeId([2; 16]), NodeId([3; 16])];
+pub(super) const GROUP: u32 = 1;
 const WITHIN: Duration = Duration::from_secs(3);
 
 /// What consensus would share.
@@ -127,7 +127,7 @@ impl IndexGroup for Voter {
 pub(super) struct Node {
     pub(super) store: Store,
     pub(super) names: Arc<dyn Names>,
-    service: Option<NamesService>,
+    pub(super) service: Option<NamesService>,
     clock: Arc<Clock>,
 }
 
