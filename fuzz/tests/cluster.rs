@@ -6,19 +6,21 @@ use quarry_fuzz::cluster::{Plant, history};
 const SEEDS: std::ops::Range<u64> = 0..24;
 
 fn run(seeds: impl Iterator<Item = u64>) {
-    let (mut splits, mut returned, mut alone) = (0, 0, 0);
+    let (mut splits, mut returned, mut alone, mut gone) = (0, 0, 0, 0);
     for seed in seeds {
         match history(seed, Plant::Nothing) {
             Ok(summary) => {
                 splits += summary.splits;
                 returned += summary.returned;
                 alone += summary.alone;
+                gone += summary.gone;
             }
             Err(failure) => panic!("{failure}"),
         }
     }
     assert!(splits > 0, "no group took lines over");
     assert!(returned > 0, "no group gave its lines back");
+    assert!(gone > 0, "no container was deleted");
     assert!(alone > 0, "no group was away while an eventual container was written");
 }
 
@@ -45,7 +47,8 @@ fn equal_seeds_give_equal_histories() {
 
 /// Most histories that may pass before a planted bug shows.
 const PATIENCE: u64 = 40;
-/// The same of one that few histories catch: it takes two writers of a name at the same moment.
+/// The same of those that few histories catch: it takes two writers of a name at the same moment, or a DELETE that is late or goes to
+/// several groups.
 const RARE: u64 = 150;
 
 /// Some history catches the bug; which one does changes with every change of the engine.
@@ -101,4 +104,14 @@ fn a_line_that_a_delete_left_is_caught() {
 #[test]
 fn a_claim_that_is_not_kept_is_caught() {
     caught_by(Plant::ClaimDropped, RARE);
+}
+
+#[test]
+fn a_delete_that_removes_what_was_made_anew_is_caught() {
+    caught_by(Plant::DeleteUnnamed, RARE);
+}
+
+#[test]
+fn a_container_that_is_deleted_although_another_group_has_lines_of_it_is_caught() {
+    caught_by(Plant::LinesUncounted, RARE);
 }

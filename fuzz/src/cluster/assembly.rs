@@ -38,6 +38,8 @@ const EXPIRE: Duration = Duration::from_secs(1);
 const WITHIN: Duration = Duration::from_secs(10);
 /// Seconds after which a worker that had nothing to do looks again, at most: less than a history takes.
 const IDLE: u64 = 15;
+/// The same of the reaper, who shall be at it while clients are.
+const SOON: u64 = 1;
 /// Seconds for which tombstones are kept.
 pub(crate) const RECLAIM: u64 = 3600;
 
@@ -141,7 +143,8 @@ async fn assemble(making: Making, groups: Groups) -> Result<Running, String> {
     }));
     let mut reports = Vec::new();
     for (worker, pace) in workers(&store, Kept { deleted: RECLAIM, expired: 0 }, Some(&peers)) {
-        let pace = Pace { idle_seconds: pace.idle_seconds.min(IDLE), ..pace };
+        let idle = if worker.name() == "reaper" { SOON } else { IDLE };
+        let pace = Pace { idle_seconds: pace.idle_seconds.min(idle), ..pace };
         let (elapsed, calls) = (monotonic.clone(), store.clone());
         let runner =
             Runner::new(worker, pace, Box::new(move || elapsed()), Box::new(move || calls.client_calls()));

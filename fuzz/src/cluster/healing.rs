@@ -4,15 +4,18 @@ use std::time::Duration;
 
 use quarry_engine::work::State;
 
+use super::fleeting::{ACCOUNT, FLEETING};
 use super::history::History;
 use super::invariants;
-use super::profile::{CONTAINERS, everything};
+use super::profile::{ALL, everything};
 use crate::store::model::{OBJECTS, Op};
 use crate::store::oracle::Violation;
 use crate::store::world::IndexFate;
 
 /// The replicators have all done by then: the slowest of 120 histories took 83 s.
 const SETTLED: Duration = Duration::from_secs(480);
+/// Workers that are waited for.
+const SETTLING: [&str; 3] = ["replicator", "updater", "reaper"];
 /// What is younger is left alone by replicators.
 const YOUNG: Duration = Duration::from_secs(12);
 
@@ -23,12 +26,16 @@ impl History {
         self.settle()?;
         self.demand_all();
         self.oracle.heal();
+        self.oracle.reap();
         self.sweep(0)?;
         // What nobody has seen by now nobody will ever see.
         self.oracle.settle();
         for n in 0..self.world.machines.len() {
             self.sweep(n)?;
         }
+        // Of what was in it before nothing is there when it is made anew.
+        self.alone(0, Op::PutContainer { c: FLEETING })?;
+        self.sweep(0)?;
         self.settle()?;
         invariants::check(self)?;
         self.restart_all()?;
@@ -62,7 +69,7 @@ impl History {
         }
     }
 
-    /// Until every replicator and updater has twice found nothing to do.
+    /// Until every replicator, updater and reaper has twice found nothing to do.
     fn settle(&mut self) -> Result<(), Violation> {
         self.grow_old()?;
         let begun = self.passes();
@@ -76,31 +83,33 @@ impl History {
                 return Ok(());
             }
             if self.world.now() > end {
-                return Err(Violation(format!("the replicators and updaters do not settle: {now:?}")));
+                return Err(Violation(format!(
+                    "the replicators, updaters and reapers do not settle: {now:?}"
+                )));
             }
         }
     }
 
-    /// Rounds of every replicator and updater, what it is about, and what went wrong with it last.
+    /// Rounds of every replicator, updater and reaper, what it is about, and what went wrong with it last.
     fn passes(&self) -> Vec<(u64, State, Option<String>)> {
         let running = self.world.machines.iter().filter_map(|machine| machine.running());
         let reports = running.flat_map(|running| running.reports).map(|report| report.read());
         reports
-            .filter(|report| report.name.starts_with("replicator") || report.name.starts_with("updater"))
+            .filter(|report| SETTLING.iter().any(|name| report.name.starts_with(name)))
             .map(|report| (report.progress.passes, report.state, report.last_error))
             .collect()
     }
 
     /// Everything that a client can look at, once, at one node.
     fn sweep(&mut self, n: usize) -> Result<(), Violation> {
-        for c in 0..CONTAINERS {
+        for c in 0..ALL {
             self.alone(n, Op::List { c, listing: everything() })?;
             for o in 0..OBJECTS {
                 self.alone(n, Op::Get { c, o })?;
             }
             self.alone(n, Op::HeadContainer { c })?;
         }
-        Ok(())
+        self.alone(n, Op::ListContainers { a: ACCOUNT })
     }
 
     /// All nodes are killed at once and started again; one has lost its index.

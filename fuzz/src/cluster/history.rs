@@ -12,9 +12,10 @@ use quarry_engine::object::IndexPolicy;
 use quarry_engine::object::names::GRANT_TIME;
 
 use super::assembly::RECLAIM;
+use super::fleeting::{FLEETING, Fleeting};
 use super::log::{LINES, Log};
 use super::machine::Running;
-use super::oracle::Oracle;
+use super::oracle::{Oracle, container_of};
 use super::plant::Plant;
 use super::profile::{self, CODED, CONTAINERS, Profile};
 use super::returns::Returns;
@@ -22,7 +23,7 @@ use super::trouble::{self, Cure, Trouble, Troubles};
 use super::volume::Volume;
 use super::world::World;
 use crate::store::clients::{Bodies, Call, Reply, perform};
-use crate::store::model::{Fact, Op, OpId};
+use crate::store::model::{Fact, Op, OpId, Outcome};
 use crate::store::oracle::Violation;
 use crate::store::world::IndexFate;
 
@@ -54,6 +55,8 @@ pub struct Summary {
     pub returned: u64,
     /// Changes in eventual containers that were begun while their group was away.
     pub alone: u64,
+    /// Containers that were deleted.
+    pub gone: u64,
     /// Answers to clients of volumes.
     pub blocks: u64,
     /// Milliseconds of virtual time.
@@ -85,6 +88,7 @@ impl Summary {
         self.splits += other.splits;
         self.returned += other.returned;
         self.alone += other.alone;
+        self.gone += other.gone;
         self.blocks += other.blocks;
         self.millis += other.millis;
     }
@@ -116,6 +120,7 @@ pub fn history_with(seed: u64, plant: Plant, lines: usize) -> Result<Summary, Bo
         profile,
         rng,
         returns: Returns::new(seed),
+        fleeting: Fleeting::new(seed),
         slots: Vec::new(),
         troubles: Troubles::default(),
         uneasy_until: RECOVERY,
@@ -144,6 +149,7 @@ pub fn history_with(seed: u64, plant: Plant, lines: usize) -> Result<Summary, Bo
 struct Slot {
     machine: usize,
     id: OpId,
+    op: Op,
     began: Duration,
     /// Terms in which somebody led by then.
     terms: usize,
@@ -156,6 +162,7 @@ pub(crate) struct History {
     pub(crate) rng: SplitMix64,
     /// When lines are taken back.
     pub(super) returns: Returns,
+    pub(super) fleeting: Fleeting,
     pub(crate) summary: Summary,
     pub(crate) profile: Profile,
     pub(crate) troubles: Troubles,
@@ -190,7 +197,7 @@ impl History {
         while left > 0 {
             let now = self.world.now();
             for at in &mut next {
-                if *at <= now && self.slots.len() < self.profile.clients {
+                if *at <= now && self.slots.len() - self.under_way(FLEETING) < self.profile.clients {
                     *at = now + self.within(self.profile.think);
                     let op = profile::draw(&mut self.rng, &self.oracle, self.profile.eventual);
                     let op = self.returns.spared(op, now);
@@ -210,10 +217,20 @@ impl History {
             if self.profile.splits.is_some() {
                 self.return_some()?;
             }
+            self.flit()?;
             self.ask_volume();
             self.tick()?;
         }
         Ok(())
+    }
+
+    /// Operations under way that are about a container, or its account.
+    pub(super) fn under_way(&self, c: usize) -> usize {
+        self.slots.iter().filter(|slot| container_of(&slot.op) == Some(c)).count()
+    }
+
+    pub(super) fn is_under_way(&self, id: OpId) -> bool {
+        self.slots.iter().any(|slot| slot.id == id)
     }
 
     fn within(&mut self, longest: Duration) -> Duration {
@@ -291,10 +308,15 @@ impl History {
                 if stays && self.world.now() < slot.began + GRANT_TIME {
                     self.oracle.held(slot.id);
                 }
+                let gone = outcome == Outcome::Gone;
+                self.summary.gone += u64::from(gone && matches!(slot.op, Op::DeleteContainer { .. }));
+                self.fleeting.heard(&slot.op, gone);
                 self.oracle.said(slot.id, &outcome)?;
             }
             Reply::NoSpace | Reply::Unavailable(_) => {
-                if self.world.now() > self.uneasy_until {
+                // Of two who delete a container that is in several groups one may be told to try again.
+                let contended = matches!(slot.op, Op::DeleteContainer { .. });
+                if self.world.now() > self.uneasy_until && !contended {
                     return Err(Violation(format!("op {} is refused without a reason: {reply:?}", slot.id)));
                 }
                 self.lose(slot.id)?;
@@ -312,7 +334,7 @@ impl History {
     }
 
     /// Machines whose nodes serve clients.
-    fn serving(&self) -> Vec<(usize, Running)> {
+    pub(super) fn serving(&self) -> Vec<(usize, Running)> {
         let machines = self.world.machines.iter().enumerate();
         machines.filter_map(|(n, machine)| Some((n, machine.running()?))).collect()
     }
@@ -329,7 +351,7 @@ impl History {
         Ok(true)
     }
 
-    fn begin(&mut self, machine: usize, running: &Running, op: Op) -> Result<OpId, Violation> {
+    pub(super) fn begin(&mut self, machine: usize, running: &Running, op: Op) -> Result<OpId, Violation> {
         let size = if let Op::Put { .. } = op { profile::size(&mut self.rng, &self.profile) } else { 0 };
         let id = self.oracle.number(Fact::default());
         if let Op::Put { .. } = op {
@@ -342,17 +364,22 @@ impl History {
         self.oracle.began(id, op.clone(), began)?;
         self.summary.operations += 1;
         let policy = match op {
-            Op::PutContainer { c } if c == CODED && self.profile.code.is_some() => 1,
+            Op::PutContainer { c } if c == CODED => u16::from(self.profile.code.is_some()),
+            Op::PutContainer { c: FLEETING } => {
+                u16::from(self.fleeting.rng.chance(300) && self.profile.code.is_some())
+            }
             _ => 0,
         };
         let index = match op {
             Op::PutContainer { c } if c == CODED && self.profile.eventual => Some(IndexPolicy::Eventual),
             _ => None,
         };
+        let asked = op.clone();
         let call = Call { policy, index, id, op, delete_at: None, seed: self.rng.next_u64() };
         let (store, bodies) = (running.store.clone(), self.bodies.clone());
         let terms = self.world.terms();
-        self.slots.push(Slot { machine, id, began, terms, future: Box::pin(perform(store, bodies, call)) });
+        let future = Box::pin(perform(store, bodies, call));
+        self.slots.push(Slot { machine, id, op: asked, began, terms, future });
         Ok(id)
     }
 
@@ -402,6 +429,10 @@ impl History {
             Trouble::Empty(n) => self.world.rings.empty(self.world.machines[n].node, true)?,
             Trouble::CutOff(n) => trouble::cut(&self.world, n, true),
             Trouble::Mute(n) => trouble::cut(&self.world, n, false),
+            Trouble::Unheard(from, to) => {
+                let [from, to] = [from, to].map(|n| self.world.machines[n].node);
+                self.world.net.cut(from, to);
+            }
             Trouble::BadNet(loss, slow) => {
                 self.world.net.set_faults(trouble::bad_net(self.profile.net, loss, slow));
             }

@@ -7,6 +7,7 @@
 
 mod assembly;
 mod board;
+mod fleeting;
 mod healing;
 mod history;
 mod invariants;
@@ -14,6 +15,7 @@ mod keeper;
 pub(crate) mod log;
 pub(crate) mod machine;
 mod oracle;
+mod place;
 mod plant;
 mod profile;
 mod register;

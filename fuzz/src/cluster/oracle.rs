@@ -1,5 +1,7 @@
 //! The truth as clients know it: a register for each name, and what listings and totals may say of them together.
 //!
+//! The container that comes and goes, and its account, are judged by each of its names: whatever concerns all of it is asked of each.
+//!
 //! Invariant: every line of a listing is judged as a read of its name; totals lie between the least and the most that may stand
 //! while they are asked for.
 //! Invariant: of an eventual container a read or listing says what somebody once wrote there, or nothing; when all is healed it is
@@ -8,8 +10,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::fleeting::{FLEETING, FLEETING_OBJECTS};
 use super::register::Register;
-use crate::store::model::{Book, Cell, Fact, Line, NAMES, OBJECTS, Op, OpId, Outcome};
+use crate::store::model::{
+    Book, CONTAINERS, Cell, Fact, Line, NAMES, OBJECTS, Op, OpId, Outcome, container_name,
+};
 use crate::store::oracle::Violation;
 
 /// Container and object.
@@ -46,11 +51,34 @@ fn name_of(op: &Op) -> Option<Name> {
     }
 }
 
-fn container_of(op: &Op) -> Option<usize> {
+/// The container that an operation is about; of an account the one that comes and goes.
+pub(super) fn container_of(op: &Op) -> Option<usize> {
     match *op {
-        Op::PutContainer { c } | Op::List { c, .. } | Op::HeadContainer { c } => Some(c),
+        Op::PutContainer { c } | Op::DeleteContainer { c } | Op::List { c, .. } | Op::HeadContainer { c } => {
+            Some(c)
+        }
+        Op::DeleteAccount { a } | Op::ListContainers { a } => Some(a * CONTAINERS),
         _ => name_of(op).map(|(c, _)| c),
     }
+}
+
+/// Names of a container that anybody uses.
+fn objects(c: usize) -> usize {
+    if c == FLEETING { FLEETING_OBJECTS } else { OBJECTS }
+}
+
+fn fresh(c: usize) -> Register {
+    if c == FLEETING { Register::fleeting() } else { Register::default() }
+}
+
+/// Whether it is a read of all of a container, or, of the one that comes and goes, of whether it stands.
+fn reads_all(op: &Op) -> bool {
+    matches!(op, Op::List { .. } | Op::ListContainers { .. } | Op::HeadContainer { c: FLEETING })
+}
+
+/// Whether it changes the container that comes and goes, or its account.
+fn changes_all(op: &Op) -> bool {
+    matches!(op, Op::PutContainer { c: FLEETING } | Op::DeleteContainer { .. } | Op::DeleteAccount { .. })
 }
 
 impl Oracle {
@@ -88,31 +116,40 @@ impl Oracle {
             self.under_way.insert(id, op);
             return Ok(());
         }
-        match op {
-            Op::List { c, .. } => {
-                let reads = (0..OBJECTS).map(|o| {
-                    let read = self.number(Fact::default());
-                    self.registers.entry((c, o)).or_default().began(read, Op::Get { c, o }, now);
-                    read
-                });
-                let reads = reads.collect();
-                self.listings.insert(id, reads);
+        let c = container_of(&op).unwrap_or_default();
+        if matches!(op, Op::HeadContainer { .. } | Op::ListContainers { .. } | Op::DeleteContainer { .. }) {
+            self.watches.insert(id, Watch { c, seen: vec![BTreeSet::new(); objects(c)] });
+        }
+        if reads_all(&op) {
+            let reads = (0..objects(c)).map(|o| {
+                let read = self.number(Fact::default());
+                self.register((c, o)).began(read, op.clone(), now);
+                read
+            });
+            let reads = reads.collect();
+            self.listings.insert(id, reads);
+        }
+        match name_of(&op) {
+            Some(name) => {
+                self.register(name).began(id, op.clone(), now);
+                self.look(name)?;
             }
-            Op::HeadContainer { c } => {
-                self.watches.insert(id, Watch { c, seen: vec![BTreeSet::new(); OBJECTS] });
-                for o in 0..OBJECTS {
-                    self.look((c, o))?;
-                }
+            None if changes_all(&op) => {
+                (0..objects(c)).for_each(|o| self.register((c, o)).began(id, op.clone(), now));
+                self.look_all(c)?;
             }
-            _ => {
-                if let Some(name) = name_of(&op) {
-                    self.registers.entry(name).or_default().began(id, op.clone(), now);
-                    self.look(name)?;
-                }
-            }
+            None => self.look_all(c)?,
         }
         self.under_way.insert(id, op);
         Ok(())
+    }
+
+    fn register(&mut self, name: Name) -> &mut Register {
+        self.registers.entry(name).or_insert_with(|| fresh(name.0))
+    }
+
+    fn look_all(&mut self, c: usize) -> Result<(), Violation> {
+        (0..objects(c)).try_for_each(|o| self.look((c, o)))
     }
 
     /// Notes what may stand at a name now, for those who count.
@@ -137,6 +174,7 @@ impl Oracle {
     pub(crate) fn cells(&self, name: Name) -> Result<BTreeSet<Cell>, Violation> {
         match self.registers.get(&name) {
             Some(register) => register.cells(&self.book),
+            // Of one that comes and goes, too: nobody has written there.
             None => Ok(BTreeSet::from([Cell::default()])),
         }
     }
@@ -145,16 +183,20 @@ impl Oracle {
     pub(crate) fn lose(&mut self, id: OpId, now: Duration) -> Result<(), Violation> {
         let Some(op) = self.under_way.remove(&id) else { return Ok(()) };
         self.watches.remove(&id);
-        if let Op::List { c, .. } = op {
-            for (o, read) in self.listings.remove(&id).unwrap_or_default().into_iter().enumerate() {
-                self.registers.entry((c, o)).or_default().lose(read, now);
-            }
+        let c = container_of(&op).unwrap_or_default();
+        let next = OpId::try_from(self.book.len()).unwrap_or(OpId::MAX);
+        for (o, read) in self.listings.remove(&id).unwrap_or_default().into_iter().enumerate() {
+            self.register((c, o)).lose(read, now, next);
+        }
+        if changes_all(&op) {
+            (0..objects(c)).for_each(|o| self.register((c, o)).lose(id, now, next));
+            self.look_all(c)?;
         }
         if let Some(name) = name_of(&op) {
             if !op.reads() {
                 self.unanswered.insert(name);
             }
-            self.registers.entry(name).or_default().lose(id, now);
+            self.register(name).lose(id, now, next);
             self.look(name)?;
         }
         Ok(())
@@ -175,23 +217,79 @@ impl Oracle {
             let judged = self.said_loosely(id, &op, outcome);
             return judged.map_err(|why| Violation(format!("op {id} {op:?} said {outcome:?}; {why}")));
         }
-        let judged = match (&op, outcome) {
-            (Op::List { c, .. }, Outcome::Lines(lines)) => self.listed(id, *c, lines),
+        let judged = self.judge(id, &op, outcome);
+        judged.map_err(|why| Violation(format!("op {id} {op:?} said {outcome:?}; {why}")))
+    }
+
+    fn judge(&mut self, id: OpId, op: &Op, outcome: &Outcome) -> Result<(), Violation> {
+        let c = container_of(op).unwrap_or_default();
+        match (op, outcome) {
+            (Op::List { .. }, Outcome::Lines(lines)) => self.listed(id, c, lines),
             (Op::HeadContainer { .. }, Outcome::Container(Some((_, objects, bytes)))) => {
+                self.found(id, c)?;
                 self.counted(id, *objects, *bytes)
             }
-            (Op::PutContainer { .. }, Outcome::Made(_)) => Ok(()),
-            _ => match name_of(&op) {
-                Some(name) => self.told(name, id, &|said| said == outcome),
+            (Op::ListContainers { .. }, Outcome::Containers(rows)) => match rows.as_slice() {
+                [] => self.shown(id, c, &Outcome::NoContainer),
+                [(name, objects, bytes)] if *name == container_name(c) => {
+                    self.found(id, c)?;
+                    self.counted(id, *objects, *bytes)
+                }
+                _ => Err(Violation("containers that nobody made".to_owned())),
+            },
+            (Op::List { .. }, Outcome::NoContainer)
+            | (Op::HeadContainer { .. }, Outcome::Container(None)) => {
+                self.shown(id, c, &Outcome::NoContainer)
+            }
+            (Op::ListContainers { .. }, Outcome::NoAccount) => self.shown(id, c, outcome),
+            (Op::PutContainer { .. }, Outcome::Made(_)) if c != FLEETING => Ok(()),
+            _ if changes_all(op) => {
+                self.refused_rightly(id, outcome)?;
+                (0..objects(c)).try_for_each(|o| self.told((c, o), id, &|said| said == outcome))
+            }
+            // Where there is no container there is no object.
+            (Op::Get { c, o }, Outcome::Version(None)) => {
+                self.told((*c, *o), id, &|said| said == outcome || *said == Outcome::NoContainer)
+            }
+            _ => match name_of(op) {
+                Some(name) => {
+                    if *outcome == Outcome::NoContainer {
+                        // What it wrote was for a container that has gone.
+                        self.unanswered.insert(name);
+                    }
+                    self.told(name, id, &|said| said == outcome)
+                }
                 None => Err(Violation("no such answer".to_owned())),
             },
-        };
-        judged.map_err(|why| Violation(format!("op {id} {op:?} said {outcome:?}; {why}")))
+        }
+    }
+
+    /// A container is not empty only if one of its names is taken.
+    fn refused_rightly(&mut self, id: OpId, outcome: &Outcome) -> Result<(), Violation> {
+        let Some(watch) = self.watches.remove(&id) else { return Ok(()) };
+        let taken = watch.seen.iter().flatten().any(|cell| *cell != Cell::default());
+        if *outcome == Outcome::NotEmpty && !taken {
+            return Err(Violation("nothing was in it".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// A read of the container or account that comes and goes saw this everywhere.
+    fn shown(&mut self, id: OpId, c: usize, outcome: &Outcome) -> Result<(), Violation> {
+        self.watches.remove(&id);
+        let mut reads = self.listings.remove(&id).unwrap_or_default().into_iter().enumerate();
+        reads.try_for_each(|(o, read)| self.told((c, o), read, &|said| said == outcome))
+    }
+
+    /// A read saw that the container stands.
+    fn found(&mut self, id: OpId, c: usize) -> Result<(), Violation> {
+        let mut reads = self.listings.remove(&id).unwrap_or_default().into_iter().enumerate();
+        reads.try_for_each(|(o, read)| self.told((c, o), read, &|said| matches!(said, Outcome::Version(_))))
     }
 
     fn told(&mut self, name: Name, id: OpId, fits: &dyn Fn(&Outcome) -> bool) -> Result<(), Violation> {
         let Self { registers, book, .. } = self;
-        registers.entry(name).or_default().said(id, fits, book)?;
+        registers.entry(name).or_insert_with(|| fresh(name.0)).said(id, fits, book)?;
         self.look(name)
     }
 
@@ -203,7 +301,7 @@ impl Oracle {
             };
             rows.insert(name.as_str(), (*size, etag.clone(), *meta));
         }
-        if rows.len() != lines.len() || rows.keys().any(|name| !NAMES.contains(name)) {
+        if rows.len() != lines.len() || rows.keys().any(|name| !NAMES[..objects(c)].contains(name)) {
             return Err(Violation("names that nobody wrote, or one twice".to_owned()));
         }
         for (o, read) in self.listings.remove(&id).unwrap_or_default().into_iter().enumerate() {
@@ -214,6 +312,7 @@ impl Oracle {
                     let fact = &book[cell.data as usize];
                     cell.meta == *meta && fact.size == *size && fact.etag == *etag
                 }),
+                Outcome::NoContainer => false,
                 _ => row.is_none(),
             };
             self.told((c, o), read, &fits).map_err(|why| Violation(format!("{}: {why}", NAMES[o])))?;
@@ -280,6 +379,16 @@ impl Oracle {
     /// Whether this is a body that somebody put. That its name is the one that was asked for, the reader has compared.
     fn wrote(&self, data: OpId) -> bool {
         self.book.get(data as usize).is_some_and(|fact| !fact.etag.is_empty())
+    }
+
+    /// Whether the container that comes and goes may be absent, as far as was told.
+    pub(crate) fn may_be_absent(&self, c: usize) -> bool {
+        self.registers.get(&(c, 0)).is_none_or(Register::may_lie_nowhere)
+    }
+
+    /// The reaper has found nothing to do any more.
+    pub(crate) fn reap(&mut self) {
+        self.registers.values_mut().for_each(Register::reap);
     }
 
     /// What was lost takes effect no more.

@@ -39,6 +39,10 @@ pub enum Plant {
     LineKept,
     /// Whoever leads forgets at once which names other nodes hold.
     ClaimDropped,
+    /// Whoever leads removes the container and marks the account that stands, whichever a DELETE meant.
+    DeleteUnnamed,
+    /// A group that took lines over says that it has none, when their container is about to be deleted.
+    LinesUncounted,
 }
 
 impl Plant {
@@ -64,6 +68,8 @@ impl Plant {
         match self {
             Self::FloorLeftOut => Arc::new(Floorless(service)),
             Self::ClaimDropped => Arc::new(Forgetful(service)),
+            Self::DeleteUnnamed => Arc::new(Hasty(service)),
+            Self::LinesUncounted => Arc::new(Blind(service)),
             _ => service,
         }
     }
@@ -243,6 +249,77 @@ impl Service for Forgetful {
                 service.handle(from, release).await;
             }
             answer
+        })
+    }
+}
+
+/// A node that does not look at which container or account a DELETE means.
+struct Hasty(Arc<dyn Service>);
+
+impl Service for Hasty {
+    fn handle(&self, from: NodeId, request: Request) -> BoxFuture<'static, Response> {
+        let service = self.0.clone();
+        let Request::Names(NamesRequest { group, what: AskedFor::Ask(ask), .. }) = &request else {
+            return service.handle(from, request);
+        };
+        let group = *group;
+        let names =
+            move |ask| Request::Names(NamesRequest { group, follows: None, what: AskedFor::Ask(ask) });
+        match ask.clone() {
+            Ask::DeleteContainer { account, container, .. } => Box::pin(async move {
+                let look = Ask::Container { account: account.clone(), container: container.clone() };
+                match made(service.handle(from, names(look)).await) {
+                    Some(created) => {
+                        let delete = Ask::DeleteContainer { account, container, created };
+                        service.handle(from, names(delete)).await
+                    }
+                    None => service.handle(from, request).await,
+                }
+            }),
+            Ask::MarkAccount { account, .. } => Box::pin(async move {
+                let look = Ask::Account { account: account.clone() };
+                match made(service.handle(from, names(look)).await) {
+                    Some(created) => service.handle(from, names(Ask::MarkAccount { account, created })).await,
+                    None => service.handle(from, request).await,
+                }
+            }),
+            _ => service.handle(from, request),
+        }
+    }
+}
+
+/// When the container or account was made that an answer tells of.
+fn made(response: Response) -> Option<Timestamp> {
+    let Response::Names(NamesAnswer::Answer(answer)) = response else { return None };
+    let answer = match answer {
+        Answer::Split { answer, .. } => *answer,
+        whole => whole,
+    };
+    match answer {
+        Answer::Container(found) => found.map(|found| found.created),
+        Answer::Account(found) => found.map(|found| found.created),
+        _ => None,
+    }
+}
+
+/// A node whose groups have nothing of a container that they are asked to shut.
+struct Blind(Arc<dyn Service>);
+
+impl Service for Blind {
+    fn handle(&self, from: NodeId, request: Request) -> BoxFuture<'static, Response> {
+        let shuts = matches!(
+            &request,
+            Request::Names(NamesRequest { what: AskedFor::Ask(Ask::Shut { at: Some(_), .. }), .. })
+        );
+        let answer = self.0.handle(from, request);
+        Box::pin(async move {
+            match answer.await {
+                Response::Names(NamesAnswer::Answer(Answer::Holding(holding))) if shuts => {
+                    let holding = Holding { objects: 0, ..holding };
+                    Response::Names(NamesAnswer::Answer(Answer::Holding(holding)))
+                }
+                other => other,
+            }
         })
     }
 }

@@ -9,8 +9,10 @@ use quarry_engine::object::{Code, Condition, EtagMatch, Listing};
 use super::oracle::{Name, Oracle};
 use crate::store::model::{OBJECTS, Op};
 
-/// Containers that are used, all of one account.
+/// Containers that stay, all of one account.
 pub(crate) const CONTAINERS: usize = 2;
+/// These and the one that comes and goes, which is of an account of its own.
+pub(crate) const ALL: usize = CONTAINERS + 1;
 /// The one whose objects are kept in fragments, where there is a code; or that is eventual.
 pub(crate) const CODED: usize = 1;
 /// Writes of a name, under way or unanswered, at which it is only read for a while: each makes many more worlds possible.
@@ -95,7 +97,7 @@ impl Profile {
     }
 }
 
-fn condition(rng: &mut SplitMix64, etag: &str) -> Condition {
+pub(super) fn condition(rng: &mut SplitMix64, etag: &str) -> Condition {
     let one = || Some(EtagMatch::OneOf(vec![etag.to_owned()]));
     let any = || Some(EtagMatch::Any);
     match rng.below(20) {

@@ -12,6 +12,9 @@
 //! whoever removed it meanwhile (`engine::object::names`, leases): two that are under way together may both be told so. Not where
 //! the grant held ([`Register::held`]).
 //!
+//! A container that comes and goes is judged by each of its names: a change of it is a write of all of them ([`super::place`]). A PUT of
+//! one that is asked again makes anew what was deleted meanwhile, while its client waits.
+//!
 //! Invariant: a write takes effect once, between its beginning and its answer; one without an answer takes effect once or
 //! never, and never after the effect of a write that began when nobody could be at it any more.
 
@@ -20,6 +23,7 @@ use std::time::Duration;
 
 use quarry_engine::object::{Condition, EtagMatch};
 
+use super::place::{Place, Spot};
 use crate::store::model::{Book, Cell, Op, OpId, Outcome};
 use crate::store::oracle::Violation;
 
@@ -30,19 +34,18 @@ const MAX_WORLDS: usize = 50_000;
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
 struct World {
-    cell: Cell,
+    spot: Spot,
     done: BTreeMap<OpId, Outcome>,
     /// What stood since a read began.
-    seen: BTreeMap<OpId, BTreeSet<Cell>>,
+    seen: BTreeMap<OpId, BTreeSet<Spot>>,
     /// Deletes without a condition that were under way when another removed what stood, and whether they are told that they did.
     outrun: BTreeMap<OpId, bool>,
 }
 
 impl World {
-    fn may_say(&self, id: OpId) -> Vec<Outcome> {
+    fn may_say(&self, id: OpId, op: &Op) -> BTreeSet<Outcome> {
         let seen = self.seen.get(&id).into_iter().flatten();
-        let read = seen.map(|cell| Outcome::Version((cell.data != 0).then_some(*cell)));
-        self.done.get(&id).cloned().into_iter().chain(read).collect()
+        self.done.get(&id).cloned().into_iter().chain(seen.map(|spot| spot.shown(op))).collect()
     }
 
     fn forget(&mut self, id: OpId) {
@@ -52,12 +55,18 @@ impl World {
     }
 
     /// This world after a write.
-    fn after(&self, id: OpId, outcome: Outcome, cell: Cell) -> Self {
-        let mut next = self.clone();
+    fn after(&self, id: OpId, outcome: Outcome, spot: Spot) -> Self {
+        let mut next = self.moved(spot);
         next.done.insert(id, outcome);
-        next.cell = cell;
+        next
+    }
+
+    /// This world when something else stands.
+    fn moved(&self, spot: Spot) -> Self {
+        let mut next = self.clone();
+        next.spot = spot;
         next.seen.values_mut().for_each(|seen| {
-            seen.insert(cell);
+            seen.insert(spot);
         });
         next
     }
@@ -69,8 +78,14 @@ struct Pending {
     began: Duration,
     /// Nobody can have taken its grant.
     held: bool,
-    /// When its client was told nothing.
-    lost: Option<Duration>,
+    lost: Option<Lost>,
+}
+
+/// When a client was told nothing, and the first number of an operation that began later.
+#[derive(Debug, Clone, Copy)]
+struct Lost {
+    at: Duration,
+    next: OpId,
 }
 
 /// All that may be true of a name.
@@ -83,7 +98,7 @@ pub(crate) struct Register {
 
 impl Default for Register {
     fn default() -> Self {
-        Self { worlds: BTreeSet::from([World::default()]), loose: false, pending: BTreeMap::new() }
+        Self::at(Place::LASTING)
     }
 }
 
@@ -98,8 +113,25 @@ fn holds(condition: &Condition, cell: Cell, book: &Book) -> bool {
         && !condition.if_none_match.as_ref().is_some_and(|wanted| stands && matches(wanted))
 }
 
-/// What a write says and leaves behind when it happens to this cell.
-fn step(id: OpId, op: &Op, cell: Cell, book: &Book) -> (Outcome, Cell) {
+/// All that a write may say and leave behind when it happens to this name.
+fn step(id: OpId, op: &Op, spot: Spot, book: &Book) -> Vec<(Outcome, Spot)> {
+    match op {
+        Op::PutContainer { .. } | Op::DeleteContainer { .. } | Op::DeleteAccount { .. } => {
+            spot.changed(id, op)
+        }
+        Op::Put { .. } if !spot.place.stands() => vec![(Outcome::NoContainer, spot)],
+        Op::Post { .. } if !spot.place.stands() => {
+            vec![(Outcome::NoContainer, spot), (Outcome::NoObject, spot)]
+        }
+        _ => {
+            let (outcome, cell) = object_step(id, op, spot.cell, book);
+            vec![(outcome, Spot { cell, ..spot })]
+        }
+    }
+}
+
+/// The same of an object whose container stands, or is not needed.
+fn object_step(id: OpId, op: &Op, cell: Cell, book: &Book) -> (Outcome, Cell) {
     match op {
         Op::Put { condition, .. } | Op::Delete { condition, .. } if !holds(condition, cell, book) => {
             (Outcome::ConditionFailed, cell)
@@ -128,6 +160,16 @@ fn loose_step(id: OpId, op: &Op, cell: Cell) -> (Outcome, Cell) {
 }
 
 impl Register {
+    fn at(place: Place) -> Self {
+        let world = World { spot: Spot { place, ..Spot::default() }, ..World::default() };
+        Self { worlds: BTreeSet::from([world]), loose: false, pending: BTreeMap::new() }
+    }
+
+    /// Of a name in a container that clients make and delete, and that is not there yet.
+    pub(crate) fn fleeting() -> Self {
+        Self::at(Place::default())
+    }
+
     /// Of a name in an eventual container.
     pub(crate) fn loose() -> Self {
         Self { loose: true, ..Self::default() }
@@ -141,7 +183,7 @@ impl Register {
     pub(crate) fn began(&mut self, id: OpId, op: Op, now: Duration) {
         if op.reads() {
             let begun = std::mem::take(&mut self.worlds).into_iter().map(|mut world| {
-                world.seen.insert(id, BTreeSet::from([world.cell]));
+                world.seen.insert(id, BTreeSet::from([world.spot]));
                 world
             });
             self.worlds = begun.collect();
@@ -165,12 +207,13 @@ impl Register {
     ) -> Result<(), Violation> {
         let (mut right, mut could) = (BTreeSet::new(), BTreeSet::new());
         let held = self.pending.get(&id).is_some_and(|pending| pending.held);
+        let op = self.pending.get(&id).map(|pending| pending.op.clone());
         for world in std::mem::take(&mut self.worlds) {
             for mut world in self.reachable(world, book)? {
                 if held && world.outrun.get(&id) == Some(&true) {
                     continue;
                 }
-                let says = world.may_say(id);
+                let says = op.as_ref().map(|op| world.may_say(id, op)).unwrap_or_default();
                 match says.iter().find(|outcome| fits(outcome)) {
                     Some(outcome) => {
                         let effect = matches!(outcome, Outcome::Done | Outcome::Gone);
@@ -192,18 +235,55 @@ impl Register {
         let effect = right.iter().all(|(effect, _)| *effect);
         self.worlds = right.into_iter().map(|(_, world)| world).collect();
         if effect {
-            self.forget(|pending| pending.lost.is_some_and(|lost| lost + FORGOTTEN < began));
+            self.forget(|pending| pending.lost.is_some_and(|lost| lost.at + FORGOTTEN < began));
         }
+        self.forget_outlived();
         Ok(())
     }
 
-    /// An operation will say nothing.
-    pub(crate) fn lose(&mut self, id: OpId, now: Duration) {
+    /// An operation will say nothing; `next`: number of the first that begins from here on.
+    pub(crate) fn lose(&mut self, id: OpId, now: Duration, next: OpId) {
         let Some(pending) = self.pending.get_mut(&id) else { return };
-        pending.lost = Some(now);
+        pending.lost = Some(Lost { at: now, next });
         if pending.op.reads() {
             self.forget_one(id);
+        } else if matches!(pending.op, Op::PutContainer { .. }) {
+            // It may have been asked again, just before.
+            self.change_all(|world| {
+                world.done.remove(&id);
+            });
         }
+    }
+
+    /// Forgets what was lost and could only have meant what does not stand any more.
+    fn forget_outlived(&mut self) {
+        let over = |(id, pending): &(&OpId, &Pending)| {
+            let Some(lost) = pending.lost else { return false };
+            let stands = |world: &World| world.spot.place.is_before(&pending.op, lost.next);
+            let makes = |(other, pending): (&OpId, &Pending)| {
+                other != *id && *other < lost.next && matches!(pending.op, Op::PutContainer { .. })
+            };
+            !self.worlds.iter().any(stands) && !self.pending.iter().any(makes)
+        };
+        let ids: Vec<OpId> = self.pending.iter().filter(over).map(|(id, _)| *id).collect();
+        ids.into_iter().for_each(|id| self.forget_one(id));
+    }
+
+    /// The reaper has done: no account is marked any more.
+    pub(crate) fn reap(&mut self) {
+        self.change_all(|world| {
+            while let Some(next) = world.spot.reaped() {
+                *world = world.moved(next);
+            }
+        });
+    }
+
+    fn change_all(&mut self, change: impl Fn(&mut World)) {
+        let changed = std::mem::take(&mut self.worlds).into_iter().map(|mut world| {
+            change(&mut world);
+            world
+        });
+        self.worlds = changed.collect();
     }
 
     /// What was lost takes effect no more.
@@ -218,11 +298,7 @@ impl Register {
 
     fn forget_one(&mut self, id: OpId) {
         self.pending.remove(&id);
-        let stripped = std::mem::take(&mut self.worlds).into_iter().map(|mut world| {
-            world.forget(id);
-            world
-        });
-        self.worlds = stripped.collect();
+        self.change_all(|world| world.forget(id));
     }
 
     /// Writes that may still take effect.
@@ -234,15 +310,20 @@ impl Register {
     pub(crate) fn cells(&self, book: &Book) -> Result<BTreeSet<Cell>, Violation> {
         let mut cells = BTreeSet::new();
         for world in &self.worlds {
-            cells.extend(self.reachable(world.clone(), book)?.into_iter().map(|world| world.cell));
+            cells.extend(self.reachable(world.clone(), book)?.into_iter().map(|world| world.spot.cell));
         }
         Ok(cells)
     }
 
-    /// Deletes without a condition that are under way when another took effect, and have not.
-    fn outrun_by(&self, delete: OpId, world: &World) -> Vec<OpId> {
+    /// Whether its container may be absent, as far as was told.
+    pub(crate) fn may_lie_nowhere(&self) -> bool {
+        self.worlds.iter().any(|world| !world.spot.place.stands())
+    }
+
+    /// Deletes without a condition that are under way when something else removes what stands, and have not taken effect.
+    fn outrun_by(&self, delete: Option<OpId>, world: &World) -> Vec<OpId> {
         let under_way = |(id, pending): &(&OpId, &Pending)| {
-            **id != delete
+            Some(**id) != delete
                 && pending.lost.is_none()
                 && removes_anything(&pending.op)
                 && !world.done.contains_key(id)
@@ -250,35 +331,67 @@ impl Register {
         self.pending.iter().filter(under_way).map(|(id, _)| *id).collect()
     }
 
+    /// A world in which something was removed: by this operation, or by the reaper.
+    fn removed(&self, by: Option<OpId>, mut next: World) -> World {
+        let outrun = self.outrun_by(by, &next).into_iter().map(|id| (id, false));
+        next.outrun.extend(outrun);
+        next
+    }
+
+    /// The worlds that a world becomes when one thing happens that is under way.
+    fn next(&self, world: &World, book: &Book) -> Vec<World> {
+        let mut all = Vec::new();
+        if let Some(spot) = world.spot.reaped() {
+            let next = world.moved(spot);
+            all.push(if spot.cell == world.spot.cell { next } else { self.removed(None, next) });
+        }
+        let writes = self.pending.iter().filter(|(_, pending)| !pending.op.reads());
+        for (id, pending) in writes.filter(|(id, _)| !world.done.contains_key(id)) {
+            if pending.lost.is_some_and(|lost| !world.spot.place.is_before(&pending.op, lost.next)) {
+                continue;
+            }
+            self.take_effect(*id, pending, world, book, &mut all);
+        }
+        all
+    }
+
+    fn take_effect(&self, id: OpId, pending: &Pending, world: &World, book: &Book, all: &mut Vec<World>) {
+        let made = |place: Place| place.made(id).filter(|made| *made != place);
+        if matches!(pending.op, Op::PutContainer { .. }) && pending.lost.is_none() {
+            // It will be asked again.
+            all.extend(made(world.spot.place).map(|place| world.moved(Spot { place, ..world.spot })));
+        }
+        let steps = match self.loose {
+            true => {
+                let (outcome, cell) = loose_step(id, &pending.op, world.spot.cell);
+                vec![(outcome, Spot { cell, ..world.spot })]
+            }
+            false => step(id, &pending.op, world.spot, book),
+        };
+        for (outcome, spot) in steps {
+            // What says nothing and changes nothing need not have happened.
+            if pending.lost.is_some() && spot == world.spot {
+                continue;
+            }
+            if outcome == Outcome::Absent && world.outrun.contains_key(&id) {
+                let mut also = world.after(id, Outcome::Gone, spot);
+                also.outrun.insert(id, true);
+                all.push(also);
+            }
+            let next = world.after(id, outcome, spot);
+            let removed = spot.cell != world.spot.cell && matches!(pending.op, Op::Delete { .. });
+            all.push(if removed { self.removed(Some(id), next) } else { next });
+        }
+    }
+
     /// Every world that `world` may become when some of what is under way takes effect, in any order.
     fn reachable(&self, world: World, book: &Book) -> Result<BTreeSet<World>, Violation> {
         let mut found = BTreeSet::from([world.clone()]);
         let mut queue = vec![world];
         while let Some(world) = queue.pop() {
-            let writes = self.pending.iter().filter(|(_, pending)| !pending.op.reads());
-            for (id, pending) in writes.filter(|(id, _)| !world.done.contains_key(id)) {
-                let (outcome, cell) = match self.loose {
-                    true => loose_step(*id, &pending.op, world.cell),
-                    false => step(*id, &pending.op, world.cell, book),
-                };
-                // What says nothing and changes nothing need not have happened.
-                if pending.lost.is_some() && cell == world.cell {
-                    continue;
-                }
-                let also = (outcome == Outcome::Absent && world.outrun.contains_key(id)).then(|| {
-                    let mut also = world.after(*id, Outcome::Gone, cell);
-                    also.outrun.insert(*id, true);
-                    also
-                });
-                let mut next = world.after(*id, outcome, cell);
-                if cell != world.cell && matches!(pending.op, Op::Delete { .. }) {
-                    let outrun = self.outrun_by(*id, &next).into_iter().map(|id| (id, false));
-                    next.outrun.extend(outrun);
-                }
-                for next in also.into_iter().chain([next]) {
-                    if found.insert(next.clone()) {
-                        queue.push(next);
-                    }
+            for next in self.next(&world, book) {
+                if found.insert(next.clone()) {
+                    queue.push(next);
                 }
             }
             if found.len() > MAX_WORLDS {
@@ -345,7 +458,7 @@ mod tests {
     fn a_write_without_an_answer_may_come_late_and_then_stays() {
         let mut bench = Bench::new();
         bench.began(1, put(), 0);
-        bench.register.lose(1, Duration::from_secs(1));
+        bench.register.lose(1, Duration::from_secs(1), 2);
         bench.read(2, &Outcome::Version(None)).unwrap();
         bench.read(3, &version(1)).unwrap();
         assert!(bench.read(4, &Outcome::Version(None)).is_err());
@@ -413,7 +526,7 @@ mod tests {
     fn a_write_without_an_answer_is_over_when_a_much_later_one_was_acknowledged() {
         let mut bench = Bench::new();
         bench.began(1, put(), 0);
-        bench.register.lose(1, Duration::from_secs(1));
+        bench.register.lose(1, Duration::from_secs(1), 2);
         bench.began(2, delete(), 30);
         bench.said(2, &Outcome::Absent).unwrap();
         assert_eq!(bench.register.writes(), 1, "it may still come");
@@ -433,5 +546,106 @@ mod tests {
             bench.said(id, &said).unwrap();
         }
         assert!(bench.read(3, &version(1)).is_err());
+    }
+
+    const MAKE: Op = Op::PutContainer { c: 2 };
+    const REMOVE: Op = Op::DeleteContainer { c: 2 };
+    const MARK: Op = Op::DeleteAccount { a: 1 };
+    const LIST: Op = Op::ListContainers { a: 1 };
+
+    /// Operations that were answered one after the other.
+    fn fleeting(said: &[(Op, Outcome)]) -> Bench {
+        let mut bench = Bench { register: Register::fleeting(), ..Bench::new() };
+        for (id, (op, outcome)) in (1..).zip(said.iter().cloned()) {
+            bench.began(id, op, 0);
+            bench.said(id, &outcome).unwrap();
+        }
+        bench
+    }
+
+    #[test]
+    fn a_container_is_deleted_when_it_is_empty_and_only_then() {
+        let mut bench = fleeting(&[
+            (put(), Outcome::NoContainer),
+            (MAKE, Outcome::Made(true)),
+            (MAKE, Outcome::Made(false)),
+            (put(), Outcome::Done),
+            (REMOVE, Outcome::NotEmpty),
+        ]);
+        bench.began(10, REMOVE, 1);
+        assert!(bench.said(10, &Outcome::Gone).is_err(), "an object is in it");
+        let mut bench = fleeting(&[
+            (MAKE, Outcome::Made(true)),
+            (put(), Outcome::Done),
+            (delete(), Outcome::Gone),
+            (REMOVE, Outcome::Gone),
+            (REMOVE, Outcome::Absent),
+            (MAKE, Outcome::Made(true)),
+        ]);
+        assert!(bench.read(10, &version(2)).is_err(), "it was in the one that is gone");
+    }
+
+    #[test]
+    fn a_late_delete_of_a_container_leaves_what_was_made_anew() {
+        for (again, late) in [(false, false), (true, true)] {
+            let mut bench = fleeting(&[(MAKE, Outcome::Made(true))]);
+            bench.began(2, REMOVE, 1);
+            bench.register.lose(2, Duration::from_secs(2), 3);
+            if again {
+                for (id, op, said) in [(3, REMOVE, Outcome::Gone), (4, MAKE, Outcome::Made(true))] {
+                    bench.began(id, op, 3);
+                    bench.said(id, &said).unwrap();
+                }
+            }
+            assert_eq!(bench.read(5, &Outcome::NoContainer).is_err(), late);
+        }
+    }
+
+    #[test]
+    fn what_was_put_into_a_container_without_an_answer_is_not_in_the_next_one() {
+        let mut bench = fleeting(&[(MAKE, Outcome::Made(true))]);
+        bench.began(2, put(), 1);
+        bench.register.lose(2, Duration::from_secs(2), 3);
+        for (id, op, said) in [(3, REMOVE, Outcome::Gone), (4, MAKE, Outcome::Made(true))] {
+            bench.began(id, op, 3);
+            bench.said(id, &said).unwrap();
+        }
+        assert_eq!(bench.register.writes(), 0, "nobody waits for it any more");
+        assert!(bench.read(5, &version(2)).is_err());
+    }
+
+    #[test]
+    fn under_a_deleted_account_all_goes_and_nothing_is_made() {
+        let said = [(MAKE, Outcome::Made(true)), (put(), Outcome::Done), (MARK, Outcome::Gone)];
+        for (outcome, wrong) in [
+            (Outcome::NoAccount, false),
+            (Outcome::Made(false), true),
+            // All has been reaped meanwhile.
+            (Outcome::Made(true), false),
+        ] {
+            let mut bench = fleeting(&said);
+            bench.began(10, MAKE, 1);
+            assert_eq!(bench.said(10, &outcome).is_err(), wrong, "{outcome:?}");
+        }
+        let mut bench = fleeting(&said);
+        bench.register.reap();
+        bench.began(10, LIST, 1);
+        bench.said(10, &Outcome::NoAccount).unwrap();
+        assert!(bench.read(11, &version(2)).is_err(), "the reaper has done");
+    }
+
+    #[test]
+    fn a_late_delete_of_an_account_leaves_what_was_made_anew() {
+        let mut bench = fleeting(&[(MAKE, Outcome::Made(true))]);
+        bench.began(2, MARK, 1);
+        bench.register.lose(2, Duration::from_secs(2), 3);
+        bench.began(3, MARK, 3);
+        bench.said(3, &Outcome::Gone).unwrap();
+        bench.register.reap();
+        for (id, op, said) in [(4, MAKE, Outcome::Made(true)), (5, put(), Outcome::Done)] {
+            bench.began(id, op, 3);
+            bench.said(id, &said).unwrap();
+        }
+        assert!(bench.read(6, &Outcome::NoContainer).is_err());
     }
 }

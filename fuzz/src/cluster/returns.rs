@@ -14,7 +14,7 @@ use super::assembly::NAMES as FIRST;
 use super::history::History;
 use super::profile::{CONTAINERS, MANY_WRITES};
 use super::trouble::Trouble;
-use crate::store::model::{NAMES, OBJECTS, Op, container_name};
+use crate::store::model::{NAMES, OBJECTS, Op, account_name, account_of, container_name};
 use crate::store::oracle::Violation;
 
 /// Longest pause between two tries to take lines back. This and what else takes its time here is shorter where clients are quick: a
@@ -46,6 +46,10 @@ struct Spared {
     c: usize,
     from: String,
     until: Duration,
+}
+
+fn is_of(c: usize, given: &Given) -> bool {
+    account_name(account_of(c)) == given.of.account && container_name(c) == given.of.container
 }
 
 impl Returns {
@@ -99,7 +103,7 @@ impl History {
             return Ok(());
         }
         let (leader, given) = given[self.returns.rng.index(given.len())].clone();
-        let Some(c) = (0..CONTAINERS).find(|c| container_name(*c) == given.of.container) else {
+        let Some(c) = (0..CONTAINERS).find(|c| is_of(*c, &given)) else {
             return Ok(());
         };
         let away = self.send_away(leader, &given)?;

@@ -31,6 +31,8 @@ pub(crate) enum Trouble {
     CutOff(usize),
     /// Nothing gets from a machine to the others.
     Mute(usize),
+    /// Nothing gets from the first machine to the second.
+    Unheard(usize, usize),
     /// The network is slow and loses messages.
     BadNet(u32, u64),
     /// A machine's drives are slow.
@@ -73,6 +75,7 @@ impl Trouble {
             | Self::FlushError(n, _)
             | Self::CutOff(n)
             | Self::Mute(n)
+            | Self::Unheard(_, n)
             | Self::Slow(n, _) => Some(n),
             Self::Blackout | Self::LongNight | Self::BadNet(..) | Self::Clock(..) | Self::Empty(_) => None,
         }
@@ -122,7 +125,7 @@ impl Trouble {
     pub(crate) fn cure(self) -> Cure {
         match self {
             Self::Kill(n) | Self::Power(n) => Cure::Start(n),
-            Self::CutOff(_) | Self::Mute(_) => Cure::Connect,
+            Self::CutOff(_) | Self::Mute(_) | Self::Unheard(..) => Cure::Connect,
             Self::BadNet(..) => Cure::GoodNet,
             Self::Slow(n, _) => Cure::Fast(n),
             Self::Empty(n) => Cure::Refill(n),
@@ -185,7 +188,7 @@ impl Troubles {
         struck.dedup();
         let cut = self.ends.iter().any(|(_, cure, _)| *cure == Cure::Connect);
         match trouble {
-            Trouble::CutOff(_) | Trouble::Mute(_) if cut => false,
+            Trouble::CutOff(_) | Trouble::Mute(_) | Trouble::Unheard(..) if cut => false,
             Trouble::Clock(..) => true,
             // Three must remain, and one at a time is emptied.
             Trouble::Empty(_) => {

@@ -20,10 +20,10 @@ use super::assembly::{self, Making, NAMES, locked, voters};
 use super::board::Board;
 use super::machine::{Life, Machine, Wall, device_id, node_id};
 use super::plant::Plant;
-use super::profile::{CONTAINERS, Profile};
+use super::profile::{ALL, Profile};
 use super::rings::Rings;
 use crate::blocks::control::{CONTROL, Control};
-use crate::store::model::{account_name, container_name};
+use crate::store::model::{account_name, account_of, container_name};
 use crate::store::oracle::Violation;
 use crate::store::world::IndexFate;
 
@@ -209,14 +209,17 @@ impl World {
             return None;
         }
         let (node, voter) = led.swap_remove(rng.index(led.len()));
-        let any = container_name(rng.index(CONTAINERS));
-        let container = voter.group().part().map_or(any, |part| part.value.of.container);
+        let any = rng.index(ALL);
+        let any = (account_name(account_of(any)), container_name(any));
+        let of = voter.group().part().map(|part| part.value.of);
+        let (account, container) = of.map_or(any, |of| (of.account, of.container));
         self.numbered += 1;
         let (child, life) = (self.numbered, self.machines.iter().find(|m| m.node == node)?.life.clone()?);
-        let said = format!("group {} at {node} gives of {container} to {child}", voter.group().id());
+        let said =
+            format!("group {} at {node} gives of {account}/{container} to {child}", voter.group().id());
         self.runtime.node(node).spawn(Box::pin(async move {
             let led = || life.groups.get(child).is_some_and(|group| group.leader().is_some());
-            let _either = voter.split(&account_name(0), &container, child, led).await;
+            let _either = voter.split(&account, &container, child, led).await;
         }));
         Some(said)
     }

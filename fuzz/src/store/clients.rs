@@ -202,6 +202,9 @@ async fn names(store: &Store, call: &Call) -> Result<Outcome, Reply> {
             };
             Outcome::Containers(rows.into_iter().map(row).collect::<Result<_, _>>()?)
         }
+        Op::DeleteAccount { a } => {
+            of_deleted(store.delete_account(&account_name(a)).await.map_err(of_error)?)
+        }
         Op::Put { .. } | Op::Post { .. } | Op::Delete { .. } | Op::Get { .. } => {
             return Err(broken("harness: not an operation on names".to_owned()));
         }

@@ -25,6 +25,12 @@ pub fn account_name(a: usize) -> String {
     format!("AUTH_{a}")
 }
 
+/// The account of a container.
+#[must_use]
+pub const fn account_of(c: usize) -> usize {
+    c / CONTAINERS
+}
+
 /// Name of a container within its account.
 #[must_use]
 pub fn container_name(c: usize) -> String {
@@ -83,6 +89,8 @@ pub enum Op {
     HeadAccount { a: usize },
     /// Its containers and their totals.
     ListContainers { a: usize },
+    /// Mark an account deleted; the reaper removes what is in it. In clusters alone: in a store's histories there is no reaper.
+    DeleteAccount { a: usize },
     /// Store an object. `wrong_md5`: with an announced MD5 that is not the body's.
     Put { c: usize, o: usize, condition: Condition, wrong_md5: bool },
     /// Replace an object's headers.
@@ -158,7 +166,9 @@ enum Scope {
 impl Op {
     fn scope(&self) -> Scope {
         match *self {
-            Self::HeadAccount { a } | Self::ListContainers { a } => Scope::Account(a),
+            Self::HeadAccount { a } | Self::ListContainers { a } | Self::DeleteAccount { a } => {
+                Scope::Account(a)
+            }
             Self::PutContainer { c }
             | Self::PostContainer { c }
             | Self::DeleteContainer { c }
@@ -305,6 +315,7 @@ pub fn step(id: OpId, op: &Op, state: &State, book: &Book, span: Span) -> Vec<(O
             let row = |c| state.container(c, book).map(|(_, n, bytes)| (container_name(c), n, bytes));
             stay(Outcome::Containers(own.filter_map(row).collect()))
         }
+        Op::DeleteAccount { .. } => Vec::new(),
         Op::Put { c, o, condition, wrong_md5 } => {
             let mut all = Vec::new();
             if *wrong_md5 {

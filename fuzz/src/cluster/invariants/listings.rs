@@ -5,8 +5,8 @@ use quarry_ring::path_hash;
 
 use super::rows::{Rows, all};
 use super::{Held, World};
-use crate::cluster::profile::CONTAINERS;
-use crate::store::model::{account_name, container_name};
+use crate::cluster::profile::ALL;
+use crate::store::model::{account_name, account_of, container_name};
 use crate::store::oracle::Violation;
 
 /// A line of a listing.
@@ -22,7 +22,7 @@ pub(super) struct Told {
 
 /// The identity of a container, if it stands.
 pub(super) fn container(rows: &Rows, c: usize) -> Result<Option<u64>, Violation> {
-    let Some((_, value)) = rows.get(&container_key(&account_name(0), &container_name(c))) else {
+    let Some((_, value)) = rows.get(&container_key(&account_name(account_of(c)), &container_name(c))) else {
         return Ok(None);
     };
     let value = ContainerValue::decode(value).map_err(|e| Violation(format!("row of container {c}: {e}")))?;
@@ -32,14 +32,14 @@ pub(super) fn container(rows: &Rows, c: usize) -> Result<Option<u64>, Violation>
 /// Every line of `rows`; which containers stand, `all` rows tell.
 pub(super) fn lines(all: &Rows, rows: &Rows) -> Result<Vec<Told>, Violation> {
     let mut lines = Vec::new();
-    for c in 0..CONTAINERS {
+    for c in 0..ALL {
         let Some(id) = container(all, c)? else { continue };
         let prefix = listing_prefix(id);
         for (key, (sequence, value)) in rows.range(prefix.clone()..) {
             let Some(name) = key.strip_prefix(prefix.as_slice()) else { break };
             let name = String::from_utf8_lossy(name).into_owned();
             let value = ListingValue::decode(value).map_err(|e| Violation(format!("line of {name}: {e}")))?;
-            let own = || path_hash(&account_name(0), &container_name(c), &name);
+            let own = || path_hash(&account_name(account_of(c)), &container_name(c), &name);
             let hash = value.key.unwrap_or_else(own);
             let version = value.version.unwrap_or(*sequence);
             lines.push(Told { c, name, hash, version, size: value.size });

@@ -10,6 +10,7 @@ mod quorums;
 mod replicas;
 mod resurrected;
 mod rows;
+mod strays;
 mod sums;
 mod totals;
 
@@ -40,6 +41,7 @@ pub(super) fn check(history: &mut History) -> Result<(), Violation> {
     leaders::check(&history.world)?;
     rows::check(&history.world)?;
     totals::check(&history.world)?;
+    strays::check(&history.world)?;
     listings::check(&history.world, &held)?;
     intents::check(&history.world, &held, history.profile.eventual)?;
     resurrected::check(&history.world, &held, &history.oracle)?;

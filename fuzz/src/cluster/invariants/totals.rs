@@ -5,7 +5,7 @@ use quarry_engine::object::TotalsOf;
 use super::World;
 use super::listings::{container, lines};
 use super::rows::{all, groups, rows};
-use crate::cluster::profile::CONTAINERS;
+use crate::cluster::profile::ALL;
 use crate::store::oracle::Violation;
 
 pub(super) fn check(world: &World) -> Result<(), Violation> {
@@ -15,7 +15,7 @@ pub(super) fn check(world: &World) -> Result<(), Violation> {
             let group = world.machines[n].life.as_ref().and_then(|life| life.groups.get(number));
             let Some(group) = group else { continue };
             let lines = lines(&all, &rows)?;
-            for c in 0..CONTAINERS {
+            for c in 0..ALL {
                 let Some(id) = container(&all, c)? else { continue };
                 let totals = group.totals(TotalsOf::Container(id));
                 let totals =
