@@ -3,6 +3,9 @@
 //!
 //! What of it can go wrong goes wrong where a voter has applied that they came back, and not yet what was deleted before. So mostly the
 //! one who is away votes, and leads nothing: the others go on without it. And mostly parent and child are led by different nodes.
+//!
+//! And it goes wrong where the parent gives what is made anew a time before that of its tombstone. So often the clock of who leads the
+//! child is ahead of that of who leads the parent when clients delete, and when they have spared the names for a while they write them.
 
 use std::time::Duration;
 
@@ -27,6 +30,10 @@ const HANDED: u32 = 700;
 /// Out of a thousand times, how often somebody is away then, and for how long.
 const ABSENT: u32 = 700;
 const ABSENCE: Duration = Duration::from_secs(3);
+/// Out of a thousand times, how often clocks are set then, where clocks jump; and by how many milliseconds one is ahead of the other at
+/// least, and at most.
+const SKEWED: u32 = 600;
+const AHEAD: (i64, u64) = (20_000, 40_000);
 /// For so long nobody makes anew what was deleted.
 const SPARED: Duration = Duration::from_secs(2);
 /// The pauses of clients for which these times are.
@@ -77,6 +84,7 @@ impl History {
         if now < self.returns.at {
             return Ok(());
         }
+        self.rewrite_some()?;
         let spared = self.returns.spared.as_ref().is_some_and(|spared| now < spared.until);
         let longest = self.paced(if spared { RETURN / 4 } else { RETURN });
         let longest = u64::try_from(longest.as_micros()).unwrap_or(u64::MAX);
@@ -94,6 +102,34 @@ impl History {
     fn paced(&self, time: Duration) -> Duration {
         let (think, usual) = (self.profile.think.as_millis(), THINK.as_millis());
         time * u32::try_from(think.min(usual)).unwrap_or(1) / u32::try_from(usual).unwrap_or(1)
+    }
+
+    /// What was spared is written anew, when it was spared for long enough.
+    fn rewrite_some(&mut self) -> Result<(), Violation> {
+        let now = self.world.now();
+        let Some(Spared { c, from, .. }) = self.returns.spared.take_if(|spared| spared.until <= now) else {
+            return Ok(());
+        };
+        for o in (0..OBJECTS).filter(|o| *NAMES[*o] >= *from) {
+            if self.oracle.writes((c, o)) < MANY_WRITES {
+                let condition = Condition::default();
+                self.begin_anywhere(Op::Put { c, o, condition, wrong_md5: false }, None)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Perhaps the clock of who will lead the child is ahead from now on, and that of who leads the parent is not.
+    fn skew(&mut self, parent: usize, child: Option<usize>) -> Result<(), Violation> {
+        let Some(child) = child.filter(|child| *child != parent) else { return Ok(()) };
+        let jumps = self.profile.trouble.is_some() && !self.profile.eventual;
+        if !jumps || !self.returns.rng.chance(SKEWED) {
+            return Ok(());
+        }
+        let (least, more) = AHEAD;
+        let off = least + i64::try_from(self.returns.rng.below(more)).unwrap_or(0);
+        self.strike(Trouble::Clock(parent, 0), Duration::ZERO)?;
+        self.strike(Trouble::Clock(child, off), Duration::ZERO)
     }
 
     /// Clients delete what is in a range that was given away.
@@ -121,15 +157,18 @@ impl History {
     fn send_away(&mut self, leader: usize, given: &Given) -> Result<Option<usize>, Violation> {
         let mut leads = vec![leader];
         leads.extend(self.world.leads(FIRST));
-        leads.extend(self.world.leads(given.group));
+        let mut child = self.world.leads(given.group);
+        leads.extend(child);
         let rng = &mut self.returns.rng;
         let mut others = self.world.voters(given.group);
         others.retain(|n| !leads.contains(n));
-        if self.world.leads(given.group) == Some(leader) && !others.is_empty() && rng.chance(HANDED) {
+        if child == Some(leader) && !others.is_empty() && rng.chance(HANDED) {
             let to = others.swap_remove(rng.index(others.len()));
             self.world.hand_over(given.group, leader, to);
             self.note(&format!("group {} is handed over to {to}", given.group));
+            child = Some(to);
         }
+        self.skew(leader, child)?;
         let rng = &mut self.returns.rng;
         let any = rng.index(self.world.machines.len());
         let away = others.get(rng.index(others.len().max(1))).copied().unwrap_or(any);
