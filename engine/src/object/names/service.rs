@@ -298,7 +298,7 @@ fn bound(mut ask: Ask) -> (Ask, usize) {
     match &mut ask {
         Ask::Containers { listing, .. } | Ask::Objects { listing, .. } => bound(listing),
         Ask::Accounts { limit, .. } | Ask::MarkedAccounts { limit, .. } => {
-            *limit = (*limit).min(MAX_ACCOUNTS)
+            *limit = (*limit).min(MAX_ACCOUNTS);
         }
         _ => {}
     }
