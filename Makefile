@@ -47,7 +47,7 @@ fix: setup ## Format, and apply what clippy can
 	cargo fmt --all
 
 bench: build ## Measure; one JSON line per scenario (ARGS="engine --size 4K", ARGS=--help)
-	cargo run $(FLAGS) -p quarry-bench -- --quarry "$(BIN)" $(ARGS)
+	@cargo run $(FLAGS) -p quarry-bench -- --quarry "$(BIN)" $(ARGS)
 
 fuzz: setup ## Random inputs and histories from seeds, some minutes (ARGS="store --seed 7")
 	cargo build $(FLAGS) -p quarry-fuzz
@@ -76,7 +76,7 @@ setup:
 	@.ci/setup build
 
 build: setup
-	cargo build $(FLAGS) -p quarry-node --bin quarry
+	@cargo build $(FLAGS) -p quarry-node --bin quarry
 	@mkdir -p "$(dir $(BIN))" && install -m 755 "$(CARGO_TARGET_DIR)/release/quarry" "$(BIN)"
 
 fmt-check:
