@@ -7,6 +7,8 @@
 //! | its line | made at once; where that fails, by the updater | made by the updater |
 //! | a read | what the devices have | the same |
 //! | a condition | judged by what the devices have, under the group's claim | 503: two nodes could both find that nothing stands |
+//! | a change that had one, with its claim lost on the way | 503, and it may stand | the same |
+//! | a change that had none, the same | done, as it is on its devices | the same |
 //!
 //! Invariant: every version and tombstone that is written into an eventual container has an intent in its record, so in the same
 //! batch and flush; whatever becomes of the writer, an updater finds it.
@@ -247,6 +249,14 @@ impl Inner {
     }
 }
 
+/// Of a change that is on its devices: to try it again would be to judge it by itself.
+fn stands(error: Error) -> Error {
+    match error {
+        Error::GrantLost { .. } => Error::GrantLost { unused: false },
+        other => other,
+    }
+}
+
 /// Makes lines of changes that are on their devices already.
 pub(crate) struct Lister {
     names: Arc<dyn Names>,
@@ -255,7 +265,8 @@ pub(crate) struct Lister {
 }
 
 impl Lister {
-    /// Makes the line if that goes soon. If not, the change stands all the same: an updater will find its intent.
+    /// Makes the line if that goes soon. If not, the change stands all the same: an updater will find its intent. Of one with a condition
+    /// nobody can tell then.
     pub(crate) async fn list(
         self,
         hash: quarry_ring::PathHash,
@@ -267,8 +278,16 @@ impl Lister {
             return Ok(());
         }
         let (account, at) = (grant.path.account.clone(), grant.at);
+        let conditional = line.conditional;
+        let settle = self.names.settle(grant, line, class);
+        if conditional {
+            // Only its line says that the claim held until then: else another may have found the same as this one.
+            settle.await.map_err(stands)?;
+            self.copies.settled(hash, at);
+            return Ok(());
+        }
         let time = self.copies.time.as_ref();
-        match first(self.names.settle(grant, line, class), wait(time, SOON)).await {
+        match first(settle, wait(time, SOON)).await {
             Some(Ok(())) => self.copies.settled(hash, at),
             Some(Err(Error::GrantLost { .. })) => {}
             None | Some(Err(Error::Unavailable { .. })) => {

@@ -387,8 +387,9 @@ impl Store {
         let now = grant.at;
         meta.info =
             ObjectInfo { timestamp: now, content_type, delete_at, headers, listed: shown, ..meta.info };
-        // Keeps the data that it saw: another body that came meanwhile must not be hidden by it.
-        let line = listed(standing.id, &meta.info, grant.line.key, true);
+        // Keeps the data that it saw: another body that came meanwhile must not be hidden by it. In an eventual container it is on the
+        // devices that it does, and they say what stands.
+        let line = listed(standing.id, &meta.info, grant.line.key, meta.intent.is_none());
         if meta.fragment.is_some() {
             drop(opened);
             inner.repost(hash, meta, grant, line).await?;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -268,6 +269,57 @@ fn a_condition_waits_for_the_group_and_is_judged_by_what_the_devices_have() {
     assert!(matches!(rig.put_if(1, "b", absent), Err(Error::ConditionFailed)));
     rig.update_all();
     assert_eq!(rig.names(0), ["a", "b"]);
+}
+
+/// The claim of a PUT that wants a new name was lost on the way, with the leader that gave it; then another one, too, found nothing
+/// there. Both were told that they had made the object.
+#[test]
+fn of_two_who_make_an_object_anew_one_is_told_so_also_where_a_claim_is_lost() {
+    let absent = || Condition { if_none_match: any(), ..Condition::default() };
+    let mut context = Context::from_waker(Waker::noop());
+    let mut second_made = 0;
+    for polls in 0..60 {
+        let mut rig = Rig::new(Shape::new(3, 3), 70 + polls);
+        let store = rig.cluster.store(0);
+        let mut first = Box::pin(async move {
+            let spec = PutSpec { condition: absent(), ..PutSpec::default() };
+            store.writer(&path("a"), None).await?.commit(spec).await
+        });
+        rig.shelf.loses.store(true, Ordering::SeqCst);
+        let mut ended = None;
+        for _ in 0..polls {
+            if ended.is_none() {
+                match first.as_mut().poll(&mut context) {
+                    Poll::Ready(result) => ended = Some(result),
+                    Poll::Pending => rig.cluster.turn(),
+                }
+            }
+        }
+        rig.shelf.loses.store(false, Ordering::SeqCst);
+        let second = rig.put_if(1, "a", absent());
+        let first = ended.unwrap_or_else(|| rig.cluster.run(first));
+        assert!(first.is_err() || second.is_err(), "{polls}: {first:?} {second:?}");
+        assert!(!matches!(first, Err(Error::GrantLost { unused: true })), "it stands: {first:?}");
+        second_made += u32::from(polls > 0 && second.is_ok());
+        rig.update_all();
+        assert_eq!(rig.names(2), ["a"]);
+    }
+    assert!(second_made > 0, "the first one always came before the second had looked");
+}
+
+/// What has no condition is done all the same: it is on its devices.
+#[test]
+fn a_change_without_a_condition_whose_claim_is_lost_is_done_and_listed_later() {
+    let mut rig = Rig::new(Shape::new(3, 3), 6);
+    rig.put(0, "b", &bytes(1, 10)).unwrap();
+    rig.shelf.loses.store(true, Ordering::SeqCst);
+    rig.put(0, "a", &bytes(1, 10)).unwrap();
+    assert_eq!(rig.cluster.try_delete(1, "b").unwrap(), Deleted::Gone);
+    rig.shelf.loses.store(false, Ordering::SeqCst);
+    assert_eq!((rig.names(2), rig.get(2, "a").unwrap()), (vec!["b".to_owned()], Some(bytes(1, 10))));
+    assert_eq!(rig.get(2, "b").unwrap(), None);
+    rig.update_all();
+    assert_eq!(rig.names(2), ["a"]);
 }
 
 /// The group's clock is an hour behind: without a look at the devices its next grant would be older than what was acknowledged.

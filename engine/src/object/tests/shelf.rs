@@ -1,6 +1,6 @@
 //! An index group in memory, the same for all nodes, that can be away.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
@@ -121,6 +121,9 @@ pub(super) struct Shelf {
     pub(super) away: AtomicBool,
     /// Every node has rows of its own to look at.
     pub(super) recalls: AtomicBool,
+    /// Claims of grants that are given now are lost at once, as with the leader that gave them; these are known by their times.
+    pub(super) loses: AtomicBool,
+    lost: Arc<Mutex<BTreeSet<Timestamp>>>,
     pub(super) timer: OnceLock<Timer>,
 }
 
@@ -132,6 +135,8 @@ impl Shelf {
             decider,
             away: AtomicBool::new(false),
             recalls: AtomicBool::new(false),
+            loses: AtomicBool::new(false),
+            lost: Arc::default(),
             timer: OnceLock::new(),
         })
     }
@@ -165,10 +170,24 @@ impl Names for Shelf {
     }
 
     fn begin(&self, path: ObjectPath, given: Option<Timestamp>) -> BoxFuture<'static, Result<Grant>> {
-        self.unless_away(self.decider.begin(path, given))
+        if !self.loses.load(Ordering::SeqCst) {
+            return self.unless_away(self.decider.begin(path, given));
+        }
+        // It holds the claim of another name instead.
+        let other = ObjectPath { object: format!("{} is lost", path.object).into(), ..path.clone() };
+        let (grant, other) = (self.decider.begin(path, given), self.decider.begin(other, None));
+        let lost = self.lost.clone();
+        Box::pin(async move {
+            let (grant, other) = (grant.await?, other.await?);
+            lost.lock().unwrap().insert(grant.at);
+            Ok(Grant { hold: other.hold, ..grant })
+        })
     }
 
     fn settle(&self, grant: Grant, line: NewLine, class: Class) -> BoxFuture<'static, Result<()>> {
+        if self.lost.lock().unwrap().remove(&grant.at) {
+            return Box::pin(std::future::ready(Err(Error::GrantLost { unused: true })));
+        }
         self.unless_away(self.decider.settle(grant, line, class))
     }
 
