@@ -87,8 +87,7 @@ pub fn history_with(seed: u64, plant: Plant, lines: usize) -> Result<Summary, Bo
     let mut history = History::new(seed, plant, lines).map_err(|violation| failure(violation, Vec::new()))?;
     let whole = AssertUnwindSafe(|| history.live().and_then(|()| history.heal()));
     // An assertion that fails is a finding like any other.
-    let result =
-        catch_unwind(whole).unwrap_or_else(|panic| Err(Violation(crate::panic_text(panic.as_ref()))));
+    let ended = catch_unwind(whole);
     let History { world, clients, copies, log, mut summary, .. } = history;
     summary.hash = log.hash;
     (summary.answers, summary.failed, summary.heads) = (clients.answers, clients.failed, clients.attached);
@@ -96,8 +95,11 @@ pub fn history_with(seed: u64, plant: Plant, lines: usize) -> Result<Summary, Bo
     summary.clones = copies.as_ref().map_or([0; 4], |copies| copies.counts);
     summary.changes = u64::from(world.control.read().0.configuration.version) - 1;
     summary.millis = u64::try_from(world.now().as_millis()).unwrap_or(u64::MAX);
-    // What a panic left half done is not taken apart.
-    let _left = result.is_err().then(|| std::mem::forget((clients, copies, world)));
+    let result = ended.unwrap_or_else(|panic| {
+        // What it left half done is not taken apart.
+        std::mem::forget((clients, copies, world));
+        Err(Violation(crate::panic_text(panic.as_ref())))
+    });
     result.map_err(|violation| failure(violation, log.tail.into()))?;
     Ok(summary)
 }

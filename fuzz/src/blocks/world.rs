@@ -37,6 +37,19 @@ pub(crate) struct World {
     turns: u64,
 }
 
+/// As a cluster's: tasks and handlers hold what holds them.
+impl Drop for World {
+    fn drop(&mut self) {
+        for (n, machine) in self.machines.iter_mut().enumerate() {
+            machine.drive.image.power_off();
+            self.net.stop(node_id(n));
+            self.runtime.kill(node_id(n));
+            machine.part = None;
+        }
+        self.net.stop(CONTROL);
+    }
+}
+
 impl World {
     /// All machines with formatted drives, down; a member on each of the first `members`.
     pub(crate) fn new(

@@ -52,6 +52,20 @@ pub(crate) struct World {
     numbered: u32,
 }
 
+/// Tasks and handlers hold the runtime and the network that hold them: whoever does not end them keeps all of a history.
+impl Drop for World {
+    fn drop(&mut self) {
+        // Nothing that is dropped below may reach a drive.
+        self.machines.iter().for_each(Machine::cut_power);
+        for machine in &mut self.machines {
+            self.net.stop(machine.node);
+            self.runtime.kill(machine.node);
+            machine.life = None;
+        }
+        self.net.stop(CONTROL);
+    }
+}
+
 impl World {
     /// All machines with formatted drives, the group founded on the first, everything down.
     pub(crate) fn new(profile: &Profile, rng: &mut SplitMix64, plant: Plant) -> Result<Self, Violation> {
