@@ -11,10 +11,14 @@ export QUARRY_CACHE := $(CACHE)
 export CARGO_TARGET_DIR := $(CACHE)/target
 export PYTHONDONTWRITEBYTECODE := 1
 
-# One profile for everything, so that nothing is compiled twice; the lock file is law.
+# One profile for all that tests, so that nothing is compiled twice, and one for what is run and measured, which takes longer to
+# link; the lock file is law.
 FLAGS := --release --locked
-# Checkouts share the target directory, so each keeps the binary that it runs under its own name.
-BIN := $(CACHE)/bin/$(shell printf %s "$(CURDIR)" | cksum | cut -d' ' -f1)/quarry
+DIST_FLAGS := --profile dist --locked
+# Checkouts share the target directory, so each keeps the binaries that it runs and tests under its own name.
+OWN := $(CACHE)/bin/$(shell printf %s "$(CURDIR)" | cksum | cut -d' ' -f1)
+BIN := $(OWN)/quarry
+TESTED := $(OWN)/tested/quarry
 # Where `make run` keeps its disk: ignored by git, removed with the checkout.
 DATA := $(or $(QUARRY_DATA),$(CURDIR)/.quarry)
 PYTHON := $(CACHE)/venv-clients/bin/python
@@ -24,7 +28,7 @@ LEGS := swift_tree openstack_cli cluster_volumes cluster_eventual cluster_surviv
 # Further arguments: `make run ARGS="--ports auto"`, `make fuzz ARGS="..."`.
 ARGS :=
 
-.PHONY: help run test check fix bench fuzz soak build setup fmt-check clippy deny tidy unit e2e clean-cache
+.PHONY: help run test check fix bench fuzz soak build build-tested setup fmt-check clippy deny tidy unit e2e clean-cache
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
@@ -47,7 +51,7 @@ fix: setup ## Format, and apply what clippy can
 	cargo fmt --all
 
 bench: build ## Measure; one JSON line per scenario (ARGS="engine --size 4K", ARGS=--help)
-	@cargo run $(FLAGS) -p quarry-bench -- --quarry "$(BIN)" $(ARGS)
+	@cargo run $(DIST_FLAGS) -p quarry-bench -- --quarry "$(BIN)" $(ARGS)
 
 fuzz: setup ## Random inputs and histories from seeds, some minutes (ARGS="store --seed 7")
 	cargo build $(FLAGS) -p quarry-fuzz
@@ -76,8 +80,12 @@ setup:
 	@.ci/setup build
 
 build: setup
+	@cargo build $(DIST_FLAGS) -p quarry-node --bin quarry
+	@mkdir -p "$(dir $(BIN))" && install -m 755 "$(CARGO_TARGET_DIR)/dist/quarry" "$(BIN)"
+
+build-tested: setup
 	@cargo build $(FLAGS) -p quarry-node --bin quarry
-	@mkdir -p "$(dir $(BIN))" && install -m 755 "$(CARGO_TARGET_DIR)/release/quarry" "$(BIN)"
+	@mkdir -p "$(dir $(TESTED))" && install -m 755 "$(CARGO_TARGET_DIR)/release/quarry" "$(TESTED)"
 
 fmt-check:
 	cargo fmt --all --check
@@ -104,6 +112,6 @@ clippy:
 unit:
 	cargo test $(FLAGS) --workspace
 
-e2e: build
+e2e: build-tested
 	@.ci/setup clients
-	@$(PYTHON) node/tests/e2e/run_legs.py "$(BIN)" $(LEGS)
+	@$(PYTHON) node/tests/e2e/run_legs.py "$(TESTED)" $(LEGS)

@@ -76,8 +76,14 @@ pub(super) async fn read_gathered(
     for piece in pieces {
         check(disk, piece)?;
     }
-    let reads: Vec<_> = near.into_iter().map(|near| read_one(disk, pieces, near)).collect();
-    let done: Vec<Vec<(usize, Bytes)>> = stream::iter(reads).buffer_unordered(READS).try_collect().await?;
+    let done: Vec<Vec<(usize, Bytes)>> = match <[Near; 1]>::try_from(near) {
+        // As a rule.
+        Ok([only]) => vec![read_one(disk, pieces, only).await?],
+        Err(near) => {
+            let reads: Vec<_> = near.into_iter().map(|near| read_one(disk, pieces, near)).collect();
+            stream::iter(reads).buffer_unordered(READS).try_collect().await?
+        }
+    };
     let mut out = vec![Bytes::new(); pieces.len()];
     for (nth, bytes) in done.into_iter().flatten() {
         if let Some(place) = out.get_mut(nth) {

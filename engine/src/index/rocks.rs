@@ -290,8 +290,8 @@ fn table_options(table: Table, write_buffer: usize, cache: &Cache) -> Options {
     options.set_target_file_size_base(FILE_BYTES);
     options.set_max_bytes_for_level_base(FILE_BYTES * 4);
     options.set_level_compaction_dynamic_level_bytes(true);
+    // On every level: its slower form makes the last one 4 % smaller, for a sixteenth of the processor time of random block writes.
     options.set_compression_type(DBCompressionType::Lz4);
-    options.set_bottommost_compression_type(DBCompressionType::Lz4hc);
     match table {
         // Asked for what is not there: at every PUT of a new object, row or grave.
         Table::Objects | Table::Rows | Table::Graves | Table::Blocks => {

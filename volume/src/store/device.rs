@@ -176,10 +176,15 @@ impl Device {
     async fn gather(&self, offset: u64, length: u64) -> Result<(Vec<Piece>, Option<Span>), VolumeError> {
         self.admitted()?;
         let whole = around(offset, length);
-        let runs = self.inner.geometry.split(whole.offset, whole.length)?;
-        let parts: Vec<_> = runs.map(|run| self.read_run(run)).collect();
-        let parts: Vec<(Vec<Piece>, Option<Span>)> =
-            stream::iter(parts).buffered(READS).try_collect().await?;
+        let runs: Vec<Run> = self.inner.geometry.split(whole.offset, whole.length)?.collect();
+        let parts: Vec<(Vec<Piece>, Option<Span>)> = match runs.as_slice() {
+            // As a rule: there is nothing to be kept in order.
+            [run] => vec![self.read_run(*run).await?],
+            _ => {
+                let parts: Vec<_> = runs.into_iter().map(|run| self.read_run(run)).collect();
+                stream::iter(parts).buffered(READS).try_collect().await?
+            }
+        };
         // A promise that came meanwhile: another head may have written what this one would miss.
         self.admitted()?;
         let late = Span::over(parts.iter().filter_map(|(_, late)| *late));
