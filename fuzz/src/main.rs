@@ -288,7 +288,7 @@ fn clusters(seeds: Option<Range<u64>>, limit: Duration, planted: cluster::Plant,
     let Ran { histories, failures, took } = histories(seeds, limit, run, |summary| sum.add(summary));
     say(&format!(
         "{histories} histories, {} operations ({} unanswered), {} troubles, {} crashes, {} terms, {} groups made of others ({} \
-         gone again), {} containers deleted, {} changes without a group, {} answers of volumes, {failures} failures; {}",
+         gone again), {} containers deleted, {} changes without a group ({} in one that comes and goes), {} answers of volumes, {failures} failures; {}",
         sum.operations,
         sum.unanswered,
         sum.troubles,
@@ -298,6 +298,7 @@ fn clusters(seeds: Option<Range<u64>>, limit: Duration, planted: cluster::Plant,
         sum.returned,
         sum.gone,
         sum.alone,
+        sum.strays,
         sum.blocks,
         pace(sum.millis, took),
     ));

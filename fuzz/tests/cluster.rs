@@ -6,13 +6,14 @@ use quarry_fuzz::cluster::{Plant, history};
 const SEEDS: std::ops::Range<u64> = 0..24;
 
 fn run(seeds: impl Iterator<Item = u64>) {
-    let (mut splits, mut returned, mut alone, mut gone) = (0, 0, 0, 0);
+    let (mut splits, mut returned, mut alone, mut strays, mut gone) = (0, 0, 0, 0, 0);
     for seed in seeds {
         match history(seed, Plant::Nothing) {
             Ok(summary) => {
                 splits += summary.splits;
                 returned += summary.returned;
                 alone += summary.alone;
+                strays += summary.strays;
                 gone += summary.gone;
             }
             Err(failure) => panic!("{failure}"),
@@ -22,6 +23,7 @@ fn run(seeds: impl Iterator<Item = u64>) {
     assert!(returned > 0, "no group gave its lines back");
     assert!(gone > 0, "no container was deleted");
     assert!(alone > 0, "no group was away while an eventual container was written");
+    assert!(strays > 0, "nor while one was that comes and goes");
 }
 
 #[test]

@@ -5,14 +5,17 @@
 //! in which these clients mostly put, and times in which they mostly delete; and whoever was told that the container is gone makes it
 //! anew most of the time. Often whoever deletes does not hear the leader's answer and asks again; meanwhile another one makes anew what
 //! is gone and leaves it empty. All by numbers of their own, apart from all else (`returns.rs`).
+//!
+//! In an eventual container one of them often goes on to write at a node that does not hear the leader, while the other one deletes the
+//! container and makes it anew elsewhere.
 
 use std::time::Duration;
 
 use quarry_engine::io::SplitMix64;
-use quarry_engine::object::Condition;
+use quarry_engine::object::{Condition, IndexPolicy};
 
 use super::history::History;
-use super::profile::{condition, everything};
+use super::profile::{Profile, condition, everything};
 use super::trouble::Trouble;
 use crate::store::model::{Op, OpId, account_of};
 use crate::store::oracle::Violation;
@@ -33,6 +36,12 @@ const TIDE: u64 = 24;
 const UNHEARD: u32 = 500;
 const LOST_AFTER: Duration = Duration::from_millis(6);
 const LOST_FOR: Duration = Duration::from_secs(3);
+/// Out of a thousand operations in eventual containers where there is trouble, before how many somebody ceases to hear the leader, for
+/// how long at least and how much longer; for longer than its node asks in vain before it goes on alone.
+const STRAY: u32 = 60;
+const STRAYS_FOR: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(5));
+/// Out of a thousand times that the container is made, how often it is eventual, where it may be either.
+const STRICT_TOO: u32 = 700;
 /// Sets the numbers apart.
 const APART: u64 = 0x666c_6565_7469_6e67;
 
@@ -48,6 +57,10 @@ pub(super) struct Fleeting {
     gone: bool,
     /// A DELETE whose answer shall be lost.
     late: Option<Late>,
+    /// Out of a thousand times that the container is made, how often it is eventual.
+    eventual: u32,
+    /// Somebody who does not hear the leader and writes all the same, and until when.
+    stray: Option<(usize, Duration)>,
 }
 
 #[derive(Clone, Copy)]
@@ -60,9 +73,30 @@ struct Late {
 }
 
 impl Fleeting {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64, profile: &Profile) -> Self {
         let rng = SplitMix64::new(seed.rotate_left(17) ^ APART);
-        Self { rng, at: [Duration::ZERO; CLIENTS], left: TIDE, emptying: false, gone: true, late: None }
+        let (at, left) = ([Duration::ZERO; CLIENTS], TIDE);
+        let eventual = match profile.eventual {
+            false => 0,
+            // What is strict may be divided, and is then not made eventual.
+            true if profile.splits.is_some() || seed.is_multiple_of(3) => 1000,
+            true => STRICT_TOO,
+        };
+        Self { rng, at, left, emptying: false, gone: true, late: None, eventual, stray: None }
+    }
+
+    /// What shall hold of the container, when it is made, while its group has no leader.
+    pub(super) fn index(&mut self) -> Option<IndexPolicy> {
+        let eventual = match self.eventual {
+            0 | 1000.. => self.eventual > 0,
+            some => self.rng.chance(some),
+        };
+        eventual.then_some(IndexPolicy::Eventual)
+    }
+
+    /// Whether every container that was made was eventual.
+    pub(super) fn is_eventual(&self) -> bool {
+        self.eventual == 1000
     }
 
     /// An answer of a client.
@@ -80,12 +114,14 @@ impl Fleeting {
         if self.rng.chance(300) { Op::PutContainer { c: FLEETING } } else { read(o, self.rng.below(40)) }
     }
 
-    fn draw(&mut self, absent: bool, writes: usize) -> Op {
+    /// `emptying`: whether it is mostly to delete; else as the tide is.
+    fn draw(&mut self, absent: bool, writes: usize, emptying: Option<bool>) -> Op {
         if self.left == 0 {
             self.left = 1 + self.rng.below(TIDE);
             self.emptying = !self.emptying;
         }
         self.left -= 1;
+        let emptying = emptying.unwrap_or(self.emptying);
         let (c, o, rng) = (FLEETING, self.rng.index(FLEETING_OBJECTS), &mut self.rng);
         let what = rng.below(100);
         if writes >= MANY_WRITES {
@@ -94,7 +130,7 @@ impl Fleeting {
         if std::mem::take(&mut self.gone) && rng.chance(800) || absent && rng.chance(400) {
             return Op::PutContainer { c };
         }
-        let [puts, deletes, removals] = if self.emptying { [8, 40, 24] } else { [42, 12, 4] };
+        let [puts, deletes, removals] = if emptying { [8, 40, 24] } else { [42, 12, 4] };
         let mut sum = 0;
         let mut below = |share| {
             sum += share;
@@ -111,7 +147,8 @@ impl Fleeting {
         } else if below(2) {
             Op::DeleteAccount { a: ACCOUNT }
         } else if below(4) {
-            Op::Post { c, o }
+            // The oracle of an eventual container knows no such write (`profile.rs`).
+            if self.eventual > 0 { Op::Get { c, o } } else { Op::Post { c, o } }
         } else {
             read(o, rng.below(40))
         }
@@ -149,12 +186,46 @@ impl History {
             }
             let absent = self.oracle.may_be_absent(FLEETING);
             let writes = (0..FLEETING_OBJECTS).map(|o| self.oracle.writes((FLEETING, o))).max();
-            let op = self.fleeting.draw(absent, writes.unwrap_or(0));
-            if !self.delete_unheard(&op)? {
+            let strays = self.fleeting.stray.is_some_and(|(_, until)| now < until);
+            let op = self.fleeting.draw(absent, writes.unwrap_or(0), strays.then_some(client > 0));
+            if !self.stray(client, &op)? && !self.delete_unheard(&op)? {
                 self.begin_anywhere(op, None)?;
             }
         }
         Ok(())
+    }
+
+    /// Perhaps the first client is at a node that does not hear the leader, and the others elsewhere.
+    fn stray(&mut self, client: usize, op: &Op) -> Result<bool, Violation> {
+        if self.fleeting.eventual == 0 || self.profile.trouble.is_none() {
+            return Ok(false);
+        }
+        let now = self.world.now();
+        let Some((at, _)) = self.fleeting.stray.filter(|(_, until)| now < *until) else {
+            self.fleeting.stray = None;
+            return self.begin_to_stray();
+        };
+        let writes = matches!(op, Op::Put { .. } | Op::Delete { .. } | Op::Get { .. });
+        let there = self.serving().into_iter().find(|(n, _)| *n == at);
+        match there.filter(|_| client == 0 && writes) {
+            Some((_, running)) => self.begin(at, &running, op.clone()).map(|_| true),
+            None => self.begin_anywhere(op.clone(), Some(at)),
+        }
+    }
+
+    /// Somebody may cease to hear the leader; what was to be done is done as ever.
+    fn begin_to_stray(&mut self) -> Result<bool, Violation> {
+        let Some(leader) = self.world.leader().filter(|_| self.fleeting.rng.chance(STRAY)) else {
+            return Ok(false);
+        };
+        let at = self.fleeting.rng.index(self.world.machines.len());
+        let unheard = Trouble::Unheard(leader, at);
+        if at != leader && self.troubles.allow(&self.world, unheard) {
+            let lasts = STRAYS_FOR.0 + self.fleeting.below(STRAYS_FOR.1);
+            self.fleeting.stray = Some((at, self.world.now() + lasts));
+            self.strike(unheard, lasts)?;
+        }
+        Ok(false)
     }
 
     /// Perhaps a DELETE of all is one that does not hear its answer.

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use quarry_engine::object::Condition;
 use quarry_engine::work::State;
 
-use super::fleeting::{ACCOUNT, FLEETING};
+use super::fleeting::{ACCOUNT, FLEETING, FLEETING_OBJECTS};
 use super::history::History;
 use super::invariants;
 use super::profile::{ALL, everything};
@@ -33,8 +34,7 @@ impl History {
         for n in 0..self.world.machines.len() {
             self.sweep(n)?;
         }
-        // Of what was in it before nothing is there when it is made anew.
-        self.alone(0, Op::PutContainer { c: FLEETING })?;
+        self.renew()?;
         self.sweep(0)?;
         self.settle()?;
         invariants::check(self)?;
@@ -110,6 +110,30 @@ impl History {
             self.alone(n, Op::HeadContainer { c })?;
         }
         self.alone(n, Op::ListContainers { a: ACCOUNT })
+    }
+
+    /// The container that comes and goes is written, and mostly emptied, deleted and made anew, with a node for each of that: nothing is
+    /// refused but what the oracle says.
+    fn renew(&mut self) -> Result<(), Violation> {
+        let machines = self.world.machines.len();
+        let first = self.rng.index(machines);
+        let c = FLEETING;
+        let put = |o| Op::Put { c, o, condition: Condition::default(), wrong_md5: false };
+        let delete = |o| Op::Delete { c, o, condition: Condition::default() };
+        let mut all = vec![Op::DeleteContainer { c }, Op::PutContainer { c }];
+        all.extend((0..FLEETING_OBJECTS).map(put));
+        all.push(Op::DeleteContainer { c });
+        if self.fleeting.rng.chance(700) {
+            all.extend((0..FLEETING_OBJECTS).map(delete));
+            // Of what was in it before nothing is there when it is made anew.
+            all.extend([Op::DeleteContainer { c }, Op::PutContainer { c }]);
+            all.extend((0..OBJECTS).map(|o| Op::Get { c, o }));
+            all.push(put(0));
+        }
+        for (n, op) in all.into_iter().enumerate() {
+            self.alone((first + n) % machines, op)?;
+        }
+        Ok(())
     }
 
     /// All nodes are killed at once and started again; one has lost its index.

@@ -13,6 +13,7 @@ use quarry_engine::object::names::GRANT_TIME;
 
 use super::assembly::RECLAIM;
 use super::fleeting::{FLEETING, Fleeting};
+use super::lag::Course;
 use super::log::{LINES, Log};
 use super::machine::Running;
 use super::oracle::{Oracle, container_of};
@@ -57,6 +58,8 @@ pub struct Summary {
     pub alone: u64,
     /// Containers that were deleted.
     pub gone: u64,
+    /// Objects that nodes may have put alone, without a group, into the container that comes and goes.
+    pub strays: u64,
     /// Answers to clients of volumes.
     pub blocks: u64,
     /// Milliseconds of virtual time.
@@ -89,6 +92,7 @@ impl Summary {
         self.returned += other.returned;
         self.alone += other.alone;
         self.gone += other.gone;
+        self.strays += other.strays;
         self.blocks += other.blocks;
         self.millis += other.millis;
     }
@@ -115,12 +119,12 @@ pub fn history_with(seed: u64, plant: Plant, lines: usize) -> Result<Summary, Bo
     let mut history = History {
         volume: control.map(|(members, control)| Volume::new(members, control, own)),
         bodies: Bodies::new(rng.next_u64()),
-        oracle: Oracle::new(profile.eventual.then_some(CODED)),
+        oracle: Oracle::new(profile.eventual.then_some([CODED, FLEETING]).into_iter().flatten().collect()),
         world,
         profile,
         rng,
         returns: Returns::new(seed),
-        fleeting: Fleeting::new(seed),
+        fleeting: Fleeting::new(seed, &profile),
         slots: Vec::new(),
         troubles: Troubles::default(),
         uneasy_until: RECOVERY,
@@ -130,8 +134,7 @@ pub fn history_with(seed: u64, plant: Plant, lines: usize) -> Result<Summary, Bo
     };
     let whole = AssertUnwindSafe(|| history.live(plant).and_then(|()| history.heal()));
     // An assertion of the engine that fails is a finding like any other.
-    let result =
-        catch_unwind(whole).unwrap_or_else(|panic| Err(Violation(crate::panic_text(panic.as_ref()))));
+    let ended = catch_unwind(whole);
     let History { log, mut summary, slots, world, volume, .. } = history;
     summary.blocks = volume.as_ref().map_or(0, |volume| volume.clients.answers);
     summary.hash = log.hash;
@@ -140,8 +143,11 @@ pub fn history_with(seed: u64, plant: Plant, lines: usize) -> Result<Summary, Bo
     summary.splits = world.splits() as u64;
     summary.returned = world.returned() as u64;
     summary.millis = u64::try_from(world.now().as_millis()).unwrap_or(u64::MAX);
-    // What a panic left half done is not taken apart.
-    let _left = result.is_err().then(|| std::mem::forget((slots, world, volume)));
+    let result = ended.unwrap_or_else(|panic| {
+        // What it left half done is not taken apart.
+        std::mem::forget((slots, world, volume));
+        Err(Violation(crate::panic_text(panic.as_ref())))
+    });
     result.map_err(|violation| failure(violation, log.tail.into()))?;
     Ok(summary)
 }
@@ -153,6 +159,11 @@ struct Slot {
     began: Duration,
     /// Terms in which somebody led by then.
     terms: usize,
+    /// Nothing was wrong by then; changes that its node had begun without a group.
+    calm: bool,
+    alone: u64,
+    /// Somebody else was about to delete the same container, or to take lines of it back.
+    contended: bool,
     future: Pin<Box<dyn Future<Output = Reply>>>,
 }
 
@@ -188,6 +199,9 @@ impl History {
             }
         }
         self.wait_for_all()?;
+        if self.profile.trouble.is_none() {
+            self.uneasy_until = self.world.now();
+        }
         for c in 0..CONTAINERS {
             self.alone(0, Op::PutContainer { c })?;
         }
@@ -308,15 +322,18 @@ impl History {
                 if stays && self.world.now() < slot.began + GRANT_TIME {
                     self.oracle.held(slot.id);
                 }
+                let (now, alone) = (self.world.now(), self.changes_alone(slot.machine) != slot.alone);
+                let course = Course { now, calm: slot.calm && self.is_calm() };
+                self.oracle.went(slot.id, course);
                 let gone = outcome == Outcome::Gone;
                 self.summary.gone += u64::from(gone && matches!(slot.op, Op::DeleteContainer { .. }));
+                let strays = alone && outcome == Outcome::Done && container_of(&slot.op) == Some(FLEETING);
+                self.summary.strays += u64::from(strays);
                 self.fleeting.heard(&slot.op, gone);
-                self.oracle.said(slot.id, &outcome)?;
+                self.oracle.said(slot.id, &outcome, alone)?;
             }
             Reply::NoSpace | Reply::Unavailable(_) => {
-                // Of two who delete a container that is in several groups one may be told to try again.
-                let contended = matches!(slot.op, Op::DeleteContainer { .. });
-                if self.world.now() > self.uneasy_until && !contended {
+                if self.is_calm() && !self.is_contended(&slot, &reply) {
                     return Err(Violation(format!("op {} is refused without a reason: {reply:?}", slot.id)));
                 }
                 self.lose(slot.id)?;
@@ -326,6 +343,24 @@ impl History {
             }
         }
         Ok(true)
+    }
+
+    /// Nothing is wrong, and nothing was a while ago.
+    fn is_calm(&self) -> bool {
+        self.world.now() > self.uneasy_until
+    }
+
+    /// Changes that a node has begun while a group was away.
+    fn changes_alone(&self, n: usize) -> u64 {
+        self.world.machines[n].running().map_or(0, |running| running.store.changes_alone())
+    }
+
+    /// Of two who delete a container that is in several groups one may be told to try again.
+    fn is_contended(&self, slot: &Slot, reply: &Reply) -> bool {
+        let Reply::Unavailable(reason) = reply else { return false };
+        slot.contended
+            && self.profile.splits.is_some()
+            && reason.contains("somebody else deletes the container")
     }
 
     fn lose(&mut self, id: OpId) -> Result<(), Violation> {
@@ -371,16 +406,29 @@ impl History {
             _ => 0,
         };
         let index = match op {
-            Op::PutContainer { c } if c == CODED && self.profile.eventual => Some(IndexPolicy::Eventual),
+            Op::PutContainer { c: CODED } if self.profile.eventual => Some(IndexPolicy::Eventual),
+            Op::PutContainer { c: FLEETING } => self.fleeting.index(),
             _ => None,
         };
         let asked = op.clone();
         let call = Call { policy, index, id, op, delete_at: None, seed: self.rng.next_u64() };
         let (store, bodies) = (running.store.clone(), self.bodies.clone());
-        let terms = self.world.terms();
+        let (terms, calm, alone) = (self.world.terms(), self.is_calm(), running.store.changes_alone());
+        let contended = self.contend(&asked);
         let future = Box::pin(perform(store, bodies, call));
-        self.slots.push(Slot { machine, id, op: asked, began, terms, future });
+        self.slots.push(Slot { machine, id, op: asked, began, terms, calm, alone, contended, future });
         Ok(id)
+    }
+
+    /// Whether somebody is just about to do with a container what this does; they hear of one another.
+    fn contend(&mut self, op: &Op) -> bool {
+        let deletes = |op: &Op| matches!(op, Op::DeleteContainer { .. });
+        if !deletes(op) {
+            return false;
+        }
+        let others = self.slots.iter_mut().filter(|slot| deletes(&slot.op));
+        let others = others.map(|slot| slot.contended = true).count();
+        others > 0 || self.returns.tried_at() + STUCK > self.world.now()
     }
 
     /// One operation with nothing beside it.

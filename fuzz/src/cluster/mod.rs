@@ -12,6 +12,7 @@ mod healing;
 mod history;
 mod invariants;
 mod keeper;
+mod lag;
 pub(crate) mod log;
 pub(crate) mod machine;
 mod oracle;

@@ -6,11 +6,14 @@
 //! while they are asked for.
 //! Invariant: of an eventual container a read or listing says what somebody once wrote there, or nothing; when all is healed it is
 //! judged as any other, by writes that took effect in an order that their answers allow: the last one stands.
+//! Invariant: whether a container stands is judged at once also where it is eventual, and no line of it is of a write that was over
+//! before it was made.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::fleeting::{FLEETING, FLEETING_OBJECTS};
+use super::lag::{Course, IN_VAIN};
 use super::register::Register;
 use crate::store::model::{
     Book, CONTAINERS, Cell, Fact, Line, NAMES, OBJECTS, Op, OpId, Outcome, container_name,
@@ -38,8 +41,9 @@ pub(crate) struct Oracle {
     under_way: BTreeMap<OpId, Op>,
     /// Names of which a write was ever told nothing.
     unanswered: BTreeSet<Name>,
-    /// The container that is eventual.
-    eventual: Option<usize>,
+    /// The containers that are eventual, and which writes in them were over before which number.
+    eventual: BTreeSet<usize>,
+    over: BTreeMap<OpId, OpId>,
     /// All is healed: reads of that container are judged, too.
     healed: bool,
 }
@@ -67,8 +71,9 @@ fn objects(c: usize) -> usize {
     if c == FLEETING { FLEETING_OBJECTS } else { OBJECTS }
 }
 
-fn fresh(c: usize) -> Register {
-    if c == FLEETING { Register::fleeting() } else { Register::default() }
+fn fresh(c: usize, loose: bool) -> Register {
+    let register = if c == FLEETING { Register::fleeting() } else { Register::default() };
+    if loose { register.loose() } else { register }
 }
 
 /// Whether it is a read of all of a container, or, of the one that comes and goes, of whether it stands.
@@ -81,8 +86,23 @@ fn changes_all(op: &Op) -> bool {
     matches!(op, Op::PutContainer { c: FLEETING } | Op::DeleteContainer { .. } | Op::DeleteAccount { .. })
 }
 
+/// The rows of a listing by their names: size, ETag, and who wrote the rest.
+fn rows_of(c: usize, lines: &[Line]) -> Result<BTreeMap<&str, (u64, String, OpId)>, Violation> {
+    let mut rows = BTreeMap::new();
+    for line in lines {
+        let Line::Row { name, size, etag, meta } = line else {
+            return Err(Violation("a subdirectory that nobody asked for".to_owned()));
+        };
+        rows.insert(name.as_str(), (*size, etag.clone(), *meta));
+    }
+    if rows.len() != lines.len() || rows.keys().any(|name| !NAMES[..objects(c)].contains(name)) {
+        return Err(Violation("names that nobody wrote, or one twice".to_owned()));
+    }
+    Ok(rows)
+}
+
 impl Oracle {
-    pub(crate) fn new(eventual: Option<usize>) -> Self {
+    pub(crate) fn new(eventual: BTreeSet<usize>) -> Self {
         Self {
             book: vec![Fact::default()],
             registers: BTreeMap::new(),
@@ -91,6 +111,7 @@ impl Oracle {
             under_way: BTreeMap::new(),
             unanswered: BTreeSet::new(),
             eventual,
+            over: BTreeMap::new(),
             healed: false,
         }
     }
@@ -108,15 +129,15 @@ impl Oracle {
     }
 
     pub(crate) fn began(&mut self, id: OpId, op: Op, now: Duration) -> Result<(), Violation> {
-        if let Some(c) = container_of(&op).filter(|c| self.is_loose(*c)) {
-            if let Some((_, o)) = name_of(&op).filter(|_| !op.reads()) {
-                let register = self.registers.entry((c, o)).or_insert_with(Register::loose);
-                register.began(id, op.clone(), now);
+        let c = container_of(&op).unwrap_or_default();
+        if self.is_loose(c) && (c != FLEETING || matches!(op, Op::Get { .. })) {
+            // What is read there is not judged yet.
+            if let Some(name) = name_of(&op).filter(|_| !op.reads()) {
+                self.register(name).began(id, op.clone(), now);
             }
             self.under_way.insert(id, op);
             return Ok(());
         }
-        let c = container_of(&op).unwrap_or_default();
         if matches!(op, Op::HeadContainer { .. } | Op::ListContainers { .. } | Op::DeleteContainer { .. }) {
             self.watches.insert(id, Watch { c, seen: vec![BTreeSet::new(); objects(c)] });
         }
@@ -145,7 +166,8 @@ impl Oracle {
     }
 
     fn register(&mut self, name: Name) -> &mut Register {
-        self.registers.entry(name).or_insert_with(|| fresh(name.0))
+        let loose = self.is_loose(name.0);
+        self.registers.entry(name).or_insert_with(|| fresh(name.0, loose))
     }
 
     fn look_all(&mut self, c: usize) -> Result<(), Violation> {
@@ -184,7 +206,8 @@ impl Oracle {
         let Some(op) = self.under_way.remove(&id) else { return Ok(()) };
         self.watches.remove(&id);
         let c = container_of(&op).unwrap_or_default();
-        let next = OpId::try_from(self.book.len()).unwrap_or(OpId::MAX);
+        let next = self.next();
+        self.over.insert(id, next);
         for (o, read) in self.listings.remove(&id).unwrap_or_default().into_iter().enumerate() {
             self.register((c, o)).lose(read, now, next);
         }
@@ -202,6 +225,21 @@ impl Oracle {
         Ok(())
     }
 
+    /// The first number that was not given to any operation.
+    fn next(&self) -> OpId {
+        OpId::try_from(self.book.len()).unwrap_or(OpId::MAX)
+    }
+
+    /// How an operation went that is about to say something.
+    pub(crate) fn went(&mut self, id: OpId, course: Course) {
+        let op = self.under_way.get(&id);
+        let Some(c) = op.and_then(container_of).filter(|c| self.is_loose(*c)) else { return };
+        let one = op.and_then(name_of).map(|(_, o)| o);
+        for (_, register) in self.registers.range_mut((c, one.unwrap_or(0))..=(c, one.unwrap_or(OBJECTS))) {
+            register.went(id, course);
+        }
+    }
+
     /// What an operation is about to say was decided under the grant that it was given at first.
     pub(crate) fn held(&mut self, id: OpId) {
         let name = self.under_way.get(&id).and_then(name_of);
@@ -210,14 +248,14 @@ impl Oracle {
         }
     }
 
-    /// An operation said this.
-    pub(crate) fn said(&mut self, id: OpId, outcome: &Outcome) -> Result<(), Violation> {
+    /// An operation said this. `alone`: perhaps decided by its node alone.
+    pub(crate) fn said(&mut self, id: OpId, outcome: &Outcome, alone: bool) -> Result<(), Violation> {
         let Some(op) = self.under_way.remove(&id) else { return Ok(()) };
-        if container_of(&op).is_some_and(|c| self.is_loose(c)) {
-            let judged = self.said_loosely(id, &op, outcome);
-            return judged.map_err(|why| Violation(format!("op {id} {op:?} said {outcome:?}; {why}")));
-        }
-        let judged = self.judge(id, &op, outcome);
+        self.over.insert(id, self.next());
+        let judged = match container_of(&op).is_some_and(|c| self.is_loose(c)) {
+            true => self.said_loosely(id, &op, outcome, alone),
+            false => self.judge(id, &op, outcome),
+        };
         judged.map_err(|why| Violation(format!("op {id} {op:?} said {outcome:?}; {why}")))
     }
 
@@ -267,7 +305,9 @@ impl Oracle {
     /// A container is not empty only if one of its names is taken.
     fn refused_rightly(&mut self, id: OpId, outcome: &Outcome) -> Result<(), Violation> {
         let Some(watch) = self.watches.remove(&id) else { return Ok(()) };
-        let taken = watch.seen.iter().flatten().any(|cell| *cell != Cell::default());
+        let names = self.registers.range((watch.c, 0)..=(watch.c, OBJECTS));
+        let taken = watch.seen.iter().flatten().any(|cell| *cell != Cell::default())
+            || names.into_iter().any(|(_, register)| register.is_behind());
         if *outcome == Outcome::NotEmpty && !taken {
             return Err(Violation("nothing was in it".to_owned()));
         }
@@ -288,22 +328,14 @@ impl Oracle {
     }
 
     fn told(&mut self, name: Name, id: OpId, fits: &dyn Fn(&Outcome) -> bool) -> Result<(), Violation> {
+        let loose = self.is_loose(name.0);
         let Self { registers, book, .. } = self;
-        registers.entry(name).or_insert_with(|| fresh(name.0)).said(id, fits, book)?;
+        registers.entry(name).or_insert_with(|| fresh(name.0, loose)).said(id, fits, book)?;
         self.look(name)
     }
 
     fn listed(&mut self, id: OpId, c: usize, lines: &[Line]) -> Result<(), Violation> {
-        let mut rows = BTreeMap::new();
-        for line in lines {
-            let Line::Row { name, size, etag, meta } = line else {
-                return Err(Violation("a subdirectory that nobody asked for".to_owned()));
-            };
-            rows.insert(name.as_str(), (*size, etag.clone(), *meta));
-        }
-        if rows.len() != lines.len() || rows.keys().any(|name| !NAMES[..objects(c)].contains(name)) {
-            return Err(Violation("names that nobody wrote, or one twice".to_owned()));
-        }
+        let rows = rows_of(c, lines)?;
         for (o, read) in self.listings.remove(&id).unwrap_or_default().into_iter().enumerate() {
             let row = rows.get(NAMES[o]).cloned();
             let book = self.book.clone();
@@ -335,45 +367,84 @@ impl Oracle {
     }
 
     fn is_loose(&self, c: usize) -> bool {
-        self.eventual == Some(c) && !self.healed
+        self.eventual.contains(&c) && !self.healed
     }
 
     /// From here on reads of an eventual container are judged as others.
     pub(crate) fn heal(&mut self) {
         self.healed = true;
+        self.registers.values_mut().for_each(Register::heal);
     }
 
     /// What is told while an eventual container may lag: nothing that nobody wrote.
-    fn said_loosely(&mut self, id: OpId, op: &Op, outcome: &Outcome) -> Result<(), Violation> {
+    fn said_loosely(&mut self, id: OpId, op: &Op, outcome: &Outcome, alone: bool) -> Result<(), Violation> {
         let nobody = || Err(Violation("nobody wrote that".to_owned()));
+        let c = container_of(op).unwrap_or_default();
         match (op, outcome) {
-            (Op::Get { .. }, Outcome::Version(None))
-            | (Op::PutContainer { .. }, Outcome::Made(_))
-            | (Op::HeadContainer { .. }, Outcome::Container(Some(_))) => Ok(()),
+            (Op::Get { .. }, Outcome::Version(None)) => Ok(()),
             (Op::Get { .. }, Outcome::Version(Some(cell))) if self.wrote(cell.data) => Ok(()),
             (Op::List { .. }, Outcome::Lines(lines)) => {
-                let fits = |line: &Line| match line {
-                    Line::Row { name, size, etag, meta } => {
-                        let fact = &self.book[*meta as usize];
-                        NAMES.contains(&name.as_str()) && fact.size == *size && fact.etag == *etag
-                    }
-                    Line::Subdir(_) => false,
+                let rows = rows_of(c, lines)?;
+                let fits = |(size, etag, meta): &(u64, String, OpId)| {
+                    let fact = &self.book[*meta as usize];
+                    fact.size == *size && fact.etag == *etag
                 };
-                if lines.iter().all(fits) { Ok(()) } else { nobody() }
+                if !rows.values().all(fits) {
+                    return nobody();
+                }
+                if c == FLEETING { self.listed_loosely(id, &rows) } else { Ok(()) }
             }
             (Op::Put { .. }, Outcome::ConditionFailed)
             | (Op::Delete { .. }, Outcome::ConditionFailed | Outcome::Absent) => {
-                if let Some(register) = name_of(op).and_then(|name| self.registers.get_mut(&name)) {
-                    register.in_vain(id);
-                }
-                Ok(())
+                let register = name_of(op).and_then(|name| self.registers.get_mut(&name));
+                register.map_or(Ok(()), |register| register.in_vain(id))
             }
-            (Op::Put { .. }, Outcome::Done) | (Op::Delete { .. }, Outcome::Gone) => match name_of(op) {
-                Some(name) => self.told(name, id, &|said| said == outcome),
-                None => nobody(),
-            },
+            (Op::Put { c, o, .. }, Outcome::Done) => {
+                self.told((*c, *o), id, &|said| said == outcome || alone && *said == IN_VAIN)
+            }
+            (Op::Delete { c, o, .. }, Outcome::Gone) => self.told((*c, *o), id, &|said| said == outcome),
+            _ if c == FLEETING => self.said_of_fleeting(id, op, outcome),
+            (Op::PutContainer { .. }, Outcome::Made(_))
+            | (Op::HeadContainer { .. }, Outcome::Container(Some(_))) => Ok(()),
             _ => nobody(),
         }
+    }
+
+    /// The same of the one that comes and goes, which its group decides alone. Headers and totals may be what was last known of it.
+    fn said_of_fleeting(&mut self, id: OpId, op: &Op, outcome: &Outcome) -> Result<(), Violation> {
+        match (op, outcome) {
+            (Op::HeadContainer { .. }, Outcome::Container(Some(_))) => {
+                self.watches.remove(&id);
+                let mut reads = self.listings.remove(&id).unwrap_or_default().into_iter().enumerate();
+                reads.try_for_each(|(o, read)| self.register((FLEETING, o)).in_vain(read))
+            }
+            (Op::ListContainers { .. }, Outcome::Containers(rows)) if !rows.is_empty() => {
+                self.watches.remove(&id);
+                match rows.as_slice() {
+                    [(name, ..)] if *name == container_name(FLEETING) => self.found(id, FLEETING),
+                    _ => Err(Violation("containers that nobody made".to_owned())),
+                }
+            }
+            _ => self.judge(id, op, outcome),
+        }
+    }
+
+    /// No line is of what was over before its container was made.
+    fn listed_loosely(
+        &mut self,
+        id: OpId,
+        rows: &BTreeMap<&str, (u64, String, OpId)>,
+    ) -> Result<(), Violation> {
+        for (o, read) in self.listings.remove(&id).unwrap_or_default().into_iter().enumerate() {
+            let over = rows.get(NAMES[o]).and_then(|(.., meta)| self.over.get(meta).copied());
+            let fits = move |outcome: &Outcome| match outcome {
+                Outcome::Version(made) => over.is_none_or(|over| made.is_none_or(|made| made.data < over)),
+                _ => false,
+            };
+            let told = self.told((FLEETING, o), read, &fits);
+            told.map_err(|why| Violation(format!("{}: {why}", NAMES[o])))?;
+        }
+        Ok(())
     }
 
     /// Whether this is a body that somebody put. That its name is the one that was asked for, the reader has compared.

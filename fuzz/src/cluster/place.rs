@@ -33,6 +33,11 @@ impl Place {
         self.container.is_some()
     }
 
+    /// The PUT that made the container.
+    pub(super) fn container(self) -> Option<OpId> {
+        self.container
+    }
+
     /// Whether something that was made before this number stands, for an operation to take effect in.
     pub(super) fn is_before(self, op: &Op, number: OpId) -> bool {
         let made = match op {
@@ -62,6 +67,14 @@ impl Spot {
         }
     }
 
+    /// The same of an eventual container: of a listing, which container it is of.
+    pub(super) fn shown_loosely(self, op: &Op) -> Outcome {
+        match (op, self.place.container) {
+            (Op::List { .. }, Some(made)) => Outcome::Version(Some(Cell { data: made, meta: made })),
+            _ => self.shown(op),
+        }
+    }
+
     /// What the reaper does next here, if the account is marked.
     pub(super) fn reaped(self) -> Option<Self> {
         let Self { cell, place } = self;
@@ -77,14 +90,19 @@ impl Spot {
         })
     }
 
-    /// All that a change of the container or account may say and leave behind. Asked again because an answer was lost, a DELETE finds
-    /// nothing where it removed something.
+    /// When a DELETE removes the container. Asked again because an answer was lost, it finds nothing where it removed something.
+    pub(super) fn removals(self) -> [(Outcome, Self); 2] {
+        self.gone(Place { container: None, ..self.place })
+    }
+
+    fn gone(self, place: Place) -> [(Outcome, Self); 2] {
+        let next = Self { place, ..self };
+        [(Outcome::Gone, next), (Outcome::Absent, next)]
+    }
+
+    /// All that a change of the container or account may say and leave behind.
     pub(super) fn changed(self, id: OpId, op: &Op) -> Vec<(Outcome, Self)> {
         let Self { cell, place } = self;
-        let gone = |place| {
-            let next = Self { cell, place };
-            [(Outcome::Gone, next), (Outcome::Absent, next)]
-        };
         match op {
             Op::PutContainer { .. } => match place.made(id) {
                 None => vec![(Outcome::NoAccount, self)],
@@ -93,12 +111,12 @@ impl Spot {
             Op::DeleteContainer { .. } if place.stands() => {
                 let mut all = vec![(Outcome::NotEmpty, self)];
                 if cell == Cell::default() {
-                    all.extend(gone(Place { container: None, ..place }));
+                    all.extend(self.removals());
                 }
                 all
             }
             Op::DeleteAccount { .. } if place.account.is_some() && !place.marked => {
-                gone(Place { marked: true, ..place }).into()
+                self.gone(Place { marked: true, ..place }).into()
             }
             _ => vec![(Outcome::Absent, self)],
         }

@@ -6,7 +6,7 @@
 //! A read makes no worlds: each world keeps all that the read may have seen there.
 //!
 //! Of an eventual container a *loose* register is kept: its writes happen whatever stands, in an order that what clients were told
-//! allows, and only the last of them is judged, by reads when all is healed.
+//! allows, and only the last of them is judged, by reads when all is healed; but whether the container stands is judged at once ([`super::lag`]).
 //!
 //! A delete without a condition whose grant is lost, with the leader that gave it or by time, is told that the object is gone when it is,
 //! whoever removed it meanwhile (`engine::object::names`, leases): two that are under way together may both be told so. Not where
@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use quarry_engine::object::{Condition, EtagMatch};
 
+use super::lag::{Course, Lag};
 use super::place::{Place, Spot};
 use crate::store::model::{Book, Cell, Op, OpId, Outcome};
 use crate::store::oracle::Violation;
@@ -43,9 +44,10 @@ struct World {
 }
 
 impl World {
-    fn may_say(&self, id: OpId, op: &Op) -> BTreeSet<Outcome> {
+    fn may_say(&self, id: OpId, Pending { op, loose, .. }: &Pending) -> BTreeSet<Outcome> {
+        let shown = |spot: &Spot| if *loose { spot.shown_loosely(op) } else { spot.shown(op) };
         let seen = self.seen.get(&id).into_iter().flatten();
-        self.done.get(&id).cloned().into_iter().chain(seen.map(|spot| spot.shown(op))).collect()
+        self.done.get(&id).cloned().into_iter().chain(seen.map(shown)).collect()
     }
 
     fn forget(&mut self, id: OpId) {
@@ -72,10 +74,12 @@ impl World {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Pending {
     op: Op,
     began: Duration,
+    /// In an eventual container, before all is healed.
+    loose: bool,
     /// Nobody can have taken its grant.
     held: bool,
     lost: Option<Lost>,
@@ -92,7 +96,9 @@ struct Lost {
 #[derive(Debug)]
 pub(crate) struct Register {
     worlds: BTreeSet<World>,
+    /// Its container is eventual, and not all is healed.
     loose: bool,
+    lag: Lag,
     pending: BTreeMap<OpId, Pending>,
 }
 
@@ -150,19 +156,10 @@ fn removes_anything(op: &Op) -> bool {
     matches!(op, Op::Delete { condition, .. } if *condition == Condition::default())
 }
 
-/// The same in an eventual container: whoever wrote may have seen something else.
-fn loose_step(id: OpId, op: &Op, cell: Cell) -> (Outcome, Cell) {
-    match op {
-        Op::Put { .. } => (Outcome::Done, Cell { data: id, meta: id }),
-        Op::Delete { .. } => (Outcome::Gone, Cell::default()),
-        _ => (Outcome::Absent, cell),
-    }
-}
-
 impl Register {
     fn at(place: Place) -> Self {
         let world = World { spot: Spot { place, ..Spot::default() }, ..World::default() };
-        Self { worlds: BTreeSet::from([world]), loose: false, pending: BTreeMap::new() }
+        Self { worlds: BTreeSet::from([world]), loose: false, lag: Lag::default(), pending: BTreeMap::new() }
     }
 
     /// Of a name in a container that clients make and delete, and that is not there yet.
@@ -170,14 +167,37 @@ impl Register {
         Self::at(Place::default())
     }
 
-    /// Of a name in an eventual container.
-    pub(crate) fn loose() -> Self {
-        Self { loose: true, ..Self::default() }
+    /// The same of a name in an eventual container.
+    pub(crate) fn loose(self) -> Self {
+        Self { loose: true, ..self }
     }
 
-    /// A write said that it changed nothing.
-    pub(crate) fn in_vain(&mut self, id: OpId) {
+    /// An operation said that it changed nothing, or what is not judged.
+    pub(crate) fn in_vain(&mut self, id: OpId) -> Result<(), Violation> {
+        self.worlds.retain(|world| !world.done.contains_key(&id));
         self.forget_one(id);
+        match self.worlds.is_empty() {
+            true => Err(Violation("it was seen to have changed something".to_owned())),
+            false => Ok(()),
+        }
+    }
+
+    /// How an operation went that is about to say something.
+    pub(crate) fn went(&mut self, id: OpId, course: Course) {
+        if let Some(pending) = self.pending.get(&id).filter(|pending| pending.loose) {
+            self.lag.said(id, &pending.op, course);
+        }
+    }
+
+    /// Whether a line may stand that no object is behind.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.lag.is_behind()
+    }
+
+    /// From here on it is judged as any other.
+    pub(crate) fn heal(&mut self) {
+        self.loose = false;
+        self.lag.heal();
     }
 
     pub(crate) fn began(&mut self, id: OpId, op: Op, now: Duration) {
@@ -188,7 +208,10 @@ impl Register {
             });
             self.worlds = begun.collect();
         }
-        self.pending.insert(id, Pending { op, began: now, held: false, lost: None });
+        if self.loose {
+            self.lag.began(id, &op);
+        }
+        self.pending.insert(id, Pending { op, began: now, loose: self.loose, held: false, lost: None });
     }
 
     /// No leader changed while an operation was under way, and it did not take so long that its grant ran out.
@@ -206,14 +229,14 @@ impl Register {
         book: &Book,
     ) -> Result<(), Violation> {
         let (mut right, mut could) = (BTreeSet::new(), BTreeSet::new());
-        let held = self.pending.get(&id).is_some_and(|pending| pending.held);
-        let op = self.pending.get(&id).map(|pending| pending.op.clone());
+        let pending = self.pending.get(&id).cloned();
+        let held = pending.as_ref().is_some_and(|pending| pending.held);
         for world in std::mem::take(&mut self.worlds) {
             for mut world in self.reachable(world, book)? {
                 if held && world.outrun.get(&id) == Some(&true) {
                     continue;
                 }
-                let says = op.as_ref().map(|op| world.may_say(id, op)).unwrap_or_default();
+                let says = pending.as_ref().map(|pending| world.may_say(id, pending)).unwrap_or_default();
                 match says.iter().find(|outcome| fits(outcome)) {
                     Some(outcome) => {
                         let effect = matches!(outcome, Outcome::Done | Outcome::Gone);
@@ -361,11 +384,8 @@ impl Register {
             // It will be asked again.
             all.extend(made(world.spot.place).map(|place| world.moved(Spot { place, ..world.spot })));
         }
-        let steps = match self.loose {
-            true => {
-                let (outcome, cell) = loose_step(id, &pending.op, world.spot.cell);
-                vec![(outcome, Spot { cell, ..world.spot })]
-            }
+        let steps = match pending.loose {
+            true => self.lag.steps(id, &pending.op, pending.began, world.spot),
             false => step(id, &pending.op, world.spot, book),
         };
         for (outcome, spot) in steps {

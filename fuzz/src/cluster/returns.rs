@@ -46,6 +46,8 @@ pub(super) struct Returns {
     rng: SplitMix64,
     at: Duration,
     spared: Option<Spared>,
+    /// When somebody last tried to take lines back.
+    tried: Duration,
 }
 
 /// Names from one on, in which nobody writes for a while.
@@ -61,7 +63,13 @@ fn is_of(c: usize, given: &Given) -> bool {
 
 impl Returns {
     pub(super) fn new(seed: u64) -> Self {
-        Self { rng: SplitMix64::new(seed.rotate_left(32) ^ APART), at: Duration::ZERO, spared: None }
+        let rng = SplitMix64::new(seed.rotate_left(32) ^ APART);
+        Self { rng, at: Duration::ZERO, spared: None, tried: Duration::ZERO }
+    }
+
+    /// When somebody last tried to take lines back.
+    pub(super) fn tried_at(&self) -> Duration {
+        self.tried
     }
 
     /// What a client does that leaves alone what was just deleted.
@@ -93,6 +101,7 @@ impl History {
             self.empty_some()?;
         }
         if let Some(said) = self.world.take_back(&mut self.returns.rng) {
+            self.returns.tried = now;
             self.note(&said);
         }
         Ok(())

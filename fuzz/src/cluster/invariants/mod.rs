@@ -23,7 +23,9 @@ use quarry_engine::object::Placement;
 use quarry_ring::PathHash;
 
 use super::board::Placements;
+use super::fleeting::FLEETING;
 use super::history::History;
+use super::profile::CODED;
 use super::world::World;
 use crate::store::oracle::Violation;
 
@@ -43,7 +45,10 @@ pub(super) fn check(history: &mut History) -> Result<(), Violation> {
     totals::check(&history.world)?;
     strays::check(&history.world)?;
     listings::check(&history.world, &held)?;
-    intents::check(&history.world, &held, history.profile.eventual)?;
+    let staying = history.profile.eventual.then_some(CODED);
+    let eventual: Vec<usize> =
+        staying.into_iter().chain(history.fleeting.is_eventual().then_some(FLEETING)).collect();
+    intents::check(&history.world, &held, &eventual)?;
     resurrected::check(&history.world, &held, &history.oracle)?;
     quorums::check(&history.world, &held, &placements, history.profile.code)?;
     let held = counted(held, &history.world)?;
