@@ -1,4 +1,4 @@
-//! `/volumes` on the admin listener: GET shows the volumes, POST changes them. `quarry volume` speaks it.
+//! `/volumes` on the admin listener: GET shows the volumes (`?name=…` one of them, or none), POST changes them. `quarry volume` speaks it.
 //!
 //! ```text
 //! {"create": {"name": …, "bytes": …, "description": …, "encrypted": false}}
@@ -21,8 +21,10 @@ use std::net::{IpAddr, SocketAddr};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
+use percent_encoding::percent_decode_str;
 use quarry_engine::disk::format::record::DeviceId;
 use quarry_volume::VolumeId;
+use quarry_volume::nbd::OptionError;
 use quarry_volume::pace::Limits;
 use quarry_volume::store::{Label, Volume, VolumeError};
 use serde::{Deserialize, Serialize};
@@ -36,6 +38,8 @@ use crate::control::volumes::SnapshotRow;
 use crate::http::Received;
 use crate::storage::{random_bytes, wall_clock};
 
+/// A query for one volume; behind it stands its name, percent-encoded.
+pub(crate) const NAMED: &str = "name=";
 /// Most bytes of a change.
 const MAX_BODY: usize = 16 << 10;
 
@@ -177,11 +181,10 @@ impl Blocks {
     pub(crate) async fn answer(&self, request: Request<Received>, own: IpAddr) -> Response<Full<Bytes>> {
         let peer = request.extensions().get::<SocketAddr>().map(SocketAddr::ip);
         if request.method() == Method::GET {
-            let mut shown: Vec<Shown> =
-                self.exports.volumes().list().iter().map(|volume| self.shown(volume)).collect();
-            shown.extend(self.shown_several().await);
-            shown.sort_by(|a, b| a.name.cmp(&b.name));
-            return text(StatusCode::OK, &serde_json::to_string(&shown).unwrap_or_default());
+            return match self.all_shown(request.uri().query()).await {
+                Ok(shown) => text(StatusCode::OK, &serde_json::to_string(&shown).unwrap_or_default()),
+                Err(error) => text(status_of(&error), &error.to_string()),
+            };
         }
         if request.method() != Method::POST {
             return text(StatusCode::METHOD_NOT_ALLOWED, "GET and POST are allowed here.");
@@ -201,7 +204,10 @@ impl Blocks {
                 Wanted::Key(wish) => {
                     blocks.keys.act(&wish).await.map_err(|e| (StatusCode::CONFLICT, e.to_string()))
                 }
-                wanted => blocks.change(wanted).await.map_err(|e| (status_of(&e), e.to_string())),
+                wanted => {
+                    let changed = blocks.exports.certainly(|| blocks.change(wanted.clone())).await;
+                    changed.map_err(|e| (status_of(&e), e.to_string()))
+                }
             }
         };
         match tokio::spawn(act).await {
@@ -229,8 +235,11 @@ impl Blocks {
             return Ok(serde_json::to_string(&compared).unwrap_or_default());
         }
         if let Wanted::Attach { name, read_only: true } = &wanted {
-            let export = only_read::look(&self.exports, &only_read(name));
-            let export = export.map_err(|_| VolumeError::NoVolume(name.clone()))?;
+            let export = only_read::look(&self.exports, &only_read(name)).await;
+            let export = export.map_err(|error| match error {
+                OptionError::Unknown => VolumeError::NoVolume(name.clone()),
+                other => VolumeError::Register(format!("{other:?}")),
+            })?;
             if let Some((shared, _)) = self.exports.several(name) {
                 shared.attach(name).await?;
             }
@@ -306,6 +315,21 @@ impl Blocks {
             Wanted::Revert { name, snapshot } => self.exports.revert(&name, &snapshot).await,
             Wanted::Diff { .. } | Wanted::Compare { .. } | Wanted::Key(_) => Ok(()),
         }
+    }
+
+    /// The volumes, or the one that is asked for.
+    async fn all_shown(&self, query: Option<&str>) -> Result<Vec<Shown>, VolumeError> {
+        let name = query.and_then(|query| query.strip_prefix(NAMED));
+        let name = name.map(|name| percent_decode_str(name).decode_utf8_lossy());
+        if let Some(name) = &name {
+            self.exports.hear_of(name).await?;
+        }
+        let mut shown: Vec<Shown> =
+            self.exports.volumes().list().iter().map(|volume| self.shown(volume)).collect();
+        shown.extend(self.shown_several().await);
+        shown.retain(|volume| name.as_ref().is_none_or(|name| volume.name == **name));
+        shown.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(shown)
     }
 
     fn shared_of(&self, name: &str) -> Result<&Shared, VolumeError> {

@@ -92,7 +92,7 @@ async fn agree(mut wire: Box<dyn Wire>, host: &mut Host) -> io::Result<Option<Ag
             demand = match demanded {
                 Demand::List => handshake.list(&host.exports.list()),
                 Demand::Find { name, purpose: Purpose::Look } => {
-                    handshake.export(only_read::look(&host.exports, &name))
+                    handshake.export(only_read::look(&host.exports, &name).await)
                 }
                 Demand::Find { name, purpose: Purpose::Enter } => {
                     match only_read::open(&host.exports, &name).await {

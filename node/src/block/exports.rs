@@ -326,10 +326,13 @@ impl Exports {
             let export = several_export(&row, snapshot_of(name), false)?;
             let frozen = snapshot_of(name).map(|_| export.name.clone());
             let held = self.enter(std::iter::once(row.name.clone()).chain(frozen).collect(), pacer);
-            let device = match snapshot_of(name) {
-                Some(snapshot) => shared.view_anywhere(&row.name, snapshot).await,
-                None => shared.attach(&row.name).await.map(Attached::Shared),
+            let attach = || async {
+                match snapshot_of(name) {
+                    Some(snapshot) => shared.view_anywhere(&row.name, snapshot).await,
+                    None => shared.attach(&row.name).await.map(Attached::Shared),
+                }
             };
+            let device = self.certainly(attach).await;
             let device = device.map_err(|error| {
                 tracing::warn!(volume = %row.name, %error, "attach volume");
                 OptionError::Platform
@@ -364,7 +367,8 @@ impl Exports {
     }
 }
 
-fn volume_of(name: &str) -> &str {
+/// The volume of an export.
+pub(super) fn volume_of(name: &str) -> &str {
     name.split_once('@').map_or(name, |(volume, _)| volume)
 }
 

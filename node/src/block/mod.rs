@@ -15,6 +15,7 @@ mod linger;
 pub(crate) mod listed;
 mod listener;
 pub(crate) mod moving;
+mod news;
 mod only_read;
 mod pace;
 mod rotation;
@@ -30,7 +31,7 @@ use quarry_volume::store::{Members, VolumeError, Volumes};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-pub(crate) use admin::{Several, Shown, Wanted};
+pub(crate) use admin::{NAMED, Several, Shown, Wanted};
 pub(crate) use door::{Door, OwnVolumes};
 pub(crate) use exports::Exports;
 pub(crate) use listener::{BlockListeners, ListenError};

@@ -26,14 +26,15 @@ fn shown(export: Export, read_only: bool) -> Export {
 }
 
 /// What a client is told of an export.
-pub(super) fn look(exports: &Exports, name: &str) -> Result<Export, OptionError> {
+pub(super) async fn look(exports: &Exports, name: &str) -> Result<Export, OptionError> {
     let (name, read_only) = plain(name);
-    Ok(shown(exports.look(name)?, read_only))
+    let found = exports.certainly_of(name, || std::future::ready(exports.look(name))).await?;
+    Ok(shown(found, read_only))
 }
 
 /// An export to be used.
 pub(super) async fn open(exports: &Exports, name: &str) -> Result<(Export, Attached, Use), OptionError> {
     let (name, read_only) = plain(name);
-    let (export, device, held) = exports.open(name).await?;
+    let (export, device, held) = exports.certainly_of(name, || exports.open(name)).await?;
     Ok((shown(export, read_only), device, held))
 }

@@ -28,7 +28,7 @@ use crate::cluster;
 use crate::control::member::Member;
 use crate::control::state::State;
 use crate::control::volumes::wrapping::Choice;
-use crate::control::volumes::{MAX_SNAPSHOTS, Register, RegisterError, Row, SnapshotRow, Standing};
+use crate::control::volumes::{MAX_SNAPSHOTS, Register, RegisterError, Row, SnapshotRow, Standing, id_of};
 use crate::storage::{random_bytes, wall_clock};
 
 /// How often a change of a volume's row is tried, and the pause between two tries.
@@ -123,11 +123,7 @@ impl Shared {
     /// The volume of a name, or of an id in hex.
     pub(crate) fn find(&self, name: &str) -> Option<Row> {
         let by_name = self.register.find(name).ok().flatten();
-        let by_id = || {
-            let mut id = [0; 16];
-            hex::decode_to_slice(name, &mut id).ok()?;
-            self.register.row(VolumeId(id)).ok().flatten()
-        };
+        let by_id = || self.register.row(id_of(name)?).ok().flatten();
         by_name.or_else(by_id).map(|(row, _)| row)
     }
 

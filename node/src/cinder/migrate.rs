@@ -220,6 +220,7 @@ async fn leave(office: &Office, paper: &Paper, task: &Paper) -> Result<(), Troub
     if text(task, "before") != "available" {
         return Err(Trouble::Not("it is not available".to_owned()));
     }
+    exports.hear_of(&name).await?;
     if exports.has(&name) {
         if exports.is_frozen(&name)? {
             return Err(Trouble::Not("it has snapshots".to_owned()));
@@ -229,6 +230,7 @@ async fn leave(office: &Office, paper: &Paper, task: &Paper) -> Result<(), Troub
         give_up(office, &leaving).await?;
         exports.rename(&name, &leaving).await?;
     }
+    exports.hear_of(&leaving).await?;
     let source = exports.id_of(&leaving)?;
     let next = |_: &mut Paper, task: &mut Paper| {
         task.insert("phase".to_owned(), json!("copy"));
@@ -246,6 +248,7 @@ async fn copy(office: &Office, paper: &Paper, task: &Paper) -> Result<(), Troubl
     if !here && exports.volumes().find(&leaving).is_ok() {
         exports.volumes().let_go(&leaving).await?;
     }
+    exports.hear_of(&name_of(paper)).await?;
     if !is_own(office, text(paper, "host")) && exports.has(&name_of(paper)) {
         return Err(Trouble::Not("a volume of its name is there".to_owned()));
     }
@@ -332,10 +335,10 @@ fn told(answer: VolumeAnswer) -> Result<(u64, bytes::Bytes), Trouble> {
 
 /// Deletes a volume that is none: of an earlier way, or a copy that came to nothing.
 async fn give_up(office: &Office, name: &str) -> Result<(), VolumeError> {
+    several::lead(office, name).await?;
     if !office.blocks.exports.has(name) {
         return Ok(());
     }
-    several::lead(office, name).await?;
     office.blocks.exports.let_go(name).await
 }
 
@@ -343,6 +346,8 @@ async fn give_up(office: &Office, name: &str) -> Result<(), VolumeError> {
 /// meanwhile: then it waits.
 async fn give_name(office: &Office, paper: &Paper, end: &str) -> Result<(), VolumeError> {
     let (exports, name) = (&office.blocks.exports, name_of(paper));
+    exports.hear_of(end).await?;
+    exports.hear_of(&name).await?;
     let waits = drawer_of(paper) == drain::MOVES && exports.has(end);
     if waits || !exports.has(&name) { exports.rename(end, &name).await } else { Ok(()) }
 }
@@ -450,8 +455,9 @@ async fn judge_several(office: &Office, end: End, id: &str) -> Result<(), Troubl
         return Ok(());
     }
     let is_kind = paper.is_some_and(|paper| several::members(&paper) > 1);
-    let copied = end == End::Arriving && exports.several(&End::Leaving.name_of(id)).is_some();
-    if is_kind && !copied && exports.several(&name).is_none() {
+    let leaving = exports.several_surely(&End::Leaving.name_of(id)).await?;
+    let copied = end == End::Arriving && leaving.is_some();
+    if is_kind && !copied && exports.several_surely(&name).await?.is_none() {
         return Ok(exports.rename(&own, &name).await?);
     }
     Ok(give_up(office, &own).await?)

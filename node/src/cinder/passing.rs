@@ -39,7 +39,8 @@ pub(super) async fn freeze(office: &Office, volume: &str, snapshot: &str) -> Res
 /// Forgets what was frozen, but for volumes that were made of it; that it is not there is good.
 pub(super) async fn thaw(office: &Office, volume: &str, snapshot: &str) -> Result<(), Trouble> {
     several::lead(office, volume).await?;
-    match office.blocks.exports.let_snapshot_go(volume, snapshot).await {
+    let exports = &office.blocks.exports;
+    match exports.certainly(|| exports.let_snapshot_go(volume, snapshot)).await {
         Ok(()) | Err(VolumeError::NoSnapshot(..) | VolumeError::NoVolume(_)) => Ok(()),
         Err(error) => Err(error.into()),
     }
@@ -48,7 +49,8 @@ pub(super) async fn thaw(office: &Office, volume: &str, snapshot: &str) -> Resul
 /// What a snapshot sees.
 pub(super) async fn view(office: &Office, volume: &str, snapshot: &str) -> Result<Attached, VolumeError> {
     several::lead(office, volume).await?;
-    office.blocks.exports.view(volume, snapshot).await
+    let exports = &office.blocks.exports;
+    exports.certainly(|| exports.view(volume, snapshot)).await
 }
 
 /// Makes `id` of a volume as it is now, or was when this was begun before.

@@ -112,22 +112,15 @@ async fn answers(office: &Office, node: NodeId) -> bool {
     }
 }
 
-/// Lets this node be the head of a volume with several members where nobody is, or the one that was does not answer.
+/// Lets this node be the head of a volume with several members where nobody is, or the one that was does not answer. From then on it knows
+/// of the volume, if there is one.
 pub(crate) async fn lead(office: &Office, name: &str) -> Result<(), VolumeError> {
-    let Some((shared, row)) = office.blocks.exports.several(name) else { return Ok(()) };
+    let Some((shared, row)) = office.blocks.exports.several_surely(name).await? else { return Ok(()) };
     let Some(head) = row.head.filter(|head| *head != shared.local()) else { return Ok(()) };
     if shared.nodes().contains(&head) && answers(office, head).await {
         return Err(VolumeError::InUseAt(name.to_owned(), head.to_string()));
     }
     shared.seize(&row).await
-}
-
-/// Whether a volume that this node does not find is there nevertheless, for all that it knows.
-pub(crate) async fn may_be_there(office: &Office, paper: &Paper, name: &str) -> bool {
-    match office.blocks.exports.shared() {
-        Some(shared) if members(paper) > 1 => !shared.is_free(name).await,
-        _ => false,
-    }
 }
 
 /// The host that a volume's paper should name: one that has a member, this node first, which is there. `None`: the one that it names.

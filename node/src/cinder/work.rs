@@ -302,14 +302,14 @@ async fn act(office: &Office, deed: Deed, paper: &Paper) -> Result<(), Trouble> 
         Deed::Create => make(office, paper).await,
         Deed::Delete => delete(office, paper).await,
         Deed::Extend => {
-            let size = number(&map(paper, "task"), "size");
-            Ok(exports.extend(&device_name(id), bytes_of(size)).await?)
+            let (size, name) = (number(&map(paper, "task"), "size"), device_name(id));
+            Ok(exports.certainly(|| exports.extend(&name, bytes_of(size))).await?)
         }
         Deed::Revert => {
             let task = map(paper, "task");
             let (name, snapshot) = (device_name(id), snapshot_name(text(&task, "snapshot")));
             several::lead(office, &name).await?;
-            Ok(exports.revert(&name, &snapshot).await?)
+            Ok(exports.certainly(|| exports.revert(&name, &snapshot)).await?)
         }
         Deed::Manage => Ok(manage::take_over(office, volumes::DRAWER, paper).await?),
         Deed::ManageSnapshot => Ok(manage::take_over(office, snapshots::DRAWER, paper).await?),
@@ -382,6 +382,7 @@ async fn make(office: &Office, paper: &Paper) -> Result<(), Trouble> {
         return passing::while_kept(office, &from, id, async |kept| make_of(office, new, &from, kept).await)
             .await;
     }
+    exports.hear_of(&name).await?;
     let begun = exports.has(&name);
     there(exports.create(new.id, new.label, new.members).await)?;
     if images::is_moved_by(&map(paper, "task")) {
@@ -403,11 +404,14 @@ fn there(made: Result<(), VolumeError>) -> Result<(), Trouble> {
 /// the other is not.
 async fn make_of(office: &Office, new: New, of: &str, frozen: &str) -> Result<(), Trouble> {
     let (exports, name) = (&office.blocks.exports, new.label.name.clone());
+    exports.hear_of(of).await?;
+    exports.hear_of(&name).await?;
     let alike = exports.is_encrypted(of)? == new.label.key.is_some() && exports.members_of(of) == new.members;
     // One that is there and no clone was being copied when the node was killed.
     if alike && !exports.is_no_clone(&name) {
         several::lead(office, of).await?;
-        return there(exports.clone_snapshot(new.id, new.label, of, frozen).await);
+        let made = exports.certainly(|| exports.clone_snapshot(new.id, new.label.clone(), of, frozen)).await;
+        return there(made);
     }
     there(exports.create(new.id, new.label, new.members).await)?;
     let (source, target) = (passing::view(office, of, frozen).await?, attach(office, &name).await?);
@@ -423,9 +427,7 @@ async fn delete(office: &Office, paper: &Paper) -> Result<(), Trouble> {
     let name = device_name(id);
     several::lead(office, &name).await?;
     match office.blocks.exports.let_go(&name).await {
-        Err(VolumeError::NoVolume(name)) if several::may_be_there(office, paper, &name).await => {
-            return Err(Trouble::Again(VolumeError::NoVolume(name)));
-        }
+        // That is certain: it was looked for above.
         Ok(()) | Err(VolumeError::NoVolume(_)) => {}
         Err(error) => return Err(error.into()),
     }

@@ -5,6 +5,7 @@
 //! Invariant: an epoch and a configuration are changed given that the row stands as it was read; of two who change it one is told so.
 //! Invariant: what is read here may be old, and is never believed against the group.
 
+mod doubts;
 pub(crate) mod wrapping;
 
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use quarry_volume::head::{Configuration, MAX_MEMBERS};
 use quarry_volume::pace::{Limits, Rate};
 use quarry_volume::store::{Members, Views};
 
+use self::doubts::Doubts;
 use super::groups::{ControlError, Own};
 use super::state::BadState;
 
@@ -119,6 +121,13 @@ fn row_key(id: VolumeId) -> Vec<u8> {
 
 fn name_key(name: &str) -> Vec<u8> {
     [&[PREFIX, b'n'], name.as_bytes()].concat()
+}
+
+/// The id that a text is, in hex.
+pub(crate) fn id_of(text: &str) -> Option<VolumeId> {
+    let mut id = [0; 16];
+    hex::decode_to_slice(text, &mut id).ok()?;
+    Some(VolumeId(id))
 }
 
 fn put_text(out: &mut Vec<u8>, text: &str) {
@@ -353,6 +362,10 @@ fn judge(key: &[u8], value: Option<&[u8]>) -> Result<(), String> {
 }
 
 type Guards = Vec<(Vec<u8>, Option<u64>)>;
+/// What a node knows of a volume, to ask the group whether it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Known(Guards);
+
 type Rows = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 
 /// Writes rows of volumes, where this node leads.
@@ -366,6 +379,9 @@ pub(super) async fn write(
         return Ok(Err(why));
     }
     let leading = groups.control.barrier().await?;
+    if rows.is_empty() {
+        return stand(groups, &guards).map(Ok);
+    }
     clock.observe(Timestamp(leading.above));
     let guard = |(key, time): (Vec<u8>, Option<u64>)| Guard {
         key,
@@ -379,11 +395,23 @@ pub(super) async fn write(
     };
     Ok(Ok(match groups.control.propose(entry).await? {
         Outcome::Applied => Response::Done,
-        Outcome::Refused(_) => {
-            Response::Failed(Failure::new(Code::ConditionFailed, "the volume was changed meanwhile"))
-        }
+        Outcome::Refused(_) => changed_meanwhile(),
         _ => Response::Failed(Failure::new(Code::Unavailable, "try again")),
     }))
+}
+
+/// Whether rows stand at these times, where everything that was ever acknowledged is applied: nothing need be written to know it.
+fn stand(groups: &Own, guards: &Guards) -> Result<Response, ControlError> {
+    for (key, time) in guards {
+        if groups.control.row(key)?.map(|row| row.sequence) != *time {
+            return Ok(changed_meanwhile());
+        }
+    }
+    Ok(Response::Done)
+}
+
+fn changed_meanwhile() -> Response {
+    Response::Failed(Failure::new(Code::ConditionFailed, "the volume was changed meanwhile"))
 }
 
 /// The rows of volumes, as seen from a node.
@@ -391,6 +419,7 @@ pub(super) async fn write(
 pub(crate) struct Register {
     control: Group,
     net: Arc<dyn Transport>,
+    doubts: Arc<Doubts>,
 }
 
 impl std::fmt::Debug for Register {
@@ -401,7 +430,7 @@ impl std::fmt::Debug for Register {
 
 impl Register {
     pub(crate) fn new(control: Group, net: Arc<dyn Transport>) -> Self {
-        Self { control, net }
+        Self { control, net, doubts: Arc::default() }
     }
 
     /// This node.
@@ -572,13 +601,23 @@ impl Register {
 
     /// Whether a row certainly stands as it did at this time: it was changed, otherwise.
     pub(crate) async fn stands(&self, id: VolumeId, time: u64) -> Result<(), RegisterError> {
-        self.wish(vec![(row_key(id), Some(time))], Vec::new()).await
+        self.all_stand(Known(vec![(row_key(id), Some(time))])).await
     }
 
-    /// Whether there certainly is no volume of a name.
-    pub(crate) async fn is_free(&self, name: &str) -> bool {
-        let key = name_key(name);
-        self.wish(vec![(key.clone(), None)], vec![(key, None)]).await.is_ok()
+    /// What this node knows of a volume of a name, or of an id in hex.
+    pub(crate) fn known(&self, name: &str) -> Result<Known, RegisterError> {
+        let named = self.control.row(&name_key(name)).map_err(|e| RegisterError::Away(e.to_string()))?;
+        let mut guards = vec![(name_key(name), named.as_ref().map(|row| row.sequence))];
+        let id = named.and_then(|row| row.value.as_slice().try_into().ok()).map(VolumeId);
+        if let Some(id) = id.or_else(|| id_of(name)) {
+            guards.push((row_key(id), self.row(id)?.map(|(_, time)| time)));
+        }
+        Ok(Known(guards))
+    }
+
+    /// Whether all that was known certainly stands still; [`RegisterError::Changed`] says that it is worth a second look.
+    pub(crate) async fn all_stand(&self, known: Known) -> Result<(), RegisterError> {
+        self.doubts.settle(known.0, |guards| self.wish(guards, Vec::new())).await
     }
 
     /// Whether there certainly is no such volume.
@@ -586,9 +625,7 @@ impl Register {
         if !matches!(self.row(id), Ok(None)) {
             return false;
         }
-        // A change that can be only where there is none: the row's absence, as the group knows it.
-        let key = row_key(id);
-        self.wish(vec![(key.clone(), None)], vec![(key, None)]).await.is_ok()
+        self.all_stand(Known(vec![(row_key(id), None)])).await.is_ok()
     }
 }
 

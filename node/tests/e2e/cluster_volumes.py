@@ -280,6 +280,58 @@ def let_go(members):
             volume(here, "delete", "passed")
 
 
+def made_a_moment_ago(members):
+    """What one node has made, every other one finds at once, whether or not it has heard of that: by each way in."""
+    for there in members:
+        for here in members:
+            if here is there:
+                continue
+            for number in range(3):
+                volume(there, "create", "fresh", 16 * BLOCK, "--members", 3)
+                if number == 0:
+                    Export(here.nbd, "fresh").close()
+                elif number == 1:
+                    assert json.loads(volume(here, "show", "fresh", "--json"))["name"] == "fresh"
+                    volume(here, "snapshot", "fresh", "one")
+                else:
+                    volume(here, "attach", "fresh")
+                volume(here, "detach", "fresh")
+                volume(there, "delete", "fresh")
+            volume(there, "create", "fresh", 16 * BLOCK, "--members", 3)
+            volume(there, "snapshot", "fresh", "one")
+            volume(there, "detach", "fresh")
+            volume(here, "clone", "fresh@one", "of-it")
+            Export(there.nbd, "of-it").close()
+            volume(there, "detach", "of-it")
+            volume(here, "delete", "of-it")
+            volume(here, "detach", "fresh")
+            volume(there, "snapshot", "fresh", "one", "--delete")
+            volume(there, "detach", "fresh")
+            volume(here, "delete", "fresh")
+    for member in members:
+        refused_at(member)
+
+
+def refused_at(member):
+    """Many who ask for what is not there are told so, and soon."""
+    began, threads, wrong = time.monotonic(), [], []
+
+    def ask():
+        try:
+            Export(member.nbd, "nonsense")
+            wrong.append("it is there")
+        except (OSError, Refused):
+            pass
+
+    for _ in range(40):
+        threads.append(threading.Thread(target=ask, daemon=True))
+        threads[-1].start()
+    for thread in threads:
+        thread.join(HANG)
+    assert not any(thread.is_alive() for thread in threads) and not wrong, wrong
+    print(f"40 clients at {member} were told in {time.monotonic() - began:.2f} s that there is no such export", flush=True)
+
+
 def dropped(member, key):
     """What a node has may change in the same moment, which is told so."""
     try:
@@ -460,6 +512,7 @@ def main():
         encrypted(two, three)
         newer_key(one, two, three)
         let_go(it.members)
+        made_a_moment_ago(it.members)
         lineage(one, two, three, random.Random(f"{seed}/lineage"))
         wait_until(lambda: attached(three)[0].close() or all_count(three), BACK_LIMIT, "all members count", lambda: shown(three))
         print(volume(three, "compare", "disk1").strip(), flush=True)

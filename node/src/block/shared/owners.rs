@@ -49,11 +49,6 @@ impl Shared {
         row.configuration.all().filter_map(|device| Some(state.devices.get(&device)?.node)).collect()
     }
 
-    /// Whether there certainly is no volume of a name, as the control group knows it.
-    pub(crate) async fn is_free(&self, name: &str) -> bool {
-        self.register.is_free(name).await
-    }
-
     /// A volume that can be used, and has its head at no other node.
     pub(super) async fn not_elsewhere(&self, name: &str) -> Result<Row, VolumeError> {
         for _ in 1..TRIES {

@@ -8,10 +8,11 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use quarry_volume::pace::{Limits, Rate};
 
 use super::{Failure, size, status};
-use crate::block::{Compared, Said, Several, Shown, Wanted};
+use crate::block::{Compared, NAMED, Said, Several, Shown, Wanted};
 use crate::config::size_text;
 
 #[derive(Debug, Subcommand)]
@@ -323,9 +324,11 @@ fn compare(name: &str, admin: &Admin, out: &mut impl Write) -> Result<(), Failur
     Ok(writeln!(out, "{members} members have the same {blocks} blocks")?)
 }
 
-fn known(admin: &Admin) -> Result<Vec<Shown>, Failure> {
+/// The volumes, or the one of a name.
+fn known(admin: &Admin, name: Option<&str>) -> Result<Vec<Shown>, Failure> {
     let url = status::admin_url(admin.url.as_deref());
-    let text = status::ask(&url, "GET", "/volumes", "")?;
+    let query = name.map(|name| format!("?{NAMED}{}", utf8_percent_encode(name, NON_ALPHANUMERIC)));
+    let text = status::ask(&url, "GET", &format!("/volumes{}", query.unwrap_or_default()), "")?;
     serde_json::from_str(&text).map_err(|e| Failure::new(format!("read volumes of {url}"), e))
 }
 
@@ -335,7 +338,7 @@ fn print_json(value: &impl serde::Serialize, out: &mut impl Write) -> Result<(),
 }
 
 fn list(show: &Show, out: &mut impl Write) -> Result<(), Failure> {
-    let volumes = known(&show.admin)?;
+    let volumes = known(&show.admin, None)?;
     if show.json {
         return print_json(&volumes, out);
     }
@@ -348,7 +351,7 @@ fn list(show: &Show, out: &mut impl Write) -> Result<(), Failure> {
 }
 
 fn show_one(name: &str, show: &Show, out: &mut impl Write) -> Result<(), Failure> {
-    let volumes = known(&show.admin)?;
+    let volumes = known(&show.admin, Some(name))?;
     let found = volumes.into_iter().find(|volume| volume.name == name);
     let volume = found.ok_or_else(|| Failure::new("show volume", format!("there is no volume `{name}`")))?;
     if show.json {
