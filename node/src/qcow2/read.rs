@@ -4,6 +4,8 @@
 //! Invariant: pieces come in the disk's order, lie in the disk, and none lies over another one: they may be written side by side.
 //! Invariant: there are at most as many steps as the disk has clusters and tables, whatever the image says.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 
 use super::layout::{BadImage, Cluster, Layout, expand};
@@ -32,7 +34,7 @@ pub struct Piece {
     /// What it is made of.
     pub from: Span,
     /// Bytes of the cluster that was compressed.
-    packed: Option<u64>,
+    pub(super) packed: Option<u64>,
 }
 
 impl Piece {
@@ -64,9 +66,20 @@ enum Asked {
 
 /// A second table, and the clusters that it tells of still.
 #[derive(Debug)]
-struct Table {
+pub(super) struct Table {
     bytes: Bytes,
     clusters: std::ops::Range<u64>,
+}
+
+/// A second table that is to be looked at once more.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Again {
+    /// Which of the disk's.
+    pub(super) nth: u64,
+    /// Where it is.
+    pub(super) place: u64,
+    /// What lies from here on in the image was taken already.
+    pub(super) before: u64,
 }
 
 /// An image that is being read.
@@ -75,6 +88,10 @@ pub struct Reader {
     layout: Layout,
     /// Its bytes.
     image: u64,
+    /// Tables that come before the others.
+    again: VecDeque<Again>,
+    /// Of the present table what lies before this is to be had.
+    before: u64,
     /// Entries of the first table, from this one on.
     entries: Bytes,
     nth: u64,
@@ -86,7 +103,13 @@ impl Reader {
     /// Of an image of so many bytes, of which these are the first ([`HEADER`](super::HEADER), or all).
     pub fn new(header: &[u8], image: u64) -> Result<Self, BadImage> {
         let layout = Layout::parse(header)?;
-        Ok(Self { layout, image, entries: Bytes::new(), nth: 0, table: None, asked: Asked::Nothing })
+        Ok(Self::rest(layout, image, VecDeque::new(), 0))
+    }
+
+    /// Of an image of which a part was taken already: of these tables what lies before they were seen, and all of those from `nth` on.
+    pub(super) fn rest(layout: Layout, image: u64, again: VecDeque<Again>, nth: u64) -> Self {
+        let (entries, table, asked) = (Bytes::new(), None, Asked::Nothing);
+        Self { layout, image, again, before: u64::MAX, entries, nth, table, asked }
     }
 
     /// Bytes of the disk.
@@ -101,10 +124,14 @@ impl Reader {
         if let Some(piece) = self.piece()? {
             return Ok(Some(Step::Write(piece)));
         }
+        if let Some(Again { nth, place, before }) = self.again.pop_front() {
+            self.before = before;
+            return self.want_second(nth, place).map(Some);
+        }
+        self.before = u64::MAX;
         while self.nth < self.layout.second_tables() {
             if self.entries.is_empty() {
-                let some = ENTRIES.min(self.layout.second_tables() - self.nth);
-                let span = self.inside(self.layout.place_of(self.nth)?, some * 8)?;
+                let span = first_span(&self.layout, self.image, self.nth)?;
                 self.asked = Asked::First;
                 return Ok(Some(Step::Want(span)));
             }
@@ -113,12 +140,15 @@ impl Reader {
             let nth = self.nth;
             self.nth += 1;
             if let Some(place) = Layout::table(entry) {
-                let span = self.inside(place, self.layout.cluster())?;
-                self.asked = Asked::Second(nth);
-                return Ok(Some(Step::Want(span)));
+                return self.want_second(nth, place).map(Some);
             }
         }
         Ok(None)
+    }
+
+    fn want_second(&mut self, nth: u64, place: u64) -> Result<Step, BadImage> {
+        self.asked = Asked::Second(nth);
+        Ok(Step::Want(inside(self.image, place, self.layout.cluster())?))
     }
 
     /// The bytes that the last step wanted, all of them.
@@ -126,53 +156,72 @@ impl Reader {
         match std::mem::replace(&mut self.asked, Asked::Nothing) {
             Asked::Nothing => panic!("nothing was wanted"),
             Asked::First => self.entries = bytes,
-            Asked::Second(nth) => {
-                let first = nth * self.layout.per_table();
-                let end = (first + self.layout.per_table()).min(self.layout.clusters());
-                self.table = Some(Table { bytes, clusters: first..end });
-            }
+            Asked::Second(nth) => self.table = Some(Table::new(&self.layout, nth, bytes)),
         }
     }
 
-    fn inside(&self, at: u64, bytes: u64) -> Result<Span, BadImage> {
-        let there = at.checked_add(bytes).is_some_and(|end| end <= self.image);
-        if there { Ok(Span { at, bytes }) } else { Err(BadImage("it ends too early")) }
+    /// The next piece that the second table tells of, of those that are still to be had.
+    fn piece(&mut self) -> Result<Option<Piece>, BadImage> {
+        let Some(table) = self.table.as_mut() else { return Ok(None) };
+        while let Some(piece) = table.next(&self.layout, self.image)? {
+            if piece.from.at < self.before {
+                return Ok(Some(piece));
+            }
+        }
+        self.table = None;
+        Ok(None)
+    }
+}
+
+impl Table {
+    /// A second table of the disk's.
+    pub(super) fn new(layout: &Layout, nth: u64, bytes: Bytes) -> Self {
+        let first = nth * layout.per_table();
+        Self { bytes, clusters: first..(first + layout.per_table()).min(layout.clusters()) }
     }
 
-    /// The next piece that the second table tells of.
-    fn piece(&mut self) -> Result<Option<Piece>, BadImage> {
-        let Some(mut table) = self.table.take() else { return Ok(None) };
-        let size = self.layout.cluster();
-        while let Some(cluster) = table.clusters.next() {
+    /// The next piece that it tells of, in an image of so many bytes.
+    pub(super) fn next(&mut self, layout: &Layout, image: u64) -> Result<Option<Piece>, BadImage> {
+        let size = layout.cluster();
+        while let Some(cluster) = self.clusters.next() {
             let at = cluster * size;
-            let left = self.layout.bytes - at;
-            let piece = match self.layout.look(&table.bytes, cluster)? {
+            let left = layout.bytes - at;
+            return Ok(Some(match layout.look(&self.bytes, cluster)? {
                 Cluster::Zeroes => continue,
                 Cluster::Compressed(place, packed) => {
                     // Whole sectors, but for the image's last one.
-                    let packed = packed.min(self.image.saturating_sub(place));
-                    let from = self.inside(place, packed)?;
+                    let packed = packed.min(image.saturating_sub(place));
+                    let from = inside(image, place, packed)?;
                     Piece { at, bytes: size.min(left), from, packed: Some(size) }
                 }
                 Cluster::Plain(place) => {
                     let mut whole = size;
                     while whole + size <= MOST
-                        && !table.clusters.is_empty()
-                        && self.layout.look(&table.bytes, table.clusters.start)?
-                            == Cluster::Plain(place + whole)
+                        && !self.clusters.is_empty()
+                        && layout.look(&self.bytes, self.clusters.start)? == Cluster::Plain(place + whole)
                     {
-                        table.clusters.start += 1;
+                        self.clusters.start += 1;
                         whole += size;
                     }
                     let bytes = whole.min(left);
-                    Piece { at, bytes, from: self.inside(place, bytes)?, packed: None }
+                    Piece { at, bytes, from: inside(image, place, bytes)?, packed: None }
                 }
-            };
-            self.table = Some(table);
-            return Ok(Some(piece));
+            }));
         }
         Ok(None)
     }
+}
+
+/// Some entries of the first table, from one on.
+pub(super) fn first_span(layout: &Layout, image: u64, nth: u64) -> Result<Span, BadImage> {
+    let some = ENTRIES.min(layout.second_tables() - nth);
+    inside(image, layout.place_of(nth)?, some * 8)
+}
+
+/// Bytes that lie in an image.
+pub(super) fn inside(image: u64, at: u64, bytes: u64) -> Result<Span, BadImage> {
+    let there = at.checked_add(bytes).is_some_and(|end| end <= image);
+    if there { Ok(Span { at, bytes }) } else { Err(BadImage("it ends too early")) }
 }
 
 #[cfg(test)]

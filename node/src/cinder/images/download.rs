@@ -1,32 +1,23 @@
 //! An image's bytes, on their way into a new volume.
 //!
-//! A raw image is written as it comes. One in qcow2 tells at its beginning of places at its end, so it is written to a volume of its own
-//! first, which no client finds, and read from there.
+//! A raw image is written as it comes, and so is one in qcow2 as far as its tables lie before what they tell of (`unpack`).
 //!
 //! Invariant: what a try before this one wrote (the node was killed, the service was another one then) is zeroed before the first byte comes.
-//! Invariant: the volume that a qcow2 lies in is encrypted where the new one is, and goes with the try; what a crash leaves of it the next
-//! try deletes, or the sweep of volumes on their way (`migrate`).
 //! Invariant: an image has no more bytes than twice its volume and [`BESIDES`]: it cannot fill the disk beyond its owner's quota.
 
 use bytes::{Bytes, BytesMut};
-use futures_util::stream::{FuturesUnordered, StreamExt, TryStreamExt};
 use md5::Md5;
-use quarry_volume::VolumeId;
-use quarry_volume::store::{Attached, Label, VolumeError};
+use quarry_volume::store::{Attached, VolumeError};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256, Sha512};
 
 use super::service::Download;
-use super::{service_for, while_wanted};
-use crate::block::moving::End;
+use super::{service_for, unpack, while_wanted};
 use crate::cinder::Office;
 use crate::cinder::copy::CopyError;
 use crate::cinder::fields::{map, text};
-use crate::cinder::volume_view::is_encrypted;
 use crate::cinder::volumes::DRAWER;
 use crate::papers::{Paper, PaperError};
-use crate::qcow2::{HEADER, Piece, Reader, Span, Step};
-use crate::storage::{random_bytes, wall_clock};
 
 /// Bytes that are written at once.
 const PIECE: usize = 1 << 20;
@@ -34,11 +25,9 @@ const PIECE: usize = 1 << 20;
 const ZEROED: u64 = 1 << 30;
 /// What an image may have besides the bytes of its disk, and as many again for its own snapshots.
 const BESIDES: u64 = 64 << 20;
-/// Pieces of a qcow2 that are copied at once.
-const AT_ONCE: usize = 4;
 
 /// Hashes what comes, and compares it with what the service says.
-enum Hash {
+pub(super) enum Hash {
     Sha512(Box<Sha512>, String),
     Sha256(Box<Sha256>, String),
     Md5(Box<Md5>, String),
@@ -47,7 +36,7 @@ enum Hash {
 }
 
 impl Hash {
-    fn of(image: &Paper) -> Self {
+    pub(super) fn of(image: &Paper) -> Self {
         let (hash, sum) = (text(image, "hash").to_owned(), text(image, "checksum").to_owned());
         match text(image, "algorithm") {
             "sha512" if !hash.is_empty() => Self::Sha512(Box::default(), hash),
@@ -57,7 +46,7 @@ impl Hash {
         }
     }
 
-    fn add(&mut self, bytes: &[u8]) {
+    pub(super) fn add(&mut self, bytes: &[u8]) {
         match self {
             Self::Sha512(hash, _) => hash.update(bytes),
             Self::Sha256(hash, _) => hash.update(bytes),
@@ -112,7 +101,7 @@ impl Pour<'_> {
 }
 
 /// What is all zeroes need not be written to what reads as zeroes.
-async fn write(target: &Attached, at: u64, piece: Bytes) -> Result<(), VolumeError> {
+pub(super) async fn write(target: &Attached, at: u64, piece: Bytes) -> Result<(), VolumeError> {
     if piece.iter().all(|byte| *byte == 0) { Ok(()) } else { target.write(at, piece).await }
 }
 
@@ -136,7 +125,7 @@ pub(crate) async fn write_out(
     let from = images.download(text(&image, "id")).await?;
     let job = Job { office, volume, image: &image, size };
     if text(&image, "format") == "qcow2" {
-        job.unpack(from, target).await?;
+        unpack::unpack(&job, from, target).await?;
     } else {
         while_wanted(office, volume, Box::pin(job.pour(from, target))).await?;
     }
@@ -165,11 +154,11 @@ async fn say(office: &Office, volume: &Paper, status: &str) -> Result<(), PaperE
 }
 
 /// One download.
-struct Job<'a> {
-    office: &'a Office,
-    volume: &'a Paper,
-    image: &'a Paper,
-    size: u64,
+pub(super) struct Job<'a> {
+    pub(super) office: &'a Office,
+    pub(super) volume: &'a Paper,
+    pub(super) image: &'a Paper,
+    pub(super) size: u64,
 }
 
 impl Job<'_> {
@@ -180,62 +169,17 @@ impl Job<'_> {
             hash.add(&bytes);
             pour.add(&bytes).await?;
         }
-        if pour.end().await? != self.size || !hash.matches() {
-            return Err(CopyError::Image("what came is not what the image service says"));
-        }
-        Ok(())
+        self.judge(pour.end().await?, hash)
     }
 
-    /// Writes what an image in qcow2 is of.
-    async fn unpack(&self, from: Download, target: &Attached) -> Result<(), CopyError> {
-        let (exports, name) = (&self.office.blocks.exports, End::Arriving.name_of(text(self.volume, "id")));
-        if exports.volumes().find(&name).is_ok() {
-            exports.let_go(&name).await?;
-        }
-        let key = is_encrypted(self.volume).then(|| exports.volumes().wrap(&random_bytes())).transpose()?;
-        let bytes = self.size.max(1).next_multiple_of(4096);
-        let label = Label { name: name.clone(), bytes, made: wall_clock() / 1000, key, ..Label::default() };
-        exports.create(VolumeId(random_bytes()), label, 1).await?;
-        let done = async {
-            let kept = exports.attach(&name).await?;
-            self.pour(from, &kept).await?;
-            unfold(&kept, target).await
-        };
-        let done = while_wanted(self.office, self.volume, Box::pin(done)).await;
-        exports.let_go(&name).await?;
-        done
-    }
-}
-
-async fn bytes_of(image: &Attached, span: Span) -> Result<Bytes, CopyError> {
-    Ok(image.read_whole(span.at, span.bytes).await?.freeze())
-}
-
-/// Writes the disk that an image in qcow2 is of.
-async fn unfold(image: &Attached, target: &Attached) -> Result<(), CopyError> {
-    let header = Span { at: 0, bytes: image.bytes().min(HEADER as u64) };
-    let mut reader = Reader::new(&bytes_of(image, header).await?, image.bytes())?;
-    if reader.bytes() > target.bytes() {
-        return Err(CopyError::Image("it is larger than the volume"));
-    }
-    let mut copied = FuturesUnordered::new();
-    while let Some(step) = reader.step()? {
-        match step {
-            Step::Want(span) => reader.told(bytes_of(image, span).await?),
-            Step::Write(piece) => {
-                copied.push(copy(image, piece, target));
-                if copied.len() == AT_ONCE {
-                    copied.next().await.unwrap_or(Ok(()))?;
-                }
-            }
+    /// Whether what came, so many bytes with this hash, is the image.
+    pub(super) fn judge(&self, bytes: u64, hash: Hash) -> Result<(), CopyError> {
+        if bytes == self.size && hash.matches() {
+            Ok(())
+        } else {
+            Err(CopyError::Image("what came is not what the image service says"))
         }
     }
-    copied.try_collect::<()>().await
-}
-
-async fn copy(image: &Attached, piece: Piece, target: &Attached) -> Result<(), CopyError> {
-    let data = piece.made_of(bytes_of(image, piece.from).await?)?;
-    Ok(write(target, piece.at, data).await?)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 
 mod download;
 mod service;
+mod unpack;
 mod upload;
 
 use std::time::Duration;

@@ -344,6 +344,88 @@ async fn an_image_in_qcow2_is_unpacked_and_leaves_nothing_behind() {
     rig.stop().await;
 }
 
+/// Clusters of the disk below that are there.
+const USED: usize = 320;
+
+fn byte_of(cluster: usize) -> u8 {
+    u8::try_from(cluster % 250 + 1).unwrap()
+}
+
+/// A disk of 1 GiB whose first 20 MiB are there, in qcow2: its tables lie before what they tell of, or behind it.
+fn with_tables(before: bool) -> Vec<u8> {
+    let place = |nth: usize| (nth as u64) << 16;
+    let (first, second, data) = if before { (1, 2, 3) } else { (USED + 2, USED + 1, 1) };
+    let mut image = vec![0; (USED + 3) << 16];
+    let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, b"QFI\xfb\0\0\0\x03");
+    put(20, &16_u32.to_be_bytes());
+    put(24, &(1_u64 << 30).to_be_bytes());
+    put(36, &2_u32.to_be_bytes());
+    put(40, &place(first).to_be_bytes());
+    put(first << 16, &((1_u64 << 63) + place(second)).to_be_bytes());
+    for cluster in 0..USED {
+        put((second << 16) + cluster * 8, &((1_u64 << 63) + place(data + cluster)).to_be_bytes());
+        put((data + cluster) << 16, &[byte_of(cluster); 1 << 16]);
+    }
+    image
+}
+
+/// The volume took twice the time of its download, for the image was written to a volume of its own first, and from there to its disk.
+#[tokio::test]
+async fn an_image_in_qcow2_is_written_while_it_comes_and_once() {
+    let rig = Rig::start();
+    let office = office(&rig);
+    let image = Image { pause: (USED - 2) << 16, ..Image::new("qcow2", with_tables(true)) };
+    let glance = Glance::start(image.saying("virtual_size", json!(1 << 30))).await;
+    let id = glance.make(&office, 1).await;
+    let mut running = JoinSet::new();
+    work::round(&office, &mut running).await.unwrap();
+    glance.asked.acquire().await.unwrap().forget();
+    // Some of the image has not come yet, and what came first is there.
+    while read(&office, &id, 300 << 16).await != byte_of(300) {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_eq!(shown(&office, &id).await["status"], "downloading");
+    nothing_is_on_its_way(&office);
+    glance.gate.add_permits(1);
+    while running.join_next().await.is_some() {}
+    settle(&office).await;
+    assert_eq!(shown(&office, &id).await["status"], "available");
+    for cluster in 0..USED {
+        assert_eq!(read(&office, &id, (cluster as u64) << 16).await, byte_of(cluster));
+    }
+    assert_eq!(read(&office, &id, (USED as u64) << 16).await, 0);
+    nothing_is_on_its_way(&office);
+    rig.stop().await;
+}
+
+/// More is kept of it than memory is for; a node that is killed meanwhile leaves a volume, which the next try deletes.
+#[tokio::test]
+async fn an_image_whose_tables_come_last_is_kept_until_they_have() {
+    let rig = Rig::start();
+    let first = office(&rig);
+    let image = Image { pause: (USED - 2) << 16, ..Image::new("qcow2", with_tables(false)) };
+    let glance = Glance::start(image.saying("virtual_size", json!(1 << 30))).await;
+    let id = glance.make(&first, 1).await;
+    let mut running = JoinSet::new();
+    work::round(&first, &mut running).await.unwrap();
+    glance.asked.acquire().await.unwrap().forget();
+    while first.blocks.exports.volumes().list().len() < 2 {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    running.shutdown().await;
+    drop(first);
+    let second = office(&rig);
+    glance.gate.add_permits(2);
+    settle(&second).await;
+    assert_eq!(shown(&second, &id).await["status"], "available");
+    for cluster in 0..USED {
+        assert_eq!(read(&second, &id, (cluster as u64) << 16).await, byte_of(cluster));
+    }
+    nothing_is_on_its_way(&second);
+    rig.stop().await;
+}
+
 /// What a killed node had written of an image that was another one then (or bytes that were damaged) stood where the image has zeroes.
 #[tokio::test]
 async fn a_download_that_a_kill_cut_off_begins_anew_on_zeroes() {
