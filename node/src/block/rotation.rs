@@ -33,8 +33,8 @@ use tokio::sync::Notify;
 use super::keys::{KeyError, Keys};
 use super::shared::Shared;
 use crate::cluster::watch::{Patience, is_first};
-use crate::control::volumes::RegisterError;
 use crate::control::volumes::wrapping::{Choice, Held, Holders, MAX_NAMES};
+use crate::control::volumes::{RegisterError, Row};
 
 /// Pause between two looks.
 const EVERY: Duration = Duration::from_secs(2);
@@ -189,6 +189,13 @@ impl Known {
         }
     }
 
+    /// Keys that a node is to forget that has these: they were dropped, and nothing that is known names one.
+    fn forgotten(&self, own: &Held) -> Vec<KeyName> {
+        let dropped = self.choice.iter().flat_map(|choice| &choice.dropped).copied();
+        let needed = |name: &KeyName| self.rows.contains_key(name) || own.volumes.contains_key(name);
+        dropped.filter(|name| own.keys.contains(name) && !needed(name)).collect()
+    }
+
     fn shown(&self) -> Vec<ShownKey> {
         let held = self.held().flat_map(|held| held.keys.iter().chain(held.volumes.keys())).copied();
         let wraps = self.choice.as_ref().map(|choice| choice.wraps);
@@ -204,6 +211,13 @@ impl Known {
         };
         all.into_iter().map(shown).collect()
     }
+}
+
+/// Version times of what decides, as they were when it was read.
+#[derive(Debug, Clone, Copy, Default)]
+struct Times {
+    chosen: Option<u64>,
+    spoke: Option<u64>,
 }
 
 /// Keys that come and go.
@@ -229,14 +243,15 @@ impl Rotation {
         Held { keys: self.keys.ring().names(), volumes: self.volumes.wrapped_by() }
     }
 
-    /// What is known here, and the version time of the choice.
-    fn known(&self) -> Result<(Known, Option<u64>), RotationError> {
+    /// What is known here, and the version times of the choice and of what was said.
+    fn known(&self) -> Result<(Known, Times), RotationError> {
         let Some(shared) = &self.shared else {
             let (own, node) = (self.own(), NodeId::default());
             let choice = own.keys.first().map(|wraps| Choice { wraps: *wraps, dropped: Vec::new() });
             let (nodes, holders) = (vec![node], Holders::from([(node, (own, 0))]));
-            return Ok((Known { choice, nodes, holders, rows: BTreeMap::new() }, None));
+            return Ok((Known { choice, nodes, holders, rows: BTreeMap::new() }, Times::default()));
         };
+        let spoke = shared.register.spoke()?;
         // The rows behind the choice: a key that does not wrap any more gets no row that is not among these.
         let (choice, time) = shared.register.choice()?;
         let nodes = shared.nodes();
@@ -246,7 +261,7 @@ impl Rotation {
         for key in shared.register.list()?.into_iter().filter_map(|row| row.key) {
             *rows.entry(key.wrapped_by()).or_default() += 1;
         }
-        Ok((Known { choice, nodes, holders, rows }, time))
+        Ok((Known { choice, nodes, holders, rows }, Times { chosen: time, spoke }))
     }
 
     /// Does what an operator asks.
@@ -258,7 +273,7 @@ impl Rotation {
             let read = hex::decode_to_slice(text, &mut name);
             read.map(|()| KeyName(name)).map_err(|_| RotationError::Name(text.to_owned()))
         };
-        let (known, time) = self.known()?;
+        let (known, Times { chosen, spoke }) = self.known()?;
         let done = match wish {
             KeyWish::List => serde_json::to_string(&known.shown()).unwrap_or_default(),
             KeyWish::New if !self.keys.makes() => return Err(RotationError::Elsewhere),
@@ -267,7 +282,7 @@ impl Rotation {
                 let name = name(text)?;
                 match (known.using(name)?, &self.shared) {
                     (Some(choice), Some(shared)) => {
-                        shared.register.choose(&choice, time, &known.holders).await?;
+                        shared.register.choose(&choice, chosen, spoke).await?;
                     }
                     (Some(_), None) => self.keys.prefer(name)?,
                     (None, _) => {}
@@ -278,7 +293,7 @@ impl Rotation {
                 let name = name(text)?;
                 match (known.dropping(name)?, &self.shared) {
                     (Some(choice), Some(shared)) => {
-                        shared.register.choose(&choice, time, &known.holders).await?;
+                        shared.register.choose(&choice, chosen, spoke).await?;
                     }
                     (Some(_), None) => {
                         self.forget(name, &known).await?;
@@ -320,17 +335,17 @@ impl Rotation {
     async fn round(&self) -> Result<(), RotationError> {
         let _turn = self.turn.lock().await;
         self.keys.read_again()?;
-        let (known, _) = self.known()?;
+        let (known, Times { chosen, .. }) = self.known()?;
         self.miss(&known);
         if let Some(choice) = known.choice.as_ref().filter(|choice| self.has(choice.wraps)) {
             self.keys.prefer(choice.wraps)?;
             let own = self.volumes.rewrap(choice.wraps).await;
-            let rows = self.rewrap_rows(choice.wraps, &known).await;
+            let rows = self.rewrap_rows(choice.wraps, chosen, &known).await;
             let (own, rows) = (own?, rows?);
             if own + rows > 0 {
                 tracing::info!(volumes = own + rows, key = %choice.wraps, "wrap volumes' keys anew");
             }
-            for name in choice.dropped.iter().copied().filter(|name| self.has(*name)) {
+            for name in known.forgotten(&self.own()) {
                 self.forget(name, &known).await?;
             }
         }
@@ -360,7 +375,12 @@ impl Rotation {
     }
 
     /// Wraps the keys of volumes with several members anew, if this node is the one to do it.
-    async fn rewrap_rows(&self, by: KeyName, known: &Known) -> Result<usize, RotationError> {
+    async fn rewrap_rows(
+        &self,
+        by: KeyName,
+        chosen: Option<u64>,
+        known: &Known,
+    ) -> Result<usize, RotationError> {
         let Some(shared) = &self.shared else { return Ok(0) };
         let (mut done, mut first) = (0, BTreeMap::new());
         for row in shared.list() {
@@ -375,15 +395,14 @@ impl Rotation {
             if !first[&name] {
                 continue;
             }
-            let anew = shared.change(row.id, |row| {
-                if row.key == Some(old) {
-                    row.key = Some(new);
-                }
-            });
-            match anew.await {
-                Ok(_) => done += 1,
-                // It was deleted.
-                Err(VolumeError::NoVolume(_)) => {}
+            let Some((now, time)) = shared.register.row(row.id)?.filter(|(now, _)| now.key == Some(old))
+            else {
+                continue;
+            };
+            match shared.register.rewrap(&Row { key: Some(new), ..now }, time, chosen).await {
+                Ok(()) => done += 1,
+                // The volume, or which key wraps: the next round looks again.
+                Err(RegisterError::Changed) => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -435,3 +454,7 @@ fn gone(holders: &Holders, has_left: impl Fn(NodeId) -> bool) -> Vec<(NodeId, u6
 #[cfg(test)]
 #[path = "rotation_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "rotation_model.rs"]
+mod model;

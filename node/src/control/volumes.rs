@@ -291,7 +291,7 @@ impl Row {
         Views { era: self.era, snapshots: self.snapshots.iter().map(|one| one.era).collect() }
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, BadState> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, BadState> {
         let mut r = Reader::new(bytes);
         let more = match r.u8()? {
             VERSION => false,
@@ -355,6 +355,9 @@ fn judge(key: &[u8], value: Option<&[u8]>) -> Result<(), String> {
         (Some(([PREFIX, b'k'], [])), Some(value)) => {
             wrapping::Choice::decode(value).map(drop).map_err(|bad| bad.to_string())
         }
+        (Some(([PREFIX, b'w'], [])), Some(value)) => {
+            wrapping::judge_spoke(value).map_err(|bad| bad.to_string())
+        }
         (Some(([PREFIX, b'h'], node)), value) if node.len() == 16 => value
             .map_or(Ok(()), |value| wrapping::Held::decode(value).map(drop).map_err(|bad| bad.to_string())),
         _ => Err("it is no row of a volume".to_owned()),
@@ -362,11 +365,27 @@ fn judge(key: &[u8], value: Option<&[u8]>) -> Result<(), String> {
 }
 
 type Guards = Vec<(Vec<u8>, Option<u64>)>;
+/// What is to stand, and what is to be written then.
+pub(crate) type Change = (Guards, Rows);
 /// What a node knows of a volume, to ask the group whether it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Known(Guards);
 
 type Rows = Vec<(Vec<u8>, Option<Vec<u8>>)>;
+
+/// A volume is made, unless its name is taken.
+pub(crate) fn making(row: &Row, chosen: Option<u64>) -> Change {
+    let (key, name) = (row_key(row.id), name_key(&row.name));
+    let mut guards = vec![(key.clone(), None), (name.clone(), None)];
+    guards.extend(row.key.map(|_| (wrapping::choice_key(), chosen)));
+    (guards, vec![(key, Some(row.encode())), (name, Some(row.id.0.to_vec()))])
+}
+
+/// A volume's key is wrapped anew: by one that was dropped meanwhile it could be opened nowhere.
+pub(crate) fn rewrapping(row: &Row, time: u64, chosen: Option<u64>) -> Change {
+    let key = row_key(row.id);
+    (vec![(key.clone(), Some(time)), (wrapping::choice_key(), chosen)], vec![(key, Some(row.encode()))])
+}
 
 /// Writes rows of volumes, where this node leads.
 pub(super) async fn write(
@@ -512,10 +531,7 @@ impl Register {
 
     /// Makes a volume, unless its name is taken; an encrypted one given that the word on which key wraps stood at this time.
     pub(crate) async fn make(&self, row: &Row, chosen: Option<u64>) -> Result<(), RegisterError> {
-        let (key, name) = (row_key(row.id), name_key(&row.name));
-        let mut guards = vec![(key.clone(), None), (name.clone(), None)];
-        guards.extend(row.key.map(|_| (wrapping::choice_key(), chosen)));
-        let rows = vec![(key, Some(row.encode())), (name, Some(row.id.0.to_vec()))];
+        let (guards, rows) = making(row, chosen);
         let made = self.wish(guards, rows).await;
         match made {
             Ok(()) => self.seen(row.id, |seen| seen.is_some()).await,
@@ -550,6 +566,18 @@ impl Register {
     pub(crate) async fn change(&self, row: &Row, time: u64) -> Result<(), RegisterError> {
         let key = row_key(row.id);
         self.wish(vec![(key.clone(), Some(time))], vec![(key, Some(row.encode()))]).await?;
+        self.seen(row.id, |seen| seen.is_none_or(|(_, now)| *now != time)).await
+    }
+
+    /// Writes a row, that stood at this time, with its key wrapped anew, given that the word on which key wraps stood at that time.
+    pub(crate) async fn rewrap(
+        &self,
+        row: &Row,
+        time: u64,
+        chosen: Option<u64>,
+    ) -> Result<(), RegisterError> {
+        let (guards, rows) = rewrapping(row, time, chosen);
+        self.wish(guards, rows).await?;
         self.seen(row.id, |seen| seen.is_none_or(|(_, now)| *now != time)).await
     }
 

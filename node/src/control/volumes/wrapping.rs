@@ -3,7 +3,9 @@
 //!
 //! Invariant: a volume's key is wrapped by what the row says: who makes a volume names the version with which the row stands. So once a
 //! newer key wraps, no volume is made that names the older one, however late the wish for it comes.
-//! Invariant: a key wraps only when each node has said that it has it, durably; what they said is named too, with the version of each.
+//! So does who wraps the key of one anew.
+//! Invariant: a key wraps only when each node has said that it has it, durably. Who says something writes a row that is the same for all,
+//! too: by its version what all said is named, however many they are.
 //! Invariant: what was dropped never wraps again.
 
 use std::collections::BTreeMap;
@@ -13,7 +15,7 @@ use quarry_engine::index::Range;
 use quarry_engine::net::NodeId;
 use quarry_volume::KeyName;
 
-use super::{BadState, Guards, PAUSE, PREFIX, Register, RegisterError, SEEN};
+use super::{BadState, Change, PAUSE, PREFIX, Register, RegisterError, SEEN};
 
 const VERSION: u8 = 1;
 /// Most names in a row.
@@ -66,7 +68,7 @@ impl Choice {
         out
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, BadState> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, BadState> {
         let mut r = begin(bytes)?;
         let (wraps, dropped) = (KeyName(r.array()?), names(&mut r)?);
         if dropped.contains(&wraps) {
@@ -88,7 +90,7 @@ impl Held {
         out
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, BadState> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, BadState> {
         let mut r = begin(bytes)?;
         let (keys, count) = (names(&mut r)?, r.varint()?);
         if count > MAX_NAMES as u64 {
@@ -100,8 +102,40 @@ impl Held {
     }
 }
 
-pub(super) fn choice_key() -> Vec<u8> {
+pub(crate) fn choice_key() -> Vec<u8> {
     vec![PREFIX, b'k']
+}
+
+/// Of the row that who says something writes.
+pub(crate) fn spoke_key() -> Vec<u8> {
+    vec![PREFIX, b'w']
+}
+
+fn spoke(node: NodeId) -> (Vec<u8>, Option<Vec<u8>>) {
+    (spoke_key(), Some([&[VERSION][..], &node.0].concat()))
+}
+
+pub(super) fn judge_spoke(value: &[u8]) -> Result<(), BadState> {
+    let mut r = begin(value)?;
+    let _node: [u8; 16] = r.array()?;
+    end(&r, ())
+}
+
+/// A node says what it has.
+pub(crate) fn holding(node: NodeId, held: &Held, before: Option<u64>) -> Change {
+    let key = held_key(node);
+    (vec![(key.clone(), before)], vec![(key, Some(held.encode())), spoke(node)])
+}
+
+/// What a node said that has left is taken back by another one.
+pub(crate) fn unsaying(by: NodeId, node: NodeId, time: u64) -> Change {
+    (vec![(held_key(node), Some(time))], vec![(held_key(node), None), spoke(by)])
+}
+
+/// A key wraps, or is dropped, given that the row stands as it was read, and all that was said: as that of the row for all of it.
+pub(crate) fn choosing(choice: &Choice, before: Option<u64>, spoke: Option<u64>) -> Change {
+    let guards = vec![(choice_key(), before), (spoke_key(), spoke)];
+    (guards, vec![(choice_key(), Some(choice.encode()))])
 }
 
 fn held_key(node: NodeId) -> Vec<u8> {
@@ -135,25 +169,31 @@ impl Register {
 
     /// Says what this node has.
     pub(crate) async fn hold(&self, held: &Held, before: Option<u64>) -> Result<(), RegisterError> {
-        let key = held_key(self.local());
-        self.wish(vec![(key.clone(), before)], vec![(key, Some(held.encode()))]).await
+        let (guards, rows) = holding(self.local(), held, before);
+        self.wish(guards, rows).await
     }
 
     /// Takes back what a node said that has left, given that it has not said anything else since.
     pub(crate) async fn unsay(&self, node: NodeId, time: u64) -> Result<(), RegisterError> {
-        self.wish(vec![(held_key(node), Some(time))], vec![(held_key(node), None)]).await
+        let (guards, rows) = unsaying(self.local(), node, time);
+        self.wish(guards, rows).await
     }
 
-    /// Has a key wrap, or be dropped, given that all stands as it was read: the row, and what was said by `holders`.
+    /// The version time of what was said last, as applied here: to be read before what was said.
+    pub(crate) fn spoke(&self) -> Result<Option<u64>, RegisterError> {
+        let row = self.control.row(&spoke_key()).map_err(|e| RegisterError::Away(e.to_string()))?;
+        Ok(row.map(|row| row.sequence))
+    }
+
+    /// Has a key wrap, or be dropped, given that all stands as it was read.
     pub(crate) async fn choose(
         &self,
         choice: &Choice,
         before: Option<u64>,
-        holders: &Holders,
+        spoke: Option<u64>,
     ) -> Result<(), RegisterError> {
-        let mut guards: Guards = vec![(choice_key(), before)];
-        guards.extend(holders.iter().map(|(node, (_, time))| (held_key(*node), Some(*time))));
-        self.wish(guards, vec![(choice_key(), Some(choice.encode()))]).await?;
+        let (guards, rows) = choosing(choice, before, spoke);
+        self.wish(guards, rows).await?;
         let seen = async {
             while self.choice()?.1 == before {
                 tokio::time::sleep(PAUSE).await;
@@ -187,6 +227,11 @@ mod tests {
         let word = held_key(NodeId([1; 16]));
         assert_eq!(super::super::judge(&word, Some(&held.encode())), Ok(()));
         assert_eq!(super::super::judge(&word, None), Ok(()), "it left");
+        let (key, value) = spoke(NodeId([1; 16]));
+        assert_eq!(super::super::judge(&key, value.as_deref()), Ok(()));
+        assert!(
+            super::super::judge(&key, Some(&[VERSION])).is_err() && super::super::judge(&key, None).is_err()
+        );
         assert!(
             super::super::judge(&word, Some(&[])).is_err() && super::super::judge(&word[..9], None).is_err()
         );
