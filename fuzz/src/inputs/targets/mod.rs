@@ -36,6 +36,7 @@ pub const TARGETS: &[Target] = &[
     config::CONFIG,
     config::AUTH,
     images::QCOW2,
+    images::STREAM,
 ];
 
 /// No checksum to mend.
