@@ -163,6 +163,7 @@ impl Bench<'_> {
         let per = |n: u64, of: u64| json!(round(as_f64(n) / as_f64(of.max(1))));
         details.insert("log_mib_per_s".to_owned(), json!(round(median_of(&rounds, |(ours, _)| *ours))));
         details.insert("batches".to_owned(), json!(counts.batches));
+        details.insert("behind_per_batch".to_owned(), per(counts.behind, counts.batches));
         details.insert("flushes_per_batch".to_owned(), per(counts.flushes, counts.batches));
         details.insert("records_per_batch".to_owned(), per(counts.records, counts.batches));
         details.insert("bytes_per_batch".to_owned(), per(counts.written, counts.batches));

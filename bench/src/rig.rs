@@ -16,8 +16,8 @@ use quarry_engine::disk::{
 };
 use quarry_engine::index::{RocksIndex, RocksOptions};
 use quarry_engine::io::{
-    AlignedBuf, Completion, Disk, Geometry, Op, OpenOptions, SplitMix64, Wait, Waker, aligned_bytes,
-    open_device,
+    AlignedBuf, Completion, Disk, Geometry, Lanes, Op, OpenOptions, SplitMix64, Told, Wait, Waker,
+    aligned_bytes, open_device,
 };
 
 use quarry_engine::object::{ObjectPath, Options, PutSpec, Spread, Store};
@@ -77,6 +77,14 @@ impl Disk for Part {
         self.inner.submit(op);
     }
 
+    fn announce(&mut self, told: Told) {
+        self.inner.announce(told);
+    }
+
+    fn pipelines(&self) -> bool {
+        self.inner.pipelines()
+    }
+
     fn reap(&mut self, wait: Wait, out: &mut Vec<Completion>) {
         self.inner.reap(wait, out);
     }
@@ -91,6 +99,10 @@ impl Disk for Part {
 
     fn buffer(&mut self, len: usize) -> AlignedBuf {
         self.inner.buffer(len)
+    }
+
+    fn lanes(&self) -> Option<Lanes> {
+        self.inner.lanes()
     }
 }
 
@@ -110,6 +122,7 @@ pub(crate) struct Rig {
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Counts {
     pub(crate) batches: u64,
+    pub(crate) behind: u64,
     pub(crate) flushes: u64,
     pub(crate) records: u64,
     pub(crate) written: u64,
@@ -119,6 +132,7 @@ impl Counts {
     pub(crate) fn minus(self, before: Self) -> Self {
         Self {
             batches: self.batches - before.batches,
+            behind: self.behind - before.behind,
             flushes: self.flushes - before.flushes,
             records: self.records - before.records,
             written: self.written - before.written,
@@ -128,6 +142,7 @@ impl Counts {
     pub(crate) fn plus(self, more: Self) -> Self {
         Self {
             batches: self.batches + more.batches,
+            behind: self.behind + more.behind,
             flushes: self.flushes + more.flushes,
             records: self.records + more.records,
             written: self.written + more.written,
@@ -240,10 +255,15 @@ impl Rig {
     /// The counters now.
     pub(crate) fn counts(&self) -> Counts {
         let counters = self.handle.counters();
-        let [batches, flushes, records, written] =
-            [&counters.batches, &counters.flushes, &counters.records, &counters.written_bytes]
-                .map(|counter| counter.load(Ordering::Relaxed));
-        Counts { batches, flushes, records, written }
+        let [batches, behind, flushes, records, written] = [
+            &counters.batches,
+            &counters.behind,
+            &counters.flushes,
+            &counters.records,
+            &counters.written_bytes,
+        ]
+        .map(|counter| counter.load(Ordering::Relaxed));
+        Counts { batches, behind, flushes, records, written }
     }
 
     /// The store, on [`Layer::Object`].

@@ -8,7 +8,7 @@ use super::assembly::assemble;
 use super::core::{Core, Writing};
 use super::format::batch::{BatchHeader, Descriptor, HeadClass, hash, header_len};
 use super::format::segment::{Footer, FooterEntry, SegmentHeader, footer_len};
-use super::limits::{ALIGN_FROM, CLIENT_RESERVE, DELETE_RESERVE, MAX_BATCH, MAX_BATCH_RECORDS};
+use super::limits::{ALIGN_FROM, CLIENT_RESERVE, DELETE_RESERVE, MAX_BATCH_RECORDS};
 use super::segments::{HeadPosition, Position, State};
 use super::shared::{Append, Class, Counters, DiskError, Item};
 use super::{Durability, Location, Lsn};
@@ -137,7 +137,7 @@ impl Core {
         }
     }
 
-    fn start_class(&mut self, class: HeadClass) -> bool {
+    pub(crate) fn start_class(&mut self, class: HeadClass) -> bool {
         let Some(first) = self.queue(class).front() else { return false };
         let need = (header_len(MAX_BATCH_RECORDS, 0) + first.most_bytes()).next_multiple_of(BLOCK);
         let segment_size = self.shared.layout.segment_size;
@@ -146,6 +146,10 @@ impl Core {
             .is_some_and(|head| head.room(segment_size, MAX_BATCH_RECORDS) >= need);
         let mut writes = Vec::new();
         let mut opened = false;
+        let most = self.most_bytes_now();
+        if self.writing.is_some() && (!fits || need > most) {
+            return false;
+        }
         if !fits {
             let Some(segment) = self.next_segment(class) else { return false };
             let full = self.heads[class as usize].as_ref().map(|head| head.segment);
@@ -155,7 +159,7 @@ impl Core {
             opened = true;
         }
         let Some(open) = self.heads[class as usize].as_ref() else { return false };
-        let room = open.room(segment_size, MAX_BATCH_RECORDS).min(MAX_BATCH);
+        let room = open.room(segment_size, MAX_BATCH_RECORDS).min(most);
         let Some(head) = self.head_position(class) else { return false };
         let groups = self.take_groups(class, room);
         self.write_batch(class, head, groups, opened, writes);
@@ -219,13 +223,14 @@ impl Core {
     }
 
     fn take_groups(&mut self, class: HeadClass, room: usize) -> Vec<Append> {
+        let most = if class == HeadClass::Hot { self.share_of_clients() } else { usize::MAX };
         let queue = self.queue(class);
         let mut groups = Vec::new();
         let (mut bytes, mut records) = (header_len(MAX_BATCH_RECORDS, 0), 0);
         while let Some(next) = queue.front() {
             let (more, count) = (next.most_bytes(), next.items.len());
             let full = bytes + more > room || records + count > MAX_BATCH_RECORDS;
-            if full && !groups.is_empty() {
+            if (full || groups.len() >= most) && !groups.is_empty() {
                 break;
             }
             assert!(!full, "the first group was measured before");
@@ -331,24 +336,22 @@ impl Core {
         let total = header.total_len as usize;
         let data = assemble(self.disk.as_mut(), lead, &encoded, total, &header.records, items);
 
-        let left = 1 + writes.len();
         let lead = lead.len() as u64;
         let offset = self.shared.layout.segment_start(head.segment) + u64::from(head.offset) - lead;
         let batch = self.placed(class, head, &header, &encoded, groups);
-        if writes.is_empty() {
-            self.submit_batch(&batch, offset, data);
-        } else {
-            self.submit_write(offset, data);
-            for (offset, bytes) in writes {
-                let mut footer = self.disk.buffer(bytes.len());
-                footer.copy_from_slice(&bytes);
-                self.submit_write(offset, footer.into());
-            }
-        }
         Counters::add(&self.shared.counters.batches, 1);
         Counters::add(&self.shared.counters.records, header.records.len() as u64);
         Counters::add(&self.shared.counters.written_bytes, batch.bytes);
-        self.writing = Some(Writing { batch, left });
+        if writes.is_empty() {
+            return self.submit_batch(batch, offset, data);
+        }
+        self.submit_write(offset, data);
+        self.writing = Some(Writing { batch, left: 1 + writes.len(), commits: false });
+        for (offset, bytes) in writes {
+            let mut footer = self.disk.buffer(bytes.len());
+            footer.copy_from_slice(&bytes);
+            self.submit_write(offset, footer.into());
+        }
     }
 
     /// Moves the head past the batch and remembers what the applier needs of it.

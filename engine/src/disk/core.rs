@@ -1,7 +1,7 @@
 //! The disk's own state, turned by one thread (or by a simulation): requests in, operations and answers out.
 //!
 //! Invariant: at most one batch is being written and at most one flush is out, side by side; a flush covers only
-//! batches whose write had ended when it was submitted.
+//! batches whose write had ended when it was submitted. One more batch may stand behind these ([`super::pipeline`]).
 //! Invariant: what arrives while a flush is out forms the next batch (group commit without timers). It is written beside
 //! that flush only when nobody waits for it to be durable. What is [`Durability::Lazy`] waits in the queue for what others
 //! write, no longer than [`LAZY_FLUSH`], and is flushed with that or as late again.
@@ -17,7 +17,8 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::batching::{Head, Written};
-use super::limits::{FEW_BYTES, FEW_RECORDS, LONG_QUEUE_BYTES, UNFLUSHED_BYTES};
+use super::limits::{COMMIT_BYTES, FEW_RECORDS, LONG_QUEUE_BYTES, UNFLUSHED_BYTES};
+use super::pipeline::Behind;
 use super::segments::Position;
 use super::shared::{Append, Class, Counters, DiskError, Request, Shared, bytes_of};
 use super::upkeep::{CheckpointState, Freeing};
@@ -47,6 +48,8 @@ pub(crate) enum Purpose {
 pub(crate) struct Writing {
     pub(crate) batch: Written,
     pub(crate) left: usize,
+    /// In one request with its flush.
+    pub(crate) commits: bool,
 }
 
 /// The flush that is out: everything up to `upto` will be durable; `with_upkeep`: freed headers too.
@@ -75,6 +78,7 @@ pub(crate) struct Core {
     pub(crate) sealed: Option<u32>,
     pub(crate) writing: Option<Writing>,
     pub(crate) flushing: Option<Flushing>,
+    pub(crate) behind: Option<Behind>,
     /// Written, in the order of the log, not yet applied.
     pub(crate) unapplied: VecDeque<Written>,
     /// Bytes written that no flush, past or out, covers.
@@ -121,16 +125,20 @@ impl Core {
         let mut done = std::mem::take(&mut self.completions);
         let busy = !done.is_empty() || self.checkpoint.waits_for_driver();
         let wait = if busy { Wait::Never } else { wait };
-        if self.writing.is_some() || self.holds_back() {
+        if let Some(room) = self.room_behind() {
+            self.shared.nap.begin_until(room);
+        } else if self.writing.is_some() || self.holds_back() {
             self.shared.nap.begin();
         } else if !self.clients.is_empty() && self.waits_for_company() {
-            self.shared.nap.begin_light(self.room_in_queue());
+            self.shared.nap.begin_light(self.room_in_queue(LONG_QUEUE_BYTES));
         }
         self.disk.reap(wait, &mut done);
         for completion in done.drain(..) {
             self.complete(completion);
         }
         self.completions.append(&mut done);
+        // What came meanwhile is the next batch: to be on its way before what has ended is applied.
+        let connected = self.take_requests() && connected;
         self.start(now);
         if self.finished() {
             self.finish()
@@ -222,7 +230,8 @@ impl Core {
     /// What was lazy is waited for from now on.
     fn hasten(&mut self) {
         self.clients.iter_mut().chain(&mut self.movers).for_each(Append::hasten);
-        let writing = self.writing.iter_mut().map(|writing| &mut writing.batch);
+        let behind = self.behind.iter_mut().map(|behind| &mut behind.writing);
+        let writing = self.writing.iter_mut().chain(behind).map(|writing| &mut writing.batch);
         writing.chain(&mut self.unapplied).for_each(Written::hasten);
     }
 
@@ -251,8 +260,12 @@ impl Core {
         }
         let free = self.writing.is_none() && !self.failed();
         let started = free && !self.holds_back() && !self.waits_for_company() && self.start_batch();
-        // Where there is nothing to apply, the device hears of it when this thread goes to sleep: it may rather do it itself.
-        if started && !self.unapplied.is_empty() {
+        // A small one, where there is nothing to apply, the device hears of when this thread goes to sleep: it may rather do it itself.
+        let large = |writing: &Writing| writing.batch.records.len() > FEW_RECORDS;
+        if started && (!self.unapplied.is_empty() || self.writing.as_ref().is_some_and(large)) {
+            self.disk.reap(Wait::Never, &mut self.completions);
+        }
+        if self.start_behind() {
             self.disk.reap(Wait::Never, &mut self.completions);
         }
     }
@@ -296,12 +309,12 @@ impl Core {
     }
 
     fn queue_is_long(&self) -> bool {
-        self.room_in_queue() == 0
+        self.room_in_queue(LONG_QUEUE_BYTES) == 0
     }
 
-    /// Bytes that make it long.
-    fn room_in_queue(&self) -> usize {
-        let mut left = LONG_QUEUE_BYTES;
+    /// Bytes that it lacks of so many.
+    pub(crate) fn room_in_queue(&self, bytes: usize) -> usize {
+        let mut left = bytes;
         for append in self.clients.iter().chain(&self.movers) {
             left = left.saturating_sub(append.most_bytes());
             if left == 0 {
@@ -325,20 +338,29 @@ impl Core {
         self.unflushed > 0 || (!self.clients.is_empty() && self.waits_for_company())
     }
 
-    /// Submits the one write of a batch: with its flush, where somebody waits for that and few do. Of many records the work
-    /// that follows is what counts, and a thread more only takes time from it.
-    pub(crate) fn submit_batch(&mut self, batch: &Written, offset: u64, data: Gather) {
-        let alone = self.flushing.is_none() && !self.disk.geometry().write_through;
-        let few = batch.records.len() <= FEW_RECORDS && batch.bytes <= FEW_BYTES;
-        if !(few && alone && batch.wants_durability()) {
-            return self.submit_write(offset, data);
+    /// Submits the one write of a batch: with its flush, where somebody waits for that and it does not take long.
+    pub(crate) fn submit_batch(&mut self, batch: Written, offset: u64, data: Gather) {
+        let stands_behind = self.writing.is_some();
+        let alone = self.flushing.is_none() || stands_behind;
+        let short = batch.bytes <= COMMIT_BYTES as u64 && !self.disk.geometry().write_through;
+        if !(short && alone && batch.wants_durability()) {
+            assert!(!stands_behind, "only what is committed whole stands behind another");
+            self.submit_write(offset, data);
+            self.writing = Some(Writing { batch, left: 1, commits: false });
+            return;
         }
-        let with_upkeep = self.freeing.flushing();
-        self.flushing = Some(Flushing { upto: batch.end_lsn - 1, with_upkeep });
+        let flushing = Flushing { upto: batch.end_lsn - 1, with_upkeep: self.freeing.flushing() };
         Counters::add(&self.shared.counters.flushes, 1);
         let token = self.token(Purpose::Commit);
         self.disk.announce(batch.on_durable());
         self.disk.submit(Op::WriteDurably { token, offset, data });
+        let writing = Writing { batch, left: 1, commits: true };
+        if stands_behind {
+            Counters::add(&self.shared.counters.behind, 1);
+            self.behind = Some(Behind { writing, flushing });
+        } else {
+            (self.writing, self.flushing) = (Some(writing), Some(flushing));
+        }
     }
 
     /// Submits a part of a batch, to be flushed by a flush of its own.
@@ -392,6 +414,7 @@ impl Core {
                 self.batch_part_written();
                 self.unflushed = 0;
                 self.flushed();
+                self.advance();
             }
             (Purpose::Batch, Ok(())) => self.batch_part_written(),
             (Purpose::Upkeep, Ok(())) => self.freeing.part_written(),
@@ -440,7 +463,8 @@ impl Core {
     fn refuse_all(&mut self) {
         let gone = self.shared.gone();
         self.flushing = None;
-        if let Some(Writing { batch, .. }) = self.writing.take() {
+        let behind = self.behind.take().map(|behind| behind.writing);
+        for Writing { batch, .. } in self.writing.take().into_iter().chain(behind) {
             batch.answer(&Err(gone.clone()));
         }
         for batch in self.unapplied.drain(..) {

@@ -16,10 +16,12 @@ pub const MAX_RECORD: usize = MAX_DATA + MAX_META + MAX_KEY + 4096;
 pub const ALIGN_FROM: usize = IN_PLACE_FROM;
 /// Most records in one batch.
 pub const MAX_BATCH_RECORDS: usize = 2048;
-/// Most records of a batch that is written and flushed in one request: one or two callers, who wait for nothing else.
+/// Most bytes of a batch that is written and flushed in one request: what takes longer is flushed while the next batch is written.
+pub const COMMIT_BYTES: usize = 2 << 20;
+/// Most records of such a batch that the disk's thread may rather write itself: one or two callers, who wait for nothing else.
 pub const FEW_RECORDS: usize = 8;
-/// Most bytes of such a batch: what takes longer is flushed while the next batch is written.
-pub const FEW_BYTES: u64 = 2 << 20;
+/// Fewest groups in the queue of a quick device that is idle that are taken in two halves.
+pub const SPLIT_FROM: usize = 16;
 /// Bytes in the queue that are written beside a flush, not after it: they take the device longer than the flush they would share.
 pub const LONG_QUEUE_BYTES: usize = 4 << 20;
 /// Bytes that a record takes beside its own: its descriptor when moved (28), its footer entry (16), padding to 8.

@@ -19,6 +19,7 @@ mod hints;
 mod lane;
 pub mod limits;
 mod open;
+mod pipeline;
 mod rebuild;
 mod recovery;
 pub(crate) mod run;

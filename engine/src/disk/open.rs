@@ -564,6 +564,7 @@ fn assemble(
         sealed: None,
         writing: None,
         flushing: None,
+        behind: None,
         unapplied: VecDeque::new(),
         unflushed: 0,
         flush_at: Duration::ZERO,

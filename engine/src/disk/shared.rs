@@ -169,6 +169,8 @@ pub(crate) enum Request {
 pub struct Counters {
     /// Batches written.
     pub batches: AtomicU64,
+    /// Of these, formed while the one before was out, to be begun by the device itself.
+    pub behind: AtomicU64,
     /// Flushes of the device.
     pub flushes: AtomicU64,
     /// Records appended.
@@ -234,14 +236,14 @@ pub(crate) struct Shared {
 
 /// Whether the disk's thread need not be woken for an append: it has writes or a flush out, could start nothing before they
 /// end, and looks at its queue then. Or nothing is queued but what is lazy: for more of that it need not be woken,
-/// until the queue is long.
+/// until the queue is long. Or what is queued is too little for a batch behind the one that is out.
 ///
 /// Invariant: no append is overlooked. The thread ends its nap before it looks at the queue, an append is queued before the
 /// nap is looked at, and a fence stands between the two on either side: one of them sees the other.
 #[derive(Debug, Default)]
 pub(crate) struct Nap {
     depth: AtomicU8,
-    /// Bytes that may come while it is light.
+    /// Bytes that may come while it is not deep.
     room: AtomicUsize,
 }
 
@@ -249,6 +251,8 @@ const AWAKE: u8 = 0;
 /// Until something comes that is not lazy, or much that is.
 const LIGHT: u8 = 1;
 const DEEP: u8 = 2;
+/// Until much comes, or what is out ends.
+const UNTIL: u8 = 3;
 
 impl Nap {
     /// Called with something in flight whose completion ends the nap.
@@ -260,6 +264,12 @@ impl Nap {
     pub(crate) fn begin_light(&self, room: usize) {
         self.room.store(room, Ordering::Relaxed);
         self.depth.store(LIGHT, Ordering::Release);
+    }
+
+    /// Called with something in flight whose completion ends the nap, where so many bytes do too.
+    pub(crate) fn begin_until(&self, room: usize) {
+        self.room.store(room, Ordering::Relaxed);
+        self.depth.store(UNTIL, Ordering::Release);
     }
 
     /// Called before a look at the queue.
@@ -274,6 +284,7 @@ impl Nap {
         match self.depth.load(Ordering::Acquire) {
             DEEP => true,
             LIGHT => append == Durability::Lazy && self.takes(bytes),
+            UNTIL => self.takes(bytes),
             _ => false,
         }
     }
@@ -389,5 +400,7 @@ mod tests {
         assert!(nap.outlasts(Durability::Lazy, 99) && !nap.outlasts(Durability::Lazy, 2));
         nap.begin();
         assert!(nap.outlasts(Durability::Durable, 1 << 30), "what is out wakes it");
+        nap.begin_until(100);
+        assert!(nap.outlasts(Durability::Durable, 99) && !nap.outlasts(Durability::Lazy, 1), "so does much");
     }
 }

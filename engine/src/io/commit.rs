@@ -5,13 +5,13 @@
 //! work for longer without holding up the flush. An owner that has nothing else to do makes them itself, where the device is quick:
 //! that saves the other two.
 //!
-//! Invariant: one at a time, in the order of submission.
+//! Invariant: one at a time, in the order of submission; behind one that failed, none.
 //! Invariant: the owner makes them only while nothing else is out and none of late took long: a slow device holds up no reads.
 //! Invariant: the thread has ended when this is dropped, and every request has been carried out.
 
 use std::fs::File;
 use std::io::{self, IoSlice};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -32,14 +32,19 @@ struct Request {
 
 impl Request {
     #[expect(clippy::disallowed_methods, reason = "how long a device takes is known from nowhere else")]
-    fn carry_out(self, file: &File, usual: &Usual) -> Completion {
+    fn carry_out(self, file: &File, past: &Past) -> Completion {
+        if past.failed.load(Ordering::Relaxed) {
+            drop(self.data);
+            let result = Err(io::Error::other("a durable write before it failed"));
+            return Completion { token: self.token, result, buf: None };
+        }
         let began = Instant::now();
         let completion = write_durably(file, self.token, self.offset, self.data);
-        usual.note(began.elapsed());
-        if completion.result.is_ok()
-            && let Some(told) = self.told
-        {
-            told();
+        past.usual.note(began.elapsed());
+        match (&completion.result, self.told) {
+            (Ok(()), Some(told)) => told(),
+            (Ok(()), None) => {}
+            (Err(_), _) => past.failed.store(true, Ordering::Relaxed),
         }
         completion
     }
@@ -79,7 +84,14 @@ pub(super) struct Committer {
     /// Submitted, not yet begun.
     held: Option<Request>,
     file: Arc<File>,
-    usual: Arc<Usual>,
+    past: Arc<Past>,
+}
+
+/// What is known of those that were carried out, one at a time, whoever did it.
+#[derive(Default)]
+struct Past {
+    usual: Usual,
+    failed: AtomicBool,
 }
 
 /// How long it takes of late, in nanoseconds.
@@ -107,8 +119,8 @@ impl Committer {
         let done = Arc::<Mutex<Vec<Completion>>>::default();
         let said = Arc::clone(&done);
         let thread = std::thread::Builder::new().name("disk-commit".to_owned());
-        let usual = Arc::<Usual>::default();
-        let (its, noted) = (Arc::clone(&file), Arc::clone(&usual));
+        let past = Arc::<Past>::default();
+        let (its, noted) = (Arc::clone(&file), Arc::clone(&past));
         let thread = thread.spawn(move || {
             while let Ok(request) = wanted.recv() {
                 let completion = request.carry_out(&its, &noted);
@@ -117,7 +129,7 @@ impl Committer {
             }
         })?;
         let (requests, thread) = (Some(requests), Some(thread));
-        Ok(Self { requests, done, thread, out: 0, told: None, held: None, file, usual })
+        Ok(Self { requests, done, thread, out: 0, told: None, held: None, file, past })
     }
 
     /// Begins with the next [`Committer::send`], or is carried out by [`Committer::carry_out`].
@@ -136,7 +148,12 @@ impl Committer {
 
     /// Whether an owner that would only sleep meanwhile does better to do it itself.
     pub(super) fn is_quick(&self) -> bool {
-        self.held.is_some() && self.out == 0 && self.usual.get().is_some_and(|usual| usual <= QUICK)
+        self.held.is_some() && self.out == 0 && self.were_quick()
+    }
+
+    /// Whether those of late were.
+    pub(super) fn were_quick(&self) -> bool {
+        self.past.usual.get().is_some_and(|usual| usual <= QUICK)
     }
 
     /// Nothing is submitted, nor out.
@@ -147,12 +164,12 @@ impl Committer {
     /// Carries out what was submitted, here and now.
     pub(super) fn carry_out(&mut self) -> Option<Completion> {
         let request = self.held.take()?;
-        Some(request.carry_out(&self.file, &self.usual))
+        Some(request.carry_out(&self.file, &self.past))
     }
 
     #[cfg(test)]
     pub(super) fn set_usual(&self, usual: Duration) {
-        self.usual.0.store(u64::try_from(usual.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.past.usual.0.store(u64::try_from(usual.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// Called once the next request has succeeded.
@@ -177,5 +194,55 @@ impl Drop for Committer {
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("a disk thread panicked");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+
+    use super::super::{AlignedBuf, BLOCK, Wake};
+    use super::*;
+
+    struct Nobody;
+
+    impl Wake for Nobody {
+        fn wake(&self) {}
+    }
+
+    /// The second would have been durable, and told so, with nothing before it.
+    #[test]
+    fn behind_a_durable_write_that_failed_none_is_carried_out() {
+        let file: File = memfd_create("disk", MemfdFlags::ALLOW_SEALING).unwrap().into();
+        file.set_len(BLOCK as u64).unwrap();
+        fcntl_add_seals(&file, SealFlags::GROW).unwrap();
+        let file = Arc::new(file);
+        let mut committer = Committer::start(Arc::clone(&file), Arc::new(Nobody)).unwrap();
+        let told = Arc::new(AtomicU64::new(0));
+        let mut submit = |token, offset| {
+            let told = Arc::clone(&told);
+            committer.announce(Box::new(move || {
+                told.fetch_add(token, Ordering::Relaxed);
+            }));
+            let mut data = AlignedBuf::zeroed(BLOCK);
+            data.fill(7);
+            committer.submit(token, offset, data.into());
+        };
+        // The file does not grow.
+        submit(1, BLOCK as u64);
+        submit(2, 0);
+        submit(3, 0);
+        committer.send();
+        let mut done = Vec::new();
+        while done.len() < 3 {
+            committer.collect(&mut done);
+            std::thread::yield_now();
+        }
+        let ends: Vec<(Token, bool)> = done.iter().map(|one| (one.token, one.result.is_ok())).collect();
+        assert_eq!(ends, [(1, false), (2, false), (3, false)]);
+        assert_eq!(told.load(Ordering::Relaxed), 0);
+        let mut byte = [0];
+        std::os::unix::fs::FileExt::read_exact_at(&*file, &mut byte, 0).unwrap();
+        assert_eq!(byte, [0], "nothing was written behind it");
     }
 }

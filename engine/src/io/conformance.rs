@@ -23,6 +23,7 @@ pub(crate) fn check_disk(disk: &mut dyn Disk, sleeps: bool) {
     reads_what_it_wrote(disk);
     flush_follows_writes(disk);
     writes_durably(disk);
+    durable_writes_end_in_their_order_where_they_are_pipelined(disk);
     carries_many_requests_at_once(disk);
     carries_large_requests(disk);
     hands_the_same_buffers_back_from_reads(disk);
@@ -129,6 +130,26 @@ fn writes_durably(disk: &mut dyn Disk) {
     run_ok(disk, ops);
     for token in 0..20 {
         expect(disk, token << 20, 3 * BLOCK, 9);
+    }
+}
+
+fn durable_writes_end_in_their_order_where_they_are_pipelined(disk: &mut dyn Disk) {
+    for round in 0..10 {
+        if !disk.pipelines() {
+            continue;
+        }
+        for token in 0..8 {
+            let Op::Write { token, offset, data } = write(disk, token, token << 20, BLOCK, round) else {
+                unreachable!("that is what it makes")
+            };
+            disk.submit(Op::WriteDurably { token, offset, data });
+        }
+        let mut done = Vec::new();
+        while done.len() < 8 {
+            disk.reap(Wait::AtMost(LONG), &mut done);
+        }
+        let order: Vec<Token> = done.iter().map(|one| one.token).collect();
+        assert_eq!(order, Vec::from_iter(0..8));
     }
 }
 

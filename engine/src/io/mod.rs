@@ -142,6 +142,11 @@ pub trait Disk: Send {
     fn announce(&mut self, told: Told) {
         drop(told);
     }
+    /// Whether an [`Op::WriteDurably`] may be submitted behind another: the body begins it as soon as that has ended, not at all if
+    /// that failed, and of late they took so short that the time in between would count.
+    fn pipelines(&self) -> bool {
+        false
+    }
     /// Push queued requests to the device and append what has completed to `out`. Who is willing to wait may be made to carry out
     /// an [`Op::WriteDurably`], for which nobody wakes it.
     fn reap(&mut self, wait: Wait, out: &mut Vec<Completion>);

@@ -163,6 +163,8 @@ impl Media {
 /// A request between submission and completion.
 struct Flying {
     generation: u64,
+    /// Counted by submissions.
+    order: u64,
     number: u64,
     /// For a flush: writes with a smaller sequence completed before it was submitted.
     before: u64,
@@ -180,6 +182,10 @@ impl Flying {
             _ => None,
         }
     }
+
+    fn is_durable_write(&self) -> bool {
+        matches!(self.op, Op::WriteDurably { .. })
+    }
 }
 
 struct Inner {
@@ -188,6 +194,11 @@ struct Inner {
     faults: SimFaults,
     counters: SimCounters,
     rng: SplitMix64,
+    /// Whether it says that it pipelines: now so, now so.
+    moods: SplitMix64,
+    /// A durable write failed: none that follows is begun.
+    broken: bool,
+    submitted: u64,
     flying: Vec<Flying>,
     answers: Vec<(u64, Completion)>,
     /// Each crash starts another; disks of an earlier one only see errors.
@@ -211,7 +222,23 @@ impl Inner {
             }
             Op::Flush { .. } => next(&mut self.counters.flushes),
         };
-        self.flying.push(Flying { generation, number, before: self.media.next_sequence, op, landed: false });
+        let (order, before) = (next(&mut self.submitted), self.media.next_sequence);
+        self.flying.push(Flying { generation, order, number, before, op, landed: false });
+    }
+
+    /// Of durable writes only the first is under way.
+    fn is_under_way(&self, flying: &Flying) -> bool {
+        let before = |other: &Flying| other.is_durable_write() && other.order < flying.order;
+        !flying.is_durable_write() || !self.flying.iter().any(before)
+    }
+
+    /// One of those under way has come to its end, or to the middle of it.
+    fn progress(&mut self) {
+        let under_way = |(at, flying): (usize, &Flying)| self.is_under_way(flying).then_some(at);
+        let candidates: Vec<usize> = self.flying.iter().enumerate().filter_map(under_way).collect();
+        let chosen = candidates[self.rng.index(candidates.len())];
+        let flying = self.flying.swap_remove(chosen);
+        self.finish(flying);
     }
 
     fn assert_alone(&self, offset: u64, len: u64) {
@@ -225,8 +252,11 @@ impl Inner {
 
     fn power_off(&mut self) {
         self.powered = false;
-        for flying in std::mem::take(&mut self.flying) {
-            if let Some((offset, data)) = flying.writes() {
+        let begun =
+            |flying: &Flying| self.is_under_way(flying) && !(self.broken && flying.is_durable_write());
+        let under_way: Vec<bool> = self.flying.iter().map(begun).collect();
+        for (flying, begun) in std::mem::take(&mut self.flying).into_iter().zip(under_way) {
+            if let (Some((offset, data)), true) = (flying.writes(), begun) {
                 self.media.loosen(offset, blocks_of(&data.to_vec()));
             }
             self.answers.push((flying.generation, answer(flying.op, Err(power_error()))));
@@ -243,8 +273,10 @@ impl Inner {
             self.flying.push(flying);
             return self.power_off();
         }
-        let Flying { generation, number, before, mut op, landed } = flying;
+        let durable = flying.is_durable_write();
+        let Flying { generation, order, number, before, mut op, landed } = flying;
         let result = match &mut op {
+            Op::WriteDurably { .. } if self.broken => Err(media_error()),
             Op::Read { offset, buf, .. } => self.read(number, *offset, buf),
             Op::Write { offset, data, .. } => self.write(number, *offset, &data.to_vec()),
             Op::WriteDurably { offset, data, .. } if !landed => {
@@ -252,13 +284,15 @@ impl Inner {
                     Ok(()) => {
                         let number = next(&mut self.counters.flushes);
                         let before = self.media.next_sequence;
-                        return self.flying.push(Flying { generation, number, before, op, landed: true });
+                        let landed = true;
+                        return self.flying.push(Flying { generation, order, number, before, op, landed });
                     }
                     failed => failed,
                 }
             }
             Op::WriteDurably { .. } | Op::Flush { .. } => self.flush(number, before),
         };
+        self.broken |= durable && result.is_err();
         self.answers.push((generation, answer(op, result)));
     }
 
@@ -308,6 +342,7 @@ impl Inner {
         self.power_off();
         self.generation += 1;
         self.powered = true;
+        self.broken = false;
         self.open = false;
     }
 }
@@ -357,6 +392,9 @@ impl SimImage {
             faults: SimFaults::default(),
             counters: SimCounters::default(),
             rng: SplitMix64::new(seed),
+            moods: SplitMix64::new(!seed),
+            broken: false,
+            submitted: 0,
             flying: Vec::new(),
             answers: Vec::new(),
             generation: 0,
@@ -529,14 +567,15 @@ impl Disk for SimDisk {
                 if inner.flying.is_empty() {
                     break;
                 }
-                let waiting = inner.flying.len();
-                let chosen = inner.rng.index(waiting);
-                let flying = inner.flying.swap_remove(chosen);
-                inner.finish(flying);
+                inner.progress();
             }
         }
         let mine = |answer: &mut (u64, Completion)| answer.0 == self.generation;
         out.extend(inner.answers.extract_if(.., mine).map(|(_, completion)| completion));
+    }
+
+    fn pipelines(&self) -> bool {
+        self.image.lock().moods.chance(500)
     }
 
     fn waker(&self) -> Waker {
@@ -552,10 +591,11 @@ impl Drop for SimDisk {
     fn drop(&mut self) {
         let mut inner = self.image.lock();
         if inner.generation == self.generation {
-            while let Some(flying) = inner.flying.pop() {
-                inner.finish(flying);
+            while !inner.flying.is_empty() {
+                inner.progress();
             }
             inner.open = false;
+            inner.broken = false;
         }
         inner.answers.retain(|(generation, _)| *generation != self.generation);
     }

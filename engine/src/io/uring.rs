@@ -353,6 +353,10 @@ impl Disk for UringDisk {
         self.committer.announce(told);
     }
 
+    fn pipelines(&self) -> bool {
+        self.committer.were_quick()
+    }
+
     fn reap(&mut self, wait: Wait, out: &mut Vec<Completion>) {
         let mut fresh = Vec::new();
         // To wake the other thread, and be woken by it, takes as long as a quick device.

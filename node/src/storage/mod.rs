@@ -231,6 +231,7 @@ fn status_of(disk: &OpenDisk) -> DiskStatus {
 fn counters(counters: &Counters) -> BTreeMap<String, u64> {
     [
         ("batches", &counters.batches),
+        ("batches_behind", &counters.behind),
         ("flushes", &counters.flushes),
         ("records", &counters.records),
         ("written_bytes", &counters.written_bytes),

@@ -155,9 +155,11 @@ fn round(rig: &mut Rig, oracle: &mut Oracle, rng: &mut SplitMix64, number: u64) 
         all.push(keys.iter().map(|key| oracle.put(key.clone(), false)).collect());
         oracle.groups.push(keys);
     }
-    let mut keys: Vec<u64> = (0..15).collect();
+    // Many at once are taken in halves, one behind the other.
+    let many = if rng.chance(300) { 15 } else { 0 };
+    let mut keys: Vec<u64> = (0..15 + many as u64).collect();
     rng.shuffle(&mut keys);
-    for key in keys.into_iter().take(2 + rng.index(9)) {
+    for key in keys.into_iter().take(2 + many + rng.index(9)) {
         let delete = rng.chance(200);
         all.push(vec![oracle.put(format!("k{key}"), delete)]);
     }
@@ -251,8 +253,11 @@ fn cut_and_check(seed: u64, cut: u64, plan: CrashPlan, lying: bool) -> Result<()
 fn every_cut(plan: CrashPlan) {
     let first = std::env::var("QUARRY_SEED").ok().and_then(|s| s.parse().ok());
     for seed in first.map_or(1..3u64, |seed| seed..seed + 1) {
-        let flushes = live(&mut rig(seed), &mut Oracle::default(), seed);
+        let mut whole = rig(seed);
+        let flushes = live(&mut whole, &mut Oracle::default(), seed);
         assert!(flushes > ROUNDS, "a history with {flushes} flushes");
+        let behind = whole.handle().counters().behind.load(std::sync::atomic::Ordering::Relaxed);
+        assert!(behind > 5, "a history with {behind} batches behind others");
         for cut in 1..=flushes {
             if let Err(wrong) = cut_and_check(seed, cut, plan, false) {
                 panic!(

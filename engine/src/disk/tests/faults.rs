@@ -271,3 +271,55 @@ fn impossible_places_in_the_index_are_errors_not_panics() {
         assert_eq!(rig.get("k").unwrap(), Some((1, b"v".as_slice().into())));
     }
 }
+
+/// Submits so many puts of 4 KiB.
+fn submit(rig: &mut Rig, keys: std::ops::Range<u64>) -> Vec<crate::disk::Submitted> {
+    let handle = rig.handle();
+    let one = |n: u64| {
+        let record = put_record(&handle, &format!("k{n}"), n + 1, &[7; 4096]);
+        let group = handle.submit(vec![record], Durability::Durable, Class::Client);
+        rig.sim().run(group).unwrap()
+    };
+    keys.map(one).collect()
+}
+
+/// What is behind goes to the device with nobody looking: it must not be written, flushed or told behind what failed.
+#[test]
+fn what_stands_behind_a_commit_that_fails_fails_with_it_and_is_not_written() {
+    let mut seen = [0, 0];
+    for seed in 0..60u64 {
+        let flush = seed % 2 == 1;
+        let mut rig = Rig::new(12, seed);
+        let handle = rig.handle();
+        let counters = rig.image.counters();
+        rig.image.edit_faults(|faults| {
+            if flush {
+                faults.fail_flushes.insert(counters.flushes + 1);
+            } else {
+                faults.fail_writes.insert(counters.writes + 1);
+            }
+        });
+        let mut groups = submit(&mut rig, 0..4);
+        rig.sim().turn();
+        groups.extend(submit(&mut rig, 4..8));
+        let behind = || handle.counters().behind.load(std::sync::atomic::Ordering::Relaxed) > 0;
+        for _ in 0..4 {
+            rig.sim().turn();
+        }
+        let two = behind() && handle.failure().is_some();
+        for group in groups {
+            let durable = group.durability();
+            assert!(rig.sim().run(group.done()).is_err(), "seed {seed}");
+            assert!(!rig.sim().run(durable.wait()), "seed {seed}");
+        }
+        rig.crash(CrashPlan::KEEP_ALL, &mut SplitMix64::new(seed));
+        rig.image.edit_faults(|faults| *faults = SimFaults::default());
+        let report = rig.open();
+        assert!(report.lost.is_empty(), "{seed}: {report:?}");
+        for n in 4..8 {
+            assert!(!two || rig.get(&format!("k{n}")).unwrap().is_none(), "seed {seed}: k{n} was written");
+        }
+        seen[usize::from(flush)] += u32::from(two);
+    }
+    assert!(seen.iter().all(|seen| *seen > 5), "{seen:?}");
+}

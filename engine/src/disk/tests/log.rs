@@ -82,6 +82,93 @@ fn a_long_queue_is_written_beside_a_flush() {
     }
 }
 
+type Puts<'a> = Vec<Pin<Box<dyn Future<Output = ()> + 'a>>>;
+
+/// The next batch was formed when the one before was durable and applied: a quick device idled for half of the time.
+#[test]
+fn what_comes_while_a_quick_device_commits_is_the_batch_behind() {
+    const CALLERS: u64 = 24;
+    const EACH: u64 = 20;
+    let mut rig = Rig::new(12, 3);
+    let handle = rig.handle();
+    let caller = |caller: u64| {
+        let handle = handle.clone();
+        async move {
+            for n in 0..EACH {
+                let record = put_record(&handle, &format!("k{caller}"), n + 1, &value(caller + n, 4096));
+                handle.append(vec![record], Durability::Durable, Class::Client).await.unwrap();
+            }
+        }
+    };
+    let callers: Puts<'_> =
+        (0..CALLERS).map(|n| Box::pin(caller(n)) as Pin<Box<dyn Future<Output = ()>>>).collect();
+    rig.sim().run_all(callers);
+    let [batches, behind, flushes] = {
+        let counters = handle.counters();
+        [&counters.batches, &counters.behind, &counters.flushes]
+            .map(|counter| counter.load(Ordering::Relaxed))
+    };
+    assert!(behind > 10, "{behind} of {batches}");
+    assert!(flushes <= batches, "one flush for each, or for more: {flushes} for {batches}");
+    assert!(batches <= CALLERS * EACH / 3, "{batches} batches of few");
+    for n in 0..CALLERS {
+        let wanted = Some((EACH, value(n + EACH - 1, 4096).into()));
+        assert_eq!(rig.get(&format!("k{n}")).unwrap(), wanted);
+    }
+}
+
+#[test]
+fn a_little_does_not_stand_behind_much() {
+    let mut rig = Rig::new(12, 4);
+    let handle = rig.handle();
+    for round in 0..50u64 {
+        let mut groups = Vec::new();
+        for n in 0..9u64 {
+            let record = put_record(&handle, &format!("k{n}"), round + 1, &value(n, 4096));
+            let group = handle.submit(vec![record], Durability::Durable, Class::Client);
+            groups.push(rig.sim().run(group).unwrap());
+            if n == 7 {
+                rig.sim().turn();
+            }
+        }
+        for group in groups {
+            rig.sim().run(group.done()).unwrap();
+        }
+    }
+    assert_eq!(handle.counters().behind.load(Ordering::Relaxed), 0);
+}
+
+/// A batch behind each commit leaves no moment in which nothing is written: the cleaner must not wait for one.
+#[test]
+fn who_cleans_has_a_turn_beside_callers_who_never_rest() {
+    let mut rig = Rig::new(12, 5);
+    for n in 0..40 {
+        rig.put(&format!("old{}", n % 20), n + 1, &value(n, 1 << 20)).unwrap();
+    }
+    let handle = rig.handle();
+    let victim = handle.victim(&[]).expect("a segment with dead records");
+    let (puts, cleaned_at) = (std::cell::Cell::new(0), std::cell::Cell::new(None));
+    let caller = |caller: u64| {
+        let (handle, puts) = (handle.clone(), &puts);
+        async move {
+            for n in 0..60 {
+                let record = put_record(&handle, &format!("k{caller}"), n + 1, &value(n, 4096));
+                handle.append(vec![record], Durability::Durable, Class::Client).await.unwrap();
+                puts.set(puts.get() + 1);
+            }
+        }
+    };
+    let clean = async {
+        handle.clean(victim).await.unwrap();
+        cleaned_at.set(Some(puts.get()));
+    };
+    let mut all: Puts<'_> = vec![Box::pin(clean)];
+    all.extend((0..24).map(|n| Box::pin(caller(n)) as Pin<Box<dyn Future<Output = ()>>>));
+    rig.sim().run_all(all);
+    assert!(handle.counters().behind.load(Ordering::Relaxed) > 20);
+    assert!(cleaned_at.get().is_some_and(|at| at < 700), "cleaned after {cleaned_at:?} of 1440 puts");
+}
+
 #[test]
 fn what_nobody_waits_for_shares_the_next_batch_and_its_flush_or_goes_soon() {
     let mut rig = Rig::new(12, 7);
