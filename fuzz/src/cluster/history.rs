@@ -355,12 +355,14 @@ impl History {
         self.world.machines[n].running().map_or(0, |running| running.store.changes_alone())
     }
 
-    /// Of two who delete a container that is in several groups one may be told to try again.
+    /// Of two who delete a container that is in several groups one may be told to try again. So may who puts a coded object whose group
+    /// is given to another leader, or taken back: unlike others its version is not committed again (`object/writer.rs`).
     fn is_contended(&self, slot: &Slot, reply: &Reply) -> bool {
         let Reply::Unavailable(reason) = reply else { return false };
-        slot.contended
-            && self.profile.splits.is_some()
-            && reason.contains("somebody else deletes the container")
+        let both_delete = slot.contended && reason.contains("somebody else deletes the container");
+        let is_put = matches!(slot.op, Op::Put { .. });
+        let coded = is_put && self.profile.code.is_some() && reason.contains("the grant was lost");
+        self.profile.splits.is_some() && (both_delete || coded)
     }
 
     fn lose(&mut self, id: OpId) -> Result<(), Violation> {
