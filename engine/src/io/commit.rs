@@ -20,8 +20,11 @@ use std::time::{Duration, Instant};
 use super::gather::Gather;
 use super::{Completion, Token, Told, Waker};
 
-/// What takes no longer costs less than waking the thread and being woken by it; longer than that nobody's reads wait for it.
+/// Beside what takes no longer the time to be woken counts.
 const QUICK: Duration = Duration::from_micros(400);
+/// What takes no longer the owner does itself: waking the thread and being woken by it is a part of that worth saving. Longer than
+/// that nobody's reads wait for it.
+const OWN: Duration = Duration::from_millis(1);
 
 struct Request {
     token: Token,
@@ -147,13 +150,17 @@ impl Committer {
     }
 
     /// Whether an owner that would only sleep meanwhile does better to do it itself.
-    pub(super) fn is_quick(&self) -> bool {
-        self.held.is_some() && self.out == 0 && self.were_quick()
+    pub(super) fn is_for_the_owner(&self) -> bool {
+        self.held.is_some() && self.out == 0 && self.took_at_most(OWN)
     }
 
     /// Whether those of late were.
     pub(super) fn were_quick(&self) -> bool {
-        self.past.usual.get().is_some_and(|usual| usual <= QUICK)
+        self.took_at_most(QUICK)
+    }
+
+    fn took_at_most(&self, time: Duration) -> bool {
+        self.past.usual.get().is_some_and(|usual| usual <= time)
     }
 
     /// Nothing is submitted, nor out.

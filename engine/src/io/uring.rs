@@ -360,7 +360,8 @@ impl Disk for UringDisk {
     fn reap(&mut self, wait: Wait, out: &mut Vec<Completion>) {
         let mut fresh = Vec::new();
         // To wake the other thread, and be woken by it, takes as long as a quick device.
-        if wait != Wait::Never && !self.busy() && self.refused.is_empty() && self.committer.is_quick() {
+        if wait != Wait::Never && !self.busy() && self.refused.is_empty() && self.committer.is_for_the_owner()
+        {
             out.extend(self.committer.carry_out());
             return;
         }

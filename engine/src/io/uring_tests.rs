@@ -116,7 +116,7 @@ fn an_owner_that_would_sleep_writes_to_a_quick_device_itself() {
     for (n, usual) in [(1, 0), (2, 50_000), (3, 50_000_000)] {
         disk.committer.set_usual(Duration::from_nanos(usual));
         submit_durably(&mut disk, &told, n, u8::try_from(n).unwrap());
-        assert_eq!(disk.committer.is_quick(), n == 2);
+        assert_eq!(disk.committer.is_for_the_owner(), n == 2);
         while out.is_empty() {
             disk.reap(Wait::AtMost(Duration::from_secs(10)), &mut out);
         }
@@ -134,7 +134,7 @@ fn an_owner_that_has_other_work_leaves_durable_writes_to_the_thread() {
     // It does not wait.
     submit_durably(&mut disk, &told, 1, 1);
     disk.reap(Wait::Never, &mut out);
-    assert!(!disk.committer.is_quick());
+    assert!(!disk.committer.is_for_the_owner());
     while out.is_empty() {
         disk.reap(Wait::AtMost(Duration::from_secs(10)), &mut out);
     }
@@ -143,7 +143,7 @@ fn an_owner_that_has_other_work_leaves_durable_writes_to_the_thread() {
     let buf = disk.buffer(BLOCK);
     disk.submit(Op::Read { token: 2, offset: 4096, buf });
     submit_durably(&mut disk, &told, 3, 3);
-    assert!(disk.busy() && disk.committer.is_quick());
+    assert!(disk.busy() && disk.committer.is_for_the_owner());
     while out.len() < 3 {
         disk.reap(Wait::AtMost(Duration::from_secs(10)), &mut out);
     }
