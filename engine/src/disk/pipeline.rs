@@ -17,7 +17,7 @@ use super::shared::Append;
 use crate::io::BLOCK;
 
 /// Part of the bytes that are being committed which is worth a flush of its own behind them. Less costs more flushes, more comes
-/// seldom before the device has ended: at a half, 32 callers had it idle for a third of the time, and at a quarter for a sixth.
+/// seldom before the device has ended: at a half, 32 callers had 0.71 of what a raw loop did, at a quarter 0.83.
 const WORTH: u64 = 4;
 
 /// What stands behind the commit that is out.
