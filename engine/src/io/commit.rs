@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::device::DeviceFile;
 use super::gather::Gather;
 use super::{Completion, Token, Told, Waker};
 
@@ -86,7 +87,7 @@ pub(super) struct Committer {
     told: Option<Told>,
     /// Submitted, not yet begun.
     held: Option<Request>,
-    file: Arc<File>,
+    file: Arc<DeviceFile>,
     past: Arc<Past>,
 }
 
@@ -117,7 +118,7 @@ impl Usual {
 
 impl Committer {
     /// Starts the thread; `waker` ends the owner's sleep when something is done.
-    pub(super) fn start(file: Arc<File>, waker: Waker) -> io::Result<Self> {
+    pub(super) fn start(file: Arc<DeviceFile>, waker: Waker) -> io::Result<Self> {
         let (requests, wanted) = channel::<Request>();
         let done = Arc::<Mutex<Vec<Completion>>>::default();
         let said = Arc::clone(&done);
@@ -223,7 +224,7 @@ mod tests {
         let file: File = memfd_create("disk", MemfdFlags::ALLOW_SEALING).unwrap().into();
         file.set_len(BLOCK as u64).unwrap();
         fcntl_add_seals(&file, SealFlags::GROW).unwrap();
-        let file = Arc::new(file);
+        let file = Arc::new(DeviceFile::from(file));
         let mut committer = Committer::start(Arc::clone(&file), Arc::new(Nobody)).unwrap();
         let told = Arc::new(AtomicU64::new(0));
         let mut submit = |token, offset| {
@@ -249,7 +250,7 @@ mod tests {
         assert_eq!(ends, [(1, false), (2, false), (3, false)]);
         assert_eq!(told.load(Ordering::Relaxed), 0);
         let mut byte = [0];
-        std::os::unix::fs::FileExt::read_exact_at(&*file, &mut byte, 0).unwrap();
+        std::os::unix::fs::FileExt::read_exact_at(&**file, &mut byte, 0).unwrap();
         assert_eq!(byte, [0], "nothing was written behind it");
     }
 }

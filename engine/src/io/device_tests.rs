@@ -1,5 +1,6 @@
 //! Devices of every kind that this machine offers, and the suite over each real body.
 
+use std::os::fd::BorrowedFd;
 use std::process::Command;
 
 use super::super::conformance::{self, CAPACITY};
@@ -73,6 +74,33 @@ fn dropping_a_disk_carries_out_what_is_in_flight_and_frees_the_lock_at_once() {
             }
         }
     }
+}
+
+/// A process that is being forked holds a copy of each descriptor until it becomes another program: under load that took longer than
+/// the next opener was ready to wait.
+#[test]
+fn copies_of_its_descriptor_keep_no_disk_locked() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk");
+    let mut copies = Vec::new();
+    preallocate(&path, CAPACITY, &mut |_| copies = copies_of_descriptors(&path)).unwrap();
+    for backend in BACKENDS {
+        assert!(!copies.is_empty(), "a disk that is made or open has a descriptor");
+        let Some(disk) = open(&path, backend) else { continue };
+        copies = copies_of_descriptors(&path);
+        assert!(matches!(inspect_device(&path), Err(DeviceError::Busy { .. })));
+        drop(disk);
+        assert!(open(&path, Backend::Pread).is_some());
+    }
+}
+
+fn copies_of_descriptors(path: &Path) -> Vec<File> {
+    let open = std::fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap());
+    let ours = open.filter(|entry| std::fs::read_link(entry.path()).is_ok_and(|to| to == path));
+    let number = |entry: std::fs::DirEntry| entry.file_name().to_str().unwrap().parse().unwrap();
+    // SAFETY: the disk that owns them is open for as long as this takes.
+    let borrowed = ours.map(|entry| unsafe { BorrowedFd::borrow_raw(number(entry)) });
+    borrowed.map(|descriptor| descriptor.try_clone_to_owned().unwrap().into()).collect()
 }
 
 #[test]

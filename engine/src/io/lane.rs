@@ -17,6 +17,7 @@ use io_uring::types::Fd;
 use io_uring::{IoUring, opcode};
 
 use super::buffer::BufferPool;
+use super::device::DeviceFile;
 use super::uring::{Moves, Request, Verdict, verdict};
 use super::{BLOCK, Completion, Token};
 
@@ -26,13 +27,13 @@ const DEPTH: u32 = 64;
 /// What lanes of a device are made from.
 #[derive(Debug, Clone)]
 pub struct Lanes {
-    file: Weak<File>,
+    file: Weak<DeviceFile>,
     pool: Arc<BufferPool>,
     capacity: u64,
 }
 
 impl Lanes {
-    pub(super) fn new(file: &Arc<File>, pool: Arc<BufferPool>, capacity: u64) -> Self {
+    pub(super) fn new(file: &Arc<DeviceFile>, pool: Arc<BufferPool>, capacity: u64) -> Self {
         Self { file: Arc::downgrade(file), pool, capacity }
     }
 }

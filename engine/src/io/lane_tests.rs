@@ -11,7 +11,7 @@ const CAPACITY: u64 = 4 << 20;
 fn disk() -> Option<UringDisk> {
     let file = tempfile::tempfile().unwrap();
     file.set_len(CAPACITY).unwrap();
-    let disk = UringDisk::new(file, Geometry { capacity: CAPACITY, write_through: false });
+    let disk = UringDisk::new(Arc::new(file.into()), Geometry { capacity: CAPACITY, write_through: false });
     disk.map_err(|error| println!("skipped: io_uring: {error}")).ok()
 }
 

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::buffer::{AlignedBuf, BufferPool};
 use super::commit::{write_all, write_durably};
+use super::device::DeviceFile;
 use super::{Completion, Disk, Geometry, MAX_REQUESTS, Op, Wait, Wake, Waker, check_range};
 
 /// Threads per disk: enough for a flush, a write and some reads side by side.
@@ -56,12 +57,11 @@ pub(crate) struct PoolDisk {
 
 impl PoolDisk {
     /// Start the workers over an open device.
-    pub(crate) fn new(file: File, geometry: Geometry) -> io::Result<Self> {
+    pub(super) fn new(file: &Arc<DeviceFile>, geometry: Geometry) -> io::Result<Self> {
         let mut disk =
             Self { shared: Arc::default(), workers: Vec::new(), geometry, pool: BufferPool::new() };
-        let file = Arc::new(file);
         for number in 0..WORKERS {
-            let (shared, file) = (Arc::clone(&disk.shared), Arc::clone(&file));
+            let (shared, file) = (Arc::clone(&disk.shared), Arc::clone(file));
             let thread = std::thread::Builder::new().name(format!("disk-io-{number}"));
             disk.workers.push(thread.spawn(move || work(&shared, &file))?);
         }

@@ -5,7 +5,6 @@
 //! Invariant: the eventfd is written only by the waker that found the owner asleep (and once by drop).
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -17,6 +16,7 @@ use io_uring::{IoUring, opcode, squeue};
 
 use super::buffer::{AlignedBuf, BufferPool, CLASSES, SMALL_CLASSES, SizeClass};
 use super::commit::Committer;
+use super::device::DeviceFile;
 use super::gather::{Gather, Vectors};
 use super::lane::Lanes;
 use super::linger::{self, Linger};
@@ -72,7 +72,7 @@ pub(crate) struct UringDisk {
 
 impl UringDisk {
     /// A ring over an open device. Fails where the kernel or a sandbox refuses io_uring.
-    pub(crate) fn new(file: File, geometry: Geometry) -> io::Result<Self> {
+    pub(super) fn new(file: Arc<DeviceFile>, geometry: Geometry) -> io::Result<Self> {
         let ring = IoUring::builder().dontfork().build(DEPTH)?;
         if !ring.params().is_feature_ext_arg() || !ring.params().is_feature_nodrop() {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "io_uring of this kernel is too old"));
@@ -81,7 +81,6 @@ impl UringDisk {
         let wake = Arc::new(EventWake::new()?);
         ring.submitter().register_files(&[file.as_raw_fd(), wake.event.as_raw_fd()])?;
         let pool = registered_pool(&ring);
-        let file = Arc::new(file);
         let lanes = Lanes::new(&file, Arc::clone(&pool), geometry.capacity);
         let committer = Committer::start(file, Arc::clone(&wake) as Waker)?;
         let mut disk = Self {

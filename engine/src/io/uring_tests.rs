@@ -1,5 +1,7 @@
 //! What the kernel's answers mean, without a kernel; the suite over a real ring stands in `device_tests.rs`.
 
+use std::fs::File;
+
 use super::super::BLOCK;
 use super::*;
 
@@ -65,7 +67,7 @@ fn a_ring_registers_the_buffers_it_hands_out() {
     let file = tempfile::tempfile().unwrap();
     file.set_len(1 << 20).unwrap();
     let geometry = Geometry { capacity: 1 << 20, write_through: false };
-    let mut disk = match UringDisk::new(file, geometry) {
+    let mut disk = match UringDisk::new(Arc::new(file.into()), geometry) {
         Ok(disk) => disk,
         Err(error) => return println!("skipped: io_uring: {error}"),
     };
@@ -84,7 +86,7 @@ fn durable_disk() -> Option<(UringDisk, File, Arc<AtomicU8>)> {
     let file = tempfile::tempfile().unwrap();
     file.set_len(1 << 20).unwrap();
     let geometry = Geometry { capacity: 1 << 20, write_through: false };
-    match UringDisk::new(file.try_clone().unwrap(), geometry) {
+    match UringDisk::new(Arc::new(file.try_clone().unwrap().into()), geometry) {
         Ok(disk) => Some((disk, file, Arc::default())),
         Err(error) => {
             println!("skipped: io_uring: {error}");
