@@ -116,7 +116,7 @@ pub enum Error {
         reason: String,
     },
     /// Others have decided about the name since the right to do so was granted, or may have.
-    #[error("the grant was lost; try again")]
+    #[error("{}; try again", lost(*.unused))]
     GrantLost {
         /// The change did not come to be, and nobody has seen anything of it.
         unused: bool,
@@ -133,6 +133,15 @@ pub enum Error {
     /// An edit closure refused the change, or names and headers are longer than a record holds; the text says which.
     #[error("refused: {0}")]
     Refused(String),
+}
+
+/// What is known of a change whose grant was lost.
+fn lost(unused: bool) -> &'static str {
+    if unused {
+        "the grant was lost"
+    } else {
+        "the grant was lost, and nobody can tell what became of the change"
+    }
 }
 
 /// Result of the object layer.

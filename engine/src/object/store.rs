@@ -240,7 +240,12 @@ impl Inner {
         let (copies, names) = (self.copies.clone(), Arc::clone(&self.names));
         let work = async move {
             copies.repost(hash, &meta).await?;
-            names.settle(grant, line, Class::Client).await
+            let replaced = replaced(&grant, &hash);
+            names.settle(grant, line, Class::Client).await?;
+            if let Some(Replaced { path, hash, at }) = replaced {
+                copies.bury_soon(path, hash, at).await;
+            }
+            Ok(())
         };
         self.finisher.finish(work).await
     }
@@ -283,16 +288,29 @@ impl Inner {
             if let Some((lister, line)) = lister.zip(line.clone()) {
                 return lister.list(hash, grant, line, class).await;
             }
-            let replaced = grant.line.key.map(|old| (grant.path.clone(), old, grant.at));
+            let replaced = replaced(&grant, &hash);
             // Where the row rode with the object, it is there already.
             if let Some(line) = line.filter(|_| !rode) {
                 names.settle(grant, line, class).await?;
             }
-            if let Some((path, old, at)) = replaced {
-                copies.bury_soon(path, old, at).await;
+            if let Some(Replaced { path, hash, at }) = replaced {
+                copies.bury_soon(path, hash, at).await;
             }
             Ok(())
         };
         self.finisher.finish(work).await
     }
+}
+
+/// A body with a key of its own that another one takes the place of.
+struct Replaced {
+    path: ObjectPath,
+    hash: PathHash,
+    at: Timestamp,
+}
+
+/// What goes once the line names `hash`.
+fn replaced(grant: &Grant, hash: &PathHash) -> Option<Replaced> {
+    let old = grant.line.key.filter(|old| old != hash)?;
+    Some(Replaced { path: grant.path.clone(), hash: old, at: grant.at })
 }

@@ -170,7 +170,8 @@ impl ObjectWriter {
             return Err(Error::EtagMismatch { actual: hex::encode(md5) });
         }
         let inner = self.inner.clone();
-        let wanted = Wanted { path: &self.path, policy: self.policy, condition: &spec.condition };
+        let (path, policy, condition) = (&self.path, self.policy, &spec.condition);
+        let wanted = Wanted { path, hash: self.hash, policy, condition };
         let Permitted { grant, container, intent } = inner.permit(&wanted, spec.timestamp).await?;
         let timestamp = grant.at;
         let info = ObjectInfo {
@@ -196,9 +197,8 @@ impl ObjectWriter {
         // What waits is the whole body when there are no chunks, and nothing when there are.
         let data = self.body.take();
         let object = object_draft(self.hash, &meta, data.clone());
-        let again = spec.timestamp.is_none() && self.coded.is_none();
         let timestamp = match inner.commit(object, grant, Some(line), Class::Client, upload).await {
-            Err(Error::GrantLost { unused: true }) if again => {
+            Err(Error::GrantLost { unused: true }) if spec.timestamp.is_none() => {
                 inner.commit_again(&wanted, meta, data).await?
             }
             committed => committed.map(|()| timestamp)?,
@@ -210,6 +210,8 @@ impl ObjectWriter {
 /// What is to be put, and when it may be.
 struct Wanted<'a> {
     path: &'a ObjectPath,
+    /// Where its record lies.
+    hash: PathHash,
     policy: u16,
     condition: &'a Condition,
 }
@@ -226,7 +228,7 @@ struct Permitted {
 impl Inner {
     /// The right to put an object, if what stands allows it.
     async fn permit(&self, wanted: &Wanted<'_>, given: Option<Timestamp>) -> Result<Permitted> {
-        let Wanted { path, policy, condition } = *wanted;
+        let Wanted { path, policy, condition, .. } = *wanted;
         let begun = match needs(condition) {
             Needs::Nothing => self.begin_unseen(path, given, false).await?,
             _ => self.begin(path, given, true).await?,
@@ -249,9 +251,9 @@ impl Inner {
         mut meta: Box<ObjectMeta>,
         data: Bytes,
     ) -> Result<Timestamp> {
-        let (hash, mut lost) = (key_of(wanted.path, wanted.policy, None), Error::GrantLost { unused: true });
+        let (hash, mut lost) = (wanted.hash, Error::GrantLost { unused: true });
         for _ in 0..AGAIN {
-            if meta.chunked.is_some() {
+            if meta.chunked.is_some() && meta.fragment.is_none() {
                 // A device without the body does not take a record that names it.
                 self.copies.assure(hash, meta.info.timestamp).await?;
             }
@@ -259,9 +261,16 @@ impl Inner {
             let at = grant.at;
             meta.intent = intent;
             (meta.info.timestamp, meta.info.data_timestamp) = (at, at);
-            let line = listed(container, &meta.info, None, *wanted.condition != Condition::default());
-            let object = object_draft(hash, &meta, data.clone());
-            match self.commit(object, grant, Some(line), Class::Client, None).await {
+            let key = meta.fragment.map(|_| hash);
+            let line = listed(container, &meta.info, key, *wanted.condition != Condition::default());
+            let committed = if meta.chunked.is_some() && meta.fragment.is_some() {
+                // What of the body is on a device stays as it is.
+                self.repost(hash, ObjectMeta::clone(&meta), grant, line).await
+            } else {
+                let object = object_draft(hash, &meta, data.clone());
+                self.commit(object, grant, Some(line), Class::Client, None).await
+            };
+            match committed {
                 Err(error @ Error::GrantLost { unused: true }) => lost = error,
                 committed => return committed.map(|()| at),
             }

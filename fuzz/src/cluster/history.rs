@@ -355,14 +355,15 @@ impl History {
         self.world.machines[n].running().map_or(0, |running| running.store.changes_alone())
     }
 
-    /// Of two who delete a container that is in several groups one may be told to try again. So may who puts a coded object whose group
-    /// is given to another leader, or taken back: unlike others its version is not committed again (`object/writer.rs`).
+    /// Of two who delete a container that is in several groups one may be told to try again. So may who puts a coded object while its
+    /// group is given away: of a line that may have been made and is not there nobody can tell whether a DELETE took it. Of other
+    /// objects the devices tell.
     fn is_contended(&self, slot: &Slot, reply: &Reply) -> bool {
         let Reply::Unavailable(reason) = reply else { return false };
         let both_delete = slot.contended && reason.contains("somebody else deletes the container");
-        let is_put = matches!(slot.op, Op::Put { .. });
-        let coded = is_put && self.profile.code.is_some() && reason.contains("the grant was lost");
-        self.profile.splits.is_some() && (both_delete || coded)
+        let coded = self.profile.code.is_some() && matches!(slot.op, Op::Put { .. });
+        let doubtful = coded && reason.contains("nobody can tell what became of the change");
+        self.profile.splits.is_some() && (both_delete || doubtful)
     }
 
     fn lose(&mut self, id: OpId) -> Result<(), Violation> {

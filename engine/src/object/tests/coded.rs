@@ -1,17 +1,22 @@
 //! Objects in fragments: what is lost and what is not, replacing, removing, posting, mending.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 use quarry_ring::PathHash;
 
 use super::cluster::{Cluster, Shape, put, read};
-use super::rig::{all, bytes, path};
+use super::rig::{START, all, bytes, path};
+use super::shelf::Shelf;
 use crate::catalog::{self, ObjectMeta};
+use crate::clock::Clock;
 use crate::index::Table;
 use crate::object::limits::{GIVE_UP, STALL};
+use crate::object::names::Names;
 use crate::object::remake::{Remade, Wanted, remake};
-use crate::object::{Condition, Deleted, Error, ObjectEdit, Result};
+use crate::object::{Condition, Deleted, Entry, Error, ObjectEdit, Result};
 
 const MIB: usize = 1 << 20;
 
@@ -347,4 +352,38 @@ fn a_device_that_hangs_in_mid_stream_is_waited_for_once() {
     let (found, took) = cluster.timed(read(reader));
     assert!(found.unwrap() == body);
     assert!(took < 2 * STALL, "{took:?}");
+}
+
+/// The claim of a PUT goes with the leader that gave it, once the body is on its devices: its version gets another time, and the body
+/// that it replaces goes then.
+#[test]
+fn a_version_whose_grant_is_lost_is_committed_again() {
+    let shelf = Shelf::new(Clock::new(Box::new(|| START * 1_000_000)));
+    let names = Arc::clone(&shelf) as Arc<dyn Names>;
+    let mut cluster = Cluster::with_names(Shape::coded(5, 2, 1), 21, Some(names));
+    assert!(shelf.timer.set(cluster.time().timer).is_ok());
+    cluster.try_put(0, "o", &bytes(1, 10)).unwrap();
+    let mut stood = (cluster.key(1, "o").unwrap(), bytes(1, 10));
+    for (seed, len) in (2..).zip([10, 3 * MIB + 5, 0, 5 * MIB]) {
+        let body = bytes(seed, len);
+        shelf.loses.store(9, Ordering::SeqCst);
+        let refused = cluster.try_put(0, "o", &body);
+        assert!(matches!(refused, Err(Error::GrantLost { unused: true })), "{refused:?}");
+        shelf.loses.store(0, Ordering::SeqCst);
+        assert_eq!(cluster.try_open(1, "o").unwrap(), Some(stood.1));
+        shelf.loses.store(2, Ordering::SeqCst);
+        let put = cluster.try_put(0, "o", &body).unwrap();
+        assert_eq!(shelf.loses.load(Ordering::SeqCst), 0);
+        assert_eq!(cluster.try_open(1, "o").unwrap(), Some(body.clone()));
+        let store = cluster.store(2);
+        let rows = cluster.run(async move { store.list_objects("AUTH_a", "c", &all()).await }).unwrap();
+        assert!(
+            matches!(&rows[..], [Entry::Row(row)] if row.size == len as u64 && row.timestamp == put.timestamp),
+            "{rows:?}"
+        );
+        let key = cluster.key(1, "o").unwrap();
+        assert_eq!(cluster.fragments(stood.0), [None; 5], "what was replaced is buried");
+        assert!(cluster.fragments(key).iter().flatten().count() >= 3);
+        stood = (key, body);
+    }
 }

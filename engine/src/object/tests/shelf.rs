@@ -1,7 +1,7 @@
 //! An index group in memory, the same for all nodes, that can be away.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
@@ -121,8 +121,9 @@ pub(super) struct Shelf {
     pub(super) away: AtomicBool,
     /// Every node has rows of its own to look at.
     pub(super) recalls: AtomicBool,
-    /// Claims of grants that are given now are lost at once, as with the leader that gave them; these are known by their times.
-    pub(super) loses: AtomicBool,
+    /// So many of the grants that are given from now on lose their claims at once, as with the leader that gave them; these are known by
+    /// their times.
+    pub(super) loses: AtomicUsize,
     lost: Arc<Mutex<BTreeSet<Timestamp>>>,
     pub(super) timer: OnceLock<Timer>,
 }
@@ -135,7 +136,7 @@ impl Shelf {
             decider,
             away: AtomicBool::new(false),
             recalls: AtomicBool::new(false),
-            loses: AtomicBool::new(false),
+            loses: AtomicUsize::new(0),
             lost: Arc::default(),
             timer: OnceLock::new(),
         })
@@ -170,7 +171,8 @@ impl Names for Shelf {
     }
 
     fn begin(&self, path: ObjectPath, given: Option<Timestamp>) -> BoxFuture<'static, Result<Grant>> {
-        if !self.loses.load(Ordering::SeqCst) {
+        let left = self.loses.try_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        if left.is_err() {
             return self.unless_away(self.decider.begin(path, given));
         }
         // It holds the claim of another name instead.
