@@ -13,6 +13,7 @@ mod near;
 mod note;
 mod order;
 mod place;
+mod recall;
 mod remains;
 mod row;
 mod span;
@@ -34,6 +35,7 @@ pub use place::{
     BLOCK_BYTES, BLOCK_LENGTH, BLOCKS_PER_CHUNK, CHUNK_BYTES, ChunkId, Fence, Position, Run, SliceId,
     VolumeId,
 };
+pub(crate) use recall::group_of;
 pub(crate) use remains::{order_of, remains};
 pub use row::{BlockPlace, BlockRow};
 pub use store::{

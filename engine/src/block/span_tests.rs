@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::recall::first_era_known;
 use super::row::{Row, block_key, parse_block_key};
 use super::span::{SpanRow, is_whole, spans};
 use super::store::{first_era, mapped, mapped_from};
@@ -57,6 +58,11 @@ pub(super) fn check(bench: &Bench, log: &Log, rng: &mut SplitMix64, context: &st
         assert_eq!(told(&found), expected(&model, &run, era), "{context}: {run:?} in {era}");
         let found = first_era(&bench.index, &run, VOLUME).unwrap();
         assert_eq!(told(&found), expected(&model, &run, 0), "{context}: {run:?} in the first era");
+        let few = Run { blocks: run.blocks.min(1 + u16::try_from(rng.below(8)).unwrap()), ..run };
+        for _ in 0..1 + rng.below(3) {
+            let found = first_era_known(&bench.index, &bench.index.memo, &few, VOLUME).unwrap();
+            assert_eq!(told(&found), expected(&model, &few, 0), "{context}: {few:?}, recalled");
+        }
         let (from, most) = (BlockPlace::of(&run, run.first), 1 + rng.index(100));
         let (found, whole) = mapped_from(&bench.index, from, layer, most).unwrap();
         let mut places: Vec<BlockPlace> = model.keys().map(|(place, _)| *place).collect();

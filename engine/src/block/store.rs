@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::extent::{Content, Extent, MIN_EXTENT_BYTES, block_checksum};
 use super::note::{self, Note, NoteKey};
 use super::place::{BLOCK_LENGTH, BLOCK_STEP, Position, Run, VolumeId};
+use super::recall::first_era_known;
 use super::row::{BlockPlace, BlockRow, Row, block_key, parse_block_key, run_range, span_key, tail_range};
 use super::span::{SPAN_BLOCKS, span_of, span_place, spans};
 use super::{map, marks, near, order};
@@ -17,6 +18,7 @@ use crate::disk::catalog::Tx;
 use crate::disk::format::record::{BadRecord, DeviceId, Kind, NewRecord, Parts};
 use crate::disk::format::sums::Sums;
 use crate::disk::limits::CRC_SPAN;
+use crate::disk::memo::Memo;
 use crate::disk::{DiskError, DiskHandle, Location, Pins};
 use crate::index::{Index, IndexError, Table};
 use crate::io::BLOCK;
@@ -184,6 +186,20 @@ pub(super) fn mapped(index: &dyn Index, run: &Run, layer: Layer) -> Result<Vec<M
 
 /// As [`mapped`] of a layer that sees the first era alone: its keys are known, and need no search.
 pub(super) fn first_era(index: &dyn Index, run: &Run, volume: VolumeId) -> Result<Vec<Mapped>, IndexError> {
+    let mut gather = Gather::new(Layer { volume, era: 0 }, BlockPlace::of(run, run.first));
+    first_rows(index, run, volume, |place, row| {
+        gather.take(place, 0, &row);
+    })?;
+    Ok(gather.end(BlockPlace::of(run, run.last())))
+}
+
+/// The rows of a run's blocks in the first era, and of their spans, in the order of their keys.
+pub(super) fn first_rows(
+    index: &dyn Index,
+    run: &Run,
+    volume: VolumeId,
+    mut each: impl FnMut(BlockPlace, Row),
+) -> Result<(), IndexError> {
     // All in one look: a write may move a block between its own row and its span's.
     let mut keys: Vec<Vec<u8>> = Vec::with_capacity(usize::from(run.blocks) + 2);
     for (first, last) in spans(run) {
@@ -193,13 +209,12 @@ pub(super) fn first_era(index: &dyn Index, run: &Run, volume: VolumeId) -> Resul
     }
     // The span's key lies behind that of its first block.
     keys.sort_unstable();
-    let mut gather = Gather::new(Layer { volume, era: 0 }, BlockPlace::of(run, run.first));
     for (key, value) in keys.iter().zip(index.get_several(Table::Blocks, &keys)?) {
         let Some(value) = value else { continue };
-        let (place, era) = parse_block_key(key).map_err(damaged)?;
-        gather.take(place, era, &Row::decode(key, &value).map_err(damaged)?);
+        let (place, _) = parse_block_key(key).map_err(damaged)?;
+        each(place, Row::decode(key, &value).map_err(damaged)?);
     }
-    Ok(gather.end(BlockPlace::of(run, run.last())))
+    Ok(())
 }
 
 /// What was written from a place on, as a layer sees it, at most so many blocks; and whether that was certainly all.
@@ -232,7 +247,7 @@ pub fn find(
     run: &Run,
 ) -> Result<(Vec<Mapped>, Option<Pins>), DiskError> {
     let found = disk.lookup(|index| {
-        let mapped = through(index, layers, run)?;
+        let mapped = through(index, disk.memo(), layers, run)?;
         let places: Vec<Location> = mapped.iter().map(|block| block.row.at).collect();
         Ok(Some((mapped, places)))
     })?;
@@ -240,14 +255,14 @@ pub fn find(
     Ok((mapped, pins))
 }
 
-fn through(index: &dyn Index, layers: &[Layer], run: &Run) -> Result<Vec<Mapped>, IndexError> {
+fn through(index: &dyn Index, memo: &Memo, layers: &[Layer], run: &Run) -> Result<Vec<Mapped>, IndexError> {
     let mut all: Vec<Mapped> = Vec::new();
     for layer in layers {
         if all.len() == usize::from(run.blocks) {
             break;
         }
         let below = if layer.era == 0 && run.blocks <= FEW_BLOCKS {
-            first_era(index, run, layer.volume)?
+            first_era_known(index, memo, run, layer.volume)?
         } else {
             mapped(index, run, *layer)?
         };

@@ -1,6 +1,7 @@
 //! Random histories of volumes: the index after the log's order, after any order, with copies and moves.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -8,6 +9,7 @@ use super::*;
 use crate::catalog::ObjectCatalog;
 use crate::disk::catalog::{Catalog, Finished};
 use crate::disk::format::record::{DeviceId, NewRecord, Parts};
+use crate::disk::memo::{Memo, Told};
 use crate::index::{MemoryIndex, Range, Table};
 use crate::io::SplitMix64;
 
@@ -18,10 +20,16 @@ pub(super) type Dump = BTreeMap<Vec<u8>, Vec<u8>>;
 pub(super) type Log = Vec<(NewRecord, Location)>;
 
 /// An index, and the live bytes that its transactions told.
-#[derive(Default)]
 pub(super) struct Bench {
-    pub(super) index: MemoryIndex,
+    pub(super) index: Told,
     live: BTreeMap<u32, i64>,
+}
+
+impl Default for Bench {
+    fn default() -> Self {
+        let memo = Arc::new(Memo::new(Arc::new(ObjectCatalog)));
+        Self { index: Told { index: Arc::new(MemoryIndex::new()), memo }, live: BTreeMap::new() }
+    }
 }
 
 impl Bench {

@@ -50,7 +50,7 @@ use crate::block::{self, BadOr};
 use crate::disk::catalog::{Catalog, Tx};
 use crate::disk::format::bytes::{Put, Reader};
 use crate::disk::format::record::{DeviceId, Kind, NewRecord, RecordView, StoredRecord};
-use crate::disk::{Location, Shift};
+use crate::disk::{Group, Location, Shift};
 use crate::index::{Index, IndexError, Table};
 use crate::object::ObjectPath;
 use keys::{RowKey, chunk_key, expiry, open_upload};
@@ -132,6 +132,10 @@ impl Catalog for ObjectCatalog {
             Kind::VolumeExtent => block::remains(index, device, record, at),
             _ => Ok(None),
         }
+    }
+
+    fn group(&self, table: Table, key: &[u8]) -> Option<Group> {
+        if table == Table::Blocks { block::group_of(key) } else { None }
     }
 
     fn order(&self, record: &RecordView<'_>) -> Option<Vec<u8>> {

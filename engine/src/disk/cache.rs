@@ -52,7 +52,7 @@ pub(crate) struct Cache {
 }
 
 /// Without a random key: what is evicted, and so what is read, must follow from the seed of a simulation.
-type Hashing = BuildHasherDefault<DefaultHasher>;
+pub(super) type Hashing = BuildHasherDefault<DefaultHasher>;
 
 fn records(bytes: u64, of: u64) -> Records {
     let items = usize::try_from(bytes / of).unwrap_or(usize::MAX).max(16);

@@ -10,9 +10,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::Location;
 use super::format::record::{DeviceId, NewRecord, RecordView, StoredRecord};
 use super::tallies::Shift;
+use super::{Group, Location};
 use crate::index::{Index, IndexError, Range, Table, WriteSet};
 
 /// What records mean. Runs on the disk's thread (`is_live` also elsewhere): no blocking but for index reads.
@@ -60,6 +60,13 @@ pub trait Catalog: Send + Sync {
     fn recount(&self, index: &dyn Index, add: &mut dyn FnMut(u32, i64)) -> Result<(), IndexError> {
         let _ = (index, add);
         Ok(())
+    }
+
+    /// Rows that readers remember together with this one ([`super::memo`]); a change of any of them makes them forget all. `None`: it is
+    /// looked up each time.
+    fn group(&self, table: Table, key: &[u8]) -> Option<Group> {
+        let _ = (table, key);
+        None
     }
 
     /// A rebuild has applied every record of the log: drop what nothing refers to.

@@ -18,6 +18,7 @@ use super::limits::{
     CLIENT_HIGH_WATER, CLIENT_RESERVE, MAX_GROUP, MAX_GROUP_RECORDS, MAX_MOVE_RECORDS, MAX_RECORD,
     SLACK_BYTES,
 };
+use super::memo::Memo;
 use super::segments::State;
 use super::shared::{Append, Class, Counters, DiskError, IndexChange, Item, Request, Shared};
 use super::tallies::Tallies;
@@ -97,6 +98,11 @@ impl DiskHandle {
     #[must_use]
     pub fn index(&self) -> &dyn Index {
         self.shared.index.as_ref()
+    }
+
+    /// What readers of the index remember of it.
+    pub(crate) fn memo(&self) -> &Memo {
+        &self.shared.memo
     }
 
     /// What records mean on this disk.

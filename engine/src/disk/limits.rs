@@ -61,6 +61,8 @@ pub const CHECKPOINT_BYTES: u64 = 256 << 20;
 pub const CHECKPOINT_SECONDS: u64 = 30;
 /// Segments that may be opened between two checkpoints.
 pub const RESERVED_SEGMENTS: usize = 64;
+/// Most bytes of what readers remember of the index ([`super::memo`]): of some gigabytes of volumes that are read at random.
+pub const MEMO_BYTES: u64 = 16 << 20;
 /// Smallest and largest segment.
 pub const MIN_SEGMENT: u64 = 16 << 20;
 /// Largest segment.

@@ -28,6 +28,7 @@ use super::format::segment::SegmentHeader;
 use super::format::superblock::{COPIES, ClusterId, Layout, Superblock, Verdict, choose};
 use super::handle::DiskHandle;
 use super::limits::{MAX_BATCH_RECORDS, MAX_SEGMENT, MIN_SEGMENT, MIN_SEGMENTS};
+use super::memo::{Memo, Told};
 use super::rebuild::{Rebuild, Rebuilt};
 use super::recovery::{RecoveryError, Replay, Report};
 use super::segments::{
@@ -523,10 +524,12 @@ fn assemble(
     let seqs = segments.iter().map(|(_, s)| AtomicU64::new(s.seq)).collect();
     let pins = (0..superblock.layout.segments).map(|_| AtomicU64::new(0)).collect();
     let free = segments.count(State::Free) as u64;
+    let memo = Arc::new(Memo::new(Arc::clone(&catalog)));
     let shared = Arc::new(Shared {
         device: superblock.device,
         layout: superblock.layout,
-        index,
+        index: Arc::new(Told { index, memo: Arc::clone(&memo) }),
+        memo,
         catalog,
         requests: sender,
         waker: disk.waker(),

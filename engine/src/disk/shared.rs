@@ -15,6 +15,7 @@ use super::format::record::{BadRecord, DeviceId, NewRecord};
 use super::format::superblock::Layout;
 use super::hints::Hints;
 use super::limits::{ALIGN_FROM, CLEANER_QUEUE_BYTES, DELETE_QUEUE_BYTES, QUEUE_BYTES, READ_BYTES};
+use super::memo::Memo;
 use super::segments::{SegmentMap, State};
 use super::tallies::Tallies;
 use super::{Durability, Location, Lsn};
@@ -208,6 +209,7 @@ pub(crate) struct Shared {
     pub(crate) device: DeviceId,
     pub(crate) layout: Layout,
     pub(crate) index: Arc<dyn Index>,
+    pub(crate) memo: Arc<Memo>,
     pub(crate) catalog: Arc<dyn Catalog>,
     pub(crate) requests: Sender<Request>,
     pub(crate) waker: Waker,

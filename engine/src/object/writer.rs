@@ -199,7 +199,7 @@ impl ObjectWriter {
         let object = object_draft(self.hash, &meta, data.clone());
         let timestamp = match inner.commit(object, grant, Some(line), Class::Client, upload).await {
             Err(Error::GrantLost { unused: true }) if spec.timestamp.is_none() => {
-                inner.commit_again(&wanted, meta, data).await?
+                Box::pin(inner.commit_again(&wanted, meta, data)).await?
             }
             committed => committed.map(|()| timestamp)?,
         };

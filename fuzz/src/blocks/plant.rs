@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use quarry_engine::block::{BLOCK_LENGTH, NoteTag, Position, VolumeId};
 use quarry_engine::catalog::ObjectCatalog;
-use quarry_engine::disk::Location;
 use quarry_engine::disk::catalog::{Catalog, Tx};
 use quarry_engine::disk::format::record::{DeviceId, Kind, NewRecord, RecordView, StoredRecord};
-use quarry_engine::index::{Index, IndexError};
+use quarry_engine::disk::{Group, Location};
+use quarry_engine::index::{Index, IndexError, Table};
 use quarry_engine::net::{BlockWrite, VolumeAnswer, VolumeCall};
 
 use super::part::VOLUME;
@@ -152,6 +152,10 @@ impl Catalog for Forgetful {
         to: Location,
     ) -> Result<bool, IndexError> {
         ObjectCatalog.relocate(tx, record, from, to)
+    }
+
+    fn group(&self, table: Table, key: &[u8]) -> Option<Group> {
+        ObjectCatalog.group(table, key)
     }
 
     fn is_live(&self, index: &dyn Index, record: &RecordView<'_>, at: Location) -> Result<bool, IndexError> {

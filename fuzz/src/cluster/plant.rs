@@ -6,7 +6,7 @@ use quarry_engine::catalog::{GroupKey, GroupTag, Head, ObjectCatalog, tally, wei
 use quarry_engine::clock::Timestamp;
 use quarry_engine::disk::catalog::{Catalog, Tx};
 use quarry_engine::disk::format::record::{DeviceId, Kind, NewRecord, RecordView, StoredRecord};
-use quarry_engine::disk::{Class, Durability, Location};
+use quarry_engine::disk::{Class, Durability, Group, Location};
 use quarry_engine::index::{Index, IndexError, Table};
 use quarry_engine::net::{NodeId, Request, Response, Service};
 use quarry_engine::object::names::{
@@ -137,6 +137,10 @@ impl Catalog for Faulty {
         to: Location,
     ) -> std::result::Result<bool, IndexError> {
         ObjectCatalog.relocate(tx, record, from, to)
+    }
+
+    fn group(&self, table: Table, key: &[u8]) -> Option<Group> {
+        ObjectCatalog.group(table, key)
     }
 
     fn is_live(

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use quarry_engine::catalog::{Head, ObjectCatalog, tally, weight};
-use quarry_engine::disk::Location;
 use quarry_engine::disk::catalog::{Catalog, Tx};
 use quarry_engine::disk::format::record::{Kind, RecordView};
+use quarry_engine::disk::{Group, Location};
 use quarry_engine::index::{Index, IndexError, Table};
 
 /// A bug to plant.
@@ -104,6 +104,10 @@ impl Catalog for Faulty {
             return Ok(true);
         }
         ObjectCatalog.relocate(tx, record, from, to)
+    }
+
+    fn group(&self, table: Table, key: &[u8]) -> Option<Group> {
+        ObjectCatalog.group(table, key)
     }
 
     fn is_live(&self, index: &dyn Index, record: &RecordView<'_>, at: Location) -> Result<bool, IndexError> {
