@@ -111,7 +111,7 @@ impl std::fmt::Debug for GroupOptions {
 pub struct GroupStatus {
     /// The present term.
     pub term: u64,
-    /// Who leads, as far as is known.
+    /// Who leads, as far as is known: this node only if `leads`.
     pub leader: Option<NodeId>,
     /// This node leads.
     pub leads: bool,
@@ -138,7 +138,7 @@ pub struct GroupStatus {
 pub struct Office {
     /// The present term.
     pub term: u64,
-    /// Who leads, as far as is known.
+    /// Who leads, as far as is known: this node only if `leads`.
     pub leader: Option<NodeId>,
     /// This node leads.
     pub leads: bool,
@@ -479,12 +479,12 @@ impl Group {
     pub fn office(&self) -> Office {
         let metrics = self.shared.raft.metrics();
         let metrics = metrics.borrow();
-        let (leads, leader) = (metrics.state == ServerState::Leader, metrics.current_leader);
+        let leads = metrics.state == ServerState::Leader;
         let leaving = self.shared.elector.is_leaving();
         Office {
             term: metrics.current_term,
             // Whoever asks for a leader waits for the next one.
-            leader: leader.filter(|leader| !leaving || *leader != self.shared.node),
+            leader: other_or_own(&metrics).filter(|leader| !leaving || *leader != self.shared.node),
             leads: leads && !leaving,
         }
     }
@@ -574,12 +574,18 @@ impl StatusWatch {
     }
 }
 
+/// Who leads; this node only if it does. One that made others the voters is its term's leader still, and decides nothing.
+fn other_or_own(metrics: &openraft::RaftMetrics<NodeId, EmptyNode>) -> Option<NodeId> {
+    let leads = metrics.state == ServerState::Leader;
+    metrics.current_leader.filter(|leader| leads || *leader != metrics.id)
+}
+
 pub(super) fn status_of(metrics: &openraft::RaftMetrics<NodeId, EmptyNode>) -> GroupStatus {
     let membership = metrics.membership_config.membership();
     let matched = metrics.replication.iter().flatten();
     GroupStatus {
         term: metrics.current_term,
-        leader: metrics.current_leader,
+        leader: other_or_own(metrics),
         leads: metrics.state == ServerState::Leader,
         runs: metrics.running_state.is_ok() && metrics.state != ServerState::Shutdown,
         last: metrics.last_log_index,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quarry_engine::clock::Clock;
-use quarry_engine::consensus::StatusWatch;
+use quarry_engine::consensus::{Group, StatusWatch};
 use quarry_engine::disk::format::record::DeviceId;
 use quarry_engine::net::{Announcement, Code, Failure, NodeId, Request, Response, Service, Transport, Wish};
 use quarry_engine::object::BoxFuture;
@@ -31,6 +31,8 @@ const LOOK: Duration = Duration::from_secs(2);
 const SILENCE: Duration = Duration::from_secs(3);
 /// How long one may take.
 const WITHIN: Duration = Duration::from_secs(5);
+/// How long who leads is waited for.
+const ELECTION: Duration = Duration::from_secs(3);
 /// Rows of one change.
 const ROWS: usize = 4;
 
@@ -196,9 +198,13 @@ async fn grant(
     first: bool,
     wish: Wish,
 ) -> Result<Response, String> {
+    if first {
+        led(&groups.control).await;
+    }
     let status = groups.control.status();
     if !status.leads {
-        let leader = status.leader.filter(|_| first).ok_or("the control group has no leader now")?;
+        let leader = status.leader.filter(|leader| first && *leader != net.local());
+        let leader = leader.ok_or("the control group has no leader now")?;
         let told = net.call(leader, Request::Wish(wish), WITHIN);
         return tokio::select! {
             told = told => told.map_err(|e| e.to_string()),
@@ -222,6 +228,13 @@ async fn grant(
         Ok::<_, ControlError>(rows)
     };
     written.await.map_err(|e| e.to_string())?.map(|_| Response::Done)
+}
+
+/// Waits until somebody leads, for as long as an election takes.
+async fn led(control: &Group) {
+    let mut changes = control.watch();
+    let waited = async { while control.leader().is_none() && changes.changed().await.is_some() {} };
+    let _over = tokio::time::timeout(ELECTION, waited).await;
 }
 
 /// Waits until another node leads than this one, from which no answer will come then: it may have been killed.

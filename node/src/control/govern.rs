@@ -183,6 +183,13 @@ async fn members(
         return Ok(group.add_learner(*node).await?);
     }
     if voters != status.voters && voters.iter().all(|node| caught_up(&status, node)) {
+        // Where the leader goes with the change, nobody leads until voters notice that.
+        let next = voters.intersection(&status.voters).next().filter(|_| !voters.contains(&group.node()));
+        if let Some(next) = next
+            && group.hand_over(*next).await?
+        {
+            return Ok(());
+        }
         let names: Vec<String> = voters.iter().map(ToString::to_string).collect();
         tracing::info!(group = group.id(), voters = names.join(" "), "change voters");
         return Ok(group.change_voters(voters).await?);

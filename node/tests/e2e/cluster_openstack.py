@@ -12,8 +12,8 @@ What must hold:
 - what the killed node had frozen for a task that nobody knows of is let go by another;
 - a quota is given out once, also when all nodes are asked at once for the last of it;
 - nothing is left of what was deleted;
-- a node that is drained gives up its volumes with one member, the API's and an operator's, and its members of others, with all their bytes;
-  one that a client uses stays until the client goes, and is named by `quarry cluster compare`.
+- a node that is drained while the control group loses its leader gives up its volumes with one member, the API's and an operator's, and
+  its members of others, with all their bytes; one that a client uses stays until the client goes, and is named by `quarry cluster compare`.
 
 Environment: SEED (default random; printed).
 """
@@ -22,6 +22,7 @@ import json
 import os
 import random
 import threading
+import time
 import urllib.parse
 import uuid
 
@@ -199,7 +200,14 @@ def drained(it, cloud, node, rng):
     content = {volume: write(cloud.open(volume), rng, [1, 3, 900]) for volume in (single, pair)}
     by_hand = write(Export(node.nbd, "by-hand"), rng, [1, 3, 60])
     used = Export(node.nbd, "used")
+    (leader,) = {group["leader"] for _, group in it.groups() if group["name"] == "control" and group["leader"]}
+    leader = it.node(leader)
+    assert leader is not node, "a node that was away until now leads the control group"
     node.quarry("node", "drain", identity, *admin(node))
+    # What has to ask the group meanwhile waits for it, and is not put off.
+    leader.kill()
+    time.sleep(3 * rng.random())
+    leader.start(limit=60.0)
     wait_until(lambda: [name for name in names(node) if not name.startswith("volume-")] == ["used"] and cloud.host(single) is not node and not has_member(it, node, pair), WAIT, "all that nobody uses goes", lambda: names(node))
     left = lambda: compared(node)[0]["volumes"]
     wait_until(lambda: (left()["volumes"], left()["members"]) == (1, 0), WAIT, "one volume is left", left)

@@ -120,6 +120,30 @@ fn crashes_while_a_group_is_given_up_and_swept_leave_nothing_behind() {
     assert!((1..12).contains(&whole), "{whole}");
 }
 
+/// Who was told that it leads would ask itself again.
+#[test]
+fn a_leader_that_votes_no_more_names_itself_no_leader() {
+    let mut cluster = Cluster::new(55, 3);
+    cluster.found(GROUP, 3);
+    assert_eq!(cluster.propose(GROUP, &rows(vec![put(1, 1, "x")])), Outcome::Applied);
+    cluster.settle(GROUP, &[1, 2, 3]);
+    let (leader, voter) = cluster.leader(GROUP);
+    let watched = voter.watch();
+    cluster.run(voter.change_voters((1..=3).filter(|n| *n != leader).map(node).collect())).unwrap();
+    let mut deposed = false;
+    for _ in 0..400 {
+        cluster.pass(Duration::from_millis(5));
+        let (office, status, seen) = (voter.office(), voter.status(), watched.now());
+        for (leads, named) in
+            [(office.leads, office.leader), (status.leads, status.leader), (seen.leads, seen.leader)]
+        {
+            assert!(leads || named != Some(node(leader)), "it does not lead, and names itself");
+        }
+        deposed |= !office.leads;
+    }
+    assert!(deposed, "it still leads");
+}
+
 #[test]
 fn a_group_may_be_given_up_many_times() {
     let (mut cluster, gone) = left(50, GROUP);
