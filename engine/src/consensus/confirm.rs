@@ -7,12 +7,15 @@
 //! asked for, itself among them if it votes; by a majority of both sets while the voters are being changed.
 //! Invariant: only as many are asked as are needed, those that answered soonest. One that fails costs what it takes to say so, and
 //! one that is late costs [`HEDGE`]: then all the others are asked, and who answers is asked first from then on.
+//! Invariant: one round is under way at a time. Whoever comes meanwhile is confirmed by the next one, with all that came by then: a busy
+//! leader asks less often for each of them.
 //! Invariant: a voter that asks something of the leader and says with its question whose vote it has need not be asked: what holds of the
 //! moment in which it asked holds of all that it was to be told of.
 //! Invariant: no clock is believed. A voter of a machine that stood still takes its lease for a living one.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::future::poll_fn;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -138,6 +141,19 @@ pub(crate) struct Confirmer {
     /// How long a voter may take.
     within: Duration,
     soonest: Mutex<Soonest>,
+    /// Rounds that were begun.
+    begun: AtomicU64,
+    /// The last one that came to its end; held while one is under way.
+    ended: tokio::sync::Mutex<Option<Ended>>,
+}
+
+/// What a round came to.
+#[derive(Debug, PartialEq, Eq)]
+struct Ended {
+    number: u64,
+    term: u64,
+    sets: Vec<BTreeSet<NodeId>>,
+    confirmed: Result<(), Unconfirmed>,
 }
 
 /// A voter that was asked.
@@ -160,7 +176,8 @@ impl Confirmer {
         store: Arc<Store>,
         within: Duration,
     ) -> Self {
-        Self { net, runtime, store, within, soonest: Mutex::default() }
+        let (soonest, begun, ended) = (Mutex::default(), AtomicU64::new(0), tokio::sync::Mutex::default());
+        Self { net, runtime, store, within, soonest, begun, ended }
     }
 
     fn soonest(&self) -> MutexGuard<'_, Soonest> {
@@ -172,15 +189,36 @@ impl Confirmer {
         (node, self.net.call(node, request, self.within))
     }
 
+    fn is_own(&self, vote: Vote) -> Result<(), Unconfirmed> {
+        if self.store.vote() == Some(vote) { Ok(()) } else { Err(Unconfirmed::Deposed) }
+    }
+
     /// Confirms that this node leads in a term, among voters of these sets.
     pub(crate) async fn confirm(&self, term: u64, sets: Vec<BTreeSet<NodeId>>) -> Result<(), Unconfirmed> {
+        // Rounds of higher numbers ask after this moment.
+        let came = self.begun.load(Ordering::SeqCst);
+        let mut last = self.ended.lock().await;
+        let shared = last.take().filter(|last| last.number > came && last.term == term && last.sets == sets);
+        let ended = match shared {
+            Some(shared) => shared,
+            None => {
+                let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
+                let confirmed = self.round(term, &sets).await;
+                Ended { number, term, sets, confirmed }
+            }
+        };
+        let confirmed = ended.confirmed;
+        *last = Some(ended);
+        confirmed.and_then(|()| self.is_own(vote_for(self.net.local(), term)))
+    }
+
+    async fn round(&self, term: u64, sets: &[BTreeSet<NodeId>]) -> Result<(), Unconfirmed> {
         let node = self.net.local();
         let vote = vote_for(node, term);
-        let is_own = || if self.store.vote() == Some(vote) { Ok(()) } else { Err(Unconfirmed::Deposed) };
-        is_own()?;
+        self.is_own(vote)?;
         let others = sets.iter().flatten().filter(|voter| **voter != node).copied().collect();
         let (order, all) = self.soonest().begin(others);
-        let round = Round::new(sets, node, order);
+        let round = Round::new(sets.to_vec(), node, order);
         let hedge = self.runtime.sleep(if all { Duration::ZERO } else { HEDGE });
         let mut asking =
             Asking { confirmer: self, vote, round, asked: Vec::new(), answered: Vec::new(), hedge };
@@ -188,7 +226,7 @@ impl Confirmer {
         asking.ask(first);
         let confirmed = poll_fn(|context| asking.step(context)).await;
         self.soonest().answered(asking.answered);
-        confirmed.and_then(|()| is_own())
+        confirmed
     }
 }
 

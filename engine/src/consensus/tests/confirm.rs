@@ -1,6 +1,7 @@
 //! What a leader's confirmation costs, and that nobody is confirmed who does not lead.
 
 use std::sync::atomic::Ordering;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use super::rig::{Cluster, node, put, rows, within};
@@ -41,6 +42,37 @@ fn a_barrier_asks_no_more_voters_than_it_needs() {
         // Two of the rounds ask all, and some signs of life are among the messages.
         assert!((128 * needed..140 * needed + 10).contains(&asked), "{asked} messages to {of} voters");
     }
+}
+
+/// Each asked by itself: 32 clients of a busy leader were as many questions.
+#[test]
+fn those_who_come_while_one_is_confirmed_share_the_next_round_and_not_that_one() {
+    let (mut cluster, _, group) = cluster(8, 3);
+    barrier(&mut cluster, &group);
+    for (together, rounds) in [(1, 1), (2, 2), (20, 2)] {
+        let asked = (0..10).map(|_| {
+            let before = cluster.empty.load(Ordering::Relaxed);
+            let all = (0..together).map(|_| group.barrier());
+            let all = cluster.run(futures_util::future::join_all(all));
+            assert!(all.iter().all(Result::is_ok), "{all:?}");
+            cluster.empty.load(Ordering::Relaxed) - before
+        });
+        // Signs of life are among the messages at times.
+        assert_eq!(asked.min(), Some(rounds), "{together} together");
+    }
+}
+
+#[test]
+fn who_waits_for_a_round_that_is_given_up_asks_itself() {
+    let (mut cluster, _, group) = cluster(9, 3);
+    barrier(&mut cluster, &group);
+    let mut first = Box::pin(group.barrier());
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(first.as_mut().poll(&mut context).is_pending(), "it has asked");
+    let mut second = Box::pin(group.barrier());
+    assert!(second.as_mut().poll(&mut context).is_pending(), "it waits");
+    drop(first);
+    cluster.run(second).unwrap();
 }
 
 /// A voter that does not answer would hold each barrier up until the question's time is over.
