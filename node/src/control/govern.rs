@@ -184,7 +184,9 @@ async fn members(
     }
     if voters != status.voters && voters.iter().all(|node| caught_up(&status, node)) {
         // Where the leader goes with the change, nobody leads until voters notice that.
-        let next = voters.intersection(&status.voters).next().filter(|_| !voters.contains(&group.node()));
+        let stay = voters.intersection(&status.voters).filter(|_| !voters.contains(&group.node()));
+        // Nothing is proposed until it has all: one that is away would hold everybody up.
+        let next = stay.max_by_key(|node| status.matched.get(node).copied().flatten());
         if let Some(next) = next
             && group.hand_over(*next).await?
         {
