@@ -10,7 +10,6 @@
 //!
 //! Invariant: the old volume is whole until the paper says that the new one is the volume, and the new one is durable before that.
 //! Invariant: a phase that is done twice does no harm; each ends with a change of the task that began it, or changes nothing.
-//! Invariant: that the cluster cannot say anything now keeps no volume from going: a phase that could not begin for that is tried again.
 //! Invariant: what is left over (the old volume, a copy that came to nothing) goes when the paper says that it is not the volume, also
 //! where an admin reset the volume's state in between; it is judged by a paper that was read while no phase can be under way here.
 //! Invariant: whether the volume is one with several members, known to the cluster, or has its one member at a node, its paper says.
@@ -48,38 +47,16 @@ const PAUSE: Duration = Duration::from_secs(1);
 enum Trouble {
     /// The volume cannot go.
     #[error(transparent)]
-    Volume(VolumeError),
+    Volume(#[from] VolumeError),
     /// The same.
     #[error("{0}")]
     Not(String),
     /// The same.
     #[error(transparent)]
-    Copy(CopyError),
-    /// The cluster cannot say now what it knows of the volume: its control group has no leader, or somebody else changed it just then.
-    #[error(transparent)]
-    Again(VolumeError),
+    Copy(#[from] CopyError),
     /// Nothing can be said now.
     #[error(transparent)]
     Later(#[from] PaperError),
-}
-
-impl From<VolumeError> for Trouble {
-    fn from(error: VolumeError) -> Self {
-        match error {
-            VolumeError::Register(_) | VolumeError::Changed => Self::Again(error),
-            error => Self::Volume(error),
-        }
-    }
-}
-
-impl From<CopyError> for Trouble {
-    fn from(error: CopyError) -> Self {
-        match error {
-            CopyError::Volume(error) => error.into(),
-            CopyError::Paper(error) => Self::Later(error),
-            error => Self::Copy(error),
-        }
-    }
 }
 
 /// What a volume becomes.
@@ -200,11 +177,6 @@ pub(crate) async fn perform(office: &Office, paper: &Paper) -> Result<(), PaperE
     match done {
         Ok(()) => Ok(()),
         Err(Trouble::Later(error)) => Err(error),
-        Err(Trouble::Again(why)) => {
-            tracing::debug!(id = text(paper, "id"), phase, %why, "a volume's way is gone on with in a moment");
-            tokio::time::sleep(PAUSE).await;
-            Ok(())
-        }
         Err(why) => {
             tracing::warn!(id = text(paper, "id"), phase, %why, "volume does not go to where it should");
             if phase == "leave" || phase == "copy" {
