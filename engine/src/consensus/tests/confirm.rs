@@ -44,7 +44,7 @@ fn a_barrier_asks_no_more_voters_than_it_needs() {
     }
 }
 
-/// Each asked by itself: 32 clients of a busy leader were as many questions.
+/// Whoever asked a group asked its voters by itself.
 #[test]
 fn those_who_come_while_one_is_confirmed_share_the_next_round_and_not_that_one() {
     let (mut cluster, _, group) = cluster(8, 3);
