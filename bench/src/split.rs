@@ -156,14 +156,14 @@ struct Node {
 }
 
 impl Node {
-    async fn open(&self, number: u32) -> Result<(), Failure> {
+    async fn open(&self, number: u32) -> Result<Group, Failure> {
         let group = self.groups.open(number, self.with.clone()).await.map_err(other)?;
-        let voter = Voter::new(group, self.clock.clone());
+        let voter = Voter::new(group.clone(), self.clock.clone());
         self.voters.lock().unwrap_or_else(PoisonError::into_inner).insert(number, voter.clone());
         let begun = self.begun;
         let (since, options) = (Arc::new(move || begun.elapsed()), object::Options::default());
         self.seats.take(NamesService::new(number, Arc::new(voter), self.clock.clone(), &options, since));
-        Ok(())
+        Ok(group)
     }
 
     fn voter(&self, number: u32) -> Option<Voter> {
@@ -176,12 +176,13 @@ impl Node {
             let leads = self.groups.get(PARENT).is_some_and(|group| group.status().leads);
             for given in self.groups.all().iter().flat_map(Group::given) {
                 match self.groups.get(given.group) {
-                    None => {
-                        if let Err(error) = self.open(given.group).await {
-                            say(&format!("open group {}: {error}", given.group));
+                    None => match self.open(given.group).await {
+                        Ok(child) if leads => {
+                            drop(tokio::spawn(async move { child.elect_first().await }));
                         }
-                    }
-                    Some(child) if leads && child.status().term == 0 => drop(child.campaign().await),
+                        Ok(_) => {}
+                        Err(error) => say(&format!("open group {}: {error}", given.group)),
+                    },
                     Some(_) => {}
                 }
             }

@@ -176,6 +176,17 @@ impl Elector {
         }
         self.leaving.store(true, Ordering::Release);
         let Some((term, to)) = self.successor().await else { return };
+        self.give_to(term, to).await;
+        let until = self.runtime.now() + SUCCEED;
+        while self.runtime.now() < until && self.status().leader.is_none_or(|leader| leader == self.node) {
+            Ambient::sleep(TICK / 5).await;
+        }
+        let leader = self.status().leader.map(|leader| leader.to_string());
+        tracing::info!(group = self.store.group, leader, "gave the lead away");
+    }
+
+    /// Lets go of the leader's place, which this node has in a term, and tells a voter that has all of its log to take it.
+    pub(crate) async fn give_to(&self, term: u64, to: NodeId) {
         let vote =
             Vote { leader_id: openraft::LeaderId { term: term + 1, voted_for: Some(to) }, committed: false };
         // Whoever has heard of a higher term keeps no lease for this leader any more, and votes at once.
@@ -195,12 +206,6 @@ impl Elector {
             told.await;
         }
         self.tell(to, ConsensusCall::Lead, TELL_WITHIN).await;
-        let until = self.runtime.now() + SUCCEED;
-        while self.runtime.now() < until && self.status().leader.is_none_or(|leader| leader == self.node) {
-            Ambient::sleep(TICK / 5).await;
-        }
-        let leader = self.status().leader.map(|leader| leader.to_string());
-        tracing::info!(group = self.store.group, leader, "gave the lead away");
     }
 
     /// The term of this leader, and a voter that has all of its log, or most.

@@ -8,8 +8,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::error::{ClientWriteError, RaftError};
-use openraft::{ChangeMembers, Config, EmptyNode, ServerState, SnapshotPolicy};
+use openraft::{Config, EmptyNode, ServerState, SnapshotPolicy};
 use tokio::sync::watch;
 
 use super::back;
@@ -127,8 +126,8 @@ pub struct GroupStatus {
     pub voters: BTreeSet<NodeId>,
     /// Members that do not vote.
     pub learners: BTreeSet<NodeId>,
-    /// The voters are being changed.
-    pub changing: bool,
+    /// The voters are being changed, to these.
+    pub changing: Option<BTreeSet<NodeId>>,
     /// Of a leader: the last index that each other member is known to have.
     pub matched: BTreeMap<NodeId, Option<u64>>,
 }
@@ -165,8 +164,8 @@ pub(super) struct Shared {
     pub(super) raft: Raft,
     pub(super) proposals: Arc<Proposals>,
     receiver: Receiver,
-    elector: Arc<Elector>,
-    confirmer: Confirmer,
+    pub(super) elector: Arc<Elector>,
+    pub(super) confirmer: Confirmer,
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) net: Arc<dyn Transport>,
     /// Held while lines are given away or taken back.
@@ -430,28 +429,6 @@ impl Group {
         catalog::marked_accounts_in(index, self.space(), marker, limit).map_err(stopped)
     }
 
-    /// Adds a member that does not vote. It is sent everything; when it has it, make it a voter.
-    pub async fn add_learner(&self, node: NodeId) -> Result<(), GroupError> {
-        let added = self.scope(self.shared.raft.add_learner(node, EmptyNode {}, false)).await;
-        added.map(drop).map_err(members_error)
-    }
-
-    /// Makes these the voters; new ones must be members and should have caught up. Others leave the group.
-    pub async fn change_voters(&self, voters: BTreeSet<NodeId>) -> Result<(), GroupError> {
-        if voters.is_empty() || voters.len() > MAX_MEMBERS {
-            return Err(GroupError::Limit("voters"));
-        }
-        let changed = self.scope(self.shared.raft.change_membership(voters, false)).await;
-        changed.map(drop).map_err(members_error)
-    }
-
-    /// Removes a member that does not vote.
-    pub async fn remove_learner(&self, node: NodeId) -> Result<(), GroupError> {
-        let change = ChangeMembers::RemoveNodes(BTreeSet::from([node]));
-        let changed = self.scope(self.shared.raft.change_membership(change, true)).await;
-        changed.map(drop).map_err(members_error)
-    }
-
     /// Calls an election, if this node may vote: it will probably lead.
     pub async fn campaign(&self) -> Result<(), GroupError> {
         self.scope(self.shared.raft.trigger().elect()).await.map_err(stopped)
@@ -468,7 +445,7 @@ impl Group {
     }
 
     /// Sets of voters of which a majority each decides: two while they are being changed.
-    fn voters(&self) -> Vec<BTreeSet<NodeId>> {
+    pub(super) fn voters(&self) -> Vec<BTreeSet<NodeId>> {
         let metrics = self.shared.raft.metrics();
         let metrics = metrics.borrow();
         metrics.membership_config.membership().get_joint_config().clone()
@@ -593,16 +570,8 @@ pub(super) fn status_of(metrics: &openraft::RaftMetrics<NodeId, EmptyNode>) -> G
         purged: metrics.purged.map(|id| id.index),
         voters: membership.voter_ids().collect(),
         learners: membership.learner_ids().collect(),
-        changing: membership.get_joint_config().len() > 1,
+        changing: membership.get_joint_config().get(1).cloned(),
         matched: matched.map(|(node, id)| (*node, id.map(|id| id.index))).collect(),
-    }
-}
-
-fn members_error(e: RaftError<NodeId, ClientWriteError<NodeId, EmptyNode>>) -> GroupError {
-    match e {
-        RaftError::APIError(ClientWriteError::ForwardToLeader(to)) => GroupError::NotLeader(to.leader_id),
-        RaftError::APIError(ClientWriteError::ChangeMembershipError(e)) => GroupError::Members(e.to_string()),
-        RaftError::Fatal(e) => stopped(e),
     }
 }
 

@@ -1,13 +1,14 @@
 //! Who leads, by agreement: a leader says who the members are, and hands over to another voter.
 //!
-//! Invariant: a leader hands over to a voter that has all of its log, while it holds back what is proposed: so the other one
-//! wins at once, or nobody loses anything.
+//! Invariant: a leader hands over to a voter that has all of its log and has just answered, while it holds back what is proposed; the
+//! others let go of it before: so that one wins at once.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::group::Group;
 use super::types::GroupError;
-use crate::net::{Code, ConsensusAnswer, ConsensusCall, Failure, NodeId, Request, Response};
+use crate::net::{Code, ConsensusAnswer, Failure, NodeId};
 
 /// How long proposals may be held back, for the other voter to catch up, and for it to win.
 const WITHIN: Duration = Duration::from_millis(500);
@@ -15,7 +16,8 @@ const WITHIN: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_millis(2);
 
 impl Group {
-    /// Hands over to another voter: true when this node does not lead any more.
+    /// Hands over to another voter: true when this node does not lead any more; then that one leads, or voters elect somebody when they
+    /// have missed a leader for long enough.
     pub async fn hand_over(&self, to: NodeId) -> Result<bool, GroupError> {
         let _held = self.shared.proposals.pause();
         let caught_up = || {
@@ -25,18 +27,25 @@ impl Group {
             done && status.voters.contains(&to) && matched.is_some() && matched == status.last
         };
         if !self.until(caught_up).await {
-            return Ok(!self.status().leads);
+            return Ok(!self.office().leads);
         }
-        let request = Request::Consensus { group: self.id(), call: ConsensusCall::Lead };
-        let answer = self.shared.net.call(to, request, WITHIN).await;
-        let taken = matches!(answer, Ok(Response::Consensus(ConsensusAnswer::Campaigns)));
-        Ok(taken && self.until(|| !self.status().leads).await)
+        let term = self.office().term;
+        let both = vec![BTreeSet::from([self.node(), to])];
+        if self.shared.confirmer.confirm(term, both).await.is_ok() {
+            self.scope(self.shared.elector.give_to(term, to)).await;
+            self.until(|| self.leader().is_some_and(|leader| leader != self.node())).await;
+        }
+        Ok(!self.office().leads)
     }
 
     /// Waits until it holds, for a while.
     pub(super) async fn until(&self, holds: impl Fn() -> bool) -> bool {
+        self.until_within(WITHIN, holds).await
+    }
+
+    pub(super) async fn until_within(&self, within: Duration, holds: impl Fn() -> bool) -> bool {
         let runtime = &self.shared.runtime;
-        let end = runtime.now() + WITHIN;
+        let end = runtime.now() + within;
         while !holds() {
             if runtime.now() >= end {
                 return false;

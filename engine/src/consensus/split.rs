@@ -163,7 +163,7 @@ impl Group {
         if !self.until(quiet).await {
             return Err(stopped("proposals under way do not end"));
         }
-        if self.status().changing {
+        if self.status().changing.is_some() {
             return Err(stopped("the voters are being changed"));
         }
         // All is applied here: what other leaders of the group gave away is known.

@@ -176,22 +176,13 @@ pub(crate) fn voters(members: usize) -> usize {
 async fn govern(runtime: Arc<dyn Runtime>, group: Group, board: Board) {
     loop {
         runtime.sleep(GOVERN).await;
-        let status = group.status();
-        if !status.leads || status.changing {
+        if !group.status().leads {
             continue;
         }
         let members: BTreeSet<NodeId> = board.read().owners.values().copied().collect();
-        let known = |node: &NodeId| status.voters.contains(node) || status.learners.contains(node);
-        let wanted: BTreeSet<NodeId> = members.iter().take(voters(members.len())).copied().collect();
-        let matched = |node: &NodeId| {
-            status.voters.contains(node) || status.matched.get(node).is_some_and(Option::is_some)
-        };
+        let wanted = members.iter().take(voters(members.len())).copied().collect();
         // What fails is tried again.
-        if let Some(node) = members.iter().find(|node| !known(node)) {
-            let _failed = group.add_learner(*node).await;
-        } else if wanted != status.voters && wanted.iter().all(matched) {
-            let _failed = group.change_voters(wanted).await;
-        }
+        let _failed = group.bring_members(&members, &wanted).await;
     }
 }
 

@@ -56,13 +56,13 @@ impl Keeper {
                 }
                 // Of what is over this node's parent may not have heard yet.
                 for given in group.given().into_iter().filter(|given| !over.contains(&given.group)) {
-                    match self.groups.get(given.group) {
-                        None => self.open(given.group).await,
-                        // Nobody has promised anybody anything there: this node wins at once. Later elections are not its business.
-                        Some(child) if status.leads && child.status().term == 0 => {
-                            let _tried_again = child.campaign().await;
-                        }
-                        Some(_) => {}
+                    if self.groups.get(given.group).is_some() {
+                        continue;
+                    }
+                    let opened = self.open(given.group).await;
+                    if let Some(child) = opened.filter(|_| group.status().leads) {
+                        // Later elections are not its business.
+                        self.with.runtime.spawn(Box::pin(async move { drop(child.elect_first().await) }));
                     }
                 }
             }
@@ -70,11 +70,11 @@ impl Keeper {
         }
     }
 
-    async fn open(&self, number: u32) {
+    async fn open(&self, number: u32) -> Option<Group> {
         // What fails is tried again.
-        if let Ok(group) = self.groups.open(number, self.with.clone()).await {
-            self.seat(&group);
-        }
+        let group = self.groups.open(number, self.with.clone()).await.ok()?;
+        self.seat(&group);
+        Some(group)
     }
 
     /// Leaves groups whose lines were taken back; those are all such.
@@ -95,7 +95,7 @@ impl Keeper {
     pub(super) async fn open_held(&self) {
         for number in held(&self.with.disk).await.unwrap_or_default() {
             if self.groups.get(number).is_none() {
-                self.open(number).await;
+                let _tried_again = self.open(number).await;
             }
         }
     }

@@ -190,7 +190,7 @@ impl World {
         let leader = self.leader().and_then(|n| self.machines[n].life.as_ref()?.groups.get(NAMES));
         leader.is_some_and(|group| {
             let status = group.status();
-            !status.changing && status.voters.len() == wanted
+            status.changing.is_none() && status.voters.len() == wanted
         })
     }
 

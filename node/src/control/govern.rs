@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quarry_engine::clock::{Clock, Timestamp};
-use quarry_engine::consensus::{Group, GroupStatus};
+use quarry_engine::consensus::Group;
 use quarry_engine::net::{NodeId, Transport};
 
 use super::groups::{ControlError, Own, Table, change, put};
@@ -22,8 +22,6 @@ use crate::storage::random_bytes;
 const PAUSE: Duration = Duration::from_millis(500);
 /// How long a step may take: whoever stops to lead in the middle of a change of members may never hear of its end.
 const STEP: Duration = Duration::from_secs(120);
-/// A member that lags by so many entries has caught up enough to vote.
-const CAUGHT_UP: u64 = 500;
 /// Rows of one change.
 const ROWS: usize = 4;
 /// Index groups whose voters change at the same time: those that join are sent all rows.
@@ -82,7 +80,7 @@ impl Governor {
                 None if group.id() == groups.control.id() => {
                     let voters = plan::voters(&state, &group.status().voters);
                     let all = state.members.keys().copied().filter(|node| state.takes_part(*node));
-                    members(group, &all.collect(), voters).await?;
+                    group.bring_members(&all.collect(), &voters).await?;
                 }
                 // It is about to be written down.
                 None => {}
@@ -101,17 +99,16 @@ impl Governor {
     /// Brings the voters of an index group nearer to its row, and hands it over to the first of them.
     async fn index_members(&mut self, group: &Group, row: &[Seat]) -> Result<(), ControlError> {
         let wanted = seating::nodes(row);
-        let status = group.status();
-        let first = row.first().map(|seat| seat.node).filter(|first| *first != group.node());
-        if status.voters != wanted || !status.learners.is_empty() || status.changing {
-            return members(group, &wanted, wanted.clone()).await;
+        if !group.bring_members(&wanted, &wanted).await? {
+            return Ok(());
         }
+        let first = row.first().map(|seat| seat.node).filter(|first| *first != group.node());
         let Some(first) = first else {
             self.handed.remove(&group.id());
             return Ok(());
         };
         let since = *self.handed.entry(group.id()).or_insert_with(Instant::now);
-        if since.elapsed() >= HAND_OVER && caught_up(&status, &first) {
+        if since.elapsed() >= HAND_OVER {
             self.handed.insert(group.id(), Instant::now());
             let done = group.hand_over(first).await?;
             tracing::info!(group = group.id(), to = %first, done, "hand over index group");
@@ -165,47 +162,6 @@ impl Governor {
         }
         true
     }
-}
-
-/// Brings members and voters of a group one step nearer to what they shall be.
-async fn members(
-    group: &Group,
-    all: &BTreeSet<NodeId>,
-    voters: BTreeSet<NodeId>,
-) -> Result<(), ControlError> {
-    let status = group.status();
-    if status.changing {
-        return Ok(());
-    }
-    let known = |node: &NodeId| status.voters.contains(node) || status.learners.contains(node);
-    if let Some(node) = all.iter().find(|node| !known(node)) {
-        tracing::info!(group = group.id(), %node, "add member");
-        return Ok(group.add_learner(*node).await?);
-    }
-    if voters != status.voters && voters.iter().all(|node| caught_up(&status, node)) {
-        // Where the leader goes with the change, nobody leads until voters notice that.
-        let stay = voters.intersection(&status.voters).filter(|_| !voters.contains(&group.node()));
-        // Nothing is proposed until it has all: one that is away would hold everybody up.
-        let next = stay.max_by_key(|node| status.matched.get(node).copied().flatten());
-        if let Some(next) = next
-            && group.hand_over(*next).await?
-        {
-            return Ok(());
-        }
-        let names: Vec<String> = voters.iter().map(ToString::to_string).collect();
-        tracing::info!(group = group.id(), voters = names.join(" "), "change voters");
-        return Ok(group.change_voters(voters).await?);
-    }
-    match status.learners.iter().find(|node| !all.contains(node)) {
-        Some(node) => Ok(group.remove_learner(*node).await?),
-        None => Ok(()),
-    }
-}
-
-fn caught_up(status: &GroupStatus, node: &NodeId) -> bool {
-    let matched = status.matched.get(node).copied().flatten();
-    status.voters.contains(node)
-        || matched.zip(status.last).is_some_and(|(matched, last)| matched + CAUGHT_UP >= last)
 }
 
 /// Makes the next key of tokens when it is due, and drops what is over.

@@ -30,11 +30,6 @@ use super::state::State;
 
 /// Pause between two looks.
 const PAUSE: Duration = Duration::from_millis(500);
-/// How long the leader of a parent waits for the others to have opened a child before it calls the child's election, how long one
-/// may take to say so, and the pause between two questions.
-const ELECT: Duration = Duration::from_millis(150);
-const SAY: Duration = Duration::from_millis(50);
-const ASK: Duration = Duration::from_millis(5);
 /// How long a node may take to say who the members of a group are.
 const WITHIN: Duration = Duration::from_secs(2);
 
@@ -324,35 +319,11 @@ impl Shared {
     }
 }
 
-/// Where the parent is led: calls the election of a child that was just made, as soon as a majority has it. Nobody there has promised
-/// anything to anybody, so this node wins at once; later elections are the child's own business.
+/// Where the parent is led: calls the election of a child that was just made. Later elections are the child's own business.
 async fn lead(seats: Seats, parent: Group, number: u32) {
-    let shared = &seats.shared;
-    let Some(child) = shared.groups.get(number).filter(|_| parent.status().leads) else { return };
-    let voters = child.status().voters;
-    let others: Vec<NodeId> = voters.iter().copied().filter(|node| *node != child.node()).collect();
-    let until = tokio::time::Instant::now() + ELECT;
-    while tokio::time::Instant::now() < until {
-        let asked = others.iter().map(|node| tokio::time::timeout(SAY, serves(&*shared.net, number, *node)));
-        let all = futures_util::future::join_all(asked).await;
-        if all.into_iter().filter(|serves| matches!(serves, Ok(true))).count() >= voters.len() / 2 {
-            break;
-        }
-        tokio::time::sleep(ASK).await;
-    }
-    if child.status().term == 0
-        && let Err(error) = child.campaign().await
-    {
+    let Some(child) = seats.shared.groups.get(number).filter(|_| parent.status().leads) else { return };
+    if let Err(error) = child.elect_first().await {
         tracing::warn!(group = number, %error, "call the election of a new index group");
-    }
-}
-
-/// Whether a node takes part in a group.
-async fn serves(net: &dyn Transport, group: u32, node: NodeId) -> bool {
-    let request = Request::Consensus { group, call: ConsensusCall::Members };
-    match net.call(node, request, WITHIN).await {
-        Ok(Response::Failed(Failure { code, .. })) => code != Code::NotServed,
-        answer => answer.is_ok(),
     }
 }
 

@@ -106,6 +106,37 @@ fn who_does_not_lead_or_is_alone_has_nothing_to_give_away() {
     assert!(group.status().leads);
 }
 
+/// Voters keep a lease for a leader that they have just heard of, and one that was just elected keeps its own.
+#[test]
+fn a_place_is_handed_over_at_once_by_a_leader_of_a_moment_and_among_five() {
+    for (seed, of) in [(20, 3), (21, 5), (22, 5), (23, 3)] {
+        let mut cluster = cluster(seed, of);
+        let (leader, group) = cluster.leader(GROUP);
+        let to = (1..=of).find(|n| *n != leader).unwrap();
+        let began = cluster.runtime.now();
+        assert!(cluster.run(group.hand_over(node(to))).unwrap(), "seed {seed}");
+        assert_eq!(group.leader(), Some(node(to)), "seed {seed}");
+        let took = cluster.runtime.now() - began;
+        assert!(took < Duration::from_millis(200), "seed {seed}: {took:?}");
+        assert_eq!(cluster.propose(GROUP, &rows(vec![put(1, 1, "x")])), Outcome::Applied);
+        assert_eq!(cluster.leader(GROUP).0, to, "seed {seed}");
+    }
+}
+
+#[test]
+fn nothing_is_handed_over_to_a_voter_that_does_not_answer() {
+    let mut cluster = cluster(24, 5);
+    assert_eq!(cluster.propose(GROUP, &rows(vec![put(1, 1, "x")])), Outcome::Applied);
+    let (leader, group) = cluster.leader(GROUP);
+    cluster.settle(GROUP, &[1, 2, 3, 4, 5]);
+    let term = group.status().term;
+    let to = (1..=5).find(|n| *n != leader).unwrap();
+    cluster.net.cut(node(leader), node(to));
+    assert!(!cluster.run(group.hand_over(node(to))).unwrap());
+    assert!(group.status().leads && group.status().term == term);
+    assert_eq!(cluster.propose(GROUP, &rows(vec![put(2, 2, "x")])), Outcome::Applied);
+}
+
 /// A successor that dies while it is given the place is no worse than a leader that dies.
 #[test]
 fn a_place_that_nobody_takes_is_filled_by_an_election() {

@@ -64,7 +64,7 @@ impl Keeper {
             for given in self.groups.all().iter().flat_map(Group::given) {
                 match self.groups.get(given.group) {
                     None => self.open(given.group).await,
-                    Some(child) if child.status().term == 0 => child.campaign().await.unwrap(),
+                    Some(child) if child.status().term == 0 => child.elect_first().await.unwrap(),
                     Some(_) => {}
                 }
             }

@@ -1,0 +1,104 @@
+//! Changes of members that are cut off, and such as cannot be committed.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::rig::{Cluster, node, put, rows, voters, within};
+use crate::consensus::{GroupError, Outcome};
+use crate::net::NodeId;
+
+const GROUP: u32 = 5;
+
+/// Steps, at whoever leads, until the members are these.
+fn bring(cluster: &mut Cluster, all: &BTreeSet<NodeId>, voters: &BTreeSet<NodeId>) {
+    for _ in 0..100 {
+        let (_, leader) = cluster.leader(GROUP);
+        // What fails is tried again.
+        if cluster.run(leader.bring_members(all, voters)) == Ok(true) {
+            return;
+        }
+        cluster.pass(Duration::from_millis(50));
+    }
+    panic!("seed {}: the members do not become what they shall be", cluster.seed);
+}
+
+/// A leader that changes voters 1, 2 and 3 to others dies on its way; how many of its successors found the change begun.
+#[test]
+fn a_change_of_voters_whose_leader_died_is_ended_by_the_next_one() {
+    let mut found = 0;
+    for seed in 0..40 {
+        let mut cluster = Cluster::new(1000 + seed, 5);
+        cluster.found(GROUP, 3);
+        assert_eq!(cluster.propose(GROUP, &rows(vec![put(1, 1, "x")])), Outcome::Applied);
+        for n in [4, 5] {
+            cluster.open(n, GROUP);
+            let (_, leader) = cluster.leader(GROUP);
+            cluster.run(leader.add_learner(node(n))).unwrap();
+        }
+        let (leader, group) = cluster.leader(GROUP);
+        let stays = (1..=3).find(|n| *n != leader).unwrap();
+        let runtime = cluster.runtime.clone();
+        let begun = group.clone();
+        runtime.spawn(
+            node(leader),
+            Box::pin(async move { drop(begun.change_voters(voters([stays, 4, 5])).await) }),
+        );
+        cluster.until("the change is begun", |_| group.status().changing.is_some());
+        cluster.pass(Duration::from_millis(seed / 4));
+        cluster.crash(leader);
+        let (_, next) = cluster.leader(GROUP);
+        found += usize::from(next.status().changing.is_some());
+        // The change that was begun, or the voters of before: whatever is wanted by then.
+        let rest: BTreeSet<NodeId> = (1..=5).filter(|n| *n != leader).map(node).collect();
+        let wanted = rest.iter().copied().take(3).collect();
+        bring(&mut cluster, &rest, &wanted);
+        assert_eq!(cluster.propose(GROUP, &rows(vec![put(2, 2, "x")])), Outcome::Applied);
+        let status = cluster.leader(GROUP).1.status();
+        assert_eq!((status.voters, status.changing), (wanted, None), "seed {seed}");
+    }
+    assert!(found > 5, "{found} of 40");
+}
+
+#[test]
+fn voters_are_not_changed_to_such_as_do_not_answer() {
+    let mut cluster = Cluster::new(1100, 3);
+    cluster.found(GROUP, 3);
+    assert_eq!(cluster.propose(GROUP, &rows(vec![put(1, 1, "x")])), Outcome::Applied);
+    let (leader, group) = cluster.leader(GROUP);
+    cluster.settle(GROUP, &[1, 2, 3]);
+    let away = (1..=3).find(|n| *n != leader).unwrap();
+    cluster.crash(away);
+    let (all, wanted) = (voters(1..=3), voters([away]));
+    let runtime = cluster.runtime.node(node(200));
+    let asked = group.clone();
+    let begun = cluster.run(async move { within(&*runtime, asked.bring_members(&all, &wanted)).await });
+    assert!(matches!(begun, Some(Err(GroupError::Unavailable(_)))), "{begun:?}");
+    assert_eq!(group.status().changing, None);
+    assert_eq!(cluster.propose(GROUP, &rows(vec![put(2, 2, "x")])), Outcome::Applied);
+    // It is back: now they are.
+    cluster.start(away);
+    bring(&mut cluster, &voters([away]), &voters([away]));
+    assert_eq!(cluster.propose(GROUP, &rows(vec![put(3, 3, "x")])), Outcome::Applied);
+}
+
+#[test]
+fn a_leader_that_shall_vote_no_more_hands_over_first() {
+    for seed in 1200..1206 {
+        let mut cluster = Cluster::new(seed, 4);
+        cluster.found(GROUP, 3);
+        cluster.open(4, GROUP);
+        assert_eq!(cluster.propose(GROUP, &rows(vec![put(1, 1, "x")])), Outcome::Applied);
+        let (leader, group) = cluster.leader(GROUP);
+        cluster.run(group.add_learner(node(4))).unwrap();
+        cluster.settle(GROUP, &[1, 2, 3, 4]);
+        cluster.until("the leader knows", |_| group.status().has_caught_up(&node(4)));
+        let rest: BTreeSet<NodeId> = (1..=4).filter(|n| *n != leader).map(node).collect();
+        let before = cluster.runtime.now();
+        assert_eq!(cluster.run(group.bring_members(&rest, &rest)), Ok(false));
+        let successor = group.leader().filter(|next| rest.contains(next));
+        assert!(successor.is_some(), "seed {seed}: {:?}", group.status());
+        assert!(cluster.runtime.now() - before < Duration::from_millis(200));
+        bring(&mut cluster, &rest, &rest);
+        assert_eq!(Some(node(cluster.leader(GROUP).0)), successor, "seed {seed}");
+    }
+}
