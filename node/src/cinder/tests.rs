@@ -222,6 +222,20 @@ async fn a_task_that_was_replaced_changes_nothing_when_it_ends() {
 }
 
 #[tokio::test]
+async fn a_task_that_a_round_found_and_another_one_did_is_not_done_again() {
+    let (rig, me) = (Rig::start(), caller("p", false));
+    let office = office(&rig);
+    let id = make(&office, &me, json!({ "size": 1 })).await;
+    let found = office.papers.get("volumes", &id).await.unwrap().unwrap();
+    settle(&office).await;
+    assert_eq!(ask(&office, &me, 0, &format!("DELETE volumes/{id}"), Value::Null).await.0, 202);
+    settle(&office).await;
+    work::perform_found(&office, "volumes", &found).await.unwrap();
+    assert!(office.blocks.exports.volumes().list().is_empty(), "a volume that nobody knows of");
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn others_see_nothing_and_admins_all() {
     let (rig, me, other, admin) = (Rig::start(), caller("p", false), caller("q", false), caller("r", true));
     let office = office(&rig);

@@ -162,7 +162,7 @@ pub(super) async fn round(office: &Arc<Office>, running: &mut JoinSet<()>) -> Re
                 };
                 if !first {
                     tokio::time::sleep(Duration::from_secs(1)).await;
-                } else if let Err(error) = perform(&office, drawer, &paper).await {
+                } else if let Err(error) = perform_found(&office, drawer, &paper).await {
                     tracing::warn!(drawer, id, %error, "do task of a volume; it is tried again");
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
@@ -183,6 +183,18 @@ fn may_do(office: &Office, paper: &Paper, doers: Option<&[NodeId]>) -> bool {
             // What no node fits, every node can say.
             doer.is_empty() || is_own(office, &doer)
         }
+    }
+}
+
+/// Does a task that a round found, unless it went on before it was kept from others: what is done already would be done again.
+pub(super) async fn perform_found(
+    office: &Office,
+    drawer: &'static str,
+    found: &Paper,
+) -> Result<(), PaperError> {
+    match office.papers.get(drawer, text(found, "id")).await? {
+        Some(paper) if paper.get("task") == found.get("task") => perform(office, drawer, &paper).await,
+        Some(_) | None => Ok(()),
     }
 }
 
