@@ -1,7 +1,6 @@
 //! An index group whose rows several nodes hold: the body of the seam over [`crate::consensus`].
 //!
 //! Invariant: a row is read only behind a barrier: this node led after the question came, and had applied what came before.
-//! Invariant: one barrier serves all who came before it began; nobody uses one that began before they came.
 //! Invariant: version times of a term are greater than those of every earlier one: a leader reserves them before it gives
 //! them, by a row whose own version time is the ceiling, and the next leader starts above all rows. The leader itself does
 //! not follow its reservations: its clock would run ahead of them, and they of it.
@@ -60,18 +59,8 @@ struct Shared {
     reserved: Mutex<(u64, u64)>,
     /// Makes one reservation at a time.
     reserving: AsyncMutex<()>,
-    barriers: Barriers,
     /// Nothing is decided here before.
     opened: AtomicBool,
-}
-
-/// Barriers, shared by those who wait.
-#[derive(Default)]
-struct Barriers {
-    /// Counted up when one begins.
-    begun: AtomicU64,
-    /// The number of the last that ended well; held while one is under way.
-    ended: AsyncMutex<u64>,
 }
 
 impl std::fmt::Debug for Voter {
@@ -107,7 +96,6 @@ impl Voter {
             began: AtomicU64::new(0),
             reserved: Mutex::default(),
             reserving: AsyncMutex::default(),
-            barriers: Barriers::default(),
             opened: AtomicBool::new(false),
         };
         Self { shared: Arc::new(shared) }
@@ -236,15 +224,8 @@ impl Shared {
 
     /// Waits for a barrier that began after this call.
     async fn barrier(&self) -> Result<()> {
-        let wanted = self.barriers.begun.load(Ordering::SeqCst) + 1;
-        let mut ended = self.barriers.ended.lock().await;
-        if *ended >= wanted {
-            return Ok(());
-        }
-        let number = self.barriers.begun.fetch_add(1, Ordering::SeqCst) + 1;
         let leading = self.group.barrier().await.map_err(refused)?;
         self.begin(leading);
-        *ended = number;
         Ok(())
     }
 

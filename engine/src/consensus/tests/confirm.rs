@@ -215,4 +215,10 @@ fn a_leader_that_is_cut_off_is_not_confirmed() {
     }
     let refused = cluster.run(group.barrier());
     assert!(refused.is_err(), "{refused:?}");
+    // Who waited for one that was refused began anew: the last of many heard of it when nobody listened any more.
+    let began = cluster.runtime.now();
+    let refused = cluster.run(futures_util::future::join_all((0..20).map(|_| group.barrier())));
+    assert!(refused.iter().all(Result::is_err), "{refused:?}");
+    let took = cluster.runtime.now() - began;
+    assert!(took < Duration::from_secs(4), "{took:?}");
 }
