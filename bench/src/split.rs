@@ -5,6 +5,7 @@
 //! body.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -48,6 +49,8 @@ const READERS: usize = 2;
 const AROUND: Duration = Duration::from_secs(4);
 /// No operation shall take longer while lines move.
 const WANTED_MS: f64 = 100.0;
+/// Pause between two flushes of the disk itself.
+const FLUSH_EVERY: Duration = Duration::from_millis(5);
 /// Groups of records under way while lines are laid out.
 const UNDER_WAY: usize = 256;
 
@@ -228,12 +231,26 @@ struct Told {
     /// Begin and microseconds of each operation.
     writes: Mutex<Vec<(Instant, u32)>>,
     reads: Mutex<Vec<(Instant, u32)>>,
+    /// And of each flush of a file beside.
+    flushes: Mutex<Vec<(Instant, u32)>>,
     made: AtomicU64,
     over: AtomicBool,
 }
 
 fn note(list: &Mutex<Vec<(Instant, u32)>>, began: Instant) {
     list.lock().unwrap_or_else(PoisonError::into_inner).push((began, crate::load::micros(began)));
+}
+
+/// How long the disk itself takes for a write of 4 KiB that is flushed, meanwhile: what no client need wait less than.
+fn flush(file: &std::fs::File, told: &Told) -> std::io::Result<()> {
+    while !told.over.load(Ordering::Relaxed) {
+        let began = now();
+        file.write_all_at(&[0xbe; 4096], 0)?;
+        file.sync_data()?;
+        note(&told.flushes, began);
+        std::thread::sleep(FLUSH_EVERY);
+    }
+    Ok(())
 }
 
 async fn writer(names: Divided, told: Arc<Told>, number: u64, lines: u64) -> Result<(), Failure> {
@@ -372,6 +389,10 @@ async fn measure(scratch: &Path, lines: u64) -> Result<Scenario, Failure> {
     for (number, node) in (0u64..).zip(nodes.iter().cycle().take(READERS)) {
         clients.push(tokio::spawn(reader(node.names.clone(), told.clone(), number, lines)));
     }
+    let beside =
+        std::fs::File::create(scratch.join("split-raw")).map_err(Failure::io("create a file beside"))?;
+    let tells = told.clone();
+    clients.push(tokio::task::spawn_blocking(move || flush(&beside, &tells).map_err(Failure::io("flush"))));
     let first = now();
     tokio::time::sleep(AROUND).await;
     let Some(voter) = leader.voter(PARENT) else { return Err(other("no voter")) };
@@ -401,6 +422,7 @@ async fn measure(scratch: &Path, lines: u64) -> Result<Scenario, Failure> {
     let of = |list| [pass(list, first, split), pass(list, split, done), pass(list, done, last)];
     let [before, during, after] = of(&told.writes);
     let [_, reading, reads_after] = of(&told.reads);
+    let [flushed_before, flushed, flushed_after] = of(&told.flushes);
     let most = |pass: &Pass| pass.percentile(100) / 1e3;
     let longest = most(&during.0).max(most(&after.0)).max(most(&reading.0)).max(most(&reads_after.0));
     Ok(Scenario {
@@ -417,6 +439,9 @@ async fn measure(scratch: &Path, lines: u64) -> Result<Scenario, Failure> {
             ("longest_write_after_ms", json!(round(most(&after.0)))),
             ("longest_read_during_ms", json!(round(most(&reading.0)))),
             ("longest_read_after_ms", json!(round(most(&reads_after.0)))),
+            ("longest_flush_before_ms", json!(round(most(&flushed_before.0)))),
+            ("longest_flush_during_ms", json!(round(most(&flushed.0)))),
+            ("longest_flush_after_ms", json!(round(most(&flushed_after.0)))),
             ("no_write_ended_for_ms", json!(round(during.1.max(after.1)))),
             ("writes_a_second_before", json!(round(as_f64(before.0.ops) / (split - first).as_secs_f64()))),
             ("writes_a_second_during", json!(round(as_f64(during.0.ops) / (done - split).as_secs_f64()))),

@@ -6,6 +6,7 @@
 //! Invariant: it is called when a majority takes part in the group. Called before, it would only raise the term, and whoever waits
 //! for the group would wait until voters missed a leader ([`super::Settings::silence`]).
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -44,8 +45,7 @@ impl Group {
         let voters = self.status().voters;
         let others = voters.iter().filter(|node| **node != self.node());
         let answers = join_all(others.map(|node| self.takes_part(*node))).await;
-        // This node does too.
-        answers.into_iter().filter(|takes_part| *takes_part).count() >= voters.len() / 2
+        is_majority(&voters, self.node(), answers.into_iter().filter(|takes_part| *takes_part).count())
     }
 
     async fn takes_part(&self, node: NodeId) -> bool {
@@ -54,6 +54,27 @@ impl Group {
         match self.shared.net.call(node, request, SAY).await {
             Ok(Response::Failed(Failure { code, .. })) => code != Code::NotServed,
             answer => answer.is_ok(),
+        }
+    }
+}
+
+/// Whether so many others and this node are a majority. One that was opened just now knows no voters yet.
+fn is_majority(voters: &BTreeSet<NodeId>, node: NodeId, others: usize) -> bool {
+    voters.contains(&node) && others >= voters.len() / 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_knows_no_voters_yet_is_no_majority_of_them() {
+        let node = |n| NodeId([n; 16]);
+        let voters = |most: u8| (1..=most).map(node).collect();
+        assert!(!is_majority(&voters(0), node(1), 0));
+        for (of, others) in [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2)] {
+            assert!(is_majority(&voters(of), node(1), others), "{of}");
+            assert!(others == 0 || !is_majority(&voters(of), node(1), others - 1), "{of}");
         }
     }
 }

@@ -225,10 +225,14 @@ async fn leave(office: &Office, paper: &Paper, task: &Paper) -> Result<(), Troub
         if exports.is_frozen(&name)? {
             return Err(Trouble::Not("it has snapshots".to_owned()));
         }
+        let source = exports.id_of(&name)?;
         several::lead(office, &name).await?;
-        // Of an earlier way: the volume is there by its name.
-        give_up(office, &leaving).await?;
-        exports.rename(&name, &leaving).await?;
+        several::lead(office, &leaving).await?;
+        // Where it has the name already, this node heard late of what it had done itself; another one is of an earlier way.
+        if !exports.has(&leaving) || exports.id_of(&leaving)? != source {
+            give_up(office, &leaving).await?;
+            exports.rename(&name, &leaving).await?;
+        }
     }
     exports.hear_of(&leaving).await?;
     let source = exports.id_of(&leaving)?;

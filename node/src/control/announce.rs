@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use quarry_engine::clock::Clock;
 use quarry_engine::consensus::{Group, StatusWatch};
 use quarry_engine::disk::format::record::DeviceId;
-use quarry_engine::net::{Announcement, Code, Failure, NodeId, Request, Response, Service, Transport, Wish};
+use quarry_engine::net::{
+    Announcement, Code, Failure, NetError, NodeId, Request, Response, Service, Transport, Wish,
+};
 use quarry_engine::object::BoxFuture;
 use quarry_ring::Class;
 
@@ -198,18 +200,11 @@ async fn grant(
     first: bool,
     wish: Wish,
 ) -> Result<Response, String> {
-    if first {
-        led(&groups.control).await;
+    if first && let Some(answer) = hand_on(&groups.control, net, &wish).await {
+        return answer;
     }
-    let status = groups.control.status();
-    if !status.leads {
-        let leader = status.leader.filter(|leader| first && *leader != net.local());
-        let leader = leader.ok_or("the control group has no leader now")?;
-        let told = net.call(leader, Request::Wish(wish), WITHIN);
-        return tokio::select! {
-            told = told => told.map_err(|e| e.to_string()),
-            () = deposed(groups.control.watch(), leader) => Err("another node leads now".to_owned()),
-        };
+    if !groups.control.status().leads {
+        return Err("the control group has no leader now".to_owned());
     }
     if let Wish::Volumes { guards, rows } = wish {
         return volumes::write(groups, clock, guards, rows).await.map_err(|e| e.to_string())?;
@@ -230,11 +225,34 @@ async fn grant(
     written.await.map_err(|e| e.to_string())?.map(|_| Response::Done)
 }
 
-/// Waits until somebody leads, for as long as an election takes.
-async fn led(control: &Group) {
+/// Hands a wish on to whoever leads; nothing, where this node does or nobody. One that cannot be reached was perhaps killed: then the next
+/// one is waited for, as long as an election takes.
+async fn hand_on(control: &Group, net: &dyn Transport, wish: &Wish) -> Option<Result<Response, String>> {
+    let until = Instant::now() + ELECTION;
+    let mut gone = None;
+    loop {
+        led(control, gone, until.saturating_duration_since(Instant::now())).await;
+        let status = control.status();
+        let leader = status.leader.filter(|leader| !status.leads && *leader != net.local())?;
+        let told = net.call(leader, Request::Wish(wish.clone()), WITHIN);
+        let told = tokio::select! {
+            told = told => told,
+            () = deposed(control.watch(), leader) => return Some(Err("another node leads now".to_owned())),
+        };
+        match told {
+            // It was not asked.
+            Err(NetError::Unreachable { .. }) if Instant::now() < until => gone = Some(leader),
+            told => return Some(told.map_err(|error| error.to_string())),
+        }
+    }
+}
+
+/// Waits until somebody leads who is not gone.
+async fn led(control: &Group, gone: Option<NodeId>, within: Duration) {
     let mut changes = control.watch();
-    let waited = async { while control.leader().is_none() && changes.changed().await.is_some() {} };
-    let _over = tokio::time::timeout(ELECTION, waited).await;
+    let nobody = || control.leader().is_none_or(|leader| Some(leader) == gone);
+    let waited = async { while nobody() && changes.changed().await.is_some() {} };
+    let _over = tokio::time::timeout(within, waited).await;
 }
 
 /// Waits until another node leads than this one, from which no answer will come then: it may have been killed.
