@@ -148,7 +148,6 @@ pub(crate) struct Confirmer {
 }
 
 /// What a round came to.
-#[derive(Debug, PartialEq, Eq)]
 struct Ended {
     number: u64,
     term: u64,

@@ -1,7 +1,7 @@
 //! Who leads, by agreement: a leader says who the members are, and hands over to another voter.
 //!
-//! Invariant: a leader hands over to a voter that has all of its log and has just answered, while it holds back what is proposed; the
-//! others let go of it before: so that one wins at once.
+//! Invariant: a leader hands over to a voter that has all of its log, while it holds back what is proposed; the others let go of it
+//! before: so that one wins at once. For one that does not answer nothing is held back.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -19,6 +19,11 @@ impl Group {
     /// Hands over to another voter: true when this node does not lead any more; then that one leads, or voters elect somebody when they
     /// have missed a leader for long enough.
     pub async fn hand_over(&self, to: NodeId) -> Result<bool, GroupError> {
+        let term = self.office().term;
+        let both = vec![BTreeSet::from([self.node(), to])];
+        if self.shared.confirmer.confirm(term, both).await.is_err() {
+            return Ok(!self.office().leads);
+        }
         let _held = self.shared.proposals.pause();
         let caught_up = || {
             let status = self.status();
@@ -26,12 +31,7 @@ impl Group {
             let done = self.shared.proposals.are_done() && status.applied == status.last;
             done && status.voters.contains(&to) && matched.is_some() && matched == status.last
         };
-        if !self.until(caught_up).await {
-            return Ok(!self.office().leads);
-        }
-        let term = self.office().term;
-        let both = vec![BTreeSet::from([self.node(), to])];
-        if self.shared.confirmer.confirm(term, both).await.is_ok() {
+        if self.until(caught_up).await && self.office().leads {
             self.scope(self.shared.elector.give_to(term, to)).await;
             self.until(|| self.leader().is_some_and(|leader| leader != self.node())).await;
         }

@@ -193,7 +193,9 @@ def drained(it, cloud, node, rng):
         cloud.act(single, os_migrate_volume={"host": f"{identity}@quarry#quarry"})
         wait_until(lambda: cloud.host(single) is node, WAIT, "the volume is at the node", lambda: cloud.volume(single))
     pair = cloud.make("pair")
+    # One that was just started is chosen when it is heard of.
     while not has_member(it, node, pair):
+        cloud.api.delete(f"volumes/{pair}")
         pair = cloud.make("pair")
     for name in ("by-hand", "used"):
         node.quarry("volume", "create", name, "64M", *admin(node))

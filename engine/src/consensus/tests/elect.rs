@@ -132,9 +132,17 @@ fn nothing_is_handed_over_to_a_voter_that_does_not_answer() {
     let term = group.status().term;
     let to = (1..=5).find(|n| *n != leader).unwrap();
     cluster.net.cut(node(leader), node(to));
-    assert!(!cluster.run(group.hand_over(node(to))).unwrap());
+    let began = cluster.runtime.now();
+    let runtime = cluster.runtime.clone();
+    let written = async {
+        assert_eq!(group.propose(rows(vec![put(3, 3, "x")])).await, Ok(Outcome::Applied));
+        runtime.now()
+    };
+    let (handed, wrote) = cluster.run(futures_util::future::join(group.hand_over(node(to)), written));
+    assert_eq!(handed, Ok(false));
+    assert!(wrote - began < Duration::from_millis(50), "writes are held back: {:?}", wrote - began);
     assert!(group.status().leads && group.status().term == term);
-    assert_eq!(cluster.propose(GROUP, &rows(vec![put(2, 2, "x")])), Outcome::Applied);
+    assert_eq!(cluster.propose(GROUP, &rows(vec![put(4, 4, "x")])), Outcome::Applied);
 }
 
 /// A successor that dies while it is given the place is no worse than a leader that dies.
