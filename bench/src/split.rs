@@ -178,15 +178,13 @@ impl Node {
         loop {
             let leads = self.groups.get(PARENT).is_some_and(|group| group.status().leads);
             for given in self.groups.all().iter().flat_map(Group::given) {
-                match self.groups.get(given.group) {
-                    None => match self.open(given.group).await {
-                        Ok(child) if leads => {
-                            drop(tokio::spawn(async move { child.elect_first().await }));
-                        }
-                        Ok(_) => {}
-                        Err(error) => say(&format!("open group {}: {error}", given.group)),
-                    },
-                    Some(_) => {}
+                if self.groups.get(given.group).is_some() {
+                    continue;
+                }
+                match self.open(given.group).await {
+                    Ok(child) if leads => drop(tokio::spawn(async move { child.elect_first().await })),
+                    Ok(_) => {}
+                    Err(error) => say(&format!("open group {}: {error}", given.group)),
                 }
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
