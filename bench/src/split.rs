@@ -452,8 +452,9 @@ async fn measure(scratch: &Path, lines: u64) -> Result<Scenario, Failure> {
 pub(crate) fn run(options: &Options, scratch: &Path, report: &mut Report) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(Failure::io("start runtime"))?;
-    let scenario = runtime.block_on(measure(scratch, options.lines))?;
-    report.add(scenario)?;
+    let measured = runtime.block_on(measure(scratch, options.lines));
+    // Where it failed, clients are still at it.
     runtime.shutdown_timeout(Duration::from_secs(2));
+    report.add(measured?)?;
     Ok(())
 }

@@ -70,6 +70,11 @@ pub(crate) fn follows(store: &Store, leader: NodeId) -> Option<u64> {
     (store.vote() == Some(vote_for(leader, term))).then_some(term)
 }
 
+/// Whether these are a majority of each set of voters.
+pub(crate) fn is_majority(sets: &[BTreeSet<NodeId>], who: &BTreeSet<NodeId>) -> bool {
+    sets.iter().all(|set| set.intersection(who).count() > set.len() / 2)
+}
+
 /// Who has confirmed, and who was not asked yet.
 struct Round {
     /// A majority of each is needed.
@@ -85,7 +90,7 @@ impl Round {
     }
 
     fn is_majority(&self, who: &BTreeSet<NodeId>) -> bool {
-        self.sets.iter().all(|set| set.intersection(who).count() > set.len() / 2)
+        is_majority(&self.sets, who)
     }
 
     fn is_confirmed(&self) -> bool {

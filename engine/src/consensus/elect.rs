@@ -8,13 +8,16 @@
 //! Invariant: the lease that other voters keep for a leader is over when it has been silent for so long.
 //! Invariant: a leader that gives its place away proposes nothing more, and what it proposed is with its successor.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use openraft::AsyncRuntime;
 use openraft::raft::AppendEntriesRequest;
 
+use super::confirm::is_majority;
 use super::group::{GroupStatus, Settings, status_of};
 use super::network::{ballot, position};
 use super::raft::{Raft, Vote};
@@ -68,6 +71,11 @@ impl Elector {
 
     fn status(&self) -> GroupStatus {
         status_of(&self.raft.metrics().borrow())
+    }
+
+    /// Voters; two sets of them while they are being changed, of which a majority each decides.
+    fn sets(&self) -> Vec<BTreeSet<NodeId>> {
+        self.raft.metrics().borrow().membership_config.membership().get_joint_config().clone()
     }
 
     fn last(&self) -> Option<Position> {
@@ -143,13 +151,15 @@ impl Elector {
     async fn agreed(&self, status: &GroupStatus) -> bool {
         let last = self.last();
         let others = status.voters.iter().filter(|node| **node != self.node);
-        let asked: Vec<_> =
-            others.map(|node| self.tell(*node, ConsensusCall::Silent { last }, ASK_WITHIN)).collect();
-        let mut agree = 1;
-        for answer in asked {
-            agree += usize::from(answer.await == Some(ConsensusAnswer::Silent(true)));
+        let ask = |node| (node, self.tell(node, ConsensusCall::Silent { last }, ASK_WITHIN));
+        let asked: Vec<_> = others.copied().map(ask).collect();
+        let mut agree = BTreeSet::from([self.node]);
+        for (node, answer) in asked {
+            if answer.await == Some(ConsensusAnswer::Silent(true)) {
+                agree.insert(node);
+            }
         }
-        agree > status.voters.len() / 2 && self.quiet() >= self.settings.silence
+        is_majority(&self.sets(), &agree) && self.quiet() >= self.settings.silence
     }
 
     /// Asks another voter, at once; the answer may be waited for.
@@ -176,7 +186,7 @@ impl Elector {
         }
         self.leaving.store(true, Ordering::Release);
         let Some((term, to)) = self.successor().await else { return };
-        self.give_to(term, to).await;
+        let _silence_does_it = self.give_to(term, to).await;
         let until = self.runtime.now() + SUCCEED;
         while self.runtime.now() < until && self.status().leader.is_none_or(|leader| leader == self.node) {
             Ambient::sleep(TICK / 5).await;
@@ -185,8 +195,9 @@ impl Elector {
         tracing::info!(group = self.store.group, leader, "gave the lead away");
     }
 
-    /// Lets go of the leader's place, which this node has in a term, and tells a voter that has all of its log to take it.
-    pub(crate) async fn give_to(&self, term: u64, to: NodeId) {
+    /// Lets go of the leader's place, which this node has in a term, and tells a voter that has all of its log to take it; whether that
+    /// one calls an election. As soon as a majority has let go it wins; it need not be told by all.
+    pub(crate) async fn give_to(&self, term: u64, to: NodeId) -> bool {
         let vote =
             Vote { leader_id: openraft::LeaderId { term: term + 1, voted_for: Some(to) }, committed: false };
         // Whoever has heard of a higher term keeps no lease for this leader any more, and votes at once.
@@ -198,14 +209,21 @@ impl Elector {
         };
         let status = self.status();
         let others = status.voters.iter().filter(|node| **node != self.node && **node != to);
-        let told: Vec<_> = others.map(|node| self.tell(*node, loosen.clone(), TELL_WITHIN)).collect();
+        let told = others.map(|node| {
+            let (node, told) = (*node, self.tell(*node, loosen.clone(), TELL_WITHIN));
+            async move { told.await.map(|_| node) }
+        });
+        let mut told: FuturesUnordered<_> = told.collect();
         let own = AppendEntriesRequest { vote, prev_log_id: None, entries: Vec::new(), leader_commit: None };
         // Where it does not work, silence does it.
         let _ended = self.raft.append_entries(own).await;
-        for told in told {
-            told.await;
+        let (sets, mut let_go) = (self.sets(), BTreeSet::from([self.node, to]));
+        while !is_majority(&sets, &let_go)
+            && let Some(node) = told.next().await
+        {
+            let_go.extend(node);
         }
-        self.tell(to, ConsensusCall::Lead, TELL_WITHIN).await;
+        self.tell(to, ConsensusCall::Lead, TELL_WITHIN).await == Some(ConsensusAnswer::Campaigns)
     }
 
     /// The term of this leader, and a voter that has all of its log, or most.

@@ -15,13 +15,13 @@ use super::group::Group;
 use super::types::GroupError;
 use crate::net::{Code, ConsensusCall, Failure, NodeId, Request, Response};
 
-/// For how long the others are asked: after that voters miss a leader.
+/// For how long the others are asked; then voters have missed a leader.
 const GATHER: Duration = Duration::from_secs(3);
 /// How long one may take to say whether it takes part.
 const SAY: Duration = Duration::from_millis(50);
 /// Pause between two questions.
 const ASK: Duration = Duration::from_millis(5);
-/// How long an election may take before another is called.
+/// How long an election may take before another is called, which may then take twice as long: disks may be slow.
 const DECIDE: Duration = Duration::from_millis(250);
 
 impl Group {
@@ -30,10 +30,12 @@ impl Group {
     pub async fn elect_first(&self) -> Result<(), GroupError> {
         let runtime = &self.shared.runtime;
         let until = runtime.now() + GATHER;
+        let mut decide = DECIDE;
         while self.leader().is_none() && runtime.now() < until {
             if self.majority_takes_part().await {
                 self.campaign().await?;
-                self.until_within(DECIDE, || self.leader().is_some()).await;
+                self.until_within(decide, || self.leader().is_some()).await;
+                decide *= 2;
             } else {
                 runtime.sleep(ASK).await;
             }

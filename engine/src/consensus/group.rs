@@ -165,7 +165,9 @@ pub(super) struct Shared {
     pub(super) proposals: Arc<Proposals>,
     receiver: Receiver,
     pub(super) elector: Arc<Elector>,
-    pub(super) confirmer: Confirmer,
+    confirmer: Confirmer,
+    /// Asks those who may not answer: whoever waits for a confirmation does not wait for that.
+    pub(super) prober: Confirmer,
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) net: Arc<dyn Transport>,
     /// Held while lines are given away or taken back.
@@ -255,10 +257,22 @@ impl Group {
         let (store, raft, proposals, elector) = opened.await?;
         let receiver = Receiver::new(raft.clone(), Arc::clone(&store), Arc::clone(&elector));
         let net = kept;
-        let confirmer = Confirmer::new(Arc::clone(&net), Arc::clone(&runtime), Arc::clone(&store), within);
+        let confirmer = || Confirmer::new(Arc::clone(&net), Arc::clone(&runtime), Arc::clone(&store), within);
+        let (confirmer, prober) = (confirmer(), confirmer());
         let reshaping = tokio::sync::Mutex::default();
-        let shared =
-            Shared { node, store, raft, proposals, receiver, elector, confirmer, runtime, net, reshaping };
+        let shared = Shared {
+            node,
+            store,
+            raft,
+            proposals,
+            receiver,
+            elector,
+            confirmer,
+            prober,
+            runtime,
+            net,
+            reshaping,
+        };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -429,8 +443,11 @@ impl Group {
         catalog::marked_accounts_in(index, self.space(), marker, limit).map_err(stopped)
     }
 
-    /// Calls an election, if this node may vote: it will probably lead.
+    /// Calls an election, if this node may vote and has not stepped down: it will probably lead.
     pub async fn campaign(&self) -> Result<(), GroupError> {
+        if self.shared.elector.is_leaving() {
+            return Err(stopped("this node gives its leads away"));
+        }
         self.scope(self.shared.raft.trigger().elect()).await.map_err(stopped)
     }
 

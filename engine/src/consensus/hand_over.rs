@@ -21,7 +21,7 @@ impl Group {
     pub async fn hand_over(&self, to: NodeId) -> Result<bool, GroupError> {
         let term = self.office().term;
         let both = vec![BTreeSet::from([self.node(), to])];
-        if self.shared.confirmer.confirm(term, both).await.is_err() {
+        if self.shared.prober.confirm(term, both).await.is_err() {
             return Ok(!self.office().leads);
         }
         let _held = self.shared.proposals.pause();
@@ -32,8 +32,13 @@ impl Group {
             done && status.voters.contains(&to) && matched.is_some() && matched == status.last
         };
         if self.until(caught_up).await && self.office().leads {
-            self.scope(self.shared.elector.give_to(term, to)).await;
-            self.until(|| self.leader().is_some_and(|leader| leader != self.node())).await;
+            if self.scope(self.shared.elector.give_to(term, to)).await {
+                self.until(|| self.leader().is_some_and(|leader| leader != self.node())).await;
+            } else if self.leader().is_none_or(|leader| leader == self.node()) {
+                // It stops, perhaps. All have let go of this leader: nobody is in its way, if it can lead again.
+                self.campaign().await?;
+                self.until(|| self.leader().is_some()).await;
+            }
         }
         Ok(!self.office().leads)
     }

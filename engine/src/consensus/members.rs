@@ -61,17 +61,17 @@ impl Group {
 
     async fn bring_voters(&self, status: &GroupStatus, voters: &BTreeSet<NodeId>) -> Result<(), GroupError> {
         let sets = self.voters().into_iter().chain([voters.clone()]).collect();
-        if self.shared.confirmer.confirm(status.term, sets).await.is_err() {
+        if self.shared.prober.confirm(status.term, sets).await.is_err() {
             return Err(stopped("a majority of those that vote, and shall vote, does not answer"));
         }
         if !voters.contains(&self.node()) {
-            let stay = voters.intersection(&status.voters);
+            let mut stay: Vec<_> = voters.intersection(&status.voters).collect();
             // Nothing is proposed until it has all: one that lags would hold everybody up.
-            let next = stay.max_by_key(|node| status.matched.get(node).copied().flatten());
-            if let Some(next) = next
-                && self.hand_over(*next).await?
-            {
-                return Ok(());
+            stay.sort_by_key(|node| std::cmp::Reverse(status.matched.get(node).copied().flatten()));
+            for next in stay {
+                if self.hand_over(*next).await? {
+                    return Ok(());
+                }
             }
         }
         let names: Vec<String> = voters.iter().map(ToString::to_string).collect();

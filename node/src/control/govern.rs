@@ -74,26 +74,32 @@ impl Governor {
         }
         let table = Table::read(&groups.control)?;
         let state = table.state()?;
+        // What fails for one of them is no reason to leave the others as they are.
+        let mut done = Ok(());
         for group in &led {
-            match state.groups.get(&group.id()) {
-                Some(row) => self.index_members(group, row).await?,
+            let brought = match state.groups.get(&group.id()) {
+                Some(row) => self.index_members(group, row).await,
                 None if group.id() == groups.control.id() => {
                     let voters = plan::voters(&state, &group.status().voters);
                     let all = state.members.keys().copied().filter(|node| state.takes_part(*node));
-                    group.bring_members(&all.collect(), &voters).await?;
+                    group.bring_members(&all.collect(), &voters).await.map(drop).map_err(Into::into)
                 }
                 // It is about to be written down.
-                None => {}
-            }
+                None => Ok(()),
+            };
+            done = done.and(brought);
         }
-        if leads_control {
-            people(&groups.control, &self.clock, &table, &state).await?;
-            for policy in plan::policies(&state).into_keys() {
-                ring(&groups.control, &self.clock, &table, &state, policy).await?;
-            }
-            self.seat(&table, &state).await?;
+        if leads_control { done.and(self.control(&table, &state).await) } else { done }
+    }
+
+    /// What the leader of the control group does.
+    async fn control(&mut self, table: &Table, state: &State) -> Result<(), ControlError> {
+        let control = self.groups.control.clone();
+        people(&control, &self.clock, table, state).await?;
+        for policy in plan::policies(state).into_keys() {
+            ring(&control, &self.clock, table, state, policy).await?;
         }
-        Ok(())
+        self.seat(table, state).await
     }
 
     /// Brings the voters of an index group nearer to its row, and hands it over to the first of them.

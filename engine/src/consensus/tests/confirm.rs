@@ -1,13 +1,16 @@
 //! What a leader's confirmation costs, and that nobody is confirmed who does not lead.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
 use super::rig::{Cluster, node, put, rows, within};
+use crate::clock::Clock;
 use crate::consensus::confirm::HEDGE;
 use crate::consensus::store::plant::{self, Bug};
 use crate::consensus::{Group, GroupError, Leading, Outcome};
+use crate::object::{IndexGroup, Voter};
 
 const GROUP: u32 = 6;
 /// Much longer than a message and its answer take, and much shorter than [`HEDGE`].
@@ -216,8 +219,10 @@ fn a_leader_that_is_cut_off_is_not_confirmed() {
     let refused = cluster.run(group.barrier());
     assert!(refused.is_err(), "{refused:?}");
     // Who waited for one that was refused began anew: the last of many heard of it when nobody listened any more.
+    let voter = Voter::new(group, Arc::new(Clock::new(Box::new(|| 1))));
     let began = cluster.runtime.now();
-    let refused = cluster.run(futures_util::future::join_all((0..20).map(|_| group.barrier())));
+    let asked = (0..20).map(|_| voter.barrier().unwrap());
+    let refused = cluster.run(futures_util::future::join_all(asked));
     assert!(refused.iter().all(Result::is_err), "{refused:?}");
     let took = cluster.runtime.now() - began;
     assert!(took < Duration::from_secs(4), "{took:?}");

@@ -124,6 +124,43 @@ fn a_place_is_handed_over_at_once_by_a_leader_of_a_moment_and_among_five() {
 }
 
 #[test]
+fn a_place_is_handed_over_at_once_where_a_third_does_not_answer() {
+    for seed in 30..34 {
+        let mut cluster = cluster(seed, 3);
+        let (leader, group) = cluster.leader(GROUP);
+        let others: Vec<u8> = (1..=3).filter(|n| *n != leader).collect();
+        let (to, third) = (others[0], others[1]);
+        cluster.net.cut(node(leader), node(third));
+        cluster.net.cut(node(to), node(third));
+        let began = cluster.runtime.now();
+        assert!(cluster.run(group.hand_over(node(to))).unwrap(), "seed {seed}");
+        let took = cluster.runtime.now() - began;
+        assert!(took < Duration::from_millis(200), "seed {seed}: {took:?}");
+        assert_eq!(cluster.leader(GROUP).0, to, "seed {seed}");
+    }
+}
+
+/// A node that stops serves for a while, and follows; as a leader it would decide nothing.
+#[test]
+fn a_place_that_a_voter_refuses_that_stops_stays_where_it_was() {
+    for (seed, of) in [(35, 3), (36, 5)] {
+        let mut cluster = cluster(seed, of);
+        assert_eq!(cluster.propose(GROUP, &rows(vec![put(1, 1, "x")])), Outcome::Applied);
+        let (leader, group) = cluster.leader(GROUP);
+        cluster.settle(GROUP, &(1..=of).collect::<Vec<_>>());
+        let to = (1..=of).find(|n| *n != leader).unwrap();
+        let stops = cluster.group(to, GROUP).unwrap();
+        stepped_down(&mut cluster, &stops);
+        let began = cluster.runtime.now();
+        assert_eq!(cluster.run(group.hand_over(node(to))), Ok(false), "seed {seed}");
+        let took = cluster.runtime.now() - began;
+        assert!(took < Duration::from_millis(200), "seed {seed}: {took:?}");
+        assert!(cluster.run(group.barrier()).is_ok(), "seed {seed}");
+        assert_eq!(cluster.propose(GROUP, &rows(vec![put(2, 2, "y")])), Outcome::Applied);
+    }
+}
+
+#[test]
 fn nothing_is_handed_over_to_a_voter_that_does_not_answer() {
     let mut cluster = cluster(24, 5);
     assert_eq!(cluster.propose(GROUP, &rows(vec![put(1, 1, "x")])), Outcome::Applied);
@@ -138,9 +175,16 @@ fn nothing_is_handed_over_to_a_voter_that_does_not_answer() {
         assert_eq!(group.propose(rows(vec![put(3, 3, "x")])).await, Ok(Outcome::Applied));
         runtime.now()
     };
-    let (handed, wrote) = cluster.run(futures_util::future::join(group.hand_over(node(to)), written));
+    let read = async {
+        assert!(group.barrier().await.is_ok());
+        runtime.now()
+    };
+    let handed = group.hand_over(node(to));
+    let (handed, wrote, read) = cluster.run(futures_util::future::join3(handed, written, read));
     assert_eq!(handed, Ok(false));
-    assert!(wrote - began < Duration::from_millis(50), "writes are held back: {:?}", wrote - began);
+    for what in [wrote, read] {
+        assert!(what - began < Duration::from_millis(50), "others wait: {:?}", what - began);
+    }
     assert!(group.status().leads && group.status().term == term);
     assert_eq!(cluster.propose(GROUP, &rows(vec![put(4, 4, "x")])), Outcome::Applied);
 }

@@ -59,6 +59,35 @@ fn a_change_of_voters_whose_leader_died_is_ended_by_the_next_one() {
     assert!(found > 5, "{found} of 40");
 }
 
+/// While voters are changed four of them are known, and two may be a majority of both sets.
+#[test]
+fn who_is_a_majority_of_both_sets_elects_a_leader() {
+    let mut found = 0;
+    for seed in 0..20 {
+        let mut cluster = Cluster::new(1300 + seed, 4);
+        cluster.found(GROUP, 3);
+        cluster.open(4, GROUP);
+        assert_eq!(cluster.propose(GROUP, &rows(vec![put(1, 1, "x")])), Outcome::Applied);
+        let (leader, group) = cluster.leader(GROUP);
+        cluster.run(group.add_learner(node(4))).unwrap();
+        cluster.settle(GROUP, &[1, 2, 3, 4]);
+        let stay: Vec<u8> = (1..=3).filter(|n| *n != leader).collect();
+        let wanted = stay.iter().copied().chain([4]).map(node).collect();
+        let runtime = cluster.runtime.clone();
+        runtime.spawn(node(leader), Box::pin(async move { drop(group.change_voters(wanted).await) }));
+        let known = |cluster: &Cluster| {
+            let changing = |n: &u8| cluster.group(*n, GROUP).unwrap().status().changing.is_some();
+            stay.iter().all(changing)
+        };
+        cluster.until("others know of it", known);
+        cluster.crash(leader);
+        cluster.crash(4);
+        found += usize::from(known(&cluster));
+        assert!(stay.contains(&cluster.leader(GROUP).0), "seed {seed}");
+    }
+    assert!(found > 5, "{found} of 20");
+}
+
 #[test]
 fn voters_are_not_changed_to_such_as_do_not_answer() {
     let mut cluster = Cluster::new(1100, 3);
@@ -101,4 +130,34 @@ fn a_leader_that_shall_vote_no_more_hands_over_first() {
         bring(&mut cluster, &rest, &rest);
         assert_eq!(Some(node(cluster.leader(GROUP).0)), successor, "seed {seed}");
     }
+}
+
+/// In a group that is idle, one that is away has all that the others have.
+#[test]
+fn a_leader_that_shall_vote_no_more_hands_over_to_one_that_answers() {
+    let mut tried = 0;
+    for seed in 1400..1412 {
+        let mut cluster = Cluster::new(seed, 4);
+        cluster.found(GROUP, 3);
+        cluster.open(4, GROUP);
+        assert_eq!(cluster.propose(GROUP, &rows(vec![put(1, 1, "x")])), Outcome::Applied);
+        let (leader, group) = cluster.leader(GROUP);
+        if leader == 3 {
+            continue;
+        }
+        tried += 1;
+        cluster.run(group.add_learner(node(4))).unwrap();
+        cluster.settle(GROUP, &[1, 2, 3, 4]);
+        cluster.until("the leader knows", |_| {
+            let status = group.status();
+            (2..=4).all(|n| status.has_caught_up(&node(n)) && status.matched.get(&node(3)).is_some())
+        });
+        cluster.pass(Duration::from_secs(1));
+        cluster.crash(3);
+        let rest: BTreeSet<NodeId> = (1..=4).filter(|n| *n != leader).map(node).collect();
+        assert_eq!(cluster.run(group.bring_members(&rest, &rest)), Ok(false), "seed {seed}");
+        let successor = (1..=2).find(|n| *n != leader).map(node);
+        assert_eq!(group.leader(), successor, "seed {seed}: {:?}", group.status());
+    }
+    assert!(tried > 3, "{tried} of 12");
 }
