@@ -150,7 +150,7 @@ fn a_leader_that_shall_vote_no_more_hands_over_to_one_that_answers() {
         cluster.settle(GROUP, &[1, 2, 3, 4]);
         cluster.until("the leader knows", |_| {
             let status = group.status();
-            (2..=4).all(|n| status.has_caught_up(&node(n)) && status.matched.get(&node(3)).is_some())
+            (2..=4).all(|n| status.has_caught_up(&node(n)) && status.matched.contains_key(&node(3)))
         });
         cluster.pass(Duration::from_secs(1));
         cluster.crash(3);
