@@ -10,7 +10,7 @@ use super::group::Group;
 use super::types::GroupError;
 use crate::net::{Code, ConsensusAnswer, Failure, NodeId};
 
-/// How long proposals may be held back, for the other voter to catch up, and for it to win.
+/// How long proposals may be held back for the other voter to catch up, and again for it to win when it was told.
 const WITHIN: Duration = Duration::from_millis(500);
 /// Pause between two looks.
 const LOOK: Duration = Duration::from_millis(2);
