@@ -239,7 +239,7 @@ fn note(list: &Mutex<Vec<(Instant, u32)>>, began: Instant) {
     list.lock().unwrap_or_else(PoisonError::into_inner).push((began, crate::load::micros(began)));
 }
 
-/// How long the disk itself takes for a write of 4 KiB that is flushed, meanwhile: what no client need wait less than.
+/// How long the disk itself takes for a write of 4 KiB that is flushed, meanwhile: a client's write takes no less.
 fn flush(file: &std::fs::File, told: &Told) -> std::io::Result<()> {
     while !told.over.load(Ordering::Relaxed) {
         let began = now();
