@@ -70,9 +70,9 @@ pub(crate) fn follows(store: &Store, leader: NodeId) -> Option<u64> {
     (store.vote() == Some(vote_for(leader, term))).then_some(term)
 }
 
-/// Whether these are a majority of each set of voters.
+/// Whether these are a majority of each set of voters. Of a group that was opened just now none may be known yet: nobody is one then.
 pub(crate) fn is_majority(sets: &[BTreeSet<NodeId>], who: &BTreeSet<NodeId>) -> bool {
-    sets.iter().all(|set| set.intersection(who).count() > set.len() / 2)
+    !sets.is_empty() && sets.iter().all(|set| set.intersection(who).count() > set.len() / 2)
 }
 
 /// Who has confirmed, and who was not asked yet.
@@ -301,6 +301,17 @@ mod tests {
     fn first(sets: &[&[u8]], node: u8, order: &[u8]) -> Vec<NodeId> {
         let sets = sets.iter().map(|numbers| set(numbers)).collect();
         Round::new(sets, NodeId([node; 16]), list(order)).first()
+    }
+
+    #[test]
+    fn who_knows_no_voters_yet_is_no_majority_of_them() {
+        assert!(!is_majority(&[], &set(&[1])));
+        assert!(!is_majority(&[set(&[])], &set(&[1])));
+        for (voters, least) in [(1, 1), (2, 2), (3, 2), (4, 3), (5, 3)] {
+            let first = |most: u8| (1..=most).map(|n| NodeId([n; 16])).collect::<BTreeSet<_>>();
+            assert!(is_majority(&[first(voters)], &first(least)), "{voters}");
+            assert!(!is_majority(&[first(voters)], &first(least - 1)), "{voters}");
+        }
     }
 
     #[test]

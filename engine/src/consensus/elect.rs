@@ -73,8 +73,8 @@ impl Elector {
         status_of(&self.raft.metrics().borrow())
     }
 
-    /// Voters; two sets of them while they are being changed, of which a majority each decides.
-    fn sets(&self) -> Vec<BTreeSet<NodeId>> {
+    /// Sets of voters of which a majority each decides: two while they are being changed, none where they are not known yet.
+    pub(crate) fn voters(&self) -> Vec<BTreeSet<NodeId>> {
         self.raft.metrics().borrow().membership_config.membership().get_joint_config().clone()
     }
 
@@ -159,7 +159,7 @@ impl Elector {
                 agree.insert(node);
             }
         }
-        is_majority(&self.sets(), &agree) && self.quiet() >= self.settings.silence
+        is_majority(&self.voters(), &agree) && self.quiet() >= self.settings.silence
     }
 
     /// Asks another voter, at once; the answer may be waited for.
@@ -217,7 +217,7 @@ impl Elector {
         let own = AppendEntriesRequest { vote, prev_log_id: None, entries: Vec::new(), leader_commit: None };
         // Where it does not work, silence does it.
         let _ended = self.raft.append_entries(own).await;
-        let (sets, mut let_go) = (self.sets(), BTreeSet::from([self.node, to]));
+        let (sets, mut let_go) = (self.voters(), BTreeSet::from([self.node, to]));
         while !is_majority(&sets, &let_go)
             && let Some(node) = told.next().await
         {

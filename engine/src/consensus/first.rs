@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
+use super::confirm::is_majority;
 use super::group::Group;
 use super::types::GroupError;
 use crate::net::{Code, ConsensusCall, Failure, NodeId, Request, Response};
@@ -44,10 +45,14 @@ impl Group {
     }
 
     async fn majority_takes_part(&self) -> bool {
-        let voters = self.status().voters;
-        let others = voters.iter().filter(|node| **node != self.node());
-        let answers = join_all(others.map(|node| self.takes_part(*node))).await;
-        is_majority(&voters, self.node(), answers.into_iter().filter(|takes_part| *takes_part).count())
+        let sets = self.voters();
+        let voters: BTreeSet<NodeId> = sets.iter().flatten().copied().collect();
+        let asked = voters.into_iter().map(|node| async move {
+            let takes_part = node == self.node() || self.takes_part(node).await;
+            takes_part.then_some(node)
+        });
+        let take_part = join_all(asked).await.into_iter().flatten().collect();
+        is_majority(&sets, &take_part)
     }
 
     async fn takes_part(&self, node: NodeId) -> bool {
@@ -56,27 +61,6 @@ impl Group {
         match self.shared.net.call(node, request, SAY).await {
             Ok(Response::Failed(Failure { code, .. })) => code != Code::NotServed,
             answer => answer.is_ok(),
-        }
-    }
-}
-
-/// Whether so many others and this node are a majority. One that was opened just now knows no voters yet.
-fn is_majority(voters: &BTreeSet<NodeId>, node: NodeId, others: usize) -> bool {
-    voters.contains(&node) && others >= voters.len() / 2
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_knows_no_voters_yet_is_no_majority_of_them() {
-        let node = |n| NodeId([n; 16]);
-        let voters = |most: u8| (1..=most).map(node).collect();
-        assert!(!is_majority(&voters(0), node(1), 0));
-        for (of, others) in [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2)] {
-            assert!(is_majority(&voters(of), node(1), others), "{of}");
-            assert!(others == 0 || !is_majority(&voters(of), node(1), others - 1), "{of}");
         }
     }
 }

@@ -461,11 +461,9 @@ impl Group {
         self.scope(self.shared.raft.trigger().snapshot()).await.map_err(stopped)
     }
 
-    /// Sets of voters of which a majority each decides: two while they are being changed.
+    /// Sets of voters of which a majority each decides.
     pub(super) fn voters(&self) -> Vec<BTreeSet<NodeId>> {
-        let metrics = self.shared.raft.metrics();
-        let metrics = metrics.borrow();
-        metrics.membership_config.membership().get_joint_config().clone()
+        self.shared.elector.voters()
     }
 
     /// Who leads now, as far as this voter knows.

@@ -116,8 +116,10 @@ impl Governor {
         let since = *self.handed.entry(group.id()).or_insert_with(Instant::now);
         if since.elapsed() >= HAND_OVER {
             self.handed.insert(group.id(), Instant::now());
-            let done = group.hand_over(first).await?;
-            tracing::info!(group = group.id(), to = %first, done, "hand over index group");
+            // One that is away is tried again and again: nothing to be told of.
+            if group.hand_over(first).await? {
+                tracing::info!(group = group.id(), to = %first, "handed index group over");
+            }
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::rig::{Cluster, node, put, rows, voters, within};
-use crate::consensus::{GroupError, Outcome};
+use crate::consensus::{Group, GroupError, Outcome};
 use crate::net::NodeId;
 
 const GROUP: u32 = 5;
@@ -22,20 +22,26 @@ fn bring(cluster: &mut Cluster, all: &BTreeSet<NodeId>, voters: &BTreeSet<NodeId
     panic!("seed {}: the members do not become what they shall be", cluster.seed);
 }
 
+/// A group of three with a row, and members that shall vote; its leader.
+fn grown(seed: u64, joins: std::ops::RangeInclusive<u8>) -> (Cluster, u8, Group) {
+    let mut cluster = Cluster::new(seed, *joins.end());
+    cluster.found(GROUP, 3);
+    assert_eq!(cluster.propose(GROUP, &rows(vec![put(1, 1, "x")])), Outcome::Applied);
+    for n in joins {
+        cluster.open(n, GROUP);
+        let (_, leader) = cluster.leader(GROUP);
+        cluster.run(leader.add_learner(node(n))).unwrap();
+    }
+    let (leader, group) = cluster.leader(GROUP);
+    (cluster, leader, group)
+}
+
 /// A leader that changes voters 1, 2 and 3 to others dies on its way; how many of its successors found the change begun.
 #[test]
 fn a_change_of_voters_whose_leader_died_is_ended_by_the_next_one() {
     let mut found = 0;
     for seed in 0..40 {
-        let mut cluster = Cluster::new(1000 + seed, 5);
-        cluster.found(GROUP, 3);
-        assert_eq!(cluster.propose(GROUP, &rows(vec![put(1, 1, "x")])), Outcome::Applied);
-        for n in [4, 5] {
-            cluster.open(n, GROUP);
-            let (_, leader) = cluster.leader(GROUP);
-            cluster.run(leader.add_learner(node(n))).unwrap();
-        }
-        let (leader, group) = cluster.leader(GROUP);
+        let (mut cluster, leader, group) = grown(1000 + seed, 4..=5);
         let stays = (1..=3).find(|n| *n != leader).unwrap();
         let runtime = cluster.runtime.clone();
         let begun = group.clone();
@@ -64,12 +70,7 @@ fn a_change_of_voters_whose_leader_died_is_ended_by_the_next_one() {
 fn who_is_a_majority_of_both_sets_elects_a_leader() {
     let mut found = 0;
     for seed in 0..20 {
-        let mut cluster = Cluster::new(1300 + seed, 4);
-        cluster.found(GROUP, 3);
-        cluster.open(4, GROUP);
-        assert_eq!(cluster.propose(GROUP, &rows(vec![put(1, 1, "x")])), Outcome::Applied);
-        let (leader, group) = cluster.leader(GROUP);
-        cluster.run(group.add_learner(node(4))).unwrap();
+        let (mut cluster, leader, group) = grown(1300 + seed, 4..=4);
         cluster.settle(GROUP, &[1, 2, 3, 4]);
         let stay: Vec<u8> = (1..=3).filter(|n| *n != leader).collect();
         let wanted = stay.iter().copied().chain([4]).map(node).collect();
@@ -113,12 +114,7 @@ fn voters_are_not_changed_to_such_as_do_not_answer() {
 #[test]
 fn a_leader_that_shall_vote_no_more_hands_over_first() {
     for seed in 1200..1206 {
-        let mut cluster = Cluster::new(seed, 4);
-        cluster.found(GROUP, 3);
-        cluster.open(4, GROUP);
-        assert_eq!(cluster.propose(GROUP, &rows(vec![put(1, 1, "x")])), Outcome::Applied);
-        let (leader, group) = cluster.leader(GROUP);
-        cluster.run(group.add_learner(node(4))).unwrap();
+        let (mut cluster, leader, group) = grown(seed, 4..=4);
         cluster.settle(GROUP, &[1, 2, 3, 4]);
         cluster.until("the leader knows", |_| group.status().has_caught_up(&node(4)));
         let rest: BTreeSet<NodeId> = (1..=4).filter(|n| *n != leader).map(node).collect();
@@ -137,16 +133,11 @@ fn a_leader_that_shall_vote_no_more_hands_over_first() {
 fn a_leader_that_shall_vote_no_more_hands_over_to_one_that_answers() {
     let mut tried = 0;
     for seed in 1400..1412 {
-        let mut cluster = Cluster::new(seed, 4);
-        cluster.found(GROUP, 3);
-        cluster.open(4, GROUP);
-        assert_eq!(cluster.propose(GROUP, &rows(vec![put(1, 1, "x")])), Outcome::Applied);
-        let (leader, group) = cluster.leader(GROUP);
+        let (mut cluster, leader, group) = grown(seed, 4..=4);
         if leader == 3 {
             continue;
         }
         tried += 1;
-        cluster.run(group.add_learner(node(4))).unwrap();
         cluster.settle(GROUP, &[1, 2, 3, 4]);
         cluster.until("the leader knows", |_| {
             let status = group.status();
