@@ -372,7 +372,24 @@ fn rows_of(
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::{Cluster, node};
     use super::*;
+
+    /// Nobody had heard that it was gone, and the wish was refused.
+    #[tokio::test]
+    async fn a_wish_that_a_killed_leader_did_not_take_is_handed_on_to_the_next_one() {
+        let cluster = Cluster::start(0).await;
+        let address = "10.0.0.2:6100".parse().unwrap();
+        cluster.write(rows_of(&State::default(), 1, node(2), address, &[])).await;
+        assert_eq!(cluster.control(2).leader(), Some(node(1)));
+        cluster.kill(1);
+        let (asked, wish) = (&cluster.nodes[1], Wish::Node { node: node(2), leaving: true });
+        let granted = grant(&asked.groups, &*asked.net, &asked.clock, true, wish).await;
+        assert_eq!(granted, Ok(Response::Done));
+        cluster.control(2).barrier().await.unwrap();
+        assert!(cluster.state(2).members[&node(2)].leaving);
+        cluster.stop().await;
+    }
 
     /// When the leader was killed, who had just asked it something stood for five seconds: so did whoever attached a volume after its head's
     /// node was killed, where that led.

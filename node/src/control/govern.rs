@@ -213,3 +213,38 @@ async fn sweep(group: &Group, clock: &Clock, table: &Table, policy: u16) -> Resu
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{Cluster, node, seated, until};
+    use super::*;
+
+    /// Nobody joined any group while the voters of one could not be changed.
+    #[tokio::test]
+    async fn one_group_that_fails_keeps_the_governor_from_no_other() {
+        let cluster = Cluster::start(2).await;
+        let first = &cluster.nodes[0];
+        let (groups, net, clock) = (first.groups.clone(), Arc::clone(&first.net), Arc::clone(&first.clock));
+        let mut governor = Governor { groups, net, clock, moving: BTreeSet::new(), handed: BTreeMap::new() };
+        let [one, two] = [1, 2].map(|group| first.groups.group(group).unwrap());
+        cluster.write(vec![seated(1, &[1, 2, 3], &cluster), seated(2, &[1], &cluster)]).await;
+        until("three nodes vote", async || governor.step().await.is_ok() && one.status().voters.len() == 3)
+            .await;
+        // Node 2 shall have it alone, and is away.
+        cluster.kill(2);
+        cluster.write(vec![seated(1, &[2], &cluster), seated(2, &[1, 3], &cluster)]).await;
+        until("node 3 joins the other group", async || {
+            let done = governor.step().await;
+            assert!(matches!(done, Err(ControlError::Group(_))), "{done:?}");
+            two.status().voters.contains(&node(3))
+        })
+        .await;
+        cluster.revive(2);
+        until("node 2 has the first one", async || {
+            drop(governor.step().await);
+            one.status().leader == Some(node(2))
+        })
+        .await;
+        cluster.stop().await;
+    }
+}

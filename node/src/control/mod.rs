@@ -28,6 +28,8 @@ pub(crate) mod seating;
 mod seats;
 mod split;
 pub(crate) mod state;
+#[cfg(test)]
+mod tests;
 pub(crate) mod volumes;
 
 use quarry_engine::consensus::GroupError;

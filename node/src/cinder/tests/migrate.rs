@@ -249,6 +249,20 @@ async fn nobody_finds_a_volume_that_is_on_its_way_and_one_that_is_reset_is_as_it
 }
 
 #[tokio::test]
+async fn what_an_earlier_way_left_keeps_no_volume_from_its_next_one() {
+    let pair = Pair::start();
+    let id = pair.volume(json!({ "size": 1 })).await;
+    let name = End::Leaving.name_of(&id);
+    let left = quarry_volume::store::Label { name, bytes: 1 << 30, ..Default::default() };
+    let volumes = pair.offices[0].blocks.exports.volumes();
+    volumes.create(quarry_volume::VolumeId([8; 16]), left).await.unwrap();
+    assert_eq!(pair.migrate(&id, 1).await, 202);
+    pair.settle().await;
+    pair.is_at(&id, 1, json!("success")).await;
+    pair.stop().await;
+}
+
+#[tokio::test]
 async fn a_volume_that_cannot_go_stays_and_a_message_says_so() {
     let pair = Pair::start();
     let id = pair.volume(json!({ "size": 1 })).await;
