@@ -30,6 +30,8 @@ use crate::store::oracle::Violation;
 
 /// Nobody works on a write for longer than this after its client was told nothing.
 const FORGOTTEN: Duration = Duration::from_secs(60);
+/// What a write said whose client was told nothing: whatever it was, worlds do not differ by it.
+const TOLD_NOBODY: Outcome = Outcome::Absent;
 /// Worlds at which the harness gives up.
 const MAX_WORLDS: usize = 50_000;
 
@@ -253,7 +255,7 @@ impl Register {
             return Err(Violation(format!("right would be {}", could.join(" or "))));
         }
         if right.len() > MAX_WORLDS {
-            return Err(Violation(format!("harness: {} worlds", right.len())));
+            return Err(self.too_many(right.len()));
         }
         let effect = right.iter().all(|(effect, _)| *effect);
         self.worlds = right.into_iter().map(|(_, world)| world).collect();
@@ -268,14 +270,20 @@ impl Register {
     pub(crate) fn lose(&mut self, id: OpId, now: Duration, next: OpId) {
         let Some(pending) = self.pending.get_mut(&id) else { return };
         pending.lost = Some(Lost { at: now, next });
+        let may_come_again = matches!(pending.op, Op::PutContainer { .. });
         if pending.op.reads() {
             self.forget_one(id);
-        } else if matches!(pending.op, Op::PutContainer { .. }) {
-            // It may have been asked again, just before.
-            self.change_all(|world| {
-                world.done.remove(&id);
-            });
+            return;
         }
+        self.change_all(|world| {
+            world.outrun.remove(&id);
+            if may_come_again {
+                // It may have been asked again, just before.
+                world.done.remove(&id);
+            } else if let Some(outcome) = world.done.get_mut(&id) {
+                *outcome = TOLD_NOBODY;
+            }
+        });
     }
 
     /// Forgets what was lost and could only have meant what does not stand any more.
@@ -398,10 +406,21 @@ impl Register {
                 also.outrun.insert(id, true);
                 all.push(also);
             }
-            let next = world.after(id, outcome, spot);
+            let told = if pending.lost.is_some() { TOLD_NOBODY } else { outcome };
+            let next = world.after(id, told, spot);
             let removed = spot.cell != world.spot.cell && matches!(pending.op, Op::Delete { .. });
             all.push(if removed { self.removed(Some(id), next) } else { next });
         }
+    }
+
+    /// The harness gives up.
+    fn too_many(&self, worlds: usize) -> Violation {
+        let under_way = self.pending.iter().map(|(id, pending)| {
+            let lost = if pending.lost.is_some() { ", lost" } else { "" };
+            format!("{id} {:?}{lost}", pending.op)
+        });
+        let under_way: Vec<String> = under_way.collect();
+        Violation(format!("harness: {worlds} worlds of what is under way: {}", under_way.join("; ")))
     }
 
     /// Every world that `world` may become when some of what is under way takes effect, in any order.
@@ -415,7 +434,7 @@ impl Register {
                 }
             }
             if found.len() > MAX_WORLDS {
-                return Err(Violation(format!("harness: {} worlds from one", found.len())));
+                return Err(self.too_many(found.len()));
             }
         }
         Ok(found)
