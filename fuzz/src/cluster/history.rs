@@ -323,7 +323,8 @@ impl History {
                     self.oracle.held(slot.id);
                 }
                 let (now, alone) = (self.world.now(), self.changes_alone(slot.machine) != slot.alone);
-                let course = Course { now, calm: slot.calm && self.is_calm() };
+                let changed = matches!(outcome, Outcome::Done | Outcome::Gone);
+                let course = Course { now, calm: slot.calm && self.is_calm(), alone, changed };
                 self.oracle.went(slot.id, course);
                 let gone = outcome == Outcome::Gone;
                 self.summary.gone += u64::from(gone && matches!(slot.op, Op::DeleteContainer { .. }));

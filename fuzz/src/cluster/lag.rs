@@ -8,7 +8,8 @@
 //! Invariant: what was acknowledged while nothing was wrong is in the listing: its container is not empty.
 //! Invariant: nothing is written in vain but by a node that was away, into a container whose name was deleted before, and that was made
 //! less than [`SLACK`] before the write began.
-//! Invariant: what was over before a container was made is not in it.
+//! Invariant: what was over before a container was made is not in it, unless a node that was away wrote it less than [`SLACK`] before:
+//! its time may be the later one.
 //! Invariant: of two who put an object that shall be new one finds the other, unless something is removed in between: a node that is away
 //! puts nothing with a condition.
 
@@ -32,6 +33,10 @@ pub(crate) struct Course {
     pub(crate) now: Duration,
     /// Nothing was wrong with anything while it was under way.
     pub(crate) calm: bool,
+    /// A node that was away may have decided about it alone.
+    pub(crate) alone: bool,
+    /// It was told that it changed something.
+    pub(crate) changed: bool,
 }
 
 /// What is known of the lines of a name.
@@ -43,6 +48,10 @@ pub(super) struct Lag {
     fresh: BTreeSet<OpId>,
     /// A line may stand that no object is behind any more.
     behind: bool,
+    /// PUTs that may have been decided by a node alone, when they were over, and not followed by a later write.
+    strays: BTreeMap<OpId, Duration>,
+    /// When PUTs of the container began.
+    making: BTreeMap<OpId, Duration>,
     /// When clients were told that a container was made.
     made: BTreeMap<OpId, Duration>,
     /// Somebody began to delete the container.
@@ -55,8 +64,9 @@ fn wants_new(op: &Op) -> bool {
 }
 
 impl Lag {
-    pub(super) fn began(&mut self, id: OpId, op: &Op) {
+    pub(super) fn began(&mut self, id: OpId, op: &Op, now: Duration) {
         match op {
+            Op::PutContainer { .. } => drop(self.making.insert(id, now)),
             Op::DeleteContainer { .. } | Op::DeleteAccount { .. } => self.removed = true,
             Op::Put { .. } => {
                 // Until its client is told of it.
@@ -67,8 +77,21 @@ impl Lag {
         }
     }
 
+    /// A client was told nothing.
+    pub(super) fn lost(&mut self, id: OpId, op: &Op, now: Duration) {
+        if matches!(op, Op::Put { .. }) {
+            self.strays.insert(id, now);
+        }
+    }
+
     /// An operation was told something. What was told nothing stays as it began.
-    pub(super) fn said(&mut self, id: OpId, op: &Op, course: Course) {
+    pub(super) fn said(&mut self, id: OpId, op: &Op, began: Duration, course: Course) {
+        if matches!(op, Op::Put { .. } | Op::Delete { .. }) && course.changed {
+            self.strays.retain(|_, over| *over > began);
+        }
+        if matches!(op, Op::Put { .. }) && course.alone {
+            self.strays.insert(id, course.now);
+        }
         match op {
             Op::PutContainer { .. } => drop(self.made.insert(id, course.now)),
             Op::Put { .. } if course.calm => drop(self.unlisted.remove(&id)),
@@ -80,6 +103,7 @@ impl Lag {
     /// All lines are as their objects are.
     pub(super) fn heal(&mut self) {
         self.unlisted.clear();
+        self.strays.clear();
         self.behind = false;
     }
 
@@ -99,7 +123,17 @@ impl Lag {
                 }
                 all
             }
-            Op::PutContainer { .. } | Op::DeleteAccount { .. } => spot.changed(id, op),
+            Op::PutContainer { .. } => {
+                let strays = self.strays.keys().filter(|stray| self.comes_before(**stray, id));
+                let strays: Vec<OpId> = strays.copied().collect();
+                let mut all = spot.changed(id, op);
+                if let Some(made) = all.iter().find(|(outcome, _)| *outcome == Outcome::Made(true)).cloned() {
+                    let with = |data| Spot { cell: Cell { data, meta: data }, ..made.1 };
+                    all.extend(strays.into_iter().map(|stray| (Outcome::Made(true), with(stray))));
+                }
+                all
+            }
+            Op::DeleteAccount { .. } => spot.changed(id, op),
             Op::Put { .. } => {
                 let done = Spot { cell: Cell { data: id, meta: id }, place };
                 let mut all = match place.stands() {
@@ -115,6 +149,17 @@ impl Lag {
             Op::Delete { .. } => vec![(Outcome::Gone, Spot { cell: Cell::default(), place })],
             _ => vec![(Outcome::Absent, spot)],
         }
+    }
+
+    /// Whether a PUT that was over before a container was made may be in it.
+    fn comes_before(&self, put: OpId, made: OpId) -> bool {
+        let over = self.strays.get(&put).zip(self.making.get(&made));
+        over.is_some_and(|(over, making)| *over + SLACK > *making)
+    }
+
+    /// The containers in which a PUT may be that was over before they were made.
+    pub(super) fn comes_into(&self, put: OpId) -> BTreeSet<OpId> {
+        self.making.keys().copied().filter(|made| self.comes_before(put, *made)).collect()
     }
 
     /// Whether a write may have gone into a container that had this name before.
@@ -164,7 +209,9 @@ mod tests {
         }
 
         fn said(&mut self, id: OpId, second: u64, calm: bool, outcome: &Outcome) -> Result<(), String> {
-            self.register.went(id, Course { now: Duration::from_secs(second), calm });
+            let changed = [Outcome::Done, Outcome::Gone].contains(outcome);
+            let now = Duration::from_secs(second);
+            self.register.went(id, Course { now, calm, alone: !calm, changed });
             let said = self.register.said(id, &|said| said == outcome, &self.book);
             said.map_err(|violation| violation.0)
         }
@@ -210,10 +257,36 @@ mod tests {
             bench.done(REMOVE, 1, true, &Outcome::Gone).unwrap();
             bench.done(MAKE, 2, true, &Outcome::Made(true)).unwrap();
             let id = bench.began(put(false), second);
-            bench.register.went(id, Course { now: Duration::from_secs(second), calm: false });
+            let now = Duration::from_secs(second);
+            bench.register.went(id, Course { now, alone: true, changed: true, calm: false });
             let fits = |said: &Outcome| [Outcome::Done, IN_VAIN].contains(said);
             bench.register.said(id, &fits, &bench.book).unwrap();
             assert_eq!(bench.found(0).is_ok(), lost, "{second}");
+        }
+    }
+
+    /// An object that was put alone, in the moment in which its container was deleted, was in the one that was made then: its time was
+    /// the later one, by microseconds.
+    #[test]
+    fn what_a_node_wrote_alone_may_be_in_the_container_that_is_made_next() {
+        let again = |alone, second, deleted| {
+            let mut bench = Bench::new();
+            let put = bench.began(put(false), 1);
+            bench.done(REMOVE, 1, true, &Outcome::Gone).unwrap();
+            let now = Duration::from_secs(2);
+            bench.register.went(put, Course { now, alone, calm: false, changed: true });
+            let fits = |said: &Outcome| *said == Outcome::Done || alone && *said == IN_VAIN;
+            bench.register.said(put, &fits, &bench.book).unwrap();
+            if deleted {
+                bench.done(DELETE, 3, false, &Outcome::Gone).unwrap();
+            }
+            bench.done(MAKE, second, true, &Outcome::Made(true)).unwrap();
+            let comes = bench.register.comes_into(put).contains(&bench.next);
+            (comes, bench.found(put).is_ok())
+        };
+        assert_eq!(again(true, 3, false), (true, true));
+        for (alone, second, deleted) in [(false, 3, false), (true, 13, false), (true, 4, true)] {
+            assert_eq!(again(alone, second, deleted), (false, false), "{alone} {second} {deleted}");
         }
     }
 

@@ -7,7 +7,7 @@
 //! Invariant: of an eventual container a read or listing says what somebody once wrote there, or nothing; when all is healed it is
 //! judged as any other, by writes that took effect in an order that their answers allow: the last one stands.
 //! Invariant: whether a container stands is judged at once also where it is eventual, and no line of it is of a write that was over
-//! before it was made.
+//! before it was made, but for what a node that was away wrote shortly before ([`super::lag`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -436,9 +436,14 @@ impl Oracle {
         rows: &BTreeMap<&str, (u64, String, OpId)>,
     ) -> Result<(), Violation> {
         for (o, read) in self.listings.remove(&id).unwrap_or_default().into_iter().enumerate() {
-            let over = rows.get(NAMES[o]).and_then(|(.., meta)| self.over.get(meta).copied());
+            let wrote = rows.get(NAMES[o]).map(|(.., meta)| *meta);
+            let over = wrote.and_then(|wrote| self.over.get(&wrote).copied());
+            let strays =
+                wrote.map(|wrote| self.register((FLEETING, o)).comes_into(wrote)).unwrap_or_default();
             let fits = move |outcome: &Outcome| match outcome {
-                Outcome::Version(made) => over.is_none_or(|over| made.is_none_or(|made| made.data < over)),
+                Outcome::Version(made) => over.is_none_or(|over| {
+                    made.is_none_or(|made| made.data < over || strays.contains(&made.data))
+                }),
                 _ => false,
             };
             let told = self.told((FLEETING, o), read, &fits);

@@ -187,8 +187,13 @@ impl Register {
     /// How an operation went that is about to say something.
     pub(crate) fn went(&mut self, id: OpId, course: Course) {
         if let Some(pending) = self.pending.get(&id).filter(|pending| pending.loose) {
-            self.lag.said(id, &pending.op, course);
+            self.lag.said(id, &pending.op, pending.began, course);
         }
+    }
+
+    /// The containers in which a PUT may be that was over before they were made.
+    pub(crate) fn comes_into(&self, put: OpId) -> BTreeSet<OpId> {
+        self.lag.comes_into(put)
     }
 
     /// Whether a line may stand that no object is behind.
@@ -211,7 +216,7 @@ impl Register {
             self.worlds = begun.collect();
         }
         if self.loose {
-            self.lag.began(id, &op);
+            self.lag.began(id, &op, now);
         }
         self.pending.insert(id, Pending { op, began: now, loose: self.loose, held: false, lost: None });
     }
@@ -270,6 +275,9 @@ impl Register {
     pub(crate) fn lose(&mut self, id: OpId, now: Duration, next: OpId) {
         let Some(pending) = self.pending.get_mut(&id) else { return };
         pending.lost = Some(Lost { at: now, next });
+        if pending.loose {
+            self.lag.lost(id, &pending.op, now);
+        }
         let may_come_again = matches!(pending.op, Op::PutContainer { .. });
         if pending.op.reads() {
             self.forget_one(id);
@@ -387,16 +395,15 @@ impl Register {
     }
 
     fn take_effect(&self, id: OpId, pending: &Pending, world: &World, book: &Book, all: &mut Vec<World>) {
-        let made = |place: Place| place.made(id).filter(|made| *made != place);
-        if matches!(pending.op, Op::PutContainer { .. }) && pending.lost.is_none() {
-            // It will be asked again.
-            all.extend(made(world.spot.place).map(|place| world.moved(Spot { place, ..world.spot })));
-        }
         let steps = match pending.loose {
             true => self.lag.steps(id, &pending.op, pending.began, world.spot),
             false => step(id, &pending.op, world.spot, book),
         };
+        let will_be_asked_again = matches!(pending.op, Op::PutContainer { .. }) && pending.lost.is_none();
         for (outcome, spot) in steps {
+            if will_be_asked_again && spot.place != world.spot.place {
+                all.push(world.moved(spot));
+            }
             // What says nothing and changes nothing need not have happened.
             if pending.lost.is_some() && spot == world.spot {
                 continue;
