@@ -1,7 +1,11 @@
 //! The closed loop: so many operations in flight, each begun when one ends; and what a pass came to.
 
 use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::task::Poll;
 use std::time::{Duration, Instant};
+
+use futures_util::future::{MaybeDone, maybe_done};
 
 use crate::failure::Failure;
 
@@ -83,9 +87,18 @@ pub(crate) async fn closed_loop<W>(
         }
         Ok::<_, Failure>((latencies, worker))
     };
-    let done = futures_util::future::join_all(workers.into_iter().map(work)).await;
+    // All have the waker of this task, not one each: those that a batch answers together are woken once.
+    let mut working: Vec<_> = workers.into_iter().map(|worker| Box::pin(maybe_done(work(worker)))).collect();
+    poll_fn(|context| {
+        let under_way = working.iter_mut().filter(|work| !matches!(***work, MaybeDone::Done(_)));
+        match under_way.filter_map(|work| work.as_mut().poll(context).is_pending().then_some(())).count() {
+            0 => Poll::Ready(()),
+            _ => Poll::Pending,
+        }
+    })
+    .await;
     let (mut all, mut workers) = (Vec::new(), Vec::new());
-    for worker in done {
+    for worker in working.iter_mut().filter_map(|work| work.as_mut().take_output()) {
         let (mut latencies, worker) = worker?;
         all.append(&mut latencies);
         workers.push(worker);

@@ -4,6 +4,8 @@
 //!
 //! Invariant: a group is said to be durable only after a flush that covers it, whatever becomes of the index afterwards.
 //! Invariant: each group ends once: with its answer, or with its disk.
+//! Invariant: of a batch all groups are told before anybody is woken, and whoever waits for several of them is woken once: to wake one that
+//! sleeps costs as much as the rest of a small write.
 
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -62,9 +64,30 @@ impl Answer {
         Announcer(Arc::clone(&self.0))
     }
 
-    /// Its end.
-    pub(crate) fn send(self, outcome: Outcome) {
-        self.0.state().outcome = Some(outcome);
+    /// Its end; who waits for it is woken later.
+    pub(crate) fn tell(self, outcome: Outcome, waiting: &mut Waiting) {
+        let mut state = self.0.state();
+        (state.outcome, state.over) = (Some(outcome), true);
+        std::mem::take(&mut state.durability)
+            .into_iter()
+            .chain(state.end.take())
+            .for_each(|waker| waiting.add(waker));
+    }
+}
+
+/// Who is to be woken when all are told.
+#[derive(Default)]
+pub(crate) struct Waiting(Vec<Waker>);
+
+impl Waiting {
+    fn add(&mut self, waker: Waker) {
+        if !self.0.last().is_some_and(|last| last.will_wake(&waker)) {
+            self.0.push(waker);
+        }
+    }
+
+    pub(crate) fn wake(self) {
+        self.0.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -173,5 +196,53 @@ impl Durable {
             Poll::Pending
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn waits(pending: &Pending, waker: &Waker) {
+        pending.0.state().end = Some(waker.clone());
+    }
+
+    #[test]
+    fn who_waits_for_several_of_a_batch_is_woken_once_and_finds_all_told() {
+        let [one, other] = [(), ()].map(|()| Arc::<Woken>::default());
+        let (answers, asked): (Vec<_>, Vec<_>) = (0..5).map(|_| Answer::new()).unzip();
+        for (n, pending) in asked.iter().enumerate() {
+            waits(pending, &Waker::from(if n == 3 { other.clone() } else { one.clone() }));
+        }
+        let mut waiting = Waiting::default();
+        answers.into_iter().for_each(|answer| answer.tell(Ok(7), &mut waiting));
+        assert!(asked.iter().all(|pending| pending.0.state().over));
+        let woken = || [&one, &other].map(|woken| woken.0.load(Ordering::SeqCst));
+        assert_eq!(woken(), [0, 0]);
+        waiting.wake();
+        // The one before and the one after the other's.
+        assert_eq!(woken(), [2, 1]);
+    }
+
+    #[test]
+    fn who_waits_when_the_disk_goes_is_woken() {
+        let (answer, pending) = Answer::new();
+        let woken = Arc::<Woken>::default();
+        waits(&pending, &Waker::from(woken.clone()));
+        drop(answer);
+        assert!(pending.0.state().over && pending.0.state().outcome.is_none());
+        assert_eq!(woken.0.load(Ordering::SeqCst), 1);
     }
 }

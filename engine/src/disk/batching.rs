@@ -3,7 +3,7 @@
 //! Invariant: a group is never split over batches, a batch never over segments.
 //! Invariant: a segment is opened only when a durable checkpoint named it as reserved: replay finds it there.
 
-use super::answer::Announcer;
+use super::answer::{Announcer, Waiting};
 use super::assembly::assemble;
 use super::core::{Core, Writing};
 use super::format::batch::{BatchHeader, Descriptor, HeadClass, hash, header_len};
@@ -74,9 +74,7 @@ impl Written {
             .into_iter()
             .partition::<Vec<_>, _>(|w| w.append.durability == Durability::Appended);
         self.waiters = durable;
-        for waiter in appended {
-            waiter.append.answer(Ok(waiter.lsn));
-        }
+        tell(appended, &Ok(()));
     }
 
     /// Tells who waits for durability alone.
@@ -92,10 +90,16 @@ impl Written {
 
     /// Answers everybody else.
     pub(crate) fn answer(self, result: &Result<(), DiskError>) {
-        for waiter in self.waiters {
-            waiter.append.answer(result.clone().map(|()| waiter.lsn));
-        }
+        tell(self.waiters, result);
     }
+}
+
+fn tell(waiters: Vec<Waiter>, result: &Result<(), DiskError>) {
+    let mut waiting = Waiting::default();
+    for Waiter { append, lsn } in waiters {
+        append.tell(result.clone().map(|()| lsn), &mut waiting);
+    }
+    waiting.wake();
 }
 
 /// Places of a batch's records, computed before any byte is copied.

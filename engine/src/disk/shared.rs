@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::answer::{Announcer, Answer};
+use super::answer::{Announcer, Answer, Waiting};
 use super::catalog::{Catalog, Tx};
 use super::format::record::{BadRecord, DeviceId, NewRecord};
 use super::format::superblock::Layout;
@@ -120,8 +120,15 @@ impl Append {
     }
 
     pub(crate) fn answer(self, result: Result<Lsn, DiskError>) {
+        let mut waiting = Waiting::default();
+        self.tell(result, &mut waiting);
+        waiting.wake();
+    }
+
+    /// As [`Append::answer`], one of several: who waits is woken when all are told.
+    pub(crate) fn tell(self, result: Result<Lsn, DiskError>, waiting: &mut Waiting) {
         if let Some(reply) = self.reply {
-            reply.send(result);
+            reply.tell(result, waiting);
         }
     }
 }
