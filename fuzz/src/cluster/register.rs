@@ -191,7 +191,7 @@ impl Register {
         }
     }
 
-    /// The containers in which a PUT may be that was over before they were made.
+    /// The containers in which the line of a PUT may be that was over before they were made.
     pub(crate) fn comes_into(&self, put: OpId) -> BTreeSet<OpId> {
         self.lag.comes_into(put)
     }
