@@ -1,18 +1,30 @@
 //! The applier: durable records into the index, in LSN order, each batch atomically with the position after it.
 //!
 //! Invariant: live replay and recovery run the same code, so a replayed batch ends in the same index.
+//! Invariant: what a batch changes may be found out while the device has it, as soon as all before it is applied; it counts only if
+//! nothing has changed the index since.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
+use super::Lsn;
 use super::batching::{Placed, Written};
 use super::catalog::{Catalog, Finished, Tx};
 use super::core::Core;
 use super::format::record::RecordView;
+use super::limits::FEW_RECORDS;
 use super::segments::{POSITION_KEY, Position, SegmentMap, State, segment_key};
 use super::shared::{DiskError, IndexChange};
 use super::tallies::Tallies;
 use crate::index::{Index, IndexError, Table};
+
+/// What a batch changes that is not applied yet.
+pub(crate) struct Prepared {
+    end_lsn: Lsn,
+    /// How often the index had been changed.
+    changes: u64,
+    finished: Finished,
+}
 
 /// Applies the records of one batch and the position after it.
 pub(crate) fn apply_records(
@@ -24,6 +36,22 @@ pub(crate) fn apply_records(
     position: &Position,
     sealed: Option<u32>,
 ) -> Result<i64, IndexError> {
+    let finished = changes_of(index, catalog, records, position)?;
+    commit(index, segments, tallies, finished, &also(position, sealed))
+}
+
+/// Segments whose rows go with a batch, whatever it changes.
+fn also(position: &Position, sealed: Option<u32>) -> Vec<u32> {
+    position.heads.iter().flatten().map(|head| head.segment).chain(sealed).collect()
+}
+
+/// What the records of one batch and the position after it change. Changes nothing.
+fn changes_of(
+    index: &dyn Index,
+    catalog: &dyn Catalog,
+    records: &[Placed],
+    position: &Position,
+) -> Result<Finished, IndexError> {
     let mut tx = Tx::new(index);
     for placed in records {
         let Ok(view) = RecordView::parse(&placed.head) else {
@@ -37,8 +65,7 @@ pub(crate) fn apply_records(
         }
     }
     tx.put(Table::System, POSITION_KEY, position.encode());
-    let also: Vec<u32> = position.heads.iter().flatten().map(|head| head.segment).chain(sealed).collect();
-    commit(index, segments, tallies, tx, &also)
+    Ok(tx.finish())
 }
 
 /// Makes a transaction visible: the changes, the live bytes and tallies they moved, and the rows of the segments in `also`.
@@ -47,10 +74,10 @@ pub(crate) fn commit(
     index: &dyn Index,
     segments: &mut SegmentMap,
     tallies: &Tallies,
-    tx: Tx<'_>,
+    finished: Finished,
     also: &[u32],
 ) -> Result<i64, IndexError> {
-    let Finished { mut set, live, shifts } = tx.finish();
+    let Finished { mut set, live, shifts } = finished;
     tallies.shift(&shifts, &mut set);
     for (segment, delta) in &live {
         segments.shift_live(*segment, *delta);
@@ -64,21 +91,45 @@ pub(crate) fn commit(
 }
 
 impl Core {
+    /// Finds out what the batch changes that is to be applied next, while the device has it; whether that was done now.
+    pub(crate) fn prepare_next(&mut self) -> bool {
+        let writing = self.writing.as_ref().map(|writing| &writing.batch);
+        let Some(batch) = self.unapplied.front().or(writing) else { return false };
+        let changes = self.checkpoint.changes();
+        // A small one is applied as quickly, and may not have been handed to the device yet.
+        if batch.records.len() <= FEW_RECORDS || self.prepared_for(batch).is_some() {
+            return false;
+        }
+        let shared = &self.shared;
+        let (index, catalog) = (shared.index.as_ref(), shared.catalog.as_ref());
+        // What fails now fails again when it is applied.
+        let found = changes_of(index, catalog, &batch.records, &batch.position).ok();
+        self.prepared = found.map(|finished| Prepared { end_lsn: batch.end_lsn, changes, finished });
+        self.prepared.is_some()
+    }
+
+    fn prepared_for(&self, batch: &Written) -> Option<&Prepared> {
+        let changes = self.checkpoint.changes();
+        self.prepared.as_ref().filter(|known| known.end_lsn == batch.end_lsn && known.changes == changes)
+    }
+
     pub(crate) fn apply(&mut self, batch: &Written) -> Result<(), IndexError> {
         let shared = self.shared.clone();
+        let is_prepared = self.prepared_for(batch).is_some();
+        let prepared = self.prepared.take().filter(|_| is_prepared);
+        let finished = match prepared {
+            Some(prepared) => prepared.finished,
+            None => {
+                changes_of(shared.index.as_ref(), shared.catalog.as_ref(), &batch.records, &batch.position)?
+            }
+        };
         let mut segments = shared.segments();
         if let Some(sealed) = batch.sealed {
             segments.get_mut(sealed).state = State::Sealed;
         }
-        let delta = apply_records(
-            shared.index.as_ref(),
-            shared.catalog.as_ref(),
-            &mut segments,
-            &shared.tallies,
-            &batch.records,
-            &batch.position,
-            batch.sealed,
-        )?;
+        let also = also(&batch.position, batch.sealed);
+        let delta = commit(shared.index.as_ref(), &mut segments, &shared.tallies, finished, &also)?;
+        drop(segments);
         self.moved_live(delta);
         self.checkpoint.applied(batch);
         Ok(())
@@ -98,7 +149,9 @@ impl Core {
         let shared = self.shared.clone();
         let mut tx = Tx::new(shared.index.as_ref());
         let result = change(&mut tx)
-            .and_then(|()| commit(shared.index.as_ref(), &mut shared.segments(), &shared.tallies, tx, &[]))
+            .and_then(|()| {
+                commit(shared.index.as_ref(), &mut shared.segments(), &shared.tallies, tx.finish(), &[])
+            })
             .map(|delta| self.moved_live(delta));
         self.checkpoint.touched();
         result.map_err(|e| self.index_failed(e))
@@ -143,7 +196,8 @@ impl Core {
         if retired {
             s.state = State::Retired;
         }
-        let committed = commit(shared.index.as_ref(), &mut segments, &shared.tallies, tx, &[segment]);
+        let committed =
+            commit(shared.index.as_ref(), &mut segments, &shared.tallies, tx.finish(), &[segment]);
         drop(segments);
         let delta = committed.map_err(|e| self.index_failed(e))?;
         self.moved_live(delta);

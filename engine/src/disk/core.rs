@@ -16,6 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use super::apply::Prepared;
 use super::batching::{Head, Written};
 use super::limits::{COMMIT_BYTES, FEW_RECORDS, LONG_QUEUE_BYTES, UNFLUSHED_BYTES};
 use super::pipeline::Behind;
@@ -81,6 +82,8 @@ pub(crate) struct Core {
     pub(crate) behind: Option<Behind>,
     /// Written, in the order of the log, not yet applied.
     pub(crate) unapplied: VecDeque<Written>,
+    /// What the next one changes.
+    pub(crate) prepared: Option<Prepared>,
     /// Bytes written that no flush, past or out, covers.
     pub(crate) unflushed: u64,
     /// When bytes that nobody waits for are flushed.
@@ -123,7 +126,7 @@ impl Core {
         let connected = self.take_requests();
         self.start(now);
         let mut done = std::mem::take(&mut self.completions);
-        let busy = !done.is_empty() || self.checkpoint.waits_for_driver();
+        let busy = !done.is_empty() || self.checkpoint.waits_for_driver() || self.prepare_next();
         let wait = if busy { Wait::Never } else { wait };
         if let Some(room) = self.room_behind() {
             self.shared.nap.begin_until(room);

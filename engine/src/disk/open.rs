@@ -569,6 +569,7 @@ fn assemble(
         flushing: None,
         behind: None,
         unapplied: VecDeque::new(),
+        prepared: None,
         unflushed: 0,
         flush_at: Duration::ZERO,
         ops: HashMap::new(),

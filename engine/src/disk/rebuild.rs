@@ -69,7 +69,7 @@ impl Rebuild<'_> {
         let mut tx = Tx::new(self.index);
         self.catalog.rebuilt(&mut tx)?;
         let all: Vec<u32> = segments.iter().map(|(segment, _)| segment).collect();
-        commit(self.index, &mut segments, self.tallies, tx, &all)?;
+        commit(self.index, &mut segments, self.tallies, tx.finish(), &all)?;
         (self.progress)(total, total);
         Ok((segments, position, result))
     }
@@ -262,7 +262,7 @@ impl Rebuild<'_> {
         }
         position.max_sequence = position.max_sequence.max(max_sequence(batch));
         result.records += batch.len() as u64;
-        commit(self.index, segments, self.tallies, tx, &[])?;
+        commit(self.index, segments, self.tallies, tx.finish(), &[])?;
         batch.clear();
         Ok(())
     }

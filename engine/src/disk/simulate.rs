@@ -86,6 +86,12 @@ impl SimulatedDisk {
         self.core.writing.is_some() && self.core.flushing.is_some()
     }
 
+    /// What the next batch changes is known before it is durable.
+    #[cfg(test)]
+    pub(super) fn knows_what_comes_next(&self) -> bool {
+        self.core.prepared.is_some()
+    }
+
     /// Polls `future` and turns the core in turns until it is ready.
     pub fn run<F: Future>(&mut self, future: F) -> F::Output {
         let mut future = pin!(future);

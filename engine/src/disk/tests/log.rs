@@ -362,3 +362,50 @@ fn checkpoints_in_quick_succession_do_not_write_one_table_twice_at_once() {
         rig.sim().run(handle.checkpoint()).unwrap();
     }
 }
+
+/// What a batch changes is found out while the device has it.
+#[test]
+fn what_a_batch_changes_is_found_out_again_where_the_index_has_changed_meanwhile() {
+    let keys: Vec<String> = (0..10).map(|n| format!("k{n:02}")).collect();
+    let (mut early, mut anew) = (0, 0);
+    for seed in 0..40 {
+        let mut rig = Rig::new(12, seed);
+        for key in &keys {
+            rig.put(key, 1, b"value").unwrap();
+        }
+        let (handle, live) = (rig.handle(), rig.handle().usage().live);
+        let submit = |keys: &[String]| {
+            let records = keys.iter().map(|key| put_record(&handle, key, 2, b"other")).collect();
+            handle.submit(records, Durability::Durable, Class::Client)
+        };
+        let [first, mut group] = [&keys[..5], &keys[5..]].map(|keys| rig.sim().run(submit(keys)).unwrap());
+        let mut over = false;
+        while !rig.sim().knows_what_comes_next() && !over {
+            rig.sim().turn();
+            over = group.look().is_some();
+        }
+        early += u64::from(rig.sim().knows_what_comes_next());
+        if over {
+            continue;
+        }
+        if seed % 2 == 0 {
+            let old = rig.place(&keys[3]).0;
+            let change = handle.submit_prune(Box::new(move |tx| {
+                tx.delete(Table::Rows, b"k03".to_vec());
+                tx.died(old);
+                Ok(())
+            }));
+            rig.sim().run(change).unwrap();
+            anew += 1;
+        }
+        for group in [first, group] {
+            rig.sim().run(group.done()).unwrap();
+        }
+        for key in &keys {
+            let found = rig.get(key).unwrap().map(|(sequence, _)| sequence);
+            assert_eq!(found, Some(2), "{key}");
+        }
+        assert_eq!(handle.usage().live, live, "seed {seed}");
+    }
+    assert!(early > 5 && anew > 2, "{early} {anew}");
+}
