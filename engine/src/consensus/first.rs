@@ -47,6 +47,10 @@ impl Group {
     async fn majority_takes_part(&self) -> bool {
         let sets = self.voters();
         let voters: BTreeSet<NodeId> = sets.iter().flatten().copied().collect();
+        if !voters.contains(&self.node()) {
+            // Who has no vote cannot be elected.
+            return false;
+        }
         let asked = voters.into_iter().map(|node| async move {
             let takes_part = node == self.node() || self.takes_part(node).await;
             takes_part.then_some(node)
