@@ -16,6 +16,7 @@ mod evict;
 mod parts;
 mod peers;
 mod quarantine;
+mod returned;
 mod synced;
 
 pub(crate) use answer::answer;
@@ -28,6 +29,7 @@ pub use parts::{Parts, Runs};
 pub use peers::Peers;
 pub use quarantine::{Judgement, is_away, judge};
 use quarry_ring::PathHash;
+pub(crate) use returned::{is_rested, note_return};
 pub use synced::{Cluster, Synced};
 
 use crate::catalog::Stamps;

@@ -1,5 +1,6 @@
 //! Drops tombstones that protect nothing any more from a disk's index, so that their records become garbage.
 //!
+//! Invariant: a device that was away drops no tombstone of an object until handoffs have had the time to hear of it.
 //! Invariant: a tombstone is judged again on the applier, where nothing can come in between.
 
 use super::{Outcome, Progress, Wall, Worker};
@@ -8,7 +9,7 @@ use crate::disk::{DiskError, DiskHandle};
 use std::sync::Arc;
 
 use crate::object::BoxFuture;
-use crate::sync::Synced;
+use crate::sync::{Synced, is_rested};
 
 /// Tombstones dropped by one change of the index.
 const MAX_CHANGE: usize = 1000;
@@ -40,7 +41,9 @@ impl Pruner {
 
     async fn prune(&mut self, budget: u32) -> Result<Outcome, DiskError> {
         let now = (self.wall)();
-        let reclaim_before = now.saturating_sub(self.reclaim_age.saturating_mul(1_000_000));
+        let reclaim_age = self.reclaim_age.saturating_mul(1_000_000);
+        let rested = is_rested(&self.disk, now, reclaim_age)?;
+        let reclaim_before = if rested { now.saturating_sub(reclaim_age) } else { 0 };
         let limit = (budget as usize).min(MAX_CHANGE);
         let graves = catalog::graves(self.disk.index(), &self.after, limit)?;
         let Some(last) = graves.last() else {

@@ -3,13 +3,14 @@
 //! | what the device holds | with whom | how |
 //! |---|---|---|
 //! | partitions of which it is a primary | each other primary, a few pairs at a time | compare; pull what the peer has newer |
-//! | all others (handoffs, and what the ring took away) | every primary | page by page: push what one lacks; evict what all have |
+//! | all others (handoffs, and what the ring took away) | every primary | page by page: take the tombstone of what is deleted; push what one lacks; evict what all have |
 //!
 //! A device pulls what it lacks, and its peers pull what they lack: so nothing is copied twice, and each device sets its own pace.
 //! A round over equal devices is one question and one answer for each peer. A device that was away first has each of its versions judged
 //! ([`crate::sync::judge`]), and is believed only then.
 //!
 //! Invariant: a copy is evicted only when every primary was seen to have that version or a newer one, in this very step.
+//! Invariant: what a primary says is deleted is pushed to no other; the tombstone is kept with it, as whoever knows of it may forget it.
 //! Invariant: a pair counts as synced up to a time when a whole comparison found nothing older that differs; nothing is assumed
 //! from copies made.
 //! Invariant: what is younger than the settling time is left alone: its writer may still be at it.
@@ -163,6 +164,18 @@ fn has(own: &Stamp, theirs: Option<&Stamp>, reclaim_before: u64) -> bool {
     }
 }
 
+/// Another device, and what it has of a page.
+type Known = (Arc<dyn Replica>, BTreeMap<PathHash, Stamp>);
+
+/// Who knows that a version is deleted, and the newest tombstone that says so.
+fn deletion(own: &Stamp, known: &[Known]) -> Option<(Arc<dyn Replica>, Stamp)> {
+    let of = |theirs: &BTreeMap<_, Stamp>| theirs.get(&own.hash).copied();
+    let newer = |theirs: &Stamp| !own.deleted && theirs.deleted && theirs > own;
+    let tombstones = known.iter().filter_map(|(device, theirs)| Some((device, of(theirs).filter(newer)?)));
+    let (device, tombstone) = tombstones.max_by_key(|(_, tombstone)| *tombstone)?;
+    Some((Arc::clone(device), tombstone))
+}
+
 impl Replicator {
     /// Of a local disk, and the same as a replica. `synced` is shared with the disk's pruner.
     #[must_use]
@@ -209,7 +222,7 @@ impl Replicator {
                 },
             };
             let Some(task) = round.tasks.pop() else {
-                self.end(&round);
+                self.end(&round).await?;
                 continue;
             };
             let done = match task {
@@ -234,8 +247,9 @@ impl Replicator {
         Ok(Outcome::Did(units))
     }
 
-    fn end(&mut self, round: &Round) {
+    async fn end(&mut self, round: &Round) -> Result<()> {
         if round.away_since.is_some() && !round.undecided {
+            sync::note_return(&self.disk, (self.wall)()).await?;
             tracing::info!(worker = self.name, "the device was away; all that it holds was judged");
             if let Some(view) = self.views.get_mut(&round.ring.policy) {
                 view.judged = Some((self.wall)());
@@ -247,6 +261,7 @@ impl Replicator {
         if let Some(why) = &round.failed {
             self.passed.failed = Some(why.clone());
         }
+        Ok(())
     }
 
     fn pass_ended(&mut self, units: u32) -> Outcome {
@@ -480,39 +495,50 @@ impl Replicator {
         }
         let ours = self.page(round.ring.power, page)?;
         let next = page.next(&ours);
-        let (mut away, mut pushes) = (None, Vec::new());
-        let mut lacking = HashSet::new();
         let Bounds { upto, reclaim_before } = round.bounds;
+        let settled: Vec<Stamp> =
+            ours.stamps.iter().filter(|stamp| stamp.sequence <= upto).copied().collect();
+        let (mut away, mut known) = (None, Vec::new());
         for device in primaries {
-            let theirs = match self.theirs(round.ring.power, page, &ours, device, false).await {
-                Ok(theirs) => theirs,
-                Err(e) => {
-                    // The others get theirs all the same.
-                    away = Some(e);
-                    continue;
-                }
-            };
-            let replica = self.carrier.reach(device)?;
-            let settled = ours.stamps.iter().filter(|stamp| stamp.sequence <= upto);
-            for stamp in settled.filter(|stamp| !has(stamp, theirs.get(&stamp.hash), reclaim_before)) {
-                lacking.insert(stamp.hash);
-                pushes.push((Way::Push(replica.clone()), *stamp));
+            match self.theirs(round.ring.power, page, &ours, device, false).await {
+                Ok(theirs) => known.push((self.carrier.reach(device)?, theirs)),
+                // The others get theirs all the same.
+                Err(e) => away = Some(e),
             }
         }
-        let (everywhere, pushed) = (away.is_none(), !pushes.is_empty());
+        let (mut carried, mut lacking) = (Vec::new(), HashSet::new());
+        for stamp in &settled {
+            if let Some((primary, tombstone)) = deletion(stamp, &known).filter(|(_, it)| it.sequence <= upto)
+            {
+                lacking.insert(stamp.hash);
+                carried.push((Way::Pull(primary), tombstone));
+                continue;
+            }
+            for (primary, theirs) in &known {
+                if !has(stamp, theirs.get(&stamp.hash), reclaim_before) {
+                    lacking.insert(stamp.hash);
+                    carried.push((Way::Push(Arc::clone(primary)), *stamp));
+                }
+            }
+        }
+        let (everywhere, changed) = (away.is_none(), !carried.is_empty());
         round.failed = away.map(|e| e.to_string()).or(round.failed.take());
-        let done = self.carrier.carry_all(round.ring, pushes).await?;
+        let done = self.carrier.carry_all(round.ring, carried).await?;
+        let copied = done.copied;
         let units = self.count(round, done).saturating_add(1);
-        if pushed && page.attempts < ATTEMPTS {
+        if changed && page.attempts < ATTEMPTS {
             // What was pushed is looked for before anything goes.
             round.tasks.push(Task::Handoff(Page { attempts: page.attempts + 1, ..page }));
             return Ok(units);
         }
+        if copied > 0 {
+            // To push it again at once would go on for ever.
+            round.failed = Some(format!("{copied} versions are pushed to primaries that do not keep them"));
+        }
         if everywhere {
             // What a primary cannot be given stays here, and nothing else because of it.
-            let settled = ours.stamps.iter().filter(|stamp| stamp.sequence <= upto);
             let settled: Vec<Stamp> =
-                settled.filter(|stamp| !lacking.contains(&stamp.hash)).copied().collect();
+                settled.into_iter().filter(|stamp| !lacking.contains(&stamp.hash)).collect();
             sync::evict(&self.disk, &settled).await?;
         }
         round.tasks.extend(next.map(Task::Handoff));
@@ -522,16 +548,21 @@ impl Replicator {
     async fn doubt(&mut self, round: &mut Round, page: Page) -> Result<u32> {
         let ours = self.page(round.ring.power, page)?;
         let me = self.disk.device();
-        let mut others = Vec::new();
+        let (mut known, mut silent) = (Vec::new(), 0);
         let primaries = round.primaries(self.cluster.as_ref(), page.part);
         for device in primaries.into_iter().filter(|device| *device != me) {
-            others.push(self.theirs(round.ring.power, page, &ours, device, true).await.ok());
+            match self.theirs(round.ring.power, page, &ours, device, true).await {
+                Ok(theirs) => known.push((self.carrier.reach(device)?, theirs)),
+                Err(_) => silent += 1,
+            }
         }
         let last_sync = round.away_since.unwrap_or(0);
-        let mut dropped = Vec::new();
+        let (mut dropped, mut deleted) = (Vec::new(), Vec::new());
         for stamp in &ours.stamps {
-            let of = |theirs: &Option<BTreeMap<_, Stamp>>| Some(theirs.as_ref()?.get(&stamp.hash).copied());
-            let others: Vec<_> = others.iter().map(of).collect();
+            // Once it is believed, whoever knows of the deletion may forget it.
+            deleted.extend(deletion(stamp, &known).map(|(primary, it)| (Way::Pull(primary), it)));
+            let told = known.iter().map(|(_, theirs)| Some(theirs.get(&stamp.hash).copied()));
+            let others: Vec<_> = told.chain(std::iter::repeat_n(None, silent)).collect();
             match judge(*stamp, last_sync, &others) {
                 Judgement::Drop => dropped.push(*stamp),
                 Judgement::Wait => {
@@ -546,8 +577,10 @@ impl Replicator {
             self.progress.found(format!("{} versions were deleted while the device was away", dropped.len()));
             sync::evict(&self.disk, &dropped).await?;
         }
+        let done = self.carrier.carry_all(round.ring, deleted).await?;
+        let units = self.count(round, done).saturating_add(1);
         round.tasks.extend(page.next(&ours).map(Task::Doubt));
-        Ok(1)
+        Ok(units)
     }
 }
 

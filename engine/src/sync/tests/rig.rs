@@ -421,6 +421,17 @@ impl World {
         sequence
     }
 
+    pub(super) fn delete_on(&mut self, nodes: &[usize], key: u64) {
+        let sequence = self.tick();
+        for n in nodes {
+            let local = self.local(*n);
+            assert!(self.run(write(local, delete_groups(key, sequence), Class::Delete)));
+        }
+        let told = self.told.entry(key).or_default();
+        told.tried.insert((sequence, true), 0);
+        told.acknowledged = told.acknowledged.max(Some((sequence, true)));
+    }
+
     pub(super) fn copy(&mut self, from: usize, to: usize, key: u64) -> Result<Copied, CopyError> {
         let stamp = self.holds(from, key).unwrap();
         let (from, to) = (self.local(from), self.local(to));
