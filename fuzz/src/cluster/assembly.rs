@@ -37,7 +37,7 @@ const EXPIRE: Duration = Duration::from_secs(1);
 /// How long a call to a device of another node may take.
 const WITHIN: Duration = Duration::from_secs(10);
 /// Seconds after which a worker that had nothing to do looks again, at most: less than a history takes.
-const IDLE: u64 = 15;
+pub(crate) const IDLE: u64 = 15;
 /// The same of the reaper, who shall be at it while clients are.
 const SOON: u64 = 1;
 /// Seconds for which tombstones are kept.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use quarry_engine::object::Condition;
 use quarry_engine::work::State;
 
+use super::assembly::{IDLE, RECLAIM};
 use super::fleeting::{ACCOUNT, FLEETING, FLEETING_OBJECTS};
 use super::history::History;
 use super::invariants;
@@ -17,6 +18,8 @@ use crate::store::world::IndexFate;
 const SETTLED: Duration = Duration::from_secs(480);
 /// Workers that are waited for.
 const SETTLING: [&str; 3] = ["replicator", "updater", "reaper"];
+/// After a night tombstones are kept for so long (a 28th of the reclaim age), and the pruner has looked for them since.
+const RESTED: Duration = Duration::from_secs(RECLAIM / 28 + 2 * IDLE);
 /// What is younger is left alone by replicators.
 const YOUNG: Duration = Duration::from_secs(12);
 
@@ -42,6 +45,18 @@ impl History {
         self.heal_volume()?;
         let last = self.world.machines.len() - 1;
         self.sweep(last)?;
+        invariants::check(self)?;
+        self.forget()
+    }
+
+    /// Tombstones go that a night made old; nothing that they hid is back.
+    fn forget(&mut self) -> Result<(), Violation> {
+        if !self.slept {
+            return Ok(());
+        }
+        self.pass(RESTED)?;
+        self.settle()?;
+        self.sweep(0)?;
         invariants::check(self)
     }
 

@@ -129,6 +129,7 @@ pub fn history_with(seed: u64, plant: Plant, lines: usize) -> Result<Summary, Bo
         troubles: Troubles::default(),
         uneasy_until: RECOVERY,
         faulty: true,
+        slept: false,
         log: Log::new(lines),
         summary: Summary::default(),
     };
@@ -184,6 +185,8 @@ pub(crate) struct History {
     uneasy_until: Duration,
     /// There is trouble, or there may be.
     faulty: bool,
+    /// All were off for longer than tombstones are kept.
+    pub(super) slept: bool,
     log: Log,
 }
 
@@ -475,6 +478,7 @@ impl History {
                 (0..self.world.machines.len()).try_for_each(|n| self.crash(n, true))?;
                 if trouble == Trouble::LongNight {
                     self.world.sleep(NIGHT);
+                    self.slept = true;
                 }
                 return Ok(());
             }
