@@ -9,6 +9,7 @@ use rig::{POWER, World, body, hash_of_key};
 use crate::catalog::Stamp;
 use crate::index::Table;
 use crate::io::SplitMix64;
+use crate::work::Outcome;
 
 const KEYS: u64 = 24;
 const HOUR: u64 = 3600;
@@ -236,6 +237,28 @@ fn a_handoff_that_hears_of_a_deletion_brings_nothing_back() {
     world.settle();
     world.check(17);
     assert!(world.holds(spare, key).is_none());
+}
+
+/// A primary that had given up a tombstone drops what that hid without a word. Whoever pushed it looked again at once, for ever.
+#[test]
+fn what_a_primary_does_not_keep_is_told_and_not_pushed_for_ever() {
+    let mut world = World::new(4, 19);
+    let key = 4;
+    let primaries = world.primaries(key);
+    let spare = (0..4).find(|node| !primaries.contains(node)).unwrap();
+    world.put_on(primaries[0], key, 800);
+    for to in [primaries[1], primaries[2], spare] {
+        world.copy(primaries[0], to, key).unwrap();
+    }
+    world.delete_on(&primaries[..1], key);
+    world.evict(primaries[0], key);
+    world.advance(60);
+    for node in &primaries {
+        world.round(*node);
+    }
+    let Some(Outcome::Failed(why)) = world.rest(spare) else { panic!("it is pushed for ever") };
+    assert!(why.contains("1 versions are pushed to primaries that do not keep them"), "{why}");
+    assert!(world.holds(spare, key).is_some_and(|stamp| !stamp.deleted), "it stays");
 }
 
 /// A device that was away is believed when it was judged; whoever knew of a deletion may forget it from then on.

@@ -461,6 +461,21 @@ impl World {
         idle
     }
 
+    /// What ends a replicator's work for now, if anything does.
+    pub(super) fn rest(&mut self, n: usize) -> Option<Outcome> {
+        let mut replicator = self.nodes[n].replicator.take().unwrap();
+        let mut outcomes = (0..100).map(|_| self.run(replicator.step(16)));
+        let rest = outcomes.find(|outcome| !matches!(outcome, Outcome::Did(_)));
+        self.nodes[n].replicator = Some(replicator);
+        rest
+    }
+
+    /// A device gives a version up that it need not keep.
+    pub(super) fn evict(&mut self, n: usize, key: u64) {
+        let (disk, stamp) = (self.handle(n), self.holds(n, key).unwrap());
+        self.run(crate::sync::evict(&disk, &[stamp])).unwrap();
+    }
+
     pub(super) fn settle(&mut self) {
         self.settle_but(&[]);
     }
