@@ -305,11 +305,11 @@ impl Decider {
         match now.at {
             Some(at) if before == Some(at) => {}
             Some(at) if at < line.at && !line.conditional => {}
-            // Somebody decided after us, and what they made stands: ours was gone in any case.
-            Some(_) if line.value.is_none() && !line.conditional => return Ok(()),
+            // Nothing stood that could have been removed, and what was made since is nothing of it.
+            Some(_) if line.value.is_none() && !line.conditional && before.is_none() => return Ok(()),
             // It may have been made and have gone again, by a DELETE that was acknowledged; nobody can tell. And what stands
-            // may be a change of headers that kept a body from before ours. But where there was no line, nobody but its writer
-            // makes one.
+            // may be a change of headers that kept a body from before ours, or a PUT on the condition of one: after a DELETE neither
+            // would have been. But where there was no line, nobody but its writer makes one.
             _ => return Err(Error::GrantLost { unused: before.is_none() }),
         }
         let row = self.time(None).await?;

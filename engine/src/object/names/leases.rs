@@ -11,8 +11,8 @@ use super::Grant;
 use crate::net::NodeId;
 
 /// How long a grant holds: longer than a change takes, and no longer than others may wait for a node that was lost. A change
-/// that takes longer is judged as one whose grant is lost, which only a conditional one notices: a DELETE without conditions is told that
-/// the object is gone when it is, whoever removed it meanwhile.
+/// that takes longer is judged as one whose grant is lost, which it notices only when somebody else decided meanwhile, or when it has
+/// a condition: a DELETE without one is told that the object is gone when it is, whoever removed it.
 pub const GRANT_TIME: Duration = Duration::from_secs(6);
 /// For so long it is remembered that a grant has ended: longer than a duplicate of its request may be on its way.
 const REMEMBERED: Duration = Duration::from_secs(60);
