@@ -83,15 +83,19 @@ pub fn rebuild_index(
     start_once(config, catalog, progress)
 }
 
+#[expect(clippy::disallowed_methods, reason = "how long it took is for the log alone")]
 fn start_once(
     config: &DiskConfig,
     catalog: Arc<dyn Catalog>,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<(DiskHandle, Report), StartError> {
     let disk = open_device(&config.device, config.io)?;
+    let began = Instant::now();
     let index = open_index(&config.index_path, &config.index)?;
+    let (index_took, began) = (began.elapsed(), Instant::now());
     let options = Open { cluster: config.cluster, cache_bytes: config.cache_bytes, progress };
     let Opened { core, handle, report } = open(disk, index, catalog, options)?;
+    tracing::info!(device = %core.shared.device, ?index_took, log_took = ?began.elapsed(), "index and log are open");
     spawn(core).map_err(StartError::Thread)?;
     Ok((handle, report))
 }

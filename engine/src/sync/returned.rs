@@ -31,6 +31,6 @@ pub(crate) async fn note_return(disk: &DiskHandle, now: u64) -> Result<()> {
 pub(crate) fn is_rested(disk: &DiskHandle, now: u64, reclaim_age: u64) -> Result<bool, IndexError> {
     let row = disk.index().get(Table::System, &row())?;
     let returned = row.and_then(|time| time.try_into().ok()).map_or(0, u64::from_le_bytes);
-    // A clock that was set back begins anew when the device is away the next time.
+    // One that was noted by a clock that was far ahead, and was set right since, counts as none: else nothing would go until then.
     Ok(now.abs_diff(returned) >= reclaim_age / REST)
 }

@@ -12,6 +12,8 @@ use crate::io::SplitMix64;
 use crate::work::Outcome;
 
 const KEYS: u64 = 24;
+/// Of them, what a handoff does not know to be deleted.
+const DELETED: u64 = 4;
 const HOUR: u64 = 3600;
 /// Devices that were away have rested.
 const REST: u64 = rig::RECLAIM / 28 + 60;
@@ -170,29 +172,29 @@ fn graves(world: &World, nodes: std::ops::Range<usize>) -> usize {
     nodes.map(|node| world.index(node).scan(Table::Graves, Default::default()).count()).sum()
 }
 
-/// A version on all primaries and on a handoff, that was deleted on the primaries alone. Returns the handoff.
-fn deleted_but_on_a_handoff(world: &mut World, key: u64) -> usize {
-    let primaries = world.primaries(key);
-    let spare = (0..4).find(|node| !primaries.contains(node)).unwrap();
-    world.put_on(primaries[0], key, 800);
-    for to in [primaries[1], primaries[2], spare] {
-        world.copy(primaries[0], to, key).unwrap();
+/// A world with a version on all primaries and on a handoff, that was deleted on the primaries alone; and that handoff.
+fn deleted_but_on_a_handoff(seed: u64) -> (World, usize) {
+    let mut world = World::new(4, seed);
+    for key in 0..KEYS {
+        world.put(key, 300);
     }
-    world.delete_on(&primaries, key);
-    spare
+    world.settle();
+    let primaries = world.primaries(DELETED);
+    let spare = (0..4).find(|node| !primaries.contains(node)).unwrap();
+    world.put_on(primaries[0], DELETED, 800);
+    for to in [primaries[1], primaries[2], spare] {
+        world.copy(primaries[0], to, DELETED).unwrap();
+    }
+    world.delete_on(&primaries, DELETED);
+    (world, spare)
 }
 
 /// All were off together for longer than tombstones are kept. The primaries were back first, compared, and dropped the tombstone
 /// before the handoff had been judged, and so before it could hear of it: it gave the deleted object to all of them.
 #[test]
 fn a_handoff_that_missed_a_delete_brings_nothing_back_after_a_night() {
-    let mut world = World::new(4, 16);
-    for key in 0..KEYS {
-        world.put(key, 300);
-    }
-    world.settle();
-    let key = 4;
-    let spare = deleted_but_on_a_handoff(&mut world, key);
+    let (mut world, spare) = deleted_but_on_a_handoff(16);
+    let key = DELETED;
     world.advance(rig::RECLAIM + HOUR);
     (0..4).for_each(|node| world.restart(node));
     for _ in 0..3 {
@@ -219,13 +221,8 @@ fn a_handoff_that_missed_a_delete_brings_nothing_back_after_a_night() {
 /// that primary away, the others dropped the tombstone, and the handoff gave them the deleted object.
 #[test]
 fn a_handoff_that_hears_of_a_deletion_brings_nothing_back() {
-    let mut world = World::new(4, 17);
-    for key in 0..KEYS {
-        world.put(key, 300);
-    }
-    world.settle();
-    let key = 4;
-    let spare = deleted_but_on_a_handoff(&mut world, key);
+    let (mut world, spare) = deleted_but_on_a_handoff(17);
+    let key = DELETED;
     let away = world.primaries(key)[2];
     world.isolate(away);
     world.advance(60);
@@ -264,13 +261,8 @@ fn what_a_primary_does_not_keep_is_told_and_not_pushed_for_ever() {
 /// A device that was away is believed when it was judged; whoever knew of a deletion may forget it from then on.
 #[test]
 fn a_device_that_was_away_takes_tombstones_before_it_is_believed() {
-    let mut world = World::new(4, 18);
-    for key in 0..KEYS {
-        world.put(key, 300);
-    }
-    world.settle();
-    let key = 4;
-    let spare = deleted_but_on_a_handoff(&mut world, key);
+    let (mut world, spare) = deleted_but_on_a_handoff(18);
+    let key = DELETED;
     world.advance(rig::RECLAIM + HOUR);
     world.round(spare);
     assert!(world.holds(spare, key).is_some_and(|stamp| stamp.deleted), "it has the tombstone");

@@ -3,17 +3,17 @@
 //! Invariant: a node is head of a volume only by an epoch that the control group granted it; whoever attaches takes it over.
 //! Invariant: a volume is deleted by whoever could attach it: from its last head nothing is taken any more.
 
+mod compare;
 mod owners;
 mod replace;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use quarry_engine::block::FIRST_PLACE;
 use quarry_engine::consensus::StatusWatch;
 use quarry_engine::disk::format::record::DeviceId;
-use quarry_engine::net::{BlockWrite, VolumeAnswer, VolumeCall};
+use quarry_engine::net::VolumeCall;
 use quarry_engine::object::BoxFuture;
 use quarry_volume::head::{Configuration, MAX_MEMBERS, Session};
 use quarry_volume::pace::Limits;
@@ -23,6 +23,8 @@ use quarry_volume::store::{
 use quarry_volume::{Fence, Geometry, KEY_BYTES, KeyRing, SLICE_BYTES, VolumeId, WrappedKey};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedMutexGuard, watch};
+
+pub(crate) use compare::Compared;
 
 use crate::cluster;
 use crate::control::member::Member;
@@ -74,14 +76,6 @@ pub(crate) enum Clones {
     Keep,
     /// It may, when the clones are there: their members keep what they see.
     Outlive,
-}
-
-/// Rows that members have otherwise.
-#[derive(Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(crate) struct Compared {
-    pub(crate) members: usize,
-    pub(crate) blocks: usize,
-    pub(crate) different: usize,
 }
 
 impl From<RegisterError> for VolumeError {
@@ -510,71 +504,6 @@ impl Shared {
             None => Vec::new(),
         }
     }
-
-    /// Compares what the members have: each block's place in the order, and its bytes. A head of this node ends, that of another is
-    /// left alone.
-    pub(crate) async fn compare(&self, name: &str) -> Result<Compared, VolumeError> {
-        let local = self.register.local();
-        let row = self.not_elsewhere(name).await?;
-        self.detach(name).await?;
-        let row = self
-            .change(row.id, |row| {
-                row.epoch += 1;
-                row.head = Some(local);
-            })
-            .await?;
-        let compared = self.compare_members(&row).await;
-        // Whoever attached it meanwhile has it.
-        let epoch = row.epoch;
-        self.change(row.id, |row| {
-            if row.epoch == epoch {
-                row.head = None;
-            }
-        })
-        .await?;
-        compared
-    }
-
-    /// Compares, with an epoch that was granted for it.
-    async fn compare_members(&self, row: &Row) -> Result<Compared, VolumeError> {
-        let fence = Fence { epoch: row.epoch, configuration: row.configuration.version };
-        let views = row.views().snapshots;
-        let mut tables: Vec<Table> = Vec::new();
-        for device in row.configuration.members.iter().copied() {
-            tables.push(self.table(Peer { device, volume: row.id }, fence, &views).await?);
-        }
-        let mut places: HashSet<_> = HashSet::new();
-        tables.iter().for_each(|table| places.extend(table.keys().copied()));
-        let differs = |place: &&(u32, u16, u8, u32)| {
-            let mut all = tables.iter().map(|table| table.get(*place));
-            let first = all.next().flatten();
-            all.any(|other| other != first)
-        };
-        let different = places.iter().filter(differs).count();
-        Ok(Compared { members: tables.len(), blocks: places.len(), different })
-    }
-
-    /// What a member has: of each block, in each era that somebody sees, its write and the hash of its bytes.
-    async fn table(&self, peer: Peer, fence: Fence, views: &[u32]) -> Result<Table, VolumeError> {
-        let away = || VolumeError::Register("a member does not answer".to_owned());
-        let asked = |session, call| self.reach.ask(peer, fence, Session(session), call);
-        let Ok(VolumeAnswer::Promised { session, .. }) = asked(0, VolumeCall::Promise).await else {
-            return Err(away());
-        };
-        let mut table = Table::new();
-        for era in views.iter().copied().chain([u32::MAX]) {
-            let mut next = Some(FIRST_PLACE);
-            while let Some(from) = next {
-                let call = VolumeCall::Rows { from, above: 0, data: true, era, since: 0 };
-                let Ok(VolumeAnswer::Rows { rows, next: behind, data }) = asked(session, call).await else {
-                    return Err(away());
-                };
-                next = behind;
-                enter(&mut table, rows, data);
-            }
-        }
-        Ok(table)
-    }
 }
 
 /// The snapshot of a name.
@@ -584,19 +513,4 @@ pub(super) fn snapshot_of<'a>(row: &'a Row, snapshot: &str) -> Result<&'a Snapsh
 
 pub(super) fn taken_over() -> VolumeError {
     VolumeError::Register("another node took the volume over".to_owned())
-}
-
-/// Of each block in an era its write, and the hash of its bytes.
-type Table = BTreeMap<(u32, u16, u8, u32), (u64, u64, [u8; 32])>;
-
-fn enter(table: &mut Table, rows: Vec<BlockWrite>, mut data: bytes::Bytes) {
-    for row in rows {
-        for nth in 0..row.run.blocks {
-            let block = u8::try_from(u16::from(row.run.first) + nth).unwrap_or(u8::MAX);
-            let bytes = if row.zeroes { bytes::Bytes::new() } else { data.split_to(data.len().min(4096)) };
-            let place = (row.run.slice.0, row.run.chunk.0, block, row.era);
-            let hash = *blake3::hash(&bytes).as_bytes();
-            table.insert(place, (row.position.epoch, row.position.sequence, hash));
-        }
-    }
 }
