@@ -10,11 +10,13 @@ use super::format::batch::{BatchHeader, HeadClass, hash};
 use super::format::record::{DeviceId, RecordView};
 use super::format::segment::{BadBlock, Footer, FooterEntry, SegmentHeader, Trailer};
 use super::format::superblock::Layout;
+use super::limits::MAX_BATCH;
 use super::upkeep::read_what_can_be;
 use crate::io::{AlignedBuf, BLOCK, Disk};
 
-/// Enough to read a segment at the speed of the device; a longer batch is read whole.
-const WINDOW: u64 = 2 << 20;
+/// The longest batch: one that is cut off by the end of a window is read again from its start, and what asks for so much at once gets its share
+/// of a device that is busy with others.
+const WINDOW: u64 = MAX_BATCH as u64;
 
 /// A batch that was found whole.
 pub(crate) struct Found {
