@@ -14,9 +14,11 @@ use super::limits::MAX_BATCH;
 use super::upkeep::read_what_can_be;
 use crate::io::{AlignedBuf, BLOCK, Disk};
 
-/// The longest batch: one that is cut off by the end of a window is read again from its start, and what asks for so much at once gets its share
-/// of a device that is busy with others.
-const WINDOW: u64 = MAX_BATCH as u64;
+/// What is read first; a longer batch is read whole.
+const FIRST: u64 = 2 << 20;
+/// Each window that goes on where the last one ended is twice as long, up to the longest batch: a batch that is cut off by the end of a window
+/// is read again from its start, and who asks for much at once gets a share of a device that others keep busy.
+const MOST: u64 = MAX_BATCH as u64;
 
 /// A batch that was found whole.
 pub(crate) struct Found {
@@ -75,7 +77,9 @@ impl<'a> Window<'a> {
         let held = self.bytes.as_ref().map_or(0, |b| b.len() as u64);
         if self.bytes.is_none() || offset < self.start || offset + len > self.start + held {
             let start = offset / BLOCK as u64 * BLOCK as u64;
-            let end = (start + WINDOW.max(len + BLOCK as u64)).next_multiple_of(BLOCK as u64);
+            let goes_on = (self.start + 1..=self.start + held).contains(&start);
+            let window = if goes_on { (held * 2).clamp(FIRST, MOST) } else { FIRST };
+            let end = (start + window.max(len + BLOCK as u64)).next_multiple_of(BLOCK as u64);
             let end = end.min(self.layout.segment_size);
             let at = self.layout.segment_start(self.segment) + start;
             let size = usize::try_from(end - start).unwrap_or(0);
