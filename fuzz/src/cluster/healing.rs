@@ -7,7 +7,7 @@ use quarry_engine::work::State;
 
 use super::assembly::{IDLE, RECLAIM};
 use super::fleeting::{ACCOUNT, FLEETING, FLEETING_OBJECTS};
-use super::history::History;
+use super::history::{History, STUCK};
 use super::invariants;
 use super::profile::{ALL, everything};
 use crate::store::model::{OBJECTS, Op};
@@ -168,6 +168,19 @@ impl History {
         for n in all {
             self.start(n)?;
         }
-        self.wait_for_all()
+        self.wait_for_all()?;
+        self.wait_for_leaders()
+    }
+
+    /// Until the voters of every group agree on who leads it: a sweep waits for those of the groups that it reads, and no others.
+    fn wait_for_leaders(&mut self) -> Result<(), Violation> {
+        let end = self.world.now() + STUCK;
+        while let Err(violation) = invariants::check_leaders(&self.world) {
+            if self.world.now() > end {
+                return Err(violation);
+            }
+            self.tick()?;
+        }
+        Ok(())
     }
 }

@@ -29,7 +29,7 @@ use crate::store::oracle::Violation;
 use crate::store::world::IndexFate;
 
 /// No client waits longer than this, whatever happens.
-const STUCK: Duration = Duration::from_secs(120);
+pub(super) const STUCK: Duration = Duration::from_secs(120);
 /// Longer than tombstones are kept.
 const NIGHT: Duration = Duration::from_secs(2 * RECLAIM);
 /// For so long after a trouble answers may still say so.

@@ -6,7 +6,7 @@ use super::World;
 use super::rows::groups;
 use crate::store::oracle::Violation;
 
-pub(super) fn check(world: &World) -> Result<(), Violation> {
+pub(in crate::cluster) fn check(world: &World) -> Result<(), Violation> {
     for number in groups(world) {
         let lives = world.machines.iter().filter_map(|machine| machine.life.as_ref());
         let groups = lives.filter_map(|life| life.groups.get(number));

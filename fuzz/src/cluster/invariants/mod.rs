@@ -29,6 +29,8 @@ use super::profile::CODED;
 use super::world::World;
 use crate::store::oracle::Violation;
 
+pub(super) use leaders::check as check_leaders;
+
 /// Most versions of a device.
 const MOST: usize = 100_000;
 
