@@ -39,16 +39,36 @@ const MAX_WORLDS: usize = 50_000;
 struct World {
     spot: Spot,
     done: BTreeMap<OpId, Outcome>,
-    /// What stood since a read began.
-    seen: BTreeMap<OpId, BTreeSet<Spot>>,
+    seen: BTreeMap<OpId, Seen>,
     /// Deletes without a condition that were under way when another removed what stood, and whether they are told that they did.
     outrun: BTreeMap<OpId, bool>,
+}
+
+/// What stood since a read began.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Seen {
+    /// It is judged by whether the container stands, and which. Worlds do not differ by objects that it may have seen: in seconds
+    /// in which a container comes and goes there are thousands of ways of those.
+    places_alone: bool,
+    spots: BTreeSet<Spot>,
+}
+
+impl Seen {
+    fn begin(places_alone: bool, spot: Spot) -> Self {
+        let mut seen = Self { places_alone, spots: BTreeSet::new() };
+        seen.see(spot);
+        seen
+    }
+
+    fn see(&mut self, spot: Spot) {
+        self.spots.insert(if self.places_alone { Spot { cell: Cell::default(), ..spot } } else { spot });
+    }
 }
 
 impl World {
     fn may_say(&self, id: OpId, Pending { op, loose, .. }: &Pending) -> BTreeSet<Outcome> {
         let shown = |spot: &Spot| if *loose { spot.shown_loosely(op) } else { spot.shown(op) };
-        let seen = self.seen.get(&id).into_iter().flatten();
+        let seen = self.seen.get(&id).into_iter().flat_map(|seen| &seen.spots);
         self.done.get(&id).cloned().into_iter().chain(seen.map(shown)).collect()
     }
 
@@ -69,9 +89,7 @@ impl World {
     fn moved(&self, spot: Spot) -> Self {
         let mut next = self.clone();
         next.spot = spot;
-        next.seen.values_mut().for_each(|seen| {
-            seen.insert(spot);
-        });
+        next.seen.values_mut().for_each(|seen| seen.see(spot));
         next
     }
 }
@@ -210,7 +228,7 @@ impl Register {
     pub(crate) fn began(&mut self, id: OpId, op: Op, now: Duration) {
         if op.reads() {
             let begun = std::mem::take(&mut self.worlds).into_iter().map(|mut world| {
-                world.seen.insert(id, BTreeSet::from([world.spot]));
+                world.seen.insert(id, Seen::begin(self.loose, world.spot));
                 world
             });
             self.worlds = begun.collect();
