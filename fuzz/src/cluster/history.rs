@@ -479,6 +479,7 @@ impl History {
                 if trouble == Trouble::LongNight {
                     self.world.sleep(NIGHT);
                     self.slept = true;
+                    self.note("all are off for a night");
                 }
                 return Ok(());
             }
