@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::handle::DiskHandle;
 use super::shared::{Counters, DiskError, Shared, bytes_of};
-use crate::io::{Completion, ReadRing, Token};
+use crate::io::{AlignedBuf, Completion, ReadRing, Token};
 
 struct Waiting {
     reply: oneshot::Sender<std::io::Result<Bytes>>,
@@ -53,22 +53,26 @@ impl AsRawFd for Lane {
 }
 
 impl Lane {
-    /// Has the device begin the reads that were asked for since the last call.
+    /// Has the device begin the reads that were asked for since the last call, and hands on what it has read: a quick one may
+    /// have done so when the kernel comes back from its bell.
     pub fn begin(&self) {
-        self.hand_on(ReadRing::begin);
+        self.hand_on(|ring, done| {
+            ring.begin(done);
+            ring.collect(done);
+        });
     }
 
-    /// Hands on what has been read.
-    pub fn collect(&self) {
-        self.hand_on(ReadRing::collect);
+    /// Hands on what has been read; whether there was anything.
+    pub fn collect(&self) -> bool {
+        self.hand_on(ReadRing::collect)
     }
 
-    fn hand_on(&self, turn: impl FnOnce(&mut ReadRing, &mut Vec<Completion>)) {
+    fn hand_on(&self, turn: impl FnOnce(&mut ReadRing, &mut Vec<Completion>)) -> bool {
         let mut done = Vec::new();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         turn(&mut state.ring, &mut done);
         if done.is_empty() {
-            return;
+            return false;
         }
         let done: Vec<_> = done
             .into_iter()
@@ -76,10 +80,11 @@ impl Lane {
             .collect();
         drop(state);
         for (waiting, completion) in done {
-            let bytes = completion.result.map(|()| completion.buf.map_or_else(Bytes::new, bytes_of));
+            let bytes = completion.result.map(|()| completion.buf.map_or_else(Bytes::new, bytes_read));
             // Who asked may have gone.
             let _gone = waiting.reply.send(bytes);
         }
+        true
     }
 
     /// Nothing is out.
@@ -108,6 +113,12 @@ impl Lane {
         Counters::add(&self.shared.counters.reads, 1);
         answer.await.map_err(|_| self.shared.gone())
     }
+}
+
+/// As [`bytes_of`], but that few bytes are not copied: who reads through a lane hands them on soon.
+fn bytes_read(buf: AlignedBuf) -> Bytes {
+    const HANDED_ON: usize = 16 << 10;
+    if buf.len() <= HANDED_ON { Bytes::from_owner(buf) } else { bytes_of(buf) }
 }
 
 impl DiskHandle {

@@ -178,6 +178,7 @@ async fn transmit(agreed: Agreed, mut stopped: watch::Receiver<bool>) -> io::Res
     let (finished, mut outcomes) = mpsc::unbounded_channel();
     let turn = Arc::new(Turn::new(Arc::clone(held.pacer()), stopped.clone()));
     let reads = Reads::open(&device);
+    let lane = reads.as_ref().map(|reads| Arc::clone(reads.lane.get_ref()));
     let sending = Outbox::default();
     let mut link = Link { session, device, turn, reads, input, sending, finished, begun: 0, large: false };
     let (mut leaving, mut waits) = (false, Linger::default());
@@ -197,8 +198,10 @@ async fn transmit(agreed: Agreed, mut stopped: watch::Receiver<bool>) -> io::Res
         }
         let reads = !leaving && link.session.takes_input() && link.sending.remaining() < MAX_OWED;
         let (alone, sends, began) = (link.waits_for_few(), link.sending.has_remaining(), Instant::now());
+        // What has ended is told before more is taken on, and nobody looks for what is there.
         tokio::select! {
-            () = linger::look(&waits, began), if alone => {}
+            biased;
+            () = told(&mut stopped), if !leaving => leaving = true,
             Some((ticket, outcome)) = outcomes.recv() => {
                 link.session.finish(ticket, outcome);
                 while let Ok((ticket, outcome)) = outcomes.try_recv() {
@@ -207,9 +210,7 @@ async fn transmit(agreed: Agreed, mut stopped: watch::Receiver<bool>) -> io::Res
             }
             (ticket, outcome) = Reads::next(&mut link.reads) => {
                 link.session.finish(ticket, outcome);
-                while let Some((ticket, outcome)) = Reads::next(&mut link.reads).now_or_never() {
-                    link.session.finish(ticket, outcome);
-                }
+                link.take_reads();
             }
             written = write(&mut writer, &mut link.sending), if link.sending.has_remaining() => {
                 if let Err(error) = written {
@@ -222,7 +223,7 @@ async fn transmit(agreed: Agreed, mut stopped: watch::Receiver<bool>) -> io::Res
                 Ok(_) => {}
                 Err(error) => break Err(error),
             },
-            () = told(&mut stopped), if !leaving => leaving = true,
+            () = linger::look(&waits, began, lane.as_deref()), if alone => link.take_reads(),
         }
         if !sends {
             waits.waited(began.elapsed());
@@ -372,6 +373,13 @@ impl Link {
                     let _gone = finished.send((ticket, outcome.await));
                 });
             }
+        }
+    }
+
+    /// Tells what reads came to that have ended.
+    fn take_reads(&mut self) {
+        while let Some((ticket, outcome)) = Reads::next(&mut self.reads).now_or_never() {
+            self.session.finish(ticket, outcome);
         }
     }
 

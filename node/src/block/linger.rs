@@ -6,13 +6,18 @@
 
 use std::time::Instant;
 
+use quarry_engine::disk::Lane;
 use quarry_engine::io::Linger;
 
-/// Keeps the thread from sleeping in a wait that began then, if that is worth its while; never ends.
-pub(super) async fn look(linger: &Linger, began: Instant) {
+/// Keeps the thread from sleeping in a wait that began then, if that is worth its while; ends when its lane has read something.
+pub(super) async fn look(linger: &Linger, began: Instant, lane: Option<&Lane>) {
     while linger.is_worth_it() && began.elapsed() < Linger::LONGEST {
-        // First others of this processor, the client perhaps, then other tasks of this thread, and what its sockets have.
+        // First others of this processor, the client perhaps, then the disk, then other tasks of this thread, and what its sockets
+        // have.
         std::thread::yield_now();
+        if lane.is_some_and(Lane::collect) {
+            return;
+        }
         tokio::task::yield_now().await;
     }
     std::future::pending::<()>().await;
