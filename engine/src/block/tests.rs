@@ -150,6 +150,28 @@ pub(super) fn history(rng: &mut SplitMix64) -> Log {
 }
 
 #[test]
+fn a_batch_that_is_looked_up_at_once_ends_as_its_records_do_one_by_one() {
+    for seed in 0..60 {
+        let mut rng = SplitMix64::new(seed);
+        let log = history(&mut rng);
+        let (mut alone, mut together) = (Bench::default(), Bench::default());
+        alone.apply(&log);
+        let mut rest = log.as_slice();
+        while !rest.is_empty() {
+            let (batch, behind) = rest.split_at(1 + rng.index(rest.len()));
+            let views: Vec<_> = batch.iter().map(|(record, _)| record.view()).collect();
+            together.run(|tx| {
+                tx.foresee(&ObjectCatalog, &views)?;
+                batch.iter().zip(&views).try_for_each(|((_, at), view)| ObjectCatalog.apply(tx, view, *at))
+            });
+            rest = behind;
+        }
+        assert_eq!(together.dump(), alone.dump(), "seed {seed}");
+        assert_eq!(together.live(&log), alone.live(&log), "seed {seed}");
+    }
+}
+
+#[test]
 fn any_order_ends_in_the_same_rows() {
     for seed in 0..60 {
         let mut rng = SplitMix64::new(seed);

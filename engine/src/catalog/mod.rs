@@ -52,6 +52,7 @@ use crate::disk::format::bytes::{Put, Reader};
 use crate::disk::format::record::{DeviceId, Kind, NewRecord, RecordView, StoredRecord};
 use crate::disk::{Group, Location, Shift};
 use crate::index::{Index, IndexError, Table};
+use crate::io::BLOCK;
 use crate::object::ObjectPath;
 use keys::{RowKey, chunk_key, expiry, open_upload};
 use newest::{Outcome, Slot, Standing, enter};
@@ -131,6 +132,16 @@ impl Catalog for ObjectCatalog {
         match record.view().kind {
             Kind::VolumeExtent => block::remains(index, device, record, at),
             _ => Ok(None),
+        }
+    }
+
+    fn home(&self, record: &RecordView<'_>) -> Option<Table> {
+        match record.kind {
+            Kind::Object | Kind::Evict => Some(Table::Objects),
+            Kind::Row => Some(Table::Rows),
+            // One of several blocks has its row with the others of its span.
+            Kind::VolumeExtent if record.data_len == BLOCK => Some(Table::Blocks),
+            _ => None,
         }
     }
 

@@ -53,15 +53,22 @@ fn changes_of(
     position: &Position,
 ) -> Result<Finished, IndexError> {
     let mut tx = Tx::new(index);
-    for placed in records {
+    let views = records.iter().map(|placed| {
         let Ok(view) = RecordView::parse(&placed.head) else {
             unreachable!("heads were parsed when they were placed or verified")
         };
+        view
+    });
+    let views: Vec<_> = views.collect();
+    if views.len() > FEW_RECORDS {
+        tx.foresee(catalog, &views)?;
+    }
+    for (placed, view) in records.iter().zip(&views) {
         match placed.from {
             Some(from) => {
-                catalog.relocate(&mut tx, &view, from, placed.at)?;
+                catalog.relocate(&mut tx, view, from, placed.at)?;
             }
-            None => catalog.apply(&mut tx, &view, placed.at)?,
+            None => catalog.apply(&mut tx, view, placed.at)?,
         }
     }
     tx.put(Table::System, POSITION_KEY, position.encode());

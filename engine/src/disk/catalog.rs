@@ -62,6 +62,12 @@ pub trait Catalog: Send + Sync {
         Ok(())
     }
 
+    /// The table where a record's own key has its row, if applying or moving it looks there: of a batch all are looked up at once.
+    fn home(&self, record: &RecordView<'_>) -> Option<Table> {
+        let _ = record;
+        None
+    }
+
     /// Rows that readers remember together with this one ([`super::memo`]); a change of any of them makes them forget all. `None`: it is
     /// looked up each time.
     fn group(&self, table: Table, key: &[u8]) -> Option<Group> {
@@ -93,8 +99,8 @@ fn footprint(at: Location) -> i64 {
 pub struct Tx<'a> {
     index: &'a dyn Index,
     pending: HashMap<(Table, Vec<u8>), Option<Vec<u8>>>,
-    /// What the index says of keys that many records ask for.
-    often: HashMap<(Table, Vec<u8>), Option<Vec<u8>>>,
+    /// What the index says of keys that it was asked for before.
+    known: HashMap<(Table, Vec<u8>), Option<Vec<u8>>>,
     live: HashMap<u32, i64>,
     shifts: Vec<Shift>,
 }
@@ -114,7 +120,7 @@ impl<'a> Tx<'a> {
         Self {
             index,
             pending: HashMap::new(),
-            often: HashMap::new(),
+            known: HashMap::new(),
             live: HashMap::new(),
             shifts: Vec::new(),
         }
@@ -122,23 +128,45 @@ impl<'a> Tx<'a> {
 
     /// The value of a key, changes of this transaction included.
     pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
-        // One allocation per look-up of a pending change; most batches have none for the key.
-        if !self.pending.is_empty()
-            && let Some(value) = self.pending.get(&(table, key.to_vec()))
-        {
-            return Ok(value.clone());
+        // One allocation for each look-up, where there is anything to find.
+        if !self.pending.is_empty() || !self.known.is_empty() {
+            let key = (table, key.to_vec());
+            if let Some(value) = self.pending.get(&key).or_else(|| self.known.get(&key)) {
+                return Ok(value.clone());
+            }
         }
         self.index.get(table, key)
+    }
+
+    /// Asks the index now for what records are about to ask for: together it costs much less than one after the other.
+    pub(crate) fn foresee(
+        &mut self,
+        catalog: &dyn Catalog,
+        records: &[RecordView<'_>],
+    ) -> Result<(), IndexError> {
+        let mut tables: BTreeMap<Table, Vec<Vec<u8>>> = BTreeMap::new();
+        for record in records {
+            if let Some(table) = catalog.home(record) {
+                tables.entry(table).or_default().push(record.key.to_vec());
+            }
+        }
+        for (table, mut keys) in tables {
+            keys.sort_unstable();
+            keys.dedup();
+            let values = self.index.get_several(table, &keys)?;
+            self.known.extend(keys.into_iter().map(|key| (table, key)).zip(values));
+        }
+        Ok(())
     }
 
     /// As [`Tx::get`], of a key that many records of a batch ask for: the index is asked once.
     pub fn get_often(&mut self, table: Table, key: Vec<u8>) -> Result<Option<Vec<u8>>, IndexError> {
         let key = (table, key);
-        if let Some(value) = self.pending.get(&key).or_else(|| self.often.get(&key)) {
+        if let Some(value) = self.pending.get(&key).or_else(|| self.known.get(&key)) {
             return Ok(value.clone());
         }
         let value = self.index.get(table, &key.1)?;
-        self.often.insert(key, value.clone());
+        self.known.insert(key, value.clone());
         Ok(value)
     }
 

@@ -87,6 +87,10 @@ impl Catalog for Kv {
     fn forget(&self, _: &mut Tx<'_>, _: &RecordView<'_>) -> Result<(), IndexError> {
         Ok(())
     }
+
+    fn home(&self, _: &RecordView<'_>) -> Option<Table> {
+        Some(Table::Rows)
+    }
 }
 
 /// A simulated disk, its index and what lives on them across crashes.
