@@ -57,6 +57,13 @@ impl DiskHandle {
         worth && (segments.can_make_room(size) && short || segments.reclaimable(size) > total / 4)
     }
 
+    /// Whether so few segments are free that clients will soon wait for the cleaner: half of those at which it begins.
+    #[must_use]
+    pub fn is_pressed_for_space(&self) -> bool {
+        let segments = self.shared.segments();
+        segments.count(State::Free) <= (short_mark(segments.len()) + CLIENT_RESERVE) / 2
+    }
+
     /// Whether there is room to move what is needed for its order alone: free space is not short, and the disk not full.
     #[must_use]
     pub fn has_room_for_order(&self) -> bool {

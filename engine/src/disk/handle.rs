@@ -388,6 +388,11 @@ impl DiskHandle {
         Counters::add(&self.shared.counters.ordered_bytes, bytes);
     }
 
+    /// Counts a read or a write of a volume's client, which background work makes room for.
+    pub fn count_call(&self) {
+        Counters::add(&self.shared.counters.block_calls, 1);
+    }
+
     /// Counts bytes that were not what they should be.
     pub(crate) fn count_corrupt(&self) {
         Counters::add(&self.shared.counters.corrupt, 1);

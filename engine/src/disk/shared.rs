@@ -193,6 +193,8 @@ pub struct Counters {
     pub cut_records: AtomicU64,
     /// Bytes that were moved for their order alone.
     pub ordered_bytes: AtomicU64,
+    /// Reads and writes of clients of volumes.
+    pub block_calls: AtomicU64,
     /// Reads from the device.
     pub reads: AtomicU64,
     /// Records served from the cache.

@@ -165,10 +165,12 @@ impl Store {
         &self.inner.clock
     }
 
-    /// Calls of clients so far: background work looks whether it moves.
+    /// Calls of clients so far, those of volumes on its disks included: background work looks whether it moves.
     #[must_use]
     pub fn client_calls(&self) -> u64 {
-        self.inner.client_calls.load(Ordering::Relaxed)
+        let of_volumes = |disk: &DiskHandle| disk.counters().block_calls.load(Ordering::Relaxed);
+        let of_volumes: u64 = self.inner.disks.iter().map(of_volumes).sum();
+        self.inner.client_calls.load(Ordering::Relaxed).wrapping_add(of_volumes)
     }
 
     /// Changes of objects in eventual containers so far that were begun here while their index group was away.

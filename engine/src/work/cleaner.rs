@@ -1,5 +1,6 @@
 //! Reclaims log space of a disk, a few segments a step.
 //!
+//! Invariant: it goes on at full speed where clients would soon wait for space, and makes room for them before that.
 //! Invariant: a segment that cannot be freed (it holds needed records that cannot be read) is not tried again by this run.
 
 use super::{Outcome, Progress, Worker};
@@ -52,6 +53,10 @@ impl Worker for Cleaner {
         Box::pin(async move {
             self.clean().await.unwrap_or_else(|e| Outcome::Failed(format!("clean segment: {e}")))
         })
+    }
+
+    fn is_urgent(&self) -> bool {
+        self.disk.is_pressed_for_space()
     }
 
     fn progress(&self) -> Progress {

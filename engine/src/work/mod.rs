@@ -90,6 +90,11 @@ pub trait Worker: Send {
     fn step(&mut self, budget: u32) -> BoxFuture<'_, Outcome>;
     /// How far it is.
     fn progress(&self) -> Progress;
+
+    /// Whether clients wait for what it does, or soon will: it makes no room for them then.
+    fn is_urgent(&self) -> bool {
+        false
+    }
 }
 
 /// Seconds for which the tombstone of an object is kept at least: Swift's reclaim age, one week.

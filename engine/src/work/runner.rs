@@ -116,7 +116,7 @@ impl Runner {
         let (began, calls) = ((self.elapsed)(), (self.client_calls)());
         let outcome = self.worker.step(self.pacer.budget()).await;
         let took = (self.elapsed)().saturating_sub(began);
-        let clients = (self.client_calls)() != calls;
+        let clients = (self.client_calls)() != calls && !self.worker.is_urgent();
         self.report(&outcome, began + took);
         match outcome {
             Outcome::Did(units) => self.pacer.after_work(units, took, clients),

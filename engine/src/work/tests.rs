@@ -175,6 +175,24 @@ fn the_cleaner_keeps_a_store_going_that_is_written_many_times_over() {
     assert!(cleaner.progress().passes > 0 && cleaner.progress().findings == 0);
 }
 
+/// What it moves at leisure, clients come first; when they would soon wait for it, it comes first.
+#[test]
+fn the_cleaner_is_in_a_hurry_while_space_is_short() {
+    let mut rig = Rig::new(1, 46);
+    let mut cleaner = Cleaner::new(rig.handle(0));
+    let mut n = 0;
+    while !rig.handle(0).is_pressed_for_space() {
+        rig.put(&format!("o{}", n % 10), &bytes(n, 1 << 20));
+        n += 1;
+    }
+    assert!(cleaner.is_urgent());
+    while cleaner.is_urgent() {
+        assert!(matches!(rig.run(cleaner.step(1)), Outcome::Did(_)), "it makes no room");
+        let handle = rig.handle(0);
+        rig.run(handle.checkpoint()).unwrap();
+    }
+}
+
 #[test]
 fn an_audit_of_sound_disks_finds_nothing_and_reads_everything() {
     let mut rig = Rig::new(2, 45);
@@ -237,7 +255,11 @@ fn an_audit_lists_again_what_a_crash_between_two_disks_left_unlisted() {
     assert_eq!(rig.names().len(), 10);
 }
 
-struct Scripted(Vec<Outcome>, u64);
+struct Scripted {
+    steps: Vec<Outcome>,
+    done: u64,
+    urgent: bool,
+}
 
 impl Worker for Scripted {
     fn name(&self) -> &str {
@@ -245,12 +267,46 @@ impl Worker for Scripted {
     }
 
     fn step(&mut self, _budget: u32) -> BoxFuture<'_, Outcome> {
-        self.1 += 100;
-        Box::pin(std::future::ready(self.0.remove(0)))
+        self.done += 100;
+        Box::pin(std::future::ready(self.steps.remove(0)))
     }
 
     fn progress(&self) -> Progress {
-        Progress { done: self.1, total: 1000, bytes: self.1 << 20, ..Progress::default() }
+        Progress { done: self.done, total: 1000, bytes: self.done << 20, ..Progress::default() }
+    }
+
+    fn is_urgent(&self) -> bool {
+        self.urgent
+    }
+}
+
+fn turn_of(runner: &mut Runner) -> Duration {
+    let mut turn = std::pin::pin!(runner.turn());
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match turn.as_mut().poll(&mut context) {
+        std::task::Poll::Ready(pause) => pause,
+        std::task::Poll::Pending => panic!("a scripted step is ready at once"),
+    }
+}
+
+#[test]
+fn clients_come_before_all_that_is_not_urgent() {
+    let rig = Rig::new(1, 47);
+    let (store, disk) = (rig.store(), rig.handle(0));
+    let now = AtomicU64::new(0);
+    let calls = move || {
+        // A client of a volume reads a block between any two looks.
+        disk.count_call();
+        store.client_calls()
+    };
+    let now = Arc::new(now);
+    for (urgent, pause) in [(false, 3), (true, 0)] {
+        let (now, calls) = (Arc::clone(&now), calls.clone());
+        let elapsed = Box::new(move || Duration::from_secs(now.fetch_add(1, Ordering::SeqCst)));
+        let pace = Pace { units_per_second: 1000, idle_seconds: 9 };
+        let worker = Scripted { steps: vec![Outcome::Did(1)], done: 0, urgent };
+        let mut runner = Runner::new(Box::new(worker), pace, elapsed, Box::new(calls));
+        assert_eq!(turn_of(&mut runner), Duration::from_secs(pause));
     }
 }
 
@@ -266,17 +322,11 @@ fn a_runner_reports_state_rate_and_errors() {
     let now = AtomicU64::new(0);
     let elapsed = Box::new(move || Duration::from_secs(now.fetch_add(5, Ordering::SeqCst)));
     let pace = Pace { units_per_second: 1000, idle_seconds: 9 };
-    let mut runner = Runner::new(Box::new(Scripted(steps, 0)), pace, elapsed, Box::new(|| 0));
+    let mut runner =
+        Runner::new(Box::new(Scripted { steps, done: 0, urgent: false }), pace, elapsed, Box::new(|| 0));
     let reports = runner.reports();
     assert_eq!(reports.read().name, "scripted");
-    let mut turn = || {
-        let mut turn = std::pin::pin!(runner.turn());
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        match turn.as_mut().poll(&mut context) {
-            std::task::Poll::Ready(pause) => (pause, reports.read()),
-            std::task::Poll::Pending => panic!("a scripted step is ready at once"),
-        }
-    };
+    let mut turn = || (turn_of(&mut runner), reports.read());
     turn();
     let (_, report) = turn();
     assert_eq!((report.state, report.rate, report.eta_seconds), (State::Working, 13, Some(61)));

@@ -240,6 +240,7 @@ fn counters(counters: &Counters) -> BTreeMap<String, u64> {
         ("cut_records", &counters.cut_records),
         ("ordered_bytes", &counters.ordered_bytes),
         ("reads", &counters.reads),
+        ("block_calls", &counters.block_calls),
         ("cache_hits", &counters.cache_hits),
         ("corrupt_records", &counters.corrupt),
         ("checkpoints", &counters.checkpoints),

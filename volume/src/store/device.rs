@@ -208,6 +208,7 @@ impl Device {
 
     pub(super) async fn read_run(&self, run: Run) -> Result<(Vec<Piece>, Option<Span>), VolumeError> {
         let disk = self.reader.as_ref().unwrap_or(self.inner.seat.disk());
+        disk.count_call();
         // First what is late, then the index: what left the one meanwhile is in the other.
         let frozen = self.is_frozen().then(Vec::new);
         let (late, era) = frozen.map_or_else(|| self.inner.seat.late(&run), |none| (none, u32::MAX));

@@ -267,6 +267,9 @@ impl Seat {
         if full && data.is_some() && !matches!(place, Place::Next(Some(_))) {
             return Err(DiskError::NoSpace.into());
         }
+        if place != Place::Below {
+            self.disk.count_call();
+        }
         self.reap();
         let mut order = self.order.lock().await;
         self.is_next(place)?;

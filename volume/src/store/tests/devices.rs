@@ -334,3 +334,17 @@ fn a_trim_of_parts_of_blocks_leaves_zeroes_and_no_other_byte() {
         assert_eq!(rig.read(&device, 0, 16_384), expected, "{length} at {offset}");
     }
 }
+
+/// Workers make room for clients that they see.
+#[test]
+fn reads_and_writes_are_counted_for_background_work() {
+    let mut rig = Rig::new(9);
+    rig.create("vol", 1);
+    let device = rig.attach("vol");
+    let calls = |rig: &Rig| rig.handle().counters().block_calls.load(std::sync::atomic::Ordering::Relaxed);
+    let before = calls(&rig);
+    rig.run(device.write(0, Bytes::from(vec![1; 4096]))).unwrap();
+    assert_eq!(calls(&rig), before + 1);
+    rig.read(&device, 0, 4096);
+    assert_eq!(calls(&rig), before + 2);
+}
