@@ -198,10 +198,15 @@ async fn transmit(agreed: Agreed, mut stopped: watch::Receiver<bool>) -> io::Res
         }
         let reads = !leaving && link.session.takes_input() && link.sending.remaining() < MAX_OWED;
         let (alone, sends, began) = (link.waits_for_few(), link.sending.has_remaining(), Instant::now());
-        // What has ended is told before more is taken on, and nobody looks for what is there.
+        // What there is to say is said first, and nobody looks for what is there.
         tokio::select! {
             biased;
             () = told(&mut stopped), if !leaving => leaving = true,
+            written = write(&mut writer, &mut link.sending), if link.sending.has_remaining() => {
+                if let Err(error) = written {
+                    break Err(error);
+                }
+            }
             Some((ticket, outcome)) = outcomes.recv() => {
                 link.session.finish(ticket, outcome);
                 while let Ok((ticket, outcome)) = outcomes.try_recv() {
@@ -211,11 +216,6 @@ async fn transmit(agreed: Agreed, mut stopped: watch::Receiver<bool>) -> io::Res
             (ticket, outcome) = Reads::next(&mut link.reads) => {
                 link.session.finish(ticket, outcome);
                 link.take_reads();
-            }
-            written = write(&mut writer, &mut link.sending), if link.sending.has_remaining() => {
-                if let Err(error) = written {
-                    break Err(error);
-                }
             }
             read = read(&mut reader, &mut link.session, &mut link.input, link.large), if reads => match read {
                 // The client is gone; there is nobody to tell the rest.
@@ -263,10 +263,13 @@ async fn read(
     reader.read_buf(&mut input.limit(most)).await
 }
 
-/// Never ends.
+/// Begins what was asked for by reads that went on just now, each time that they are looked at; never ends.
 async fn begin_rest(lane: &Lane) {
-    lane.begin();
-    std::future::pending::<()>().await;
+    std::future::poll_fn(|_| -> Poll<()> {
+        lane.begin();
+        Poll::Pending
+    })
+    .await;
 }
 
 impl Reads {

@@ -223,6 +223,27 @@ async fn a_volume_is_used_no_faster_than_its_limits_say_also_when_they_change() 
     node.stop().await;
 }
 
+/// Reads of a volume with one member go to the disk from the client's own thread. One that its limit had held back was asked for there
+/// and never begun, until the client sent something else.
+#[tokio::test]
+async fn reads_that_a_limit_holds_back_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = started(dir.path()).await;
+    let create = format!(r#"{{"create":{{"name":"vol","bytes":{SIZE}}}}}"#);
+    assert_eq!(ask(node.admin, &create).await.0, 200);
+    let mut client = tcp(&node, "vol").await.unwrap();
+    client.write(0, &[1; 40 << 10]).await;
+    // Durable and in the index: what is late is read from memory.
+    assert_eq!(client.request(3, 0, 0, b"").await.0, 0);
+    let qos = r#"{"qos":{"name":"vol","limits":{"total_iops_sec":20,"total_iops_sec_max":0}}}"#;
+    assert_eq!(ask(node.admin, qos).await.0, 200);
+    for n in 0..10 {
+        let read = tokio::time::timeout(std::time::Duration::from_secs(20), client.read(n * 4096, 4096));
+        assert_eq!(read.await.unwrap_or_else(|_| panic!("read {n} waits for ever")), [1; 4096]);
+    }
+    node.stop().await;
+}
+
 #[tokio::test]
 async fn who_attaches_only_to_read_sees_what_others_write_and_changes_nothing() {
     const EPERM: u32 = 1;
