@@ -88,7 +88,7 @@ async fn audit(rig: &Rig) -> Result<Audited, Failure> {
             return Err(Failure::Other(reports.read().last_error.unwrap_or_default()));
         }
         // A runner of a node sleeps so long; and others have their turn.
-        tokio::time::sleep(pause.min(std::time::Duration::from_millis(50))).await;
+        tokio::time::sleep(pause.whole.min(std::time::Duration::from_millis(50))).await;
     }
     let progress = reports.read().progress;
     if progress.findings > 0 {

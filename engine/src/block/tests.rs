@@ -10,7 +10,7 @@ use crate::catalog::ObjectCatalog;
 use crate::disk::catalog::{Catalog, Finished};
 use crate::disk::format::record::{DeviceId, NewRecord, Parts};
 use crate::disk::memo::{Memo, Told};
-use crate::index::{MemoryIndex, Range, Table};
+use crate::index::{Index, IndexError, IndexStats, MemoryIndex, Pair, Range, Table, WriteSet};
 use crate::io::SplitMix64;
 
 pub(super) const DEVICE: DeviceId = DeviceId([1; 16]);
@@ -168,6 +168,64 @@ fn a_batch_that_is_looked_up_at_once_ends_as_its_records_do_one_by_one() {
         }
         assert_eq!(together.dump(), alone.dump(), "seed {seed}");
         assert_eq!(together.live(&log), alone.live(&log), "seed {seed}");
+    }
+}
+
+/// Counts what is asked for one by one.
+struct Counting(MemoryIndex, std::sync::atomic::AtomicUsize);
+
+impl Index for Counting {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
+        let of_block = key.first() == Some(&b'b');
+        self.1.fetch_add(of_block.into(), std::sync::atomic::Ordering::Relaxed);
+        self.0.get(table, key)
+    }
+
+    fn get_several(&self, table: Table, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, IndexError> {
+        self.0.get_several(table, keys)
+    }
+
+    fn scan<'a>(
+        &'a self,
+        table: Table,
+        range: Range,
+    ) -> Box<dyn Iterator<Item = Result<Pair, IndexError>> + Send + 'a> {
+        self.0.scan(table, range)
+    }
+
+    fn apply(&self, set: WriteSet) -> Result<(), IndexError> {
+        self.0.apply(set)
+    }
+
+    fn checkpoint(&self) -> Result<(), IndexError> {
+        self.0.checkpoint()
+    }
+
+    fn stats(&self) -> IndexStats {
+        self.0.stats()
+    }
+}
+
+#[test]
+fn rows_of_blocks_that_are_overwritten_are_asked_for_together() {
+    let index = Counting(MemoryIndex::new(), std::sync::atomic::AtomicUsize::new(0));
+    let asked = || index.1.load(std::sync::atomic::Ordering::Relaxed);
+    for sequence in [1, 2] {
+        let before = asked();
+        let records: Vec<_> = (0..20)
+            .map(|block| Run { slice: SliceId(3), chunk: ChunkId(0), first: block, blocks: 1 })
+            .map(|run| extent(run, sequence, 0, false))
+            .collect();
+        let views: Vec<_> = records.iter().map(NewRecord::view).collect();
+        let mut tx = Tx::new(&index);
+        tx.foresee(&ObjectCatalog, &views).unwrap();
+        for (nth, view) in (0..).zip(&views) {
+            let at = Location { segment: 1, offset: nth * 8192, len: 4400 };
+            ObjectCatalog.apply(&mut tx, view, at).unwrap();
+        }
+        index.apply(tx.finish().set).unwrap();
+        // The first time there is none, so that the rows of spans are looked at.
+        assert_eq!(asked() - before, if sequence == 1 { 20 } else { 0 });
     }
 }
 

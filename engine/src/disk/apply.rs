@@ -18,6 +18,9 @@ use super::shared::{DiskError, IndexChange};
 use super::tallies::Tallies;
 use crate::index::{Index, IndexError, Table};
 
+/// Records whose rows are looked up together.
+const FORESEEN: usize = 256;
+
 /// What a batch changes that is not applied yet.
 pub(crate) struct Prepared {
     end_lsn: Lsn,
@@ -60,15 +63,18 @@ fn changes_of(
         view
     });
     let views: Vec<_> = views.collect();
-    if views.len() > FEW_RECORDS {
-        tx.foresee(catalog, &views)?;
-    }
-    for (placed, view) in records.iter().zip(&views) {
-        match placed.from {
-            Some(from) => {
-                catalog.relocate(&mut tx, view, from, placed.at)?;
+    // Not all at once: a row may be large.
+    for (records, views) in records.chunks(FORESEEN).zip(views.chunks(FORESEEN)) {
+        if views.len() > FEW_RECORDS {
+            tx.foresee(catalog, views)?;
+        }
+        for (placed, view) in records.iter().zip(views) {
+            match placed.from {
+                Some(from) => {
+                    catalog.relocate(&mut tx, view, from, placed.at)?;
+                }
+                None => catalog.apply(&mut tx, view, placed.at)?,
             }
-            None => catalog.apply(&mut tx, view, placed.at)?,
         }
     }
     tx.put(Table::System, POSITION_KEY, position.encode());

@@ -99,8 +99,10 @@ fn footprint(at: Location) -> i64 {
 pub struct Tx<'a> {
     index: &'a dyn Index,
     pending: HashMap<(Table, Vec<u8>), Option<Vec<u8>>>,
-    /// What the index says of keys that it was asked for before.
-    known: HashMap<(Table, Vec<u8>), Option<Vec<u8>>>,
+    /// What the index says of keys that many records ask for.
+    often: HashMap<(Table, Vec<u8>), Option<Vec<u8>>>,
+    /// The same of keys that the next records ask for.
+    foreseen: HashMap<(Table, Vec<u8>), Option<Vec<u8>>>,
     live: HashMap<u32, i64>,
     shifts: Vec<Shift>,
 }
@@ -120,7 +122,8 @@ impl<'a> Tx<'a> {
         Self {
             index,
             pending: HashMap::new(),
-            known: HashMap::new(),
+            often: HashMap::new(),
+            foreseen: HashMap::new(),
             live: HashMap::new(),
             shifts: Vec::new(),
         }
@@ -129,16 +132,17 @@ impl<'a> Tx<'a> {
     /// The value of a key, changes of this transaction included.
     pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
         // One allocation for each look-up, where there is anything to find.
-        if !self.pending.is_empty() || !self.known.is_empty() {
+        if !self.pending.is_empty() || !self.foreseen.is_empty() {
             let key = (table, key.to_vec());
-            if let Some(value) = self.pending.get(&key).or_else(|| self.known.get(&key)) {
+            if let Some(value) = self.pending.get(&key).or_else(|| self.foreseen.get(&key)) {
                 return Ok(value.clone());
             }
         }
         self.index.get(table, key)
     }
 
-    /// Asks the index now for what records are about to ask for: together it costs much less than one after the other.
+    /// Asks the index now for what records are about to ask for: together it costs much less than one after the other. What was
+    /// foreseen before is forgotten.
     pub(crate) fn foresee(
         &mut self,
         catalog: &dyn Catalog,
@@ -150,11 +154,12 @@ impl<'a> Tx<'a> {
                 tables.entry(table).or_default().push(record.key.to_vec());
             }
         }
+        self.foreseen.clear();
         for (table, mut keys) in tables {
             keys.sort_unstable();
             keys.dedup();
             let values = self.index.get_several(table, &keys)?;
-            self.known.extend(keys.into_iter().map(|key| (table, key)).zip(values));
+            self.foreseen.extend(keys.into_iter().map(|key| (table, key)).zip(values));
         }
         Ok(())
     }
@@ -162,11 +167,11 @@ impl<'a> Tx<'a> {
     /// As [`Tx::get`], of a key that many records of a batch ask for: the index is asked once.
     pub fn get_often(&mut self, table: Table, key: Vec<u8>) -> Result<Option<Vec<u8>>, IndexError> {
         let key = (table, key);
-        if let Some(value) = self.pending.get(&key).or_else(|| self.known.get(&key)) {
+        if let Some(value) = self.pending.get(&key).or_else(|| self.often.get(&key)) {
             return Ok(value.clone());
         }
         let value = self.index.get(table, &key.1)?;
-        self.known.insert(key, value.clone());
+        self.often.insert(key, value.clone());
         Ok(value)
     }
 

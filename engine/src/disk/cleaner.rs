@@ -57,11 +57,13 @@ impl DiskHandle {
         worth && (segments.can_make_room(size) && short || segments.reclaimable(size) > total / 4)
     }
 
-    /// Whether so few segments are free that clients will soon wait for the cleaner: half of those at which it begins.
+    /// Whether so few segments are free that clients will soon wait for the cleaner, or wait for each write as nothing is certain to
+    /// have a place: half of those at which it begins.
     #[must_use]
     pub fn is_pressed_for_space(&self) -> bool {
         let segments = self.shared.segments();
-        segments.count(State::Free) <= (short_mark(segments.len()) + CLIENT_RESERVE) / 2
+        let half = (short_mark(segments.len()) + CLIENT_RESERVE) / 2;
+        segments.count(State::Free) <= half || !self.has_slack()
     }
 
     /// Whether there is room to move what is needed for its order alone: free space is not short, and the disk not full.

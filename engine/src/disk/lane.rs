@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::handle::DiskHandle;
 use super::shared::{Counters, DiskError, Shared, bytes_of};
-use crate::io::{AlignedBuf, Completion, ReadRing, Token};
+use crate::io::{AlignedBuf, BLOCK, Completion, ReadRing, Token};
 
 struct Waiting {
     reply: oneshot::Sender<std::io::Result<Bytes>>,
@@ -115,9 +115,9 @@ impl Lane {
     }
 }
 
-/// As [`bytes_of`], but that few bytes are not copied: who reads through a lane hands them on soon.
+/// As [`bytes_of`], but that a block's bytes are not copied, wherever they lie: who reads through a lane copies them to where they go.
 fn bytes_read(buf: AlignedBuf) -> Bytes {
-    const HANDED_ON: usize = 16 << 10;
+    const HANDED_ON: usize = 2 * BLOCK;
     if buf.len() <= HANDED_ON { Bytes::from_owner(buf) } else { bytes_of(buf) }
 }
 

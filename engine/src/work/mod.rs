@@ -25,7 +25,7 @@ pub use auditor::Auditor;
 pub use cleaner::Cleaner;
 pub use expirer::Expirer;
 pub use orderer::Orderer;
-pub use pacer::{Pace, Pacer};
+pub use pacer::{Pace, Pacer, Pause};
 pub use pruner::Pruner;
 pub use reaper::Reaper;
 pub use replicator::{Ages, Replicator};

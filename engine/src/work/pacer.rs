@@ -27,6 +27,21 @@ const FIRST: u32 = 16;
 const FAILED: Duration = Duration::from_secs(1);
 const FAILED_MOST: Duration = Duration::from_secs(60);
 
+/// What follows a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pause {
+    /// So long at least.
+    pub least: Duration,
+    /// So long, where clients are made room for: unless they come to wait for the work meanwhile.
+    pub whole: Duration,
+}
+
+impl From<Duration> for Pause {
+    fn from(whole: Duration) -> Self {
+        Self { least: whole, whole }
+    }
+}
+
 /// Says how much to do next and how long to pause after it.
 #[derive(Debug, Clone)]
 pub struct Pacer {
@@ -50,13 +65,13 @@ impl Pacer {
     }
 
     /// The pause after a step that did `units` in `took`, while clients called (or not).
-    pub fn after_work(&mut self, units: u32, took: Duration, clients: bool) -> Duration {
+    pub fn after_work(&mut self, units: u32, took: Duration, clients: bool) -> Pause {
         self.failures = 0;
         self.learn(units, took);
         let due = Duration::from_secs(1) * units / self.pace.units_per_second.max(1);
         let by_rate = due.saturating_sub(took);
         let beside_clients = if clients { took * (SHARE_BESIDE_CLIENTS - 1) } else { Duration::ZERO };
-        by_rate.max(beside_clients)
+        Pause { least: by_rate, whole: by_rate.max(beside_clients) }
     }
 
     /// A step's time has room for as many units as this step would have done in it; twice as many as now at most.
@@ -93,16 +108,17 @@ mod tests {
         let mut pacer = pacer(100);
         assert_eq!(pacer.budget(), 5);
         let took = Duration::from_millis(10);
-        assert_eq!(pacer.after_work(5, took, false), Duration::from_millis(40));
-        assert_eq!(pacer.after_work(5, Duration::from_secs(3), false), Duration::ZERO);
+        assert_eq!(pacer.after_work(5, took, false), Duration::from_millis(40).into());
+        assert_eq!(pacer.after_work(5, Duration::from_secs(3), false), Duration::ZERO.into());
     }
 
     #[test]
     fn clients_come_first() {
         let mut pacer = pacer(1_000_000);
         let took = Duration::from_millis(10);
-        assert_eq!(pacer.after_work(5, took, true), Duration::from_millis(30));
-        assert_eq!(pacer.after_work(5, took, false), Duration::ZERO);
+        let room = Pause { least: Duration::ZERO, whole: Duration::from_millis(30) };
+        assert_eq!(pacer.after_work(5, took, true), room);
+        assert_eq!(pacer.after_work(5, took, false), Duration::ZERO.into());
     }
 
     /// An auditor that may read 10 GiB a second had 8,192 units for a step. Of small objects in a cluster those took eight seconds, in
@@ -115,7 +131,7 @@ mod tests {
             let units = pacer.budget();
             let took = Duration::from_millis(1) * units;
             assert!(took <= Duration::from_millis(50), "{units} units");
-            elapsed += took + pacer.after_work(units, took, true);
+            elapsed += took + pacer.after_work(units, took, true).whole;
             done += units;
         }
         let most = u128::from(done) * 5;
@@ -154,6 +170,6 @@ mod tests {
     fn a_pace_of_nothing_still_moves() {
         let mut pacer = pacer(0);
         assert_eq!(pacer.budget(), 1);
-        assert_eq!(pacer.after_work(1, Duration::ZERO, false), Duration::from_secs(1));
+        assert_eq!(pacer.after_work(1, Duration::ZERO, false), Duration::from_secs(1).into());
     }
 }

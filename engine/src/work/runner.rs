@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::pacer::{Pace, Pacer};
+use super::pacer::{Pace, Pacer, Pause};
 use super::{Outcome, Progress, Worker};
 use crate::object::BoxFuture;
 
@@ -94,6 +94,9 @@ struct Window {
     passes: u64,
 }
 
+/// How often a worker that makes room for clients looks whether they wait for it.
+const LOOK: Duration = Duration::from_millis(50);
+
 const RATE_WINDOW: Duration = Duration::from_secs(10);
 
 impl Runner {
@@ -112,17 +115,17 @@ impl Runner {
     }
 
     /// One step; returns the pause that must follow.
-    pub async fn turn(&mut self) -> Duration {
+    pub async fn turn(&mut self) -> Pause {
         let (began, calls) = ((self.elapsed)(), (self.client_calls)());
         let outcome = self.worker.step(self.pacer.budget()).await;
         let took = (self.elapsed)().saturating_sub(began);
-        let clients = (self.client_calls)() != calls && !self.worker.is_urgent();
+        let clients = (self.client_calls)() != calls;
         self.report(&outcome, began + took);
         match outcome {
             Outcome::Did(units) => self.pacer.after_work(units, took, clients),
             // Whoever is waited for may come back at any moment, and the look is a cheap one.
-            Outcome::Idle | Outcome::Waits(_) => self.pacer.after_idling(),
-            Outcome::Failed(_) => self.pacer.after_failure(),
+            Outcome::Idle | Outcome::Waits(_) => self.pacer.after_idling().into(),
+            Outcome::Failed(_) => self.pacer.after_failure().into(),
         }
     }
 
@@ -130,7 +133,13 @@ impl Runner {
     pub async fn run(mut self, sleep: Sleep) {
         loop {
             let pause = self.turn().await;
-            sleep(pause).await;
+            sleep(pause.least).await;
+            let mut left = pause.whole.saturating_sub(pause.least);
+            while !left.is_zero() && !self.worker.is_urgent() {
+                let nap = left.min(LOOK);
+                sleep(nap).await;
+                left -= nap;
+            }
         }
     }
 

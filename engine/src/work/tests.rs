@@ -1,6 +1,7 @@
 //! Workers over a simulated store.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::*;
@@ -179,17 +180,13 @@ fn the_cleaner_keeps_a_store_going_that_is_written_many_times_over() {
 #[test]
 fn the_cleaner_is_in_a_hurry_while_space_is_short() {
     let mut rig = Rig::new(1, 46);
-    let mut cleaner = Cleaner::new(rig.handle(0));
+    let cleaner = Cleaner::new(rig.handle(0));
+    assert!(!cleaner.is_urgent());
     let mut n = 0;
-    while !rig.handle(0).is_pressed_for_space() {
+    while !cleaner.is_urgent() {
         rig.put(&format!("o{}", n % 10), &bytes(n, 1 << 20));
         n += 1;
-    }
-    assert!(cleaner.is_urgent());
-    while cleaner.is_urgent() {
-        assert!(matches!(rig.run(cleaner.step(1)), Outcome::Did(_)), "it makes no room");
-        let handle = rig.handle(0);
-        rig.run(handle.checkpoint()).unwrap();
+        assert!(n < DISK >> 20, "the disk is full by now");
     }
 }
 
@@ -258,7 +255,7 @@ fn an_audit_lists_again_what_a_crash_between_two_disks_left_unlisted() {
 struct Scripted {
     steps: Vec<Outcome>,
     done: u64,
-    urgent: bool,
+    urgent: Arc<AtomicBool>,
 }
 
 impl Worker for Scripted {
@@ -276,11 +273,11 @@ impl Worker for Scripted {
     }
 
     fn is_urgent(&self) -> bool {
-        self.urgent
+        self.urgent.load(Ordering::SeqCst)
     }
 }
 
-fn turn_of(runner: &mut Runner) -> Duration {
+fn turn_of(runner: &mut Runner) -> Pause {
     let mut turn = std::pin::pin!(runner.turn());
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     match turn.as_mut().poll(&mut context) {
@@ -299,15 +296,23 @@ fn clients_come_before_all_that_is_not_urgent() {
         disk.count_call();
         store.client_calls()
     };
-    let now = Arc::new(now);
-    for (urgent, pause) in [(false, 3), (true, 0)] {
-        let (now, calls) = (Arc::clone(&now), calls.clone());
-        let elapsed = Box::new(move || Duration::from_secs(now.fetch_add(1, Ordering::SeqCst)));
-        let pace = Pace { units_per_second: 1000, idle_seconds: 9 };
-        let worker = Scripted { steps: vec![Outcome::Did(1)], done: 0, urgent };
-        let mut runner = Runner::new(Box::new(worker), pace, elapsed, Box::new(calls));
-        assert_eq!(turn_of(&mut runner), Duration::from_secs(pause));
-    }
+    let elapsed = Box::new(move || Duration::from_secs(now.fetch_add(1, Ordering::SeqCst)));
+    let pace = Pace { units_per_second: 1000, idle_seconds: 9 };
+    let urgent = Arc::<AtomicBool>::default();
+    let worker = Scripted { steps: vec![Outcome::Did(1); 3], done: 0, urgent: Arc::clone(&urgent) };
+    let runner = Runner::new(Box::new(worker), pace, elapsed, Box::new(calls));
+    // Each step takes a second, which three are owed for. It becomes urgent in the second nap, and ends in the fifth.
+    let naps = Arc::<Mutex<Vec<Duration>>>::default();
+    let slept = Arc::clone(&naps);
+    let sleep = move |time: Duration| -> BoxFuture<'static, ()> {
+        let mut naps = naps.lock().unwrap();
+        naps.push(time);
+        urgent.store(naps.len() >= 3, Ordering::SeqCst);
+        if naps.len() < 5 { Box::pin(std::future::ready(())) } else { Box::pin(std::future::pending()) }
+    };
+    let mut run = std::pin::pin!(runner.run(Box::new(sleep)));
+    assert!(run.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop())).is_pending());
+    assert_eq!(*slept.lock().unwrap(), [0, 50, 50, 0, 0].map(Duration::from_millis));
 }
 
 #[test]
@@ -322,8 +327,12 @@ fn a_runner_reports_state_rate_and_errors() {
     let now = AtomicU64::new(0);
     let elapsed = Box::new(move || Duration::from_secs(now.fetch_add(5, Ordering::SeqCst)));
     let pace = Pace { units_per_second: 1000, idle_seconds: 9 };
-    let mut runner =
-        Runner::new(Box::new(Scripted { steps, done: 0, urgent: false }), pace, elapsed, Box::new(|| 0));
+    let mut runner = Runner::new(
+        Box::new(Scripted { steps, done: 0, urgent: Arc::default() }),
+        pace,
+        elapsed,
+        Box::new(|| 0),
+    );
     let reports = runner.reports();
     assert_eq!(reports.read().name, "scripted");
     let mut turn = || (turn_of(&mut runner), reports.read());
@@ -332,11 +341,11 @@ fn a_runner_reports_state_rate_and_errors() {
     assert_eq!((report.state, report.rate, report.eta_seconds), (State::Working, 13, Some(61)));
     assert_eq!(report.bytes_rate, (200 << 20) / 15);
     let (pause, report) = turn();
-    assert_eq!((pause.as_secs(), report.state, report.errors), (1, State::Failing, 1));
+    assert_eq!((pause.least.as_secs(), report.state, report.errors), (1, State::Failing, 1));
     let (pause, report) = turn();
-    assert_eq!((pause.as_secs(), report.state, report.errors), (9, State::Waiting, 1));
+    assert_eq!((pause.least.as_secs(), report.state, report.errors), (9, State::Waiting, 1));
     assert_eq!(report.waits_for.as_deref(), Some("a leader"));
     let (pause, report) = turn();
-    assert_eq!((pause.as_secs(), report.state, report.waits_for), (9, State::Idle, None));
+    assert_eq!((pause.least.as_secs(), report.state, report.waits_for), (9, State::Idle, None));
     assert_eq!(report.last_error.as_deref(), Some("no"));
 }
