@@ -359,14 +359,14 @@ impl History {
         self.world.machines[n].running().map_or(0, |running| running.store.changes_alone())
     }
 
-    /// Of two who delete a container that is in several groups one may be told to try again. So may who puts an object while its group is
+    /// Of two who delete a container that is in several groups one may be told to try again. So may who changes an object while its group is
     /// given away: of a line that may have been made and is not there nobody can tell whether a DELETE took it (ARCHITECTURE.md, "A line
-    /// that comes late makes no name anew").
+    /// that comes late makes no name anew"), and a DELETE or a POST that comes late and finds another version is not told that it was done.
     fn is_contended(&self, slot: &Slot, reply: &Reply) -> bool {
         let Reply::Unavailable(reason) = reply else { return false };
         let both_delete = slot.contended && reason.contains("somebody else deletes the container");
-        let is_put = matches!(slot.op, Op::Put { .. });
-        let doubtful = is_put && reason.contains("nobody can tell what became of the change");
+        let is_change = matches!(slot.op, Op::Put { .. } | Op::Post { .. } | Op::Delete { .. });
+        let doubtful = is_change && reason.contains("nobody can tell what became of the change");
         self.profile.splits.is_some() && (both_delete || doubtful)
     }
 
