@@ -1,7 +1,7 @@
 //! How fast background work may go: pure.
 //!
 //! Invariant: over any long time a worker does at most its units per second, and at most a quarter of the time
-//! while clients are served.
+//! while clients are served, unless they come to wait for it (`Pause`).
 //! Invariant: a step takes about [`STEP`], however long a unit takes: the pause that clients are owed follows it, and so does the
 //! report. (A unit of 64 KiB may be a record of 200 bytes, and a question to another node.)
 
