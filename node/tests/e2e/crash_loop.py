@@ -1,7 +1,7 @@
 """`kill -9` at random moments while several clients write; after every restart, what clients were told is compared with what is there.
 
 What must hold after each restart:
-- the node is ready within 10 s;
+- the node is ready within 10 s, without those in which the disk held it up (`FlushProbe`);
 - an acknowledged write is there, whole (MD5), and an acknowledged delete stays deleted;
 - a write that was under way is there whole, or not at all: the old state or the new one, nothing between;
 - a listing shows exactly the objects that are there, with their sizes and MD5s; container and account counters are exact.
@@ -23,7 +23,6 @@ import time
 from node_process import node, scratch
 from swift_http import Account, md5
 
-START_LIMIT = 10.0
 CONTAINERS = ["crash-0", "crash-1", "crash-2"]
 TREE = "crash-tree"
 READERS = 8
@@ -252,9 +251,7 @@ def restart(it, rng):
         it.spawn()
         time.sleep(rng.uniform(0.0, 0.5))
         it.kill()
-    took = it.start(limit=60.0)
-    assert took < START_LIMIT, f"start-up took {took:.1f} s, at most {START_LIMIT:.0f} s are allowed"
-    return took
+    return it.start_in_time()
 
 
 def main():

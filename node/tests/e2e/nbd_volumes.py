@@ -30,7 +30,6 @@ from node_process import binary_argument, node, scratch
 
 BLOCK = 4096
 BLOCKS = 16_384  # 64 MiB
-START_LIMIT = 10.0
 ZERO = (0, 0)
 
 
@@ -262,7 +261,7 @@ def main():
                     raise writer.error
             answered += sum(writer.sequence for writer in writers)
             flushes += sum(writer.flushed for writer in writers)
-            slowest = max(slowest, it.start())
+            slowest = max(slowest, it.start_in_time())
             url = it.env["QUARRY_NBD_URL"]
             check(url, known)
             for name, was in frozen.items():
@@ -273,7 +272,6 @@ def main():
             raise AssertionError("a snapshot took a write")
         except Refused:
             export.close()
-        assert slowest < START_LIMIT, f"a start took {slowest:.1f} s"
         print(f"volumes: {rounds} kills, {len(known)} blocks, {flushes} flushes, nothing lost; {len(frozen)} snapshots unchanged; slowest start-up {slowest:.2f} s", flush=True)
         lineage(it, frozen)
         newer_key(it, rng)
