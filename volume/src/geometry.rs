@@ -101,6 +101,17 @@ impl Geometry {
         (in_slice < self.slice_bytes && offset < self.volume_bytes).then_some(offset)
     }
 
+    /// Where the volume goes on at a place or behind it: what lies behind the last chunk of a slice is the beginning of the next one.
+    /// `None` past the volume's end.
+    #[must_use]
+    pub fn offset_from(&self, slice: SliceId, chunk: ChunkId, block: u8) -> Option<u64> {
+        self.offset_of(slice, chunk, block).or_else(|| {
+            let in_slice = u64::from(chunk.0) * CHUNK_BYTES;
+            let next = SliceId(slice.0.checked_add(1).filter(|_| in_slice >= self.slice_bytes)?);
+            self.offset_of(next, ChunkId(0), 0)
+        })
+    }
+
     /// The runs of a byte range, one for each chunk that it touches.
     pub fn split(&self, offset: u64, length: u64) -> Result<impl Iterator<Item = Run> + use<>, SplitError> {
         self.check(offset, length)?;

@@ -48,6 +48,23 @@ fn a_range_over_a_slice_boundary_is_cut_there() {
 }
 
 #[test]
+fn behind_the_last_chunk_of_a_slice_the_next_one_begins() {
+    for slice_bytes in [CHUNK_BYTES, 4 * CHUNK_BYTES, SLICE_BYTES] {
+        let geometry = Geometry::new(2 * slice_bytes, slice_bytes).unwrap();
+        let chunks = ChunkId(narrow(slice_bytes / CHUNK_BYTES));
+        let from = |slice, chunk, block| geometry.offset_from(SliceId(slice), chunk, block);
+        assert_eq!(from(0, chunks, 0), Some(slice_bytes));
+        assert_eq!(from(1, chunks, 0), None);
+        assert_eq!(from(u32::MAX, ChunkId(u16::MAX), u8::MAX), None);
+        for offset in [0, BLOCK_BYTES, slice_bytes - BLOCK_BYTES, slice_bytes, 2 * slice_bytes - BLOCK_BYTES]
+        {
+            let run = geometry.split(offset, BLOCK_BYTES).unwrap().next().unwrap();
+            assert_eq!(from(run.slice.0, run.chunk, run.first), Some(offset));
+        }
+    }
+}
+
+#[test]
 fn the_largest_volume_can_be_addressed_to_its_last_block() {
     for slice_bytes in [CHUNK_BYTES, SLICE_BYTES] {
         let geometry = Geometry::new(MAX_VOLUME_BYTES, slice_bytes).unwrap();

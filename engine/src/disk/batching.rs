@@ -22,6 +22,9 @@ pub(crate) struct Head {
     /// Where the next batch goes.
     pub(crate) offset: u64,
     pub(crate) entries: Vec<FooterEntry>,
+    /// The entries are all that the segment holds. Where something could not be read at an opening they are not, and the segment gets no
+    /// footer: a rebuild would take what is not listed for never written.
+    pub(crate) lists_all: bool,
 }
 
 impl Head {
@@ -255,10 +258,11 @@ impl Core {
         self.shared.count_free(&segments);
         drop(segments);
         self.shared.seqs[segment as usize].store(seq, std::sync::atomic::Ordering::Release);
-        self.heads[class as usize] = Some(Head { segment, seq, offset: BLOCK as u64, entries: Vec::new() });
+        let (entries, offset) = (Vec::new(), BLOCK as u64);
+        self.heads[class as usize] = Some(Head { segment, seq, offset, entries, lists_all: true });
     }
 
-    /// Ends the head's segment: its footer, to be written with the next batch.
+    /// Ends the head's segment: its footer, to be written with the next batch, if it can have one.
     fn seal(&mut self, class: HeadClass) -> Option<(u64, Vec<u8>)> {
         let head = self.heads[class as usize].take()?;
         let size = self.shared.layout.segment_size;
@@ -267,6 +271,9 @@ impl Core {
             // `Sealed` comes with the batch that follows: until then records of it may be unapplied, and the cleaner
             // would take them for dead.
             self.shared.segments().get_mut(head.segment).end = end;
+        }
+        if !head.lists_all {
+            return None;
         }
         let footer = Footer {
             device: self.shared.device,

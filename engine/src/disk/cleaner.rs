@@ -9,6 +9,8 @@
 
 use std::sync::atomic::Ordering;
 
+use bytes::{BufMut, Bytes, BytesMut};
+
 use super::format::batch::BatchHeader;
 use super::format::record::{NewRecord, RecordView, StoredRecord};
 use super::handle::DiskHandle;
@@ -17,6 +19,7 @@ use super::limits::{
 };
 use super::segments::{Segment, State};
 use super::shared::{Class, Counters, DiskError, Item};
+use super::upkeep::is_bad_sector;
 use super::{Durability, Location};
 use crate::io::BLOCK;
 
@@ -249,7 +252,7 @@ impl DiskHandle {
         let place = Location { segment, offset: u32::try_from(offset).unwrap_or(u32::MAX), len: 0 };
         let failed = |e: std::io::Error| DiskError::Io { at: place, kind: e.kind() };
         let len = usize::try_from(FIRST.min(size - offset)).unwrap_or(BLOCK);
-        let mut bytes = self.read_raw(start, len).await?.map_err(failed)?;
+        let mut bytes = self.read_what_is_readable(start, len).await?.map_err(failed)?;
         let Ok(header) = BatchHeader::decode(&bytes) else { return Ok(None) };
         let total = header.total_len as usize;
         let ours = header.belongs_to(self.shared.device, segment, seq) && header.epoch >= epoch;
@@ -257,9 +260,31 @@ impl DiskHandle {
             return Ok(None);
         }
         if total > bytes.len() {
-            bytes = self.read_raw(start, total).await?.map_err(failed)?;
+            bytes = self.read_what_is_readable(start, total).await?.map_err(failed)?;
         }
         Ok(Some(Batch { header, bytes }))
+    }
+
+    /// As [`DiskHandle::read_raw`], with zeros for the blocks that the medium cannot read: what lies there does not verify, and stays where
+    /// it is; all else is moved.
+    async fn read_what_is_readable(
+        &self,
+        start: u64,
+        len: usize,
+    ) -> Result<std::io::Result<Bytes>, DiskError> {
+        match self.read_raw(start, len).await? {
+            Err(e) if is_bad_sector(&e) => {}
+            other => return Ok(other),
+        }
+        let mut whole = BytesMut::with_capacity(len);
+        for at in (0..len).step_by(BLOCK) {
+            match self.read_raw(start + at as u64, BLOCK.min(len - at)).await? {
+                Ok(block) => whole.extend_from_slice(&block),
+                Err(e) if is_bad_sector(&e) => whole.put_bytes(0, BLOCK.min(len - at)),
+                Err(e) => return Ok(Err(e)),
+            }
+        }
+        Ok(Ok(whole.freeze()))
     }
 }
 

@@ -24,7 +24,7 @@ use super::core::Core;
 use super::format::batch::{hash, header_len};
 use super::format::bytes::{Put, Reader};
 use super::format::record::DeviceId;
-use super::format::segment::SegmentHeader;
+use super::format::segment::{BadBlock, SegmentHeader};
 use super::format::superblock::{COPIES, ClusterId, Layout, Superblock, Verdict, choose};
 use super::handle::DiskHandle;
 use super::limits::{MAX_BATCH_RECORDS, MAX_SEGMENT, MIN_SEGMENT, MIN_SEGMENTS};
@@ -36,7 +36,9 @@ use super::segments::{
 };
 use super::shared::{Admission, Counters, Nap, Shared};
 use super::tallies::Tallies;
-use super::upkeep::{CheckpointState, Freeing, flush_now, read_now, read_what_can_be, write_now};
+use super::upkeep::{
+    CheckpointState, Freeing, flush_now, is_bad_sector, read_now, read_what_can_be, write_now,
+};
 use super::window::Window;
 use crate::index::{Index, IndexError, Range, Table, WriteSet};
 use crate::io::{BLOCK, Disk, SIGNATURE_SPAN, foreign_signature};
@@ -132,17 +134,23 @@ fn io(verb: &'static str) -> impl FnOnce(std::io::Error) -> OpenError {
 
 /// Reads both superblocks and decides.
 pub fn read_superblock(disk: &mut dyn Disk) -> Result<Verdict, OpenError> {
-    let [a, b] = COPIES.map(|at| read_now(disk, at, BLOCK));
-    let a = a.map_err(io("read superblock"))?;
-    let b = b.map_err(io("read superblock"))?;
-    Ok(choose(Superblock::decode(&a), Superblock::decode(&b)))
+    let [a, b] = COPIES.map(|at| read_copy(disk, at));
+    Ok(choose(a?, b?))
+}
+
+/// A copy of the superblock. One that the medium cannot read is damaged, which the other one makes good.
+fn read_copy(disk: &mut dyn Disk, at: u64) -> Result<Result<Superblock, BadBlock>, OpenError> {
+    match read_now(disk, at, BLOCK) {
+        Ok(block) => Ok(Superblock::decode(&block)),
+        Err(e) if is_bad_sector(&e) => Ok(Err(BadBlock::Crc)),
+        Err(e) => Err(io("read superblock")(e)),
+    }
 }
 
 /// Both copies, the one that does not verify first.
 fn damaged_first(disk: &mut dyn Disk) -> Result<Vec<u64>, OpenError> {
-    let first = read_now(disk, COPIES[0], BLOCK).map_err(io("read superblock"))?;
     let mut copies = COPIES.to_vec();
-    if Superblock::decode(&first).is_ok() {
+    if read_copy(disk, COPIES[0])?.is_ok() {
         copies.reverse();
     }
     Ok(copies)

@@ -314,16 +314,17 @@ impl Replay<'_> {
         let mut heads = [None, None];
         for class in HeadClass::ALL {
             let Some(p) = self.position.heads[class as usize] else { continue };
-            let mut entries = Vec::new();
+            let (mut entries, mut flawed) = (Vec::new(), false);
             let mut window = Window::new(self.disk, self.layout, self.device, p.segment);
-            window.walk(p.seq, Some(u64::from(p.offset)), |at, _| {
-                if let At::Whole(found) = at {
-                    entries.extend(found.records.iter().filter_map(entry));
-                }
+            let walked = window.walk(p.seq, Some(u64::from(p.offset)), |at, _| match at {
+                At::Whole(found) => entries.extend(found.records.iter().filter_map(entry)),
+                At::Flawed { .. } => flawed = true,
+                At::Nothing => {}
             })?;
+            let lists_all = !flawed && walked.skipped == 0;
             let Position { heads: positions, .. } = &self.position;
             let offset = positions[class as usize].map_or(0, |h| u64::from(h.offset));
-            heads[class as usize] = Some(Head { segment: p.segment, seq: p.seq, offset, entries });
+            heads[class as usize] = Some(Head { segment: p.segment, seq: p.seq, offset, entries, lists_all });
         }
         Ok(heads)
     }

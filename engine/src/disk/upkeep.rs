@@ -371,8 +371,10 @@ pub(crate) fn read_what_can_be(
     Ok(whole)
 }
 
-fn is_bad_sector(e: &std::io::Error) -> bool {
-    e.raw_os_error() == Some(libc::EIO)
+/// Whether it is the medium that cannot be read, at this place. Linux says ENODATA for what a drive cannot read, EILSEQ for what does not
+/// agree with its protection, EREMOTEIO for what a target refuses (`blk_errors` in block/blk-core.c), and EIO for all else.
+pub(crate) fn is_bad_sector(e: &std::io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::EIO | libc::ENODATA | libc::EILSEQ | libc::EREMOTEIO))
 }
 
 fn run_now(disk: &mut dyn Disk, op: Op) -> std::io::Result<Option<crate::io::AlignedBuf>> {

@@ -18,7 +18,7 @@ use super::{BLOCK, Completion, Disk, Gather, Geometry, MAX_REQUESTS, Op, Wait, W
 pub struct SimFaults {
     /// Reads that fail with EIO.
     pub fail_reads: BTreeSet<u64>,
-    /// Byte ranges that cannot be read: EIO.
+    /// Byte ranges that the medium cannot read: ENODATA, as Linux says it of drives.
     pub unreadable: Vec<Range<u64>>,
     /// Writes that fail with EIO, having written any subset of their sectors.
     pub fail_writes: BTreeSet<u64>,
@@ -299,8 +299,11 @@ impl Inner {
     fn read(&self, number: u64, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         let end = offset + buf.len() as u64;
         let bad = |range: &Range<u64>| range.start < end && offset < range.end;
-        if self.faults.fail_reads.contains(&number) || self.faults.unreadable.iter().any(bad) {
+        if self.faults.fail_reads.contains(&number) {
             return Err(media_error());
+        }
+        if self.faults.unreadable.iter().any(bad) {
+            return Err(io::Error::from_raw_os_error(libc::ENODATA));
         }
         self.media.visible.read(offset, buf);
         Ok(())

@@ -135,7 +135,7 @@ fn planted_errors_hit_the_request_they_name() {
     assert_eq!(errno(flush(&mut disk)), Some(libc::EIO));
     assert_eq!(errno(get(&mut disk, 0)), Some(libc::EIO));
     get(&mut disk, 8 * B).unwrap();
-    assert_eq!(errno(get(&mut disk, 9 * B)), Some(libc::EIO));
+    assert_eq!(errno(get(&mut disk, 9 * B)), Some(libc::ENODATA));
     get(&mut disk, 10 * B).unwrap();
     let wanted = SimCounters { reads: 5, writes: 2, flushes: 2, bytes_read: 5 * B, bytes_written: 2 * B };
     assert_eq!(image.counters(), wanted);

@@ -34,6 +34,8 @@ use super::pace::Turn;
 
 /// A client must have agreed within this.
 const HANDSHAKE: Duration = Duration::from_secs(60);
+/// A client that takes nothing for so long keeps no node from stopping.
+const PARTING: Duration = Duration::from_secs(5);
 /// Bytes that one read takes at most, but for payloads.
 const READ_BYTES: usize = 64 << 10;
 /// From this size on the rest of a payload is read to where it stays.
@@ -181,7 +183,7 @@ async fn transmit(agreed: Agreed, mut stopped: watch::Receiver<bool>) -> io::Res
     let lane = reads.as_ref().map(|reads| Arc::clone(reads.lane.get_ref()));
     let sending = Outbox::default();
     let mut link = Link { session, device, turn, reads, input, sending, finished, begun: 0, large: false };
-    let (mut leaving, mut waits) = (false, Linger::default());
+    let (mut leaving, mut unflushed, mut waits) = (None, false, Linger::default());
     let result = loop {
         let before = link.begun;
         if link.take_input() {
@@ -192,20 +194,23 @@ async fn transmit(agreed: Agreed, mut stopped: watch::Receiver<bool>) -> io::Res
         if !link.sending.has_remaining() {
             link.sending = std::mem::take(link.session.outbox());
         }
-        let idle = link.session.open() == 0 && !link.sending.has_remaining();
-        if idle && (leaving || link.session.is_over()) {
+        let sends = link.sending.has_remaining() || unflushed;
+        let idle = link.session.open() == 0 && !sends;
+        if idle && (leaving.is_some() || link.session.is_over()) {
             break Ok(());
         }
-        let reads = !leaving && link.session.takes_input() && link.sending.remaining() < MAX_OWED;
-        let (alone, sends, began) = (link.waits_for_few(), link.sending.has_remaining(), Instant::now());
+        let reads = leaving.is_none() && link.session.takes_input() && link.sending.remaining() < MAX_OWED;
+        let (alone, began) = (link.waits_for_few(), Instant::now());
         // What there is to say is said first, and nobody looks for what is there.
         tokio::select! {
             biased;
-            () = told(&mut stopped), if !leaving => leaving = true,
-            written = write(&mut writer, &mut link.sending), if link.sending.has_remaining() => {
-                if let Err(error) = written {
-                    break Err(error);
-                }
+            () = told(&mut stopped), if leaving.is_none() => leaving = Some(Instant::now()),
+            written = write(&mut writer, &mut link.sending, &mut unflushed), if sends => match written {
+                Ok(()) => leaving = leaving.map(|_| Instant::now()),
+                Err(error) => break Err(error),
+            },
+            () = parted(leaving), if sends => {
+                break Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes no replies, and the node stops"));
             }
             Some((ticket, outcome)) = outcomes.recv() => {
                 link.session.finish(ticket, outcome);
@@ -237,14 +242,35 @@ async fn transmit(agreed: Agreed, mut stopped: watch::Receiver<bool>) -> io::Res
     drop(link.finished);
     while outcomes.recv().await.is_some() {}
     drop(held);
-    // A client that sees the end of the connection finds the volume unused.
-    let _gone = writer.shutdown().await;
+    // A client that sees the end of the connection finds the volume unused. One that takes nothing sees it end all the same.
+    let _gone = tokio::time::timeout(PARTING, writer.shutdown()).await;
     result
 }
 
-async fn write(writer: &mut WriteHalf<Box<dyn Wire>>, sending: &mut Outbox) -> io::Result<()> {
-    writer.write_buf(sending).await?;
-    if sending.has_remaining() { Ok(()) } else { writer.flush().await }
+/// Ends when a client of a node that stops has taken nothing for as long as it may.
+async fn parted(leaving: Option<Instant>) {
+    match leaving {
+        Some(since) => tokio::time::sleep_until((since + PARTING).into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Sends some. TLS keeps the end of what it took until it is flushed, which may be broken off as well: `unflushed` remembers that it is owed.
+async fn write(
+    writer: &mut WriteHalf<Box<dyn Wire>>,
+    sending: &mut Outbox,
+    unflushed: &mut bool,
+) -> io::Result<()> {
+    if sending.has_remaining() {
+        *unflushed = true;
+        writer.write_buf(sending).await?;
+        if sending.has_remaining() {
+            return Ok(());
+        }
+    }
+    writer.flush().await?;
+    *unflushed = false;
+    Ok(())
 }
 
 async fn read(

@@ -3,12 +3,13 @@
 //! Invariant: a name that the control group knows is never looked for on this node's disks.
 //! Invariant: what a head must do is done here only where this node is it, or nobody is: of another one's volume the caller is told so.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use quarry_volume::VolumeId;
 use quarry_volume::head::Failure;
 use quarry_volume::pace::Limits;
-use quarry_volume::store::{Attached, Label, VolumeError};
+use quarry_volume::store::{Attached, Device, Label, VolumeError, Volumes};
 
 use super::Exports;
 use super::lineage::NewClone;
@@ -77,7 +78,7 @@ impl Exports {
     pub(crate) async fn attach(&self, name: &str) -> Result<Attached, VolumeError> {
         match self.several(name) {
             Some((shared, row)) => shared.attach(&row.name).await.map(Attached::Shared),
-            None => self.volumes().attach(name).await.map(Attached::Own),
+            None => attach_own(self.volumes(), name).await.map(Attached::Own),
         }
     }
 
@@ -146,4 +147,12 @@ impl Exports {
             None => Ok(!self.volumes().find(name)?.snapshots().is_empty()),
         }
     }
+}
+
+/// Attaches a volume with one member, to its end, also when nobody waits for it any more: dropped halfway it puts the volume out until the
+/// node is started again.
+pub(super) async fn attach_own(volumes: &Arc<Volumes>, name: &str) -> Result<Device, VolumeError> {
+    let (volumes, name) = (Arc::clone(volumes), name.to_owned());
+    let attached = tokio::spawn(async move { volumes.attach(&name).await }).await;
+    attached.unwrap_or_else(|error| Err(VolumeError::Register(error.to_string())))
 }

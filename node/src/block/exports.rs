@@ -11,6 +11,7 @@ use quarry_volume::nbd::{Export, Listed, OptionError};
 use quarry_volume::pace::Limits;
 use quarry_volume::store::{Attached, Volume, VolumeError, Volumes};
 
+use super::either::attach_own;
 use super::lineage::names_of;
 use super::moving::{end_of, is_on_its_way};
 use super::pace::Pacer;
@@ -181,7 +182,13 @@ impl Exports {
     }
 
     fn unused(&self, name: &str) -> Result<(), VolumeError> {
-        if self.users_of(name) > 0 { Err(VolumeError::InUse(name.to_owned())) } else { Ok(()) }
+        let name = self.called(name);
+        if self.users_of(&name) > 0 { Err(VolumeError::InUse(name)) } else { Ok(()) }
+    }
+
+    /// The name under which who uses a volume is counted: a volume of several members is found by its id too.
+    fn called(&self, name: &str) -> String {
+        self.several(name).map_or_else(|| name.to_owned(), |(_, row)| row.name)
     }
 
     fn enter(&self, names: Vec<String>, pacer: Arc<Pacer>) -> Use {
@@ -195,7 +202,7 @@ impl Exports {
 
     /// Deletes a snapshot that nobody reads.
     pub(crate) async fn forget_snapshot(&self, name: &str, snapshot: &str) -> Result<(), VolumeError> {
-        let export = format!("{name}@{snapshot}");
+        let export = format!("{}@{snapshot}", self.called(name));
         if self.users_of(&export) > 0 {
             return Err(VolumeError::InUse(export));
         }
@@ -353,7 +360,7 @@ impl Exports {
         let held = self.enter(std::iter::once(own).chain(frozen).collect(), pacer);
         let device = match &snapshot {
             Some(snapshot) => self.volumes.view(&volume.label.name, snapshot),
-            None => self.volumes.attach(&volume.label.name).await,
+            None => attach_own(&self.volumes, &volume.label.name).await,
         };
         let device = device.map_err(|error| {
             tracing::warn!(volume = %volume.label.name, %error, "attach volume");

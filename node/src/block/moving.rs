@@ -3,11 +3,14 @@
 //! Invariant: what is on its way is no export: no client finds it, by its name or by its id.
 //! Invariant: other nodes are told of what is on its way alone.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use quarry_engine::net::VolumeAnswer;
 use quarry_volume::VolumeId;
 use quarry_volume::store::{Attached, Volume, VolumeError, Volumes};
 
+use super::either::attach_own;
 use super::elsewhere::first_data;
 
 /// The two ends of a way.
@@ -49,7 +52,7 @@ pub(super) fn is_on_its_way(volume: &Volume) -> bool {
 }
 
 /// The first data from a byte on.
-pub(crate) async fn tell(volumes: &Volumes, id: VolumeId, from: u64) -> VolumeAnswer {
+pub(crate) async fn tell(volumes: &Arc<Volumes>, id: VolumeId, from: u64) -> VolumeAnswer {
     match data_from(volumes, id, from).await {
         Ok((at, data)) => VolumeAnswer::Copied { at, data },
         Err(error) => {
@@ -59,12 +62,12 @@ pub(crate) async fn tell(volumes: &Volumes, id: VolumeId, from: u64) -> VolumeAn
     }
 }
 
-async fn data_from(volumes: &Volumes, id: VolumeId, from: u64) -> Result<(u64, Bytes), VolumeError> {
+async fn data_from(volumes: &Arc<Volumes>, id: VolumeId, from: u64) -> Result<(u64, Bytes), VolumeError> {
     let leaves = |volume: &Volume| matches!(end_of(&volume.label.name), Some((End::Leaving, _)));
     let volume = volumes.with_id(id).filter(leaves);
     let volume = volume.ok_or_else(|| VolumeError::NoVolume(hex::encode(id.0)))?;
     // Whoever was its head before is refused from here on.
-    let device = Attached::Own(volumes.attach(&volume.label.name).await?);
+    let device = Attached::Own(attach_own(volumes, &volume.label.name).await?);
     first_data(&device, from, u64::MAX).await
 }
 

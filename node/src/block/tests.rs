@@ -166,6 +166,26 @@ async fn a_stopping_node_lets_idle_clients_go() {
     drop(haggling);
 }
 
+/// It kept the node from stopping for as long as its connection was there.
+#[tokio::test]
+async fn a_stopping_node_lets_clients_go_that_take_no_replies() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = started(dir.path()).await;
+    let create = format!(r#"{{"create":{{"name":"vol","bytes":{SIZE}}}}}"#);
+    assert_eq!(ask(node.admin, &create).await.0, 200);
+    let mut client = tcp(&node, "vol").await.unwrap();
+    client.write(0, &vec![1; 1 << 20]).await;
+    let mut read = 0x2560_9513_u32.to_be_bytes().to_vec();
+    read.extend([0; 4]);
+    read.extend(7_u64.to_be_bytes());
+    read.extend(0_u64.to_be_bytes());
+    read.extend((1_u32 << 20).to_be_bytes());
+    client.0.write_all(&read.repeat(64)).await.unwrap();
+    let mut head = [0; 16];
+    client.0.read_exact(&mut head).await.unwrap();
+    tokio::time::timeout(std::time::Duration::from_secs(40), node.stop()).await.unwrap();
+}
+
 #[test]
 fn nobody_beyond_this_machine_is_served_without_certificates() {
     let dir = Path::new("d");

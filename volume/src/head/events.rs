@@ -14,7 +14,8 @@ pub const MAX_REQUESTS: usize = 8192;
 pub struct Settings {
     /// Fewer members than these never are a configuration, unless an operator decides so: requests wait instead.
     pub least: usize,
-    /// Acknowledged writes whose bytes are kept, so that a member which was away for a moment need not be filled.
+    /// Acknowledged writes whose bytes are kept while some member has them not durably, so that one which was away for a moment need not
+    /// be filled.
     pub keep: u64,
     /// Reads go there if they can.
     pub near: Option<DeviceId>,

@@ -87,7 +87,10 @@ impl Head {
             let settled = self.settling.drain(..);
             actions.extend(settled.map(|token| Action::Answer(token, Ok(Done::Flushed))));
         }
-        let released = self.answered.saturating_sub(self.settings.keep);
+        // What every member has durably none of them is sent again: a volume at rest keeps nothing.
+        let safe = |peer: &Peer| if peer.is_active() { peer.durable } else { 0 };
+        let everywhere = self.peers.values().map(safe).min().unwrap_or(0);
+        let released = self.answered.saturating_sub(self.settings.keep).max(everywhere.min(self.answered));
         if released > self.released {
             self.released = released;
             actions.push(Action::Release(released));

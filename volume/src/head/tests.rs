@@ -107,6 +107,20 @@ fn a_write_is_acknowledged_by_a_quorum_and_flushed_by_those_who_say_so() {
 }
 
 #[test]
+fn what_all_members_have_durably_is_kept_no_longer() {
+    let mut head = serving();
+    head.settings.keep = 100;
+    head.step(Event::Write(Token(7), Until::Durable));
+    for member in 1..=3 {
+        assert_eq!(head.step(reply(member, Reply::Written(6))), []);
+    }
+    head.step(reply(1, Reply::Flushed(6)));
+    let actions = head.step(reply(2, Reply::Flushed(6)));
+    assert!(!actions.contains(&Action::Release(6)), "one may need it again");
+    assert_eq!(head.step(reply(3, Reply::Flushed(6))), [Action::Release(6)]);
+}
+
+#[test]
 fn acknowledgements_need_the_old_and_the_new_members_while_they_change() {
     let mut head = serving();
     let actions = head.step(Event::Overdue(device(3)));

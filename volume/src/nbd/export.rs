@@ -72,11 +72,15 @@ impl Export {
 
     /// The contexts that queries find; `wildcards`: an empty end of a name finds all of them.
     pub(super) fn find_contexts(&self, queries: &[String], wildcards: bool) -> Vec<Context> {
-        let finds = |query: &str, context: &Context| {
-            let name = context.name();
+        let finds = |query: &str, name: &str| {
             name == query || (wildcards && query.ends_with(':') && name.starts_with(query))
         };
-        self.contexts().filter(|context| queries.iter().any(|query| finds(query, context))).collect()
+        let wanted = |context: &Context| {
+            // Once for all queries: a client may send thousands, to an export of as many snapshots.
+            let name = context.name();
+            queries.iter().any(|query| finds(query, &name))
+        };
+        self.contexts().filter(wanted).collect()
     }
 
     /// The contexts of this export, however many.

@@ -16,7 +16,7 @@ use bytes::{Buf, BufMut, BytesMut};
 use quarry_engine::io::Slabs;
 
 use super::export::Terms;
-use super::limits::{MAX_IN_FLIGHT, MAX_OWED};
+use super::limits::{MAX_IN_FLIGHT, MAX_OWED, status_bytes};
 use super::outbox::Outbox;
 use super::replies::{Outcome, Query, Replies, query};
 use super::request::{Command, Header, Kind, Verdict, chosen_contexts, header, header_bytes, judge, place};
@@ -57,7 +57,7 @@ pub struct Session {
     terms: Terms,
     stage: Stage,
     partial: Vec<u8>,
-    /// Bytes of payload that arrives, of payloads of open commands, and of reads to come.
+    /// Bytes of payload that arrives, of payloads of open commands, and of reads and block statuses to come.
     owed: usize,
     open: usize,
     outbox: Outbox,
@@ -253,6 +253,7 @@ impl Session {
         let owed = match &command {
             Command::Read { length, .. } => *length as usize,
             Command::Write { data, .. } => data.len(),
+            Command::BlockStatus { length, contexts, one, .. } => status_bytes(contexts.len(), *length, *one),
             _ => 0,
         };
         self.owed += owed;

@@ -23,6 +23,7 @@ use super::seat::Seat;
 use super::tail::Placed;
 use crate::cipher::Cipher;
 use crate::geometry::{CHUNK_BYTES, ChunkId, Geometry, SliceId};
+use crate::nbd::limits::extents_of;
 
 /// Reads of one request that are under way together.
 const READS: usize = 32;
@@ -61,6 +62,8 @@ struct Inner {
     geometry: Geometry,
     /// `None`: frozen.
     fence: Option<Fence>,
+    /// Of the snapshot that it is the view of, if its seat has that: with it goes what is seen.
+    snapshot: Option<u32>,
     /// What is looked through, the volume itself first, then what it is a clone of.
     layers: Vec<Layer>,
     /// Of an encrypted volume: between what clients see and what the log has.
@@ -98,7 +101,17 @@ impl Device {
     fn new(seat: Arc<Seat>, geometry: Geometry, fence: Option<Fence>, era: u32, below: Vec<Layer>) -> Self {
         let mut layers = vec![Layer { volume: seat.volume(), era }];
         layers.extend(below);
-        Self { inner: Arc::new(Inner { seat, geometry, fence, layers, cipher: None }), reader: None }
+        Self {
+            inner: Arc::new(Inner { seat, geometry, fence, snapshot: None, layers, cipher: None }),
+            reader: None,
+        }
+    }
+
+    /// What a snapshot of its seat sees, for as long as there is that snapshot.
+    pub(super) fn of_snapshot(seat: Arc<Seat>, geometry: Geometry, era: u32, below: Vec<Layer>) -> Self {
+        let mut device = Self::frozen(seat, geometry, era, below);
+        Arc::get_mut(&mut device.inner).expect("nobody has it yet").snapshot = Some(era);
+        device
     }
 
     /// With the cipher of its volume; before it is used.
@@ -155,9 +168,13 @@ impl Device {
         self.inner.fence.ok_or_else(|| crate::member::Refusal::NotPromised.into())
     }
 
-    /// A head that was fenced reads nothing.
+    /// A head that was fenced reads nothing, nor does who looks at a snapshot that was deleted: its blocks are being given back.
     fn admitted(&self) -> Result<(), VolumeError> {
-        self.inner.fence.map_or(Ok(()), |fence| self.inner.seat.admit(fence))
+        let Inner { seat, fence, snapshot, .. } = &*self.inner;
+        if snapshot.is_some_and(|era| !seat.keeps(era)) {
+            return Err(VolumeError::SnapshotGone);
+        }
+        fence.map_or(Ok(()), |fence| seat.admit(fence))
     }
 
     /// The bytes of a range, in pieces that cover it in order.
@@ -447,7 +464,8 @@ impl Device {
         }
         let end = offset + length;
         let start = offset / BLOCK_BYTES * BLOCK_BYTES;
-        let (mapped, all) = self.walk(start, most)?;
+        let (mapped, all) = self.walk(start, most.min(extents_of(length)))?;
+        self.admitted()?;
         let mut stretches: Vec<Stretch> = Vec::new();
         let mut at = offset;
         let mut add = |upto: u64, hole: bool| {

@@ -65,6 +65,9 @@ impl dyn Elsewhere {
             }
         }
         all.truncate(most);
+        if all.is_empty() {
+            return Err(Failure::Unreadable.into());
+        }
         Ok(all)
     }
 
@@ -162,5 +165,8 @@ mod tests {
         let snapshot = Attached::Elsewhere(Arc::new(Snapshot { faulty: true }));
         let read = done(&snapshot, Command::Read { offset: 0, length: 4 });
         assert!(matches!(read, Outcome::Failed(Errno::Io)), "{read:?}");
+        let (contexts, one) = (vec![Context::Allocation], false);
+        let status = done(&snapshot, Command::BlockStatus { offset: 0, length: 4, contexts, one });
+        assert!(matches!(status, Outcome::Failed(Errno::Io)), "{status:?}");
     }
 }

@@ -17,6 +17,9 @@ pub enum VolumeError {
     /// No snapshot of this name.
     #[error("volume `{0}` has no snapshot `{1}`")]
     NoSnapshot(String, String),
+    /// What is read was a snapshot, which somebody deleted meanwhile: what only it saw is being given back.
+    #[error("the snapshot was deleted")]
+    SnapshotGone,
     /// The name is taken.
     #[error("the name `{0}` is taken")]
     Taken(String),

@@ -115,6 +115,8 @@ impl Replica {
             let life = self.held(session).await?;
             life.seat.admit(fence)?;
             life.follows()?;
+            // Its own clones see it as of eras of which there may be no snapshot any more.
+            let oldest = eras_needed(&life.seat)?.into_iter().fold(oldest, u32::min);
             if life.below.is_empty() { None } else { take_some(&life, fence, from, oldest).await? }
         };
         if next.is_none() {

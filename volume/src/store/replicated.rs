@@ -3,7 +3,7 @@
 //! Invariant: a write that covers a block in part is carried out while no other write to the volume is under way.
 //! Invariant: a write is answered when a quorum of members has it, a flush when a quorum is durable past it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -70,6 +70,8 @@ struct Inner {
     reach: Reach,
     /// Writes of whole blocks share it; one that covers a block in part has it alone.
     edges: RwLock<()>,
+    /// Eras of the snapshots that there are, as far as was told.
+    snapshots: Mutex<Vec<u32>>,
 }
 
 /// A snapshot of which nobody knows yet whether it is one. Dropped like that, it ends the head.
@@ -97,7 +99,8 @@ impl Replicated {
         let parts = Parts { head, begun, volume, views, reach: reach.clone(), commit, condition: tell };
         reach.beside(drive(parts, asked));
         let (edges, reach) = (RwLock::new(()), reach.clone());
-        let inner = Arc::new(Inner { asks, volume, fence, cipher, condition, reach, edges });
+        let snapshots = Mutex::new(what.views.snapshots.clone());
+        let inner = Arc::new(Inner { asks, volume, fence, cipher, condition, reach, edges, snapshots });
         Self { inner, geometry, era: u32::MAX, names: Arc::default() }
     }
 
@@ -111,6 +114,13 @@ impl Replicated {
     #[must_use]
     pub fn as_of(&self, era: u32, geometry: Geometry) -> Self {
         Self { geometry, era, ..self.clone() }
+    }
+
+    /// The same, for who looks at what a snapshot saw that is none any more.
+    #[cfg(test)]
+    pub(super) fn believing(self, era: u32) -> Self {
+        self.inner.snapshots.lock().unwrap().push(era);
+        self
     }
 
     /// The same, which knows snapshots by these names.
@@ -138,6 +148,8 @@ impl Replicated {
     /// Tells the head which snapshots there are.
     pub async fn see(&self, views: Views) -> Result<(), VolumeError> {
         let (done, seen) = oneshot::channel();
+        // First: who reads what a snapshot saw that is none any more hears of it before anything is given back.
+        self.inner.snapshots.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&views.snapshots);
         self.inner.asks.send(Ask::Views { views, done }).map_err(|_| self.gone())?;
         seen.await.map_err(|_| self.gone())
     }
@@ -227,7 +239,11 @@ impl Replicated {
     async fn ask_read(&self, what: What) -> Result<Got, VolumeError> {
         let (done, read) = oneshot::channel();
         self.inner.asks.send(Ask::Read { what, done }).map_err(|_| self.gone())?;
-        Ok(read.await.map_err(|_| self.gone())??)
+        let got = read.await.map_err(|_| self.gone())??;
+        // Asked for afterwards: what was given back before the answer is not in it.
+        let known =
+            || self.inner.snapshots.lock().unwrap_or_else(PoisonError::into_inner).contains(&self.era);
+        if self.era == u32::MAX || known() { Ok(got) } else { Err(VolumeError::SnapshotGone) }
     }
 
     pub(super) fn offset_of(&self, run: &Run) -> Option<u64> {
@@ -253,7 +269,7 @@ impl Replicated {
         let place = BlockPlace { slice: first.slice, chunk: first.chunk, block: first.first };
         match self.ask_read(What::Map(place, self.era, since)).await? {
             Got::Map(rows, next) => {
-                let place = |next: BlockPlace| self.geometry.offset_of(next.slice, next.chunk, next.block);
+                let place = |next: BlockPlace| self.geometry.offset_from(next.slice, next.chunk, next.block);
                 // Each page takes it further.
                 Ok((rows, next.and_then(place).filter(|next| *next > offset)))
             }

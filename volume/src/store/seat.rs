@@ -223,6 +223,12 @@ impl Seat {
         self.state().snapshots.clone()
     }
 
+    /// Whether all is there that a snapshot of an era sees.
+    pub(super) fn keeps(&self, era: u32) -> bool {
+        let state = self.state();
+        !state.out && state.snapshots.iter().any(|snapshot| snapshot.era == era)
+    }
+
     /// Eras as of which somebody may look: those of snapshots, and the present one.
     pub(super) fn views(&self) -> Vec<u32> {
         let state = self.state();

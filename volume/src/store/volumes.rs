@@ -300,7 +300,7 @@ impl Volumes {
         let geometry = Geometry::new(found.label.bytes, volume.label.slice_bytes)?;
         let below = self.below(&volume);
         let cipher = self.cipher_of(&volume.label)?;
-        Ok(Device::frozen(volume.seat, geometry, found.era, below).with_cipher(cipher))
+        Ok(Device::of_snapshot(volume.seat, geometry, found.era, below).with_cipher(cipher))
     }
 
     pub(super) fn snapshot_of(volume: &Volume, snapshot: &str) -> Result<Snapshot, VolumeError> {

@@ -252,3 +252,27 @@ fn a_segment_with_an_unreadable_needed_record_is_kept_and_not_cleaned_for_ever()
     assert!(rig.sim().run(handle.clean(at.segment)).unwrap().unwrap().retired);
     assert_eq!(rig.get("k").unwrap(), Some((50, b"repaired".as_slice().into())));
 }
+
+/// One sector that could not be read ended each cleaning, of its segment and of those that were cleaned with it: in the end clients waited
+/// for ever, as all that could have been cleaned counted as room to come.
+#[test]
+fn a_sector_that_cannot_be_read_keeps_nothing_from_being_cleaned_but_what_lies_there() {
+    for needed in [true, false] {
+        let (mut rig, at) = sealed_with_one_small(81);
+        let (_, place) = rig.place("k");
+        // Of the small record, or of one that is dead.
+        let dead = rig.handle().shared.layout.segment_start(at.segment) + (5 << 20);
+        let sector = if needed { place / 4096 * 4096 } else { dead };
+        rig.image.edit_faults(|faults| faults.unreadable.push(sector..sector + 4096));
+        let handle = rig.handle();
+        let cleaned = rig.sim().run(handle.clean(at.segment)).unwrap().unwrap();
+        assert_eq!(cleaned.retired, !needed);
+        assert_eq!(handle.victim(&[]), None);
+        if needed {
+            assert!(matches!(rig.get("k"), Err(DiskError::Io { .. })));
+        } else {
+            assert_eq!(rig.get("k").unwrap(), Some((1, b"old".as_slice().into())));
+        }
+        assert!(rig.get("filler").unwrap().is_some());
+    }
+}

@@ -242,6 +242,50 @@ fn a_sector_that_cannot_be_read_does_not_keep_the_disk_from_opening() {
     }
 }
 
+/// One of the two copies of the superblock that could not be read kept the disk from opening, as no copy that was only damaged did.
+#[test]
+fn a_copy_of_the_superblock_that_cannot_be_read_is_made_good_by_the_other() {
+    use crate::disk::OpenError;
+    use crate::disk::format::superblock::COPIES;
+    for copy in COPIES {
+        let mut rig = Rig::new(12, 8);
+        rig.put("a", 1, b"one").unwrap();
+        rig.sim = None;
+        rig.image.edit_faults(|faults| faults.unreadable.push(copy..copy + BLOCK as u64));
+        rig.open();
+        assert_eq!(rig.get("a").unwrap(), Some((1, b"one".as_slice().into())));
+        rig.sim = None;
+        rig.image.edit_faults(|faults| {
+            faults.unreadable = COPIES.map(|copy| copy..copy + BLOCK as u64).to_vec();
+        });
+        let refused = rig.try_open();
+        assert!(matches!(refused, Err(OpenError::Damaged(_))), "{:?}", refused.err());
+    }
+}
+
+/// The footer of a segment that was open at a start left out what lay beside a damaged record, and a rebuild believes footers.
+#[test]
+fn what_lies_beside_a_damaged_record_is_found_by_a_rebuild_also_after_a_restart_and_more_writes() {
+    let mut rig = Rig::new(12, 9);
+    let handle = rig.handle();
+    let both = vec![put_record(&handle, "a", 1, b"lost"), put_record(&handle, "b", 2, b"kept")];
+    rig.sim().run(handle.append(both, Durability::Durable, Class::Client)).unwrap();
+    rig.sim().run(handle.close()).unwrap();
+    let (_, place) = rig.place("a");
+    rig.image.flip(place + 40, 1);
+    rig.sim = None;
+    rig.open();
+    for n in 3..=40 {
+        rig.put(&format!("k{n}"), n, &vec![1; 1 << 20]).unwrap();
+    }
+    rig.lose_index();
+    let report = rig.open();
+    assert_eq!(report.damaged, 1, "{report:?}");
+    assert_eq!(rig.get("a").unwrap(), None);
+    assert_eq!(rig.get("b").unwrap(), Some((2, b"kept".as_slice().into())));
+    assert!(rig.get("k3").unwrap().is_some() && rig.get("k40").unwrap().is_some());
+}
+
 /// What an index row says is not believed blindly.
 #[test]
 fn impossible_places_in_the_index_are_errors_not_panics() {

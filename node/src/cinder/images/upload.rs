@@ -230,14 +230,19 @@ fn parts(disk: u64, plan: Option<Plan>) -> Box<dyn Iterator<Item = Part> + Send>
         let starts = (0..disk.div_ceil(PIECE)).map(|nth| nth * PIECE);
         return Box::new(starts.map(move |at| Part::Read(at, PIECE.min(disk - at))));
     };
-    let (mut told, mut at) = (0..plan.told(), 0);
+    let (mut told, mut at, mut behind) = (0..plan.told(), 0, 0);
     Box::new(std::iter::from_fn(move || {
+        if behind > 0 {
+            // The disk ends within its last cluster, which is whole all the same.
+            return Some(Part::Told(vec![0; usize::try_from(std::mem::take(&mut behind)).ok()?].into()));
+        }
         if let Some(number) = told.next() {
             return Some(Part::Told(plan.tell(number)));
         }
         let (from, length) = plan.run(at, PIECE / CLUSTER)?;
         at = from + length;
-        Some(Part::Read(from, length))
+        behind = at.saturating_sub(disk);
+        Some(Part::Read(from, length - behind))
     }))
 }
 

@@ -19,6 +19,22 @@ const BLOCK: u64 = 4096;
 struct Info {
     #[serde(rename = "virtual-size")]
     size: u64,
+    #[serde(rename = "backing-filename")]
+    backing: Option<String>,
+    #[serde(rename = "format-specific", default)]
+    specific: Specific,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Specific {
+    #[serde(default)]
+    data: SpecificData,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct SpecificData {
+    #[serde(rename = "data-file")]
+    data_file: Option<String>,
 }
 
 fn url(over: &Over, name: &str) -> String {
@@ -48,6 +64,13 @@ fn size_of(file: &Path, format: FileFormat) -> Result<u64, Failure> {
         return Err(failed(&doing, String::from_utf8_lossy(&output.stderr).trim()));
     }
     let info: Info = serde_json::from_slice(&output.stdout).map_err(|e| failed(&doing, e))?;
+    // Whoever made the image names that file, and all of it that this user may read would be in the volume.
+    if let Some(other) = info.backing.or(info.specific.data.data_file) {
+        return Err(Failure::new(
+            doing,
+            format!("it has bytes in another file, `{other}`: make one image of both first"),
+        ));
+    }
     Ok(info.size)
 }
 

@@ -441,6 +441,15 @@ fn no_more_is_taken_than_can_be_owed() {
     assert!(!ours.takes_input(), "what is not sent is owed as well");
     ours.outbox().advance(1 << 20);
     assert!(ours.takes_input());
+    // Answers to block statuses may be long, however short what asks for them.
+    let mut ours = session(Style::Extended);
+    let status = request(Style::Extended, 0, STATUS, 0, 1 << 28);
+    let mut asked = 0;
+    while let (_, Some(Action::Run(..))) = ours.feed(&status) {
+        asked += 1;
+        assert!(asked < MAX_IN_FLIGHT, "all are taken");
+    }
+    assert!(ours.owed >= MAX_OWED && asked > 1);
     // And so many commands, however small.
     let mut ours = session(Style::Simple);
     let flush = request(Style::Simple, 0, FLUSH, 0, 0);

@@ -47,7 +47,10 @@ impl Driver {
                     }
                 }
             }
-            Told::Changed(version, Ok(())) => self.step(Event::Changed(version)),
+            Told::Changed(version, Ok(())) => {
+                self.step(Event::Changed(version));
+                self.part();
+            }
             Told::Changed(_, Err(newer)) => self.step(Event::NotChanged(newer)),
         }
     }
@@ -84,6 +87,9 @@ impl Driver {
     }
 
     fn promised(&mut self, device: DeviceId, answer: Result<VolumeAnswer, Unanswered>) {
+        if !self.is_member(device) {
+            return;
+        }
         self.link(device).asked = false;
         match answer {
             Ok(VolumeAnswer::Promised { session, turns, end, whole }) => {

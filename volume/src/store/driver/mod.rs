@@ -369,6 +369,16 @@ impl Driver {
         })
     }
 
+    fn is_member(&self, device: DeviceId) -> bool {
+        self.head.members().any(|(member, _)| member == device)
+    }
+
+    /// Lets go of who is no member any more: it is asked nothing, and that its disk is full is nobody's matter.
+    fn part(&mut self) {
+        let members: Vec<DeviceId> = self.head.members().map(|(device, _)| device).collect();
+        self.links.retain(|device, _| members.contains(device));
+    }
+
     fn is_now(&self, device: DeviceId, session: Session) -> bool {
         self.links.get(&device).is_some_and(|link| link.session == Some(session))
     }

@@ -21,7 +21,7 @@ use quarry_engine::object::BoxFuture;
 use super::{Condition, Seen, Views};
 use crate::geometry::{Geometry, SLICE_BYTES};
 use crate::head::{Configuration, Failure, Standing, Until};
-use crate::store::{Attachment, Members, Reach, Replicated, VolumeError};
+use crate::store::{Attachment, Members, Reach, Replicated, Stretch, VolumeError};
 
 const VOLUME: VolumeId = VolumeId([3; 16]);
 const BYTES: u64 = 64 << 20;
@@ -68,6 +68,8 @@ struct World {
     away: Mutex<HashSet<u8>>,
     /// A node that gives no rows.
     damaged: Mutex<Option<u8>>,
+    /// A node whose disk is nearly full.
+    tight: Mutex<Option<u8>>,
     /// Times that one was asked for rows.
     asked_for_rows: AtomicUsize,
     committed: Mutex<Configuration>,
@@ -81,6 +83,7 @@ impl World {
             sites: (1..=3).map(members_of).collect(),
             away: Mutex::default(),
             damaged: Mutex::default(),
+            tight: Mutex::default(),
             asked_for_rows: AtomicUsize::new(0),
             committed: Mutex::new(committed),
             views: Mutex::default(),
@@ -145,6 +148,9 @@ impl Transport for Net {
             if matches!(call, VolumeCall::Rows { .. }) && *world.damaged.lock().unwrap() == Some(n) {
                 world.asked_for_rows.fetch_add(1, Ordering::Relaxed);
                 return Ok(Response::Volume(VolumeAnswer::Unreadable));
+            }
+            if matches!(call, VolumeCall::Confirm) && *world.tight.lock().unwrap() == Some(n) {
+                return Ok(Response::Volume(VolumeAnswer::Tight));
             }
             let members = &world.sites[usize::from(n) - 1];
             let answer = members.answer(device, volume, fence, session, call).await;
@@ -416,6 +422,57 @@ fn a_snapshot_that_nobody_waits_for_ends_the_head() {
     });
 }
 
+/// A page of the map that ended with a slice was taken for its last: what lies behind was told to be a hole, and was not given up.
+#[test]
+fn what_is_there_goes_on_in_the_next_slice() {
+    const MIB: u64 = 1 << 20;
+    run(async {
+        let world = World::new();
+        let head = world.attach(1, 1);
+        head.served().await.unwrap();
+        // As many blocks in a slice as in a page.
+        let head = head.resized(Geometry::new(BYTES, 4 * MIB).unwrap());
+        for offset in 0..10 {
+            let data = Bytes::from(vec![1; 1 << 20]);
+            head.write(offset * MIB, data, Until::Written).await.unwrap();
+        }
+        let told = |bytes, hole| Stretch { bytes, hole };
+        assert_eq!(
+            head.stretches(0, 16 * MIB, 9).await.unwrap(),
+            [told(10 * MIB, false), told(6 * MIB, true)]
+        );
+        head.zero(MIB, 8 * MIB, Until::Written).await.unwrap();
+        let left = [told(MIB, false), told(8 * MIB, true), told(MIB, false), told(MIB, true)];
+        assert_eq!(head.stretches(0, 11 * MIB, 9).await.unwrap(), left);
+        assert_eq!((value(&head, 6 * 256).await, value(&head, 9 * 256).await), (0, 1));
+    });
+}
+
+/// A member whose disk was full, and that had gone, had every write refused until another head came.
+#[test]
+fn who_is_no_member_any_more_keeps_nobody_from_writing() {
+    run(async {
+        let world = World::new();
+        let head = world.attach(1, 1);
+        head.served().await.unwrap();
+        until_seen(&head, "all begin", all_count).await;
+        *world.tight.lock().unwrap() = Some(3);
+        let began = std::time::Instant::now();
+        loop {
+            match head.write(0, Bytes::from(vec![1; 4096]), Until::Written).await {
+                Err(VolumeError::Head(Failure::NoSpace)) => break,
+                other => other.unwrap(),
+            }
+            assert!(began.elapsed() < PATIENCE, "no write is refused");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        head.remove_member(device(3)).unwrap();
+        let left = |seen: &[Seen]| seen.len() == 2 && seen.iter().all(|one| one.standing == Standing::Active);
+        until_seen(&head, "it is no member", left).await;
+        write(&head, 0, 2).await;
+    });
+}
+
 /// Members keep what a deleted snapshot saw until they are told; one that was away is told when it is there again.
 #[test]
 fn a_member_that_was_away_gives_back_what_a_deleted_snapshot_saw() {
@@ -439,7 +496,10 @@ fn a_member_that_was_away_gives_back_what_a_deleted_snapshot_saw() {
             let next = world.attach(10 + u64::from(near), near);
             next.served().await.unwrap();
             until_seen(&next, "all begin", all_count).await;
-            while value(&as_of(&next, era), 0).await != 0 {
+            let gone = as_of(&next, era);
+            assert!(matches!(gone.read_whole(0, 4096).await, Err(VolumeError::SnapshotGone)));
+            let gone = gone.believing(era);
+            while value(&gone, 0).await != 0 {
                 assert!(began.elapsed() < PATIENCE, "{near} keeps it");
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }

@@ -270,6 +270,28 @@ fn a_clone_that_took_over_needs_its_parent_no_more() {
     }
 }
 
+/// What a clone had overwritten by then was gone for its own clones, where the snapshot that they were made of had been deleted.
+#[test]
+fn a_clone_that_takes_over_has_for_its_own_clones_what_it_does_not_see_itself() {
+    for keep_index in [true, false] {
+        let mut at = parent(12);
+        fork(&mut at, CLONE, 0);
+        attach(&mut at, CLONE, 2);
+        fork(&mut at, OTHER, 0);
+        at.era = 1;
+        at.write(2, run(4, 1), 7);
+        at.done(VolumeCall::Thin { views: vec![], era: 1, at: 2 });
+        take_over(&mut at, u32::MAX);
+        at.restart(keep_index);
+        at.to(OTHER);
+        assert_eq!(at.promise(3), (vec![(1, 0)], 1, true));
+        assert_eq!(at.now(&[0, 4, 9]), [1, 1, 1]);
+        at.to(CLONE);
+        assert_eq!(at.promise(3), (vec![(1, 0), (2, 1)], 2, true));
+        assert_eq!(at.now(&[0, 4, 9]), [1, 7, 1]);
+    }
+}
+
 /// A power loss while a member of a clone is made leaves none, or one that is not whole; a head fills it as any other.
 #[test]
 fn a_member_that_was_cut_off_in_being_made_is_no_base() {

@@ -60,6 +60,36 @@ fn what_clones_need_is_unseen_and_goes_with_the_last_of_them() {
     assert!(rig.handle().usage().live < 100_000, "{} bytes are left", rig.handle().usage().live);
 }
 
+/// Who reads a snapshot while it is deleted was given zeroes, or what was there before, for what only it saw.
+#[test]
+fn what_a_deleted_snapshot_saw_is_refused_and_never_read_wrongly() {
+    let mut rig = Rig::new(6);
+    rig.create("vol", 1);
+    let device = rig.attach("vol");
+    rig.run(device.write_through(0, Bytes::from(vec![1; 1 << 20]))).unwrap();
+    let volumes = rig.volumes();
+    for name in ["gone", "going", "last"] {
+        rig.run(volumes.snapshot("vol", name, 1)).unwrap();
+        rig.run(device.write_through(0, Bytes::from(vec![2; 1 << 20]))).unwrap();
+    }
+    rig.run(volumes.clone_snapshot(VolumeId([2; 16]), label("clone"), "vol", "going")).unwrap();
+    let views = ["gone", "going", "last"].map(|name| volumes.view("vol", name).unwrap());
+    rig.run(volumes.forget_snapshot("vol", "gone")).unwrap();
+    reap(&mut rig);
+    assert!(matches!(rig.run(views[0].read_whole(0, 4096)), Err(VolumeError::SnapshotGone)));
+    assert!(matches!(rig.run(views[0].stretches(0, 4096, 1)), Err(VolumeError::SnapshotGone)));
+    // All is there for the clone, and for who looked before.
+    rig.run(volumes.let_snapshot_go("vol", "going")).unwrap();
+    reap(&mut rig);
+    assert_eq!(rig.read(&views[1], 0, 4096), vec![2; 4096]);
+    assert_eq!(rig.read(&views[2], 0, 4096), vec![2; 4096]);
+    rig.run(volumes.delete("clone")).unwrap();
+    reap(&mut rig);
+    assert!(matches!(rig.run(views[1].read_whole(0, 4096)), Err(VolumeError::SnapshotGone)));
+    rig.run(volumes.delete("vol")).unwrap();
+    assert!(matches!(rig.run(views[2].read_whole(0, 4096)), Err(VolumeError::SnapshotGone)));
+}
+
 #[test]
 fn a_volume_gets_another_name_and_limits_also_over_a_crash() {
     let mut rig = Rig::new(5);
