@@ -429,3 +429,7 @@ impl Link {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "connection_tests.rs"]
+mod tests;

@@ -265,3 +265,31 @@ fn pieces(
     };
     stream::iter(parts).map(read).buffered(AHEAD).map(move |piece| Ok(noted(&hash, piece?)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Such a volume is one that was taken over as it was found.
+    #[test]
+    fn a_disk_that_ends_within_a_cluster_is_read_to_its_end_and_no_further() {
+        let disk = 3 * CLUSTER + 4096;
+        let mut map = Used::new(disk);
+        map.mark(CLUSTER, 4096);
+        map.mark(3 * CLUSTER, 4096);
+        let plan = Plan::new(disk, map);
+        let whole = plan.bytes();
+        let (mut sent, mut read) = (0, Vec::new());
+        for part in parts(disk, Some(plan)) {
+            match part {
+                Part::Told(bytes) => sent += bytes.len() as u64,
+                Part::Read(at, bytes) => {
+                    assert!(at + bytes <= disk);
+                    sent += bytes;
+                    read.push((at, bytes));
+                }
+            }
+        }
+        assert_eq!((sent, read), (whole, vec![(CLUSTER, CLUSTER), (3 * CLUSTER, 4096)]));
+    }
+}
