@@ -138,7 +138,7 @@ pub struct Limits {
     pub header_bytes: Size<16_384, 1_048_576, 131_072>,
     /// A connection that has not sent a whole request head after this is closed, also between requests.
     pub header_timeout: Span<1000, 600_000, 60_000>,
-    /// A request body of which nothing arrives for so long is given up.
+    /// A request body of which nothing arrives for so long is given up, and so is a connection whose client takes nothing of an answer.
     pub body_timeout: Span<1000, 600_000, 60_000>,
     /// How long requests in flight may go on after SIGTERM.
     pub drain: Span<0, 600_000, 20_000>,

@@ -1,6 +1,7 @@
 //! One listener: accepts, serves HTTP/1.1, and drains when told to stop.
 //!
 //! Invariant: at most `connections` are served at once; the next waits in the kernel's queue (back-pressure).
+//! Invariant: a client that takes nothing of an answer for `body_timeout` is given up.
 //! Invariant: after `stop`, nothing new is accepted, and all connections end by the drain time.
 //! Invariant: a client that keeps a connection hears that it ends: by `Connection: close` on an answer, or, when it asks nothing
 //! for [`NOTICE`], by its end while nothing is under way.
@@ -16,6 +17,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
+use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
@@ -40,6 +42,7 @@ pub(crate) struct Bounds {
     headers: usize,
     header_bytes: usize,
     header_timeout: Duration,
+    body_timeout: Duration,
     drain: Duration,
 }
 
@@ -50,6 +53,7 @@ impl From<&Limits> for Bounds {
             headers: limits.headers.get(),
             header_bytes: limits.header_bytes.get(),
             header_timeout: limits.header_timeout.get(),
+            body_timeout: limits.body_timeout.get(),
             drain: limits.drain.get(),
         }
     }
@@ -66,7 +70,7 @@ pub(crate) async fn serve(
     let desk = Desk::new(entrance, front, bounds, stop.clone());
     loop {
         let accepted = tokio::select! {
-            accepted = accept(&listener, &desk.room) => accepted,
+            accepted = accept(&listener, &desk.room, &bounds) => accepted,
             _ = stop.wait_for(|stop| *stop) => break,
         };
         if let Some(accepted) = accepted {
@@ -75,7 +79,7 @@ pub(crate) async fn serve(
     }
     // Those in the kernel's queue believe to be connected: they are answered, not reset.
     let end = tokio::time::Instant::now() + LATE;
-    while let Ok(accepted) = tokio::time::timeout_at(end, accept(&listener, &desk.room)).await {
+    while let Ok(accepted) = tokio::time::timeout_at(end, accept(&listener, &desk.room, &bounds)).await {
         if let Some(accepted) = accepted {
             desk.take(accepted);
         }
@@ -162,12 +166,18 @@ impl Desk {
 }
 
 /// A place, then a connection: in this order, so that a full node leaves connections to the kernel's queue.
-async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> Option<Accepted> {
+async fn accept(listener: &TcpListener, room: &Arc<Semaphore>, bounds: &Bounds) -> Option<Accepted> {
     let permit = Arc::clone(room).acquire_owned().await.ok()?;
     match listener.accept().await {
         Ok((stream, peer)) => {
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(%peer, %error, "set TCP_NODELAY");
+            }
+            // What an object's reader has not taken keeps segments from being used again: who takes nothing is given up by the kernel, also
+            // one whose machine answers that its window is closed (`tcp_probe_timer`). Swift's proxy does so after `client_timeout`.
+            let patience = u32::try_from(bounds.body_timeout.as_millis()).unwrap_or(u32::MAX);
+            if let Err(error) = sockopt::set_tcp_user_timeout(&stream, patience) {
+                tracing::debug!(%peer, %error, "set TCP_USER_TIMEOUT");
             }
             Some((stream, peer, permit))
         }

@@ -172,6 +172,18 @@ async fn a_body_that_stalls_is_given_up_and_the_drain_time_ends_the_rest() {
     assert!(begun.elapsed() < Duration::from_millis(2500), "cut at the drain time");
 }
 
+/// Whoever began to read an object and took nothing more kept the segments that it lies in from being used again, for ever.
+#[tokio::test]
+async fn a_client_that_takes_no_answers_is_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = started(dir.path(), "body_timeout = \"1s\"").await;
+    let mut stream = TcpStream::connect(node.object).await.unwrap();
+    let asked = b"GET /healthcheck HTTP/1.1\r\nHost: x\r\n\r\n".repeat(1000);
+    let asks = async { while stream.write_all(&asked).await.is_ok() {} };
+    tokio::time::timeout(Duration::from_secs(60), asks).await.expect("it is waited for");
+    node.stop().await;
+}
+
 #[tokio::test]
 async fn test_users_are_refused_where_others_could_reach_them() {
     let dir = tempfile::tempdir().unwrap();
