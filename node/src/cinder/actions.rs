@@ -13,7 +13,7 @@ use super::quotas::Need;
 use super::reserve::reserve;
 use super::states::{ATTACH_STATES, Deed, VOLUME_STATES, rule_of};
 use super::volume_view::is_encrypted;
-use super::volumes::{DRAWER, begin_delete};
+use super::volumes::{DRAWER, begin_delete, within_most};
 use super::{Office, attach, images, manage, migrate, quotas, schedule, several, types};
 use crate::papers::Paper;
 
@@ -137,6 +137,7 @@ pub(crate) async fn begin_with(
 
 async fn extend(office: &Office, ask: &Ask, volume: &Paper, given: &Map<String, Value>) -> Reply {
     let size = given_number(given.get("new_size").unwrap_or(&Value::Null), "new_size")?;
+    within_most(size)?;
     let (id, before) = (text(volume, "id"), number(volume, "size"));
     if size <= before {
         return Err(Fault::bad(format!(

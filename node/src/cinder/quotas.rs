@@ -71,7 +71,11 @@ async fn limits_of(office: &Office, project: Option<&str>) -> Result<Numbers, Fa
 /// What a project uses.
 async fn used_by(office: &Office, project: &str) -> Result<Numbers, Fault> {
     let mut used = Numbers::new();
-    let mut add = |name: &str, much: i64| *used.entry(name.to_owned()).or_default() += much;
+    // An imported record of a backup says of what size it is: whatever it says, counting goes on.
+    let mut add = |name: &str, much: i64| {
+        let sum = used.entry(name.to_owned()).or_default();
+        *sum = sum.saturating_add(much);
+    };
     let types = super::types::all(office).await?;
     let kind_of =
         |id: &str| types.iter().find(|kind| text(kind, "id") == id).map(|kind| text(kind, "name").to_owned());
@@ -122,8 +126,8 @@ pub(super) async fn check(office: &Office, need: Need<'_>, reserved: &Numbers) -
     let of = |numbers: &Numbers, name: &str| numbers.get(name).copied().unwrap_or(0);
     for (name, wanted) in named(need) {
         let Some(limit) = limits.get(&name).copied().filter(|limit| *limit >= 0) else { continue };
-        let used = of(&used, &name) + of(reserved, &name);
-        if wanted > 0 && used + wanted > limit {
+        let used = of(&used, &name).saturating_add(of(reserved, &name));
+        if wanted > 0 && used.saturating_add(wanted) > limit {
             return Err(Fault::over(refusal(&name, wanted, limit, used)));
         }
     }

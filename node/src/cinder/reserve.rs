@@ -111,7 +111,8 @@ fn sum(notes: &Paper) -> Numbers {
     let mut all: Numbers = BTreeMap::new();
     for wants in notes.values().filter_map(|note| note.get("wants")?.as_object()) {
         for (name, wanted) in wants {
-            *all.entry(name.clone()).or_default() += wanted.as_i64().unwrap_or(0).max(0);
+            let sum = all.entry(name.clone()).or_default();
+            *sum = sum.saturating_add(wanted.as_i64().unwrap_or(0).max(0));
         }
     }
     all

@@ -8,6 +8,7 @@ mod migrate;
 mod qos;
 mod quotas;
 mod sources;
+mod tasks;
 
 use std::sync::Arc;
 

@@ -240,9 +240,7 @@ fn size_of(wanted: &Map<String, Value>, source: &Source) -> Result<i64, Fault> {
     if size <= 0 {
         return Err(Fault::bad("Invalid input received: Volume size must be an integer and greater than 0"));
     }
-    if size > MAX_SIZE {
-        return Err(Fault::bad(format!("Invalid input received: Volume size is at most {MAX_SIZE} GiB")));
-    }
+    within_most(size)?;
     if size < source.size {
         let message = format!(
             "Invalid input received: Volume size '{size}'GB cannot be smaller than the {} size {}GB.",
@@ -251,6 +249,14 @@ fn size_of(wanted: &Map<String, Value>, source: &Source) -> Result<i64, Fault> {
         return Err(Fault::bad(message));
     }
     Ok(size)
+}
+
+/// Refuses more than a volume may have: what is counted and multiplied afterwards stays far from overflowing.
+pub(crate) fn within_most(size: i64) -> Result<(), Fault> {
+    if size > MAX_SIZE {
+        return Err(Fault::bad(format!("Invalid input received: Volume size is at most {MAX_SIZE} GiB")));
+    }
+    Ok(())
 }
 
 async fn create(office: &Arc<Office>, ask: &Ask) -> Reply {
@@ -321,6 +327,7 @@ pub(crate) async fn begin(office: &Arc<Office>, mut volume: Paper, kind: &str) -
         volume.insert("members".to_owned(), json!(several::wanted_by(&made_of)));
     }
     volume.insert("host".to_owned(), json!(Some(host).filter(|host| !host.is_empty())));
+    within_most(size)?;
     quotas::check_size(office, &project, size).await?;
     let wants = [("volumes", 1), ("gigabytes", size)];
     let _reserved = reserve(office, Need { project: &project, kind, wants: &wants }).await?;

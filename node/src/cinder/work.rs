@@ -105,16 +105,42 @@ impl Cinder {
                     tracing::debug!(%error, "look for tasks of volumes");
                 }
                 let pause = if office.place.alone { AGAIN } else { AGAIN_IN_CLUSTER };
-                tokio::select! {
-                    () = office.kick.notified() => {}
-                    Some(_) = running.join_next() => {}
-                    () = tokio::time::sleep(pause) => {}
+                let ended = tokio::select! {
+                    () = office.kick.notified() => Ok(()),
+                    Some(ended) = running.join_next() => ended,
+                    () = tokio::time::sleep(pause) => Ok(()),
                     _ = stopped.wait_for(|stopped| *stopped) => break,
+                };
+                if let Err(error) = ended {
+                    // It panicked, and may do so each time: it is begun anew, but not at once.
+                    tracing::error!(%error, "do task of a volume; it is tried again");
+                    tokio::time::sleep(AGAIN_IN_CLUSTER).await;
                 }
             }
             // What is under way stays written down.
             running.shutdown().await;
         });
+    }
+}
+
+/// A paper whose task is under way here. It is let go however the task ends: one that panics or is stopped must not keep the paper from
+/// every later round.
+struct Busy {
+    office: Arc<Office>,
+    id: String,
+}
+
+impl Busy {
+    /// `None`: it is under way already.
+    fn begin(office: &Arc<Office>, id: &str) -> Option<Self> {
+        let begun = office.busy(|busy| busy.insert(id.to_owned()));
+        begun.then(|| Self { office: Arc::clone(office), id: id.to_owned() })
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.office.busy(|busy| busy.remove(&self.id));
     }
 }
 
@@ -151,11 +177,10 @@ pub(super) async fn round(office: &Arc<Office>, running: &mut JoinSet<()>) -> Re
             } else {
                 None
             };
-            if !office.busy(|busy| busy.insert(id.clone())) {
-                continue;
-            }
+            let Some(busy) = Busy::begin(office, &id) else { continue };
             let office = Arc::clone(office);
             running.spawn(async move {
+                let _busy = busy;
                 let first = match &doers {
                     Some(doers) => several::is_first(&office, doers).await,
                     None => true,
@@ -166,7 +191,6 @@ pub(super) async fn round(office: &Arc<Office>, running: &mut JoinSet<()>) -> Re
                     tracing::warn!(drawer, id, %error, "do task of a volume; it is tried again");
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
-                office.busy(|busy| busy.remove(&id));
                 drop(image);
             });
         }
@@ -346,8 +370,9 @@ async fn act(office: &Office, deed: Deed, paper: &Paper) -> Result<(), Trouble> 
     }
 }
 
+/// What no volume can have is the volume layer's to refuse.
 pub(crate) fn bytes_of(gib: i64) -> u64 {
-    u64::try_from(gib).unwrap_or(0) * GIB
+    u64::try_from(gib).unwrap_or(0).saturating_mul(GIB)
 }
 
 /// The device of a volume: who uses it at another node is left alone.
