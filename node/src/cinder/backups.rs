@@ -303,12 +303,12 @@ async fn restore(office: &Arc<Office>, ask: &Ask, id: &str) -> Reply {
                 "id": fresh_id(), "project_id": ask.caller.project, "user_id": ask.caller.user, "name": name,
                 "description": format!("auto-created_from_restore_from_backup {id}"), "size": number(&backup, "size"),
                 "status": rule_of(Deed::Create).during, "attach_status": "detached", "availability_zone": ZONE,
-                "host": null, "created_at": now(), "updated_at": null, "bootable": false, "multiattach": false,
+                "host": null, "created_at": now(), "updated_at": null, "bootable": false,
                 "volume_type_id": text(&kind, "id"), "group_id": null, "metadata": map(&backup, "volume_metadata"),
                 "admin_metadata": {}, "snapshot_id": null, "source_volid": null, "backup_id": id, "migration_status": null,
                 "task": { "do": rule_of(Deed::Create).name, "request": ask.id },
             }));
-            volumes::begin(office, made, text(&kind, "name")).await?
+            volumes::begin(office, made).await?
         }
     };
     Answer::accepted(json!({ "restore": {

@@ -168,19 +168,17 @@ async fn copy(office: &Arc<Office>, ask: &Ask) -> Reply {
     }))
     .await?;
     for source in sources {
-        let kind = types::named(office, text(&source, "volume_type_id")).await?;
         let of = text(&source, "id");
         let volume = paper(json!({
             "id": fresh_id(), "project_id": ask.caller.project, "user_id": ask.caller.user,
             "name": value(&source, "name"), "description": value(&source, "description"),
             "size": number(&source, "size"), "status": rule_of(Deed::Create).during, "attach_status": "detached",
             "availability_zone": ZONE, "host": null, "created_at": now(), "updated_at": null, "bootable": false,
-            "multiattach": super::schedule::is_multiattach(&kind), "volume_type_id": text(&kind, "id"),
-            "group_id": text(&made, "id"), "metadata": {}, "admin_metadata": {},
+            "volume_type_id": text(&source, "volume_type_id"), "group_id": text(&made, "id"), "metadata": {}, "admin_metadata": {},
             "snapshot_id": snapshot.map(|_| of), "source_volid": source_of(snapshot, of), "migration_status": null,
             "task": { "do": rule_of(Deed::Create).name, "request": ask.id },
         }));
-        volumes::begin(office, volume, text(&kind, "name")).await?;
+        volumes::begin(office, volume).await?;
     }
     Answer::accepted(json!({ "group": brief(&made) }))
 }

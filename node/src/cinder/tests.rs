@@ -1,6 +1,7 @@
 //! The volume API over a real store and real volumes on a file, asked without sockets.
 
 mod encryption;
+mod groups;
 mod images;
 mod kept;
 mod manage;

@@ -301,8 +301,6 @@ async fn create(office: &Arc<Office>, ask: &Ask) -> Reply {
         "created_at": now(),
         "updated_at": null,
         "bootable": source.bootable,
-        "multiattach": schedule::is_multiattach(&kind),
-        "encryption": types::encryption_of(&kind),
         "volume_type_id": value(&kind, "id"),
         "group_id": group,
         "metadata": metadata,
@@ -314,15 +312,19 @@ async fn create(office: &Arc<Office>, ask: &Ask) -> Reply {
         "migration_status": null,
         "task": { "do": rule_of(Deed::Create).name, "request": ask.id, "image": source.image },
     }));
-    let made = begin(office, made, text(&kind, "name")).await?;
+    let made = begin(office, made).await?;
     Answer::accepted(json!({ "volume": whole(ask, &made, &Beside::read(office).await?) }))
 }
 
-/// Takes a new volume's share of the quota, writes its paper, and has it made.
-pub(crate) async fn begin(office: &Arc<Office>, mut volume: Paper, kind: &str) -> Result<Arc<Paper>, Fault> {
+/// Takes a new volume's share of the quota, writes its paper, and has it made. What its type says of it is said here, so that no way of
+/// making volumes leaves it out: one whose encryption is missing would be written in clear.
+pub(crate) async fn begin(office: &Arc<Office>, mut volume: Paper) -> Result<Arc<Paper>, Fault> {
     let (project, size) = (text(&volume, "project_id").to_owned(), number(&volume, "size"));
     let made_of = types::named(office, text(&volume, "volume_type_id")).await?;
+    let kind = text(&made_of, "name");
     let host = schedule::choose(office, &volume, &made_of).await?;
+    volume.insert("encryption".to_owned(), types::encryption_of(&made_of));
+    volume.insert("multiattach".to_owned(), json!(schedule::is_multiattach(&made_of)));
     if several::wanted_by(&made_of) > 1 {
         volume.insert("members".to_owned(), json!(several::wanted_by(&made_of)));
     }

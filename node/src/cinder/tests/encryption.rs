@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::groups::{copied, group, member};
 use super::{Rig, ask, caller, make, office, read, settle, status, work, write};
 
 #[tokio::test]
@@ -69,5 +70,44 @@ async fn a_type_with_an_encryption_makes_encrypted_volumes_and_says_so() {
     let (_, body) = ask(&office, &admin, 0, &format!("GET types/{kind}/encryption"), Value::Null).await;
     let place = format!("DELETE types/{kind}/encryption/{}", body["encryption_id"].as_str().unwrap());
     assert_eq!(ask(&office, &admin, 0, &place, Value::Null).await.0, 400, "the type is in use");
+    rig.stop().await;
+}
+
+/// What was restored into a new volume whose default type is encrypted, and what was made of a group's encrypted volume, said that it is
+/// of that type and lay on the disk in clear.
+#[tokio::test]
+async fn whatever_makes_a_volume_of_an_encrypted_type_encrypts_it() {
+    let (rig, me, admin) = (Rig::start(), caller("p", false), caller("a", true));
+    let office = office(&rig);
+    let kind = json!({ "volume_type": { "name": "secret", "extra_specs": { "multiattach": "<is> True" } } });
+    let (_, body) = ask(&office, &admin, 0, "POST types", kind).await;
+    let place = format!("POST types/{}/encryption", body["volume_type"]["id"].as_str().unwrap());
+    let said = json!({ "encryption": { "provider": "luks", "control_location": "front-end" } });
+    assert_eq!(ask(&office, &admin, 0, &place, said).await.0, 200);
+    let open = make(&office, &me, json!({ "size": 1 })).await;
+    settle(&office).await;
+    write(&office, &open, 4096, 6).await;
+    let (_, backup) = ask(&office, &me, 0, "POST backups", json!({ "backup": { "volume_id": open } })).await;
+    settle(&office).await;
+    let default = json!({ "default_type": { "volume_type": "secret" } });
+    assert_eq!(ask(&office, &admin, 62, "PUT default-types/p", default).await.0, 200);
+    let what = format!("POST backups/{}/restore", backup["backup"]["id"].as_str().unwrap());
+    let (code, body) = ask(&office, &me, 0, &what, json!({ "restore": {} })).await;
+    assert_eq!(code, 202, "{body}");
+    let restored = body["restore"]["volume_id"].as_str().unwrap().to_owned();
+    settle(&office).await;
+    let group = group(&office, &me, &["secret"]).await;
+    let source = member(&office, &me, &group, "secret").await;
+    write(&office, &source, 4096, 7).await;
+    let copies = copied(&office, &me, json!({ "source_group_id": group })).await;
+    for (id, byte) in [(&restored, 6), (&copies[0], 7)] {
+        let (_, shown) = ask(&office, &me, 50, &format!("GET volumes/{id}"), Value::Null).await;
+        let shown = &shown["volume"];
+        let said = (&shown["status"], &shown["encrypted"], &shown["multiattach"]);
+        assert_eq!(said, (&json!("available"), &json!(true), &json!(true)), "{shown}");
+        let known = office.blocks.exports.volumes().find(&work::device_name(id)).unwrap();
+        assert!(known.label.key.is_some(), "{id}");
+        assert_eq!(read(&office, id, 4096).await, byte);
+    }
     rig.stop().await;
 }
