@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use super::ask::{Answer, Ask, Reply};
-use super::copy::Shelf;
+use super::copy::{Shelf, Shelves};
 use super::fault::Fault;
 use super::fields::{
     fresh_id, given_flag, given_text, is_id, map, now, number, paper, text, text_map, value,
@@ -21,7 +21,7 @@ use super::reserve::reserve;
 use super::states::{BACKUP_STATES, Deed, rule_of};
 use super::volume_view::{is_encrypted, links};
 use super::{Office, ZONE, actions, snapshots, types, volumes};
-use crate::papers::Paper;
+use crate::papers::{Paper, PaperError};
 
 pub(crate) const DRAWER: &str = "backups";
 /// Where a backup goes when no container is named.
@@ -79,6 +79,27 @@ pub(crate) fn shelf_of(backup: &Paper) -> Shelf {
         container: text(backup, "container").to_owned(),
         prefix: text(backup, "prefix").to_owned(),
     }
+}
+
+/// The same of a backup and of those that it builds on: each may be in a container of its own, and an imported one in another account.
+pub(crate) fn shelves_of(backup: &Paper, all: &[Arc<Paper>]) -> Shelves {
+    let mut shelves = Shelves::new();
+    let mut next = Some(backup);
+    while let Some(paper) = next {
+        // An imported record may name itself as its parent.
+        if shelves.insert(text(paper, "id").to_owned(), shelf_of(paper)).is_some() {
+            break;
+        }
+        let parent = text(paper, "parent_id");
+        next = all.iter().find(|other| text(other, "id") == parent).map(|other| &**other);
+    }
+    shelves
+}
+
+/// Whether a backup is whole and stays: it may have been deleted between the choice of it as a parent and the paper that says so.
+pub(crate) async fn stands(office: &Office, id: &str) -> Result<bool, PaperError> {
+    let found = office.papers.get(DRAWER, id).await?;
+    Ok(found.is_some_and(|backup| text(&backup, "status") == "available" && !backup.contains_key("task")))
 }
 
 fn brief(ask: &Ask, backup: &Paper) -> Value {

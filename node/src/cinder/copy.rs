@@ -8,6 +8,7 @@
 //! ```
 //!
 //! Invariant: a piece that is restored has the hash that was written down for it, or the restore fails.
+//! Invariant: nothing is written into a volume before it is known that all pieces of its backup are there and fit.
 //! Invariant: the index is written last: a backup without one is none.
 
 use std::collections::BTreeMap;
@@ -51,6 +52,13 @@ pub(crate) enum CopyError {
     /// The backup.
     #[error("a backup is damaged or not whole: {0}")]
     Backup(&'static str),
+}
+
+const GONE: CopyError = CopyError::Backup("an object of it is gone");
+
+/// The name of a piece.
+fn name_of(number: u64) -> String {
+    format!("{number:08}")
 }
 
 /// Makes a new volume, which reads as zeroes, equal to the beginning that `source` is.
@@ -100,6 +108,9 @@ impl Shelf {
         Self { prefix: format!("{volume}/backup_{backup}"), ..self.clone() }
     }
 }
+
+/// Where backups are, by their ids.
+pub(crate) type Shelves = BTreeMap<String, Shelf>;
 
 /// What an index says: hash and backup, by the number of the piece.
 pub(crate) type Index = BTreeMap<u64, ([u8; 32], String)>;
@@ -160,7 +171,7 @@ pub(crate) async fn back_up(
                 }
                 _ if whole.iter().all(|byte| *byte == 0) => {}
                 _ => {
-                    put(store, &shelf.path(&format!("{number:08}")), whole).await?;
+                    put(store, &shelf.path(&name_of(number)), whole).await?;
                     index.insert(number, (hash, id.to_owned()));
                     made += 1;
                 }
@@ -177,25 +188,81 @@ pub(crate) async fn index_of(store: &Store, shelf: &Shelf) -> Result<Index, Copy
     decode(&get(store, &shelf.path("index")).await?)
 }
 
-/// Makes a volume equal to a backup.
-pub(crate) async fn restore(store: &Store, shelf: &Shelf, target: &Attached) -> Result<(), CopyError> {
+/// Makes a volume equal to a backup. `shelves`: where that one and those that it builds on are.
+pub(crate) async fn restore(
+    store: &Store,
+    shelf: &Shelf,
+    shelves: &Shelves,
+    target: &Attached,
+) -> Result<(), CopyError> {
     let index = index_of(store, shelf).await?;
+    // One whose record was never imported lies beside those that build on it.
+    let place = |backup: &str| shelves.get(backup).cloned().unwrap_or_else(|| shelf.beside(backup));
+    look_through(store, &index, place, target.bytes()).await?;
     let (mut at, mut number, end) = (0, 0_u64, target.bytes());
     while at < end {
         let length = PIECE.min(end - at);
         match index.get(&number) {
             Some((hash, backup)) => {
-                let piece = get(store, &shelf.beside(backup).path(&format!("{number:08}"))).await?;
-                if piece.len() as u64 > length || blake3::hash(&piece).as_bytes() != hash {
+                let piece = get(store, &place(backup).path(&name_of(number))).await?;
+                let bytes = piece.len() as u64;
+                if bytes > length || blake3::hash(&piece).as_bytes() != hash {
                     return Err(CopyError::Backup("a piece is another than it was"));
                 }
                 target.write(at, piece).await?;
+                // The last piece of a volume of an odd length is short, and what is restored into may be longer.
+                if bytes < length {
+                    target.zero(at + bytes, length - bytes).await?;
+                }
             }
             None => target.zero(at, length).await?,
         }
         (at, number) = (at + length, number + 1);
     }
     Ok(target.flush().await?)
+}
+
+/// Refuses a backup that is not all there, or does not fit into a volume of `end` bytes, while nothing is written yet: a volume keeps what
+/// it has when its backup cannot come back.
+async fn look_through(
+    store: &Store,
+    index: &Index,
+    place: impl Fn(&str) -> Shelf,
+    end: u64,
+) -> Result<(), CopyError> {
+    const TOO_SMALL: CopyError = CopyError::Backup("the volume is smaller than what it is of");
+    // Of each backup the names of the pieces that are needed, and how much there is room for.
+    let mut wanted: BTreeMap<&str, BTreeMap<String, u64>> = BTreeMap::new();
+    for (number, (_, backup)) in index {
+        let at = number.checked_mul(PIECE).filter(|at| *at < end).ok_or(TOO_SMALL)?;
+        wanted.entry(backup).or_default().insert(name_of(*number), PIECE.min(end - at));
+    }
+    for (backup, mut pieces) in wanted {
+        let shelf = place(backup);
+        let mut listing = Listing { prefix: format!("{}/", shelf.prefix), limit: 1000, ..Listing::default() };
+        loop {
+            let some = match store.list_objects(&shelf.account, &shelf.container, &listing).await {
+                Err(Error::NoContainer | Error::NoAccount) => Vec::new(),
+                some => some?,
+            };
+            let many = some.len();
+            for entry in some {
+                let Entry::Row(row) = entry else { continue };
+                let name = row.name.strip_prefix(&listing.prefix).unwrap_or("");
+                if pieces.remove(name).is_some_and(|room| row.size > room) {
+                    return Err(TOO_SMALL);
+                }
+                listing.marker = row.name;
+            }
+            if many < listing.limit {
+                break;
+            }
+        }
+        if !pieces.is_empty() {
+            return Err(GONE);
+        }
+    }
+    Ok(())
 }
 
 /// Takes a backup's objects away, also of one that is not whole.
@@ -227,7 +294,7 @@ async fn put(store: &Store, path: &ObjectPath, body: Bytes) -> Result<(), CopyEr
 }
 
 async fn get(store: &Store, path: &ObjectPath) -> Result<Bytes, CopyError> {
-    let open = store.open(path).await?.ok_or(CopyError::Backup("an object of it is gone"))?;
+    let open = store.open(path).await?.ok_or(GONE)?;
     if open.info.size > 1 << 30 {
         return Err(CopyError::Backup("an object of it is too large"));
     }

@@ -209,6 +209,12 @@ async fn source(office: &Office, ask: &Ask, wanted: &Map<String, Value>) -> Resu
     if let Some(id) = named("backup_id") {
         ask.needs(47)?;
         let backup = super::backups::find(office, ask, id).await?;
+        let status = text(&backup, "status");
+        if status != "available" {
+            return Err(Fault::bad(format!(
+                "Invalid backup: Backup status must be available, but current status is: {status}."
+            )));
+        }
         let size = number(&backup, "size");
         return Ok(Source { kind: "backup", id: id.to_owned(), size, ..Source::default() });
     }

@@ -493,14 +493,16 @@ pub(crate) async fn delete_at_once(office: &Office, id: &str) -> Result<(), Faul
 async fn restore(office: &Office, backup: &str, volume: &str) -> Result<(), Trouble> {
     let found = office.papers.get(backups::DRAWER, backup).await?;
     let found = found.ok_or(CopyError::Backup("it is gone"))?;
+    let shelves = backups::shelves_of(&found, &office.papers.all(backups::DRAWER).await?);
     let target = attach(office, &device_name(volume)).await?;
-    Ok(copy::restore(&office.store, &backups::shelf_of(&found), &target).await?)
+    Ok(copy::restore(&office.store, &backups::shelf_of(&found), &shelves, &target).await?)
 }
 
 async fn back_up(office: &Office, paper: &Paper) -> Result<(), Trouble> {
     let id = text(paper, "id");
     let (name, snapshot) = (device_name(text(paper, "volume_id")), text(paper, "snapshot_id"));
-    let parent = match office.papers.get(backups::DRAWER, text(paper, "parent_id")).await? {
+    let built_on = text(paper, "parent_id");
+    let parent = match office.papers.get(backups::DRAWER, built_on).await? {
         Some(parent) => copy::index_of(&office.store, &backups::shelf_of(&parent)).await?,
         None => copy::Index::new(),
     };
@@ -513,6 +515,10 @@ async fn back_up(office: &Office, paper: &Paper) -> Result<(), Trouble> {
     } else {
         write(&snapshot_name(snapshot)).await?
     };
+    // One that builds on nothing of another one is whole whatever became of that one.
+    if !parent.is_empty() && !backups::stands(office, built_on).await? {
+        return Err(CopyError::Backup("the one that it builds on is gone").into());
+    }
     let count = |backup: &mut Paper| -> Result<(), PaperError> {
         backup.insert("object_count".to_owned(), json!(made));
         Ok(())
