@@ -11,6 +11,7 @@ mod qos;
 mod quotas;
 mod sources;
 mod tasks;
+mod transfers;
 
 use std::sync::Arc;
 

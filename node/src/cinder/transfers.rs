@@ -1,7 +1,9 @@
 //! `/os-volume-transfer` and `/volume-transfers` (3.55): a volume changes its project, by a key that its owner hands over.
 //!
 //! Invariant: of the key only a salted hash is kept; it is shown once.
-//! Invariant: a volume has one transfer at most, and is `awaiting-transfer` while it has one.
+//! Invariant: a volume that is `awaiting-transfer` names the transfer that it waits for, which was written before: whoever is killed in
+//! between leaves a transfer that takes nothing, and no volume that waits for ever.
+//! Invariant: what is transferred is in no group: a group's volumes are of its project.
 
 use std::sync::Arc;
 
@@ -15,7 +17,7 @@ use super::quotas::Need;
 use super::reserve::reserve;
 use super::states::{Deed, rule_of};
 use super::volume_view::{is_encrypted, links};
-use super::{Office, types, volumes};
+use super::{Office, quotas, types, volumes};
 use crate::papers::Paper;
 use crate::storage::random_bytes;
 
@@ -92,30 +94,56 @@ async fn create(office: &Office, ask: &Ask) -> Reply {
     }
     let alone = wanted.get("no_snapshots").filter(|_| ask.since(55));
     let alone = alone.map_or(Ok(false), |given| given_flag(given, "no_snapshots"))?;
-    let snapshots = office.papers.all("snapshots").await?;
-    let has_snapshots = snapshots.iter().any(|snapshot| text(snapshot, "volume_id") == id);
-    if has_snapshots && (alone || !ask.since(55)) {
+    let snapshots = snapshots_of(office, id).await?;
+    if !snapshots.is_empty() && (alone || !ask.since(55)) {
         return Err(Fault::state("The volume has snapshots, which would be left behind."));
+    }
+    if snapshots.iter().any(|snapshot| !text(snapshot, "group_snapshot_id").is_empty()) {
+        return Err(Fault::state("Snapshots of it belong to group snapshots, which stay with the project."));
     }
     let name = given_text(wanted, &["name"])?.unwrap_or(Value::Null);
     let (salt, key) = (hex::encode(random_bytes::<8>()), hex::encode(random_bytes::<16>()));
-    let rule = rule_of(Deed::Transfer);
-    let wait = |volume: &mut Paper| -> Result<(), Fault> {
-        if !rule.begins_in(text(volume, "status")) {
-            return Err(Fault::state("status must be available"));
-        }
-        volume.insert("status".to_owned(), json!(rule.done));
-        Ok(())
-    };
-    office.papers.change(volumes::DRAWER, id, wait).await?;
     let made = paper(json!({
         "id": fresh_id(), "volume_id": id, "project_id": text(&volume, "project_id"), "name": name, "salt": salt,
         "hash": hash(&salt, &key), "no_snapshots": alone, "created_at": now(),
     }));
     let made = office.papers.add(DRAWER, text(&made, "id"), made.clone()).await?;
+    if let Err(fault) = wait(office, &made).await {
+        // Where it is not known whether the volume waits, who deletes the transfer has it wait no more.
+        if fault.status < 500 {
+            office.papers.remove(DRAWER, text(&made, "id")).await?;
+        }
+        return Err(fault);
+    }
     let mut shown = detail(ask, &made);
     shown.insert("auth_key".to_owned(), json!(key));
     Answer::accepted(json!({ "transfer": shown }))
+}
+
+/// Has a volume wait for a transfer.
+async fn wait(office: &Office, transfer: &Paper) -> Result<(), Fault> {
+    let (rule, of) = (rule_of(Deed::Transfer), text(transfer, "volume_id"));
+    let wait = |volume: &mut Paper| -> Result<(), Fault> {
+        stands_alone(volume)?;
+        if !rule.begins_in(text(volume, "status"))
+            || text(volume, "project_id") != text(transfer, "project_id")
+        {
+            return Err(Fault::state("status must be available"));
+        }
+        volume.insert("status".to_owned(), json!(rule.done));
+        volume.insert("transfer".to_owned(), json!(text(transfer, "id")));
+        Ok(())
+    };
+    let changed = office.papers.change(volumes::DRAWER, of, wait).await?;
+    changed.map(drop).ok_or_else(|| Fault::missing(format!("Volume {of}")))
+}
+
+/// Whether a volume waits for this transfer. Volumes of earlier versions do not say for which one.
+fn waits_for(volume: &Paper, transfer: &Paper) -> bool {
+    let named = text(volume, "transfer");
+    text(volume, "status") == rule_of(Deed::Transfer).done
+        && text(volume, "project_id") == text(transfer, "project_id")
+        && (named.is_empty() || named == text(transfer, "id"))
 }
 
 /// Ends a transfer. An accept that was cut off may have taken the volume and not its snapshots: those follow it, for nobody is left who
@@ -125,7 +153,7 @@ async fn delete(office: &Office, ask: &Ask, id: &str) -> Reply {
     ask.writer("volume:delete_transfer")?;
     let (of, giver) = (text(&transfer, "volume_id"), text(&transfer, "project_id"));
     let give_back = |volume: &mut Paper| -> Result<(), Fault> {
-        if text(volume, "project_id") == giver {
+        if waits_for(volume, &transfer) {
             let_go(volume);
         }
         Ok(())
@@ -152,10 +180,19 @@ async fn snapshots_of(office: &Office, volume: &str) -> Result<Vec<Arc<Paper>>, 
     Ok(snapshots)
 }
 
+/// Refuses a volume of a group: whoever has the group copies and deletes its volumes, whosesoever they are by then.
+fn stands_alone(volume: &Paper) -> Result<(), Fault> {
+    if text(volume, "group_id").is_empty() {
+        return Ok(());
+    }
+    Err(Fault::state("A volume of a group is not transferred; it is to be taken out of the group first."))
+}
+
 /// What waits for a transfer waits no more.
 fn let_go(paper: &mut Paper) {
     if text(paper, "status") == rule_of(Deed::Transfer).done {
         paper.insert("status".to_owned(), json!("available"));
+        paper.remove("transfer");
     }
 }
 
@@ -182,6 +219,7 @@ async fn accept(office: &Office, ask: &Ask, id: &str) -> Reply {
     // What an accept that was cut off has given already is counted where it is.
     let comes = |paper: &Paper| text(paper, "project_id") != project;
     let (one, size) = if comes(&volume) { (1, number(&volume, "size")) } else { (0, 0) };
+    quotas::check_size(office, project, size).await?;
     let coming: Vec<_> = snapshots.iter().filter(|snapshot| comes(snapshot)).collect();
     let frozen: i64 = coming.iter().map(|snapshot| number(snapshot, "size")).sum();
     let many = i64::try_from(coming.len()).unwrap_or(i64::MAX);
@@ -191,16 +229,17 @@ async fn accept(office: &Office, ask: &Ask, id: &str) -> Reply {
         give(paper, project, &ask.caller.user);
         Ok(())
     };
-    // The volume first: of two who accept at the same time at two nodes one has it. Who had it, and was killed then, goes on. It may
-    // wait for another transfer by now, of whoever took it.
+    // The volume first: of two who accept at the same time at two nodes one has it. Who had it, and was killed then, goes on; it may
+    // wait for another transfer by now, of whoever took it, and then it goes on waiting.
     let take = |paper: &mut Paper| -> Result<(), Fault> {
-        let owner = text(paper, "project_id");
-        let waits =
-            text(paper, "status") == rule_of(Deed::Transfer).done && owner == text(&transfer, "project_id");
-        if !waits && owner != project {
-            return Err(Fault::missing(format!("Transfer {id}")));
+        if waits_for(paper, &transfer) {
+            stands_alone(paper)?;
+            return give(paper);
         }
-        give(paper)
+        if text(paper, "project_id") == project {
+            return Ok(());
+        }
+        Err(Fault::missing(format!("Transfer {id}")))
     };
     office.papers.change(volumes::DRAWER, of, take).await?.ok_or_else(missing)?;
     for snapshot in snapshots {
