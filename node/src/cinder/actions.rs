@@ -13,8 +13,8 @@ use super::quotas::Need;
 use super::reserve::reserve;
 use super::states::{ATTACH_STATES, Deed, VOLUME_STATES, rule_of};
 use super::volume_view::is_encrypted;
-use super::volumes::{DRAWER, begin_delete, within_most};
-use super::{Office, attach, images, manage, migrate, quotas, schedule, several, types};
+use super::volumes::{DRAWER, within_most};
+use super::{Office, attach, images, manage, migrate, quotas, schedule, several, types, volumes};
 use crate::papers::Paper;
 
 /// Acts as the body says, on a volume that the caller may see.
@@ -33,8 +33,7 @@ pub(crate) async fn act(office: &Arc<Office>, ask: &Ask, volume: &Paper) -> Repl
         "os-reset_status" => reset(office, ask, id, given).await,
         "os-force_delete" => {
             ask.admin("volume_extension:volume_admin_actions:force_delete")?;
-            begin_delete(office, id, true, true).await?;
-            Answer::bare(202)
+            volumes::delete(office, ask, volume, false, true).await
         }
         "os-set_bootable" => {
             let bootable = given_flag(given.get("bootable").unwrap_or(&Value::Null), "bootable")?;

@@ -1,6 +1,7 @@
 //! `/group_snapshots` (3.14): a snapshot of each volume of a group, one after the other.
 //!
-//! Invariant: the snapshots name their group snapshot; it goes only together with them.
+//! Invariant: the snapshots name their group snapshot; it goes only together with them, and they with it. What is `available` has all of
+//! them: it is `creating` until the last one is begun, and gone again when one of them cannot be.
 
 use std::sync::Arc;
 
@@ -32,12 +33,17 @@ pub(crate) async fn answer(office: &Office, ask: &Ask, rest: &[&str]) -> Reply {
         ("POST", []) => create(office, ask).await,
         ("GET", [id]) => Answer::ok(json!({ "group_snapshot": detail(ask, &*find(office, ask, id).await?) })),
         ("DELETE", [id]) => {
-            find(office, ask, id).await?;
+            let one = find(office, ask, id).await?;
             ask.writer("group:delete_group_snapshot")?;
-            for snapshot in members(office, id).await? {
-                snapshots::begin_delete(office, text(&snapshot, "id"), false).await?;
+            let rule = rule_of(Deed::DeleteSnapshot);
+            // All are looked at before the first one goes.
+            let busy = |status: &str| status != rule.during && !rule.begins_in(status);
+            if members(office, &one).await?.iter().any(|snapshot| busy(text(snapshot, "status"))) {
+                return Err(Fault::bad(
+                    "Invalid group snapshot: a snapshot of it is neither available nor error.",
+                ));
             }
-            office.papers.remove(DRAWER, id).await?;
+            dissolve(office, &one, false).await?;
             Answer::bare(202)
         }
         ("POST", [id, "action"]) => reset(office, ask, id).await,
@@ -52,11 +58,31 @@ pub(crate) async fn find(office: &Office, ask: &Ask, id: &str) -> Result<Arc<Pap
     found.ok_or_else(|| Fault::missing(format!("GroupSnapshot {id}")))
 }
 
-/// Its snapshots.
-pub(crate) async fn members(office: &Office, id: &str) -> Result<Vec<Arc<Paper>>, Fault> {
+/// Its snapshots: those of its project.
+pub(crate) async fn members(office: &Office, one: &Paper) -> Result<Vec<Arc<Paper>>, Fault> {
+    let (id, project) = (text(one, "id"), text(one, "project_id"));
     let mut all = office.papers.all(snapshots::DRAWER).await?;
-    all.retain(|snapshot| text(snapshot, "group_snapshot_id") == id);
+    all.retain(|snapshot| {
+        text(snapshot, "group_snapshot_id") == id && text(snapshot, "project_id") == project
+    });
     Ok(all)
+}
+
+/// Whether a snapshot is part of a group snapshot that is there: it goes with that one alone.
+pub(crate) async fn holds(office: &Office, snapshot: &Paper) -> Result<bool, Fault> {
+    Ok(office.papers.get(DRAWER, text(snapshot, "group_snapshot_id")).await?.is_some())
+}
+
+/// A group snapshot and its snapshots go; those that go already are left to it.
+async fn dissolve(office: &Office, one: &Paper, force: bool) -> Result<(), Fault> {
+    let id = text(one, "id");
+    for snapshot in members(office, one).await? {
+        if text(&snapshot, "status") != rule_of(Deed::DeleteSnapshot).during {
+            snapshots::begin_delete(office, text(&snapshot, "id"), force, id).await?;
+        }
+    }
+    office.papers.remove(DRAWER, id).await?;
+    Ok(())
 }
 
 /// Whether a group has any.
@@ -99,7 +125,7 @@ async fn create(office: &Office, ask: &Ask) -> Reply {
     let wanted = ask.member("group_snapshot")?;
     let id = wanted.get("group_id").and_then(Value::as_str).unwrap_or("");
     let group = groups::find(office, ask, id).await?;
-    let volumes = groups::members(office, id).await?;
+    let volumes = groups::members(office, &group).await?;
     if volumes.is_empty() {
         return Err(Fault::bad("Invalid group: Source group is empty."));
     }
@@ -114,7 +140,7 @@ async fn create(office: &Office, ask: &Ask) -> Reply {
     let made = paper(json!({
         "id": fresh_id(), "project_id": text(&group, "project_id"), "user_id": ask.caller.user, "group_id": id,
         "group_type_id": text(&group, "group_type"), "name": given_text(wanted, &["name"])?,
-        "description": given_text(wanted, &["description"])?, "status": "available", "created_at": now(),
+        "description": given_text(wanted, &["description"])?, "status": "creating", "created_at": now(),
     }));
     let made = office.papers.add(DRAWER, text(&made, "id"), made.clone()).await?;
     for volume in volumes {
@@ -123,8 +149,19 @@ async fn create(office: &Office, ask: &Ask) -> Reply {
             "group_snapshot_id": text(&made, "id"),
             "task": { "do": rule_of(Deed::CreateSnapshot).name, "request": ask.id },
         });
-        snapshots::begin(office, &volume, said).await?;
+        // One that has not all of its snapshots is none.
+        if let Err(fault) = snapshots::begin(office, &volume, said).await {
+            if let Err(error) = dissolve(office, &made, true).await {
+                tracing::warn!(
+                    of = text(&made, "id"),
+                    error = error.message,
+                    "take back a group snapshot that cannot be whole"
+                );
+            }
+            return Err(fault);
+        }
     }
+    set_status(office, text(&made, "id"), "available").await?;
     Answer::accepted(json!({ "group_snapshot": brief(&made) }))
 }
 
@@ -137,10 +174,14 @@ async fn reset(office: &Office, ask: &Ask, id: &str) -> Reply {
     if !STATES.contains(&status.as_str()) {
         return Err(Fault::bad("Invalid input for field/attribute status."));
     }
+    set_status(office, id, &status).await?;
+    Answer::bare(202)
+}
+
+async fn set_status(office: &Office, id: &str, status: &str) -> Result<(), Fault> {
     let edit = |one: &mut Paper| -> Result<(), Fault> {
         one.insert("status".to_owned(), json!(status));
         Ok(())
     };
-    office.papers.change(DRAWER, id, edit).await?;
-    Answer::bare(202)
+    office.papers.change(DRAWER, id, edit).await.map(drop)
 }

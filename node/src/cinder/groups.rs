@@ -1,6 +1,7 @@
 //! `/groups` (3.13): volumes that are snapshotted and deleted together.
 //!
-//! Invariant: which group a volume is in stands in the volume's own paper, and nowhere else.
+//! Invariant: which group a volume is in stands in the volume's own paper, and nowhere else. It holds the volume while it is there.
+//! Invariant: a group and its volumes are of one project.
 
 use std::sync::Arc;
 
@@ -13,7 +14,8 @@ use super::list::{Rules, page};
 use super::quotas::Need;
 use super::reserve::reserve;
 use super::states::{Deed, rule_of};
-use super::{Office, ZONE, group_types, types, volumes};
+use super::volumes::Going;
+use super::{Office, ZONE, group_snapshots, group_types, snapshots, types, volumes};
 use crate::papers::Paper;
 
 pub(super) const DRAWER: &str = "groups";
@@ -35,7 +37,7 @@ pub(crate) async fn answer(office: &Arc<Office>, ask: &Ask, rest: &[&str]) -> Re
         ("POST", ["action"]) => copy(office, ask).await,
         ("GET", [id]) => {
             let group = find(office, ask, id).await?;
-            let volumes = members(office, id).await?;
+            let volumes = members(office, &group).await?;
             Answer::ok(json!({ "group": detail(ask, &group, &volumes) }))
         }
         ("PUT", [id]) => update(office, ask, id).await,
@@ -51,10 +53,11 @@ pub(crate) async fn find(office: &Office, ask: &Ask, id: &str) -> Result<Arc<Pap
     found.ok_or_else(|| Fault::missing(format!("Group {id}")))
 }
 
-/// The volumes of a group.
-pub(crate) async fn members(office: &Office, id: &str) -> Result<Vec<Arc<Paper>>, Fault> {
+/// The volumes of a group: those of its project, for what another one was given is not its to copy and delete.
+pub(crate) async fn members(office: &Office, group: &Paper) -> Result<Vec<Arc<Paper>>, Fault> {
+    let (id, project) = (text(group, "id"), text(group, "project_id"));
     let mut volumes = office.papers.all(volumes::DRAWER).await?;
-    volumes.retain(|volume| text(volume, "group_id") == id);
+    volumes.retain(|volume| text(volume, "group_id") == id && text(volume, "project_id") == project);
     Ok(volumes)
 }
 
@@ -142,7 +145,7 @@ async fn create(office: &Office, ask: &Ask) -> Reply {
     Answer::accepted(json!({ "group": brief(&made) }))
 }
 
-/// From a group or from a snapshot of one, volume by volume.
+/// From a group or from a snapshot of one, volume by volume. When one of them cannot be made none is, and the group is none either.
 async fn copy(office: &Arc<Office>, ask: &Ask) -> Reply {
     ask.needs(14)?;
     ask.writer("group:create")?;
@@ -151,11 +154,18 @@ async fn copy(office: &Arc<Office>, ask: &Ask) -> Reply {
     let (snapshot, source) = (said("group_snapshot_id"), said("source_group_id"));
     let (group, sources) = match (snapshot, source) {
         (Some(id), None) => {
-            let of = super::group_snapshots::find(office, ask, id).await?;
+            let of = group_snapshots::find(office, ask, id).await?;
+            if text(&of, "status") != "available" {
+                return Err(Fault::bad("Invalid group snapshot: its status must be available."));
+            }
             let group = find(office, ask, text(&of, "group_id")).await?;
-            (group, super::group_snapshots::members(office, id).await?)
+            (group, group_snapshots::members(office, &of).await?)
         }
-        (None, Some(id)) => (find(office, ask, id).await?, members(office, id).await?),
+        (None, Some(id)) => {
+            let group = find(office, ask, id).await?;
+            let volumes = members(office, &group).await?;
+            (group, volumes)
+        }
         _ => return Err(Fault::bad("Either group_snapshot_id or source_group_id is needed.")),
     };
     if sources.is_empty() {
@@ -163,28 +173,40 @@ async fn copy(office: &Arc<Office>, ask: &Ask) -> Reply {
     }
     let (name, description) = (given_text(wanted, &["name"])?, given_text(wanted, &["description"])?);
     let made = add(office, ask, json!({
-        "name": name, "description": description, "group_type": text(&group, "group_type"),
+        "name": name, "description": description, "group_type": text(&group, "group_type"), "status": "creating",
         "volume_types": value(&group, "volume_types"), "group_snapshot_id": snapshot, "source_group_id": source,
     }))
     .await?;
     for source in sources {
-        let of = text(&source, "id");
-        let volume = paper(json!({
-            "id": fresh_id(), "project_id": ask.caller.project, "user_id": ask.caller.user,
-            "name": value(&source, "name"), "description": value(&source, "description"),
-            "size": number(&source, "size"), "status": rule_of(Deed::Create).during, "attach_status": "detached",
-            "availability_zone": ZONE, "host": null, "created_at": now(), "updated_at": null, "bootable": false,
-            "volume_type_id": text(&source, "volume_type_id"), "group_id": text(&made, "id"), "metadata": {}, "admin_metadata": {},
-            "snapshot_id": snapshot.map(|_| of), "source_volid": source_of(snapshot, of), "migration_status": null,
-            "task": { "do": rule_of(Deed::Create).name, "request": ask.id },
-        }));
-        volumes::begin(office, volume).await?;
+        let volume = copy_of(ask, &source, snapshot.is_some(), &made);
+        if let Err(fault) = volumes::begin(office, volume).await {
+            let going = Going { force: true, group: text(&made, "id"), ..Going::default() };
+            if let Err(error) = dissolve(office, &made, going).await {
+                tracing::warn!(
+                    group = text(&made, "id"),
+                    error = error.message,
+                    "take back a group that cannot be whole"
+                );
+            }
+            return Err(fault);
+        }
     }
+    set_status(office, text(&made, "id"), "available").await?;
     Answer::accepted(json!({ "group": brief(&made) }))
 }
 
-fn source_of<'a>(snapshot: Option<&str>, of: &'a str) -> Option<&'a str> {
-    snapshot.is_none().then_some(of)
+/// A new volume of a volume of a group, or of a snapshot of one.
+fn copy_of(ask: &Ask, source: &Paper, frozen: bool, group: &Paper) -> Paper {
+    let of = text(source, "id");
+    paper(json!({
+        "id": fresh_id(), "project_id": ask.caller.project, "user_id": ask.caller.user,
+        "name": value(source, "name"), "description": value(source, "description"),
+        "size": number(source, "size"), "status": rule_of(Deed::Create).during, "attach_status": "detached",
+        "availability_zone": ZONE, "host": null, "created_at": now(), "updated_at": null, "bootable": false,
+        "volume_type_id": text(source, "volume_type_id"), "group_id": text(group, "id"), "metadata": {}, "admin_metadata": {},
+        "snapshot_id": frozen.then_some(of), "source_volid": (!frozen).then_some(of), "migration_status": null,
+        "task": { "do": rule_of(Deed::Create).name, "request": ask.id },
+    }))
 }
 
 async fn update(office: &Office, ask: &Ask, id: &str) -> Reply {
@@ -211,6 +233,12 @@ async fn update(office: &Office, ask: &Ask, id: &str) -> Reply {
     }
     for volume in &add {
         let volume = volumes::find(office, ask, volume).await?;
+        if text(&volume, "project_id") != text(&group, "project_id") {
+            return Err(Fault::state("a volume to be added is of another project than the group."));
+        }
+        if !rule_of(Deed::Snapshot).begins_in(text(&volume, "status")) {
+            return Err(Fault::state("a volume to be added must be available or in-use."));
+        }
         let free = value(&volume, "group_id").is_null();
         if !free || !kinds.iter().any(|kind| kind == text(&volume, "volume_type_id")) {
             return Err(Fault::state(
@@ -238,25 +266,52 @@ async fn update(office: &Office, ask: &Ask, id: &str) -> Reply {
     Answer::bare(202)
 }
 
+/// Deletes a group, with its volumes where that is wished. Whether each of them may go is looked at before the first one does.
+async fn delete(office: &Office, group: &Paper, whole: bool) -> Reply {
+    let id = text(group, "id");
+    let volumes = members(office, group).await?;
+    if group_snapshots::any_of(office, id).await? {
+        return Err(Fault::bad("Invalid group: it has group snapshots."));
+    }
+    if !whole && !volumes.is_empty() {
+        return Err(Fault::bad(
+            "Invalid group: it is not empty; delete-volumes deletes its volumes with it.",
+        ));
+    }
+    let mut frozen = office.papers.all(snapshots::DRAWER).await?;
+    // A group snapshot is gone at once, and its snapshots a moment later.
+    frozen.retain(|snapshot| text(snapshot, "status") != rule_of(Deed::DeleteSnapshot).during);
+    let going = Going { group: id, ..Going::default() };
+    for volume in &volumes {
+        volumes::may_go(office, volume, going, &frozen).await?;
+    }
+    dissolve(office, group, going).await?;
+    Answer::bare(202)
+}
+
+/// A group and its volumes go.
+async fn dissolve(office: &Office, group: &Paper, going: Going<'_>) -> Result<(), Fault> {
+    for volume in members(office, group).await? {
+        volumes::begin_delete(office, text(&volume, "id"), going).await?;
+    }
+    office.papers.remove(DRAWER, text(group, "id")).await?;
+    Ok(())
+}
+
+async fn set_status(office: &Office, id: &str, status: &str) -> Result<(), Fault> {
+    let edit = |group: &mut Paper| -> Result<(), Fault> {
+        group.insert("status".to_owned(), json!(status));
+        Ok(())
+    };
+    office.papers.change(DRAWER, id, edit).await.map(drop)
+}
+
 async fn act(office: &Office, ask: &Ask, id: &str) -> Reply {
-    find(office, ask, id).await?;
+    let group = find(office, ask, id).await?;
     if let Some(given) = ask.body.get("delete") {
         ask.writer("group:delete")?;
         let whole = given.get("delete-volumes").and_then(Value::as_bool).unwrap_or(false);
-        let volumes = members(office, id).await?;
-        if super::group_snapshots::any_of(office, id).await? {
-            return Err(Fault::bad("Invalid group: it has group snapshots."));
-        }
-        if !whole && !volumes.is_empty() {
-            return Err(Fault::bad(
-                "Invalid group: it is not empty; delete-volumes deletes its volumes with it.",
-            ));
-        }
-        for volume in volumes {
-            volumes::begin_delete(office, text(&volume, "id"), true, false).await?;
-        }
-        office.papers.remove(DRAWER, id).await?;
-        return Answer::bare(202);
+        return delete(office, &group, whole).await;
     }
     if let Some(given) = ask.body.get("reset_status") {
         ask.needs(20)?;
@@ -265,11 +320,7 @@ async fn act(office: &Office, ask: &Ask, id: &str) -> Reply {
         if !STATES.contains(&status.as_str()) {
             return Err(Fault::bad("Invalid input for field/attribute status."));
         }
-        let edit = |group: &mut Paper| -> Result<(), Fault> {
-            group.insert("status".to_owned(), json!(status));
-            Ok(())
-        };
-        office.papers.change(DRAWER, id, edit).await?;
+        set_status(office, id, &status).await?;
         return Answer::bare(202);
     }
     Err(Fault::bad("There is no such action."))

@@ -25,7 +25,7 @@ use super::states::{Deed, rule_of};
 use super::volume_view::{Beside, whole};
 use super::volumes::{self, DRAWER as VOLUMES};
 use super::work::{device_name, is_own, snapshot_name};
-use super::{Office, ZONE, schedule, types};
+use super::{Office, ZONE, group_snapshots, schedule, types};
 use crate::block::listed;
 use crate::block::moving::end_of;
 use crate::papers::Paper;
@@ -293,6 +293,9 @@ pub(crate) async fn give_up_snapshot(office: &Office, ask: &Ask, snapshot: &Pape
     ask.admin("snapshot_extension:snapshot_unmanage")?;
     if text(snapshot, "status") != rule_of(Deed::ManageSnapshot).done {
         return Err(Fault::bad("Invalid snapshot: Snapshot status must be available to unmanage."));
+    }
+    if group_snapshots::holds(office, snapshot).await? {
+        return Err(Fault::bad("Invalid snapshot: it belongs to a group snapshot."));
     }
     office.papers.remove(SNAPSHOTS, text(snapshot, "id")).await?;
     Answer::bare(202)

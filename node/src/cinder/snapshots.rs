@@ -14,7 +14,7 @@ use super::list::{Rules, page};
 use super::quotas::Need;
 use super::reserve::reserve;
 use super::states::{Deed, SNAPSHOT_STATES, rule_of};
-use super::{manage, metadata, types, volumes};
+use super::{group_snapshots, manage, metadata, types, volumes};
 use crate::papers::Paper;
 
 pub(crate) const DRAWER: &str = "snapshots";
@@ -42,10 +42,9 @@ pub(crate) async fn answer(office: &Office, ask: &Ask, rest: &[&str]) -> Reply {
         ("GET", [id]) => Answer::ok(json!({ "snapshot": detail(ask, &*find(office, ask, id).await?) })),
         ("PUT", [id]) => update(office, ask, id).await,
         ("DELETE", [id]) => {
-            find(office, ask, id).await?;
+            let snapshot = find(office, ask, id).await?;
             ask.writer("volume:delete_snapshot")?;
-            begin_delete(office, id, false).await?;
-            Answer::bare(202)
+            delete(office, &snapshot, false).await
         }
         ("POST", [id, "action"]) => act(office, ask, id).await,
         (_, [id, "metadata", rest @ ..]) => {
@@ -204,11 +203,21 @@ async fn change(
     changed.ok_or_else(|| Fault::missing(format!("Snapshot {id}")))
 }
 
-/// Marks a snapshot to be deleted, and has it done.
-pub(crate) async fn begin_delete(office: &Office, id: &str, force: bool) -> Result<(), Fault> {
+/// Begins to delete a snapshot, unless a group snapshot holds it. Force is about its state alone.
+async fn delete(office: &Office, snapshot: &Paper, force: bool) -> Reply {
+    let of = text(snapshot, "group_snapshot_id");
+    let of = if group_snapshots::holds(office, snapshot).await? { "" } else { of };
+    begin_delete(office, text(snapshot, "id"), force, of).await?;
+    Answer::bare(202)
+}
+
+/// Marks a snapshot to be deleted, and has it done. `group`: the group snapshot that does not hold it, because it goes with it or is gone.
+pub(crate) async fn begin_delete(office: &Office, id: &str, force: bool, group: &str) -> Result<(), Fault> {
     let rule = rule_of(Deed::DeleteSnapshot);
     change(office, id, |snapshot| {
-        if !force && !rule.begins_in(text(snapshot, "status")) {
+        let of = text(snapshot, "group_snapshot_id");
+        let fits = force || rule.begins_in(text(snapshot, "status"));
+        if !fits || !of.is_empty() && of != group {
             return Err(Fault::bad("Invalid snapshot: Snapshot status must be available or error, and it is in no group snapshot."));
         }
         snapshot.insert("status".to_owned(), json!(rule.during));
@@ -242,8 +251,7 @@ async fn act(office: &Office, ask: &Ask, id: &str) -> Reply {
         "os-unmanage" => manage::give_up_snapshot(office, ask, &snapshot).await,
         "os-force_delete" => {
             ask.admin("volume_extension:snapshot_admin_actions:force_delete")?;
-            begin_delete(office, id, true).await?;
-            Answer::bare(202)
+            delete(office, &snapshot, true).await
         }
         "os-update_snapshot_status" => {
             ask.writer("snapshot_extension:snapshot_actions:update_snapshot_status")?;

@@ -17,7 +17,10 @@ use super::quotas::Need;
 use super::reserve::reserve;
 use super::states::{Deed, rule_of};
 use super::volume_view::{Beside, brief, detail, whole};
-use super::{Office, ZONE, actions, images, metadata, quotas, schedule, several, types};
+use super::{
+    Office, ZONE, actions, group_snapshots, groups, images, metadata, quotas, schedule, several, snapshots,
+    types,
+};
 use crate::papers::Paper;
 
 pub(crate) const DRAWER: &str = "volumes";
@@ -172,7 +175,7 @@ async fn source(office: &Office, ask: &Ask, wanted: &Map<String, Value>) -> Resu
         return of_image(images::find(ask, id).await?, wanted);
     }
     if let Some(id) = named("snapshot_id") {
-        let snapshot = super::snapshots::find(office, ask, id).await?;
+        let snapshot = snapshots::find(office, ask, id).await?;
         let status = text(&snapshot, "status");
         if status != "available" && status != "in-use" {
             return Err(Fault::bad(format!(
@@ -378,6 +381,9 @@ async fn chosen_group(
         return Err(Fault::bad("Invalid input for field/attribute group_id."));
     }
     let group = super::groups::find(office, ask, id).await?;
+    if text(&group, "project_id") != ask.caller.project {
+        return Err(Fault::bad("Invalid group: it is of another project than the volume."));
+    }
     if !super::fields::texts(&group, "volume_types").iter().any(|known| known == text(kind, "id")) {
         return Err(Fault::bad("Invalid volume type: the group does not take it."));
     }
@@ -413,45 +419,83 @@ async fn update(office: &Office, ask: &Ask, id: &str) -> Reply {
     Answer::ok(json!({ "volume": whole(ask, &changed, &Beside::read(office).await?) }))
 }
 
+/// How a volume is to be deleted.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Going<'a> {
+    /// Its snapshots go with it.
+    pub(crate) cascade: bool,
+    /// Its state does not matter; what holds it does.
+    pub(crate) force: bool,
+    /// The group that does not hold it: it goes with it, or is gone.
+    pub(crate) group: &'a str,
+}
+
 /// Begins to delete a volume.
 pub(crate) async fn delete(office: &Office, ask: &Ask, volume: &Paper, cascade: bool, force: bool) -> Reply {
     ask.writer("volume:delete")?;
+    let mut going = Going { cascade, force, group: "" };
+    if office.papers.get(groups::DRAWER, text(volume, "group_id")).await?.is_none() {
+        going.group = text(volume, "group_id");
+    }
+    may_go(office, volume, going, &office.papers.all(snapshots::DRAWER).await?).await?;
+    begin_delete(office, text(volume, "id"), going).await?;
+    Answer::bare(202)
+}
+
+/// Refuses to delete a volume that something holds. `frozen`: the snapshots that count, of whatever volume.
+pub(crate) async fn may_go(
+    office: &Office,
+    volume: &Paper,
+    going: Going<'_>,
+    frozen: &[Arc<Paper>],
+) -> Result<(), Fault> {
     let id = text(volume, "id");
-    let snapshots = office.papers.all("snapshots").await?;
-    let snapshots: Vec<_> = snapshots.iter().filter(|snapshot| text(snapshot, "volume_id") == id).collect();
-    let free = |snapshot: &&Arc<Paper>| rule_of(Deed::DeleteSnapshot).begins_in(text(snapshot, "status"));
-    let goes = snapshots.is_empty() || force || (cascade && snapshots.iter().all(free));
-    if !goes {
-        return Err(Fault::state("Volume cannot be deleted while it has snapshots, or while they are used."));
+    is_free(volume, going)?;
+    for snapshot in frozen.iter().filter(|snapshot| text(snapshot, "volume_id") == id) {
+        let free = rule_of(Deed::DeleteSnapshot).begins_in(text(snapshot, "status"));
+        if !going.cascade || !free || group_snapshots::holds(office, snapshot).await? {
+            return Err(Fault::state(
+                "Volume cannot be deleted while it has snapshots, or while they are used.",
+            ));
+        }
     }
     if office.blocks.exports.users_of(&super::work::device_name(id)) > 0 {
         return Err(Fault::state("Volume is in use: an NBD client is connected."));
     }
-    begin_delete(office, id, cascade || force, force).await?;
-    Answer::bare(202)
+    Ok(())
+}
+
+/// What a volume's own paper says of whether it may be deleted.
+fn is_free(volume: &Paper, going: Going<'_>) -> Result<(), Fault> {
+    let rule = rule_of(Deed::Delete);
+    let fits = going.force || rule.begins_in(text(volume, "status"));
+    let group = text(volume, "group_id");
+    if !fits || text(volume, "attach_status") == "attached" || !group.is_empty() && group != going.group {
+        return Err(Fault::state(format!(
+            "Volume status must be {} and must not be migrating, attached, belong to a group, have snapshots, awaiting a transfer, or be disassociated from snapshots after volume transfer.",
+            rule.from.join(" or ")
+        )));
+    }
+    Ok(())
 }
 
 /// Marks a volume to be deleted, and has it done.
-pub(crate) async fn begin_delete(office: &Office, id: &str, cascade: bool, force: bool) -> Result<(), Fault> {
+pub(crate) async fn begin_delete(office: &Office, id: &str, going: Going<'_>) -> Result<(), Fault> {
     let rule = rule_of(Deed::Delete);
     let changed = office
         .papers
         .change(DRAWER, id, |volume| -> Result<(), Fault> {
-            let fits = rule.begins_in(text(volume, "status")) && text(volume, "attach_status") != "attached";
-            if !force && (!fits || !value(volume, "group_id").is_null() && !cascade) {
-                return Err(Fault::state(format!(
-                    "Volume status must be {} and must not be migrating, attached, belong to a group, have snapshots, awaiting a transfer, or be disassociated from snapshots after volume transfer.",
-                    rule.from.join(" or ")
-                )));
-            }
+            is_free(volume, going)?;
             volume.insert("status".to_owned(), json!(rule.during));
-            volume.insert("task".to_owned(), json!({ "do": rule.name, "cascade": cascade }));
+            volume.insert("task".to_owned(), json!({ "do": rule.name, "cascade": going.cascade }));
             Ok(())
         })
         .await;
     let changed = match changed {
         // Nothing can be written down, and space comes back by deleting: it is done at once instead.
-        Err(fault) if fault.is_full() => return super::work::delete_at_once(office, id).await,
+        Err(fault) if fault.is_full() => {
+            return super::work::delete_at_once(office, id, going.cascade).await;
+        }
         changed => changed?,
     };
     changed.ok_or_else(|| Fault::missing(format!("Volume {id}")))?;

@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 
 use super::copy::{self, CopyError};
 use super::fault::Fault;
-use super::fields::{map, now, number, text};
+use super::fields::{flag, map, now, number, text};
 use super::images::ImageError;
 use super::messages::{self, Event};
 use super::states::{Deed, SAME, rule_of};
@@ -52,6 +52,9 @@ pub(super) enum Trouble {
     /// Nothing can be said now.
     #[error(transparent)]
     Later(#[from] PaperError),
+    /// A volume that is to go without its snapshots has some.
+    #[error("it has snapshots")]
+    Frozen,
     /// There is no node for it.
     #[error("no node fits")]
     Nowhere,
@@ -336,7 +339,7 @@ async fn act(office: &Office, deed: Deed, paper: &Paper) -> Result<(), Trouble> 
     let (exports, id) = (&office.blocks.exports, text(paper, "id"));
     match deed {
         Deed::Create => make(office, paper).await,
-        Deed::Delete => delete(office, paper).await,
+        Deed::Delete => delete(office, paper, flag(&map(paper, "task"), "cascade")).await,
         Deed::Extend => {
             let (size, name) = (number(&map(paper, "task"), "size"), device_name(id));
             Ok(exports.certainly(|| exports.extend(&name, bytes_of(size))).await?)
@@ -455,8 +458,15 @@ async fn make_of(office: &Office, new: New, of: &str, frozen: &str) -> Result<()
     Ok(copy::into_new(&source, &target).await?)
 }
 
-async fn delete(office: &Office, paper: &Paper) -> Result<(), Trouble> {
+/// Deletes a volume and what is of it; with `cascade` also its snapshots.
+async fn delete(office: &Office, paper: &Paper, cascade: bool) -> Result<(), Trouble> {
     let id = text(paper, "id");
+    let goes = |snapshot: &Paper| cascade || text(snapshot, "status") == rule_of(Deed::DeleteSnapshot).during;
+    let frozen = office.papers.all(snapshots::DRAWER).await?;
+    // One that was accepted after it was found that there are none.
+    if frozen.iter().any(|snapshot| text(snapshot, "volume_id") == id && !goes(snapshot)) {
+        return Err(Trouble::Frozen);
+    }
     let source = text(paper, "source_volid");
     if !source.is_empty() {
         passing::thaw(office, &device_name(source), &passing::name_for(id)).await?;
@@ -470,7 +480,8 @@ async fn delete(office: &Office, paper: &Paper) -> Result<(), Trouble> {
     }
     for drawer in [snapshots::DRAWER, attachments::DRAWER, "transfers"] {
         for beside in office.papers.all(drawer).await? {
-            if text(&beside, "volume_id") == id {
+            // One that was accepted in the last moment stays, and ends in `error`: nobody is told that it is gone.
+            if text(&beside, "volume_id") == id && (drawer != snapshots::DRAWER || goes(&beside)) {
                 office.papers.remove(drawer, text(&beside, "id")).await?;
             }
         }
@@ -479,13 +490,13 @@ async fn delete(office: &Office, paper: &Paper) -> Result<(), Trouble> {
 }
 
 /// Deletes a volume of this node without a word in its paper: the disks are full.
-pub(crate) async fn delete_at_once(office: &Office, id: &str) -> Result<(), Fault> {
+pub(crate) async fn delete_at_once(office: &Office, id: &str, cascade: bool) -> Result<(), Fault> {
     let volume = office.papers.get(volumes::DRAWER, id).await?;
     let may = |volume: &Paper| is_own(office, text(volume, "host")) || several::members(volume) > 1;
     let volume = volume.filter(|volume| may(volume));
     let volume =
         volume.ok_or_else(|| Fault::other(503, "The disks are full; ask the node that has the volume."))?;
-    delete(office, &volume).await.map_err(|trouble| Fault::other(503, trouble.to_string()))?;
+    delete(office, &volume, cascade).await.map_err(|trouble| Fault::other(503, trouble.to_string()))?;
     office.papers.remove(volumes::DRAWER, id).await?;
     Ok(())
 }
