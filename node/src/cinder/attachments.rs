@@ -1,6 +1,7 @@
 //! `/attachments` (3.27): reserved, connected, completed, deleted.
 //!
-//! Invariant: what a volume's state is follows from its attachments when one of them goes.
+//! Invariant: what a volume's state is follows from its attachments when one of them goes; where something is under way with it, when that
+//! has come to its end.
 
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use super::fault::Fault;
 use super::fields::{flag, fresh_id, map, now, paper, text, value};
 use super::list::{Rules, page};
 use super::volumes;
-use crate::papers::Paper;
+use crate::papers::{Paper, PaperError};
 
 pub(crate) const DRAWER: &str = "attachments";
 const RULES: Rules = Rules {
@@ -108,6 +109,11 @@ async fn create(office: &Office, ask: &Ask) -> Reply {
     let instance = given.get("instance_uuid").cloned().unwrap_or(Value::Null);
     let connector =
         given.get("connector").and_then(Value::as_object).filter(|connector| !connector.is_empty());
+    // Before the volume is reserved: who cannot be told where it is leaves it as it was.
+    let info = match connector {
+        Some(_) => connection(office, &volume, mode).await?,
+        None => Value::Null,
+    };
     reserve(office, id).await?;
     let mut attachment = paper(json!({
         "id": fresh_id(),
@@ -121,7 +127,7 @@ async fn create(office: &Office, ask: &Ask) -> Reply {
         "connection_info": {},
     }));
     if let Some(connector) = connector {
-        use_connector(&mut attachment, connector, connection(office, &volume, mode).await?);
+        use_connector(&mut attachment, connector, info);
     }
     let kept = office.papers.add(DRAWER, text(&attachment, "id"), attachment.clone()).await?;
     if connector.is_some() {
@@ -195,19 +201,30 @@ async fn complete(office: &Office, ask: &Ask, id: &str) -> Reply {
     Answer::bare(204)
 }
 
-/// Gives a volume the state that its attachments make.
-pub(crate) async fn settle(office: &Office, volume: &str) -> Result<(), Fault> {
+/// The state that a volume's attachments make, and whether it is attached.
+pub(crate) async fn made_by(
+    office: &Office,
+    volume: &str,
+) -> Result<(&'static str, &'static str), PaperError> {
     let all = office.papers.all(DRAWER).await?;
     let of: Vec<_> = all.iter().filter(|attachment| text(attachment, "volume_id") == volume).collect();
     let any = |status: &str| of.iter().any(|attachment| text(attachment, "attach_status") == status);
-    let (status, attached) = match () {
+    Ok(match () {
         () if any("attached") => ("in-use", "attached"),
         () if any("attaching") => ("attaching", "detached"),
         () if any("reserved") => ("reserved", "detached"),
         () => ("available", "detached"),
-    };
+    })
+}
+
+/// Gives a volume the state that its attachments make. One with which something is under way keeps its own until that has come to its
+/// end, which asks the attachments then.
+pub(crate) async fn settle(office: &Office, volume: &str) -> Result<(), Fault> {
+    let (status, attached) = made_by(office, volume).await?;
     super::actions::set(office, volume, |paper| {
-        paper.insert("status".to_owned(), json!(status));
+        if !paper.get("task").is_some_and(Value::is_object) {
+            paper.insert("status".to_owned(), json!(status));
+        }
         paper.insert("attach_status".to_owned(), json!(attached));
         if attached == "detached" {
             let mut kept = map(paper, "admin_metadata");

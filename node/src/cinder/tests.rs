@@ -1,5 +1,6 @@
 //! The volume API over a real store and real volumes on a file, asked without sockets.
 
+mod attachments;
 mod backups;
 mod encryption;
 mod groups;

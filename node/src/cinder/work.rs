@@ -301,6 +301,14 @@ async fn finish(
     let size = map(paper, "task").get("size").cloned().filter(|_| why.is_none());
     let ended = AtomicBool::new(false);
     let host = several::host_of(office, paper).filter(|_| drawer == volumes::DRAWER);
+    // Who used a volume may have detached it meanwhile: what is left of its attachments says what it is then.
+    let detached = match drawer {
+        volumes::DRAWER if state == "in-use" => {
+            let (made, _) = attachments::made_by(office, text(paper, "id")).await?;
+            if made == "in-use" { "available" } else { made }
+        }
+        _ => state,
+    };
     let edit = |now_there: &mut Paper| -> Result<(), PaperError> {
         let ours = now_there.get("task") == task.as_ref();
         ended.store(ours, Ordering::Relaxed);
@@ -308,7 +316,8 @@ async fn finish(
             return Ok(());
         }
         now_there.remove("task");
-        now_there.insert("status".to_owned(), json!(state));
+        let used = text(now_there, "attach_status") == "attached";
+        now_there.insert("status".to_owned(), json!(if used { state } else { detached }));
         now_there.insert("updated_at".to_owned(), json!(now()));
         if let Some(host) = &host {
             now_there.insert("host".to_owned(), json!(host));
