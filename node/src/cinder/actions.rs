@@ -205,6 +205,15 @@ async fn retype(office: &Office, ask: &Ask, volume: &Paper, given: &Map<String, 
     if text(&kind, "id") == text(volume, "volume_type_id") {
         return Err(Fault::bad(format!("Invalid input received: New volume_type same as original: {name}.")));
     }
+    if !text(volume, "group_id").is_empty() {
+        return Err(Fault::state("Volume belongs to a group, which does not let it change its type."));
+    }
+    let multiattach = schedule::is_multiattach(&kind);
+    if status == "in-use" && multiattach != flag(volume, "multiattach") {
+        return Err(Fault::bad(
+            "Invalid input received: Retype from and to multiattach types is refused while the volume is in use.",
+        ));
+    }
     let goes = match given.get("migration_policy").and_then(Value::as_str).unwrap_or("never") {
         "never" => false,
         "on-demand" => true,
@@ -231,7 +240,6 @@ async fn retype(office: &Office, ask: &Ask, volume: &Paper, given: &Map<String, 
     let named = [format!("volumes_{}", text(&kind, "name")), format!("gigabytes_{}", text(&kind, "name"))];
     let wants = [(named[0].as_str(), 1), (named[1].as_str(), size)];
     let _reserved = reserve(office, Need { project, kind: "", wants: &wants }).await?;
-    let multiattach = schedule::is_multiattach(&kind);
     if anew || !stays {
         let kind = Some((text(&kind, "id").to_owned(), multiattach));
         migrate::begin(office, volume, Deed::Retype, migrate::Way { to, kind, encryption, members }).await?;

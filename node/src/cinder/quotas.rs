@@ -154,6 +154,35 @@ pub(crate) async fn check_size(office: &Office, project: &str, size: i64) -> Res
     }
 }
 
+/// Writes the limits of a type under another name as well. Before it is renamed, and [`forget_type`] afterwards: it has its limits by
+/// whichever name it has.
+pub(crate) async fn copy_type(office: &Office, from: &str, to: &str) -> Result<(), Fault> {
+    each(office, |paper| {
+        for name in BY_TYPE {
+            if let Some(limit) = paper.get(&format!("{name}_{from}")).cloned() {
+                paper.insert(format!("{name}_{to}"), limit);
+            }
+        }
+    })
+    .await
+}
+
+/// Forgets the limits of a type's name that is no type's any more.
+pub(crate) async fn forget_type(office: &Office, name: &str) -> Result<(), Fault> {
+    each(office, |paper| BY_TYPE.iter().for_each(|of| drop(paper.remove(&format!("{of}_{name}"))))).await
+}
+
+async fn each(office: &Office, edit: impl Fn(&mut Paper) + Send + Sync) -> Result<(), Fault> {
+    for name in office.papers.names(DRAWER).await? {
+        let edit = |paper: &mut Paper| -> Result<(), Fault> {
+            edit(paper);
+            Ok(())
+        };
+        office.papers.change(DRAWER, &name, edit).await?;
+    }
+    Ok(())
+}
+
 fn shown(limits: &Numbers) -> Map<String, Value> {
     limits.iter().map(|(name, limit)| (name.clone(), json!(limit))).collect()
 }

@@ -13,6 +13,7 @@ mod quotas;
 mod sources;
 mod tasks;
 mod transfers;
+mod types;
 
 use std::sync::Arc;
 

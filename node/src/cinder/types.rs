@@ -12,7 +12,7 @@ use super::fields::{
     flag, fresh_id, given_flag, given_text, map, needed_name, now, paper, text, text_map, texts, value,
 };
 use super::list::{Rules, page};
-use super::{Office, several, specs};
+use super::{Office, quotas, several, specs};
 use crate::papers::{Paper, PaperError};
 
 pub(crate) const DRAWER: &str = "types";
@@ -204,7 +204,7 @@ pub(crate) async fn change(
 
 async fn update(office: &Office, ask: &Ask, id: &str) -> Reply {
     ask.admin("volume_extension:type_update")?;
-    by_id(office, id).await?;
+    let before = by_id(office, id).await?;
     let wanted = ask.member("volume_type")?;
     let (name, description) = (given_text(wanted, &["name"])?, given_text(wanted, &["description"])?);
     let public = wanted.get("is_public").map(|given| given_flag(given, "is_public")).transpose()?;
@@ -220,6 +220,10 @@ async fn update(office: &Office, ask: &Ask, id: &str) -> Reply {
     if all(office).await?.iter().any(taken) {
         return Err(Fault::conflict("A volume type of this name is there already."));
     }
+    let renamed = name.as_ref().and_then(Value::as_str).filter(|name| *name != text(&before, "name"));
+    if let Some(name) = renamed {
+        quotas::copy_type(office, text(&before, "name"), name).await?;
+    }
     let changed = change(office, id, |kind| {
         if let Some(name @ Value::String(_)) = &name {
             kind.insert("name".to_owned(), name.clone());
@@ -233,6 +237,9 @@ async fn update(office: &Office, ask: &Ask, id: &str) -> Reply {
         Ok(())
     })
     .await?;
+    if renamed.is_some() {
+        quotas::forget_type(office, text(&before, "name")).await?;
+    }
     Answer::ok(json!({ "volume_type": shown(ask, &changed, false) }))
 }
 

@@ -132,6 +132,14 @@ impl Cabinet {
         Ok(held.papers.values().map(|kept| Arc::clone(&*kept.paper)).collect())
     }
 
+    /// Names of all papers of a drawer.
+    pub(crate) async fn names(&self, drawer: &'static str) -> Result<Vec<String>, PaperError> {
+        let held = self.drawer(drawer).await;
+        let mut held = held.lock().await;
+        self.look(drawer, &mut held).await?;
+        Ok(held.papers.keys().cloned().collect())
+    }
+
     /// One paper.
     pub(crate) async fn get(
         &self,
