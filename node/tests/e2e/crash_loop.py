@@ -1,7 +1,7 @@
 """`kill -9` at random moments while several clients write; after every restart, what clients were told is compared with what is there.
 
 What must hold after each restart:
-- the node is ready within 10 s, without those in which the disk held it up (`FlushProbe`);
+- the node is ready within 10 s, without those in which the disk held it up (`DiskProbe`);
 - an acknowledged write is there, whole (MD5), and an acknowledged delete stays deleted;
 - a write that was under way is there whole, or not at all: the old state or the new one, nothing between;
 - a listing shows exactly the objects that are there, with their sizes and MD5s; container and account counters are exact.

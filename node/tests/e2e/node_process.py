@@ -5,6 +5,7 @@ Invariant: the data and the log of a failed test stay, and their place is printe
 """
 
 import contextlib
+import mmap
 import os
 import pathlib
 import shutil
@@ -16,9 +17,10 @@ import threading
 import time
 
 FIRST_START_LIMIT = 300.0  # formatting a disk writes all of it once
-START_LIMIT = 10.0  # any other start, without what the disk held it up; see `FlushProbe`
+START_LIMIT = 10.0  # any other start, without what the disk held it up; see `DiskProbe`
 HELD_LIMIT = 60.0  # with that
 USUAL_FLUSH = 0.05  # a flush of 4 KiB that takes longer waits for somebody else's writes
+USUAL_READ = 0.02  # and so does a read of a mebibyte
 STOP_LIMIT = 60.0
 # What a client could take from the caller's shell instead of from client.env.
 CLIENT_PREFIXES = ("OS_", "ST_", "AWS_", "QUARRY_OBJECT", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
@@ -68,11 +70,11 @@ class Node:
         return took
 
     def start_in_time(self):
-        """Start as `start` does, within START_LIMIT; returns the seconds, without those in which the disk held even a flush of 4 KiB."""
-        with FlushProbe(self.data.parent) as probe:
+        """Start as `start` does, within START_LIMIT; returns the seconds, without those in which the disk held whoever asks it for little."""
+        with DiskProbe(self.data.parent) as probe:
             took = self.start(limit=HELD_LIMIT)
         if probe.held > 1.0:
-            print(f"start-up: {took:.2f} s by the clock; for {probe.held:.2f} s of them the disk held a flush of 4 KiB too", flush=True)
+            print(f"start-up: {took:.2f} s by the clock; for {probe.held:.2f} s of them the disk held others, too", flush=True)
         own = max(took - probe.held, 0.0)
         assert own < START_LIMIT, f"start-up took {took:.1f} s, of which the disk held {probe.held:.1f} s; at most {START_LIMIT:.0f} s are allowed beside those"
         return own
@@ -107,11 +109,11 @@ class Node:
         return env
 
 
-class FlushProbe(threading.Thread):
-    """Writes and flushes 4 KiB beside a start, again and again: `held` is the seconds that the disk made it wait beyond USUAL_FLUSH each.
+class DiskProbe(threading.Thread):
+    """Flushes 4 KiB and reads a mebibyte beside a start, again and again: `held` is the seconds that the disk made it wait beyond what is usual.
 
-    A start flushes some fifteen times, one after the other. Tests run two at a time, and while another formats its disks, by
-    gigabytes, each of those flushes waits for its writes, whoever asks: on such a disk the clock would judge the neighbour.
+    A start flushes some fifteen times and reads the end of its log, one after the other. Tests run two at a time, and while another
+    formats its disks, by gigabytes, each of those waits for its writes, whoever asks: on such a disk the clock would judge the neighbour.
     """
 
     def __init__(self, folder):
@@ -120,6 +122,10 @@ class FlushProbe(threading.Thread):
         self._ended = threading.Event()
         # No name in the folder: whatever ends the test, nothing stays behind.
         self._file = tempfile.TemporaryFile(dir=folder)
+        self._file.write(os.urandom(1 << 20))
+        self._file.flush()
+        self._direct = os.open(f"/proc/self/fd/{self._file.fileno()}", os.O_RDONLY | os.O_DIRECT)
+        self._buffer = mmap.mmap(-1, 1 << 20)
 
     def __enter__(self):
         self.start()
@@ -128,6 +134,7 @@ class FlushProbe(threading.Thread):
     def __exit__(self, *_):
         self._ended.set()
         self.join()
+        os.close(self._direct)
         self._file.close()
 
     def run(self):
@@ -135,7 +142,10 @@ class FlushProbe(threading.Thread):
             began = time.monotonic()
             os.pwrite(self._file.fileno(), bytes(4096), 0)
             os.fsync(self._file.fileno())
-            self.held += max(time.monotonic() - began - USUAL_FLUSH, 0.0)
+            flushed = time.monotonic()
+            os.preadv(self._direct, [self._buffer], 0)
+            read = time.monotonic()
+            self.held += max(flushed - began - USUAL_FLUSH, 0.0) + max(read - flushed - USUAL_READ, 0.0)
 
 
 def read_shell_variables(path):
