@@ -218,7 +218,7 @@ def drained(it, cloud, node, rng):
     assert len(kept) == 1 and "client" in str(kept), kept
     used.close()
     at = lambda name: [member for member in it.members if name in names(member)]
-    wait_until(lambda: len(at("used")) == 1 and at("used")[0] is not node, WAIT, "it goes when nobody uses it", lambda: compared(node))
+    wait_until(lambda: len(there := at("used")) == 1 and there[0] is not node, WAIT, "it goes when nobody uses it", lambda: compared(node))
     for volume, pieces in content.items():
         cloud.check(volume, pieces)
         assert cloud.door(volume)[0] is not node or volume == pair
