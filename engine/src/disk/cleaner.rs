@@ -276,15 +276,22 @@ impl DiskHandle {
             Err(e) if is_bad_sector(&e) => {}
             other => return Ok(other),
         }
-        let mut whole = BytesMut::with_capacity(len);
+        let (mut whole, mut read, mut failed) = (BytesMut::with_capacity(len), 0, None);
         for at in (0..len).step_by(BLOCK) {
             match self.read_raw(start + at as u64, BLOCK.min(len - at)).await? {
-                Ok(block) => whole.extend_from_slice(&block),
-                Err(e) if is_bad_sector(&e) => whole.put_bytes(0, BLOCK.min(len - at)),
+                Ok(block) => {
+                    read += 1;
+                    whole.extend_from_slice(&block);
+                }
+                Err(e) if is_bad_sector(&e) => {
+                    failed = Some(e);
+                    whole.put_bytes(0, BLOCK.min(len - at));
+                }
                 Err(e) => return Ok(Err(e)),
             }
         }
-        Ok(Ok(whole.freeze()))
+        // Nothing of it: the device answers nothing now, which is to be tried again, not remembered.
+        Ok(failed.filter(|_| read == 0).map_or_else(|| Ok(whole.freeze()), Err))
     }
 }
 

@@ -276,3 +276,17 @@ fn a_sector_that_cannot_be_read_keeps_nothing_from_being_cleaned_but_what_lies_t
         assert!(rig.get("filler").unwrap().is_some());
     }
 }
+
+/// A device that answers nothing for a while: what was not read must not be remembered as unreadable.
+#[test]
+fn a_segment_of_which_nothing_can_be_read_now_is_cleaned_when_it_can() {
+    let (mut rig, at) = sealed_with_one_small(82);
+    let start = rig.handle().shared.layout.segment_start(at.segment);
+    rig.image.edit_faults(|faults| faults.unreadable.push(start..start + (16 << 20)));
+    let handle = rig.handle();
+    assert!(matches!(rig.sim().run(handle.clean(at.segment)), Err(DiskError::Io { .. })));
+    rig.image.edit_faults(|faults| faults.unreadable.clear());
+    assert_eq!(handle.victim(&[]), Some(at.segment));
+    assert!(rig.sim().run(handle.clean(at.segment)).unwrap().unwrap().retired);
+    assert_eq!(rig.get("k").unwrap(), Some((1, b"old".as_slice().into())));
+}
