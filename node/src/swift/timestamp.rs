@@ -54,6 +54,9 @@ fn civil(days: u64) -> (u64, u64, u64) {
 
 /// The day number since 1970-01-01 of a date that exists, from 1970 on.
 pub(crate) fn days_since_epoch(year: u64, month: u64, day: u64) -> Option<u64> {
+    if year > 9999 || !(1..=31).contains(&day) {
+        return None;
+    }
     let guess = (year.checked_sub(1970)? * 365 + (year - 1969) / 4 + (month.clamp(1, 12) - 1) * 28 + day)
         .saturating_sub(60);
     (guess..guess + 120).find(|days| civil(*days) == (year, month, day))
@@ -100,6 +103,10 @@ mod tests {
         }
         assert_eq!(days_since_epoch(2024, 2, 30), None);
         assert_eq!(days_since_epoch(2024, 13, 1), None);
+        // What a client says is anything.
+        for (year, day) in [(2024, 0), (2024, 32), (2024, u64::MAX), (u64::MAX, 1), (10_000, 1)] {
+            assert_eq!(days_since_epoch(year, 1, day), None);
+        }
         assert_eq!(days_since_epoch(2024, 0, 1), None);
         assert_eq!(days_since_epoch(1969, 1, 1), None);
         let (year, month, day) = (9999, 12, 31);
