@@ -186,3 +186,53 @@ async fn who_may_look_at_everything_makes_and_deletes_no_keys_of_others() {
     assert_eq!(ask(&auth, &admin, Method::DELETE, &one, &Value::Null).await.0, StatusCode::NO_CONTENT);
     rig.stop().await;
 }
+
+/// A token of a trust became one of its trustor, with all that the trustor may, and one of an application credential left its project.
+#[tokio::test]
+async fn what_was_lent_is_lent_no_further() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start();
+    let auth = auth_with(CONFIG, dir.path(), unix_now);
+    auth.keep_in(Cabinet::new(rig.store(), PAPERS, true));
+    let (admin, shown) = token(&auth, &password("demo", "secret", Value::Null)).await;
+    let (user, project) = (shown["user"]["id"].as_str().unwrap(), shown["project"]["id"].clone());
+    let credentials = format!("/v3/users/{user}/application_credentials");
+    let wish =
+        |name: &str| json!({ "application_credential": { "name": name, "roles": [{ "name": "member" }] } });
+    let (_, made) = ask(&auth, &admin, Method::POST, &credentials, &wish("little")).await;
+    let made = &made["application_credential"];
+    let identity = json!({ "methods": ["application_credential"],
+        "application_credential": { "id": made["id"], "secret": made["secret"] } });
+    let (little, _) = token(&auth, &json!({ "auth": { "identity": identity } })).await;
+    let trust = json!({ "trust": { "trustor_user_id": user, "trustee_user_id": user, "project_id": project,
+        "impersonation": true, "roles": [{ "name": "member" }] } });
+    let (status, given) = ask(&auth, &admin, Method::POST, "/v3/OS-TRUST/trusts", &trust).await;
+    assert_eq!(status, StatusCode::CREATED, "{given}");
+    let scope = json!({ "OS-TRUST:trust": { "id": given["trust"]["id"] } });
+    let (trusted, _) = token(&auth, &password("demo", "secret", scope)).await;
+
+    let again = async |shown: &str, scope: Value| {
+        let identity = json!({ "methods": ["token"], "token": { "id": shown } });
+        let body = json!({ "auth": { "identity": identity, "scope": scope } });
+        ask(&auth, "", Method::POST, "/v3/auth/tokens", &body).await
+    };
+    let other = json!({ "project": { "name": "other", "domain": { "id": "default" } } });
+    for scope in [other, json!("unscoped"), json!({ "project": { "id": project } })] {
+        assert_eq!(again(&little, scope.clone()).await.0, StatusCode::FORBIDDEN, "{scope}");
+        assert_eq!(again(&trusted, scope.clone()).await.0, StatusCode::FORBIDDEN, "{scope}");
+    }
+    assert_eq!(again(&trusted, Value::Null).await.0, StatusCode::FORBIDDEN);
+    let (status, same) = again(&little, Value::Null).await;
+    assert_eq!((status, &same["token"]["project"]["id"]), (StatusCode::CREATED, &project));
+    let roles = same["token"]["roles"].as_array().unwrap();
+    assert!(roles.iter().all(|role| role["name"] != "admin"), "{roles:?}");
+    for (shown, path, body) in [
+        (&little, "/v3/OS-TRUST/trusts", &trust),
+        (&trusted, "/v3/OS-TRUST/trusts", &trust),
+        (&little, credentials.as_str(), &wish("more")),
+        (&trusted, credentials.as_str(), &wish("more")),
+    ] {
+        assert_eq!(ask(&auth, shown, Method::POST, path, body).await.0, StatusCode::FORBIDDEN, "{path}");
+    }
+    rig.stop().await;
+}

@@ -114,7 +114,8 @@ async fn create(
     let Some(project) = caller.claims.project.as_deref() else {
         return Err(Refusal::BadRequest("an application credential is for the project of the token"));
     };
-    if caller.claims.credential.is_some() {
+    // Who was lent some of a user's rights lends none on.
+    if caller.claims.credential.is_some() || caller.claims.trust.is_some() {
         return Err(Refusal::Forbidden);
     }
     let name = given.get("name").and_then(Value::as_str).unwrap_or("");

@@ -150,6 +150,12 @@ pub(super) fn authenticate(context: &Context<'_>, body: &[u8]) -> Reply {
     if let Some(credential) = &proven.credential {
         claims.project = Some(text(credential, "project_id").to_owned());
         claims.credential = Some(text(credential, "id").to_owned());
+    } else if let Some(session) = proven.from.as_ref().filter(|session| session.claims.credential.is_some()) {
+        // An application credential is for its own project alone.
+        if envelope.auth.scope.is_some() {
+            return Err(Refusal::Forbidden);
+        }
+        claims.project.clone_from(&session.claims.project);
     } else {
         scope(context, proven.user, envelope.auth.scope.as_ref(), &mut claims)?;
     }
@@ -195,6 +201,10 @@ fn prove<'a>(context: &'a Context<'_>, identity: &Identity) -> Result<Proven<'a>
         (["token"], _, Some(given), _) => {
             let session = auth.session(&given.id).filter(|session| session.claims.kind == Kind::Keystone);
             let session = session.ok_or(Refusal::Unauthorized)?;
+            if session.claims.trust.is_some() {
+                // It would become one of its trustor, with all that the trustor may (Keystone: `auth/plugins/token.py`).
+                return Err(Refusal::Forbidden);
+            }
             let user = directory.user(&session.claims.user).ok_or(Refusal::Unauthorized)?;
             Ok(Proven { user, from: Some(session), credential: None })
         }

@@ -106,7 +106,8 @@ async fn create(context: &Context<'_>, caller: &Arc<Session>, body: &[u8]) -> Re
     let given = value["trust"].as_object().ok_or(Refusal::BadRequest("the body has no trust"))?;
     let said = |key: &str| given.get(key).and_then(Value::as_str).unwrap_or("");
     let (trustor, trustee, project) = (said("trustor_user_id"), said("trustee_user_id"), said("project_id"));
-    if trustor != caller.claims.user || caller.claims.trust.is_some() {
+    // Who was lent some of a user's rights lends none on.
+    if trustor != caller.claims.user || caller.claims.trust.is_some() || caller.claims.credential.is_some() {
         return Err(Refusal::Forbidden);
     }
     let impersonation = given.get("impersonation").and_then(Value::as_bool);
