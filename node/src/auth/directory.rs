@@ -193,6 +193,7 @@ impl Directory {
             user_id: String::new(),
             account: format!("{ACCOUNT_PREFIX}{account}"),
             groups,
+            roles: Vec::new(),
             owner: has(".admin"),
             reseller_admin: has(".reseller_admin"),
             reseller_reader: has(".reseller_reader"),

@@ -377,7 +377,8 @@ impl Session {
     fn joined(&self, service: &Self) -> Self {
         let mut caller = self.caller.clone();
         caller.groups.extend(service.caller.groups.iter().cloned());
-        caller.service = service.caller.groups.iter().any(|group| group == SERVICE_GROUP);
+        let mut vouches = service.caller.groups.iter().chain(&service.caller.roles);
+        caller.service = vouches.any(|group| group == SERVICE_GROUP);
         Self { caller, claims: self.claims.clone(), roles: self.roles.clone(), checked_at: self.checked_at }
     }
 
@@ -402,16 +403,16 @@ fn looks_like_ours(token: &str) -> bool {
     token.starts_with(ACCOUNT_PREFIX) || token.starts_with("gAAAA")
 }
 
-/// A Keystone user within a project. Access lists know it as `project:user` in the forms of Swift's keystoneauth, and
-/// by its role names.
+/// A Keystone user within a project. Access lists know it as `project:user` in the forms of Swift's keystoneauth, and those of the project's
+/// own containers by its role names.
 fn keystone_caller(name: &str, id: &str, project: Option<&str>, roles: &[String]) -> Caller {
     let has = |wanted: &[&str]| roles.iter().any(|role| wanted.contains(&role.as_str()));
     let mut caller = Caller { user: name.to_owned(), user_id: id.to_owned(), ..Caller::default() };
-    caller.groups.push(format!("*:{id}"));
+    caller.groups.extend([format!("*:{id}"), "*:*".to_owned()]);
     if let Some(project) = project {
         caller.account = format!("{ACCOUNT_PREFIX}{project}");
         caller.groups.extend([format!("{project}:{id}"), format!("{project}:*")]);
-        caller.groups.extend(roles.iter().cloned());
+        caller.roles = roles.to_vec();
         caller.owner = has(&OWNER_ROLES);
         caller.reseller_admin = has(&[RESELLER_ROLE]);
     }

@@ -78,7 +78,7 @@ pub(crate) async fn authorize(api: &Api, call: &Call, subject: Subject<'_>, verb
     {
         let name = if verb == Verb::Read { "x-container-read" } else { "x-container-write" };
         let list = found.headers.get(name).map_or("", String::as_str);
-        if by_container_acl(list, caller, text(&call.headers, "referer"), subject.object) {
+        if by_container_acl(list, caller, text(&call.headers, "referer"), &subject) {
             return Ok(GUEST);
         }
     }
@@ -103,12 +103,22 @@ fn by_role(options: &SwiftOptions, caller: &Caller, account: &str, verb: Verb) -
     (caller.reseller_reader && verb == Verb::Read).then_some(GUEST)
 }
 
-fn by_container_acl(list: &str, caller: Option<&Caller>, referrer: Option<&str>, object: bool) -> bool {
+fn by_container_acl(
+    list: &str,
+    caller: Option<&Caller>,
+    referrer: Option<&str>,
+    subject: &Subject<'_>,
+) -> bool {
     if list.is_empty() {
         return false;
     }
-    (acl::allows_referrer(list, referrer) && (object || acl::opens_listings(list)))
-        || caller.is_some_and(|caller| acl::names_group(list, &caller.groups))
+    // Swift's keystoneauth as well looks for roles only where the account is that of the caller's project.
+    let named = |caller: &Caller| {
+        let own = caller.account == subject.account;
+        acl::names_group(list, &caller.groups) || (own && acl::names_group(list, &caller.roles))
+    };
+    (acl::allows_referrer(list, referrer) && (subject.object || acl::opens_listings(list)))
+        || caller.is_some_and(named)
 }
 
 fn by_account_acl(list: &AccountAcl, caller: &Caller, below_account: bool, verb: Verb) -> Option<Grant> {
@@ -161,11 +171,14 @@ mod tests {
 
     #[test]
     fn referrers_see_objects_but_listings_only_when_opened() {
-        assert!(by_container_acl(".r:*", None, None, true));
-        assert!(!by_container_acl(".r:*", None, None, false));
-        assert!(by_container_acl(".r:*,.rlistings", None, None, false));
-        assert!(!by_container_acl("", Some(&caller(&[""])), None, true));
-        assert!(by_container_acl("test:tester", Some(&caller(&["test:tester"])), None, false));
+        let allows = |list, caller: Option<&Caller>, object| {
+            by_container_acl(list, caller, None, &Subject { account: "AUTH_a", container: Some("c"), object })
+        };
+        assert!(allows(".r:*", None, true));
+        assert!(!allows(".r:*", None, false));
+        assert!(allows(".r:*,.rlistings", None, false));
+        assert!(!allows("", Some(&caller(&[""])), true));
+        assert!(allows("test:tester", Some(&caller(&["test:tester"])), false));
     }
 
     #[test]

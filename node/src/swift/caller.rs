@@ -11,8 +11,11 @@ pub struct Caller {
     pub user_id: String,
     /// The caller's own account, with its reseller prefix: `AUTH_test`.
     pub account: String,
-    /// What access lists match, literally: `test`, `test:tester`, roles, `PROJECT:USER`.
+    /// What access lists match, literally: `test`, `test:tester`, `PROJECT:USER`.
     pub groups: Vec<String>,
+    /// Keystone's roles in [`Caller::account`]: lists of its own containers match them too, and no others, as a role of this name may be
+    /// anybody's elsewhere.
+    pub roles: Vec<String>,
     /// Whether the caller administers [`Caller::account`].
     pub owner: bool,
     /// May do everything in every account.

@@ -34,6 +34,32 @@ async fn strangers_get_401_and_known_callers_403_until_a_list_lets_them_in() {
     rig.stop().await;
 }
 
+/// A role was taken for a group: whoever had it in any project was let in, and to an account's own list as well.
+#[tokio::test]
+async fn a_role_in_a_list_is_one_of_the_containers_own_project() {
+    let rig = Rig::start();
+    rig.make("/v1/AUTH_a/c").await;
+    rig.ask("PUT", "/v1/AUTH_a/c/o", &[], "x").await;
+    let lists = [("x-container-read", "member"), ("x-container-write", "member")];
+    assert_eq!(rig.ask("POST", "/v1/AUTH_a/c", &lists, "").await.status, 204);
+    let list = [("x-account-access-control", r#"{"admin":["member"]}"#)];
+    assert_eq!(rig.ask("POST", "/v1/AUTH_a", &list, "").await.status, 204);
+    let member = |account: &str| {
+        let (account, roles) = (format!("AUTH_{account}"), vec!["member".to_owned()]);
+        Some(Caller { user: "m".into(), account, roles, groups: vec!["*:*".into()], ..Caller::default() })
+    };
+    for (method, object) in [("GET", "o"), ("PUT", "p")] {
+        let uri = format!("/v1/AUTH_a/c/{object}");
+        assert!(status(&rig, member("a"), method, &uri, &[]).await < 300, "{method}");
+        assert_eq!(status(&rig, member("b"), method, &uri, &[]).await, 403, "{method}");
+    }
+    assert_eq!(status(&rig, member("b"), "HEAD", "/v1/AUTH_a", &[]).await, 403);
+    // Anybody who shows who they are.
+    assert_eq!(rig.ask("POST", "/v1/AUTH_a/c", &[("x-container-read", "*:*")], "").await.status, 204);
+    assert_eq!(status(&rig, member("b"), "GET", "/v1/AUTH_a/c/o", &[]).await, 200);
+    rig.stop().await;
+}
+
 #[tokio::test]
 async fn accounts_are_the_resellers_and_their_quotas_bind() {
     let rig = Rig::start();
