@@ -10,6 +10,8 @@ use super::fault::Fault;
 use crate::papers::Paper;
 use crate::storage::{random_bytes, wall_clock};
 
+/// Microseconds after which no request goes on that makes something.
+const LONGEST_MAKING: u64 = 600_000_000;
 /// Longest name, description, key or value.
 const MAX_TEXT: usize = 255;
 /// Most entries of a map that a client gives.
@@ -73,6 +75,14 @@ pub(crate) fn time_text(micros: u64) -> String {
     let seconds = crate::auth::iso8601(micros / 1_000_000);
     let whole = seconds.get(..19).unwrap_or(&seconds);
     format!("{whole}.{:06}", micros % 1_000_000)
+}
+
+/// The state of what is made by its request. What is `creating` for longer than any request lasts is made by nobody any more: whoever did was
+/// killed, or its caller has gone.
+pub(crate) fn made_state(paper: &Paper) -> &str {
+    let state = text(paper, "status");
+    let long_ago = time_text(wall_clock().saturating_sub(LONGEST_MAKING));
+    if state == "creating" && text(paper, "created_at") < long_ago.as_str() { "error" } else { state }
 }
 
 /// A name or description that a request gives: `None` when it says nothing, `Some(null)` when it says that there is none.

@@ -1,7 +1,8 @@
 //! `/group_snapshots` (3.14): a snapshot of each volume of a group, one after the other.
 //!
 //! Invariant: the snapshots name their group snapshot; it goes only together with them, and they with it. What is `available` has all of
-//! them: it is `creating` until the last one is begun, and gone again when one of them cannot be.
+//! them: it is `creating` until the last one is there, gone again when one of them cannot be begun, and `error` where one was not made or
+//! its own making was cut off.
 
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::ask::{Answer, Ask, Reply};
 use super::fault::Fault;
-use super::fields::{fresh_id, given_text, now, paper, text, value};
+use super::fields::{fresh_id, given_text, made_state, now, paper, text, value};
 use super::list::{Rules, page};
 use super::states::{Deed, rule_of};
 use super::{Office, groups, snapshots};
@@ -31,7 +32,11 @@ pub(crate) async fn answer(office: &Office, ask: &Ask, rest: &[&str]) -> Reply {
         ("GET", []) => list(office, ask, false).await,
         ("GET", ["detail"]) => list(office, ask, true).await,
         ("POST", []) => create(office, ask).await,
-        ("GET", [id]) => Answer::ok(json!({ "group_snapshot": detail(ask, &*find(office, ask, id).await?) })),
+        ("GET", [id]) => {
+            let one = find(office, ask, id).await?;
+            let snapshots = members(office, &one).await?;
+            Answer::ok(json!({ "group_snapshot": detail(ask, &one, &snapshots) }))
+        }
         ("DELETE", [id]) => {
             let one = find(office, ask, id).await?;
             ask.writer("group:delete_group_snapshot")?;
@@ -60,12 +65,26 @@ pub(crate) async fn find(office: &Office, ask: &Ask, id: &str) -> Result<Arc<Pap
 
 /// Its snapshots: those of its project.
 pub(crate) async fn members(office: &Office, one: &Paper) -> Result<Vec<Arc<Paper>>, Fault> {
-    let (id, project) = (text(one, "id"), text(one, "project_id"));
     let mut all = office.papers.all(snapshots::DRAWER).await?;
-    all.retain(|snapshot| {
-        text(snapshot, "group_snapshot_id") == id && text(snapshot, "project_id") == project
-    });
+    all.retain(|snapshot| is_of(snapshot, one));
     Ok(all)
+}
+
+fn is_of(snapshot: &Paper, one: &Paper) -> bool {
+    text(snapshot, "group_snapshot_id") == text(one, "id")
+        && text(snapshot, "project_id") == text(one, "project_id")
+}
+
+/// Its state: once all of its snapshots are begun, what becomes of them. `snapshots` may have others as well.
+pub(crate) fn state_of<'a>(one: &'a Paper, snapshots: &[Arc<Paper>]) -> &'a str {
+    let any = |state: &str| {
+        snapshots.iter().any(|snapshot| is_of(snapshot, one) && text(snapshot, "status") == state)
+    };
+    match made_state(one) {
+        "available" if any(rule_of(Deed::CreateSnapshot).failed) => "error",
+        "available" if any(rule_of(Deed::CreateSnapshot).during) => "creating",
+        state => state,
+    }
 }
 
 /// Whether a snapshot is part of a group snapshot that is there: it goes with that one alone.
@@ -94,11 +113,12 @@ fn brief(one: &Paper) -> Value {
     json!({ "id": text(one, "id"), "name": value(one, "name"), "group_type_id": text(one, "group_type_id") })
 }
 
-fn detail(ask: &Ask, one: &Paper) -> Value {
+fn detail(ask: &Ask, one: &Paper, snapshots: &[Arc<Paper>]) -> Value {
     let mut shown = brief(one);
-    for key in ["group_id", "status", "created_at", "description"] {
+    for key in ["group_id", "created_at", "description"] {
         shown[key] = value(one, key);
     }
+    shown["status"] = json!(state_of(one, snapshots));
     if ask.since(58) && ask.caller.admin {
         shown["project_id"] = value(one, "project_id");
     }
@@ -110,10 +130,11 @@ async fn list(office: &Office, ask: &Ask, full: bool) -> Reply {
     if !ask.everywhere() {
         all.retain(|one| text(one, "project_id") == ask.caller.project);
     }
+    let snapshots = office.papers.all(snapshots::DRAWER).await?;
     let page = page(ask, RULES, all)?;
     Answer::ok(page.body(ask, "group_snapshots", |one| {
         if full {
-            return detail(ask, one);
+            return detail(ask, one, &snapshots);
         }
         // Lists name it and say no more.
         json!({ "id": text(one, "id"), "name": value(one, "name") })

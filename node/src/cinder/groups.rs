@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::ask::{Answer, Ask, Reply};
 use super::fault::Fault;
-use super::fields::{fresh_id, given_text, now, number, paper, text, texts, value};
+use super::fields::{fresh_id, given_text, made_state, now, number, paper, text, texts, value};
 use super::list::{Rules, page};
 use super::quotas::Need;
 use super::reserve::reserve;
@@ -55,10 +55,19 @@ pub(crate) async fn find(office: &Office, ask: &Ask, id: &str) -> Result<Arc<Pap
 
 /// The volumes of a group: those of its project, for what another one was given is not its to copy and delete.
 pub(crate) async fn members(office: &Office, group: &Paper) -> Result<Vec<Arc<Paper>>, Fault> {
-    let (id, project) = (text(group, "id"), text(group, "project_id"));
     let mut volumes = office.papers.all(volumes::DRAWER).await?;
-    volumes.retain(|volume| text(volume, "group_id") == id && text(volume, "project_id") == project);
+    volumes.retain(|volume| is_of(volume, group));
     Ok(volumes)
+}
+
+fn is_of(volume: &Paper, group: &Paper) -> bool {
+    text(volume, "group_id") == text(group, "id") && text(volume, "project_id") == text(group, "project_id")
+}
+
+/// Whether a volume is in a group that is there, and its project's.
+pub(crate) async fn holds(office: &Office, volume: &Paper) -> Result<bool, Fault> {
+    let group = office.papers.get(DRAWER, text(volume, "group_id")).await?;
+    Ok(group.is_some_and(|group| is_of(volume, &group)))
 }
 
 fn detail(ask: &Ask, group: &Paper, volumes: &[Arc<Paper>]) -> Value {
@@ -75,12 +84,13 @@ fn detail(ask: &Ask, group: &Paper, volumes: &[Arc<Paper>]) -> Value {
     ] {
         shown.insert(key.to_owned(), value(group, key));
     }
+    shown.insert("status".to_owned(), json!(made_state(group)));
     if ask.since(14) {
         shown.insert("group_snapshot_id".to_owned(), value(group, "group_snapshot_id"));
         shown.insert("source_group_id".to_owned(), value(group, "source_group_id"));
     }
     if ask.since(25) && ask.param_flag("list_volume") {
-        let ids = volumes.iter().filter(|volume| text(volume, "group_id") == text(group, "id"));
+        let ids = volumes.iter().filter(|volume| is_of(volume, group));
         shown.insert("volumes".to_owned(), ids.map(|volume| json!(text(volume, "id"))).collect());
     }
     if ask.since(38) {
@@ -155,15 +165,18 @@ async fn copy(office: &Arc<Office>, ask: &Ask) -> Reply {
     let (group, sources) = match (snapshot, source) {
         (Some(id), None) => {
             let of = group_snapshots::find(office, ask, id).await?;
-            if text(&of, "status") != "available" {
+            let snapshots = group_snapshots::members(office, &of).await?;
+            if group_snapshots::state_of(&of, &snapshots) != "available" {
                 return Err(Fault::bad("Invalid group snapshot: its status must be available."));
             }
-            let group = find(office, ask, text(&of, "group_id")).await?;
-            (group, group_snapshots::members(office, &of).await?)
+            (find(office, ask, text(&of, "group_id")).await?, snapshots)
         }
         (None, Some(id)) => {
             let group = find(office, ask, id).await?;
             let volumes = members(office, &group).await?;
+            if !volumes.iter().all(|volume| rule_of(Deed::Snapshot).begins_in(text(volume, "status"))) {
+                return Err(Fault::bad("Invalid group: a volume of it is neither available nor in-use."));
+            }
             (group, volumes)
         }
         _ => return Err(Fault::bad("Either group_snapshot_id or source_group_id is needed.")),

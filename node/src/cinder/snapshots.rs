@@ -221,6 +221,8 @@ pub(crate) async fn begin_delete(office: &Office, id: &str, force: bool, group: 
             return Err(Fault::bad("Invalid snapshot: Snapshot status must be available or error, and it is in no group snapshot."));
         }
         snapshot.insert("status".to_owned(), json!(rule.during));
+        // Whatever becomes of it, its group snapshot is going or gone.
+        snapshot.insert("group_snapshot_id".to_owned(), Value::Null);
         snapshot.insert("task".to_owned(), json!({ "do": rule.name }));
         Ok(())
     })

@@ -434,7 +434,7 @@ pub(crate) struct Going<'a> {
 pub(crate) async fn delete(office: &Office, ask: &Ask, volume: &Paper, cascade: bool, force: bool) -> Reply {
     ask.writer("volume:delete")?;
     let mut going = Going { cascade, force, group: "" };
-    if office.papers.get(groups::DRAWER, text(volume, "group_id")).await?.is_none() {
+    if !groups::holds(office, volume).await? {
         going.group = text(volume, "group_id");
     }
     may_go(office, volume, going, &office.papers.all(snapshots::DRAWER).await?).await?;
@@ -488,6 +488,8 @@ pub(crate) async fn begin_delete(office: &Office, id: &str, going: Going<'_>) ->
             is_free(volume, going)?;
             volume.insert("status".to_owned(), json!(rule.during));
             volume.insert("task".to_owned(), json!({ "do": rule.name, "cascade": going.cascade }));
+            // Whatever becomes of it, its group is going or gone.
+            volume.insert("group_id".to_owned(), Value::Null);
             Ok(())
         })
         .await;

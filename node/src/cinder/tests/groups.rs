@@ -217,10 +217,16 @@ async fn a_group_snapshot_and_a_group_of_it_are_whole_or_not_there() {
     let (code, body) = ask(&office, &me, 14, "POST group_snapshots", frozen()).await;
     assert_eq!(code, 202, "{body}");
     let frozen = body["group_snapshot"]["id"].as_str().unwrap();
+    let state = async || {
+        let (_, one) = ask(&office, &me, 14, &format!("GET group_snapshots/{frozen}"), Value::Null).await;
+        one["group_snapshot"]["status"].as_str().unwrap().to_owned()
+    };
+    // Its snapshots are begun, and not there.
+    assert_eq!(state().await, "creating");
+    let early = json!({ "create-from-src": { "group_snapshot_id": frozen } });
+    assert_eq!(ask(&office, &me, 14, "POST groups/action", early).await.0, 400);
     settle(&office).await;
-    assert_eq!(there().await, (1, 3));
-    let (_, one) = ask(&office, &me, 14, &format!("GET group_snapshots/{frozen}"), Value::Null).await;
-    assert_eq!(one["group_snapshot"]["status"], "available");
+    assert_eq!((there().await, state().await.as_str()), ((1, 3), "available"));
     let (_, all) = ask(&office, &me, 14, "GET snapshots", Value::Null).await;
     let single = format!("snapshots/{}", all["snapshots"][0]["id"].as_str().unwrap());
     assert_eq!(ask(&office, &me, 0, &format!("DELETE {single}"), Value::Null).await.0, 400);
@@ -239,6 +245,58 @@ async fn a_group_snapshot_and_a_group_of_it_are_whole_or_not_there() {
     assert_eq!(ask(&office, &me, 14, &format!("DELETE group_snapshots/{frozen}"), Value::Null).await.0, 202);
     settle(&office).await;
     assert_eq!(there().await, (0, 0));
+    rig.stop().await;
+}
+
+/// Whoever is killed while it makes one, volume by volume, leaves what is `creating`, for ever.
+#[tokio::test]
+async fn a_group_or_a_snapshot_of_one_whose_making_was_cut_off_ends_in_error() {
+    let (rig, me) = (Rig::start(), caller("p", false));
+    let office = office(&rig);
+    let group = group(&office, &me, &["__DEFAULT__"]).await;
+    let volume = member(&office, &me, &group, "__DEFAULT__").await;
+    let said = json!({ "group_snapshot": { "group_id": group } });
+    let (_, body) = ask(&office, &me, 14, "POST group_snapshots", said).await;
+    let frozen = body["group_snapshot"]["id"].as_str().unwrap();
+    settle(&office).await;
+    let said = json!({ "create-from-src": { "source_group_id": group } });
+    let copied = ask(&office, &me, 14, "POST groups/action", said.clone()).await.1;
+    let copied = copied["group"]["id"].as_str().unwrap();
+    settle(&office).await;
+    let state = async |what: &str, of: &str| {
+        ask(&office, &me, 14, &format!("GET {what}"), Value::Null).await.1[of]["status"].clone()
+    };
+    for (drawer, id, path, of) in [
+        ("groups", copied, "groups", "group"),
+        ("group-snapshots", frozen, "group_snapshots", "group_snapshot"),
+    ] {
+        let cut_off = |created: &str| {
+            let created = created.to_owned();
+            move |one: &mut Paper| -> Result<(), PaperError> {
+                one.insert("status".to_owned(), json!("creating"));
+                one.insert("created_at".to_owned(), json!(created));
+                Ok(())
+            }
+        };
+        let (path, just_now) = (format!("{path}/{id}"), crate::cinder::fields::now());
+        office.papers.change(drawer, id, cut_off(&just_now)).await.unwrap().unwrap();
+        assert_eq!(state(&path, of).await, "creating");
+        office.papers.change(drawer, id, cut_off("2026-01-01T00:00:00.000000")).await.unwrap();
+        assert_eq!(state(&path, of).await, "error");
+    }
+    let (path, whole) =
+        (format!("POST groups/{copied}/action"), json!({ "delete": { "delete-volumes": true } }));
+    assert_eq!(ask(&office, &me, 13, &path, whole).await.0, 202);
+    assert_eq!(ask(&office, &me, 14, &format!("DELETE group_snapshots/{frozen}"), Value::Null).await.0, 202);
+    settle(&office).await;
+    assert_eq!((many(&office, &me, "volumes").await, many(&office, &me, "snapshots").await), (1, 0));
+    // A group is not copied while a volume of it is in no state for that.
+    let busy = |paper: &mut Paper| -> Result<(), PaperError> {
+        paper.insert("status".to_owned(), json!("error"));
+        Ok(())
+    };
+    office.papers.change("volumes", &volume, busy).await.unwrap();
+    assert_eq!(ask(&office, &me, 14, "POST groups/action", said).await.0, 400);
     rig.stop().await;
 }
 
