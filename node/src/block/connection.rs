@@ -18,7 +18,8 @@ use quarry_engine::disk::Lane;
 use quarry_engine::io::Linger;
 use quarry_volume::nbd::limits::MAX_OWED;
 use quarry_volume::nbd::{
-    Action, Command, Demand, Ending, Handshake, Outbox, Outcome, Purpose, Session, Terms, Ticket, Tls,
+    Action, Command, Demand, Ending, Handshake, OptionError, Outbox, Outcome, Purpose, Session, Terms,
+    Ticket, Tls,
 };
 use quarry_volume::store::{Attached, Device};
 use tokio::io::unix::AsyncFd;
@@ -26,6 +27,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, Wr
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 
+use super::admission::{Admission, Place};
 use super::exports::{Exports, Use};
 use super::linger;
 use super::listener::told;
@@ -54,6 +56,7 @@ pub(super) struct Host {
     pub(super) exports: Arc<Exports>,
     pub(super) tls: Tls,
     pub(super) acceptor: Option<TlsAcceptor>,
+    pub(super) admission: Arc<Admission>,
     pub(super) stopped: watch::Receiver<bool>,
 }
 
@@ -65,15 +68,21 @@ struct Agreed {
     /// What was read behind the handshake.
     input: BytesMut,
     held: Use,
+    place: Place,
 }
 
 /// Serves a client until one side ends it.
 pub(super) async fn serve(wire: Box<dyn Wire>, mut host: Host) -> io::Result<()> {
     let mut stopped = host.stopped.clone();
+    let mut shown_out = host.admission.come();
     let agreed = tokio::select! {
         agreed = tokio::time::timeout(HANDSHAKE, agree(wire, &mut host)) => agreed,
         () = told(&mut stopped) => return Ok(()),
+        _ = &mut shown_out => {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the client has not agreed, and others came"));
+        }
     };
+    drop(shown_out);
     match agreed {
         Ok(Ok(Some(agreed))) => transmit(agreed, stopped).await,
         Ok(Ok(None)) => Ok(()),
@@ -86,7 +95,7 @@ pub(super) async fn serve(wire: Box<dyn Wire>, mut host: Host) -> io::Result<()>
 async fn agree(mut wire: Box<dyn Wire>, host: &mut Host) -> io::Result<Option<Agreed>> {
     let mut handshake = Handshake::new(host.tls);
     let mut input = BytesMut::with_capacity(READ_BYTES);
-    let mut opened = None;
+    let (mut opened, mut place) = (None, None);
     loop {
         let (taken, mut demand) = handshake.feed(&input);
         input.advance(taken);
@@ -97,6 +106,12 @@ async fn agree(mut wire: Box<dyn Wire>, host: &mut Host) -> io::Result<Option<Ag
                     handshake.export(only_read::look(&host.exports, &name).await)
                 }
                 Demand::Find { name, purpose: Purpose::Enter } => {
+                    place = place.or_else(|| host.admission.place());
+                    if place.is_none() {
+                        tracing::warn!(export = %name, "refuse an NBD client: as many have volumes as nbd.connections allows; raise it, or end some");
+                        demand = handshake.export(Err(OptionError::Policy));
+                        continue;
+                    }
                     match only_read::open(&host.exports, &name).await {
                         Ok((export, device, held)) => {
                             opened = Some((device, held));
@@ -114,9 +129,9 @@ async fn agree(mut wire: Box<dyn Wire>, host: &mut Host) -> io::Result<Option<Ag
                     handshake.secured(input.len())
                 }
                 Demand::Enter(terms) => {
-                    let Some((device, held)) = opened else { return Ok(None) };
+                    let (Some((device, held)), Some(place)) = (opened, place) else { return Ok(None) };
                     let session = enter(*terms, &mut handshake).with_memory(host.exports.memory());
-                    return Ok(Some(Agreed { wire, session, device, input, held }));
+                    return Ok(Some(Agreed { wire, session, device, input, held, place }));
                 }
                 Demand::Close(ending) => {
                     send(&mut wire, handshake.outbox()).await?;
@@ -174,7 +189,7 @@ struct Link {
 }
 
 async fn transmit(agreed: Agreed, mut stopped: watch::Receiver<bool>) -> io::Result<()> {
-    let Agreed { wire, session, device, input, held } = agreed;
+    let Agreed { wire, session, device, input, held, place } = agreed;
     let (mut reader, mut writer) = tokio::io::split(wire);
     // As long as the session lets commands be open, which is not long.
     let (finished, mut outcomes) = mpsc::unbounded_channel();
@@ -241,8 +256,8 @@ async fn transmit(agreed: Agreed, mut stopped: watch::Receiver<bool>) -> io::Res
     // Commands that are open hold the volume until they end.
     drop(link.finished);
     while outcomes.recv().await.is_some() {}
-    drop(held);
-    // A client that sees the end of the connection finds the volume unused. One that takes nothing sees it end all the same.
+    drop((held, place));
+    // A client that sees the end of the connection finds the volume unused, and a place. One that takes nothing sees it end all the same.
     let _gone = tokio::time::timeout(PARTING, writer.shutdown()).await;
     result
 }

@@ -31,22 +31,52 @@ fn request(kind: u16, length: u32) -> Vec<u8> {
     bytes
 }
 
-async fn entered(exports: Arc<Exports>) -> DuplexStream {
+/// Comes to a node, and is greeted.
+async fn greeted(exports: &Arc<Exports>, admission: &Arc<Admission>) -> DuplexStream {
     let (ours, mut theirs) = tokio::io::duplex(1 << 10);
     let (stop, stopped) = watch::channel(false);
-    let host = Host { exports, tls: Tls::Off, acceptor: None, stopped };
+    let (exports, admission) = (Arc::clone(exports), Arc::clone(admission));
+    let host = Host { exports, tls: Tls::Off, acceptor: None, admission, stopped };
     tokio::spawn(async move {
         // As TLS does: it says that it has taken all, and sends the end of it when it is flushed.
         let wire = BufStream::with_capacity(64 << 10, 64 << 10, ours);
-        serve(Box::new(wire), host).await.unwrap();
+        let _ended = serve(Box::new(wire), host).await;
         drop(stop);
     });
     let mut greeting = [0; 18];
     theirs.read_exact(&mut greeting).await.unwrap();
-    theirs.write_all(b"\0\0\0\x03IHAVEOPT\0\0\0\x01\0\0\0\x03vol").await.unwrap();
-    let mut answer = [0; 10];
-    theirs.read_exact(&mut answer).await.unwrap();
     theirs
+}
+
+/// Asks for the volume; whether the node agrees.
+async fn enters(client: &mut DuplexStream) -> bool {
+    client.write_all(b"\0\0\0\x03IHAVEOPT\0\0\0\x01\0\0\0\x03vol").await.unwrap();
+    client.read_exact(&mut [0; 10]).await.is_ok()
+}
+
+async fn entered(exports: Arc<Exports>) -> DuplexStream {
+    let mut client = greeted(&exports, &Arc::new(Admission::new(1))).await;
+    assert!(enters(&mut client).await);
+    client
+}
+
+/// They shared the places, so that a few hundred who said nothing kept everybody out for a minute.
+#[tokio::test]
+async fn who_has_not_agreed_takes_no_place() {
+    let rig = Rig::start();
+    let exports = exports(&rig).await;
+    let admission = Arc::new(Admission::new(1));
+    let mut silent = Vec::new();
+    for _ in 0..3 {
+        silent.push(greeted(&exports, &admission).await);
+    }
+    let mut first = greeted(&exports, &admission).await;
+    assert!(enters(&mut first).await);
+    assert!(!enters(&mut silent[0]).await, "there is one place");
+    // The command to end, and its answer, which is the end.
+    first.write_all(&request(2, 0)).await.unwrap();
+    assert!(first.read_exact(&mut [0; 1]).await.is_err());
+    assert!(enters(&mut silent[1]).await);
 }
 
 /// Whatever came while it was flushed broke that off, and nobody flushed again until there was another reply.

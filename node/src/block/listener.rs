@@ -12,9 +12,10 @@ use std::time::Duration;
 use quarry_volume::nbd::Tls;
 use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::admission::Admission;
 use super::connection::{Host, Wire, serve};
 use super::threads::Threads;
 use super::{Exports, tls};
@@ -105,16 +106,16 @@ impl BlockListeners {
     ) {
         let acceptor = self.acceptor.map(|acceptor| acceptor.0);
         let exports = Arc::clone(exports);
-        let host = Host { exports, tls: self.mode, acceptor, stopped: stopped.clone() };
+        let admission = Arc::new(Admission::new(self.most));
+        let host = Host { exports, tls: self.mode, acceptor, admission, stopped: stopped.clone() };
         let threads = Arc::new(Threads::start());
-        let room = Room { connections: Arc::new(Semaphore::new(self.most)), threads };
         if let Some((listener, _)) = self.tcp {
-            tasks.spawn(accept_tcp(listener, host.clone(), room.clone()));
+            tasks.spawn(accept_tcp(listener, host.clone(), Arc::clone(&threads)));
         }
         if let Some((listener, path)) = self.unix {
             // Who may open the socket is who its owner is: nothing is sent over a network.
             let host = Host { tls: Tls::Off, acceptor: None, ..host };
-            tasks.spawn(accept_unix(listener, path, host, room));
+            tasks.spawn(accept_unix(listener, path, host, threads));
         }
     }
 }
@@ -132,24 +133,13 @@ fn bind_socket(path: &PathBuf) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// What clients are served with.
-#[derive(Clone)]
-struct Room {
-    connections: Arc<Semaphore>,
-    threads: Arc<Threads>,
-}
-
-/// Serves one client as a task, if there is room for it. `wire`: called where it is served.
+/// Serves one client as a task. `wire`: called where it is served.
 fn begin(
     wire: impl FnOnce() -> io::Result<Box<dyn Wire>> + Send + 'static,
     host: &Host,
-    room: &Room,
+    threads: &Threads,
     clients: &mut JoinSet<()>,
 ) {
-    let Ok(permit) = Arc::clone(&room.connections).try_acquire_owned() else {
-        tracing::warn!("refuse an NBD client: too many connections");
-        return;
-    };
     let host = host.clone();
     let client = async move {
         let served = match wire() {
@@ -159,9 +149,8 @@ fn begin(
         if let Err(error) = served {
             tracing::debug!(%error, "end an NBD connection");
         }
-        drop(permit);
     };
-    match room.threads.next() {
+    match threads.next() {
         Some(runtime) => clients.spawn_on(client, runtime),
         None => clients.spawn(client),
     };
@@ -177,7 +166,7 @@ fn keep_alive(stream: &TcpStream) -> rustix::io::Result<()> {
     sockopt::set_socket_keepalive(stream, true)
 }
 
-async fn accept_tcp(listener: TcpListener, host: Host, room: Room) {
+async fn accept_tcp(listener: TcpListener, host: Host, threads: Arc<Threads>) {
     let mut clients = JoinSet::new();
     let mut stopped = host.stopped.clone();
     loop {
@@ -190,7 +179,7 @@ async fn accept_tcp(listener: TcpListener, host: Host, room: Room) {
                         tracing::debug!(%error, "look after an NBD connection");
                     }
                     let wire = move || Ok(Box::new(TcpStream::from_std(stream.into_std()?)?) as Box<dyn Wire>);
-                    begin(wire, &host, &room, &mut clients);
+                    begin(wire, &host, &threads, &mut clients);
                 }
                 Err(error) => pause(&error).await,
             },
@@ -200,7 +189,7 @@ async fn accept_tcp(listener: TcpListener, host: Host, room: Room) {
     while clients.join_next().await.is_some() {}
 }
 
-async fn accept_unix(listener: UnixListener, path: PathBuf, host: Host, room: Room) {
+async fn accept_unix(listener: UnixListener, path: PathBuf, host: Host, threads: Arc<Threads>) {
     let mut clients = JoinSet::new();
     let mut stopped = host.stopped.clone();
     loop {
@@ -208,7 +197,7 @@ async fn accept_unix(listener: UnixListener, path: PathBuf, host: Host, room: Ro
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
                     let wire = move || Ok(Box::new(UnixStream::from_std(stream.into_std()?)?) as Box<dyn Wire>);
-                    begin(wire, &host, &room, &mut clients);
+                    begin(wire, &host, &threads, &mut clients);
                 }
                 Err(error) => pause(&error).await,
             },

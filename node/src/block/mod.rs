@@ -4,6 +4,7 @@
 //! Invariant: a volume that a client uses is not deleted.
 
 mod admin;
+mod admission;
 mod connection;
 mod door;
 mod either;

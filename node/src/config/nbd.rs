@@ -26,7 +26,7 @@ pub struct Nbd {
     pub key: Option<PathBuf>,
     /// Authorities that sign clients' certificates, PEM; clients need none when absent.
     pub clients: Option<PathBuf>,
-    /// Connections served at once; further ones are closed.
+    /// Connections that use volumes at once; further ones are refused.
     pub connections: Count<1, 65_536, 1024>,
 }
 

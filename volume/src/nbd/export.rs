@@ -45,8 +45,9 @@ impl Export {
         assert!(self.bytes.is_multiple_of(least.into()), "{} bytes in blocks of {least}", self.bytes);
     }
 
-    /// The transmission flags.
-    pub(super) fn features(&self, style: Style) -> u16 {
+    /// The transmission flags. `selectable`: contexts were selected, so that a block status can ask for some of them; a client that only
+    /// looks may still select them.
+    pub(super) fn features(&self, style: Style, selectable: bool) -> u16 {
         use feature::{
             BLOCK_STATUS_PAYLOAD, CACHE, DF, FAST_ZERO, FLUSH, FUA, HAS_FLAGS, MULTI_CONN, READ_ONLY,
             ROTATIONAL, TRIM, WRITE_ZEROES,
@@ -61,7 +62,7 @@ impl Export {
             | when(self.rotational, ROTATIONAL)
             | when(self.multi_connection, MULTI_CONN)
             | when(style != Style::Simple, DF)
-            | when(style == Style::Extended, BLOCK_STATUS_PAYLOAD)
+            | when(style == Style::Extended && selectable, BLOCK_STATUS_PAYLOAD)
     }
 
     /// All contexts of this export.
@@ -134,6 +135,6 @@ pub struct Terms {
 
 impl Terms {
     pub(super) fn has(&self, feature: u16) -> bool {
-        self.export.features(self.style) & feature != 0
+        self.export.features(self.style, !self.contexts.is_empty()) & feature != 0
     }
 }

@@ -405,7 +405,7 @@ impl Handshake {
         match asked {
             Asked::ExportName => self.export_name(export),
             Asked::Info(wanted) => {
-                self.describe(number, &export, wanted);
+                self.describe(number, &export, wanted, true);
                 self.answer(number, reply::ACK, 0);
                 None
             }
@@ -417,37 +417,43 @@ impl Handshake {
     }
 
     fn export_name(&mut self, export: Export) -> Option<Demand> {
+        let contexts = self.take_selected(&export, &export.name);
         self.outbox.put_u64(export.bytes);
-        self.outbox.put_u16(export.features(self.style));
+        self.outbox.put_u16(export.features(self.style, !contexts.is_empty()));
         if !self.no_zeroes {
             self.outbox.put_zeroes(OLD_ZEROES);
         }
-        let name = export.name.clone();
-        self.enter(export, &name)
+        self.enter(export, contexts)
     }
 
     fn go(&mut self, export: Export, wanted: Wanted, name: &str) -> Option<Demand> {
         if export.minimum_block > 1 && !wanted.block_size {
-            self.describe(option::GO, &export, Wanted { block_size: true, ..wanted });
+            self.describe(option::GO, &export, Wanted { block_size: true, ..wanted }, true);
             return self.refuse(option::GO, OptionError::BlockSizeRequired);
         }
-        self.describe(option::GO, &export, wanted);
+        let contexts = self.take_selected(&export, name);
+        self.describe(option::GO, &export, wanted, !contexts.is_empty());
         self.answer(option::GO, reply::ACK, 0);
-        self.enter(export, name)
+        self.enter(export, contexts)
     }
 
-    fn enter(&mut self, export: Export, name: &str) -> Option<Demand> {
+    /// The contexts that were selected for what is entered now, as `name`.
+    fn take_selected(&mut self, export: &Export, name: &str) -> Vec<Context> {
         let selected = self.selected.take().filter(|(of, _)| of == name || *of == export.name);
-        let contexts = selected.map(|(_, contexts)| contexts).unwrap_or_default();
+        selected.map(|(_, contexts)| contexts).unwrap_or_default()
+    }
+
+    fn enter(&mut self, export: Export, contexts: Vec<Context>) -> Option<Demand> {
         self.stage = Stage::Over;
         Some(Demand::Enter(Box::new(Terms { export, style: self.style, contexts })))
     }
 
-    fn describe(&mut self, number: u32, export: &Export, wanted: Wanted) {
+    /// `selectable`: as `Export::features` has it.
+    fn describe(&mut self, number: u32, export: &Export, wanted: Wanted, selectable: bool) {
         self.answer(number, reply::INFO, 12);
         self.outbox.put_u16(info::EXPORT);
         self.outbox.put_u64(export.bytes);
-        self.outbox.put_u16(export.features(self.style));
+        self.outbox.put_u16(export.features(self.style, selectable));
         if wanted.name {
             self.describe_in_words(number, info::NAME, &export.name);
         }

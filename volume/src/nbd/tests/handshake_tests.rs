@@ -313,10 +313,31 @@ fn extended_headers_take_the_place_of_structured_replies() {
     let (_, demand) = found(&mut handshake, 7, &wish("vol", &[]), Ok(volume()));
     let Some(Demand::Enter(terms)) = demand else { panic!("{demand:?}") };
     assert_eq!(terms.style, Style::Extended);
-    assert_eq!(terms.export.features(terms.style), FEATURES | 1 << 7 | 1 << 12);
+    assert_eq!(terms.export.features(terms.style, true), FEATURES | 1 << 7 | 1 << 12);
     let mut handshake = greeted(Tls::Off);
     told(&mut handshake, 11, b"");
     assert_eq!(feed(&mut handshake, 1, b"vol"), Some(Demand::Close(Ending::Export)));
+}
+
+#[test]
+fn parts_of_a_block_status_are_offered_where_contexts_were_selected() {
+    // The flags of the first piece of information: behind its head of 20 bytes, its kind and the size.
+    let told_flags = |handshake: &mut Handshake, number: u32, name: &str| {
+        let export = Export { name: name.into(), ..volume() };
+        let (said, _) = found(handshake, number, &wish(name, &[]), Ok(export));
+        u16::from_be_bytes(said[30..32].try_into().unwrap())
+    };
+    let (plain, parts) = (FEATURES | 1 << 7, 1 << 12);
+    let entered = |contexts: &[&str], name: &str| {
+        let mut handshake = greeted(Tls::Off);
+        told(&mut handshake, 11, b"");
+        found(&mut handshake, 10, &queries("vol", contexts), Ok(volume()));
+        assert_eq!(told_flags(&mut handshake, 6, name), plain | parts, "who only looks may still select");
+        told_flags(&mut handshake, 7, name)
+    };
+    assert_eq!(entered(&["base:allocation"], "vol"), plain | parts);
+    assert_eq!(entered(&["base:allocation"], "other"), plain, "selected for another export");
+    assert_eq!(entered(&[], "vol"), plain);
 }
 
 /// The contexts that LIST or SET answers: (id, name).
