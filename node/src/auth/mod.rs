@@ -307,6 +307,7 @@ impl Auth {
                 let user =
                     directory.user(&claims.user).filter(|user| user.fingerprint() == *claims.secret)?;
                 let roles = keystone::scope::roles(directory.roll(), &claims, (self.now)())?;
+                let claims = keystone::scope::capped(directory.roll(), claims);
                 let caller = keystone_caller(&user.name, &user.id, claims.project.as_deref(), &roles);
                 Some(Session { caller, claims, roles, checked_at })
             }

@@ -8,6 +8,7 @@
 use std::sync::atomic::Ordering;
 
 use super::Auth;
+use super::keystone::scope::capped;
 use super::token::{Claims, Kind};
 
 /// How long after its end a token is renewed at the latest, as long as Keystone takes one from a service.
@@ -27,7 +28,7 @@ impl Auth {
         }
         // With the same audit id: who takes one back takes back the other.
         let claims = Claims { issued: now, expires: now + self.token_life, ..session.claims };
-        self.tokens.seal(&claims)
+        self.tokens.seal(&capped(self.directory().roll(), claims))
     }
 
     /// Until when it is remembered that a token was taken back.

@@ -67,7 +67,38 @@ async fn a_signed_request_gives_a_token_of_whoever_signed() {
     assert_eq!(given["token"]["methods"], json!(["ec2credential"]));
     assert_eq!(given["token"]["roles"].as_array().unwrap().len(), 1, "{given}");
     assert_eq!(given["token"]["project"]["id"], project);
-    assert_eq!(ask(&auth, &subject, Method::GET, &own, &Value::Null).await.0, StatusCode::OK);
+    // For the API that the request was for alone: it could get other tokens, of other projects, and credentials that last.
+    for path in [own.as_str(), "/v3/auth/catalog", "/v3/auth/projects"] {
+        assert_eq!(
+            ask(&auth, &subject, Method::GET, path, &Value::Null).await.0,
+            StatusCode::FORBIDDEN,
+            "{path}"
+        );
+    }
+    let seen = [("x-auth-token", subject.as_str()), ("x-subject-token", subject.as_str())];
+    assert_eq!(call(&auth, Method::GET, TOKENS, &seen, &Value::Null).await.0.status(), StatusCode::OK);
+    let again = async |scope: Value| {
+        let identity = json!({ "methods": ["token"], "token": { "id": subject } });
+        let body = json!({ "auth": { "identity": identity, "scope": scope } });
+        call(&auth, Method::POST, TOKENS, &[], &body).await.0
+    };
+    for scope in
+        [json!("unscoped"), json!({ "system": { "all": true } }), json!({ "domain": { "id": "default" } })]
+    {
+        let status = again(scope.clone()).await.status();
+        assert!(status == StatusCode::FORBIDDEN || status == StatusCode::UNAUTHORIZED, "{scope}: {status}");
+    }
+    let renewed = again(json!({ "project": { "id": project } })).await;
+    assert_eq!(
+        (renewed.status(), again(Value::Null).await.status()),
+        (StatusCode::CREATED, StatusCode::CREATED)
+    );
+    let renewed = renewed.headers()["x-subject-token"].to_str().unwrap().to_owned();
+    assert_eq!(
+        ask(&auth, &renewed, Method::GET, &own, &Value::Null).await.0,
+        StatusCode::FORBIDDEN,
+        "renewed"
+    );
 
     let asked =
         async |token: &str, body: &Value| ask(&auth, token, Method::POST, "/v3/ec2tokens", body).await.0;
@@ -92,7 +123,8 @@ async fn a_key_gives_no_more_than_its_maker_had() {
     let (admin, shown) = token(&auth, &password("demo", "secret", Value::Null)).await;
     let (user, project) = (shown["user"]["id"].as_str().unwrap(), shown["project"]["id"].clone());
     let path = format!("/v3/users/{user}/application_credentials");
-    let wish = json!({ "application_credential": { "name": "little", "roles": [{ "name": "member" }] } });
+    let wish = json!({ "application_credential": { "name": "little", "roles": [{ "name": "member" }],
+        "unrestricted": true } });
     let (status, made) = ask(&auth, &admin, Method::POST, &path, &wish).await;
     assert_eq!(status, StatusCode::CREATED, "{made}");
     let made = &made["application_credential"];
@@ -226,6 +258,43 @@ async fn what_was_lent_is_lent_no_further() {
     assert_eq!((status, &same["token"]["project"]["id"]), (StatusCode::CREATED, &project));
     let roles = same["token"]["roles"].as_array().unwrap();
     assert!(roles.iter().all(|role| role["name"] != "admin"), "{roles:?}");
+    // A key of the user's own, and what it may do, are not what was lent.
+    let keys = format!("/v3/users/{user}/credentials/OS-EC2");
+    let wanted = json!({ "tenant_id": project });
+    let (status, own) = ask(&auth, &admin, Method::POST, &keys, &wanted).await;
+    assert_eq!(status, StatusCode::CREATED, "{own}");
+    let one = format!("{keys}/{}", own["credential"]["access"].as_str().unwrap());
+    let (_, all) = ask(&auth, &admin, Method::GET, "/v3/credentials", &Value::Null).await;
+    let by_id = format!("/v3/credentials/{}", all["credentials"][0]["id"].as_str().unwrap());
+    for shown in [&little, &trusted] {
+        let (status, seen) = ask(&auth, shown, Method::GET, &keys, &Value::Null).await;
+        assert_eq!((status, &seen["credentials"]), (StatusCode::OK, &json!([])));
+        let (status, seen) = ask(&auth, shown, Method::GET, "/v3/credentials", &Value::Null).await;
+        assert_eq!((status, &seen["credentials"]), (StatusCode::OK, &json!([])));
+        let secret = json!({ "credential": { "blob": "{\"access\": \"a\", \"secret\": \"s\"}" } });
+        for (method, path, body, found) in [
+            (Method::GET, &one, &Value::Null, StatusCode::NOT_FOUND),
+            (Method::GET, &by_id, &Value::Null, StatusCode::FORBIDDEN),
+            (Method::PATCH, &by_id, &secret, StatusCode::FORBIDDEN),
+            (Method::DELETE, &by_id, &Value::Null, StatusCode::FORBIDDEN),
+            (Method::DELETE, &one, &Value::Null, StatusCode::FORBIDDEN),
+            (Method::POST, &keys, &wanted, StatusCode::FORBIDDEN),
+            (
+                Method::DELETE,
+                &format!("{credentials}/{}", made["id"].as_str().unwrap()),
+                &Value::Null,
+                StatusCode::FORBIDDEN,
+            ),
+            (
+                Method::DELETE,
+                &format!("/v3/OS-TRUST/trusts/{}", given["trust"]["id"].as_str().unwrap()),
+                &Value::Null,
+                StatusCode::FORBIDDEN,
+            ),
+        ] {
+            assert_eq!(ask(&auth, shown, method.clone(), path, body).await.0, found, "{method} {path}");
+        }
+    }
     for (shown, path, body) in [
         (&little, "/v3/OS-TRUST/trusts", &trust),
         (&trusted, "/v3/OS-TRUST/trusts", &trust),
@@ -233,6 +302,37 @@ async fn what_was_lent_is_lent_no_further() {
         (&trusted, credentials.as_str(), &wish("more")),
     ] {
         assert_eq!(ask(&auth, shown, Method::POST, path, body).await.0, StatusCode::FORBIDDEN, "{path}");
+    }
+    rig.stop().await;
+}
+
+/// It lasted for a whole token's life after what it had been got with was over.
+#[tokio::test]
+async fn a_token_lasts_no_longer_than_what_it_was_got_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start();
+    let auth = auth_with(CONFIG, dir.path(), unix_now);
+    auth.keep_in(Cabinet::new(rig.store(), PAPERS, true));
+    let (admin, shown) = token(&auth, &password("demo", "secret", Value::Null)).await;
+    let (user, project) = (shown["user"]["id"].as_str().unwrap(), shown["project"]["id"].clone());
+    let end = super::iso8601(unix_now() + 600);
+    let path = format!("/v3/users/{user}/application_credentials");
+    let wish = json!({ "application_credential": { "name": "brief", "expires_at": end } });
+    let (status, made) = ask(&auth, &admin, Method::POST, &path, &wish).await;
+    assert_eq!(status, StatusCode::CREATED, "{made}");
+    let made = &made["application_credential"];
+    let identity = json!({ "methods": ["application_credential"],
+        "application_credential": { "id": made["id"], "secret": made["secret"] } });
+    let trust = json!({ "trust": { "trustor_user_id": user, "trustee_user_id": user, "project_id": project,
+        "impersonation": true, "roles": [{ "name": "member" }], "expires_at": end } });
+    let (status, given) = ask(&auth, &admin, Method::POST, "/v3/OS-TRUST/trusts", &trust).await;
+    assert_eq!(status, StatusCode::CREATED, "{given}");
+    let scope = json!({ "OS-TRUST:trust": { "id": given["trust"]["id"] } });
+    for login in [json!({ "auth": { "identity": identity } }), password("demo", "secret", scope)] {
+        let (brief, shown) = token(&auth, &login).await;
+        assert_eq!(shown["expires_at"].as_str().unwrap()[..19], end[..19]);
+        let renewed = auth.session(&auth.lasting(&brief).unwrap()).unwrap();
+        assert!(renewed.claims.expires <= unix_now() + 600);
     }
     rig.stop().await;
 }

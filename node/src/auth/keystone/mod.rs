@@ -9,6 +9,7 @@ mod catalog;
 mod cleanup;
 mod config;
 mod grants;
+mod lent;
 mod making;
 mod members;
 mod own;
@@ -243,8 +244,15 @@ impl Context<'_> {
         self.directory.roll()
     }
 
-    /// The session of the caller's own token, a Keystone one.
+    /// The session of the caller's own token, a Keystone one. What a signed request gave is for the API that the request was for: with it
+    /// nothing is asked here.
     fn caller(&self) -> Result<Arc<Session>, Refusal> {
+        let session = self.anybody()?;
+        if lent::is_by_signature(&session) { Err(Refusal::Forbidden) } else { Ok(session) }
+    }
+
+    /// As [`Self::caller`], whatever the token was got with: for what is said about tokens themselves.
+    fn anybody(&self) -> Result<Arc<Session>, Refusal> {
         let token = self.headers.get("x-auth-token").and_then(|token| token.to_str().ok());
         let session = token.and_then(|token| self.auth.session(token));
         session.filter(|session| session.claims.kind == TokenKind::Keystone).ok_or(Refusal::Unauthorized)

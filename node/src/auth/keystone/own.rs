@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::grants::done;
 use super::resources::{find, fresh_id, links, passes, sort_of, verifier};
-use super::{Answer, Context, Refusal, Reply, signed};
+use super::{Answer, Context, Refusal, Reply, lent, signed};
 use crate::auth::Session;
 use crate::auth::calendar::seconds_of;
 use crate::auth::roll::{flag, paper, text};
@@ -20,6 +20,10 @@ fn object(body: &[u8], key: &str) -> Result<Map<String, Value>, Refusal> {
     let value: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
     let given = value.get(key).and_then(Value::as_object).cloned();
     given.ok_or(Refusal::BadRequest("the body has no object of the kind that the path names"))
+}
+
+fn is_look(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
 }
 
 /// `POST /users/{user}/password`: by whoever knows the old one.
@@ -51,6 +55,9 @@ pub(super) async fn answer(
     // What an application credential is made with is its user's alone.
     if !caller.may_use_of(user, method) || (*method == Method::POST && caller.claims.user != user) {
         return Err(Refusal::Forbidden);
+    }
+    if !is_look(method) {
+        lent::may_manage(context, caller)?;
     }
     let rules = what == "access_rules";
     let (kind, one) =
@@ -114,10 +121,6 @@ async fn create(
     let Some(project) = caller.claims.project.as_deref() else {
         return Err(Refusal::BadRequest("an application credential is for the project of the token"));
     };
-    // Who was lent some of a user's rights lends none on.
-    if caller.claims.credential.is_some() || caller.claims.trust.is_some() {
-        return Err(Refusal::Forbidden);
-    }
     let name = given.get("name").and_then(Value::as_str).unwrap_or("");
     if name.is_empty() || name.chars().count() > 255 {
         return Err(Refusal::BadRequest("name has 1 to 255 characters"));
@@ -233,6 +236,9 @@ pub(super) async fn ec2(
     if !caller.may_use_of(user, method) {
         return Err(Refusal::Forbidden);
     }
+    if !is_look(method) {
+        lent::may_manage(context, caller)?;
+    }
     find(context, sort_of("user"), user)?;
     let view = |paper: &Paper| {
         let blob: Value = serde_json::from_str(text(paper, "blob")).unwrap_or(Value::Null);
@@ -248,7 +254,7 @@ pub(super) async fn ec2(
         let all = roll
             .all("credential")
             .filter(|paper| text(paper, "type") == "ec2" && text(paper, "user_id") == user);
-        all.cloned().collect()
+        all.filter(|paper| lent::sees(caller, paper)).cloned().collect()
     };
     match (method.as_str(), rest) {
         ("GET", []) => {

@@ -11,7 +11,8 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Answer, Context, Refusal, Reply, catalog, cleanup, config, grants, making, members, own, signed, trusts,
+    Answer, Context, Refusal, Reply, catalog, cleanup, config, grants, lent, making, members, own, signed,
+    trusts,
 };
 use crate::auth::roll::{flag, paper, text};
 use crate::auth::{Session, Verifier};
@@ -79,6 +80,9 @@ pub(super) async fn answer(context: &Context<'_>, method: &Method, parts: &[&str
         parts.first().and_then(|many| SORTS.iter().find(|sort| sort.many == *many && sort.prefix == prefix));
     let Some(sort) = found else { return Err(Refusal::NotFound(format!("/v3/{}", parts.join("/")))) };
     let given = || given(sort, body);
+    if sort.kind == "credential" && !matches!(*method, Method::GET | Method::HEAD) {
+        lent::may_manage(context, &caller)?;
+    }
     match (method.as_str(), &parts[1..]) {
         ("GET" | "HEAD", []) => list(context, &caller, sort),
         ("GET" | "HEAD", [id]) => show(context, &caller, sort, id),
@@ -152,7 +156,11 @@ pub(super) fn may_change(
             let found = context.roll().get("credential", id);
             found.is_some_and(|found| text(found, "user_id") == caller.claims.user)
         });
-    if caller.is_admin() || own { Ok(()) } else { Err(Refusal::Forbidden) }
+    let hidden = sort.kind == "credential"
+        && id
+            .and_then(|id| context.roll().get("credential", id))
+            .is_some_and(|found| !lent::sees(caller, found));
+    if (caller.is_admin() || own) && !hidden { Ok(()) } else { Err(Refusal::Forbidden) }
 }
 
 /// A thing of a kind, or 404.
@@ -204,6 +212,10 @@ fn list(context: &Context<'_>, caller: &Session, sort: &Sort) -> Reply {
     let all: Vec<Value> = match sort.kind {
         "service" => catalog::all_services(context),
         "endpoint" => catalog::all_endpoints(context),
+        "credential" => {
+            let seen = context.roll().all("credential").filter(|paper| lent::sees(caller, paper));
+            seen.map(|paper| shown(context, sort, paper)).collect()
+        }
         _ => context.roll().all(sort.kind).map(|paper| shown(context, sort, paper)).collect(),
     };
     // Roles of domains are listed where a domain is named, and others where none is.
@@ -254,6 +266,9 @@ fn show(context: &Context<'_>, caller: &Session, sort: &Sort, id: &str) -> Reply
         return Err(Refusal::Forbidden);
     }
     let found = find(context, sort, id)?;
+    if sort.kind == "credential" && !lent::sees(caller, &found) {
+        return Err(Refusal::Forbidden);
+    }
     Ok(Answer::ok(json!({ sort.one: shown(context, sort, &found) })))
 }
 

@@ -54,6 +54,15 @@ fn limited(roll: &Roll, paper: &Paper, has: &BTreeSet<String>) -> BTreeSet<Strin
     given.filter(|role| has.contains(role)).collect()
 }
 
+/// Claims that end with the trust or the application credential that they rest on, if that is earlier.
+pub(crate) fn capped(roll: &Roll, claims: Claims) -> Claims {
+    let papers = [("trust", &claims.trust), ("app_credential", &claims.credential)];
+    let papers = papers.into_iter().filter_map(|(kind, id)| roll.get(kind, id.as_deref()?));
+    let ends = papers.filter_map(|paper| seconds_of(text(paper, "expires_at"))).min();
+    let expires = ends.map_or(claims.expires, |end| end.min(claims.expires));
+    Claims { expires, ..claims }
+}
+
 /// Whether a paper's time is not over.
 pub(crate) fn lasts(paper: &Paper, now: u64) -> bool {
     let end = text(paper, "expires_at");

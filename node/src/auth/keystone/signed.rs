@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use super::{Answer, Context, Refusal, Reply, tokens};
+use super::{Answer, Context, Refusal, Reply, lent, tokens};
 use crate::auth::Session;
 use crate::auth::calendar::seconds_of;
 use crate::auth::roll::text;
@@ -71,9 +71,10 @@ impl Shown {
         found.and_then(|(_, value)| value.as_str()).unwrap_or("").trim()
     }
 
-    /// When it was signed, as it says, in one of two spellings.
+    /// When it was signed, as it says, in one of two spellings. Version 4 signs one of them alone.
     fn time(&self) -> &str {
-        let times = [self.param("Timestamp"), self.header("X-Amz-Date"), self.param("X-Amz-Date")];
+        let stamp = if self.is_v4() { "" } else { self.param("Timestamp") };
+        let times = [stamp, self.header("X-Amz-Date"), self.param("X-Amz-Date")];
         times.into_iter().find(|time| !time.is_empty()).unwrap_or("")
     }
 
@@ -128,7 +129,7 @@ fn token_of(context: &Context<'_>, kept: &Arc<Paper>, blob: &Value) -> Reply {
     let roll = context.roll();
     let (user, project) = (text(kept, "user_id"), text(kept, "project_id"));
     let user = context.directory.user(user).ok_or(Refusal::Unauthorized)?;
-    let mut claims = context.auth.claims(Kind::Keystone, &user.id, user.fingerprint(), &["ec2credential"]);
+    let mut claims = context.auth.claims(Kind::Keystone, &user.id, user.fingerprint(), &[lent::BY_SIGNATURE]);
     claims.project = Some(project.to_owned());
     for (kind, member, limit) in
         [("trust", "trust_id", &mut claims.trust), ("app_credential", "app_cred_id", &mut claims.credential)]
@@ -137,7 +138,7 @@ fn token_of(context: &Context<'_>, kept: &Arc<Paper>, blob: &Value) -> Reply {
         let limited = roll.get(kind, id).filter(|paper| text(paper, "project_id") == project);
         *limit = Some(limited.map(|_| id.to_owned()).ok_or(Refusal::Unauthorized)?);
     }
-    tokens::seal(context, &claims, StatusCode::OK)
+    tokens::seal(context, claims, StatusCode::OK)
 }
 
 /// Whether a request was signed with a secret. Where the port is not part of what a client signed, it counts without.
@@ -178,7 +179,9 @@ fn is_signed_text(shown: &Shown, secret: &str) -> bool {
     let bytes = URL_SAFE.decode(&*shown.token).or_else(|_| STANDARD.decode(&*shown.token));
     let Some(text) = bytes.ok().and_then(|bytes| String::from_utf8(bytes).ok()) else { return false };
     let scope = text.split('\n').nth(2).unwrap_or("");
-    scope.split('/').nth(2) == Some("s3") && is_v4_of(&text, &shown.signature, secret)
+    // What gateways of S3 serve.
+    scope.split('/').nth(2).is_some_and(|service| ["s3", "iam", "sts"].contains(&service))
+        && is_v4_of(&text, &shown.signature, secret)
 }
 
 /// Whether this is the signature of a "string to sign" of version 4: algorithm, time, scope, hash of the request.

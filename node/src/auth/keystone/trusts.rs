@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::grants::done;
 use super::resources::{find, fresh_id, links, passes, shown, sort_of};
-use super::{Answer, Context, Refusal, Reply};
+use super::{Answer, Context, Refusal, Reply, lent};
 use crate::auth::Session;
 use crate::auth::calendar::{iso8601, seconds_of};
 use crate::auth::roll::{Target, paper, text, texts};
@@ -23,6 +23,9 @@ pub(super) async fn answer(
     rest: &[&str],
     body: &[u8],
 ) -> Reply {
+    if !matches!(*method, Method::GET | Method::HEAD) {
+        lent::may_trust(caller)?;
+    }
     let rest: Vec<&str> = rest.iter().copied().filter(|part| !part.is_empty()).collect();
     match (method.as_str(), &rest[..]) {
         ("GET", []) => {
@@ -106,8 +109,7 @@ async fn create(context: &Context<'_>, caller: &Arc<Session>, body: &[u8]) -> Re
     let given = value["trust"].as_object().ok_or(Refusal::BadRequest("the body has no trust"))?;
     let said = |key: &str| given.get(key).and_then(Value::as_str).unwrap_or("");
     let (trustor, trustee, project) = (said("trustor_user_id"), said("trustee_user_id"), said("project_id"));
-    // Who was lent some of a user's rights lends none on.
-    if trustor != caller.claims.user || caller.claims.trust.is_some() || caller.claims.credential.is_some() {
+    if trustor != caller.claims.user {
         return Err(Refusal::Forbidden);
     }
     let impersonation = given.get("impersonation").and_then(Value::as_bool);
