@@ -7,7 +7,7 @@ use super::format::record::{DeviceId, Kind};
 use super::format::superblock::{COPIES, Layout, Superblock};
 use super::open::{OpenError, check_device};
 use super::upkeep::read_now;
-use super::window::{At, SegmentUse, Window};
+use super::window::{At, Damaged, SegmentUse, Window};
 use crate::io::{BLOCK, Disk};
 
 /// Findings that are listed one by one; more are only counted.
@@ -125,9 +125,7 @@ fn check_segment(
             report.records += found.records.len() as u64;
             report.bytes += u64::from(found.header.total_len);
         }
-        At::Flawed { header, sound, .. } => {
-            flawed(segment, offset, &header, sound.iter().map(|p| p.at.offset), report);
-        }
+        At::Flawed { found, damaged } => flawed(segment, offset, &found.header, &damaged, report),
         At::Nothing => {}
     })?;
     if walked.skipped > 0 {
@@ -136,18 +134,11 @@ fn check_segment(
     Ok(())
 }
 
-fn flawed(
-    segment: u32,
-    batch: u64,
-    header: &BatchHeader,
-    sound: impl Iterator<Item = u32>,
-    report: &mut CheckReport,
-) {
-    let sound: Vec<u32> = sound.collect();
-    report.records += sound.len() as u64;
+fn flawed(segment: u32, batch: u64, header: &BatchHeader, damaged: &[Damaged], report: &mut CheckReport) {
+    report.records += (header.records.len() - damaged.len()) as u64;
     for d in &header.records {
         let offset = u32::try_from(batch).unwrap_or(u32::MAX).saturating_add(d.offset);
-        if !sound.contains(&offset) {
+        if damaged.iter().any(|record| record.offset == offset) {
             report.add(Finding::Record { segment, offset, len: d.len, kind: d.kind });
         }
     }

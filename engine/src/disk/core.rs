@@ -446,8 +446,9 @@ impl Core {
         while self.unapplied.front().is_some_and(|batch| batch.end_lsn <= self.durable_lsn + 1) {
             let Some(batch) = self.unapplied.pop_front() else { return };
             if let Err(e) = self.apply(&batch) {
+                let reason = format!("the index refused a change: {e}; look after it, then restart");
                 batch.answer(&Err(DiskError::from(e)));
-                return self.fail("the index refused a change; see the line above, then restart");
+                return self.fail(&reason);
             }
             self.look_at_device();
             batch.answer(&Ok(()));

@@ -130,7 +130,7 @@ impl Rebuild<'_> {
         window.walk(seq, None, |at, offset| {
             let (header, hash, whole) = match &at {
                 At::Whole(found) => (&found.header, found.hash, true),
-                At::Flawed { header, hash, .. } => (&**header, *hash, false),
+                At::Flawed { found, .. } => (&found.header, found.hash, false),
                 At::Nothing => return,
             };
             tails.push(Tail {
@@ -189,9 +189,10 @@ impl Rebuild<'_> {
             let mut damaged = 0;
             let walked = window.walk(seq, None, |at, _| match at {
                 At::Whole(found) => pieces.extend(found.records),
-                At::Flawed { header, sound, .. } => {
-                    damaged += (header.records.len() - sound.len()) as u64;
-                    pieces.extend(sound);
+                // What has a sound head counts, as by a footer: else an older record of its key would stand in its place.
+                At::Flawed { found, damaged: bad } => {
+                    damaged += bad.len() as u64;
+                    pieces.extend(found.records);
                 }
                 At::Nothing => {}
             })?;

@@ -4,6 +4,7 @@
 //! |----------------------------------------------------------|-----------------------------------|----------------------------|
 //! | the next batch, whole, chained to the last               | -                                 | apply it, go on            |
 //! | nothing, or a batch that is damaged or not chained        | no batch claims durability past it | torn tail: the log ends, leftovers are destroyed |
+//! | the next batch, chained to the last, some records damaged | a batch that claims its durability | report those, apply what has a sound head |
 //! | nothing, or a batch that is damaged or not chained        | a batch that claims durability     | rot: report the gap, resume|
 //!
 //! Invariant: recovery applies exactly what live operation would have applied, batch by batch with its position.
@@ -21,7 +22,8 @@ use super::format::record::{DeviceId, RecordView};
 use super::format::superblock::Layout;
 use super::segments::{HeadPosition, Position, SegmentMap, State};
 use super::tallies::Tallies;
-use super::window::{At, Found, Held, Window, entry};
+use super::upkeep::{is_bad_sector, read_now};
+use super::window::{At, Damaged, Found, Held, Window, entry};
 use super::{Location, Lsn};
 use crate::index::{Index, IndexError};
 use crate::io::{BLOCK, Disk};
@@ -128,10 +130,19 @@ impl Replay<'_> {
             match judge_gap(expected, promised, &whole) {
                 Gap::TornTail => {
                     report.torn_tail = self.something_lies_at_a_head()?;
+                    if self.a_head_is_unreadable()? {
+                        // It may have been promised: who could have said so cannot be read either.
+                        report.lost.push(expected..expected + 1);
+                    }
                     self.fence(leftovers)?;
                     return Ok(report);
                 }
                 Gap::Rot { resume } => {
+                    if let Some((next, damaged)) = self.find_flawed(expected, promised)? {
+                        report.lost.extend(damaged.iter().map(|record| record.lsn..record.lsn + 1));
+                        self.replay(&next, &mut report)?;
+                        continue;
+                    }
                     report.lost.push(expected..resume);
                     match self.find_further(resume)? {
                         Some(next) => self.replay(&next, &mut report)?,
@@ -225,6 +236,26 @@ impl Replay<'_> {
         Ok(())
     }
 
+    /// The batch that comes next, where only some of its records are damaged and others vouch for all of it. What has a sound head counts:
+    /// else older records would stand in its place.
+    fn find_flawed(
+        &mut self,
+        expected: Lsn,
+        promised: Lsn,
+    ) -> Result<Option<(Candidate, Vec<Damaged>)>, RecoveryError> {
+        for (class, place, opens) in self.places()? {
+            let mut window = Window::new(self.disk, self.layout, self.device, place.segment);
+            if let At::Flawed { found, damaged } = window.at(u64::from(place.offset), place.seq)? {
+                let header = &found.header;
+                let follows = header.first_lsn == expected && header.prev_hash == self.position.prev_hash;
+                if follows && header.end_lsn() <= promised + 1 {
+                    return Ok(Some((Candidate { class, seq: place.seq, opens, found: *found }, damaged)));
+                }
+            }
+        }
+        Ok(None)
+    }
+
     fn find_further(&mut self, resume: Lsn) -> Result<Option<Candidate>, RecoveryError> {
         for (class, place, opens) in self.places()? {
             if let Some(found) =
@@ -252,9 +283,9 @@ impl Replay<'_> {
                         return Ok(Some(*found));
                     }
                 }
-                At::Flawed { header, .. } => {
+                At::Flawed { found, .. } => {
                     offset += BLOCK as u64;
-                    stop(&header, false);
+                    stop(&found.header, false);
                 }
                 At::Nothing => offset += BLOCK as u64,
             }
@@ -267,6 +298,28 @@ impl Replay<'_> {
             let mut window = Window::new(self.disk, self.layout, self.device, head.segment);
             if !matches!(window.at(u64::from(head.offset), head.seq)?, At::Nothing) {
                 return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether the medium cannot read what lies at a head: the next batch, or the block where it would begin. What was torn can be read.
+    fn a_head_is_unreadable(&mut self) -> Result<bool, RecoveryError> {
+        for (_, place, _) in self.places()? {
+            let offset = u64::from(place.offset);
+            let mut window = Window::new(self.disk, self.layout, self.device, place.segment);
+            let len = match window.at(offset, place.seq)? {
+                At::Flawed { found, .. } => found.header.total_len as usize,
+                At::Nothing => BLOCK,
+                At::Whole(_) => continue,
+            };
+            if offset + len as u64 > self.layout.segment_size {
+                continue;
+            }
+            match read_now(self.disk, self.layout.segment_start(place.segment) + offset, len) {
+                Err(e) if is_bad_sector(&e) => return Ok(true),
+                Err(e) => return Err(e.into()),
+                Ok(_) => {}
             }
         }
         Ok(false)

@@ -13,7 +13,7 @@ use super::core::{Core, LAZY_FLUSH, Turn};
 use super::format::superblock::ClusterId;
 use super::handle::DiskHandle;
 use super::open::{Open, OpenError, Opened, open};
-use super::recovery::Report;
+use super::recovery::{RecoveryError, Report};
 use super::shared::{Request, Shared};
 use crate::index::{Index, RocksIndex, RocksOptions};
 use crate::io::{DeviceError, Disk, OpenOptions, Wait, open_device};
@@ -58,15 +58,29 @@ pub fn start(
     catalog: Arc<dyn Catalog>,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<(DiskHandle, Report), StartError> {
-    match start_once(config, catalog.clone(), progress) {
-        Err(StartError::Open(OpenError::StaleIndex(why))) => {
-            tracing::warn!(device = %config.device.display(), why, "index is stale; rebuilding it from the segments");
-            RocksIndex::destroy(&config.index_path)?;
-            let (handle, mut report) = start_once(config, catalog, progress)?;
-            report.rebuilt = Some(why);
-            Ok((handle, report))
-        }
-        other => other,
+    let error = match start_once(config, catalog.clone(), progress) {
+        Err(error) => error,
+        started => return started,
+    };
+    let Some(why) = error.wants_rebuild() else { return Err(error) };
+    tracing::warn!(device = %config.device.display(), %error, "the index cannot be used; rebuilding it from the segments");
+    RocksIndex::destroy(&config.index_path)?;
+    let (handle, mut report) = start_once(config, catalog, progress)?;
+    report.rebuilt = Some(why);
+    Ok((handle, report))
+}
+
+impl StartError {
+    /// Why the index is to be made anew, if that mends it.
+    fn wants_rebuild(&self) -> Option<&'static str> {
+        use crate::index::IndexError;
+        let index = match self {
+            Self::Open(OpenError::StaleIndex(why)) => return Some(why),
+            Self::Index(index)
+            | Self::Open(OpenError::Index(index) | OpenError::Recovery(RecoveryError::Index(index))) => index,
+            _ => return None,
+        };
+        matches!(index, IndexError::Damaged { .. }).then_some("it was damaged")
     }
 }
 

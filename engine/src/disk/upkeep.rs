@@ -349,7 +349,8 @@ pub(crate) fn read_now(
 }
 
 /// As [`read_now`], with zeros for the blocks that the medium cannot read: one bad sector must not keep a disk from
-/// opening. Any other error is the device's, and is returned.
+/// opening. Any other error is the device's, and is returned; so is that of a device of which nothing can be read here nor elsewhere,
+/// which may be its path's, and over in a while: what it holds must not be taken for what was never written.
 pub(crate) fn read_what_can_be(
     disk: &mut dyn Disk,
     offset: u64,
@@ -361,14 +362,33 @@ pub(crate) fn read_what_can_be(
     }
     let mut whole = disk.buffer(len);
     whole.fill(0);
+    let mut unread = Vec::new();
     for (at, block) in (offset..).step_by(BLOCK).zip(whole.chunks_mut(BLOCK)) {
         match read_now(disk, at, BLOCK) {
             Ok(read) => block.copy_from_slice(&read),
-            Err(e) if is_bad_sector(&e) => {}
+            Err(e) if is_bad_sector(&e) => unread.push(at),
             Err(e) => return Err(e),
         }
     }
+    if !unread.is_empty() {
+        answers(disk)?;
+    }
+    // It may have come back meanwhile.
+    for at in unread {
+        let from = usize::try_from(at - offset).unwrap_or(usize::MAX);
+        match (read_now(disk, at, BLOCK), whole.get_mut(from..from + BLOCK)) {
+            (Ok(read), Some(block)) => block.copy_from_slice(&read),
+            (Err(e), _) if !is_bad_sector(&e) => return Err(e),
+            _ => {}
+        }
+    }
     Ok(whole)
+}
+
+/// The device's error if it reads neither copy of its superblock.
+fn answers(disk: &mut dyn Disk) -> std::io::Result<()> {
+    let [first, second] = COPIES;
+    read_now(disk, first, BLOCK).or_else(|_| read_now(disk, second, BLOCK)).map(|_| ())
 }
 
 /// Whether it is the medium that cannot be read, at this place. Linux says ENODATA for what a drive cannot read, EILSEQ for what does not

@@ -4,14 +4,14 @@
 //! Invariant: along a segment the epoch of its batches never falls: a batch of an earlier opening behind one of a later
 //! opening is a leftover, not part of the log.
 
-use super::Location;
 use super::batching::Placed;
-use super::format::batch::{BatchHeader, HeadClass, hash};
+use super::format::batch::{BatchHeader, Descriptor, HeadClass, hash};
 use super::format::record::{DeviceId, RecordView};
 use super::format::segment::{BadBlock, Footer, FooterEntry, SegmentHeader, Trailer};
 use super::format::superblock::Layout;
 use super::limits::MAX_BATCH;
 use super::upkeep::read_what_can_be;
+use super::{Location, Lsn};
 use crate::io::{AlignedBuf, BLOCK, Disk};
 
 /// What is read first; a longer batch is read whole.
@@ -29,12 +29,20 @@ pub(crate) struct Found {
     pub(crate) records: Vec<Placed>,
 }
 
+/// A record that does not verify.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Damaged {
+    pub(crate) lsn: Lsn,
+    /// In its segment.
+    pub(crate) offset: u32,
+}
+
 /// What lies at an offset of a segment.
 pub(crate) enum At {
     /// A batch of this use of the segment, every record verified.
     Whole(Box<Found>),
-    /// The header of one, with a record that does not verify. The records that do are given.
-    Flawed { header: Box<BatchHeader>, hash: u64, sound: Vec<Placed> },
+    /// One with records that do not verify. Those whose heads do are given.
+    Flawed { found: Box<Found>, damaged: Vec<Damaged> },
     /// Nothing of this use of the segment.
     Nothing,
 }
@@ -175,26 +183,18 @@ impl<'a> Window<'a> {
         let Some(batch) = batch.get(..total) else { return Ok(At::Nothing) };
         let hash = hash(batch.get(..header_len).unwrap_or_default());
         let base = u32::try_from(offset).unwrap_or(u32::MAX);
-        let flawed = header.flaw(batch).is_some();
-        let records = header
-            .records
-            .iter()
-            .filter_map(|d| {
-                let view = header.record(batch, d)?;
-                let data = batch.get(d.offset as usize + view.head_len..)?.get(..view.data_len)?;
-                if flawed && view.check_data(device, data).is_err() {
-                    return None;
-                }
-                let head = batch.get(d.offset as usize..)?.get(..view.head_len)?.to_vec();
-                let at = Location { segment, offset: base + d.offset, len: d.len };
-                Some(Placed { head, at, from: d.from })
-            })
-            .collect();
-        if flawed {
-            return Ok(At::Flawed { header: Box::new(header), hash, sound: records });
+        let (mut records, mut damaged) = (Vec::with_capacity(header.records.len()), Vec::new());
+        for (lsn, d) in (header.first_lsn..).zip(&header.records) {
+            let at = Location { segment, offset: base + d.offset, len: d.len };
+            let (head, sound) = read_record(&header, batch, d, device);
+            records.extend(head.map(|head| Placed { head, at, from: d.from }));
+            if !sound {
+                damaged.push(Damaged { lsn, offset: at.offset });
+            }
         }
         let header_len = u32::try_from(header_len).unwrap_or(u32::MAX);
-        Ok(At::Whole(Box::new(Found { header, hash, header_len, offset, records })))
+        let found = Box::new(Found { header, hash, header_len, offset, records });
+        Ok(if damaged.is_empty() { At::Whole(found) } else { At::Flawed { found, damaged } })
     }
 
     /// Walks the batches from the start of the segment up to `end` (or as far as they go), handing each to `visit` in order;
@@ -212,7 +212,7 @@ impl<'a> Window<'a> {
             let at = self.at(offset, seq)?;
             let header = match &at {
                 At::Whole(found) => Some(&found.header),
-                At::Flawed { header, .. } => Some(&**header),
+                At::Flawed { found, .. } => Some(&found.header),
                 At::Nothing => None,
             };
             let Some(header) = header.filter(|h| h.epoch >= epoch) else {
@@ -244,6 +244,20 @@ pub(crate) struct Walked {
     pub(crate) skipped: u64,
     /// LSN after the last record seen.
     pub(crate) end_lsn: u64,
+}
+
+/// The head of a record, if it verifies, and whether all of it does.
+fn read_record(
+    header: &BatchHeader,
+    batch: &[u8],
+    d: &Descriptor,
+    device: DeviceId,
+) -> (Option<Vec<u8>>, bool) {
+    let Some(view) = header.record(batch, d) else { return (None, false) };
+    let rest = batch.get(d.offset as usize..).unwrap_or_default();
+    let data = rest.get(view.head_len..).and_then(|rest| rest.get(..view.data_len));
+    let sound = data.is_some_and(|data| view.check_data(device, data).is_ok());
+    (rest.get(..view.head_len).map(<[u8]>::to_vec), sound)
 }
 
 /// The footer entry of a record.

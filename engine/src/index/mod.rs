@@ -72,6 +72,14 @@ pub enum IndexError {
         /// The store's own words.
         reason: String,
     },
+    /// What the store below kept is damaged. The index may be destroyed: it is derivable.
+    #[error("{verb} index: it is damaged ({reason}); at the next start it is made anew from the segments")]
+    Damaged {
+        /// As of [`Self::Store`].
+        verb: &'static str,
+        /// The store's own words.
+        reason: String,
+    },
 }
 
 /// Sizes for operators and for the bench.

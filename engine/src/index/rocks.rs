@@ -10,13 +10,13 @@
 //! `write_buffer_bytes` times about 2.5 (one generation filling, two waiting for the disk).
 
 use std::path::Path;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, Once, OnceLock, PoisonError};
 
 use rocksdb::properties;
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB,
-    DBCompressionType, DBRawIterator, Env, FlushOptions, LogLevel, Options, ReadOptions, WriteBatch,
-    WriteOptions,
+    DBCompressionType, DBRawIterator, Env, ErrorKind, FlushOptions, LogLevel, Options, ReadOptions,
+    WriteBatch, WriteOptions,
 };
 
 use super::{Index, IndexError, IndexStats, Pair, Range, Table, WriteSet};
@@ -61,6 +61,8 @@ pub struct RocksIndex {
     cache: Cache,
     without_log: WriteOptions,
     poison: OnceLock<String>,
+    /// Done when damage was found for the first time.
+    marked: Once,
     _threads: BackgroundThreads,
 }
 
@@ -73,7 +75,10 @@ impl std::fmt::Debug for RocksIndex {
 impl RocksIndex {
     /// Open the index in directory `path`; an absent one is made, empty.
     pub fn open(path: &Path, options: &RocksOptions) -> Result<Self, IndexError> {
-        let failed = failure("open");
+        let failed = |error| failure("open", error);
+        if let Some(reason) = mark::read(path) {
+            return Err(IndexError::Damaged { verb: "open", reason });
+        }
         let threads = BackgroundThreads::start().map_err(failed)?;
         let cache = Cache::new_lru_cache(options.cache_bytes.max(LEAST_CACHE_BYTES));
         let write_buffer = options.write_buffer_bytes.max(LEAST_WRITE_BUFFER_BYTES);
@@ -83,7 +88,8 @@ impl RocksIndex {
         let db = DB::open_cf_descriptors(&database_options(write_buffer), path, tables).map_err(failed)?;
         let mut without_log = WriteOptions::default();
         without_log.disable_wal(true);
-        Ok(Self { db, cache, without_log, poison: OnceLock::new(), _threads: threads })
+        let (poison, marked) = (OnceLock::new(), Once::new());
+        Ok(Self { db, cache, without_log, poison, marked, _threads: threads })
     }
 
     /// Remove the index in directory `path`, damaged or not. It must not be open; absent is done.
@@ -91,7 +97,26 @@ impl RocksIndex {
         if !path.exists() {
             return Ok(());
         }
-        DB::destroy(&Options::default(), path).map_err(failure("destroy"))
+        // One that is half destroyed is not opened.
+        mark::write(path, "it was to be destroyed")?;
+        DB::destroy(&Options::default(), path).map_err(|error| failure("destroy", error))?;
+        mark::remove(path)
+    }
+
+    /// Of a failure of the store. Damage is remembered where the index lies, for whoever opens it next.
+    fn failed(&self, verb: &'static str) -> impl Fn(rocksdb::Error) -> IndexError {
+        move |error| {
+            let error = failure(verb, error);
+            if let IndexError::Damaged { reason, .. } = &error {
+                self.marked.call_once(|| {
+                    tracing::error!(index = %self.db.path().display(), reason, "the index is damaged; start the node anew, which makes it anew from the segments");
+                    if let Err(unmarked) = mark::write(self.db.path(), reason) {
+                        tracing::error!(%unmarked, "use `quarry disk rebuild-index` before the node is started again");
+                    }
+                });
+            }
+            error
+        }
     }
 
     fn family(&self, table: Table) -> &ColumnFamily {
@@ -108,8 +133,8 @@ impl RocksIndex {
             return Err(IndexError::Store { verb, reason: reason.clone() });
         }
         act().map_err(|error| {
-            let error = failure(verb)(error);
-            let IndexError::Store { reason, .. } = &error;
+            let error = self.failed(verb)(error);
+            let (IndexError::Store { reason, .. } | IndexError::Damaged { reason, .. }) = &error;
             // Another thread's failure may have come first: either reason will do.
             let _ = self.poison.set(reason.clone());
             error
@@ -124,14 +149,14 @@ impl RocksIndex {
 
 impl Index for RocksIndex {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
-        self.db.get_cf(self.family(table), key).map_err(failure("read"))
+        self.db.get_cf(self.family(table), key).map_err(self.failed("read"))
     }
 
     fn get_several(&self, table: Table, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, IndexError> {
         // Of one column family all are read at one sequence number.
         let found = self.db.batched_multi_get_cf(self.family(table), keys, true);
         let values = found.into_iter().map(|value| value.map(|value| value.map(|value| value.to_vec())));
-        values.collect::<Result<_, _>>().map_err(failure("read"))
+        values.collect::<Result<_, _>>().map_err(self.failed("read"))
     }
 
     fn scan<'a>(
@@ -154,7 +179,7 @@ impl Index for RocksIndex {
         reading.set_background_purge_on_iterator_cleanup(true);
         // A raw iterator reads at the sequence number of its creation: that is the snapshot.
         let raw = self.db.raw_iterator_cf_opt(self.family(table), reading);
-        Box::new(Scan { raw, at: At::Start, reverse: range.reverse })
+        Box::new(Scan { index: self, raw, at: At::Start, reverse: range.reverse })
     }
 
     fn apply(&self, set: WriteSet) -> Result<(), IndexError> {
@@ -196,6 +221,7 @@ enum At {
 }
 
 struct Scan<'a> {
+    index: &'a RocksIndex,
     raw: DBRawIterator<'a>,
     at: At,
     reverse: bool,
@@ -218,7 +244,7 @@ impl Iterator for Scan<'_> {
         }
         self.at = At::End;
         // Not valid means the end or a failure; only the status tells which.
-        self.raw.status().err().map(|error| Err(failure("read")(error)))
+        self.raw.status().err().map(|error| Err(self.index.failed("read")(error)))
     }
 }
 
@@ -244,8 +270,47 @@ impl Drop for BackgroundThreads {
     }
 }
 
-fn failure(verb: &'static str) -> impl Fn(rocksdb::Error) -> IndexError + Copy {
-    move |error| IndexError::Store { verb, reason: error.into_string() }
+fn failure(verb: &'static str, error: rocksdb::Error) -> IndexError {
+    let damaged = error.kind() == ErrorKind::Corruption;
+    let reason = error.into_string();
+    if damaged { IndexError::Damaged { verb, reason } } else { IndexError::Store { verb, reason } }
+}
+
+/// The mark in an index's directory that it is damaged, or half destroyed: a file of which RocksDB knows nothing.
+mod mark {
+    use std::fs::{self, File};
+    use std::io::{self, Write};
+    use std::path::Path;
+
+    use super::IndexError;
+
+    const NAME: &str = "DAMAGED";
+
+    fn failed(error: io::Error) -> IndexError {
+        IndexError::Store { verb: "mark", reason: error.to_string() }
+    }
+
+    /// Why an index is marked, if it is.
+    pub(super) fn read(index: &Path) -> Option<String> {
+        fs::read_to_string(index.join(NAME)).ok()
+    }
+
+    pub(super) fn write(index: &Path, reason: &str) -> Result<(), IndexError> {
+        let written = || {
+            let mut file = File::create(index.join(NAME))?;
+            file.write_all(reason.as_bytes())?;
+            file.sync_all()?;
+            File::open(index)?.sync_all()
+        };
+        written().map_err(failed)
+    }
+
+    pub(super) fn remove(index: &Path) -> Result<(), IndexError> {
+        match fs::remove_file(index.join(NAME)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error)),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// On-disk names: never change one.

@@ -144,17 +144,23 @@ fn damage_is_an_error_and_can_be_destroyed() {
     }
     let index = RocksIndex::open(subject.directory.path(), &SMALL).unwrap();
     let read = index.get(Table::Objects, &0_u32.to_be_bytes());
-    assert!(matches!(read, Err(IndexError::Store { verb: "read", .. })), "{read:?}");
+    assert!(matches!(read, Err(IndexError::Damaged { verb: "read", .. })), "{read:?}");
     let mut scan = index.scan(Table::Objects, Range::default());
-    assert!(matches!(scan.next(), Some(Err(IndexError::Store { verb: "read", .. }))));
+    assert!(matches!(scan.next(), Some(Err(IndexError::Damaged { verb: "read", .. }))));
     assert!(scan.next().is_none(), "a failed scan ends");
     drop(scan);
     drop(index);
+    // What was found is remembered: whoever opens it next need not meet the same place.
+    let opened = RocksIndex::open(subject.directory.path(), &SMALL);
+    assert!(matches!(opened, Err(IndexError::Damaged { verb: "open", .. })));
+    RocksIndex::destroy(subject.directory.path()).unwrap();
+    subject.reopen();
+    subject.index = None;
 
     let current = subject.directory.path().join("CURRENT");
     std::fs::write(current, "nonsense").unwrap();
     let opened = RocksIndex::open(subject.directory.path(), &SMALL);
-    assert!(matches!(opened, Err(IndexError::Store { verb: "open", .. })));
+    assert!(matches!(opened, Err(IndexError::Damaged { verb: "open", .. })));
     RocksIndex::destroy(subject.directory.path()).unwrap();
     subject.reopen();
     assert_eq!(contents(subject.index()), Model::new());

@@ -242,6 +242,50 @@ fn a_sector_that_cannot_be_read_does_not_keep_the_disk_from_opening() {
     }
 }
 
+/// What could not be read was taken for what had never been written: a device whose path was gone for some seconds while it was opened
+/// came up empty, or without its last batches, and was written over.
+#[test]
+fn a_device_that_answers_nothing_while_it_is_opened_is_not_taken_for_an_empty_one() {
+    for index_lost in [false, true] {
+        let mut refused = 0;
+        for begins in (3..40).step_by(4) {
+            let mut rig = Rig::new(12, 6);
+            let (told, _) = history(&mut rig);
+            rig.sim = None;
+            if index_lost {
+                rig.lose_index();
+            } else {
+                rig.index.crash();
+            }
+            let from = rig.image.counters().reads + begins;
+            rig.image.edit_faults(|faults| faults.fail_reads.extend(from..from + 100_000));
+            refused += u64::from(rig.try_open().is_err());
+            rig.sim = None;
+            rig.image.edit_faults(|faults| faults.fail_reads.clear());
+            let report = rig.open();
+            assert!(report.lost.is_empty() && report.damaged == 0, "{begins}: {report:?}");
+            check(&mut rig, &told, &format!("silent from read {begins} on"));
+        }
+        assert!(refused > 3, "only {refused} of ten openings met it");
+    }
+}
+
+/// Nothing behind it could say that it had been promised, so that its loss went unsaid.
+#[test]
+fn a_last_batch_that_cannot_be_read_is_reported_lost() {
+    let mut rig = Rig::new(12, 6);
+    let (told, _) = history(&mut rig);
+    let (_, place) = rig.place("k8");
+    let batch = place / BLOCK as u64 * BLOCK as u64;
+    rig.image.edit_faults(|faults| faults.unreadable.push(batch..batch + BLOCK as u64));
+    rig.sim = None;
+    rig.index.crash();
+    let report = rig.open();
+    assert_eq!(report.lost.len(), 1, "{report:?}");
+    let rest: Vec<_> = told.into_iter().filter(|(key, ..)| key != "k8").collect();
+    check(&mut rig, &rest, "without the last batch");
+}
+
 /// One of the two copies of the superblock that could not be read kept the disk from opening, as no copy that was only damaged did.
 #[test]
 fn a_copy_of_the_superblock_that_cannot_be_read_is_made_good_by_the_other() {

@@ -1,7 +1,7 @@
 //! What a crash leaves on the device and recovery does not take must never come back; what was promised must.
 
-use super::kv::{Rig, SEGMENT};
-use crate::disk::State;
+use super::kv::{Rig, SEGMENT, put_record};
+use crate::disk::{Class, DiskError, Durability, State};
 use crate::io::{BLOCK, CrashPlan, SplitMix64};
 
 fn bytes(n: u64, len: usize) -> Vec<u8> {
@@ -28,11 +28,16 @@ fn reopen_without_unsaved(rig: &mut Rig) -> crate::disk::Report {
 
 #[test]
 fn rot_in_the_middle_is_reported_by_lsn_and_what_follows_is_there() {
-    // In the data, in a head, in the batch header: each costs exactly its batch.
-    for skip in [3000, 200, 20] {
+    // In the data, in a head, in the batch header: each costs exactly its record.
+    for part in ["data", "head", "batch"] {
         let mut rig = Rig::new(12, 1);
         let lsns = ten(&mut rig);
-        let at = batch_of(&rig, "k5") + skip;
+        let (batch, record) = (batch_of(&rig, "k5"), rig.place("k5").1);
+        let at = match part {
+            "data" => record + 1000,
+            "head" => record + 10,
+            _ => batch + 20,
+        };
         rig.image.flip(at, 0x20);
         let report = reopen_without_unsaved(&mut rig);
         assert_eq!(report.lost, vec![lsns[4]..lsns[5]], "{report:?}");
@@ -40,12 +45,46 @@ fn rot_in_the_middle_is_reported_by_lsn_and_what_follows_is_there() {
             let found = rig.get(&format!("k{n}")).unwrap();
             assert_eq!(found, Some((n, bytes(n, 3000).into())), "k{n}");
         }
-        assert_eq!(rig.get("k5").unwrap(), None);
+        // What has a sound head is known, and known to be damaged.
+        match rig.get("k5") {
+            Err(DiskError::Corrupt { .. }) if part == "data" => {}
+            Ok(None) if part != "data" => {}
+            other => panic!("{part}: {other:?}"),
+        }
         // And the log goes on.
         rig.put("k5", 50, b"again").unwrap();
         let report = reopen_without_unsaved(&mut rig);
         assert!(report.lost.is_empty(), "reported once: {report:?}");
         assert_eq!(rig.get("k5").unwrap(), Some((50, b"again".as_slice().into())));
+    }
+}
+
+/// A damaged byte cost all records that were in a batch with it, and older ones of the same keys stood in their places.
+#[test]
+fn what_is_sound_of_a_damaged_batch_stays() {
+    for index_lost in [false, true] {
+        let mut rig = Rig::new(12, 1);
+        rig.put("b", 1, &bytes(1, 3000)).unwrap();
+        let handle = rig.handle();
+        rig.sim().run(handle.checkpoint()).unwrap();
+        let records = ["a", "b", "c"].map(|key| put_record(&handle, key, 2, &bytes(2, 3000))).to_vec();
+        rig.sim().run(handle.append(records, Durability::Durable, Class::Client)).unwrap();
+        rig.put("after", 3, &bytes(3, 3000)).unwrap();
+        let at = rig.place("b").1 + 1000;
+        rig.image.flip(at, 0x20);
+        rig.sim = None;
+        if index_lost {
+            rig.lose_index();
+        } else {
+            rig.index.crash();
+        }
+        let report = rig.open();
+        assert_eq!((report.lost.len() as u64).max(report.damaged), 1, "{report:?}");
+        for (key, n) in [("a", 2), ("c", 2), ("after", 3)] {
+            assert_eq!(rig.get(key).unwrap(), Some((n, bytes(n, 3000).into())), "{key}");
+        }
+        let found = rig.get("b");
+        assert!(matches!(found, Err(DiskError::Corrupt { .. })), "{found:?}");
     }
 }
 

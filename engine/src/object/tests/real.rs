@@ -111,6 +111,34 @@ fn objects_come_back_after_a_reopening_and_after_the_index_is_lost() {
     }
 }
 
+/// RocksDB refused to read, for ever: the disk did not open, and its node did not start.
+#[test]
+fn an_index_that_is_damaged_is_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = make(dir.path());
+    for damaged in [false, true, false] {
+        if damaged {
+            let files = std::fs::read_dir(&config.index_path).unwrap().map(|entry| entry.unwrap().path());
+            for table in files.filter(|file| file.extension().is_some_and(|extension| extension == "sst")) {
+                let mut bytes = std::fs::read(&table).unwrap();
+                bytes.iter_mut().take(100).for_each(|byte| *byte ^= 0x5a);
+                std::fs::write(table, bytes).unwrap();
+            }
+        }
+        let (disk, report) = start(&config, Arc::new(ObjectCatalog), &mut |_, _| {}).unwrap();
+        assert_eq!(report.rebuilt, damaged.then_some("it was damaged"));
+        wait(disk.close()).unwrap();
+        drop(disk);
+        let (disk, store) = open(&config);
+        if !damaged && wait(store.container("AUTH_a", "c")).unwrap().is_none() {
+            wait(store.put_container("AUTH_a", "c", 0, |_| Ok(Default::default()))).unwrap();
+            wait(put(&store, "o", bytes(1, 3000)));
+        }
+        assert_eq!(wait(get(&store, "o")), bytes(1, 3000));
+        wait(disk.close()).unwrap();
+    }
+}
+
 /// The close of a disk was answered while its threads still held device and index. Opening it again failed then; and a
 /// process that ended in that moment was aborted ("pthread lock: Invalid argument"), because RocksDB was taken apart
 /// on the disk's thread while the process was being taken apart on the main one.
