@@ -6,9 +6,12 @@
 //! is on disk is always the state after some prefix of the batches.
 //! Invariant: after the first failed apply or checkpoint all later ones fail with the same reason; a failed
 //! flush is never retried.
+//! Invariant: the directory is its owner's alone: RocksDB makes its files readable by everybody, and they hold names, headers and secrets.
 //! Invariant: filters and block indexes live in the one bounded block cache; memtables are bounded by
 //! `write_buffer_bytes` times about 2.5 (one generation filling, two waiting for the disk).
 
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::sync::{Mutex, Once, OnceLock, PoisonError};
 
@@ -35,6 +38,10 @@ const BACKGROUND_JOBS: i32 = 2;
 const LEAST_CACHE_BYTES: usize = 256 * 1024;
 /// RocksDB accepts no smaller memtable.
 const LEAST_WRITE_BUFFER_BYTES: usize = 64 * 1024;
+
+/// Mode of an index's directory, and what of a mode is for others.
+const PRIVATE: u32 = 0o700;
+const OTHERS: u32 = 0o077;
 
 /// Indexes open in this process. RocksDB's thread pools belong to the process: they must have a thread for
 /// the flush and one for the compaction of every index, or one hung disk would hold up the others.
@@ -79,6 +86,10 @@ impl RocksIndex {
         if let Some(reason) = mark::read(path) {
             return Err(IndexError::Damaged { verb: "open", reason });
         }
+        make_private(path).map_err(|e| IndexError::Store {
+            verb: "open",
+            reason: format!("make directory {}: {e}", path.display()),
+        })?;
         let threads = BackgroundThreads::start().map_err(failed)?;
         let cache = Cache::new_lru_cache(options.cache_bytes.max(LEAST_CACHE_BYTES));
         let write_buffer = options.write_buffer_bytes.max(LEAST_WRITE_BUFFER_BYTES);
@@ -311,6 +322,26 @@ mod mark {
             _ => Ok(()),
         }
     }
+}
+
+/// Makes the directory for its owner alone, and takes what others may do from one that is there.
+fn make_private(path: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(PRIVATE).create(path)?;
+    let mode = std::fs::metadata(path)?.permissions().mode();
+    if mode & OTHERS == 0 {
+        return Ok(());
+    }
+    match std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode & !OTHERS)) {
+        Ok(()) => {
+            tracing::warn!(index = %path.display(), "others could read the index; now it is its owner's alone")
+        }
+        // A file system without modes, or a directory of somebody else's: the disk is no worse for it.
+        Err(error) => tracing::error!(
+            index = %path.display(), %error,
+            "others can read the index, and secrets are in it; make its directory the node's own, with mode 700"
+        ),
+    }
+    Ok(())
 }
 
 /// On-disk names: never change one.

@@ -41,6 +41,23 @@ fn conforms() {
     conformance::run(2, OnDisk::new);
 }
 
+/// Any user of the machine could read the index, and in it tokens' keys and users' verifiers: RocksDB makes its directory 0755 and its files 0644.
+#[test]
+fn an_index_is_its_owners_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("above").join("index");
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    drop(RocksIndex::open(&path, &SMALL).unwrap());
+    assert_eq!(mode(&path), 0o700);
+    // One of an earlier time, made by RocksDB itself.
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    drop(RocksIndex::open(&path, &SMALL).unwrap());
+    assert_eq!(mode(&path), 0o700, "one that was there is made so");
+    RocksIndex::destroy(&path).unwrap();
+    drop(RocksIndex::open(&path, &SMALL).unwrap());
+    assert_eq!(mode(&path), 0o700);
+}
+
 /// Batch `number` of a seeded history; large enough that a few hundred overflow the memtables of [`SMALL`].
 fn numbered_batch(random: &mut Random, number: u64) -> WriteSet {
     let mut set = random.write_set();

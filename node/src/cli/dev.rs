@@ -27,8 +27,7 @@ const CONFIG_FILE: &str = "quarry.toml";
 /// Runs a node in a directory until a signal.
 pub(super) fn run(args: &DevArgs) -> Result<(), Failure> {
     let data = &args.data;
-    std::fs::create_dir_all(data)
-        .map_err(|e| Failure::new(format!("make directory {}", data.display()), e))?;
+    super::make_private_directory(data)?;
     let data =
         data.canonicalize().map_err(|e| Failure::new(format!("find directory {}", data.display()), e))?;
     let config = config(args, &data)?;

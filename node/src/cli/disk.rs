@@ -200,7 +200,7 @@ fn check_log(path: &Path, out: &mut impl Write) -> Result<(), Failure> {
 fn make_index(disk: &DiskArgs, out: &mut impl Write) -> Result<(), Failure> {
     let what = format!("rebuild index of disk {}", disk.path.display());
     let failed = |error: &dyn std::fmt::Display| Failure::new(&what, error);
-    let config = storage::disk_config(&disk.path, &disk.index, CacheBytes::default(), None)?;
+    let config = storage::disk_config(&disk.path, &disk.index, CacheBytes::default(), None);
     let mut bar = progress::bar();
     let mut tell = |done, total| bar(&what, done, total);
     let (handle, report) = rebuild_index(&config, storage::catalog(), &mut tell).map_err(|e| failed(&e))?;
@@ -215,7 +215,7 @@ fn make_index(disk: &DiskArgs, out: &mut impl Write) -> Result<(), Failure> {
 fn audit(disk: &DiskArgs, out: &mut impl Write) -> Result<(), Failure> {
     let what = format!("audit disk {}", disk.path.display());
     let failed = |error: &dyn std::fmt::Display| Failure::new(&what, error);
-    let config = storage::disk_config(&disk.path, &disk.index, CacheBytes::default(), None)?;
+    let config = storage::disk_config(&disk.path, &disk.index, CacheBytes::default(), None);
     let mut bar = progress::bar();
     let mut tell = |done, total| bar(&what, done, total);
     let (handle, _) = start(&config, storage::catalog(), &mut tell).map_err(|e| failed(&e))?;

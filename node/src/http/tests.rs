@@ -1,7 +1,8 @@
 //! Tests of the node over real sockets: logins, limits, draining, metrics.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -237,4 +238,30 @@ async fn a_node_that_stops_tells_clients_that_keep_a_connection_before_it_ends_i
     assert_eq!(idle.0.read(&mut rest).await.unwrap(), 0, "an idle one ends cleanly");
     assert!(begun.elapsed() >= Duration::from_millis(900), "and not before its client had time to ask");
     stopping.await.unwrap();
+}
+
+/// Files below `directory` that others can open: not those in a directory that is its owner's alone.
+fn open_to_others(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let others = std::fs::metadata(&path).unwrap().permissions().mode() & 0o077;
+        match (others, path.is_dir()) {
+            (0, _) => {}
+            (_, true) => found.extend(open_to_others(&path)),
+            (_, false) => found.push(path),
+        }
+    }
+    found
+}
+
+/// The index lay beside the data directory, and was everybody's: tokens' keys and users' verifiers are rows of it.
+#[tokio::test]
+async fn no_file_of_a_node_is_for_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = started(dir.path(), "").await;
+    get(node.object, "/auth/v1.0", "X-Auth-User: test:tester\r\nX-Auth-Key: testing\r\n").await;
+    node.stop().await;
+    assert!(dir.path().join("index0").is_dir() && dir.path().join("data").is_dir());
+    assert_eq!(open_to_others(dir.path()), Vec::<PathBuf>::new());
 }

@@ -175,7 +175,7 @@ fn open_disk(
     let disks = config.disks.len() as u64;
     let large = config.limits.body_cache.map_or_else(|| memory::total() / BODY_CACHE_SHARE, |size| size.0);
     let cache = CacheBytes { small: config.limits.read_cache.0 / disks, large: large / disks };
-    let disk_config = disk_config(path, disk.index.get_ref(), cache, Some(cluster))?;
+    let disk_config = disk_config(path, disk.index.get_ref(), cache, Some(cluster));
     let what = format!("rebuild index of {}", path.display());
     let mut report_progress = |done, total| progress(&what, done, total);
     let (handle, report) =
@@ -201,19 +201,15 @@ pub(crate) fn disk_config(
     index: &Path,
     cache_bytes: CacheBytes,
     cluster: Option<ClusterId>,
-) -> Result<DiskConfig, OpenError> {
-    if let Some(parent) = index.parent() {
-        let made = std::fs::create_dir_all(parent);
-        made.map_err(|e| OpenError::new(path, format!("make directory {}: {e}", parent.display())))?;
-    }
-    Ok(DiskConfig {
+) -> DiskConfig {
+    DiskConfig {
         device: path.to_owned(),
         io: OpenOptions { minimum: MIN_DISK, lock_wait: LOCK_WAIT, ..OpenOptions::default() },
         index: RocksOptions::default(),
         index_path: index.to_owned(),
         cache_bytes,
         cluster,
-    })
+    }
 }
 
 fn status_of(disk: &OpenDisk) -> DiskStatus {
