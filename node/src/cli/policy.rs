@@ -58,7 +58,7 @@ pub(super) struct Change {
 /// Whom to ask.
 #[derive(Debug, Args)]
 pub(super) struct Admin {
-    /// Admin listener of any node; default: $QUARRY_ADMIN_URL, else http://127.0.0.1:6000.
+    /// Admin listener: of any node to look, of this machine's node to change something; default: $QUARRY_ADMIN_URL, else http://127.0.0.1:6000.
     #[arg(long = "admin-url", value_name = "URL")]
     url: Option<String>,
 }

@@ -1,6 +1,6 @@
 //! `quarry disk add|drain|remove|replace` and `quarry node drain|keep`: what a running cluster shall do with a disk or node.
 //!
-//! The cluster is told and begins; it goes on by itself whatever becomes of this command, and `quarry cluster status` shows
+//! A node of the cluster, on this machine, is told, and the cluster begins; it goes on by itself whatever becomes of this command, and `quarry cluster status` shows
 //! how far it is.
 
 use std::io::Write;
@@ -44,7 +44,7 @@ pub(super) struct Replace {
 /// Whom to tell.
 #[derive(Debug, Args)]
 pub(super) struct Admin {
-    /// Admin listener of any node; default: $QUARRY_ADMIN_URL, else http://127.0.0.1:6000.
+    /// Admin listener of this machine's node, which takes changes from its own machine alone; default: $QUARRY_ADMIN_URL, else http://127.0.0.1:6000.
     #[arg(long = "admin-url", value_name = "URL")]
     url: Option<String>,
 }

@@ -1,9 +1,10 @@
 //! From a request to the API that answers it, and back out with an id, a count and a line in the log.
 //!
 //! Invariant: every answer carries X-Trans-Id and X-Openstack-Request-Id.
+//! Invariant: by the admin listener, only the node's own machine changes something ([`super::operators`]).
 //! Invariant: nothing is formatted for the log unless the line is written.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 
 use super::body::{Received, Sent, Tracked};
+use super::operators;
 use super::target::BetweenRequests;
 use super::trans_id::{TransId, TransIds};
 use crate::auth::{Access, Arrival, Auth, Session, keystone, unix_now, v1};
@@ -125,7 +127,25 @@ impl Front {
         let received = Arc::clone(&finish.received);
         let mut request = request.map(|body| Received::new(body, self.body_timeout, received));
         request.extensions_mut().insert(peer);
-        let mut response = match route(entrance, request.uri().path()) {
+        let mut response = match self.refusal(entrance, peer, &request) {
+            Some(why) => text(StatusCode::FORBIDDEN, "text/plain", why),
+            None => self.routed(entrance, request, &id, &mut finish).await,
+        };
+        finish.status = response.status();
+        let headers = response.headers_mut();
+        headers.entry(X_TRANS_ID).or_insert_with(|| id.header());
+        headers.entry(X_OPENSTACK_REQUEST_ID).or_insert_with(|| id.header());
+        response.map(|body| Tracked::new(body, finish))
+    }
+
+    async fn routed(
+        &self,
+        entrance: Entrance,
+        request: Request<Received>,
+        id: &TransId,
+        finish: &mut Finish,
+    ) -> Response<Sent> {
+        match route(entrance, request.uri().path()) {
             _ if entrance != Entrance::Admin && self.left.get() => gone(),
             Route::Health => health(request.method()),
             Route::V1Auth => {
@@ -139,7 +159,7 @@ impl Front {
                 Some(cinder) => cinder.answer(&self.auth, request, id.as_str()).await.map(Sent::Whole),
                 None => text(StatusCode::NOT_FOUND, "text/plain", "This node has no volumes.\n"),
             },
-            Route::Swift => self.swift(request, &id, &mut finish).await,
+            Route::Swift => self.swift(request, id, finish).await,
             Route::Metrics => text(StatusCode::OK, Metrics::CONTENT_TYPE, self.metrics.encode()),
             Route::Status => text(StatusCode::OK, "application/json", self.status.json()),
             Route::Wish => match &self.operator {
@@ -163,12 +183,19 @@ impl Front {
                 None => text(StatusCode::NOT_FOUND, "text/plain", "This node has no volumes.\n"),
             },
             Route::Nothing => text(StatusCode::NOT_FOUND, "text/plain", "Not found.\n"),
-        };
-        finish.status = response.status();
-        let headers = response.headers_mut();
-        headers.entry(X_TRANS_ID).or_insert_with(|| id.header());
-        headers.entry(X_OPENSTACK_REQUEST_ID).or_insert_with(|| id.header());
-        response.map(|body| Tracked::new(body, finish))
+        }
+    }
+
+    /// Why an operator's request is not answered, if it is not.
+    fn refusal(
+        &self,
+        entrance: Entrance,
+        peer: SocketAddr,
+        request: &Request<Received>,
+    ) -> Option<&'static str> {
+        let own = self.blocks.as_ref().map_or(Ipv4Addr::LOCALHOST.into(), |(_, own)| *own);
+        let judged = || operators::refusal(request.method(), request.headers(), peer, own);
+        (entrance == Entrance::Admin).then(judged).flatten()
     }
 
     async fn swift(&self, request: Request<Received>, id: &TransId, finish: &mut Finish) -> Response<Sent> {

@@ -6,6 +6,7 @@
 mod body;
 mod dispatch;
 mod listener;
+mod operators;
 mod target;
 mod trans_id;
 

@@ -88,6 +88,27 @@ async fn metrics_and_status_are_on_the_admin_listener_alone() {
     node.stop().await;
 }
 
+/// A page in a browser of the node's machine could send what it liked to the admin listener.
+#[tokio::test]
+async fn pages_change_nothing_by_the_admin_listener() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = started(dir.path(), "").await;
+    let post = async |path: &str, headers: &str| {
+        let head = format!("POST {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", node.admin);
+        exchange(node.admin, &format!("{head}{headers}Content-Length: 2\r\n\r\n{{}}")).await
+    };
+    for path in ["/volumes", "/cluster/wish", "/cluster/users", "/cluster/policies"] {
+        let page = post(path, "Origin: http://example.org\r\n").await;
+        assert!(page.starts_with("HTTP/1.1 403") && page.contains("browsers"), "{path}: {page}");
+        let program = post(path, "").await;
+        assert!(
+            program.starts_with("HTTP/1.1 40") && !program.starts_with("HTTP/1.1 403"),
+            "{path}: {program}"
+        );
+    }
+    node.stop().await;
+}
+
 #[tokio::test]
 async fn heads_over_the_limits_are_refused() {
     let dir = tempfile::tempdir().unwrap();
