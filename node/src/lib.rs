@@ -3,6 +3,7 @@
 mod auth;
 mod block;
 mod cinder;
+mod claim;
 pub mod cli;
 pub mod cluster;
 pub mod config;

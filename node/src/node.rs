@@ -22,6 +22,8 @@ use crate::auth::{self, Auth, Endpoints, Listed, SetupError, unix_now};
 use crate::block::keys::{KeyError, Keys};
 use crate::block::{BlockListeners, Blocks, ListenError};
 use crate::cinder::Cinder;
+use crate::claim::{Claim, PATIENCE, claim};
+use crate::cluster::Identity;
 use crate::cluster::identity::Files;
 use crate::config::{self, Config};
 use crate::control::MemberError;
@@ -48,6 +50,14 @@ pub enum NodeError {
         /// The directory.
         path: PathBuf,
         /// Why.
+        source: io::Error,
+    },
+    /// Another node has it.
+    #[error("claim data directory {}: {source}; give each node a directory of its own as node.data", path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+        /// Who has it.
         source: io::Error,
     },
     /// A listener.
@@ -135,6 +145,11 @@ pub struct Node {
 pub(crate) fn users(config: &Config, test_users: bool) -> Result<Listed, NodeError> {
     let data = &config.node.data;
     make_private_directory(data)?;
+    // A directory that is not mounted, or not joined, is not to be filled with new users and keys.
+    if config.cluster.is_some() {
+        Identity::load(data).map_err(MemberError::from)?;
+    }
+    storage::check_first_start(config)?;
     let mut listed = Listed { own: config.auth.clone(), ..Listed::default() };
     let founds = Files::of(data).founder.exists();
     match &config.cluster {
@@ -157,6 +172,12 @@ pub(crate) fn users(config: &Config, test_users: bool) -> Result<Listed, NodeErr
     listed.own.v1_users.retain(|user| !known_names.contains(&name(user)));
     listed.test = Some(known);
     Ok(listed)
+}
+
+/// Makes the data directory this process's own, for as long as what is returned lives; before anything in it is read.
+pub(crate) fn claim_data(data: &Path) -> Result<Claim, NodeError> {
+    make_private_directory(data)?;
+    claim(data, PATIENCE).map_err(|source| NodeError::InUse { path: data.to_owned(), source })
 }
 
 /// Makes a directory, for its owner alone.

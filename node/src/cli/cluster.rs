@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use quarry_engine::disk::format::superblock::ClusterId;
 
 use super::Failure;
-use crate::cluster::Identity;
 use crate::cluster::authority::{self, unix_now};
 use crate::cluster::identity::{self, Files};
 use crate::cluster::join::{self, Joined, TOKEN_LIFE};
 use crate::cluster::token::{self, Token};
+use crate::cluster::{Identity, IdentityError};
 use crate::config::parse_span;
 use crate::control::founding;
 use crate::control::state::{MAX_INDEX_GROUPS, Settings};
@@ -140,13 +141,13 @@ fn init(data: &Path, settled: Settled, out: &mut impl Write) -> Result<(), Failu
     super::make_private_directory(data)?;
     let known = storage::known_cluster(data)?;
     let cluster = known.unwrap_or_else(storage::random_cluster);
-    let node = authority::init(data, cluster).map_err(|e| failed(&e))?;
     let Settled { replicas, part_power, min_part_hours, index_groups } = settled;
     let settings = Settings { replicas, part_power, min_part_hours, index_groups };
-    founding::write(data, settings).map_err(|e| failed(&e))?;
-    if known.is_none() {
-        storage::remember_cluster(data, cluster)?;
-    }
+    let settle = || {
+        founding::write(data, settings)?;
+        storage::remember_cluster(data, cluster).map_err(|e| IdentityError::invalid(data, e))
+    };
+    let node = authority::found(data, cluster, settle).map_err(|e| failed(&e))?;
     writeln!(out, "cluster {}", cluster_text(cluster))?;
     writeln!(out, "node    {node}")?;
     writeln!(out)?;
@@ -155,9 +156,19 @@ fn init(data: &Path, settled: Settled, out: &mut impl Write) -> Result<(), Failu
         "{} holds the authority's key: whoever has it can let anybody in.",
         Files::of(data).authority_key.display()
     )?;
+    say_how_to_format(cluster, out)?;
     writeln!(out, "Give the node a [cluster] section with `listen`, start it, and let machines join:")?;
     writeln!(out, "  quarry cluster token --data {}", data.display())?;
     Ok(())
+}
+
+/// Devices are formatted by hand, and for one cluster.
+fn say_how_to_format(cluster: ClusterId, out: &mut impl Write) -> std::io::Result<()> {
+    let cluster = cluster_text(cluster);
+    writeln!(
+        out,
+        "Format its devices with `quarry disk format DEVICE --cluster {cluster}`; disk files are made at the first start."
+    )
 }
 
 fn make_token(
@@ -236,6 +247,7 @@ pub(super) fn join(args: &JoinArgs, out: &mut impl Write) -> Result<(), Failure>
     writeln!(out, "cluster {}", cluster_text(cluster))?;
     writeln!(out, "node    {node}")?;
     writeln!(out)?;
+    say_how_to_format(cluster, out)?;
     writeln!(
         out,
         "Give the node a [cluster] section with the address at which others reach it, and start it:"
@@ -272,7 +284,8 @@ mod tests {
         let node = made.lines().find_map(|line| line.strip_prefix("node    ")).unwrap();
         assert!(shown.contains(node) && shown.contains("its key is here"), "{shown}");
         let error = output(&init_of(data())).unwrap_err();
-        assert!(error.contains("is there already"), "{error}");
+        assert!(error.contains("is there already") && error.contains("use another one"), "{error}");
+        assert!(made.contains("--cluster "), "{made}");
         let token = |address| ClusterCommand::Token { data: data(), address, valid: None };
         let error = output(&token(None)).unwrap_err();
         assert!(error.contains("--address"), "{error}");
@@ -289,6 +302,23 @@ mod tests {
         storage::remember_cluster(dir.path(), cluster).unwrap();
         let made = output(&init_of(Data { data: dir.path().to_owned() })).unwrap();
         assert!(made.contains(&cluster_text(cluster)), "{made}");
+    }
+
+    /// The node's identity came before what was wanted of the cluster: killed between, it was a node of a cluster that nobody would found.
+    #[test]
+    fn a_cluster_that_cannot_be_settled_has_no_node() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = || Data { data: dir.path().to_owned() };
+        // Nothing can be renamed over a directory with something in it.
+        std::fs::create_dir_all(dir.path().join("cluster").join("founder").join("full")).unwrap();
+        let path = Files::of(dir.path()).node;
+        let error = output(&init_of(data())).unwrap_err();
+        assert!(!path.exists(), "{error}");
+        let error = output(&init_of(data())).unwrap_err();
+        assert!(error.contains("did not finish here"), "{error}");
+        std::fs::remove_dir_all(dir.path().join("cluster")).unwrap();
+        output(&init_of(data())).unwrap();
+        assert!(path.exists() && Files::of(dir.path()).founder.exists());
     }
 
     #[test]

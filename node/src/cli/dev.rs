@@ -32,6 +32,7 @@ pub(super) fn run(args: &DevArgs) -> Result<(), Failure> {
         data.canonicalize().map_err(|e| Failure::new(format!("find directory {}", data.display()), e))?;
     let config = config(args, &data)?;
     crate::logging::start(&config.log);
+    let _own = node::claim_data(&config.node.data)?;
     let users = node::users(&config, args.test_users)?;
     let client = Client::of(&users)?;
     super::serve::run_node(&config, &users, |node| {

@@ -12,6 +12,7 @@ use crate::node::{self, Node, StopSignal};
 pub(super) fn run(file: &Path) -> Result<(), Failure> {
     let config = super::config::load(file)?;
     crate::logging::start(&config.log);
+    let _own = node::claim_data(&config.node.data)?;
     let users = node::users(&config, false)?;
     run_node(&config, &users, |_| writeln!(std::io::stdout(), "ready"))
 }

@@ -205,10 +205,19 @@ pub(crate) fn pem(certificate: &CertificateDer<'_>) -> String {
     out + "\n-----END CERTIFICATE-----\n"
 }
 
-/// Makes the authority, the cluster and its first node in a data directory.
-pub(crate) fn init(data: &Path, cluster: ClusterId) -> Result<NodeId, IdentityError> {
+/// Makes the authority, the cluster and its first node in a data directory. `settle` writes what else a founder has, before there is a node:
+/// where there is one, all is there.
+pub(crate) fn found(
+    data: &Path,
+    cluster: ClusterId,
+    settle: impl FnOnce() -> Result<(), IdentityError>,
+) -> Result<NodeId, IdentityError> {
     let files = Files::of(data);
-    let advice = "this directory belongs to a cluster; use another one";
+    let advice = if files.node.exists() {
+        "this directory belongs to a cluster; use another one"
+    } else {
+        "`quarry cluster init` did not finish here; remove the directory in which this file is, and try again"
+    };
     for path in [&files.authority, &files.authority_key, &files.node] {
         if path.try_exists().map_err(IdentityError::file(path))? {
             return Err(IdentityError::Exists { path: path.clone(), advice });
@@ -223,8 +232,15 @@ pub(crate) fn init(data: &Path, cluster: ClusterId) -> Result<NodeId, IdentityEr
     // The node's file last: it is what says that there is an identity.
     identity::write(&files.authority_key, &authority_key)?;
     identity::write(&files.authority, &pem(&authority.certificate))?;
+    settle()?;
     identity::write(&files.node, &node_file(&issued.key, &issued.certificate))?;
     Ok(node)
+}
+
+/// The same, with nothing else.
+#[cfg(test)]
+pub(crate) fn init(data: &Path, cluster: ClusterId) -> Result<NodeId, IdentityError> {
+    found(data, cluster, || Ok(()))
 }
 
 /// Makes the directory of an identity, for its owner alone.

@@ -16,7 +16,7 @@ use quarry_engine::catalog::ObjectCatalog;
 use quarry_engine::clock::Clock;
 use quarry_engine::disk::catalog::Catalog;
 use quarry_engine::disk::format::superblock::ClusterId;
-use quarry_engine::disk::{CacheBytes, Counters, DiskConfig, DiskHandle, start};
+use quarry_engine::disk::{self, CacheBytes, Counters, DiskConfig, DiskHandle, StartError, start};
 use quarry_engine::index::RocksOptions;
 use quarry_engine::io::OpenOptions;
 use quarry_engine::object::{Options, Spread, Store, Time};
@@ -28,8 +28,8 @@ use crate::status::{DiskStatus, StatusSource};
 use crate::workers::{self, Workers};
 
 pub(crate) use provision::{
-    cluster_text, format_disk, known_cluster, make_disk_file, parse_cluster, random_bytes, random_cluster,
-    remember_cluster,
+    check_first_start, cluster_text, format_disk, known_cluster, make_disk_file, parse_cluster, random_bytes,
+    random_cluster, remember_cluster,
 };
 
 /// How long a start waits for its disks: a killed node's locks go a moment after it.
@@ -178,8 +178,8 @@ fn open_disk(
     let disk_config = disk_config(path, disk.index.get_ref(), cache, Some(cluster));
     let what = format!("rebuild index of {}", path.display());
     let mut report_progress = |done, total| progress(&what, done, total);
-    let (handle, report) =
-        start(&disk_config, catalog(), &mut report_progress).map_err(|error| OpenError::new(path, error))?;
+    let (handle, report) = start(&disk_config, catalog(), &mut report_progress)
+        .map_err(|error| not_ours(path, cluster, error))?;
     tracing::info!(
         disk = %path.display(),
         replayed = report.records,
@@ -188,6 +188,17 @@ fn open_disk(
         "disk is open"
     );
     Ok(OpenDisk { path: path.clone(), handle })
+}
+
+/// Why a disk was not opened by a node of `cluster`, and what to do.
+fn not_ours(path: &Path, cluster: ClusterId, error: StartError) -> OpenError {
+    match error {
+        StartError::Open(disk::OpenError::Unformatted) => provision::unformatted(path, Some(cluster)),
+        StartError::Open(disk::OpenError::OtherCluster { found, expected }) => {
+            provision::of_another_cluster(path, found, expected)
+        }
+        error => OpenError::new(path, error),
+    }
 }
 
 /// What records mean on the disks.

@@ -1,6 +1,9 @@
 //! First starts: the cluster's identity, and disk files that do not exist yet.
 //!
 //! Invariant: a disk file appears under its name only when it is whole and formatted.
+//! Invariant: the data directory names a cluster only when every disk that was there is of it: a start that fails settles nothing.
+//! Invariant: users and keys are made anew only for disks that nobody has used: else the data directory is missed, not new.
+//! Invariant: no file is made among devices: one that is missing would become a file in memory.
 //! Invariant: a file that was there at an earlier start, or whose index is there, is missed, never replaced: its file
 //! system may just not be mounted.
 
@@ -9,10 +12,11 @@ use std::path::{Path, PathBuf};
 
 use quarry_engine::disk::format::record::DeviceId;
 use quarry_engine::disk::format::superblock::{ClusterId, Superblock, Verdict};
-use quarry_engine::disk::{Format, format, read_superblock};
+use quarry_engine::disk::{self, Format, format, read_superblock};
 use quarry_engine::io::{BLOCK, OpenOptions, open_device, preallocate};
 
-use super::{OpenError, Progress};
+use super::{LOCK_WAIT, OpenError, Progress};
+use crate::cluster::Identity;
 use crate::cluster::identity::Files;
 use crate::config::{Config, Disk};
 use crate::durable_file;
@@ -25,7 +29,8 @@ const KNOWN_FILE: &str = "disks";
 /// Makes what the first start needs; the identity that all disks must have.
 pub(super) fn prepare(config: &Config, progress: &mut Progress) -> Result<ClusterId, OpenError> {
     let data = &config.node.data;
-    let cluster = cluster(config)?;
+    let settled = known_cluster(data)?;
+    let cluster = settled.map_or_else(|| first_cluster(config), Ok)?;
     let known_file = data.join(KNOWN_FILE);
     let mut known = read_known(&known_file)?;
     // In place of a node whose disk is lost there is nothing to be missed.
@@ -43,7 +48,99 @@ pub(super) fn prepare(config: &Config, progress: &mut Progress) -> Result<Cluste
                 .map_err(|e| OpenError::new(path, format!("write {}: {e}", known_file.display())))?;
         }
     }
+    if settled.is_none() {
+        // Before any disk is opened: what was in use has a data directory that names its cluster.
+        remember_cluster(data, cluster)?;
+    }
     Ok(cluster)
+}
+
+/// Whether the disks fit a data directory that is new, if it is: found out before anything is made in it.
+pub(crate) fn check_first_start(config: &Config) -> Result<(), OpenError> {
+    match known_cluster(&config.node.data)? {
+        Some(_) => Ok(()),
+        None => first_cluster(config).map(drop),
+    }
+}
+
+/// The cluster of a node that starts for the first time: that of its identity, else that of its disks, else a fresh one.
+fn first_cluster(config: &Config) -> Result<ClusterId, OpenError> {
+    let data = &config.node.data;
+    let own = if config.cluster.is_some() || Files::of(data).node.exists() {
+        let identity = Identity::load(data).map_err(|e| OpenError::new(data, e))?;
+        Some(identity.cluster)
+    } else {
+        None
+    };
+    let mut found = Vec::new();
+    for disk in &config.disks {
+        let path = disk.path.get_ref();
+        if path.try_exists().map_err(|e| OpenError::new(path, e))? {
+            found.push((path, superblock(path)?));
+        }
+    }
+    let of_disks = found.iter().find_map(|(_, superblock)| superblock.as_ref().map(|found| found.cluster));
+    let settled = own.or(of_disks);
+    for (path, superblock) in found {
+        match (superblock, settled) {
+            (None, settled) => return Err(unformatted(path, settled)),
+            (Some(found), Some(cluster)) if found.cluster != cluster => {
+                return Err(of_another_cluster(path, found.cluster, cluster));
+            }
+            (Some(found), _) if own.is_none() && found.epoch > 0 => {
+                return Err(data_is_missed(path, data, &found));
+            }
+            _ => {}
+        }
+    }
+    Ok(settled.unwrap_or_else(random_cluster))
+}
+
+/// The superblock of a disk that is there; `None`: it is not formatted.
+fn superblock(path: &Path) -> Result<Option<Superblock>, OpenError> {
+    let options = OpenOptions { read_only: true, lock_wait: LOCK_WAIT, ..OpenOptions::default() };
+    let mut device = open_device(path, options).map_err(|e| OpenError::new(path, e))?;
+    match read_superblock(device.as_mut()).map_err(|e| OpenError::new(path, e))? {
+        Verdict::Use { superblock, .. } => Ok(Some(superblock)),
+        Verdict::Absent => Ok(None),
+        Verdict::Newer(version) => Err(OpenError::new(path, disk::OpenError::Newer(version))),
+        Verdict::Contradiction => {
+            Err(OpenError::new(path, disk::OpenError::Damaged("its copies name different devices")))
+        }
+        Verdict::Damaged => Err(OpenError::new(path, disk::OpenError::Damaged("no copy verifies"))),
+    }
+}
+
+/// What is said of a device that is not formatted: how it is, for a node of `cluster` if that is known.
+pub(super) fn unformatted(path: &Path, cluster: Option<ClusterId>) -> OpenError {
+    let of = cluster.map_or_else(String::new, |cluster| format!(" --cluster {}", cluster_text(cluster)));
+    let reason = format!("not a Quarry device; format it with `quarry disk format {}{of}`", path.display());
+    OpenError::new(path, reason)
+}
+
+/// What is said of a disk of another cluster.
+pub(super) fn of_another_cluster(path: &Path, found: ClusterId, own: ClusterId) -> OpenError {
+    let (found, own) = (cluster_text(found), cluster_text(own));
+    let reason = format!(
+        "belongs to cluster {found}, not to {own} as this node; list disks of one cluster, or, if nothing on it is needed, \
+         format it anew with `quarry disk format {} --cluster {own} --overwrite`",
+        path.display()
+    );
+    OpenError::new(path, reason)
+}
+
+/// A disk that was in use, and a data directory without what was in it then.
+fn data_is_missed(path: &Path, data: &Path, found: &Superblock) -> OpenError {
+    let reason = format!(
+        "a node has used it ({} starts), and that one's data directory is not {}, which is new: mount its file system, name \
+         the right one as node.data, or restore it; users, keys of tokens and of encrypted volumes are in it (to begin with \
+         new ones all the same, write {} into {})",
+        found.epoch,
+        data.display(),
+        cluster_text(found.cluster),
+        data.join(CLUSTER_FILE).display()
+    );
+    OpenError::new(path, reason)
 }
 
 fn make_missing(
@@ -53,6 +150,7 @@ fn make_missing(
     progress: &mut Progress,
 ) -> Result<(), OpenError> {
     let (path, index) = (disk.path.get_ref(), disk.index.get_ref());
+    refuse_missing_device(path)?;
     let Some(size) = disk.size else {
         return Err(OpenError::new(
             path,
@@ -79,6 +177,19 @@ fn make_missing(
     make_disk_file(path, size.0, cluster, progress).map(|_| ())
 }
 
+/// Refuses to make a file where a device should be.
+fn refuse_missing_device(path: &Path) -> Result<(), OpenError> {
+    let above = path.parent().and_then(|parent| parent.canonicalize().ok());
+    let place = above.unwrap_or_else(|| absolute(path));
+    let among_devices = place.starts_with("/dev") && !place.starts_with("/dev/shm");
+    if among_devices || path.is_symlink() {
+        let reason = "the device is missing; connect or replace it, or take its [[disk]] out of the configuration (names below \
+                      /dev/disk/by-id stay when devices are numbered anew)";
+        return Err(OpenError::new(path, reason));
+    }
+    Ok(())
+}
+
 /// Makes, fills and formats a disk file beside its name, then gives it its name.
 pub(crate) fn make_disk_file(
     path: &Path,
@@ -87,6 +198,7 @@ pub(crate) fn make_disk_file(
     progress: &mut Progress,
 ) -> Result<Superblock, OpenError> {
     let failed = |verb: &str, error: &dyn std::fmt::Display| OpenError::new(path, format!("{verb}: {error}"));
+    refuse_missing_device(path)?;
     let size = size - size % BLOCK as u64;
     let mut name = path.file_name().ok_or_else(|| OpenError::new(path, "not a file name"))?.to_owned();
     name.push(".new");
@@ -117,18 +229,6 @@ pub(crate) fn format_disk(path: &Path, cluster: ClusterId, overwrite: bool) -> R
     format(disk.as_mut(), &request).map_err(|e| OpenError::new(path, e))
 }
 
-/// The cluster that the data directory names; at the first start that of the disks, or a fresh one.
-fn cluster(config: &Config) -> Result<ClusterId, OpenError> {
-    match known_cluster(&config.node.data)? {
-        Some(cluster) => Ok(cluster),
-        None => {
-            let cluster = cluster_of_disks(config)?.unwrap_or_else(random_cluster);
-            remember_cluster(&config.node.data, cluster)?;
-            Ok(cluster)
-        }
-    }
-}
-
 /// The cluster that a data directory names, if it names one.
 pub(crate) fn known_cluster(data: &Path) -> Result<Option<ClusterId>, OpenError> {
     let file = data.join(CLUSTER_FILE);
@@ -148,27 +248,6 @@ pub(crate) fn remember_cluster(data: &Path, cluster: ClusterId) -> Result<(), Op
     let text = format!("{}\n", cluster_text(cluster));
     durable_file::replace(&file, text.as_bytes(), durable_file::PRIVATE)
         .map_err(|e| OpenError::new(&file, format!("write it: {e}")))
-}
-
-/// The one cluster of the disks that are formatted already.
-fn cluster_of_disks(config: &Config) -> Result<Option<ClusterId>, OpenError> {
-    let mut found: Option<ClusterId> = None;
-    for disk in &config.disks {
-        let path = disk.path.get_ref();
-        if !path.try_exists().map_err(|e| OpenError::new(path, e))? {
-            continue;
-        }
-        let options = OpenOptions { read_only: true, ..OpenOptions::default() };
-        let mut device = open_device(path, options).map_err(|e| OpenError::new(path, e))?;
-        if let Ok(Verdict::Use { superblock, .. }) = read_superblock(device.as_mut()) {
-            if found.is_some_and(|other| other != superblock.cluster) {
-                let reason = "belongs to another cluster than the disks before it; list disks of one cluster";
-                return Err(OpenError::new(path, reason));
-            }
-            found = Some(superblock.cluster);
-        }
-    }
-    Ok(found)
 }
 
 fn read_known(file: &Path) -> Result<BTreeSet<PathBuf>, OpenError> {
@@ -206,3 +285,7 @@ pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
     getrandom::fill(&mut bytes).expect("the operating system has randomness");
     bytes
 }
+
+#[cfg(test)]
+#[path = "provision_tests.rs"]
+mod tests;
