@@ -14,6 +14,7 @@ mod http;
 mod logging;
 mod metrics;
 pub mod node;
+mod panics;
 mod papers;
 pub mod qcow2;
 mod remote;

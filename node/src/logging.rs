@@ -33,19 +33,6 @@ pub(crate) fn start(log: &Log) {
         Format::Json => registry.with(output.json().flatten_event(true)).try_init(),
     };
     if started.is_ok() {
-        log_panics();
+        crate::panics::watch();
     }
-}
-
-/// A panic is our bug: it goes into the log with its place, and ends one request at most.
-fn log_panics() {
-    let earlier = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        let payload = panic.payload();
-        let text = payload.downcast_ref::<&str>().copied();
-        let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-        tracing::error!(place, "panic: {}", text.unwrap_or("(no message)"));
-        earlier(panic);
-    }));
 }

@@ -15,6 +15,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::http::Entrance;
+use crate::panics;
 use crate::status::StatusSource;
 
 /// Which API a request was for.
@@ -130,6 +131,7 @@ impl Metrics {
         registry.register("http_in_flight", "Requests being answered", metrics.in_flight.clone());
         registry.register("http_received_bytes", "Bytes of request bodies", metrics.received.clone());
         registry.register("http_sent_bytes", "Bytes of answers' bodies", metrics.sent.clone());
+        registry.register("panics", "Panics of the process, each of which is a bug", panics::counter());
         registry.register_collector(Box::new(disks));
         Arc::new(metrics)
     }
@@ -201,6 +203,7 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("quarry_disk_capacity_bytes{disk=\"disk0\"} 1024"), "{text}");
+        assert!(text.contains("\nquarry_panics_total "), "{text}");
         assert!(text.ends_with("# EOF\n"));
     }
 }

@@ -15,7 +15,7 @@ use quarry_volume::store::VolumeError;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use crate::auth::users_file::{self, UsersError};
 use crate::auth::{self, Auth, Endpoints, Listed, SetupError, unix_now};
@@ -33,6 +33,7 @@ use crate::control::report::report;
 use crate::control::state::State;
 use crate::http::{Bounds, Entrance, Front, serve};
 use crate::metrics::Metrics;
+use crate::panics;
 use crate::papers::Cabinet;
 use crate::storage::{self, Disks, OpenError, Progress, Storage};
 use crate::swift::{self, SwiftApi};
@@ -96,6 +97,9 @@ pub enum NodeError {
     /// Other nodes.
     #[error(transparent)]
     Member(#[from] MemberError),
+    /// Something that it cannot do without.
+    #[error("serve: {0}; the log says where; report this, and start the node again")]
+    Broken(JoinError),
 }
 
 impl From<SetupError> for NodeError {
@@ -135,6 +139,7 @@ pub struct Node {
     /// Where NBD clients connect, if anywhere.
     pub nbd: Option<SocketAddr>,
     stop: watch::Sender<bool>,
+    drain: Duration,
     listeners: JoinSet<()>,
     member: Option<Member>,
     storage: Storage,
@@ -273,7 +278,28 @@ impl Node {
         blocks.reap(members, &mut listeners, stopped);
         let [object, identity, volume, admin] = addresses;
         tracing::info!(%object, %identity, %volume, %admin, ?nbd, "serving");
-        Ok(Self { object, identity, volume, admin, nbd, stop, listeners, member, storage })
+        if !admin.ip().is_loopback() {
+            tracing::warn!(%admin, "whoever reaches the admin listener reads metrics, status and volumes' names; keep it private");
+        }
+        let drain = limits.drain.get();
+        Ok(Self { object, identity, volume, admin, nbd, stop, drain, listeners, member, storage })
+    }
+
+    /// Waits until something panics without which the node only looks well: a listener, the cluster's state, what looks after keys.
+    pub(crate) async fn broken(&mut self) -> NodeError {
+        let member = self.member.as_mut();
+        let apart = async {
+            match member {
+                Some(member) => member.cluster.panicked().await,
+                None => std::future::pending().await,
+            }
+        };
+        let error = tokio::select! {
+            error = panics::first(&mut self.listeners) => error,
+            error = apart => error,
+        };
+        tracing::error!(%error, "a task of the node is gone, and the node stops");
+        NodeError::Broken(error)
     }
 
     /// Stops accepting, lets others lead and requests end within the drain time, then closes the disks.
@@ -293,6 +319,8 @@ impl Node {
                 }
             }
         };
+        // Beyond the drain time only a device that answers nothing keeps a request.
+        let answered = within("answer requests", self.drain + CLOSE, answered);
         tokio::join!(others_lead, answered);
         let Some(disks) = within("end background work", STEP, self.storage.stop()).await else { return };
         if let Some(member) = self.member {
@@ -376,5 +404,32 @@ impl StopSignal {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Source;
+
+    /// A port that nobody accepts at any more, or a state of the cluster that nobody follows, looked like a node that was well.
+    #[tokio::test]
+    async fn a_node_without_one_of_its_tasks_is_broken() {
+        let dir = tempfile::tempdir().unwrap();
+        let listen: String = ["object", "identity", "volume", "admin"]
+            .map(|name| format!("{name} = \"127.0.0.1:0\"\n"))
+            .concat();
+        let text = format!(
+            "[node]\ndata = \"data\"\n[listen]\n{listen}[[disk]]\npath = \"disk0\"\nindex = \"index0\"\nsize = \"256M\"\n"
+        );
+        let config = Config::parse(Source { file: &dir.path().join("quarry.toml"), text: &text }).unwrap();
+        let users = users(&config, false).unwrap();
+        let mut node = Node::start(&config, &users, Box::new(|_, _, _| ())).await.unwrap();
+        let (short, long) = (Duration::from_millis(200), Duration::from_secs(30));
+        assert!(tokio::time::timeout(short, node.broken()).await.is_err(), "it is well");
+        node.listeners.spawn(async { panic!("planted") });
+        let error = tokio::time::timeout(long, node.broken()).await.unwrap();
+        assert!(matches!(error, NodeError::Broken(_)), "{error}");
+        node.stop().await;
     }
 }

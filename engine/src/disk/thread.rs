@@ -1,6 +1,7 @@
 //! The thread of a disk: owns its core, its ring and its buffers; and the helper that runs index checkpoints.
 //!
 //! Invariant: the thread ends only when the disk is closed or every handle is gone.
+//! Invariant: a disk whose thread has panicked is out, and says so: nobody takes it for one that was closed.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,8 +16,11 @@ use super::handle::DiskHandle;
 use super::open::{Open, OpenError, Opened, open};
 use super::recovery::{RecoveryError, Report};
 use super::shared::{Request, Shared};
-use crate::index::{Index, RocksIndex, RocksOptions};
+use crate::index::{Index, IndexError, RocksIndex, RocksOptions};
 use crate::io::{DeviceError, Disk, OpenOptions, Wait, open_device};
+
+/// Why a disk whose thread panicked is out.
+const PANICKED: &str = "its thread panicked; report this, with the line above, and restart";
 
 /// What a disk is made of.
 #[derive(Debug, Clone)]
@@ -141,6 +145,7 @@ fn spawn(core: Core) -> std::io::Result<()> {
 fn run(mut core: Core, checkpointer: Checkpointer) {
     let began = Instant::now();
     // A panic of the core is our bug. Its channel closes with it, so that callers hear of it and none waits for ever.
+    let _witness = Witness(Arc::clone(&core.shared));
     loop {
         // What is queued is found by the first part of a turn; sleeping is right only when that started nothing.
         let wait = Wait::AtMost(if core.has_lazy_work() { LAZY_FLUSH } else { Duration::from_millis(500) });
@@ -161,6 +166,29 @@ fn run(mut core: Core, checkpointer: Checkpointer) {
     }
 }
 
+/// Takes the disk out when its thread panics; dropped before the core, whose end is what callers hear of first.
+struct Witness(Arc<Shared>);
+
+impl Drop for Witness {
+    fn drop(&mut self) {
+        if std::thread::panicking() && self.0.failed.set(Arc::from(PANICKED)).is_ok() {
+            tracing::error!(device = %self.0.device, reason = PANICKED, "disk is out");
+        }
+    }
+}
+
+/// Says that a checkpoint failed when its thread panics: the core would wait for it for ever.
+struct CheckpointWitness<'a>(&'a Shared);
+
+impl Drop for CheckpointWitness<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let failed = IndexError::Store { verb: "checkpoint", reason: "its thread panicked".to_owned() };
+            let _closed = self.0.send(Request::Checkpointed(Err(failed)));
+        }
+    }
+}
+
 /// The helper thread that runs index checkpoints: they sync files, which takes long.
 struct Checkpointer {
     requests: Sender<()>,
@@ -175,6 +203,7 @@ impl Checkpointer {
         let thread = std::thread::Builder::new().name("checkpoint".to_owned()).spawn(move || {
             while wanted.recv().is_ok() {
                 let Some(shared) = shared.upgrade() else { return };
+                let _witness = CheckpointWitness(&shared);
                 let result = shared.index.checkpoint();
                 let _closed = shared.send(Request::Checkpointed(result));
             }

@@ -31,16 +31,19 @@ pub(super) fn run_node(
         builder.enable_all().thread_name("serve").build().map_err(|e| Failure::new("start threads", e))?;
     let done = runtime.block_on(async {
         let mut signal = StopSignal::catch().map_err(|e| Failure::new("catch signals", e))?;
-        let node = tokio::select! {
+        let mut node = tokio::select! {
             started = Node::start(config, users, super::progress::bar()) => started?,
             () = signal.wait() => return Err(Failure::new("start node", "told to stop before it was ready")),
         };
-        let announced = announce(&node).map_err(|e| Failure::new("say that the node is ready", e));
-        if announced.is_ok() {
-            signal.wait().await;
+        let mut served = announce(&node).map_err(|e| Failure::new("say that the node is ready", e));
+        if served.is_ok() {
+            served = tokio::select! {
+                () = signal.wait() => Ok(()),
+                error = node.broken() => Err(error.into()),
+            };
         }
         node.stop().await;
-        announced
+        served
     });
     runtime.shutdown_timeout(Duration::from_secs(5));
     done

@@ -28,7 +28,7 @@ use std::time::{Duration, Instant, SystemTime};
 use quarry_engine::net::{NodeId, Router, Service, Timer, Transport};
 use quarry_engine::object::Spawn;
 use tokio::net::TcpListener;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 pub use self::core::{AddressBook, Parts};
 pub use identity::{Identity, IdentityError, Keeper};
@@ -36,6 +36,7 @@ pub use quic::Quic;
 pub use tcp::Tcp;
 
 use crate::config::{self, Carrier};
+use crate::panics;
 use crate::storage::{self, cluster_text};
 use identity::Files;
 use join::Host;
@@ -145,6 +146,11 @@ impl Cluster {
     /// Runs something for as long as this node takes part.
     pub(crate) fn run(&mut self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(task);
+    }
+
+    /// Waits until one of the tasks panics.
+    pub(crate) async fn panicked(&mut self) -> JoinError {
+        panics::first(&mut self.tasks).await
     }
 
     /// Takes no more part.

@@ -10,4 +10,5 @@ mod flips;
 mod kv;
 mod leftovers;
 mod log;
+mod panics;
 mod refusal;

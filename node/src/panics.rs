@@ -1,0 +1,64 @@
+//! Panics are our bugs: each is logged with its place and counted. One request ends with one at most; but a node whose listener, or whose
+//! view of the cluster, has ended so only looks well: it is stopped, and its next start recovers.
+
+use std::future::pending;
+use std::sync::LazyLock;
+
+use prometheus_client::metrics::counter::Counter;
+use tokio::task::{JoinError, JoinSet};
+
+/// Since the process began, of all threads.
+static COUNT: LazyLock<Counter> = LazyLock::new(Counter::default);
+
+/// How many there were, for `/metrics`.
+pub(crate) fn counter() -> Counter {
+    COUNT.clone()
+}
+
+/// Logs and counts them from now on.
+pub(crate) fn watch() {
+    let earlier = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        COUNT.inc();
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let payload = panic.payload();
+        let text = payload.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        tracing::error!(place, "panic: {}", text.unwrap_or("(no message)"));
+        earlier(panic);
+    }));
+}
+
+/// Waits until one of these tasks panics; those that end well are forgotten.
+pub(crate) async fn first(tasks: &mut JoinSet<()>) -> JoinError {
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended
+            && error.is_panic()
+        {
+            return error;
+        }
+    }
+    pending().await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_panic_is_reported() {
+        let (short, long) = (Duration::from_millis(100), Duration::from_secs(30));
+        let mut tasks = JoinSet::new();
+        assert!(timeout(short, first(&mut tasks)).await.is_err(), "there is nobody");
+        tasks.spawn(async {});
+        tasks.spawn(pending()).abort();
+        assert!(timeout(short, first(&mut tasks)).await.is_err(), "an end, and an abortion");
+        tasks.spawn(pending());
+        tasks.spawn(async { panic!("planted") });
+        assert!(timeout(long, first(&mut tasks)).await.unwrap().is_panic());
+    }
+}
