@@ -1,10 +1,14 @@
 //! `quarry cluster compare`: are the copies of each partition equal?
 
 use std::io::Write;
+use std::time::Duration;
 
 use super::{Failure, status};
 use crate::control::compare::Compared;
 use crate::control::leaving::Left;
+
+/// How long the node may take: it asks every device, and waits for those that hang.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Prints what came out; fails when the copies are not equal.
 pub(super) fn run(url: Option<&str>, json: bool, out: &mut impl Write) -> Result<(), Failure> {
@@ -24,7 +28,7 @@ pub(super) fn run(url: Option<&str>, json: bool, out: &mut impl Write) -> Result
 
 /// What a node finds.
 pub(super) fn of(url: &str) -> Result<Compared, Failure> {
-    let text = status::ask(url, "GET", "/cluster/compare", "")?;
+    let text = status::ask_within(Some(PATIENCE), url, "GET", "/cluster/compare", "")?;
     serde_json::from_str(&text).map_err(|e| Failure::new(format!("read comparison of {url}"), e))
 }
 

@@ -1,21 +1,24 @@
 //! `quarry status`: asks a running node and prints a table.
 
-use std::io::{Read, Write};
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use super::Failure;
 use crate::config::size_text;
-use crate::status::{ChildReport, ClusterStatus, DeviceStatus, GroupReport, RangeReport, Status};
+use crate::status::{
+    ChildReport, ClusterStatus, DeviceStatus, GroupReport, MemberStatus, RangeReport, Status,
+};
 
 /// The admin listener when nothing else is said.
 const DEFAULT_URL: &str = "http://127.0.0.1:6000";
 
 /// Longest time that any step of asking may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Largest answer that is read.
-const MAX_ANSWER: u64 = 4 << 20;
+/// Largest answer that is read: a difference of a volume may have millions of ranges.
+const MAX_ANSWER: u64 = 1 << 30;
 
 /// Prints the state of the node at `url`.
 pub(super) fn run(url: Option<&str>, json: bool, out: &mut impl Write) -> Result<(), Failure> {
@@ -38,8 +41,12 @@ pub(super) fn run_cluster(url: Option<&str>, json: bool, out: &mut impl Write) -
         writeln!(out, "{text}")?;
         return Ok(());
     }
-    print_cluster(&cluster, out)?;
+    let text = ask(&url, "GET", "/cluster/nodes", "")?;
+    let answers = serde_json::from_str(&text).map_err(|e| Failure::new(format!("read nodes of {url}"), e))?;
+    print_cluster(&cluster, &answers, out)?;
     writeln!(out)?;
+    // What is known is shown before the rest is waited for.
+    out.flush()?;
     writeln!(out, "{}", super::compare::of(&url)?.summary())?;
     Ok(())
 }
@@ -69,19 +76,48 @@ pub(super) fn ask_within(
     path: &str,
     body: &str,
 ) -> Result<String, Failure> {
-    request(patience, url, method, path, body).map_err(|reason| {
-        Failure::new(
-            format!("ask {url}"),
-            format!("{reason}; is the node running, and is this its admin listener?"),
-        )
-    })
+    ask_certainly(patience, url, method, path, body).map_err(|unanswered| unanswered.failure)
+}
+
+/// What was asked was not answered as it should be.
+pub(super) struct Unanswered {
+    pub(super) failure: Failure,
+    /// The node has not done it; otherwise it may have.
+    pub(super) refused: bool,
+}
+
+/// As [`ask_within`], for changes: says whether the change may have been made all the same.
+pub(super) fn ask_certainly(
+    patience: Option<Duration>,
+    url: &str,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> Result<String, Unanswered> {
+    let failed = |reason: String, advice: &str| Failure::new(format!("ask {url}"), reason + advice);
+    match request(patience, url, method, path, body) {
+        Ok((200, body)) => Ok(body),
+        Ok((status, body)) => {
+            let failure = failed(format!("it answers {status}: {}", body.trim()), "");
+            // A conflict may be one of several rows.
+            Err(Unanswered { failure, refused: matches!(status, 400..=408) })
+        }
+        Err(reason) => {
+            let failure = failed(reason, "; is the node running, and is this its admin listener?");
+            Err(Unanswered { failure, refused: false })
+        }
+    }
 }
 
 fn parse(url: &str, text: &str) -> Result<Status, Failure> {
     serde_json::from_str(text).map_err(|e| Failure::new(format!("read status of {url}"), e))
 }
 
-fn print_cluster(cluster: &ClusterStatus, out: &mut impl Write) -> std::io::Result<()> {
+fn print_cluster(
+    cluster: &ClusterStatus,
+    answers: &BTreeMap<String, bool>,
+    out: &mut impl Write,
+) -> std::io::Result<()> {
     let ClusterStatus { node, ring_version, replicas, partitions, groups, members, devices } = cluster;
     writeln!(
         out,
@@ -104,10 +140,15 @@ fn print_cluster(cluster: &ClusterStatus, out: &mut impl Write) -> std::io::Resu
     }
     print_children(groups, out)?;
     writeln!(out)?;
-    writeln!(out, "{:<32} {:<22} {:<8} VOTES", "NODE", "ADDRESS", "STATE")?;
-    for member in members {
-        let votes = if member.votes { "yes" } else { "no" };
-        writeln!(out, "{:<32} {:<22} {:<8} {votes}", member.node, member.address, member.state)?;
+    writeln!(out, "{:<32} {:<22} {:<8} {:<5} ANSWERS", "NODE", "ADDRESS", "STATE", "VOTES")?;
+    for MemberStatus { node, address, state, votes } in members {
+        let votes = if *votes { "yes" } else { "no" };
+        let answers = match answers.get(node) {
+            Some(true) => "yes",
+            Some(false) => "no",
+            None => "?",
+        };
+        writeln!(out, "{node:<32} {address:<22} {state:<8} {votes:<5} {answers}")?;
     }
     writeln!(out)?;
     writeln!(
@@ -186,28 +227,58 @@ fn short_size(bytes: u64) -> String {
     size_text(bytes)
 }
 
-/// One HTTP/1.0 request, the body of a 200.
+/// One HTTP/1.0 request; status and body of its answer, whole.
 fn request(
     patience: Option<Duration>,
     url: &str,
     method: &str,
     path: &str,
     body: &str,
-) -> Result<String, String> {
+) -> Result<(u16, String), String> {
     let host = url.strip_prefix("http://").ok_or("not an http:// URL")?.trim_end_matches('/');
-    let address = host.to_socket_addrs().map_err(|e| e.to_string())?.next().ok_or("no such host")?;
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE).map_err(|e| e.to_string())?;
+    let mut stream = connect(host)?;
     stream.set_read_timeout(patience).map_err(|e| e.to_string())?;
     let length = body.len();
     let request =
         format!("{method} {path} HTTP/1.0\r\nHost: {host}\r\nContent-Length: {length}\r\n\r\n{body}");
     stream.write_all(request.as_bytes()).map_err(|e| e.to_string())?;
     let mut answer = String::new();
-    stream.take(MAX_ANSWER).read_to_string(&mut answer).map_err(|e| e.to_string())?;
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or("the answer is not HTTP")?;
-    match head.split(' ').nth(1).unwrap_or("?") {
-        "200" => Ok(body.to_owned()),
-        status => Err(format!("it answers {status}: {}", body.trim())),
+    let read = stream.take(MAX_ANSWER).read_to_string(&mut answer).map_err(|e| told(&e, patience))?;
+    if read as u64 == MAX_ANSWER {
+        return Err(format!("its answer is larger than {}", size_text(MAX_ANSWER)));
+    }
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or("its answer is not HTTP, or was cut")?;
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    let lengths = head.lines().filter_map(|line| line.split_once(':'));
+    let length =
+        lengths.filter(|(name, _)| name.eq_ignore_ascii_case("content-length")).map(|(_, value)| value);
+    if let Some(said) = length.last().and_then(|said| said.trim().parse::<usize>().ok())
+        && said != body.len()
+    {
+        return Err(format!("its answer was cut: {} of {said} bytes", body.len()));
+    }
+    Ok((status.ok_or("its answer is not HTTP")?, body.to_owned()))
+}
+
+/// A connection to the first address of a host that takes one: a name may stand for some where nobody listens.
+fn connect(host: &str) -> Result<TcpStream, String> {
+    let mut reason = "no such host".to_owned();
+    for address in host.to_socket_addrs().map_err(|e| e.to_string())? {
+        match TcpStream::connect_timeout(&address, PATIENCE) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => reason = told(&error, Some(PATIENCE)),
+        }
+    }
+    Err(reason)
+}
+
+/// What the operating system says of waiting is that a resource is unavailable.
+fn told(error: &std::io::Error, patience: Option<Duration>) -> String {
+    match (error.kind(), patience) {
+        (ErrorKind::WouldBlock | ErrorKind::TimedOut, Some(patience)) => {
+            format!("no answer within {} s", patience.as_secs_f64())
+        }
+        _ => error.to_string(),
     }
 }
 
@@ -222,6 +293,61 @@ mod tests {
             [(0, "0"), (1023, "1023"), (1 << 30, "1G"), (10_000_000_000, "9.31G"), (1536, "1.50K")]
         {
             assert_eq!(short_size(bytes), text);
+        }
+    }
+
+    /// Answers one request with these bytes; `hold`: and keeps the connection.
+    fn answering(answer: &'static str, hold: bool) -> String {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut asked = [0; 4096];
+            let _some = stream.read(&mut asked).unwrap();
+            stream.write_all(answer.as_bytes()).unwrap();
+            if hold {
+                // Until the other side has given up.
+                let _end = stream.read(&mut asked);
+            }
+        });
+        url
+    }
+
+    /// An answer that was cut was printed as if it were whole, and one that took too long was a resource that is unavailable.
+    #[test]
+    fn an_answer_is_whole_or_none() {
+        let ask = |answer, hold| {
+            let asked =
+                ask_certainly(Some(Duration::from_millis(200)), &answering(answer, hold), "GET", "/", "");
+            asked.map_err(|unanswered| (unanswered.failure.to_string(), unanswered.refused))
+        };
+        assert_eq!(ask("HTTP/1.0 200 OK\r\nContent-Length: 4\r\n\r\nfour", false).unwrap(), "four");
+        assert_eq!(ask("HTTP/1.0 200 OK\r\n\r\nfour", false).unwrap(), "four");
+        for (answer, hold, words, refused) in [
+            ("HTTP/1.0 200 OK\r\ncontent-length: 5\r\n\r\nfour", false, "4 of 5 bytes", false),
+            ("HTTP/1.0 200 OK\r\nContent-Length: 4\r\n\r\n", true, "no answer within 0.2 s", false),
+            ("HTTP/1.0 200 OK\r\nContent", false, "was cut", false),
+            ("HTTP/1.0 403 Forbidden\r\nContent-Length: 3\r\n\r\nno\n", false, "it answers 403: no", true),
+            ("HTTP/1.0 503 Gone\r\n\r\nlater", false, "it answers 503: later", false),
+        ] {
+            let (why, sure) = ask(answer, hold).unwrap_err();
+            assert!(why.contains(words), "{why}");
+            assert_eq!(sure, refused, "{why}");
+        }
+    }
+
+    #[test]
+    fn nodes_are_listed_with_whether_they_answer() {
+        let member = |node: &str| MemberStatus { node: node.to_owned(), ..MemberStatus::default() };
+        let members = vec![member("n1"), member("n2"), member("n3")];
+        let cluster = ClusterStatus { members, ..ClusterStatus::default() };
+        let answers = BTreeMap::from([("n1".to_owned(), true), ("n2".to_owned(), false)]);
+        let mut out = Vec::new();
+        print_cluster(&cluster, &answers, &mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        for (node, answers) in [("n1", "yes"), ("n2", "no"), ("n3", "?")] {
+            let line = text.lines().find(|line| line.starts_with(node)).unwrap();
+            assert!(line.ends_with(&format!("no    {answers}")), "{line}");
         }
     }
 

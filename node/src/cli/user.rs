@@ -4,7 +4,8 @@ use std::io::{BufRead, Write};
 
 use clap::{Args, Subcommand};
 
-use super::{Failure, status};
+use super::Failure;
+use super::status::{self, Unanswered};
 use crate::control::roster::{Edit, Shown};
 use crate::storage::random_bytes;
 
@@ -112,7 +113,12 @@ fn set(args: &SetArgs, out: &mut impl Write) -> Result<(), Failure> {
         project: args.project.clone(),
         roles: given(&args.roles),
     };
-    tell(&url, &edit)?;
+    if let Err(Unanswered { failure, refused }) = try_tell(&url, &edit)? {
+        if let Some(secret) = generated.filter(|_| !refused) {
+            writeln!(out, "if {} was set all the same, it has the key {secret}", args.name)?;
+        }
+        return Err(failure);
+    }
     match generated {
         Some(secret) => writeln!(out, "{} has the key {secret}", args.name)?,
         None => writeln!(out, "{} is set", args.name)?,
@@ -126,6 +132,11 @@ fn list(url: &str) -> Result<Vec<Shown>, Failure> {
 }
 
 fn tell(url: &str, edit: &Edit) -> Result<(), Failure> {
+    try_tell(url, edit)?.map_err(|unanswered| unanswered.failure)
+}
+
+/// The same; without an answer the change may be made.
+fn try_tell(url: &str, edit: &Edit) -> Result<Result<(), Unanswered>, Failure> {
     let body = serde_json::to_string(edit).map_err(|e| Failure::new("write change", e))?;
-    status::ask(url, "POST", PATH, &body).map(drop)
+    Ok(status::ask_certainly(Some(status::PATIENCE), url, "POST", PATH, &body).map(drop))
 }

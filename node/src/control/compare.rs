@@ -1,6 +1,8 @@
 //! Whether the copies of each partition are equal: `GET /cluster/compare` on the admin listener. Sums are asked for, not data. And
 //! whether each index group has a leader and its voters.
 //!
+//! Invariant: nodes that do not answer are asked for nothing more: who waits for the answer waits for them once, and only seconds.
+//! Invariant: where nothing could be compared, or a group is not as it shall be, nobody hears that all is well.
 //! Invariant: a partition counts as equal when every device that should have it has said so, and all said the same.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,13 +11,14 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use quarry_engine::disk::format::record::DeviceId;
-use quarry_engine::net::Transport;
+use quarry_engine::net::{NodeId, Transport};
 use quarry_engine::sync::{Answer, Ask, Cluster, MAX_SUMS, Parts};
 use serde::{Deserialize, Serialize};
 
 use super::leaving::Left;
 use super::seating::{self, Seating};
 use super::seats;
+use crate::cluster::watch;
 
 /// Partitions that differ and are named, at most.
 const MAX_NAMED: usize = 100;
@@ -77,9 +80,11 @@ impl History {
 }
 
 impl Compared {
-    /// All copies are equal, and where they belong; no volume is to leave its node.
+    /// All copies are equal, and where they belong; each index group has its voters; no volume is to leave its node.
     pub(crate) fn is_clean(&self) -> bool {
-        let objects = self.equal == self.partitions && self.silent.is_empty() && self.handoffs.is_empty();
+        let known = !self.ring_versions.is_empty() && self.unsettled.is_empty();
+        let objects =
+            known && self.equal == self.partitions && self.silent.is_empty() && self.handoffs.is_empty();
         objects && self.volumes.count() == 0
     }
 
@@ -92,6 +97,9 @@ impl Compared {
     /// In one line.
     pub(crate) fn summary(&self) -> String {
         let Self { ring_versions, partitions, equal, left, eta_seconds, .. } = self;
+        if ring_versions.is_empty() {
+            return "no ring is known at this node yet: nothing was compared".to_owned();
+        }
         let versions: Vec<String> = ring_versions.values().map(ToString::to_string).collect();
         let versions = versions.join(", ");
         let equal = format!("ring version {versions}: {equal} of {partitions} partitions have equal copies");
@@ -110,23 +118,44 @@ impl Compared {
 /// What a device says: the sums of its partitions, and how many it holds that are not its own.
 type Said = (BTreeMap<u32, u128>, u64);
 
+/// Which of these nodes answer now.
+pub(crate) async fn answering(
+    net: &dyn Transport,
+    nodes: impl Iterator<Item = NodeId>,
+) -> BTreeMap<NodeId, bool> {
+    let asked =
+        nodes.map(|node| async move { (node, node == net.local() || watch::answers(net, node).await) });
+    join_all(asked).await.into_iter().collect()
+}
+
 /// The index groups whose leader does not answer, or says that others vote than their rows say.
-pub(crate) async fn unsettled(net: &dyn Transport, groups: &Seating) -> Vec<u32> {
+pub(crate) async fn unsettled(
+    net: &dyn Transport,
+    groups: &Seating,
+    nodes: &BTreeMap<NodeId, bool>,
+) -> Vec<u32> {
     let mut found = Vec::new();
     let all: Vec<_> = groups.iter().collect();
     for some in all.chunks(GROUPS) {
         let asked = some.iter().map(|(group, row)| async move {
             let wanted = seating::nodes(row);
-            (seats::members(net, **group, &wanted).await != Some(wanted)).then_some(**group)
+            let there = wanted.iter().filter(|node| nodes.get(*node) != Some(&false)).copied().collect();
+            (seats::members(net, **group, &there).await != Some(wanted)).then_some(**group)
         });
         found.extend(join_all(asked).await.into_iter().flatten());
     }
     found
 }
 
-/// Compares all partitions of all policies.
-pub(crate) async fn compare(cluster: &dyn Cluster, devices: BTreeSet<DeviceId>) -> Compared {
-    let mut compared = Compared::default();
+/// Compares all partitions of all policies; `away`: devices of nodes that do not answer.
+pub(crate) async fn compare(
+    cluster: &dyn Cluster,
+    devices: BTreeSet<DeviceId>,
+    away: &BTreeSet<DeviceId>,
+) -> Compared {
+    let why = || "its node does not answer".to_owned();
+    let silent = away.intersection(&devices).map(|device| (device.to_string(), why())).collect();
+    let mut compared = Compared { silent, ..Compared::default() };
     for policy in cluster.policies() {
         let version = cluster.version(policy);
         if version > 0 {
@@ -150,6 +179,8 @@ async fn compare_policy(
     for (part, devices) in (0_u32..).zip(&primaries) {
         devices.iter().for_each(|device| of.entry(*device).or_default().push(part));
     }
+    // One that said nothing of another policy keeps nobody waiting once more.
+    of.retain(|device, _| !compared.silent.contains_key(&device.to_string()));
     let asked = of.into_iter().map(|(device, parts)| async move {
         (device, ask(cluster, device, Ring { policy, power }, &parts).await)
     });
@@ -228,7 +259,70 @@ async fn ask(cluster: &dyn Cluster, device: DeviceId, ring: Ring, own: &[u32]) -
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+    use quarry_engine::object::Replica;
+
     use super::*;
+
+    /// A ring over two devices. Neither may be asked that is known to be away.
+    struct Half;
+
+    const THERE: DeviceId = DeviceId([1; 16]);
+    const AWAY: DeviceId = DeviceId([2; 16]);
+
+    impl Cluster for Half {
+        fn policies(&self) -> Vec<u16> {
+            vec![0, 1]
+        }
+
+        fn version(&self, _: u16) -> u64 {
+            7
+        }
+
+        fn power(&self, _: u16) -> u8 {
+            1
+        }
+
+        fn primaries(&self, _: u16, _: u32) -> Vec<DeviceId> {
+            vec![THERE, AWAY]
+        }
+
+        fn replica(&self, device: DeviceId) -> Option<Arc<dyn Replica>> {
+            assert_eq!(device, THERE, "a device of a node that is away is not asked");
+            None
+        }
+    }
+
+    /// With one node down, each of its devices was waited for until who asked had given up, and nobody learned anything.
+    #[test]
+    fn devices_of_a_node_that_is_away_are_not_waited_for() {
+        let devices = BTreeSet::from([THERE, AWAY]);
+        let compared = compare(&Half, devices, &BTreeSet::from([AWAY])).now_or_never().unwrap();
+        assert_eq!(compared.silent.get(&AWAY.to_string()).unwrap(), "its node does not answer");
+        assert_eq!((compared.partitions, compared.unknown, compared.equal), (4, 4, 0));
+        assert!(!compared.is_clean());
+    }
+
+    /// A script that restarts nodes in turn went on while a group had no leader, and when the node that it asked knew no ring yet.
+    #[test]
+    fn all_is_well_only_when_something_was_compared_and_every_group_is_as_it_shall_be() {
+        let clean = Compared {
+            ring_versions: BTreeMap::from([(0, 1)]),
+            partitions: 4,
+            equal: 4,
+            index_groups: 8,
+            ..Compared::default()
+        };
+        assert!(clean.is_clean());
+        assert!(!Compared { unsettled: vec![3], ..clean.clone() }.is_clean());
+        let unknown = Compared { index_groups: 8, ..Compared::default() };
+        assert!(
+            !unknown.is_clean() && unknown.summary().contains("no ring is known"),
+            "{}",
+            unknown.summary()
+        );
+        assert!(!Compared { equal: 3, ..clean }.is_clean());
+    }
 
     #[test]
     fn what_is_left_ends_when_it_goes_on_like_this() {

@@ -5,6 +5,7 @@
 //! {"node": HEX, "wanted": "share" | "empty"}
 //! ```
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use quarry_engine::sync;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::compare::{Compared, History, compare, unsettled};
+use super::compare::{Compared, History, answering, compare, unsettled};
 use super::leaving::left;
 use super::member::Member;
 use super::report::to_leave;
@@ -123,14 +124,29 @@ impl Operator {
         let seen = Arc::clone(&self.state.borrow());
         let devices = seen.devices.iter().filter(|(_, device)| device.wanted != state::Wanted::Out);
         let devices = devices.map(|(id, _)| *id).collect();
-        let mut compared = compare(&*self.peers, devices).await;
+        let nodes = answering(&*self.net, seen.members.keys().copied()).await;
+        let is_away = |device: &state::Device| nodes.get(&device.node) == Some(&false);
+        let away = seen.devices.iter().filter(|(_, device)| is_away(device)).map(|(id, _)| *id).collect();
+        let (mut compared, unsettled, mut volumes) = tokio::join!(
+            compare(&*self.peers, devices, &away),
+            unsettled(&*self.net, &seen.groups, &nodes),
+            left(&self.register, &seen),
+        );
         compared.index_groups = seen.groups.len();
-        compared.unsettled = unsettled(&*self.net, &seen.groups).await;
+        compared.unsettled = unsettled;
         let now = self.begun.elapsed();
-        let mut volumes = left(&self.register, &seen).await;
         volumes.eta_seconds = self.emptied.note(now, volumes.count());
         let compared = Compared { volumes, ..compared.with_left(to_leave(&seen), &self.history, now) };
         text(StatusCode::OK, &serde_json::to_string(&compared).unwrap_or_default())
+    }
+
+    /// Which nodes answer this one, by their names.
+    pub(crate) async fn nodes(&self) -> Response<Full<Bytes>> {
+        let seen = Arc::clone(&self.state.borrow());
+        let nodes = answering(&*self.net, seen.members.keys().copied()).await;
+        let nodes: BTreeMap<String, bool> =
+            nodes.into_iter().map(|(node, answers)| (node.to_string(), answers)).collect();
+        text(StatusCode::OK, &serde_json::to_string(&nodes).unwrap_or_default())
     }
 
     /// Shows or changes users.

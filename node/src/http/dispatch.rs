@@ -58,6 +58,7 @@ enum Route {
     Wish,
     Users,
     Compare,
+    Nodes,
     Policies,
     Volumes,
     Nothing,
@@ -170,6 +171,10 @@ impl Front {
                 Some(operator) => operator.compare().await.map(Sent::Whole),
                 None => text(StatusCode::NOT_FOUND, "text/plain", "This node is in no cluster.\n"),
             },
+            Route::Nodes => match &self.operator {
+                Some(operator) => operator.nodes().await.map(Sent::Whole),
+                None => text(StatusCode::NOT_FOUND, "text/plain", "This node is in no cluster.\n"),
+            },
             Route::Users => match &self.operator {
                 Some(operator) => operator.users(request).await.map(Sent::Whole),
                 None => text(StatusCode::NOT_FOUND, "text/plain", "This node is in no cluster.\n"),
@@ -222,6 +227,7 @@ fn route(entrance: Entrance, path: &str) -> Route {
         (Entrance::Admin, "/status") => Route::Status,
         (Entrance::Admin, "/cluster/wish") => Route::Wish,
         (Entrance::Admin, "/cluster/compare") => Route::Compare,
+        (Entrance::Admin, "/cluster/nodes") => Route::Nodes,
         (Entrance::Admin, "/cluster/users") => Route::Users,
         (Entrance::Admin, "/cluster/policies") => Route::Policies,
         (Entrance::Admin, "/volumes") => Route::Volumes,
