@@ -224,6 +224,8 @@ pub(super) fn join(args: &JoinArgs, out: &mut impl Write) -> Result<(), Failure>
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Failure::new("start threads", e))?;
     if args.replace {
+        // Another identity under a running node would be shown as its own.
+        let _stopped = crate::node::claim_data(data)?;
         let (old, joined) = runtime.block_on(join::replace(data, &token)).map_err(|e| failed(&e))?;
         writeln!(out, "cluster {}", cluster_text(joined.cluster))?;
         writeln!(out, "node    {}", joined.node)?;

@@ -11,6 +11,8 @@
 //! DATA/cluster/disk       the disk that has this node's votes
 //! DATA/cluster/replaces   on a node that takes the place of another, until the cluster knows: that one
 //! DATA/cluster/contacts   on every other: the node that let it join, and where that is reached
+//! DATA/cluster.new/       the same of the node that is to take this one's place, until it is whole
+//! DATA/cluster.of-NODE/   the same of a node in whose place this one came
 //! ```
 //!
 //! Invariant: every file is mode 600 and whole; a key never leaves the machine that made it.
@@ -54,7 +56,15 @@ pub(crate) struct Files {
 impl Files {
     /// Of a data directory.
     pub(crate) fn of(data: &Path) -> Self {
-        let directory = data.join("cluster");
+        Self::within(data.join("cluster"))
+    }
+
+    /// Of the identity that comes in place of the one there, while it is not whole.
+    pub(crate) fn coming(data: &Path) -> Self {
+        Self::within(data.join("cluster.new"))
+    }
+
+    fn within(directory: PathBuf) -> Self {
         let file = |name: &str| directory.join(name);
         Self {
             authority: file("ca.pem"),
@@ -175,7 +185,11 @@ impl Identity {
 
     /// The one in a data directory.
     pub(crate) fn load(data: &Path) -> Result<Self, IdentityError> {
-        let files = Files::of(data);
+        Self::load_from(&Files::of(data))
+    }
+
+    /// The one in these files.
+    pub(crate) fn load_from(files: &Files) -> Result<Self, IdentityError> {
         let authority = read_certificate(&files.authority)?;
         let text = read(&files.node)?;
         let invalid = |e| IdentityError::invalid(&files.node, pem_text(&e));

@@ -34,6 +34,7 @@ use super::tls::{self, Met};
 use super::token::{self, Token, TokenId};
 use crate::auth::users_file;
 use crate::block::keys::{self, KeyError};
+use crate::durable_file::sync_directory;
 use crate::hidden::Hidden;
 use crate::storage::{self, cluster_text, random_bytes};
 
@@ -211,9 +212,23 @@ pub(crate) async fn join(data: &Path, token: &Token) -> Result<Joined, JoinError
     let files = Files::of(data);
     let own = match Identity::load(data) {
         Ok(identity) => Some(Arc::new(identity)),
+        Err(IdentityError::Missing(_)) if is_replaced(data) => {
+            let advice = "`quarry join --replace` did not finish here; give it once more, with --replace";
+            return Err(IdentityError::Exists { path: Files::coming(data).directory, advice }.into());
+        }
         Err(IdentityError::Missing(_)) => None,
         Err(error) => return Err(error.into()),
     };
+    join_as(data, &files, own, token).await
+}
+
+/// Joins as another node, or renews the certificate of the one that it is; the identity is written into `files`.
+async fn join_as(
+    data: &Path,
+    files: &Files,
+    own: Option<Arc<Identity>>,
+    token: &Token,
+) -> Result<Joined, JoinError> {
     let address = token.address;
     let host = |reason: String| JoinError::Host { address, reason };
     let greeting = timeout(HANDSHAKE_WITHIN, greet(token, own.clone())).await;
@@ -243,7 +258,7 @@ pub(crate) async fn join(data: &Path, token: &Token) -> Result<Joined, JoinError
     if identity.cluster != met.cluster || own.as_ref().is_some_and(|own| own.node != identity.node) {
         return Err(host("it gave a certificate for another node".to_owned()));
     }
-    make_directory(&files)?;
+    make_directory(files)?;
     storage::remember_cluster(data, identity.cluster)?;
     identity::write(&files.authority, &pem(&met.authority))?;
     identity::write(&files.contacts, &format!("{} {address}\n", met.host))?;
@@ -258,39 +273,60 @@ pub(crate) async fn join(data: &Path, token: &Token) -> Result<Joined, JoinError
 }
 
 /// Joins as another node, in place of the one that this data directory is of: its disk is lost, and with it what it had voted.
-/// The old identity stays beside the new one, unused.
+/// The old identity stays beside the new one, unused. Interrupted anywhere, it is begun or ended by the next call: the old identity stays in its
+/// place until the new one is whole, with the name of whom it replaces.
 pub(crate) async fn replace(data: &Path, token: &Token) -> Result<(NodeId, Joined), JoinError> {
-    let files = Files::of(data);
+    let (files, coming) = (Files::of(data), Files::coming(data));
+    if is_replaced(data) {
+        return take_place(data);
+    }
     let old = Identity::load(data)?.node;
     if files.authority_key.exists() {
         let advice = "this node has the authority's key: copy it to another node's directory first, and remove it here";
         return Err(IdentityError::Exists { path: files.authority_key, advice }.into());
     }
-    let aside = data.join(format!("cluster.of-{old}"));
-    std::fs::rename(&files.directory, &aside).map_err(IdentityError::file(&aside))?;
-    let joined = async {
-        let joined = join(data, token).await?;
-        identity::write(&files.replaces, &format!("{old}\n"))?;
-        Ok(joined)
-    };
-    match joined.await {
-        Ok(joined) => Ok((old, joined)),
-        Err(error) => {
-            // Half of an identity may be there: it is of nobody.
-            let _none = std::fs::remove_dir_all(&files.directory);
-            std::fs::rename(&aside, &files.directory).map_err(IdentityError::file(&files.directory))?;
-            Err(error)
-        }
+    if coming.directory.exists() {
+        // Of a call that was interrupted, and not whole: it is of nobody.
+        std::fs::remove_dir_all(&coming.directory).map_err(IdentityError::file(&coming.directory))?;
     }
+    let joined = join_as(data, &coming, None, token).await?;
+    identity::write(&coming.replaces, &format!("{old}\n"))?;
+    let aside = data.join(format!("cluster.of-{old}"));
+    rename(&files.directory, &aside)?;
+    take_place(data)?;
+    Ok((old, joined))
+}
+
+/// Whether the old identity is out of its place, and the new one not yet in it.
+fn is_replaced(data: &Path) -> bool {
+    !Files::of(data).directory.exists() && Files::coming(data).replaces.exists()
+}
+
+/// Puts the new identity in its place.
+fn take_place(data: &Path) -> Result<(NodeId, Joined), JoinError> {
+    let (files, coming) = (Files::of(data), Files::coming(data));
+    let Identity { cluster, node, .. } = Identity::load_from(&coming)?;
+    let old = node_in(&coming.replaces)?.ok_or_else(|| IdentityError::Missing(coming.replaces.clone()))?;
+    rename(&coming.directory, &files.directory)?;
+    let host = contacts(data)?.first().map_or(node, |(host, _)| *host);
+    Ok((old, Joined { cluster, node, renewed: false, host }))
+}
+
+fn rename(from: &Path, to: &Path) -> Result<(), IdentityError> {
+    std::fs::rename(from, to).and_then(|()| sync_directory(to)).map_err(IdentityError::file(to))
 }
 
 /// The node in whose place this one came, while the cluster has not taken note of it.
 pub(crate) fn replaces(data: &Path) -> Result<Option<NodeId>, IdentityError> {
-    let file = Files::of(data).replaces;
-    match identity::read(&file) {
+    node_in(&Files::of(data).replaces)
+}
+
+/// The node that a file names, if it is there.
+fn node_in(file: &Path) -> Result<Option<NodeId>, IdentityError> {
+    match identity::read(file) {
         Ok(text) => {
             let node = String::from_utf8_lossy(&text).trim().parse();
-            node.map(Some).map_err(|_| IdentityError::invalid(&file, "not the identity of a node"))
+            node.map(Some).map_err(|_| IdentityError::invalid(file, "not the identity of a node"))
         }
         Err(IdentityError::Missing(_)) => Ok(None),
         Err(error) => Err(error),

@@ -11,7 +11,7 @@ use quarry_engine::net::{NodeId, ReplicaService, Request, Service};
 
 use super::rig::{BOTH, CLUSTER, LONG, runtime};
 use crate::cluster::authority::{Authority, Validity, init, node_file, unix_now};
-use crate::cluster::join::{JoinError, Joined, join};
+use crate::cluster::join::{JoinError, Joined, join, replace, replaces};
 use crate::cluster::token::{Token, TokenError, give};
 use crate::cluster::{Cluster, ClusterError, Identity};
 use crate::config::{self, Carrier, Config, Source};
@@ -201,5 +201,36 @@ fn a_node_without_an_identity_or_with_disks_of_another_cluster_does_not_start() 
         let started = Cluster::start(&settings(Carrier::Quic, &[]), dir.path(), service()).await;
         assert!(matches!(started.map(drop), Err(ClusterError::TwoClusters { .. })));
         assert!(init(dir.path(), CLUSTER).is_err(), "an identity is never replaced");
+    });
+}
+
+/// Whoever gave up waiting, or lost power, had a directory without an identity; joined again, it was a node that replaced nobody, and the old
+/// one stayed a voter for good.
+#[test]
+fn a_replacement_that_is_interrupted_is_done_by_the_next_one() {
+    runtime().block_on(async {
+        let first = first(Carrier::Tcp).await;
+        let second = tempfile::tempdir().unwrap();
+        let data = second.path();
+        let old = join(data, &first.token()).await.unwrap().node;
+        // A host that says nothing, and a user who has waited long enough.
+        let deaf = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let unheard = Token { address: deaf.local_addr().unwrap(), ..first.token() };
+        assert!(tokio::time::timeout(Duration::from_millis(300), replace(data, &unheard)).await.is_err());
+        assert_eq!(Identity::load(data).unwrap().node, old, "it is who it was");
+        // What a call left that had got further.
+        std::fs::create_dir(data.join("cluster.new")).unwrap();
+        std::fs::write(data.join("cluster.new").join("replaces"), "rubbish").unwrap();
+        let (replaced, joined) = replace(data, &first.token()).await.unwrap();
+        assert_eq!((replaced, replaces(data).unwrap()), (old, Some(old)));
+        assert_eq!(Identity::load(data).unwrap().node, joined.node);
+        assert!(joined.node != old && data.join(format!("cluster.of-{old}")).exists());
+        // Power fails between the two names.
+        std::fs::rename(data.join("cluster"), data.join("cluster.new")).unwrap();
+        let error = join(data, &first.token()).await.unwrap_err().to_string();
+        assert!(error.contains("--replace"), "{error}");
+        assert_eq!(replace(data, &unheard).await.unwrap(), (old, joined));
+        assert_eq!((Identity::load(data).unwrap().node, replaces(data).unwrap()), (joined.node, Some(old)));
+        first.cluster.stop().await;
     });
 }
