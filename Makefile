@@ -28,7 +28,7 @@ LEGS := swift_tree openstack_cli cluster_volumes cluster_eventual cluster_surviv
 # Further arguments: `make run ARGS="--ports auto"`, `make fuzz ARGS="..."`.
 ARGS :=
 
-.PHONY: help run test check fix bench fuzz soak build build-tested setup fmt-check clippy deny tidy unit e2e clean-cache
+.PHONY: help run test check fix bench fuzz soak install build build-tested setup fmt-check clippy deny tidy unit e2e clean-cache
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
@@ -70,6 +70,9 @@ soak: build ## Hours of kill -9 on the real binary, beside simulated stores, clu
 	"$$fuzz" blocks --seconds $(or $(SECONDS_OF_BLOCKS),3600) & blocks=$$!; \
 	ROUNDS=$(or $(ROUNDS),500) $(PYTHON) node/tests/e2e/crash_loop.py "$(BIN)" || { kill $$store $$cluster $$volume $$blocks; exit 1; }; \
 	wait $$store; wait $$cluster; wait $$volume; wait $$blocks
+
+install: build ## Put the program into $(PREFIX)/bin, /usr/local/bin by default
+	install -D -m 755 "$(BIN)" "$(DESTDIR)$(or $(PREFIX),/usr/local)/bin/quarry"
 
 clean-cache: ## Remove everything that was built or downloaded, RocksDB too
 	rm -rf "$(CACHE)"

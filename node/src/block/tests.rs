@@ -6,6 +6,7 @@ use std::path::Path;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::BlockListeners;
 use crate::config::{Config, Source};
 use crate::node::{self, Node};
 
@@ -23,6 +24,22 @@ async fn started(dir: &Path) -> Node {
     let config = config(dir, "listen = \"127.0.0.1:0\"\nsocket = \"nbd.socket\"");
     let users = node::users(&config, true).unwrap();
     Node::start(&config, &users, Box::new(|_, _, _| ())).await.unwrap()
+}
+
+/// A slip of the pen in the configuration removed the file that it named.
+#[tokio::test]
+async fn what_is_no_socket_is_not_removed_for_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let nbd = config(dir.path(), "socket = \"nbd.socket\"").nbd;
+    let path = dir.path().join("nbd.socket");
+    std::fs::write(&path, "a file").unwrap();
+    let error = BlockListeners::bind(&nbd).await.unwrap_err().to_string();
+    assert!(error.contains("no socket") && error.contains("another path"), "{error}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "a file");
+    std::fs::remove_file(&path).unwrap();
+    // One that a dead node left is replaced.
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    BlockListeners::bind(&nbd).await.unwrap();
 }
 
 /// Asks the admin listener: status and body.

@@ -2,7 +2,7 @@
 //!
 //! Invariant: an identity is made or taken over whole, and never replaced by another.
 
-use std::io::Write;
+use std::io::{BufRead, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -97,7 +97,7 @@ pub(super) struct Data {
 /// `quarry join`
 #[derive(Debug, Args)]
 pub(super) struct JoinArgs {
-    /// What `quarry cluster token` printed on a node of the cluster.
+    /// What `quarry cluster token` printed on a node of the cluster; `-`: read it from standard input, where no list of processes shows it.
     token: Hidden,
     /// Make the machine of a node whose disk is lost another node, which takes the old one's place when it is started.
     #[arg(long)]
@@ -215,11 +215,22 @@ fn show(data: &Path, out: &mut impl Write) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A token from the first line of what is read.
+fn read_token(from: &mut impl BufRead) -> Result<Token, Failure> {
+    let mut line = Hidden::<String>::default();
+    from.read_line(&mut line).map_err(|e| Failure::new("read token from standard input", e))?;
+    line.trim().parse().map_err(|e: token::TokenError| Failure::new("join cluster", e))
+}
+
 /// Runs `quarry join`.
 pub(super) fn join(args: &JoinArgs, out: &mut impl Write) -> Result<(), Failure> {
     let failed = |e: &dyn std::fmt::Display| Failure::new("join cluster", e);
     let data = &args.data.data;
-    let token: Token = args.token.parse().map_err(|e: token::TokenError| failed(&e))?;
+    let token: Token = if args.token.as_str() == "-" {
+        read_token(&mut std::io::stdin().lock())?
+    } else {
+        args.token.parse().map_err(|e: token::TokenError| failed(&e))?
+    };
     super::make_private_directory(data)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Failure::new("start threads", e))?;
@@ -294,6 +305,9 @@ mod tests {
         let address = "192.0.2.1:7000".parse().unwrap();
         let text = output(&token(Some(address))).unwrap();
         assert_eq!(text.trim().parse::<Token>().unwrap().address, address);
+        // As it comes through a pipe.
+        assert_eq!(read_token(&mut text.as_bytes()).unwrap().address, address);
+        assert!(read_token(&mut &b""[..]).is_err());
         assert!(output(&ClusterCommand::Renew(data())).unwrap().contains(node));
     }
 

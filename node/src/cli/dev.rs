@@ -30,7 +30,7 @@ pub(super) fn run(args: &DevArgs) -> Result<(), Failure> {
     super::make_private_directory(data)?;
     let data =
         data.canonicalize().map_err(|e| Failure::new(format!("find directory {}", data.display()), e))?;
-    let config = config(args, &data)?;
+    let config = config_of(args, &data)?;
     crate::logging::start(&config.log);
     let _own = node::claim_data(&config.node.data)?;
     let users = node::users(&config, args.test_users)?;
@@ -43,7 +43,7 @@ pub(super) fn run(args: &DevArgs) -> Result<(), Failure> {
 }
 
 /// The directory's configuration, written at the first start.
-fn config(args: &DevArgs, data: &Path) -> Result<Config, Failure> {
+fn config_of(args: &DevArgs, data: &Path) -> Result<Config, Failure> {
     let file = data.join(CONFIG_FILE);
     let known = file.try_exists().map_err(|e| Failure::new(format!("read {}", file.display()), e))?;
     if !known {
@@ -61,6 +61,13 @@ fn config(args: &DevArgs, data: &Path) -> Result<Config, Failure> {
     if let (true, Some(wanted)) = (known, args.size)
         && size != Some(wanted)
     {
+        // A first start that found no room made no disk, and may be given another size.
+        let made = config.disks.first().is_none_or(|disk| disk.path.get_ref().exists());
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        if !made && size.is_some_and(|size| text == first_config(size)) {
+            std::fs::remove_file(&file).map_err(|e| Failure::new(format!("remove {}", file.display()), e))?;
+            return config_of(args, data);
+        }
         let reason = "its size was given at the first start; leave --size out, or use another directory";
         return Err(Failure::new(format!("resize disk file in {}", data.display()), reason));
     }
@@ -200,6 +207,9 @@ fn announce(
         "  ~/.quarry-clients/bin/pip install -q python-swiftclient python-keystoneclient python-openstackclient"
     )?;
     writeln!(out, "  export PATH=~/.quarry-clients/bin:$PATH")?;
+    if let Ok(program) = std::env::current_exe() {
+        writeln!(out, "  alias quarry={}", quoted(&program.display().to_string()))?;
+    }
     writeln!(out, "  . {env}")?;
     writeln!(out, "  swift upload --changed docs /usr/share/doc && swift list docs | tail")?;
     writeln!(out, "  openstack container create photos && openstack container list")?;
@@ -217,6 +227,28 @@ mod tests {
     fn shell_words_survive_quotes() {
         assert_eq!(quoted("a b"), "'a b'");
         assert_eq!(quoted("it's"), "'it'\\''s'");
+    }
+
+    /// Where 10 GiB had no room, a smaller size was refused, for a disk that was not there.
+    #[test]
+    fn a_size_may_be_given_again_until_there_is_a_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |size| {
+            let args = DevArgs { data: dir.path().to_owned(), ports: Ports::Auto, size, test_users: false };
+            config_of(&args, dir.path())
+                .map(|config| config.disks[0].size.unwrap().0)
+                .map_err(|e| e.to_string())
+        };
+        assert_eq!(of(None), Ok(DEFAULT_SIZE));
+        assert_eq!(of(Some(2 << 30)), Ok(2 << 30));
+        assert_eq!(of(None), Ok(2 << 30));
+        std::fs::write(dir.path().join("disk0"), "").unwrap();
+        assert!(of(Some(1 << 30)).unwrap_err().contains("use another directory"));
+        std::fs::remove_file(dir.path().join("disk0")).unwrap();
+        let mut edited = std::fs::read_to_string(dir.path().join(CONFIG_FILE)).unwrap();
+        edited.push_str("# mine\n");
+        std::fs::write(dir.path().join(CONFIG_FILE), edited).unwrap();
+        assert!(of(Some(1 << 30)).is_err(), "what somebody wrote is not written over");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Bodies on their way through the node: counted, timed, and ended.
 //!
-//! Invariant: a client that stops sending ends its request after the idle time.
+//! Invariant: a client that stops sending ends its request after the idle time; of a request that is a document, so does one that sends it byte
+//! by byte: such a one needs no login, and holds a place.
 //! Invariant: a request is counted and logged once, when its answer is out or given up.
 
 use std::pin::Pin;
@@ -12,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use super::dispatch::Finish;
 use crate::swift::ResponseBody;
@@ -25,19 +26,32 @@ pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) struct Received {
     body: Incoming,
     idle: Duration,
+    /// When all of it must be there, if it is known to be small.
+    until: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
     count: Arc<AtomicU64>,
 }
 
-/// The client sent nothing for the idle time.
+/// The client gave the body up, or takes too long.
 #[derive(Debug, thiserror::Error)]
-#[error("the client sent nothing for {0:?}")]
-pub(crate) struct Stalled(Duration);
+pub(crate) enum Stalled {
+    /// It sent nothing for the idle time.
+    #[error("the client sent nothing for {0:?}")]
+    Nothing(Duration),
+    /// A document that is still not there.
+    #[error("the client takes too long to send a document")]
+    Slowly,
+}
 
 impl Received {
     /// Adds the bytes that arrive to `count`.
     pub(crate) fn new(body: Incoming, idle: Duration, count: Arc<AtomicU64>) -> Self {
-        Self { body, idle, timer: None, count }
+        Self { body, idle, until: None, timer: None, count }
+    }
+
+    /// Of a document: all of it is to be there within the idle time.
+    pub(crate) fn document(self) -> Self {
+        Self { until: Some(Instant::now() + self.idle), ..self }
     }
 }
 
@@ -61,9 +75,15 @@ impl Body for Received {
                 Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
             }
             Poll::Pending => {
-                let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(this.idle)));
+                let idle = || Instant::now() + this.idle;
+                let timer = this.timer.get_or_insert_with(|| {
+                    let end = this.until.map_or_else(idle, |until| until.min(idle()));
+                    Box::pin(tokio::time::sleep_until(end))
+                });
                 ready!(timer.as_mut().poll(cx));
-                Poll::Ready(Some(Err(Stalled(this.idle).into())))
+                let slowly = this.until.is_some_and(|until| until <= Instant::now());
+                let why = if slowly { Stalled::Slowly } else { Stalled::Nothing(this.idle) };
+                Poll::Ready(Some(Err(why.into())))
             }
         }
     }

@@ -126,7 +126,10 @@ impl Front {
         let id = self.ids.next(unix_now(), request.headers().get(X_TRANS_ID_EXTRA));
         let mut finish = Finish::begin(&self, entrance, peer, between, &request, &id);
         let received = Arc::clone(&finish.received);
-        let mut request = request.map(|body| Received::new(body, self.body_timeout, received));
+        let mut request = request.map(|body| {
+            let body = Received::new(body, self.body_timeout, received);
+            if entrance == Entrance::Object { body } else { body.document() }
+        });
         request.extensions_mut().insert(peer);
         let mut response = match self.refusal(entrance, peer, &request) {
             Some(why) => text(StatusCode::FORBIDDEN, "text/plain", why),

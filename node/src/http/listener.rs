@@ -9,7 +9,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::HeaderValue;
 use http::header::CONNECTION;
@@ -34,6 +34,9 @@ const NOTICE: Duration = Duration::from_secs(1);
 
 /// How long connections are taken after `stop` that were made before it.
 const LATE: Duration = Duration::from_millis(20);
+
+/// Pause between two lines that say that a listener is full.
+const SAY_FULL: Duration = Duration::from_secs(60);
 
 /// What a listener allows.
 #[derive(Debug, Clone, Copy)]
@@ -68,7 +71,17 @@ pub(crate) async fn serve(
     mut stop: watch::Receiver<bool>,
 ) {
     let desk = Desk::new(entrance, front, bounds, stop.clone());
+    let mut said: Option<Instant> = None;
     loop {
+        if desk.room.available_permits() == 0 && said.is_none_or(|said| said.elapsed() >= SAY_FULL) {
+            said = Some(Instant::now());
+            let most = bounds.connections;
+            tracing::warn!(
+                ?entrance,
+                most,
+                "every place of this listener is taken: who connects now waits (limits.connections)"
+            );
+        }
         let accepted = tokio::select! {
             accepted = accept(&listener, &desk.room, &bounds) => accepted,
             _ = stop.wait_for(|stop| *stop) => break,

@@ -194,6 +194,30 @@ async fn a_body_that_stalls_is_given_up_and_the_drain_time_ends_the_rest() {
     assert!(begun.elapsed() < Duration::from_millis(2500), "cut at the drain time");
 }
 
+/// A byte now and then kept a place of the identity API for hours, without a login.
+#[tokio::test]
+async fn a_document_that_comes_byte_by_byte_is_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = started(dir.path(), "body_timeout = \"1s\"").await;
+    let mut stream = TcpStream::connect(node.identity).await.unwrap();
+    let head =
+        "POST /v3/auth/tokens HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\nConnection: close\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let (mut answers, mut asks) = stream.into_split();
+    let sends = async {
+        while asks.write_all(b" ").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let mut answer = [0; 64];
+    tokio::select! {
+        length = answers.read(&mut answer) => assert!(answer.starts_with(b"HTTP/1.1 4"), "{length:?}"),
+        () = sends => {}
+        () = tokio::time::sleep(Duration::from_secs(20)) => panic!("it is still listened to"),
+    }
+    node.stop().await;
+}
+
 /// Whoever began to read an object and took nothing more kept the segments that it lies in from being used again, for ever.
 #[tokio::test]
 async fn a_client_that_takes_no_answers_is_given_up() {
