@@ -181,8 +181,9 @@ pub(super) enum VolumeCommand {
     },
 }
 
-/// Whom to ask, and how to print.
+/// Whom to ask, and how to print. No group of its own: there is a command of that name.
 #[derive(Debug, Args)]
+#[group(skip)]
 pub(super) struct Show {
     /// Print JSON.
     #[arg(long)]
