@@ -72,7 +72,10 @@ impl Md5 {
     pub(crate) fn update(&mut self, mut data: &[u8]) {
         self.top_up(&mut data);
         let (blocks, rest) = data.split_at(data.len() / BLOCK * BLOCK);
-        take_blocks([(self, blocks)]);
+        // Without one it may still stand within a block.
+        if !blocks.is_empty() {
+            take_blocks([(self, blocks)]);
+        }
         if !rest.is_empty() {
             self.keep(rest);
         }
