@@ -48,8 +48,12 @@ fn clamp(at: i128) -> u64 {
 
 /// Whether the object counts as absent for this request.
 pub(crate) fn is_hidden(info: &ObjectInfo, headers: &HeaderMap, now: u64, options: &SwiftOptions) -> bool {
-    info.delete_at.is_some_and(|at| at <= now)
-        && !(options.allow_open_expired && flag(headers, "x-open-expired"))
+    info.delete_at.is_some_and(|at| at <= now) && !opens(headers, options)
+}
+
+/// Whether the request wants to see expired objects too, as far as they are there still.
+pub(crate) fn opens(headers: &HeaderMap, options: &SwiftOptions) -> bool {
+    options.allow_open_expired && flag(headers, "x-open-expired")
 }
 
 #[cfg(test)]

@@ -178,7 +178,7 @@ pub(crate) async fn deliver(api: &Api, call: &Call, whole: Whole) -> Result<Fetc
     };
     match selected {
         Selected::All => {
-            let body = send(api, whole.pieces.as_deref(), &(0..whole.length)).await?;
+            let body = send(api, call, whole.pieces.as_deref(), &(0..whole.length)).await?;
             Ok(Fetched {
                 status: 200,
                 headers,
@@ -192,19 +192,18 @@ pub(crate) async fn deliver(api: &Api, call: &Call, whole: Whole) -> Result<Fetc
         Selected::Some(ranges) if ranges.len() == 1 => {
             let range = ranges[0].clone();
             insert_range(&mut headers, &range, whole.length);
-            let body = send(api, whole.pieces.as_deref(), &range).await?;
+            let body = send(api, call, whole.pieces.as_deref(), &range).await?;
             let length = range.end - range.start;
             Ok(Fetched { status: 206, headers, body, length, info: whole.info, nature: whole.nature })
         }
-        Selected::Some(ranges) => multipart(api, headers, whole, &ranges).await,
+        Selected::Some(ranges) => multipart(api, call, headers, whole, &ranges).await,
     }
 }
 
-async fn send(api: &Api, pieces: Option<&[Piece]>, range: &Range<u64>) -> Result<ResponseBody> {
-    match pieces {
-        None => Ok(ResponseBody::empty()),
-        Some(all) => pieces::body(&api.store, pieces::slice(all, range), range.end - range.start).await,
-    }
+async fn send(api: &Api, call: &Call, pieces: Option<&[Piece]>, range: &Range<u64>) -> Result<ResponseBody> {
+    let Some(all) = pieces else { return Ok(ResponseBody::empty()) };
+    let expired = expiry::opens(&call.headers, &api.options);
+    pieces::body(&api.store, pieces::slice(all, range), range.end - range.start, expired).await
 }
 
 /// A condition does not hold: 304 or 412.
@@ -251,6 +250,7 @@ fn insert_range(headers: &mut HeaderMap, range: &Range<u64>, length: u64) {
 /// Several ranges: a `multipart/byteranges` body.
 async fn multipart(
     api: &Api,
+    call: &Call,
     mut headers: HeaderMap,
     whole: Whole,
     ranges: &[Range<u64>],
@@ -273,11 +273,12 @@ async fn multipart(
         plan.push(Piece::Literal(Bytes::from_static(b"\r\n")));
     }
     plan.push(Piece::Literal(format!("--{boundary}--").into()));
-    let length = plan.iter().map(Piece::length).sum();
+    let length = plan.iter().map(Piece::length).fold(0, u64::saturating_add);
     if let Ok(value) = HeaderValue::from_str(&format!("multipart/byteranges;boundary={boundary}")) {
         headers.insert(CONTENT_TYPE, value);
     }
-    let body = pieces::body(&api.store, plan, length).await?;
+    let expired = expiry::opens(&call.headers, &api.options);
+    let body = pieces::body(&api.store, plan, length, expired).await?;
     Ok(Fetched { status: 206, headers, body, length, info: whole.info, nature: whole.nature })
 }
 

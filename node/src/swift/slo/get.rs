@@ -1,8 +1,7 @@
 //! Reading static large objects: the whole, a part, or the manifest in raw form.
 //!
-//! Invariant: every segment's container is one the caller may read; else nothing is sent.
+//! Its manifest is read here; what it consists of is found out while it is sent ([`super::walk`]).
 
-use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -12,15 +11,15 @@ use http::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderName};
 use md5::{Digest, Md5};
 use quarry_engine::object::{ObjectInfo, ObjectPath, ObjectReader};
 
-use super::super::authorize::{Subject, Verb, authorize};
 use super::super::body::ResponseBody;
 use super::super::error::{HTML, Result, SwiftError};
 use super::super::headers::number;
 use super::super::object::get::{Fetched, Nature, Whole, deliver, read_all};
-use super::super::object::pieces::{Piece, Segment};
+use super::super::object::pieces::Piece;
 use super::super::route::View;
 use super::super::{Api, Call};
 use super::manifest::{self, Stored};
+use super::walk::{Manifest, Reader};
 use super::{ETAG, SIZE};
 
 /// Stored manifests are longer than sent ones, but not by more than this factor.
@@ -60,12 +59,9 @@ pub(crate) async fn fetch(
         }
     }
     if !head {
+        let reader = Reader { api: Arc::clone(api), call: call.clone(), account: Arc::clone(&path.account) };
         let wanted = whole.part.clone().unwrap_or(0..whole.length);
-        let mut flat =
-            Flattening { api, call, account: &path.account, pieces: Vec::new(), allowed: BTreeSet::new() };
-        flat.add_all(segments, wanted, 1).await?;
-        // A part is cut out again by `deliver`: what lies in front of it needs a place, not bytes.
-        whole.pieces = Some(flat.pieces);
+        whole.pieces = Some(vec![Piece::Nested(Arc::new(Manifest::of(reader, segments)?), wanted)]);
         if let Some(range) = whole.part.clone() {
             return deliver_part(api, call, whole, &range).await;
         }
@@ -151,95 +147,14 @@ fn part_number(view: &View, call: &Call) -> Result<Option<usize>> {
 }
 
 fn part_range(segments: &[Stored], number: usize) -> Option<Range<u64>> {
-    let mut at = 0;
+    let mut at: u64 = 0;
     for (i, segment) in segments.iter().enumerate() {
         let length = segment.length()?;
+        let end = at.checked_add(length)?;
         if i + 1 == number {
-            return (length > 0).then_some(at..at + length);
+            return (length > 0).then_some(at..end);
         }
-        at += length;
+        at = end;
     }
     None
-}
-
-/// Turns segments, also nested ones, into pieces.
-struct Flattening<'a> {
-    api: &'a Arc<Api>,
-    call: &'a Call,
-    account: &'a Arc<str>,
-    pieces: Vec<Piece>,
-    /// Containers that the caller may read.
-    allowed: BTreeSet<String>,
-}
-
-impl Flattening<'_> {
-    /// Add the pieces of `range` of these segments.
-    async fn add_all(&mut self, segments: Vec<Stored>, range: Range<u64>, depth: usize) -> Result<()> {
-        let mut at = 0;
-        for segment in segments {
-            let length = segment.length().ok_or_else(damaged)?;
-            let (begin, end) = (at, at + length);
-            at = end;
-            let (from, to) = (range.start.max(begin), range.end.min(end));
-            if from < to {
-                Box::pin(self.add(&segment, from - begin..to - begin, depth)).await?;
-            }
-            if end >= range.end {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    async fn add(&mut self, segment: &Stored, range: Range<u64>, depth: usize) -> Result<()> {
-        if self.pieces.len() >= self.api.limits.max_pieces {
-            return Err(SwiftError::status(409));
-        }
-        let object = match segment {
-            Stored::Data { .. } => {
-                let piece = Piece::Literal(segment.bytes().ok_or_else(damaged)?);
-                self.pieces.push(piece.slice(range));
-                return Ok(());
-            }
-            Stored::Object(object) => object,
-        };
-        let (container, name) = object.path().ok_or_else(damaged)?;
-        let path = ObjectPath {
-            account: Arc::clone(self.account),
-            container: container.into(),
-            object: name.into(),
-        };
-        if !self.allowed.contains(container) {
-            let granted = authorize(self.api, self.call, Subject::object(&path), Verb::Read).await;
-            granted.map_err(|_| SwiftError::status(409))?;
-            self.allowed.insert(container.to_owned());
-        }
-        let offset = object.extent().ok_or_else(damaged)?.start;
-        let range = range.start + offset..range.end + offset;
-        if object.sub_slo {
-            if depth >= self.api.limits.slo_max_depth {
-                return Err(SwiftError::status(409));
-            }
-            let inner = self.open_nested(&path, &object.hash).await?;
-            return self.add_all(inner, range, depth + 1).await;
-        }
-        let expected = Some((object.bytes, object.hash.clone()));
-        self.pieces.push(Piece::Segment(Arc::new(Segment { path, expected }), range));
-        Ok(())
-    }
-
-    async fn open_nested(&self, path: &ObjectPath, hash: &str) -> Result<Vec<Stored>> {
-        let gone = || SwiftError::status(409);
-        let reader = self.api.store.open(path).await?.ok_or_else(gone)?;
-        if reader.info.headers.get(ETAG).map(String::as_str) != Some(hash)
-            || reader.info.delete_at.is_some_and(|at| at <= self.call.now)
-        {
-            return Err(gone());
-        }
-        load(self.api, &reader).await
-    }
-}
-
-fn damaged() -> SwiftError {
-    SwiftError::message(500, "Unable to load SLO manifest")
 }

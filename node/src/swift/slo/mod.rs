@@ -4,6 +4,7 @@ pub(crate) mod delete;
 pub(crate) mod get;
 pub(crate) mod manifest;
 pub(crate) mod put;
+pub(crate) mod walk;
 
 /// Where the manifest's object keeps the ETag of the whole, in the stored headers.
 pub(crate) const ETAG: &str = "x-object-sysmeta-slo-etag";

@@ -96,3 +96,102 @@ async fn a_dynamic_large_object_is_what_its_prefix_lists() {
     assert_eq!(own.body, "");
     rig.stop().await;
 }
+
+fn put_manifest(name: &str) -> String {
+    format!("/v1/AUTH_a/s/{name}?multipart-manifest=put")
+}
+
+/// One GET could take all of a node's memory: the whole of a nested object was laid out first, with what its manifests have inline,
+/// whatever part of it was asked for. And all of it had to be there.
+#[tokio::test]
+async fn a_range_of_a_nested_object_opens_only_the_manifests_that_it_needs() {
+    let rig = Rig::start();
+    segments(&rig).await;
+    for name in ["low", "high"] {
+        let put = rig.ask("PUT", &put_manifest(name), &[], r#"[{"path": "s/1"}, {"path": "s/2"}]"#).await;
+        assert_eq!(put.status, 201);
+    }
+    let both = r#"[{"path": "s/low"}, {"path": "s/high"}, {"path": "s/3"}]"#;
+    assert_eq!(rig.ask("PUT", &put_manifest("both"), &[], both).await.status, 201);
+    assert_eq!(rig.ask("GET", "/v1/AUTH_a/s/both", &[], "").await.body, "aaaabbbbaaaabbbbcccc");
+    assert_eq!(rig.ask("DELETE", "/v1/AUTH_a/s/high", &[], "").await.status, 204);
+    for (range, wanted) in [("bytes=3-6", "abbb"), ("bytes=17-", "ccc"), ("bytes=0-7", "aaaabbbb")] {
+        let get = rig.ask("GET", "/v1/AUTH_a/s/both", &[("range", range)], "").await;
+        assert_eq!((get.status, &get.body[..]), (206, wanted.as_bytes()), "{range}");
+    }
+    let gone = rig.ask("GET", "/v1/AUTH_a/s/both", &[("range", "bytes=9-")], "").await;
+    assert_eq!(gone.status, 409, "what comes first is known before the answer begins");
+    let part = rig.ask("GET", "/v1/AUTH_a/s/both?part-number=1", &[], "").await;
+    assert_eq!((part.status, &part.body[..]), (206, &b"aaaabbbb"[..]));
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn an_object_of_more_pieces_than_wait_at_a_time_is_read() {
+    let rig = Rig::start();
+    segments(&rig).await;
+    let times =
+        |path: &str, count: usize| format!("[{}]", vec![format!(r#"{{"path": "{path}"}}"#); count].join(","));
+    for (name, of, count) in [("thousand", "s/1", 1000), ("many", "s/thousand", 101)] {
+        assert_eq!(rig.ask("PUT", &put_manifest(name), &[], &times(of, count)).await.status, 201);
+    }
+    let get = rig.ask("GET", "/v1/AUTH_a/s/many", &[("range", "bytes=399998-400001,-1")], "").await;
+    assert_eq!(get.status, 206);
+    let get = rig.ask("GET", "/v1/AUTH_a/s/many", &[("range", "bytes=399999-400000")], "").await;
+    assert_eq!((get.status, &get.body[..]), (206, &b"aa"[..]));
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn what_manifests_have_inline_waits_in_bounds() {
+    use base64::Engine as _;
+    let rig = Rig::start();
+    segments(&rig).await;
+    let data = base64::engine::general_purpose::STANDARD.encode(vec![b'x'; 6_000_000]);
+    let mut inner = "s/1".to_owned();
+    // Each level waits for the one in it, and they come to 6, 12, 18 MB.
+    for (level, wanted) in [(1, 200), (2, 200), (3, 409)] {
+        let name = format!("level{level}");
+        let body = format!(r#"[{{"path": "{inner}"}}, {{"data": "{data}"}}]"#);
+        assert_eq!(rig.ask("PUT", &put_manifest(&name), &[], &body).await.status, 201);
+        let get = rig.ask("GET", &format!("/v1/AUTH_a/s/{name}"), &[], "").await;
+        assert_eq!(get.status, wanted, "level {level}");
+        if wanted == 200 {
+            assert_eq!(get.body.len(), 4 + level * 6_000_000);
+        }
+        inner = format!("s/{name}");
+    }
+    // A range of it that needs less is read, also of the same many times over.
+    let get = rig.ask("GET", "/v1/AUTH_a/s/level3", &[("range", "bytes=6000003-6000005")], "").await;
+    assert_eq!((get.status, &get.body[..]), (206, &b"xxx"[..]));
+    let often = format!("[{}]", vec![r#"{"path": "s/level1", "range": "0-4"}"#; 500].join(","));
+    assert_eq!(rig.ask("PUT", &put_manifest("often"), &[], &often).await.status, 201);
+    assert_eq!(rig.ask("GET", "/v1/AUTH_a/s/often", &[], "").await.body, "aaaax".repeat(500));
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn expired_segments_are_opened_with_what_they_are_segments_of() {
+    let rig = Rig::start();
+    rig.make("/v1/AUTH_a/s").await;
+    let at = (crate::swift::timestamp::now() + 3).to_string();
+    let soon = [("x-delete-at", at.as_str())];
+    for name in ["p/1", "p/2"] {
+        assert_eq!(rig.ask("PUT", &format!("/v1/AUTH_a/s/{name}"), &soon, name).await.status, 201);
+    }
+    let manifest = r#"[{"path": "s/p/1"}, {"path": "s/p/2"}]"#;
+    assert_eq!(rig.ask("PUT", &put_manifest("inner"), &soon, manifest).await.status, 201);
+    let outer = r#"[{"path": "s/inner"}, {"path": "s/p/1"}]"#;
+    assert_eq!(rig.ask("PUT", &put_manifest("outer"), &[], outer).await.status, 201);
+    rig.ask("PUT", "/v1/AUTH_a/s/dynamic", &[("x-object-manifest", "s/p/")], "").await;
+    tokio::time::sleep(std::time::Duration::from_millis(4100)).await;
+    let open = [("x-open-expired", "true")];
+    for (name, body) in [("inner", "p/1p/2"), ("outer", "p/1p/2p/1"), ("dynamic", "p/1p/2")] {
+        let uri = format!("/v1/AUTH_a/s/{name}");
+        let closed = rig.ask("GET", &uri, &[], "").await.status;
+        assert_eq!(closed, if name == "inner" { 404 } else { 409 }, "{name}");
+        let get = rig.ask("GET", &uri, &open, "").await;
+        assert_eq!((get.status, &get.body[..]), (200, body.as_bytes()), "{name}");
+    }
+    rig.stop().await;
+}
