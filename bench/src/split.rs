@@ -72,7 +72,7 @@ fn path(name: &str) -> ObjectPath {
 
 fn value() -> Vec<u8> {
     let (etag, content_type) = (ListedEtag::Md5([9; 16]), "application/octet-stream".to_owned());
-    ListingValue { size: 1000, etag, content_type, version: None, key: None }.encode()
+    ListingValue { size: 1000, etag, content_type, version: None, key: None, shown: None }.encode()
 }
 
 /// Tasks and time of tokio.

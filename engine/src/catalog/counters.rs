@@ -35,7 +35,7 @@ pub struct Totals {
     pub containers: u64,
     /// Objects.
     pub objects: u64,
-    /// Listed bytes.
+    /// Bytes of their bodies.
     pub bytes: u64,
     /// The shares of policies other than the first (of an account), by their numbers.
     pub policies: BTreeMap<u16, Share>,
@@ -48,7 +48,7 @@ pub struct Share {
     pub containers: u64,
     /// Objects.
     pub objects: u64,
-    /// Listed bytes.
+    /// Bytes of their bodies.
     pub bytes: u64,
 }
 
@@ -339,7 +339,7 @@ pub(crate) fn recount(tx: &mut Tx<'_>, space: GroupId, id: u64) -> Result<(), In
     shift_base(tx, space, id, totals, more)
 }
 
-/// A line's listed size went from `before` to `after`.
+/// A line's size went from `before` to `after`.
 fn line_changed(
     tx: &mut Tx<'_>,
     group: GroupId,

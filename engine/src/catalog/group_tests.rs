@@ -183,6 +183,7 @@ fn rows_of_groups_have_totals_of_their_own() {
                 content_type: "text/plain".to_owned(),
                 version: None,
                 key: None,
+                shown: None,
             };
             put(2, &listing_key(5, &n.to_string()), &line.encode());
         }

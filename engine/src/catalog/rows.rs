@@ -4,9 +4,11 @@
 //! account    u8 version 1 | u8 flags (1 marked deleted) | varint created | headers
 //! container  u8 version 1 | varint id (= time of creation) | varint time of the last PUT | varint policy | headers;
 //!            version 2, of an eventual container: the same
-//! listing    u8 version 1 | u8 flags (1 etag is text, 2 version, 4 key) | varint size | md5 16 B or text etag | content type
+//! listing    u8 version 1 | u8 flags (1 etag is text, 2 version, 4 key, 8 shown) | varint size, which is counted
+//!            | md5 16 B or text etag | content type
 //!            | varint version, if flag 2: the object's version time, where the record's sequence is another
 //!            | key 16 B, if flag 4: of the body that counts, where each body has a key of its own
+//!            | varint size that is shown, if flag 8: where it is not what is counted
 //! headers    varint count | (name, value)*, each varint length | bytes
 //! content    u8 number of a known type, or 0 | text
 //! ```
@@ -44,6 +46,7 @@ const MARKED: u8 = 1;
 const TEXT_ETAG: u8 = 1;
 const OWN_VERSION: u8 = 2;
 const OWN_KEY: u8 = 4;
+const SHOWN: u8 = 8;
 
 /// An account's row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,8 +147,10 @@ impl ListedEtag {
 /// A line of a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListingValue {
-    /// Listed bytes.
+    /// Bytes that the totals count.
     pub size: u64,
+    /// Bytes that a listing shows, where these are others: those that a manifest stands for. Lines of earlier versions count them.
+    pub shown: Option<u64>,
     /// Listed ETag.
     pub etag: ListedEtag,
     /// Listed MIME type.
@@ -164,7 +169,8 @@ impl ListingValue {
         out.push(VERSION);
         let text_etag = if matches!(self.etag, ListedEtag::Text(_)) { TEXT_ETAG } else { 0 };
         let flag = |set: bool, bit: u8| if set { bit } else { 0 };
-        out.push(text_etag | flag(self.version.is_some(), OWN_VERSION) | flag(self.key.is_some(), OWN_KEY));
+        let (version, key) = (flag(self.version.is_some(), OWN_VERSION), flag(self.key.is_some(), OWN_KEY));
+        out.push(text_etag | version | key | flag(self.shown.is_some(), SHOWN));
         out.put_varint(self.size);
         match &self.etag {
             ListedEtag::Md5(md5) => out.extend_from_slice(md5),
@@ -181,13 +187,22 @@ impl ListingValue {
             out.put_varint(version);
         }
         out.extend_from_slice(self.key.as_ref().map_or(&[], |key| &key[..]));
+        if let Some(shown) = self.shown {
+            out.put_varint(shown);
+        }
         out
+    }
+
+    /// Bytes that a listing shows.
+    #[must_use]
+    pub fn listed(&self) -> u64 {
+        self.shown.unwrap_or(self.size)
     }
 
     /// What the bytes say.
     pub fn decode(bytes: &[u8]) -> Result<Self, BadValue> {
         let (size, flags, mut r) = Self::start(bytes)?;
-        let etag = match flags & !(OWN_VERSION | OWN_KEY) {
+        let etag = match flags & !(OWN_VERSION | OWN_KEY | SHOWN) {
             0 => ListedEtag::Md5(r.array()?),
             TEXT_ETAG => ListedEtag::Text(text(&mut r)?.to_owned()),
             _ => return Err(BadValue::Field("listing flags")),
@@ -198,10 +213,11 @@ impl ListingValue {
         };
         let version = if flags & OWN_VERSION == 0 { None } else { Some(r.varint()?) };
         let key = if flags & OWN_KEY == 0 { None } else { Some(r.array()?) };
-        Ok(Self { size, etag, content_type: content_type.to_owned(), version, key })
+        let shown = if flags & SHOWN == 0 { None } else { Some(r.varint()?) };
+        Ok(Self { size, shown, etag, content_type: content_type.to_owned(), version, key })
     }
 
-    /// Only the size, for counters.
+    /// Only the size that counts.
     pub(crate) fn size_of(bytes: &[u8]) -> Result<u64, BadValue> {
         Self::start(bytes).map(|(size, ..)| size)
     }
@@ -233,9 +249,12 @@ mod tests {
                 for (version, key) in
                     [(None, None), (Some(300), None), (None, Some([7; 16])), (Some(1), Some([8; 16]))]
                 {
-                    let (etag, content_type) = (etag.clone(), content_type.to_owned());
-                    let row = ListingValue { size: 1 << 40, etag, content_type, version, key };
-                    assert_eq!(ListingValue::decode(&row.encode()), Ok(row));
+                    for shown in [None, Some(0), Some(u64::MAX)] {
+                        let (etag, content_type) = (etag.clone(), content_type.to_owned());
+                        let row = ListingValue { size: 1 << 40, shown, etag, content_type, version, key };
+                        assert_eq!(ListingValue::size_of(&row.encode()), Ok(1 << 40));
+                        assert_eq!(ListingValue::decode(&row.encode()), Ok(row));
+                    }
                 }
             }
         }
@@ -244,7 +263,8 @@ mod tests {
     #[test]
     fn every_cut_and_every_flip_is_a_value_or_an_error() {
         let (etag, content_type) = (ListedEtag::Md5([1; 16]), "x/y".to_owned());
-        let row = ListingValue { size: 5, etag, content_type, version: Some(300), key: Some([1; 16]) };
+        let (shown, version, key) = (Some(70_000), Some(300), Some([1; 16]));
+        let row = ListingValue { size: 5, shown, etag, content_type, version, key };
         let bytes = row.encode();
         for len in 0..bytes.len() {
             assert!(ListingValue::decode(&bytes[..len]).is_err());
@@ -254,5 +274,17 @@ mod tests {
             flipped[bit / 8] ^= 1 << (bit % 8);
             assert_ne!(ListingValue::decode(&flipped).as_ref(), Ok(&row));
         }
+    }
+
+    #[test]
+    fn a_line_of_a_manifest_that_an_earlier_version_wrote_counts_and_shows_what_it_did() {
+        // Version 1, text ETag, 300 bytes, "e", text/plain.
+        let old = [1, 1, 0xac, 0x02, 1, b'e', 2];
+        let row = ListingValue::decode(&old).unwrap();
+        assert_eq!((row.size, row.shown, row.listed()), (300, None, 300));
+        assert_eq!(row.encode(), old, "and what needs no second number is written as ever");
+        let new = ListingValue { size: 20, shown: Some(300), ..row };
+        assert_eq!(new.encode(), [1, 9, 20, 1, b'e', 2, 0xac, 0x02]);
+        assert_eq!(new.listed(), 300);
     }
 }

@@ -151,7 +151,14 @@ fn line(id: u64, n: u64, sequence: u64, size: Option<u64>) -> NewRecord {
     let key = listing_key(id, &n.to_string());
     let Some(size) = size else { return record(Kind::Row, true, sequence, 0, &key, &[]) };
     let etag = ListedEtag::Md5([0; 16]);
-    let value = ListingValue { size, etag, content_type: "text/plain".to_owned(), version: None, key: None };
+    let value = ListingValue {
+        size,
+        etag,
+        content_type: "text/plain".to_owned(),
+        version: None,
+        key: None,
+        shown: None,
+    };
     record(Kind::Row, false, sequence, 0, &key, &value.encode())
 }
 

@@ -49,7 +49,8 @@ pub(crate) fn object_draft(hash: PathHash, meta: &ObjectMeta, data: bytes::Bytes
 pub(crate) fn listed(container: u64, info: &ObjectInfo, key: Option<PathHash>, conditional: bool) -> NewLine {
     let listed = &info.listed;
     let value = ListingValue {
-        size: listed.size.unwrap_or(info.size),
+        size: info.size,
+        shown: listed.size.filter(|shown| *shown != info.size),
         etag: listed.etag.clone().map_or(ListedEtag::Md5(info.md5), ListedEtag::Text),
         content_type: listed.content_type.clone().unwrap_or_else(|| info.content_type.clone()),
         version: None,

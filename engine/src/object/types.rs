@@ -71,7 +71,7 @@ pub struct Container {
     pub index: IndexPolicy,
     /// Exact number of objects.
     pub objects: u64,
-    /// Exact sum of the listed sizes.
+    /// Exact sum of the sizes of their bodies.
     pub bytes: u64,
     /// Stored headers.
     pub headers: Headers,
@@ -80,7 +80,7 @@ pub struct Container {
 /// What a listing shows of an object, where that differs from the object itself (large-object manifests).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ListedAs {
-    /// Bytes shown and counted.
+    /// Bytes shown; counted are those of the body, since what a manifest stands for is counted where it is.
     pub size: Option<u64>,
     /// ETag text shown (may carry parameters such as `; slo_etag=...`).
     pub etag: Option<String>,

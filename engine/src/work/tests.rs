@@ -114,6 +114,7 @@ fn accounts_that_cannot_be_reaped_keep_no_other() {
             content_type: String::new(),
             version: None,
             key: None,
+            shown: None,
         };
         let (container, at) = (grant.line.container.unwrap().id, grant.at);
         let line = NewLine { container, at, value: Some(value.encode()), conditional: false };

@@ -38,7 +38,8 @@ pub(crate) async fn fetch(
         md5.update(split_etag(&row.etag).0.trim_matches('"'));
     }
     let etag = format!("\"{}\"", hex::encode(md5.finalize()));
-    let length = rows.iter().map(|row| row.size).sum();
+    let length = rows.iter().try_fold(0_u64, |sum, row| sum.checked_add(row.size));
+    let length = length.ok_or_else(|| SwiftError::status(409))?;
     let container: Arc<str> = container.into();
     let pieces = rows.into_iter().map(|row| {
         let path = ObjectPath {

@@ -32,6 +32,7 @@ pub(super) fn line(name: &str, sequence: u64, size: Option<u64>) -> RowChange {
         content_type: "text/plain".to_owned(),
         version: None,
         key: None,
+        shown: None,
     };
     RowChange { key: listing_key(ID, name), sequence, value: size.map(|size| value(size).encode()) }
 }

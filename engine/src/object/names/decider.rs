@@ -219,7 +219,9 @@ impl Decider {
 
     fn objects(&self, id: u64, listing: &Listing) -> Result<Vec<Entry<ObjectRow>>> {
         let decode = |name: String, row: Row| {
-            let ListingValue { size, etag, content_type, version, .. } = ListingValue::decode(&row.value)?;
+            let value = ListingValue::decode(&row.value)?;
+            let size = value.listed();
+            let ListingValue { etag, content_type, version, .. } = value;
             let timestamp = Timestamp(version.unwrap_or(row.sequence));
             Ok(ObjectRow { name, size, etag: etag.into_text(), content_type, timestamp })
         };

@@ -238,7 +238,7 @@ impl Divided {
             match self.child(account, group)?.ask(ask).await? {
                 Answer::Holding(holding) => {
                     sum.objects += holding.objects;
-                    sum.bytes += holding.bytes;
+                    sum.bytes = sum.bytes.saturating_add(holding.bytes);
                     children.extend(holding.children);
                 }
                 other => return odd(other),
@@ -387,11 +387,11 @@ fn add_to(answer: &mut Answer, container: &str, policy: u16, more: &Holding) {
         Answer::Account(Some(account)) => {
             let Account { objects, bytes, policies, .. } = account;
             *objects += more.objects;
-            *bytes += more.bytes;
+            *bytes = bytes.saturating_add(more.bytes);
             match policies.iter_mut().find(|(known, _)| *known == policy) {
                 Some((_, share)) => {
                     share.objects += more.objects;
-                    share.bytes += more.bytes;
+                    share.bytes = share.bytes.saturating_add(more.bytes);
                 }
                 None => {
                     policies
@@ -402,7 +402,7 @@ fn add_to(answer: &mut Answer, container: &str, policy: u16, more: &Holding) {
         }
         Answer::Container(Some(Container { objects, bytes, .. })) => {
             *objects += more.objects;
-            *bytes += more.bytes;
+            *bytes = bytes.saturating_add(more.bytes);
         }
         Answer::Containers(page) => {
             for entry in &mut page.entries {
@@ -410,7 +410,7 @@ fn add_to(answer: &mut Answer, container: &str, policy: u16, more: &Holding) {
                     && row.name == container
                 {
                     row.objects += more.objects;
-                    row.bytes += more.bytes;
+                    row.bytes = row.bytes.saturating_add(more.bytes);
                 }
             }
         }

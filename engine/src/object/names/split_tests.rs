@@ -89,7 +89,7 @@ fn path(name: &str) -> ObjectPath {
 
 fn value(size: u64) -> Vec<u8> {
     let (etag, content_type) = (ListedEtag::Md5([0; 16]), String::new());
-    ListingValue { size, etag, content_type, version: None, key: None }.encode()
+    ListingValue { size, etag, content_type, version: None, key: None, shown: None }.encode()
 }
 
 impl World {

@@ -318,7 +318,8 @@ async fn put(store: Store, name: String, body: &'static [u8], condition: Conditi
 
 pub(super) fn new_line(container: u64, at: Timestamp, conditional: bool) -> NewLine {
     let (etag, content_type) = (ListedEtag::Md5([0; 16]), String::new());
-    let value = Some(ListingValue { size: 1, etag, content_type, version: None, key: None }.encode());
+    let value =
+        Some(ListingValue { size: 1, etag, content_type, version: None, key: None, shown: None }.encode());
     NewLine { container, at, value, conditional }
 }
 

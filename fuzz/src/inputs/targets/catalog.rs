@@ -73,8 +73,15 @@ fn value_seeds(_: &mut SplitMix64) -> Vec<Vec<u8>> {
         intent: true,
     };
     let listing = |etag| {
-        ListingValue { size: 1 << 33, etag, content_type: "text/plain".to_owned(), version: None, key: None }
-            .encode()
+        ListingValue {
+            size: 1 << 33,
+            etag,
+            content_type: "text/plain".to_owned(),
+            version: None,
+            key: None,
+            shown: None,
+        }
+        .encode()
     };
     let values = [
         (0, AccountValue { created: 1 << 50, marked: true, headers: headers() }.encode()),

@@ -1,6 +1,7 @@
 //! Storing static large objects: every segment is looked at, then the manifest is stored.
 //!
 //! Invariant: a stored manifest's segments existed, with these sizes and ETags, when it was stored.
+//! Invariant: what it stands for is at most [`MAX_TOTAL`] bytes, and shown in the listing alone: its segments are counted where they are.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,6 +29,9 @@ use super::super::route::View;
 use super::super::{Api, Call, quota, timestamp};
 use super::manifest::{self, Stored, StoredObject, Wanted};
 use super::{ETAG, SIZE};
+
+/// Most bytes that a manifest may stand for: four times as many can still be added up. Nested manifests come to any number.
+const MAX_TOTAL: u64 = 1 << 60;
 
 /// Store a manifest sent as the body.
 pub(crate) async fn put(
@@ -107,7 +111,7 @@ impl Job {
         for (index, wanted) in self.wanted.iter().enumerate() {
             let Wanted::Object { path, etag, size, range } = wanted else {
                 if let Wanted::Data(bytes) = wanted {
-                    total += bytes.len() as u64;
+                    total = total.saturating_add(bytes.len() as u64);
                     segments.push(Stored::data(bytes));
                 }
                 continue;
@@ -130,6 +134,9 @@ impl Job {
         }
         if !problems.is_empty() {
             return Ok(Outcome::Problems(problems));
+        }
+        if total > MAX_TOTAL {
+            return Err(SwiftError::message(400, format!("Large objects have at most {MAX_TOTAL} bytes")));
         }
         self.store(&segments, total).await.map(Outcome::Stored)
     }

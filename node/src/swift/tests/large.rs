@@ -170,6 +170,59 @@ async fn what_manifests_have_inline_waits_in_bounds() {
     rig.stop().await;
 }
 
+/// Bytes used had the manifest's total besides the segments', modulo 2^64: quotas were full at half, and nested manifests emptied them.
+#[tokio::test]
+async fn a_manifest_is_listed_with_its_total_and_counted_with_its_own_bytes() {
+    let rig = Rig::start();
+    segments(&rig).await;
+    let stored = rig.ask("GET", "/v1/AUTH_a/s/whole?multipart-manifest=get", &[], "").await.body.len();
+    let list = rig.ask("GET", "/v1/AUTH_a/s?format=json", &[], "").await;
+    let rows: serde_json::Value = serde_json::from_slice(&list.body).unwrap();
+    let sizes: Vec<u64> = rows.as_array().unwrap().iter().map(|row| row["bytes"].as_u64().unwrap()).collect();
+    assert_eq!(sizes, [4, 4, 4, 12]);
+    let used = (12 + stored).to_string();
+    assert_eq!(list.header("x-container-bytes-used"), used);
+    let account = rig.ask("HEAD", "/v1/AUTH_a", &[], "").await;
+    assert_eq!(account.header("x-account-bytes-used"), used);
+    // A POST leaves both as they are.
+    let post = rig.ask("POST", "/v1/AUTH_a/s/whole", &[("x-object-meta-a", "1")], "").await;
+    assert_eq!(post.status, 202);
+    let list = rig.ask("GET", "/v1/AUTH_a/s?format=json&prefix=whole", &[], "").await;
+    let rows: serde_json::Value = serde_json::from_slice(&list.body).unwrap();
+    assert_eq!((rows[0]["bytes"].as_u64(), list.header("x-container-bytes-used")), (Some(12), used.as_str()));
+    assert_eq!(rig.ask("DELETE", "/v1/AUTH_a/s/whole", &[], "").await.status, 204);
+    assert_eq!(rig.ask("HEAD", "/v1/AUTH_a/s", &[], "").await.header("x-container-bytes-used"), "12");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_manifest_that_stands_for_more_than_can_be_added_up_is_refused() {
+    let rig = Rig::start();
+    rig.make("/v1/AUTH_a/s").await;
+    assert_eq!(rig.ask("PUT", "/v1/AUTH_a/s/0", &[], &"x".repeat(1 << 20)).await.status, 201);
+    let times =
+        |path: &str, count: usize| format!("[{}]", vec![format!(r#"{{"path": "{path}"}}"#); count].join(","));
+    for level in 1..=4 {
+        let body = times(&format!("s/{}", level - 1), 1000);
+        let put = rig.ask("PUT", &put_manifest(&level.to_string()), &[], &body).await;
+        assert_eq!(put.status, 201, "{level}");
+    }
+    // 2^20 * 1000^4 bytes are below the bound, two of them above.
+    for count in [2, 18, 1000] {
+        let put = rig.ask("PUT", &put_manifest("5"), &[], &times("s/4", count)).await;
+        assert_eq!(put.status, 400, "{count}");
+    }
+    // A dynamic one that comes to more is refused when it is read.
+    for i in 0..20 {
+        let put = rig.ask("PUT", &put_manifest(&format!("p/{i}")), &[], &times("s/4", 1)).await;
+        assert_eq!(put.status, 201);
+    }
+    assert_eq!(rig.ask("PUT", "/v1/AUTH_a/s/d", &[("x-object-manifest", "s/p/")], "").await.status, 201);
+    assert_eq!(rig.ask("HEAD", "/v1/AUTH_a/s/d", &[], "").await.status, 409);
+    assert_eq!(rig.ask("HEAD", "/v1/AUTH_a/s/4", &[], "").await.status, 200);
+    rig.stop().await;
+}
+
 #[tokio::test]
 async fn expired_segments_are_opened_with_what_they_are_segments_of() {
     let rig = Rig::start();
