@@ -2,7 +2,7 @@
 //!
 //! Invariant: a record is believed only when the path in it is the path that was asked for.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use quarry_ring::PathHash;
@@ -407,5 +407,22 @@ impl Store {
     pub async fn delete_object(&self, path: &ObjectPath, condition: &Condition) -> Result<Deleted> {
         self.count_call();
         self.inner.remove_object(path, condition, false, |_, _| true).await
+    }
+
+    /// As [`Self::delete_object`], and tells when what was there would have expired: in Unix seconds, maybe gone by.
+    pub async fn take_object(
+        &self,
+        path: &ObjectPath,
+        condition: &Condition,
+    ) -> Result<(Deleted, Option<u64>)> {
+        self.count_call();
+        let taken = OnceLock::new();
+        let took = |version: Version, _| {
+            // It is asked once, under the claim.
+            let _ = taken.set(version.delete_at);
+            true
+        };
+        let deleted = self.inner.remove_object(path, condition, false, took).await?;
+        Ok((deleted, taken.into_inner().flatten()))
     }
 }

@@ -176,7 +176,7 @@ async fn remove_one(api: &Arc<Api>, call: &Call, account: &Arc<str>, name: &str)
                 object: object.into(),
             };
             authorize(api, call, Subject::object(&path), Verb::Write).await?;
-            remove(api, &path).await.map(drop)
+            remove(api, &path, call.now).await.map(drop)
         }
         _ => {
             let name = name.trim_matches('/');

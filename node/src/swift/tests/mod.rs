@@ -7,6 +7,8 @@ mod rights;
 use bytes::Bytes;
 use rig::Rig;
 
+use super::timestamp;
+
 #[tokio::test]
 async fn an_object_is_stored_listed_read_and_removed() {
     let rig = Rig::start();
@@ -162,6 +164,31 @@ async fn a_post_replaces_headers_and_an_expired_object_is_gone() {
     assert_eq!(rig.ask("GET", "/v1/AUTH_a/c/o", &[("x-open-expired", "true")], "").await.status, 200);
     let put = rig.ask("PUT", "/v1/AUTH_a/c/o", &[("if-none-match", "*")], "y").await;
     assert_eq!(put.status, 201);
+    rig.stop().await;
+}
+
+/// It was 204, as if somebody had seen it until then; Swift answers 404, and removes it all the same.
+#[tokio::test]
+async fn a_delete_of_an_expired_object_removes_what_nobody_was_to_see() {
+    let rig = Rig::start();
+    rig.make("/v1/AUTH_a/c").await;
+    let at = (timestamp::now() + 3).to_string();
+    for name in ["o", "bulk", "named"] {
+        let put = rig.ask("PUT", &format!("/v1/AUTH_a/c/{name}"), &[("x-delete-at", &at)], "x").await;
+        assert_eq!(put.status, 201);
+    }
+    tokio::time::sleep(std::time::Duration::from_millis(4100)).await;
+    assert_eq!(rig.ask("DELETE", "/v1/AUTH_a/c/o", &[], "").await.status, 404);
+    let bulk = rig.ask("POST", "/v1/AUTH_a?bulk-delete", &[], "c/bulk\n").await;
+    assert!(bulk.body.starts_with(b"Number Deleted: 0\nNumber Not Found: 1\n"), "{bulk:?}");
+    // The expirer's own way of asking tells success from nothing there.
+    let named = [("x-if-delete-at", at.as_str())];
+    assert_eq!(rig.ask("DELETE", "/v1/AUTH_a/c/named", &named, "").await.status, 204);
+    for name in ["o", "bulk", "named"] {
+        let open = [("x-open-expired", "true")];
+        assert_eq!(rig.ask("GET", &format!("/v1/AUTH_a/c/{name}"), &open, "").await.status, 404, "{name}");
+    }
+    assert_eq!(rig.ask("HEAD", "/v1/AUTH_a/c", &[], "").await.header("x-container-object-count"), "0");
     rig.stop().await;
 }
 
