@@ -1,6 +1,6 @@
 //! Who calls: tokens of Swift's v1 auth and of Keystone v3, and the users behind them.
 //!
-//! Decides who a caller is, never what it may do: that is the API's.
+//! Decides who a caller is, never what it may do: that is the API's; but a token that was lent for some requests is good for no others.
 //! Invariant: a session is only ever made from a token that opened, for a user who is still listed with the same key.
 //! Invariant: a cached session ends with its token: at its expiry, and at any revocation or change of users it is looked at anew.
 //! Invariant: nobody is asked who a caller is: users, keys and revocations of a cluster are known at every node. Only where another
@@ -14,6 +14,7 @@ mod keep;
 pub(crate) mod keystone;
 mod renew;
 pub(crate) mod roll;
+pub(crate) mod rules;
 mod token;
 pub(crate) mod users_file;
 pub(crate) mod v1;
@@ -21,6 +22,8 @@ mod verifier;
 
 #[cfg(test)]
 mod elsewhere_tests;
+#[cfg(test)]
+mod rules_tests;
 #[cfg(test)]
 mod shared_tests;
 #[cfg(test)]
@@ -42,6 +45,7 @@ use crate::control::people::{self, People};
 use crate::swift::Caller;
 use directory::{ACCOUNT_PREFIX, Directory};
 use external::{External, Unreachable};
+use rules::{Asked, Rules};
 use token::{CLAIMS_VERSION, Claims, Kind, Tokens};
 
 pub(crate) use calendar::iso8601;
@@ -131,6 +135,8 @@ pub(crate) struct Session {
     claims: Claims,
     /// Role names within the project.
     roles: Vec<String>,
+    /// The requests that it is good for, where these are not all: of the application credential that the token was given for.
+    rules: Option<Arc<Rules>>,
     /// [`Auth::changes`] when the token was checked.
     checked_at: u64,
 }
@@ -142,7 +148,7 @@ pub(crate) enum Access {
     Anonymous,
     /// A good token.
     Known(Arc<Session>),
-    /// A token that looks like ours and is not good.
+    /// A token that looks like ours and is not good, or not for this request.
     Denied,
 }
 
@@ -261,8 +267,8 @@ impl Auth {
         Arc::clone(&self.directory.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Who sends these headers.
-    pub(crate) fn access(&self, headers: &HeaderMap) -> Access {
+    /// Who sends these headers, and asks that.
+    pub(crate) fn access(&self, headers: &HeaderMap, asked: &Asked<'_>) -> Access {
         let Some(token) = headers.get("x-auth-token").or_else(|| headers.get("x-storage-token")) else {
             return Access::Anonymous;
         };
@@ -273,11 +279,36 @@ impl Auth {
         let Some(session) = self.anyones(token) else {
             return Access::Denied;
         };
-        let service = headers.get("x-service-token").and_then(|token| token.to_str().ok());
-        match service.and_then(|token| self.anyones(token)) {
+        if !self.admits(&session, headers, asked) {
+            return Access::Denied;
+        }
+        match self.service(headers) {
             Some(service) => Access::Known(Arc::new(session.joined(&service))),
             None => Access::Known(session),
         }
+    }
+
+    /// The session of the service that acts for the caller. A token that was lent for some requests alone is none's.
+    fn service(&self, headers: &HeaderMap) -> Option<Arc<Session>> {
+        let token = headers.get("x-service-token").and_then(|token| token.to_str().ok());
+        self.anyones(token?).filter(|session| session.rules.is_none())
+    }
+
+    /// Whether a session is good for what these headers came with. What a service asks for somebody is not what that one asked the
+    /// service for: of that the rules were kept there. It must be a service: upstream any good token passes for one.
+    fn admits(&self, session: &Session, headers: &HeaderMap, asked: &Asked<'_>) -> bool {
+        let Some(rules) = &session.rules else { return true };
+        rules.allow(asked) || self.service(headers).is_some_and(|service| service.vouches())
+    }
+
+    /// The session of a Keystone's token, if it is good for this.
+    pub(crate) fn admitted(
+        &self,
+        token: &str,
+        headers: &HeaderMap,
+        asked: &Asked<'_>,
+    ) -> Option<Arc<Session>> {
+        self.anyones(token).filter(|session| self.admits(session, headers, asked))
     }
 
     /// The session of a token that this node, or its cluster, gave out, if it is good.
@@ -301,7 +332,8 @@ impl Auth {
         match claims.kind {
             Kind::V1 => {
                 let user = directory.v1(&claims.user).filter(|user| user.fingerprint() == *claims.secret)?;
-                Some(Session { caller: user.caller.clone(), claims, roles: Vec::new(), checked_at })
+                let caller = user.caller.clone();
+                Some(Session { caller, claims, roles: Vec::new(), rules: None, checked_at })
             }
             Kind::Keystone => {
                 let user =
@@ -309,7 +341,10 @@ impl Auth {
                 let roles = keystone::scope::roles(directory.roll(), &claims, (self.now)())?;
                 let claims = keystone::scope::capped(directory.roll(), claims);
                 let caller = keystone_caller(&user.name, &user.id, claims.project.as_deref(), &roles);
-                Some(Session { caller, claims, roles, checked_at })
+                let credential = claims.credential.as_deref();
+                let credential = credential.and_then(|id| directory.roll().get("app_credential", id));
+                let rules = credential.and_then(|paper| Rules::of(paper.get("access_rules"))).map(Arc::new);
+                Some(Session { caller, claims, roles, rules, checked_at })
             }
         }
     }
@@ -378,9 +413,14 @@ impl Session {
     fn joined(&self, service: &Self) -> Self {
         let mut caller = self.caller.clone();
         caller.groups.extend(service.caller.groups.iter().cloned());
-        let mut vouches = service.caller.groups.iter().chain(&service.caller.roles);
-        caller.service = vouches.any(|group| group == SERVICE_GROUP);
-        Self { caller, claims: self.claims.clone(), roles: self.roles.clone(), checked_at: self.checked_at }
+        caller.service = service.vouches();
+        let (claims, roles, rules) = (self.claims.clone(), self.roles.clone(), self.rules.clone());
+        Self { caller, claims, roles, rules, checked_at: self.checked_at }
+    }
+
+    /// It is a service's, which may act for others.
+    fn vouches(&self) -> bool {
+        self.caller.groups.iter().chain(&self.caller.roles).any(|group| group == SERVICE_GROUP)
     }
 
     fn is_admin(&self) -> bool {

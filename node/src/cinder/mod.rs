@@ -51,6 +51,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, VARY, WWW_AUTHENTICATE};
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Body;
@@ -59,6 +60,7 @@ use quarry_engine::object::Store;
 use serde_json::Value;
 use tokio::sync::{Notify, Semaphore};
 
+use crate::auth::rules::Asked;
 use crate::auth::{Arrival, Auth, Who};
 use crate::block::Blocks;
 use crate::config;
@@ -179,7 +181,7 @@ impl Cinder {
             Err(fault) => Err(fault.clone()),
             Ok(_) if head.uri.path().trim_matches('/').is_empty() => Ok(services::versions(&root, true)),
             Ok(_) if head.uri.path().trim_matches('/') == "v3" => Ok(services::versions(&root, false)),
-            Ok(minor) => match caller(auth, &head.headers).await {
+            Ok(minor) => match caller(auth, &head).await {
                 Err(fault) => Err(fault),
                 Ok(None) => Err(Fault::other(401, "The request you have made requires authentication.")),
                 Ok(Some(caller)) => match read(&head.method, &head.headers, body).await {
@@ -208,13 +210,14 @@ impl Cinder {
 }
 
 /// Who sends these headers: a Keystone token with a project, or with a role in the whole system.
-async fn caller(auth: &Arc<Auth>, headers: &HeaderMap) -> Result<Option<Caller>, Fault> {
-    auth.meet(headers).await.map_err(|error| Fault::other(503, error.to_string()))?;
-    Ok(known_caller(auth, headers))
+async fn caller(auth: &Arc<Auth>, head: &Parts) -> Result<Option<Caller>, Fault> {
+    auth.meet(&head.headers).await.map_err(|error| Fault::other(503, error.to_string()))?;
+    Ok(known_caller(auth, head))
 }
 
-fn known_caller(auth: &Arc<Auth>, headers: &HeaderMap) -> Option<Caller> {
-    let session = auth.anyones(token_of(headers))?;
+fn known_caller(auth: &Arc<Auth>, head: &Parts) -> Option<Caller> {
+    let asked = Asked::of_volumes(&head.method, head.uri.path());
+    let session = auth.admitted(token_of(&head.headers), &head.headers, &asked)?;
     let Who { user, project, roles } = session.who()?;
     let has = |wanted: &str| roles.iter().any(|role| role == wanted);
     Some(Caller {

@@ -19,6 +19,7 @@ use super::body::{Received, Sent, Tracked};
 use super::operators;
 use super::target::BetweenRequests;
 use super::trans_id::{TransId, TransIds};
+use crate::auth::rules::Asked;
 use crate::auth::{Access, Arrival, Auth, Session, keystone, unix_now, v1};
 use crate::block::Blocks;
 use crate::cinder::Cinder;
@@ -210,7 +211,8 @@ impl Front {
         if let Err(error) = self.auth.meet(request.headers()).await {
             return text(StatusCode::SERVICE_UNAVAILABLE, "text/plain", format!("{error}\n"));
         }
-        let caller = match self.auth.access(request.headers()) {
+        let asked = Asked::of_objects(request.method(), request.uri().path());
+        let caller = match self.auth.access(request.headers(), &asked) {
             Access::Denied => return v1::unauthorized(&realm(request.uri().path())).map(Sent::Whole),
             Access::Anonymous => None,
             Access::Known(session) => Some(finish.session.insert(session).caller.clone()),

@@ -31,6 +31,7 @@ use serde_json::{Value, json};
 
 use super::directory::Directory;
 use super::roll::Roll;
+use super::rules::Asked;
 use super::token::Kind as TokenKind;
 use super::{Arrival, Auth, Session};
 use signed::Signed;
@@ -195,6 +196,7 @@ async fn act(auth: &Arc<Auth>, arrival: Arrival, head: &Parts, call: &Call<'_>, 
         auth,
         directory: auth.directory(),
         arrival,
+        asked: Asked::of_identity(&head.method, head.uri.path()),
         headers: &head.headers,
         query: head.uri.query().unwrap_or(""),
         base: auth.endpoints.identity(&head.headers, arrival),
@@ -232,6 +234,7 @@ struct Context<'a> {
     /// As it was when the request came.
     directory: Arc<Directory>,
     arrival: Arrival,
+    asked: Asked<'a>,
     headers: &'a HeaderMap,
     query: &'a str,
     /// Base URL of this API, without `/v3`.
@@ -244,8 +247,8 @@ impl Context<'_> {
         self.directory.roll()
     }
 
-    /// The session of the caller's own token, a Keystone one. What a signed request gave is for the API that the request was for: with it
-    /// nothing is asked here.
+    /// The session of the caller's own token, a Keystone one that is good for this request. What a signed request gave is for the API that the
+    /// request was for: with it nothing is asked here.
     fn caller(&self) -> Result<Arc<Session>, Refusal> {
         let session = self.anybody()?;
         if lent::is_by_signature(&session) { Err(Refusal::Forbidden) } else { Ok(session) }
@@ -255,6 +258,7 @@ impl Context<'_> {
     fn anybody(&self) -> Result<Arc<Session>, Refusal> {
         let token = self.headers.get("x-auth-token").and_then(|token| token.to_str().ok());
         let session = token.and_then(|token| self.auth.session(token));
+        let session = session.filter(|session| self.auth.admits(session, self.headers, &self.asked));
         session.filter(|session| session.claims.kind == TokenKind::Keystone).ok_or(Refusal::Unauthorized)
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Invariant: the secret of an application credential is shown once, when it is made; what is kept is a slow hash.
 //! Invariant: an application credential has no role that its user does not have.
+//! Invariant: the access rules that a credential was made with are kept where it is used ([`crate::auth::rules`]).
 
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use super::{Answer, Context, Refusal, Reply, lent, signed};
 use crate::auth::Session;
 use crate::auth::calendar::seconds_of;
 use crate::auth::roll::{flag, paper, text};
+use crate::auth::rules::{MAX_PATH, MAX_RULES, METHODS};
 use crate::papers::Paper;
 
 fn object(body: &[u8], key: &str) -> Result<Map<String, Value>, Refusal> {
@@ -141,10 +143,17 @@ async fn create(
         Some(_) => return Err(Refusal::BadRequest("expires_at is no time")),
     };
     let roles = wanted_roles(context, caller, given)?;
-    let mut rules = Vec::new();
-    for rule in given.get("access_rules").and_then(Value::as_array).into_iter().flatten() {
-        rules.push(access_rule(context, user, rule).await?);
-    }
+    let rules = match given.get("access_rules") {
+        None | Some(Value::Null) => None,
+        Some(Value::Array(all)) if all.len() <= MAX_RULES => {
+            let mut rules = Vec::with_capacity(all.len());
+            for rule in all {
+                rules.push(access_rule(context, user, rule).await?);
+            }
+            Some(rules)
+        }
+        Some(_) => return Err(Refusal::BadRequest("access_rules is a list of at most 100 rules")),
+    };
     let secret =
         given.get("secret").and_then(Value::as_str).map_or_else(|| fresh_id() + &fresh_id(), str::to_owned);
     let id = fresh_id();
@@ -153,7 +162,8 @@ async fn create(
         "expires_at": expires, "unrestricted": flag(given, "unrestricted", false), "system": null,
         "verifier": verifier(Some(secret.clone())).await,
     }));
-    if !rules.is_empty() {
+    // An empty list is none, as Keystone keeps it: `openstack application credential create` sends one where all is to be allowed.
+    if let Some(rules) = rules.filter(|rules| !rules.is_empty()) {
         made.insert("access_rules".to_owned(), json!(rules));
     }
     context.auth.add("app_credential", &id, made).await?;
@@ -207,6 +217,11 @@ async fn access_rule(context: &Context<'_>, user: &str, rule: &Value) -> Result<
     let (Some(path), Some(method), Some(service)) = (said("path"), said("method"), said("service")) else {
         return Err(Refusal::BadRequest("an access rule has path, method and service"));
     };
+    if !path.starts_with('/') || path.len() > MAX_PATH || !METHODS.contains(&method) || service.len() > 64 {
+        return Err(Refusal::BadRequest(
+            "an access rule's path begins with / and has at most 225 bytes, and its method is one in capitals",
+        ));
+    }
     let same = |paper: &&Arc<Paper>| {
         text(paper, "user_id") == user
             && (text(paper, "path"), text(paper, "method"), text(paper, "service")) == (path, method, service)

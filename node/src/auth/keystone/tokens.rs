@@ -313,6 +313,10 @@ fn scope(
 /// GET and HEAD: what a token says.
 pub(super) fn show(context: &Context<'_>) -> Reply {
     let (token, session) = subject(context)?;
+    if session.rules.is_some() && !keeps_rules(context) {
+        // It would let the token do anything: for it there is none, as Keystone has it.
+        return Err(no_token());
+    }
     let user = context.directory.user(&session.claims.user).ok_or_else(no_token)?;
     let mut body = describe(context, user, &session.claims);
     let bare = context.query.split('&').any(|pair| pair.split('=').next() == Some("nocatalog"));
@@ -346,6 +350,13 @@ fn subject(context: &Context<'_>) -> Result<(String, Arc<Session>), Refusal> {
     } else {
         Err(Refusal::Forbidden)
     }
+}
+
+/// Whether who asks about tokens says that it keeps the access rules of application credentials.
+fn keeps_rules(context: &Context<'_>) -> bool {
+    let version = context.headers.get("openstack-identity-access-rules");
+    let version = version.and_then(|version| version.to_str().ok()?.trim().parse::<f64>().ok());
+    version.is_some_and(|version| version >= 1.0)
 }
 
 fn no_token() -> Refusal {
