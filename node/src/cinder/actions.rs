@@ -14,7 +14,7 @@ use super::reserve::reserve;
 use super::states::{ATTACH_STATES, Deed, VOLUME_STATES, rule_of};
 use super::volume_view::is_encrypted;
 use super::volumes::{DRAWER, within_most};
-use super::{Office, attach, images, manage, migrate, quotas, schedule, several, types, volumes};
+use super::{Office, attach, groups, images, manage, migrate, quotas, schedule, several, types, volumes};
 use crate::papers::Paper;
 
 /// Acts as the body says, on a volume that the caller may see.
@@ -205,7 +205,7 @@ async fn retype(office: &Office, ask: &Ask, volume: &Paper, given: &Map<String, 
     if text(&kind, "id") == text(volume, "volume_type_id") {
         return Err(Fault::bad(format!("Invalid input received: New volume_type same as original: {name}.")));
     }
-    if !text(volume, "group_id").is_empty() {
+    if groups::is_held(volume, groups::left_by(office, volume).await?) {
         return Err(Fault::state("Volume belongs to a group, which does not let it change its type."));
     }
     let multiattach = schedule::is_multiattach(&kind);

@@ -2,6 +2,8 @@
 //!
 //! Invariant: which group a volume is in stands in the volume's own paper, and nowhere else. It holds the volume while it is there.
 //! Invariant: a group and its volumes are of one project.
+//! Invariant: a group that was copied is `available` when all of the volumes are that were made with it, `creating` before, and `error` where
+//! one was not made or its own making was cut off.
 
 use std::sync::Arc;
 
@@ -19,6 +21,8 @@ use super::{Office, ZONE, group_snapshots, group_types, snapshots, types, volume
 use crate::papers::Paper;
 
 pub(super) const DRAWER: &str = "groups";
+/// Of a volume that was made with its group: that group.
+const MADE_WITH: &str = "made_with_group";
 const RULES: Rules = Rules {
     filters: &["name", "status", "group_type"],
     sorts: &["name", "status", "group_type"],
@@ -38,7 +42,7 @@ pub(crate) async fn answer(office: &Arc<Office>, ask: &Ask, rest: &[&str]) -> Re
         ("GET", [id]) => {
             let group = find(office, ask, id).await?;
             let volumes = members(office, &group).await?;
-            Answer::ok(json!({ "group": detail(ask, &group, &volumes) }))
+            Answer::ok(json!({ "group": detail(ask, &*shown(group, &volumes), &volumes) }))
         }
         ("PUT", [id]) => update(office, ask, id).await,
         ("POST", [id, "action"]) => act(office, ask, id).await,
@@ -64,10 +68,40 @@ fn is_of(volume: &Paper, group: &Paper) -> bool {
     text(volume, "group_id") == text(group, "id") && text(volume, "project_id") == text(group, "project_id")
 }
 
-/// Whether a volume is in a group that is there, and its project's.
-pub(crate) async fn holds(office: &Office, volume: &Paper) -> Result<bool, Fault> {
-    let group = office.papers.get(DRAWER, text(volume, "group_id")).await?;
-    Ok(group.is_some_and(|group| is_of(volume, &group)))
+/// The group that a volume names and that does not hold it: it is gone, or of another project. Empty where it holds, or none is named.
+pub(crate) async fn left_by<'a>(office: &Office, volume: &'a Paper) -> Result<&'a str, Fault> {
+    let id = text(volume, "group_id");
+    let group = office.papers.get(DRAWER, id).await?;
+    Ok(if group.is_some_and(|group| is_of(volume, &group)) { "" } else { id })
+}
+
+/// Whether a group may hold a volume: it names one, and not `left`, of which [`left_by`] says that it does not.
+pub(crate) fn is_held(volume: &Paper, left: &str) -> bool {
+    let group = text(volume, "group_id");
+    !group.is_empty() && group != left
+}
+
+/// Its state: once all that is made with it is begun, what becomes of that. `volumes` may have others as well.
+fn state_of<'a>(group: &'a Paper, volumes: &[Arc<Paper>]) -> &'a str {
+    let id = text(group, "id");
+    let made = |volume: &&Arc<Paper>| text(volume, MADE_WITH) == id && is_of(volume, group);
+    let any = |state: &str| volumes.iter().filter(made).any(|volume| text(volume, "status") == state);
+    match made_state(group) {
+        "available" if any(rule_of(Deed::Create).failed) => "error",
+        "available" if any(rule_of(Deed::Create).during) => "creating",
+        state => state,
+    }
+}
+
+/// As it is shown: in the state that it is in.
+fn shown(group: Arc<Paper>, volumes: &[Arc<Paper>]) -> Arc<Paper> {
+    let state = state_of(&group, volumes);
+    if state == text(&group, "status") {
+        return group;
+    }
+    let mut now = Paper::clone(&group);
+    now.insert("status".to_owned(), json!(state));
+    Arc::new(now)
 }
 
 fn detail(ask: &Ask, group: &Paper, volumes: &[Arc<Paper>]) -> Value {
@@ -84,7 +118,6 @@ fn detail(ask: &Ask, group: &Paper, volumes: &[Arc<Paper>]) -> Value {
     ] {
         shown.insert(key.to_owned(), value(group, key));
     }
-    shown.insert("status".to_owned(), json!(made_state(group)));
     if ask.since(14) {
         shown.insert("group_snapshot_id".to_owned(), value(group, "group_snapshot_id"));
         shown.insert("source_group_id".to_owned(), value(group, "source_group_id"));
@@ -112,6 +145,7 @@ async fn list(office: &Office, ask: &Ask, full: bool) -> Reply {
         all.retain(|group| text(group, "project_id") == ask.caller.project);
     }
     let volumes = office.papers.all(volumes::DRAWER).await?;
+    let all = all.into_iter().map(|group| shown(group, &volumes)).collect();
     let page = page(ask, RULES, all)?;
     Answer::ok(page.body(
         ask,
@@ -216,7 +250,8 @@ fn copy_of(ask: &Ask, source: &Paper, frozen: bool, group: &Paper) -> Paper {
         "name": value(source, "name"), "description": value(source, "description"),
         "size": number(source, "size"), "status": rule_of(Deed::Create).during, "attach_status": "detached",
         "availability_zone": ZONE, "host": null, "created_at": now(), "updated_at": null, "bootable": false,
-        "volume_type_id": text(source, "volume_type_id"), "group_id": text(group, "id"), "metadata": {}, "admin_metadata": {},
+        "volume_type_id": text(source, "volume_type_id"), "group_id": text(group, "id"), MADE_WITH: text(group, "id"),
+        "metadata": {}, "admin_metadata": {},
         "snapshot_id": frozen.then_some(of), "source_volid": (!frozen).then_some(of), "migration_status": null,
         "task": { "do": rule_of(Deed::Create).name, "request": ask.id },
     }))
@@ -252,8 +287,8 @@ async fn update(office: &Office, ask: &Ask, id: &str) -> Reply {
         if !rule_of(Deed::Snapshot).begins_in(text(&volume, "status")) {
             return Err(Fault::state("a volume to be added must be available or in-use."));
         }
-        let free = value(&volume, "group_id").is_null();
-        if !free || !kinds.iter().any(|kind| kind == text(&volume, "volume_type_id")) {
+        let held = is_held(&volume, left_by(office, &volume).await?);
+        if held || !kinds.iter().any(|kind| kind == text(&volume, "volume_type_id")) {
             return Err(Fault::state(
                 "a volume to be added is in another group, or of a type that this one does not take.",
             ));

@@ -25,7 +25,7 @@ use super::states::{Deed, rule_of};
 use super::volume_view::{Beside, whole};
 use super::volumes::{self, DRAWER as VOLUMES};
 use super::work::{device_name, is_own, snapshot_name};
-use super::{Office, ZONE, group_snapshots, schedule, types};
+use super::{Office, ZONE, group_snapshots, groups, schedule, types};
 use crate::block::listed;
 use crate::block::moving::end_of;
 use crate::papers::Paper;
@@ -281,7 +281,7 @@ pub(crate) async fn give_up(office: &Office, ask: &Ask, volume: &Paper) -> Reply
     if text(volume, "status") != rule.done && text(volume, "status") != rule.failed {
         return Err(Fault::state("Volume status must be available or error_managing to unmanage."));
     }
-    if !value(volume, "group_id").is_null() {
+    if groups::is_held(volume, groups::left_by(office, volume).await?) {
         return Err(Fault::state("Volume belongs to a group."));
     }
     office.papers.remove(VOLUMES, id).await?;

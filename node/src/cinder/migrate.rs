@@ -30,7 +30,7 @@ use super::fields::{given_flag, map, now, number, text, value};
 use super::messages::{self, Event};
 use super::states::{Deed, rule_of};
 use super::work::{bytes_of, device_name, is_own};
-use super::{Office, actions, attachments, drain, services, several, snapshots};
+use super::{Office, actions, attachments, drain, groups, services, several, snapshots};
 use crate::block::Said;
 use crate::block::moving::{End, end_of};
 use crate::papers::{Paper, PaperError};
@@ -105,7 +105,8 @@ pub(crate) async fn begin(office: &Office, volume: &Paper, deed: Deed, way: Way)
     let of = |paper: &Paper| text(paper, "volume_id") == id;
     let frozen = office.papers.all(snapshots::DRAWER).await?.iter().any(|snapshot| of(snapshot));
     let held = office.papers.all(attachments::DRAWER).await?.iter().any(|attachment| of(attachment));
-    if text(volume, "status") != "available" || frozen || held || !value(volume, "group_id").is_null() {
+    let grouped = groups::is_held(volume, groups::left_by(office, volume).await?);
+    if text(volume, "status") != "available" || frozen || held || grouped {
         return Err(Fault::state(
             "Volume status must be available, and it must not be attached, migrating, part of a group or have snapshots.",
         ));

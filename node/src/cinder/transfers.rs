@@ -17,7 +17,7 @@ use super::quotas::Need;
 use super::reserve::reserve;
 use super::states::{Deed, rule_of};
 use super::volume_view::{is_encrypted, links};
-use super::{Office, quotas, types, volumes};
+use super::{Office, group_snapshots, groups, quotas, types, volumes};
 use crate::papers::Paper;
 use crate::storage::random_bytes;
 
@@ -98,8 +98,12 @@ async fn create(office: &Office, ask: &Ask) -> Reply {
     if !snapshots.is_empty() && (alone || !ask.since(55)) {
         return Err(Fault::state("The volume has snapshots, which would be left behind."));
     }
-    if snapshots.iter().any(|snapshot| !text(snapshot, "group_snapshot_id").is_empty()) {
-        return Err(Fault::state("Snapshots of it belong to group snapshots, which stay with the project."));
+    for snapshot in &snapshots {
+        if group_snapshots::holds(office, snapshot).await? {
+            return Err(Fault::state(
+                "Snapshots of it belong to group snapshots, which stay with the project.",
+            ));
+        }
     }
     let name = given_text(wanted, &["name"])?.unwrap_or(Value::Null);
     let (salt, key) = (hex::encode(random_bytes::<8>()), hex::encode(random_bytes::<16>()));
@@ -108,7 +112,7 @@ async fn create(office: &Office, ask: &Ask) -> Reply {
         "hash": hash(&salt, &key), "no_snapshots": alone, "created_at": now(),
     }));
     let made = office.papers.add(DRAWER, text(&made, "id"), made.clone()).await?;
-    if let Err(fault) = wait(office, &made).await {
+    if let Err(fault) = wait(office, &made, groups::left_by(office, &volume).await?).await {
         // Where it is not known whether the volume waits, who deletes the transfer has it wait no more.
         if fault.status < 500 {
             office.papers.remove(DRAWER, text(&made, "id")).await?;
@@ -120,11 +124,11 @@ async fn create(office: &Office, ask: &Ask) -> Reply {
     Answer::accepted(json!({ "transfer": shown }))
 }
 
-/// Has a volume wait for a transfer.
-async fn wait(office: &Office, transfer: &Paper) -> Result<(), Fault> {
+/// Has a volume wait for a transfer. `left`: the group that it names and that does not hold it.
+async fn wait(office: &Office, transfer: &Paper, left: &str) -> Result<(), Fault> {
     let (rule, of) = (rule_of(Deed::Transfer), text(transfer, "volume_id"));
     let wait = |volume: &mut Paper| -> Result<(), Fault> {
-        stands_alone(volume)?;
+        stands_alone(volume, left)?;
         if !rule.begins_in(text(volume, "status"))
             || text(volume, "project_id") != text(transfer, "project_id")
         {
@@ -181,8 +185,8 @@ async fn snapshots_of(office: &Office, volume: &str) -> Result<Vec<Arc<Paper>>, 
 }
 
 /// Refuses a volume of a group: whoever has the group copies and deletes its volumes, whosesoever they are by then.
-fn stands_alone(volume: &Paper) -> Result<(), Fault> {
-    if text(volume, "group_id").is_empty() {
+fn stands_alone(volume: &Paper, left: &str) -> Result<(), Fault> {
+    if !groups::is_held(volume, left) {
         return Ok(());
     }
     Err(Fault::state("A volume of a group is not transferred; it is to be taken out of the group first."))
@@ -231,9 +235,12 @@ async fn accept(office: &Office, ask: &Ask, id: &str) -> Reply {
     };
     // The volume first: of two who accept at the same time at two nodes one has it. Who had it, and was killed then, goes on; it may
     // wait for another transfer by now, of whoever took it, and then it goes on waiting.
+    let left = groups::left_by(office, &volume).await?;
     let take = |paper: &mut Paper| -> Result<(), Fault> {
         if waits_for(paper, &transfer) {
-            stands_alone(paper)?;
+            stands_alone(paper, left)?;
+            // What held it holds it no more, whoever has the volume.
+            paper.insert("group_id".to_owned(), Value::Null);
             return give(paper);
         }
         if text(paper, "project_id") == project {

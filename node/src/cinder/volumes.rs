@@ -433,10 +433,7 @@ pub(crate) struct Going<'a> {
 /// Begins to delete a volume.
 pub(crate) async fn delete(office: &Office, ask: &Ask, volume: &Paper, cascade: bool, force: bool) -> Reply {
     ask.writer("volume:delete")?;
-    let mut going = Going { cascade, force, group: "" };
-    if !groups::holds(office, volume).await? {
-        going.group = text(volume, "group_id");
-    }
+    let going = Going { cascade, force, group: groups::left_by(office, volume).await? };
     may_go(office, volume, going, &office.papers.all(snapshots::DRAWER).await?).await?;
     begin_delete(office, text(volume, "id"), going).await?;
     Answer::bare(202)
@@ -469,8 +466,7 @@ pub(crate) async fn may_go(
 fn is_free(volume: &Paper, going: Going<'_>) -> Result<(), Fault> {
     let rule = rule_of(Deed::Delete);
     let fits = going.force || rule.begins_in(text(volume, "status"));
-    let group = text(volume, "group_id");
-    if !fits || text(volume, "attach_status") == "attached" || !group.is_empty() && group != going.group {
+    if !fits || text(volume, "attach_status") == "attached" || groups::is_held(volume, going.group) {
         return Err(Fault::state(format!(
             "Volume status must be {} and must not be migrating, attached, belong to a group, have snapshots, awaiting a transfer, or be disassociated from snapshots after volume transfer.",
             rule.from.join(" or ")

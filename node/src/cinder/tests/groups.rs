@@ -300,6 +300,106 @@ async fn a_group_or_a_snapshot_of_one_whose_making_was_cut_off_ends_in_error() {
     rig.stop().await;
 }
 
+/// A group that was made of another one was `available` as soon as its last volume was begun, and stayed so when none was made.
+#[tokio::test]
+async fn a_copied_group_is_available_when_its_volumes_are() {
+    let (rig, me) = (Rig::start(), caller("p", false));
+    let office = office(&rig);
+    let group = group(&office, &me, &["__DEFAULT__"]).await;
+    member(&office, &me, &group, "__DEFAULT__").await;
+    member(&office, &me, &group, "__DEFAULT__").await;
+    let said = json!({ "create-from-src": { "source_group_id": group } });
+    let (code, body) = ask(&office, &me, 14, "POST groups/action", said).await;
+    assert_eq!(code, 202, "{body}");
+    let copy = body["group"]["id"].as_str().unwrap();
+    let state = async || {
+        let (_, one) = ask(&office, &me, 13, &format!("GET groups/{copy}"), Value::Null).await;
+        let shown = one["group"]["status"].as_str().unwrap().to_owned();
+        let found = format!("GET groups/detail?status={shown}");
+        let (_, all) = ask(&office, &me, 13, &found, Value::Null).await;
+        let all = all["groups"].as_array().unwrap();
+        let mine =
+            all.iter().find(|group| group["id"] == copy).expect("it is found in the state that it is in");
+        assert_eq!(mine["status"], shown);
+        shown
+    };
+    assert_eq!(state().await, "creating");
+    settle(&office).await;
+    assert_eq!(state().await, "available");
+    let (_, body) = ask(&office, &me, 25, &format!("GET groups/{copy}?list_volume=True"), Value::Null).await;
+    let one = body["group"]["volumes"][0].as_str().unwrap().to_owned();
+    let set = async |id: &str, to: &str| {
+        let edit = |volume: &mut Paper| -> Result<(), PaperError> {
+            volume.insert("status".to_owned(), json!(to));
+            Ok(())
+        };
+        office.papers.change("volumes", id, edit).await.unwrap();
+    };
+    set(&one, "error").await;
+    assert_eq!(state().await, "error");
+    set(&one, "in-use").await;
+    assert_eq!(state().await, "available");
+    // What is made in it later says nothing of it.
+    let later = member(&office, &me, copy, "__DEFAULT__").await;
+    for status in ["creating", "error"] {
+        set(&later, status).await;
+        assert_eq!(state().await, "available");
+    }
+    rig.stop().await;
+}
+
+/// A volume that a group left behind, since it could not go with it, could be deleted and nothing else: for ever.
+#[tokio::test]
+async fn what_a_group_left_behind_is_held_by_nothing() {
+    let (rig, me, other, admin) = (Rig::start(), caller("p", false), caller("q", false), caller("p", true));
+    let office = office(&rig);
+    let here = group(&office, &me, &["__DEFAULT__"]).await;
+    let elsewhere = group(&office, &other, &["__DEFAULT__"]).await;
+    let gone = "00000000-0000-4000-8000-000000000001";
+    let volume = async |group: &str| {
+        let id = super::make(&office, &me, json!({ "size": 1 })).await;
+        settle(&office).await;
+        let edit = |volume: &mut Paper| -> Result<(), PaperError> {
+            volume.insert("group_id".to_owned(), json!(group));
+            Ok(())
+        };
+        office.papers.change("volumes", &id, edit).await.unwrap();
+        id
+    };
+    for (left, held) in [(gone, false), (elsewhere.as_str(), false), (here.as_str(), true)] {
+        let refused = if held { 400 } else { 202 };
+        let id = volume(left).await;
+        let give = json!({ "transfer": { "volume_id": id } });
+        let (code, made) = ask(&office, &me, 70, "POST volume-transfers", give).await;
+        assert_eq!(code, refused, "{made}");
+        if !held {
+            let accept = format!("POST volume-transfers/{}/accept", made["transfer"]["id"].as_str().unwrap());
+            let key = json!({ "accept": { "auth_key": made["transfer"]["auth_key"] } });
+            assert_eq!(ask(&office, &other, 70, &accept, key).await.0, 202);
+            let (_, shown) = ask(&office, &other, 13, &format!("GET volumes/{id}"), Value::Null).await;
+            assert_eq!(shown["volume"]["group_id"], Value::Null);
+        }
+        let id = volume(left).await;
+        let join = json!({ "group": { "add_volumes": id } });
+        assert_eq!(ask(&office, &me, 13, &format!("PUT groups/{here}"), join).await.0, refused);
+        let id = volume(left).await;
+        let unmanage = act(&office, &admin, &id, json!({ "os-unmanage": null })).await;
+        assert_eq!(unmanage, refused, "{left}");
+    }
+    // A snapshot of a group snapshot that is gone goes with its volume, to whom that is given.
+    let id = super::make(&office, &me, json!({ "size": 1 })).await;
+    settle(&office).await;
+    let frozen = freeze(&office, &me, &id).await;
+    let edit = |snapshot: &mut Paper| -> Result<(), PaperError> {
+        snapshot.insert("group_snapshot_id".to_owned(), json!(gone));
+        Ok(())
+    };
+    office.papers.change("snapshots", &frozen, edit).await.unwrap();
+    let give = json!({ "transfer": { "volume_id": id } });
+    assert_eq!(ask(&office, &me, 70, "POST volume-transfers", give).await.0, 202);
+    rig.stop().await;
+}
+
 /// A snapshot whose group snapshot went and that could not go itself is a snapshot as others are.
 #[tokio::test]
 async fn what_a_group_snapshot_left_behind_is_held_by_nothing() {
