@@ -155,6 +155,8 @@ impl Exports {
 
     /// Gives a volume that nobody uses another name.
     pub(crate) async fn rename(&self, name: &str, new: &str) -> Result<(), VolumeError> {
+        // Back it gets the name that it had, not the id that it was named by.
+        let name = &self.called(name);
         self.unused(name)?;
         self.name_anew(name, new).await?;
         // Somebody came in between, perhaps.

@@ -280,6 +280,20 @@ def let_go(members):
             volume(here, "delete", "passed")
 
 
+def named_by_its_id(member):
+    """Who uses a volume keeps it, by whichever of its names it is to be deleted."""
+    volume(member, "create", "called", 16 * BLOCK, "--members", 3)
+    known = json.loads(volume(member, "show", "called", "--json"))["id"]
+    export = attached(member, "called")[0]
+    for name in (known, "called"):
+        refused("volume `called` is in use", member, "delete", name)
+    export.write(0, bytes(range(256)) * (BLOCK // 256))
+    export.close()
+    volume(member, "detach", "called")
+    volume(member, "delete", known)
+    assert "called" not in volume(member, "list")
+
+
 def made_a_moment_ago(members):
     """What one node has made, every other one finds at once, whether or not it has heard of that: by each way in."""
     for there in members:
@@ -512,6 +526,7 @@ def main():
         encrypted(two, three)
         newer_key(one, two, three)
         let_go(it.members)
+        named_by_its_id(one)
         made_a_moment_ago(it.members)
         lineage(one, two, three, random.Random(f"{seed}/lineage"))
         wait_until(lambda: attached(three)[0].close() or all_count(three), BACK_LIMIT, "all members count", lambda: shown(three))

@@ -63,7 +63,12 @@ fn size_of(file: &Path, format: FileFormat) -> Result<u64, Failure> {
     if !output.status.success() {
         return Err(failed(&doing, String::from_utf8_lossy(&output.stderr).trim()));
     }
-    let info: Info = serde_json::from_slice(&output.stdout).map_err(|e| failed(&doing, e))?;
+    told_size(doing, &output.stdout)
+}
+
+/// Size of a disk in one file alone, as `qemu-img info` tells of it.
+fn told_size(doing: String, told: &[u8]) -> Result<u64, Failure> {
+    let info: Info = serde_json::from_slice(told).map_err(|e| failed(&doing, e))?;
     // Whoever made the image names that file, and all of it that this user may read would be in the volume.
     if let Some(other) = info.backing.or(info.specific.data.data_file) {
         return Err(Failure::new(
@@ -105,4 +110,32 @@ pub(super) fn export(name: &str, file: &Path, format: FileFormat, over: &Over) -
     let mut command = qemu_img(&["convert", "-p", "-f", "raw", "-O", format.name()]);
     command.arg(url(over, name)).arg(file);
     convert(&doing, command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size(told: &str) -> Result<u64, String> {
+        told_size("look at it".to_owned(), told.as_bytes()).map_err(|failure| failure.to_string())
+    }
+
+    /// An image names its other files itself: one that came from a stranger had `/etc/shadow` in the volume.
+    #[test]
+    fn an_image_that_takes_bytes_from_another_file_is_refused() {
+        let alone = r#"{ "virtual-size": 1048576, "filename": "a.qcow2", "format": "qcow2", "actual-size": 200704,
+            "format-specific": { "type": "qcow2", "data": { "compat": "1.1", "lazy-refcounts": false } },
+            "dirty-flag": false }"#;
+        assert_eq!(size(alone), Ok(1_048_576));
+        assert_eq!(size(r#"{ "virtual-size": 512, "format": "raw" }"#), Ok(512));
+        let layered = r#"{ "virtual-size": 1048576, "format": "qcow2", "backing-filename-format": "raw",
+            "full-backing-filename": "/etc/shadow", "backing-filename": "/etc/shadow" }"#;
+        let outside = r#"{ "virtual-size": 1048576, "format": "qcow2",
+            "format-specific": { "type": "qcow2", "data": { "data-file": "/etc/shadow", "data-file-raw": true } } }"#;
+        for told in [layered, outside] {
+            let refused = size(told).unwrap_err();
+            assert!(refused.contains("`/etc/shadow`"), "{refused}");
+        }
+        assert!(size("not told").is_err());
+    }
 }
