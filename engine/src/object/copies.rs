@@ -299,7 +299,10 @@ impl Copies {
         // It is lost when too few are left who may have it; who has it, has perhaps not answered yet.
         let _in_time = first(Box::pin(fan.rest()), wait(self.time.as_ref(), STALL)).await;
         let (mut holders, mut lacking) = (fan.good().to_vec(), fan.refused(|e| matches!(e, Error::NoObject)));
-        let missing = needed - holders.len();
+        // Those that were given up may have answered all the same.
+        let Some(missing) = needed.checked_sub(holders.len()).filter(|missing| *missing > 0) else {
+            return Ok(());
+        };
         if holders.is_empty() {
             // Nobody who gets something now, but perhaps a device that got it under an earlier placement.
             let Ok(elsewhere) = self.holder(&hash, at).await else { return Err(error) };

@@ -6,6 +6,7 @@ use super::cluster::{Cluster, Shape, put};
 use super::rig::{all, bytes, path};
 use crate::clock::Timestamp;
 use crate::index::Table;
+use crate::net::SimFaults;
 use crate::object::limits::{GIVE_UP, LAST_RESORT, STALL};
 use crate::object::sight::Found;
 use crate::object::{Deleted, Error, PutSpec, hash_of};
@@ -131,6 +132,25 @@ fn without_a_quorum_a_put_fails_with_a_reason_and_nothing_is_visible() {
         cluster.put(0, "o", &bytes(4, size));
         assert!(cluster.get(2, "o", None).unwrap() == bytes(4, size));
     }
+}
+
+/// A node was cut off, took both others to be down, and was connected again by slow links: both were given up, and then both answered
+/// well. That was one device less than none that was missing, and whichever worker had asked did nothing any more until the next start.
+#[test]
+fn devices_that_answer_well_when_they_were_given_up_are_enough() {
+    let mut cluster = Cluster::new(Shape::new(3, 3), 12);
+    let at = cluster.put(0, "o", &bytes(1, 100)).timestamp;
+    cluster.settle();
+    let assure = |cluster: &mut Cluster| {
+        let store = cluster.store(0);
+        cluster.run(async move { store.inner.copies.assure(hash_of(&path("o")), at).await })
+    };
+    cluster.cut(0);
+    unavailable(assure(&mut cluster));
+    cluster.net.heal();
+    let way = LAST_RESORT * 4 / 5;
+    cluster.net.set_faults(SimFaults { delay: (way, way), ..SimFaults::NONE });
+    assure(&mut cluster).unwrap();
 }
 
 #[test]
