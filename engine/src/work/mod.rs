@@ -34,6 +34,7 @@ pub use updater::Updater;
 
 use std::sync::Arc;
 
+use crate::disk::DiskHandle;
 use crate::object::{BoxFuture, Store};
 use crate::sync::{Cluster, Synced};
 
@@ -115,48 +116,76 @@ fn wall_of(store: &Store) -> Wall {
     Arc::new(move || store.clock().unix_seconds().saturating_mul(1_000_000))
 }
 
+/// Makes a worker, and makes it anew when it has panicked.
+pub type Make = Box<dyn Fn() -> Box<dyn Worker> + Send + Sync>;
+
+fn make<W: Worker + 'static>(make: impl Fn() -> W + Send + Sync + 'static) -> Make {
+    Box::new(move || Box::new(make()))
+}
+
 /// Every worker of a store, with its usual pace. `cluster` is the one that its disks are in, if they are in one.
 #[must_use]
-pub fn workers(
-    store: &Store,
-    kept: Kept,
-    cluster: Option<&Arc<dyn Cluster>>,
-) -> Vec<(Box<dyn Worker>, Pace)> {
-    let mut workers: Vec<(Box<dyn Worker>, Pace)> = vec![
+pub fn workers(store: &Store, kept: Kept, cluster: Option<&Arc<dyn Cluster>>) -> Vec<(Make, Pace)> {
+    let (expires, reaps) = (store.clone(), store.clone());
+    let mut workers = vec![
         (
-            Box::new(Expirer::new(store.clone(), kept.expired)),
+            make(move || Expirer::new(expires.clone(), kept.expired)),
             Pace { units_per_second: 200, idle_seconds: 5 },
         ),
-        (Box::new(Reaper::new(store.clone())), Pace { units_per_second: 200, idle_seconds: 10 }),
+        (make(move || Reaper::new(reaps.clone())), Pace { units_per_second: 200, idle_seconds: 10 }),
     ];
     for disk in store.disks() {
-        let synced = cluster.map_or_else(
-            || Synced::alone(disk.device()),
-            |cluster| Synced::new(disk.device(), Arc::clone(cluster)),
-        );
-        let synced = Arc::new(synced);
-        let replica = store.replicas().iter().find(|replica| replica.device() == disk.device());
-        if let (Some(cluster), Some(replica)) = (cluster, replica) {
-            let (wall, ages) = (wall_of(store), Ages { reclaim: kept.deleted, ..Ages::default() });
-            let (replica, cluster, synced) = (Arc::clone(replica), Arc::clone(cluster), Arc::clone(&synced));
-            let replicator = Replicator::new(disk.clone(), replica, cluster, synced, wall, ages);
-            // Units of 64 KiB copied: 256 MiB/s.
-            workers.push((Box::new(replicator), Pace { units_per_second: 4096, idle_seconds: 10 }));
-            // Where one disk has all, lines are made with their objects.
-            let updater = Updater::new(disk.clone(), store.clone(), wall_of(store));
-            workers.push((Box::new(updater), Pace { units_per_second: 500, idle_seconds: 3 }));
-        }
-        let pruner = Pruner::new(disk.clone(), wall_of(store), kept.deleted, synced);
-        workers.push((Box::new(pruner), Pace { units_per_second: 20_000, idle_seconds: 300 }));
-        // Units of 64 KiB: 4 MiB/s.
-        let auditor = Auditor::new(disk.clone(), store.clone());
-        workers.push((Box::new(auditor), Pace { units_per_second: 64, idle_seconds: 3600 }));
-        // Units of 64 KiB moved: as fast as the disk when it must be.
-        workers
-            .push((Box::new(Cleaner::new(disk.clone())), Pace { units_per_second: 4096, idle_seconds: 1 }));
-        // Units of 64 KiB moved: 16 MiB/s.
-        let orderer = Orderer::new(disk.clone(), wall_of(store));
-        workers.push((Box::new(orderer), Pace { units_per_second: 256, idle_seconds: 5 }));
+        workers.extend(workers_of(store, disk, kept, cluster));
     }
+    workers
+}
+
+/// Those of a disk.
+fn workers_of(
+    store: &Store,
+    disk: &DiskHandle,
+    kept: Kept,
+    cluster: Option<&Arc<dyn Cluster>>,
+) -> Vec<(Make, Pace)> {
+    let mut workers = Vec::new();
+    let synced = cluster.map_or_else(
+        || Synced::alone(disk.device()),
+        |cluster| Synced::new(disk.device(), Arc::clone(cluster)),
+    );
+    let (wall, synced) = (wall_of(store), Arc::new(synced));
+    let replica = store.replicas().iter().find(|replica| replica.device() == disk.device());
+    if let (Some(cluster), Some(replica)) = (cluster.cloned(), replica.cloned()) {
+        let ages = Ages { reclaim: kept.deleted, ..Ages::default() };
+        let (disk, synced, wall) = (disk.clone(), Arc::clone(&synced), wall.clone());
+        let replicator = make(move || {
+            let (replica, cluster) = (Arc::clone(&replica), Arc::clone(&cluster));
+            Replicator::new(disk.clone(), replica, cluster, Arc::clone(&synced), wall.clone(), ages)
+        });
+        // Units of 64 KiB copied: 256 MiB/s.
+        workers.push((replicator, Pace { units_per_second: 4096, idle_seconds: 10 }));
+    }
+    if cluster.is_some() {
+        // Where one disk has all, lines are made with their objects.
+        let (disk, store, wall) = (disk.clone(), store.clone(), wall.clone());
+        let updater = make(move || Updater::new(disk.clone(), store.clone(), wall.clone()));
+        workers.push((updater, Pace { units_per_second: 500, idle_seconds: 3 }));
+    }
+    let (pruned, at) = (disk.clone(), wall.clone());
+    let pruner = make(move || Pruner::new(pruned.clone(), at.clone(), kept.deleted, Arc::clone(&synced)));
+    workers.push((pruner, Pace { units_per_second: 20_000, idle_seconds: 300 }));
+    let (audited, store) = (disk.clone(), store.clone());
+    let auditor = make(move || Auditor::new(audited.clone(), store.clone()));
+    // Units of 64 KiB: 4 MiB/s.
+    workers.push((auditor, Pace { units_per_second: 64, idle_seconds: 3600 }));
+    let cleaned = disk.clone();
+    // Units of 64 KiB moved: as fast as the disk when it must be.
+    workers.push((
+        make(move || Cleaner::new(cleaned.clone())),
+        Pace { units_per_second: 4096, idle_seconds: 1 },
+    ));
+    let ordered = disk.clone();
+    // Units of 64 KiB moved: 16 MiB/s.
+    let orderer = make(move || Orderer::new(ordered.clone(), wall.clone()));
+    workers.push((orderer, Pace { units_per_second: 256, idle_seconds: 5 }));
     workers
 }

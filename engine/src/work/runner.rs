@@ -64,6 +64,17 @@ impl Reports {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Notes that the worker panicked, and when it is started anew.
+    pub fn panicked(&self, why: &str, pause: Duration) {
+        let seconds = pause.as_secs();
+        self.edit(|report| {
+            report.state = State::Failing;
+            report.errors += 1;
+            report.last_error = Some(format!("it panicked, and is started anew within {seconds} s: {why}"));
+            report.waits_for = None;
+        });
+    }
+
     fn edit(&self, edit: impl FnOnce(&mut Report)) {
         edit(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
@@ -106,6 +117,14 @@ impl Runner {
         let reports = Reports::default();
         reports.edit(|report| worker.name().clone_into(&mut report.name));
         Self { worker, pacer: Pacer::new(pace), elapsed, client_calls, reports, window: Window::default() }
+    }
+
+    /// It reports where one before it did.
+    #[must_use]
+    pub fn reporting_to(mut self, reports: Reports) -> Self {
+        reports.edit(|report| self.worker.name().clone_into(&mut report.name));
+        self.reports = reports;
+        self
     }
 
     /// Where its report can be read.

@@ -142,7 +142,8 @@ async fn assemble(making: Making, groups: Groups) -> Result<Running, String> {
         }
     }));
     let mut reports = Vec::new();
-    for (worker, pace) in workers(&store, Kept { deleted: RECLAIM, expired: 0 }, Some(&peers)) {
+    for (make, pace) in workers(&store, Kept { deleted: RECLAIM, expired: 0 }, Some(&peers)) {
+        let worker = make();
         let idle = if worker.name() == "reaper" { SOON } else { IDLE };
         let pace = Pace { idle_seconds: pace.idle_seconds.min(idle), ..pace };
         let (elapsed, calls) = (monotonic.clone(), store.clone());
