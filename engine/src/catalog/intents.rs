@@ -82,6 +82,11 @@ pub(super) fn stands(tx: &Tx<'_>, hash: &PathHash) -> Result<bool, IndexError> {
     Ok(tx.get(Table::System, &keys::intent(hash))?.is_some())
 }
 
+/// The same, as the index has it now.
+pub(crate) fn awaits_line(index: &dyn Index, hash: &PathHash) -> Result<bool, IndexError> {
+    Ok(index.get(Table::System, &keys::intent(hash))?.is_some())
+}
+
 /// Intents behind `after`, in the order of their keys.
 pub(crate) fn intents(
     index: &dyn Index,

@@ -23,8 +23,8 @@ pub use counters::{Share, Totals};
 pub use entry::{Chunked, DataId, GraveState, Head, ObjectState};
 pub use group::{Cut, GroupKey, GroupTag, Reach};
 pub(crate) use group::{bounds, group_reach, group_record, group_records, groups, is_over};
-pub(crate) use intents::intents;
 pub use intents::{Intent, count_intents};
+pub(crate) use intents::{awaits_line, intents};
 pub use keys::{
     FIRST_GROUP, GroupId, MAX_GROUP_ID, POLICIES, PathHash, account_key, container_key, containers_prefix,
     given_key, going_key, group_prefix, listing_key, listing_prefix, part_key, policy_key, policy_of,

@@ -6,12 +6,15 @@
 //! | one has an older one                    | any                    | believe   |
 //! | none has any; one did not answer        | any                    | wait      |
 //! | none has any                            | after the last sync    | believe   |
-//! | none has any                            | before the last sync   | drop      |
+//! | none has any                            | before the last sync   | ask       |
 //! | there are no others                     | any                    | believe   |
 //!
-//! Before the last sync all of them had it, or a newer one: it was deleted, and the tombstone is gone.
+//! Before the last sync it most likely was with others, so that it was deleted since, and the tombstone is gone. Most likely: the sync may have
+//! been with primaries of other partitions, and what lies on a handoff was compared with nobody. So the listing is asked
+//! ([`super::Listings`]), and only what it does not name goes.
 //!
 //! Invariant: nothing is dropped that came after the last sync, or while anybody who might have it has not answered.
+//! Invariant: a version that was acknowledged last, so that its listing names it, is never dropped.
 
 use crate::catalog::Stamp;
 
@@ -22,8 +25,8 @@ pub enum Judgement {
     Keep,
     /// It is news to the others.
     Believe,
-    /// It was deleted while the device was away.
-    Drop,
+    /// It goes unless its listing names it: then it was deleted while the device was away.
+    Ask,
     /// Not to be told yet.
     Wait,
 }
@@ -49,7 +52,7 @@ pub fn judge(own: Stamp, last_sync: u64, others: &[Option<Option<Stamp>>]) -> Ju
     if others.contains(&None) {
         return Judgement::Wait;
     }
-    if own.sequence <= last_sync { Judgement::Drop } else { Judgement::Believe }
+    if own.sequence <= last_sync { Judgement::Ask } else { Judgement::Believe }
 }
 
 #[cfg(test)]
@@ -62,7 +65,7 @@ mod tests {
 
     #[test]
     fn versions_are_judged_by_the_table() {
-        use Judgement::{Believe, Drop, Keep, Wait};
+        use Judgement::{Ask, Believe, Keep, Wait};
         let (put, tombstone) = (|at| stamp(at, false), |at| stamp(at, true));
         let (silent, nothing, has) = (None, Some(None), |other| Some(Some(other)));
         for (own, others, wanted) in [
@@ -75,9 +78,9 @@ mod tests {
             (put(30), vec![nothing, silent], Wait),
             (put(30), vec![nothing, nothing], Believe),
             (put(21), vec![nothing], Believe),
-            (put(20), vec![nothing], Drop),
-            (put(10), vec![nothing, nothing], Drop),
-            (tombstone(10), vec![nothing, nothing], Drop),
+            (put(20), vec![nothing], Ask),
+            (put(10), vec![nothing, nothing], Ask),
+            (tombstone(10), vec![nothing, nothing], Ask),
             (put(10), vec![], Believe),
         ] {
             assert_eq!(judge(own, 20, &others), wanted, "{own:?} {others:?}");

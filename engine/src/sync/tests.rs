@@ -168,6 +168,97 @@ fn a_device_that_was_away_too_long_brings_nothing_back() {
     assert!(world.findings() > 0);
 }
 
+/// Two primaries were away when a version was put, on the third and a handoff; those two were in sync with one another over what else they
+/// share, and then away for longer than tombstones are kept, while the others were back. Whichever of the two returned took its last sync for
+/// proof that the version had been deleted, and dropped the last copy of it.
+#[test]
+fn a_version_that_no_primary_has_is_kept_where_its_listing_names_it() {
+    for survivor in 0..2 {
+        let mut world = World::new(4, 21);
+        for key in 0..KEYS {
+            world.put(key, 300);
+        }
+        world.advance(60);
+        world.settle();
+        let part = |key: &u64| partition_of(&hash_of_key(*key), POWER);
+        let key = KEYS;
+        let deleted = (KEYS + 1..).find(|other| part(other) == part(&key)).unwrap();
+        let primaries = world.primaries(key);
+        let spare = (0..4).find(|node| !primaries.contains(node)).unwrap();
+        let holders = [primaries[0], spare];
+        world.isolate(primaries[1]);
+        world.isolate(primaries[2]);
+        world.put_done_on(&holders, key, 800);
+        // Nobody knows of its deletion any more.
+        world.put_done_on(&holders, deleted, 900);
+        world.advance(60);
+        for _ in 0..4 {
+            for node in holders {
+                world.round(node);
+            }
+        }
+        for node in holders {
+            assert!(world.holds(node, key).is_some());
+        }
+        world.delete_on(&[], deleted);
+        world.heal();
+        holders.iter().for_each(|node| world.isolate(*node));
+        for _ in 0..=8 {
+            world.advance(rig::RECLAIM / 8);
+            world.round(primaries[1]);
+            world.round(primaries[2]);
+        }
+        world.heal();
+        let (back, lost) = (holders[survivor], holders[1 - survivor]);
+        world.replace(lost);
+        world.isolate(lost);
+        world.restart(back);
+        world.advance(60);
+        for _ in 0..4 {
+            for node in (0..4).filter(|node| *node != lost) {
+                world.round(node);
+            }
+        }
+        world.heal();
+        world.settle();
+        for node in primaries {
+            assert!(world.holds(node, key).is_some(), "survivor {survivor}: device {node}");
+            assert!(world.holds(node, deleted).is_none(), "survivor {survivor}: device {node}");
+        }
+        world.check(21);
+    }
+}
+
+/// One primary had no room for what handoffs had for it. In each round the handoff came as far as its first page, failed there, and began
+/// anew: the others never got what was on the pages behind it.
+#[test]
+fn a_full_primary_keeps_nothing_from_the_others() {
+    let mut world = World::new(4, 20);
+    let part = |key: &u64| partition_of(&hash_of_key(*key), POWER);
+    let keys: Vec<u64> = (0..).filter(|key| part(key) == part(&0)).take(600).collect();
+    let primaries = world.primaries(keys[0]);
+    let spare = (0..4).find(|node| !primaries.contains(node)).unwrap();
+    for key in &keys {
+        world.put_on(spare, *key, 100);
+    }
+    world.fill_up(primaries[0]);
+    world.advance(60);
+    for node in &primaries {
+        world.round(*node);
+    }
+    let rest = world.rest(spare);
+    assert!(matches!(rest, Some(Outcome::Failed(_))), "{rest:?}");
+    for key in &keys {
+        let held: Vec<bool> = (0..4).map(|node| world.holds(node, *key).is_some()).collect();
+        let wanted: Vec<bool> = (0..4).map(|node| node != primaries[0]).collect();
+        assert_eq!(held, wanted, "key {key}");
+    }
+    // It has room again.
+    world.replace(primaries[0]);
+    world.settle();
+    world.check(20);
+}
+
 fn graves(world: &World, nodes: std::ops::Range<usize>) -> usize {
     nodes.map(|node| world.index(node).scan(Table::Graves, Default::default()).count()).sum()
 }

@@ -54,6 +54,16 @@ pub(super) struct Done {
     pub(super) findings: Vec<String>,
 }
 
+/// What carrying several came to.
+#[derive(Debug, Default)]
+pub(super) struct Carried {
+    pub(super) done: Done,
+    /// Why the first of those failed that did.
+    pub(super) failed: Option<Error>,
+    /// Primaries that have no room.
+    pub(super) full: Vec<DeviceId>,
+}
+
 impl Done {
     fn bytes(bytes: u64) -> Self {
         let units = u32::try_from(bytes / UNIT).unwrap_or(u32::MAX).saturating_add(1);
@@ -116,21 +126,30 @@ impl Carrier {
         })
     }
 
-    /// Carries all of these; the first failure is told when all have ended.
-    pub(super) async fn carry_all(self: &Arc<Self>, ring: Ring, all: Vec<(Way, Stamp)>) -> Result<Done> {
-        let (mut done, mut failed) = (Done::default(), None);
+    /// Carries all of these, whatever becomes of the others.
+    pub(super) async fn carry_all(self: &Arc<Self>, ring: Ring, all: Vec<(Way, Stamp)>) -> Carried {
+        let mut carried = Carried::default();
         let mut running = FuturesUnordered::new();
         let mut all = all.into_iter();
         loop {
             while running.len() < MOST
                 && let Some((way, stamp)) = all.next()
             {
-                running.push(self.carry(ring, way, stamp));
+                let to = match &way {
+                    Way::Push(primary) => Some(primary.device()),
+                    Way::Pull(_) => None,
+                };
+                let work = self.carry(ring, way, stamp);
+                running.push(async move { (to, work.await) });
             }
             match running.next().await {
-                Some(Ok(one)) => done.add(one),
-                Some(Err(error)) => failed = failed.or(Some(error)),
-                None => return failed.map_or(Ok(done), Err),
+                Some((_, Ok(one))) => carried.done.add(one),
+                Some((to, Err(error))) => {
+                    let full = matches!(error, Error::NoSpace);
+                    carried.full.extend(to.filter(|to| full && !carried.full.contains(to)));
+                    carried.failed = carried.failed.or(Some(error));
+                }
+                None => return carried,
             }
         }
     }

@@ -35,8 +35,8 @@ pub use updater::Updater;
 use std::sync::Arc;
 
 use crate::disk::DiskHandle;
-use crate::object::{BoxFuture, Store};
-use crate::sync::{Cluster, Synced};
+use crate::object::{BoxFuture, Replica, Store};
+use crate::sync::{Cluster, Listings, Synced};
 
 /// Reads the wall clock: microseconds since the Unix epoch.
 pub type Wall = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -116,6 +116,11 @@ fn wall_of(store: &Store) -> Wall {
     Arc::new(move || store.clock().unix_seconds().saturating_mul(1_000_000))
 }
 
+/// What a store's listings say of the versions of one of its disks.
+pub(crate) fn listings_of(disk: DiskHandle, local: Arc<dyn Replica>, store: &Store) -> Arc<dyn Listings> {
+    Arc::new(replicator::Listed::new(disk, local, store.clone()))
+}
+
 /// Makes a worker, and makes it anew when it has panicked.
 pub type Make = Box<dyn Fn() -> Box<dyn Worker> + Send + Sync>;
 
@@ -157,9 +162,11 @@ fn workers_of(
     if let (Some(cluster), Some(replica)) = (cluster.cloned(), replica.cloned()) {
         let ages = Ages { reclaim: kept.deleted, ..Ages::default() };
         let (disk, synced, wall) = (disk.clone(), Arc::clone(&synced), wall.clone());
+        let listings = listings_of(disk.clone(), Arc::clone(&replica), store);
         let replicator = make(move || {
             let (replica, cluster) = (Arc::clone(&replica), Arc::clone(&cluster));
-            Replicator::new(disk.clone(), replica, cluster, Arc::clone(&synced), wall.clone(), ages)
+            let (synced, listings) = (Arc::clone(&synced), Arc::clone(&listings));
+            Replicator::new(disk.clone(), replica, cluster, synced, listings, wall.clone(), ages)
         });
         // Units of 64 KiB copied: 256 MiB/s.
         workers.push((replicator, Pace { units_per_second: 4096, idle_seconds: 10 }));

@@ -15,11 +15,13 @@
 //! from copies made.
 //! Invariant: what is younger than the settling time is left alone: its writer may still be at it.
 
+mod listed;
 mod pages;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+pub(super) use self::listed::Listed;
 use self::pages::Page;
 use super::carry::{Carrier, Done, Ring};
 use super::pair::{Bounds, PAIRS, Pair, turn};
@@ -29,7 +31,7 @@ use crate::disk::format::record::DeviceId;
 use crate::disk::{DiskHandle, TALLY_BITS};
 use crate::index::{Range, Table};
 use crate::object::{BoxFuture, Error, Replica, Result};
-use crate::sync::{self, Answer, Ask, Cluster, Comparison, Parts, Synced, is_away};
+use crate::sync::{self, Answer, Ask, Cluster, Comparison, Listings, Parts, Synced, is_away};
 
 const SECOND: u64 = 1_000_000;
 
@@ -55,6 +57,7 @@ pub struct Replicator {
     cluster: Arc<dyn Cluster>,
     carrier: Arc<Carrier>,
     synced: Arc<Synced>,
+    listings: Arc<dyn Listings>,
     wall: Wall,
     ages: Ages,
     /// By policy.
@@ -103,6 +106,8 @@ struct Round {
     /// The last comes first.
     tasks: Vec<Task>,
     copied: u64,
+    /// Primaries that had no room for what was pushed to them.
+    full: BTreeSet<DeviceId>,
     failed: Option<String>,
 }
 
@@ -141,6 +146,7 @@ impl Replicator {
         local: Arc<dyn Replica>,
         cluster: Arc<dyn Cluster>,
         synced: Arc<Synced>,
+        listings: Arc<dyn Listings>,
         wall: Wall,
         ages: Ages,
     ) -> Self {
@@ -153,6 +159,7 @@ impl Replicator {
             cluster,
             carrier,
             synced,
+            listings,
             wall,
             ages,
             views: BTreeMap::new(),
@@ -282,6 +289,7 @@ impl Replicator {
             undecided: false,
             tasks: Vec::new(),
             copied: 0,
+            full: BTreeSet::new(),
             failed: None,
         };
         let held = self.held(policy, power)?;

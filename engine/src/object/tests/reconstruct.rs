@@ -13,7 +13,7 @@ use crate::index::Table;
 use crate::object::limits::STALL;
 use crate::object::{Replica, RingPlacement};
 use crate::sync::{Cluster as Peers, Synced};
-use crate::work::{Ages, Outcome, Replicator, Wall, Worker};
+use crate::work::{Ages, Outcome, Replicator, Wall, Worker, listings_of};
 
 const MIB: usize = 1 << 20;
 
@@ -64,7 +64,9 @@ fn workers(cluster: &Cluster) -> Workers {
         let view: Arc<dyn Peers> = Arc::new(View { ring: ring.clone(), replicas });
         let synced = Arc::new(Synced::new(disk.device(), view.clone()));
         let ages = Ages { reclaim: 24 * 3600, settle: 10 };
-        Replicator::new(disk, store.replicas()[0].clone(), view, synced, wall.clone(), ages)
+        let local = store.replicas()[0].clone();
+        let listings = listings_of(disk.clone(), local.clone(), &store);
+        Replicator::new(disk, local, view, synced, listings, wall.clone(), ages)
     };
     let all = (0..cluster.len()).map(one).collect();
     Workers { ring, all }

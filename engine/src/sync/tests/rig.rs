@@ -21,9 +21,9 @@ use crate::index::{Index, MemoryIndex, Range, Table, WriteSet};
 use crate::io::{CrashPlan, SimImage, SplitMix64};
 use crate::net::{NodeId, Remote, ReplicaService, Request, Response, Service, SimFaults, SimNet, Transport};
 use crate::object::{
-    BoxFuture, Draft, Headers, ListedAs, Local, ObjectInfo, ObjectPath, Replica, check_chunk,
+    BoxFuture, Draft, Error, Headers, ListedAs, Local, ObjectInfo, ObjectPath, Replica, check_chunk,
 };
-use crate::sync::{Cluster, Copied, CopyError, Synced, copy};
+use crate::sync::{Cluster, Copied, CopyError, Listings, Synced, copy};
 use crate::work::{Ages, Outcome, Pruner, Replicator, Wall, Worker};
 
 pub(super) const POWER: u8 = 4;
@@ -95,6 +95,18 @@ struct Node {
     findings: u64,
 }
 
+/// What was acknowledged last, by key.
+#[derive(Default)]
+struct Lines(Mutex<BTreeMap<PathHash, (u64, bool)>>);
+
+impl Listings for Lines {
+    fn may_stand(&self, stamp: Stamp) -> BoxFuture<'static, Result<bool, Error>> {
+        let line = self.0.lock().unwrap().get(&stamp.hash).copied();
+        let stands = line.is_some_and(|(sequence, deleted)| !deleted && sequence <= stamp.sequence);
+        Box::pin(std::future::ready(Ok(stands && !stamp.deleted)))
+    }
+}
+
 /// What clients did to a key.
 #[derive(Default)]
 struct Told {
@@ -112,6 +124,7 @@ pub(super) struct World {
     asked: Arc<AtomicU64>,
     rng: SplitMix64,
     told: BTreeMap<u64, Told>,
+    lines: Arc<Lines>,
     /// Nobody reaches them.
     isolated: Vec<usize>,
 }
@@ -223,6 +236,7 @@ impl World {
             asked: Arc::default(),
             rng: SplitMix64::new(seed),
             told: BTreeMap::new(),
+            lines: Arc::default(),
             isolated: Vec::new(),
         };
         (0..devices).for_each(|n| world.open(n));
@@ -258,7 +272,8 @@ impl World {
         let cluster: Arc<dyn Cluster> = Arc::new(View { ring: self.ring.clone(), replicas });
         let synced = Arc::new(Synced::new(disk.device(), cluster.clone()));
         let ages = Ages { reclaim: RECLAIM, settle: 10 };
-        let replicator = Replicator::new(disk, local, cluster, synced.clone(), self.wall(), ages);
+        let replicator =
+            Replicator::new(disk, local, cluster, synced.clone(), self.lines.clone(), self.wall(), ages);
         let node = &mut self.nodes[n];
         (node.replicator, node.synced) = (Some(replicator), Some(synced));
     }
@@ -397,10 +412,16 @@ impl World {
             let local = self.local(n);
             done += usize::from(self.run(write(local, drafts.to_vec(), class)));
         }
-        let told = self.told.entry(key).or_default();
         if done >= 2 {
-            told.acknowledged = told.acknowledged.max(Some(version));
+            self.acknowledge(key, version);
         }
+    }
+
+    fn acknowledge(&mut self, key: u64, version: (u64, bool)) {
+        let told = self.told.entry(key).or_default();
+        told.acknowledged = told.acknowledged.max(Some(version));
+        let line = told.acknowledged.unwrap_or(version);
+        self.lines.0.lock().unwrap().insert(hash_of_key(key), line);
     }
 
     pub(super) fn put(&mut self, key: u64, len: usize) {
@@ -427,9 +448,31 @@ impl World {
             let local = self.local(*n);
             assert!(self.run(write(local, delete_groups(key, sequence), Class::Delete)));
         }
-        let told = self.told.entry(key).or_default();
-        told.tried.insert((sequence, true), 0);
-        told.acknowledged = told.acknowledged.max(Some((sequence, true)));
+        self.told.entry(key).or_default().tried.insert((sequence, true), 0);
+        self.acknowledge(key, (sequence, true));
+    }
+
+    /// A PUT that these took, and that is acknowledged.
+    pub(super) fn put_done_on(&mut self, nodes: &[usize], key: u64, len: usize) {
+        let sequence = self.put_on(nodes[0], key, len);
+        for to in &nodes[1..] {
+            self.copy(nodes[0], *to, key).unwrap();
+        }
+        self.acknowledge(key, (sequence, false));
+    }
+
+    /// Leaves a device no room for clients.
+    pub(super) fn fill_up(&mut self, n: usize) {
+        let (sequence, mut sizes) = (self.tick(), vec![1, 4 << 10, 64 << 10, 1 << 20]);
+        for number in 0..u32::MAX {
+            let Some(size) = sizes.last() else { return };
+            let (key, meta, data) = (vec![0xdd; 16], vec![1; 16], Bytes::from(vec![9; *size]));
+            let chunk = Draft { kind: Kind::Chunk, deleted: false, sequence, number, key, meta, data };
+            let local = self.local(n);
+            if !self.run(write(local, vec![chunk], Class::Client)) {
+                sizes.pop();
+            }
+        }
     }
 
     pub(super) fn copy(&mut self, from: usize, to: usize, key: u64) -> Result<Copied, CopyError> {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use quarry_ring::PathHash;
 
 use super::{Replicator, Round, Task};
@@ -15,6 +16,8 @@ use crate::work::pair::Bounds;
 
 /// Versions looked at in one go.
 const PAGE: u32 = 256;
+/// Lines that are asked for together.
+const TOGETHER: usize = 64;
 /// Times that a page of handoffs is looked at again because something had to be carried.
 const ATTEMPTS: u32 = 3;
 
@@ -74,7 +77,7 @@ impl Replicator {
         ours: &Stamps,
         device: DeviceId,
         doubt: bool,
-    ) -> Result<BTreeMap<PathHash, Stamp>> {
+    ) -> Result<Known> {
         let replica = self.carrier.reach(device)?;
         let (mut theirs, mut after) = (BTreeMap::new(), page.after);
         let last = ours.stamps.last().map(|stamp| stamp.hash);
@@ -86,7 +89,7 @@ impl Replicator {
             };
             theirs.extend(stamps.stamps.iter().map(|stamp| (stamp.hash, *stamp)));
             if !stamps.more || stamps.upto >= last {
-                return Ok(theirs);
+                return Ok((replica, theirs));
             }
             if stamps.upto <= after {
                 return Err(Error::Unavailable { reason: "the peer's list does not get on".to_owned() });
@@ -113,7 +116,7 @@ impl Replicator {
         let (mut away, mut known) = (None, Vec::new());
         for device in primaries {
             match self.theirs(round.ring.power, page, &ours, device, false).await {
-                Ok(theirs) => known.push((self.carrier.reach(device)?, theirs)),
+                Ok(theirs) => known.push(theirs),
                 // The others get theirs all the same.
                 Err(e) => away = Some(e),
             }
@@ -129,19 +132,29 @@ impl Replicator {
             for (primary, theirs) in &known {
                 if !has(stamp, theirs.get(&stamp.hash), reclaim_before) {
                     lacking.insert(stamp.hash);
-                    pushed.push((Way::Push(Arc::clone(primary)), *stamp));
+                    // One that has no room is asked again in the next round; deletions it always takes.
+                    if stamp.deleted || !round.full.contains(&primary.device()) {
+                        pushed.push((Way::Push(Arc::clone(primary)), *stamp));
+                    }
                 }
             }
         }
         let everywhere = away.is_none();
         round.failed = away.map(|e| e.to_string()).or(round.failed.take());
-        // Each is carried, whatever becomes of the others.
+        let tried = !deleted.is_empty() || !pushed.is_empty();
         let deleted = self.carrier.carry_all(round.ring, deleted).await;
         let pushed = self.carrier.carry_all(round.ring, pushed).await;
-        let (deleted, pushed) = (deleted?, pushed?);
-        let not_kept = pushed.copied;
-        let units = self.count(round, deleted).saturating_add(self.count(round, pushed)).saturating_add(1);
-        if !lacking.is_empty() && page.attempts < ATTEMPTS {
+        let (not_kept, moved) = (pushed.done.copied, deleted.done.copied + pushed.done.copied > 0);
+        let failed = pushed.failed.or(deleted.failed);
+        let stuck = !tried || failed.is_some() && !moved;
+        if let Some(error) = failed {
+            // It is tried again in the next round. Neither the others nor the pages behind this one wait for it.
+            round.failed = Some(error.to_string());
+        }
+        round.full.extend(pushed.full);
+        let units =
+            self.count(round, deleted.done).saturating_add(self.count(round, pushed.done)).saturating_add(1);
+        if !lacking.is_empty() && !stuck && page.attempts < ATTEMPTS {
             // What was pushed is looked for before anything goes.
             round.tasks.push(Task::Handoff(Page { attempts: page.attempts + 1, ..page }));
             return Ok(units);
@@ -160,6 +173,26 @@ impl Replicator {
         Ok(units)
     }
 
+    /// Those of these versions that no listing names.
+    async fn not_listed(&self, round: &mut Round, doubtful: &[Stamp]) -> Vec<Stamp> {
+        let mut gone = Vec::new();
+        for some in doubtful.chunks(TOGETHER) {
+            let answers = join_all(some.iter().map(|stamp| self.listings.may_stand(*stamp))).await;
+            for (stamp, answer) in some.iter().zip(answers) {
+                match answer {
+                    Ok(true) => {}
+                    Ok(false) => gone.push(*stamp),
+                    Err(e) => {
+                        round.undecided = true;
+                        let reason = "a device that was away cannot be judged: what is listed is not known";
+                        round.failed = Some(format!("{reason}: {e}"));
+                    }
+                }
+            }
+        }
+        gone
+    }
+
     /// Judges a page of a device that was away.
     pub(super) async fn doubt(&mut self, round: &mut Round, page: Page) -> Result<u32> {
         let ours = self.page(round.ring.power, page)?;
@@ -168,19 +201,19 @@ impl Replicator {
         let primaries = round.primaries(self.cluster.as_ref(), page.part);
         for device in primaries.into_iter().filter(|device| *device != me) {
             match self.theirs(round.ring.power, page, &ours, device, true).await {
-                Ok(theirs) => known.push((self.carrier.reach(device)?, theirs)),
+                Ok(theirs) => known.push(theirs),
                 Err(_) => silent += 1,
             }
         }
         let last_sync = round.away_since.unwrap_or(0);
-        let (mut dropped, mut deleted) = (Vec::new(), Vec::new());
+        let (mut doubtful, mut deleted) = (Vec::new(), Vec::new());
         for stamp in &ours.stamps {
             // Once it is believed, whoever knows of the deletion may forget it.
             deleted.extend(deletion(stamp, &known).map(|(primary, it)| (Way::Pull(primary), it)));
             let told = known.iter().map(|(_, theirs)| Some(theirs.get(&stamp.hash).copied()));
             let others: Vec<_> = told.chain(std::iter::repeat_n(None, silent)).collect();
             match judge(*stamp, last_sync, &others) {
-                Judgement::Drop => dropped.push(*stamp),
+                Judgement::Ask => doubtful.push(*stamp),
                 Judgement::Wait => {
                     round.undecided = true;
                     let reason = "a device that was away cannot be judged: a primary does not answer";
@@ -189,12 +222,18 @@ impl Replicator {
                 Judgement::Keep | Judgement::Believe => {}
             }
         }
+        let dropped = self.not_listed(round, &doubtful).await;
         if !dropped.is_empty() {
             self.progress.found(format!("{} versions were deleted while the device was away", dropped.len()));
             sync::evict(&self.disk, &dropped).await?;
         }
-        let done = self.carrier.carry_all(round.ring, deleted).await?;
-        let units = self.count(round, done).saturating_add(1);
+        let carried = self.carrier.carry_all(round.ring, deleted).await;
+        if let Some(error) = carried.failed {
+            // All is judged again in the next round; the pages behind this one do not wait for it.
+            round.undecided = true;
+            round.failed = Some(error.to_string());
+        }
+        let units = self.count(round, carried.done).saturating_add(1);
         round.tasks.extend(page.next(&ours).map(Task::Doubt));
         Ok(units)
     }
