@@ -186,6 +186,35 @@ enum Piece {
     Commit(Chunked),
 }
 
+/// What is on its way into the log. Whoever waits for that may go at any moment.
+struct UnderWay<'a> {
+    local: &'a Local,
+    pieces: Vec<(Piece, u64)>,
+    how: How,
+}
+
+/// How that stands.
+enum How {
+    /// It did not come into the log, or not as far as it was waited for.
+    Failed,
+    /// It has its place in the queue: it may come into the log when nobody waits for it any more, and what it names must stay.
+    Open,
+    Well,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let well = match self.how {
+            How::Failed => false,
+            How::Well => true,
+            How::Open => return,
+        };
+        for (piece, sequence) in &self.pieces {
+            self.local.ended(piece, *sequence, well);
+        }
+    }
+}
+
 impl Piece {
     fn of(draft: &Draft) -> Result<Option<Self>> {
         Ok(match draft.kind {
@@ -211,24 +240,20 @@ impl Replica for Local {
     ) -> BoxFuture<'static, Result<()>> {
         let this = self.clone();
         Box::pin(async move {
-            let mut pieces = Vec::new();
+            let mut under_way = UnderWay { local: &this, pieces: Vec::new(), how: How::Failed };
             for draft in &group {
                 draft.check()?;
                 if let Some(piece) = Piece::of(draft)? {
                     this.admit(&piece)?;
-                    pieces.push((piece, draft.sequence));
+                    under_way.pieces.push((piece, draft.sequence));
                 }
             }
-            let group = group.into_iter().map(|draft| this.record(draft)).collect::<Result<Vec<_>>>();
-            let appended = match group {
-                Ok(group) => this.disk.append(group, durability, class).await.map_err(Error::from),
-                Err(e) => Err(e),
-            };
-            for (piece, sequence) in pieces {
-                this.ended(&piece, sequence, appended.is_ok());
-            }
-            appended?;
-            Ok(())
+            let group = group.into_iter().map(|draft| this.record(draft)).collect::<Result<Vec<_>>>()?;
+            let submitted = this.disk.submit(group, durability, class).await?;
+            under_way.how = How::Open;
+            let done = submitted.done().await;
+            under_way.how = if done.is_ok() { How::Well } else { How::Failed };
+            done.map(drop).map_err(Error::from)
         })
     }
 

@@ -5,8 +5,15 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use super::rig::{Rig, bytes, path};
+use crate::catalog::{Chunked, ObjectMeta};
+use crate::clock::Timestamp;
+use crate::disk::format::record::Kind;
+use crate::disk::{Class, Durability};
 use crate::index::Table;
-use crate::object::{Committed, Condition, Deleted, Error, PutSpec};
+use crate::object::objects::object_draft;
+use crate::object::{
+    Committed, Condition, Deleted, Draft, Error, Headers, ListedAs, ObjectInfo, PutSpec, hash_of,
+};
 
 /// The futures side by side, disks turning in between.
 fn together<T>(rig: &mut Rig, mut futures: Vec<Pin<Box<dyn Future<Output = T> + '_>>>) -> Vec<T> {
@@ -190,4 +197,58 @@ fn a_full_disk_refuses_puts_takes_deletes_and_serves_again() {
         }
     }
     rig.put("again", &bytes(1, 2 << 20));
+}
+
+/// A large PUT waited for the disk's queue with its commit when its client went. The body was then never given up: it stayed until the next
+/// start, in an overload one after the other.
+#[test]
+fn a_commit_that_nobody_waits_for_any_more_leaves_nothing_of_its_body() {
+    for first_told in [true, false] {
+        let mut rig = Rig::new(1, 29);
+        let (replica, handle) = (rig.store().replicas()[0].clone(), rig.handle(0));
+        let (id, hash) = ([3; 16], hash_of(&path("o")));
+        for number in 0..2 {
+            let (key, meta, data) = (id.to_vec(), hash.to_vec(), bytes(1, 1 << 20));
+            let chunk = Draft { kind: Kind::Chunk, deleted: false, sequence: 1, number, key, meta, data };
+            rig.run(replica.append(vec![chunk], Durability::Appended, Class::Client)).unwrap();
+        }
+        let mut context = Context::from_waker(Waker::noop());
+        let mut rooms = Vec::new();
+        loop {
+            let mut room = Box::pin(handle.room(1 << 20, Class::Client));
+            match room.as_mut().poll(&mut context) {
+                Poll::Ready(room) => rooms.push(room),
+                Poll::Pending => break,
+            }
+        }
+        let info = ObjectInfo {
+            timestamp: Timestamp(2),
+            data_timestamp: Timestamp(2),
+            size: 2 << 20,
+            md5: [0; 16],
+            blake3: [0; 32],
+            content_type: String::new(),
+            delete_at: None,
+            listed: ListedAs::default(),
+            headers: Headers::default(),
+        };
+        let chunked = Some(Chunked { data_id: id, count: 2 });
+        let (fragment, intent) = (None, None);
+        let meta = ObjectMeta { path: path("o"), info, chunked, chunk_size: 1 << 20, fragment, intent };
+        let commit = object_draft(hash, &meta, bytes::Bytes::new());
+        let mut commit = replica.append(vec![commit], Durability::Durable, Class::Client);
+        assert!(commit.as_mut().poll(&mut context).is_pending());
+        if first_told {
+            replica.abandon(id, 3);
+            drop(commit);
+        } else {
+            drop(commit);
+            replica.abandon(id, 3);
+        }
+        drop(rooms);
+        for _ in 0..30 {
+            rig.turn();
+        }
+        assert_eq!(rig.count(0, Table::Chunks), 0, "told first: {first_told}");
+    }
 }
