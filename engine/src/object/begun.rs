@@ -5,7 +5,7 @@
 //! Invariant: the version time of a change is greater than that of every version that was acknowledged before.
 
 use super::condition::{Needs, holds, needs};
-use super::eventual::{Seen, Soon};
+use super::eventual::{Looked, Seen, Soon};
 use super::names::{Grant, Hold, Line, Standing};
 use super::objects::{LOOKS, ahead, busy};
 use super::sight::Open;
@@ -21,6 +21,8 @@ pub(crate) struct Begun {
     pub(crate) version: Option<Version>,
     /// The same in an eventual container.
     pub(crate) seen: Option<Seen>,
+    /// Why what the line tells of was not found, where it was looked for and was not.
+    pub(crate) lost: Option<Error>,
 }
 
 impl Inner {
@@ -32,14 +34,28 @@ impl Inner {
         given: Option<Timestamp>,
         waits: bool,
     ) -> Result<Begun> {
+        let begun = self.begin_or_lost(path, given, waits).await?;
+        begun.lost.map_or(Ok(Begun { lost: None, ..begun }), Err)
+    }
+
+    /// The same where no device that can be reached has what the line tells of, with its loss.
+    pub(crate) async fn begin_or_lost(
+        &self,
+        path: &ObjectPath,
+        given: Option<Timestamp>,
+        waits: bool,
+    ) -> Result<Begun> {
         for _ in 0..LOOKS {
             let grant = match self.begin_unseen(path, given, waits).await? {
                 Begun { grant, seen: None, .. } => grant,
                 seen => return Ok(seen),
             };
-            let version = self.standing_version(path, &grant.line, given.is_some()).await?;
+            let (version, lost) = match self.standing_version(path, &grant.line, given.is_some()).await {
+                Err(error @ Error::Unavailable { .. }) if grant.line.at.is_some() => (None, Some(error)),
+                found => (found?, None),
+            };
             match version.filter(|version| ahead(&grant.line, version.sequence)) {
-                None => return Ok(Begun { grant, version, seen: None }),
+                None => return Ok(Begun { grant, version, seen: None, lost }),
                 Some(newer) => {
                     drop(grant);
                     self.relist(path, newer.sequence).await?;
@@ -63,7 +79,7 @@ impl Inner {
                 Soon::Away(standing) => return Box::pin(self.begin_alone(path, standing, given)).await,
             };
             let Some(standing) = self.eventual_of(&grant.line) else {
-                return Ok(Begun { grant, version: None, seen: None });
+                return Ok(Begun { grant, version: None, seen: None, lost: None });
             };
             // On the heap: few need it, and what lies in a future is in all that wait for it.
             if let Some(begun) = Box::pin(self.begun_by(path, grant, standing, given)).await? {
@@ -86,6 +102,11 @@ impl Inner {
             return Ok(());
         }
         if let Some(seen) = &begun.seen {
+            if begun.lost.is_some() && needs != Needs::Nothing {
+                return Err(Error::Unavailable {
+                    reason: "what the condition is about cannot be reached".to_owned(),
+                });
+            }
             return self.judge_seen(seen, condition);
         }
         let version = self.standing_version(path, line, timestamp.is_some()).await?;
@@ -151,7 +172,7 @@ impl Inner {
         standing: Standing,
         given: Option<Timestamp>,
     ) -> Result<Option<Begun>> {
-        let seen = self.seen(path, standing, Some(&grant.line)).await?;
+        let Looked { seen, lost } = self.look_for(path, standing, Some(&grant.line)).await?;
         if let Some(newer) = seen.unlisted {
             drop(grant);
             self.relist(path, newer).await?;
@@ -159,7 +180,7 @@ impl Inner {
         }
         let floor = seen.floor();
         if floor < grant.at {
-            return Ok(Some(Begun { grant, version: seen.version(), seen: Some(seen) }));
+            return Ok(Some(Begun { grant, version: seen.version(), seen: Some(seen), lost }));
         }
         if given.is_some() {
             return Err(Error::Superseded);
@@ -192,7 +213,7 @@ impl Inner {
         let at = given.unwrap_or_else(|| self.kept.time(&self.clock, mark()));
         let line = Line { container: Some(standing), at: None, key: None };
         let grant = Grant { path: path.clone(), line, at, group: 0, hold: Hold::Alone };
-        Ok(Begun { grant, version: seen.version(), seen: Some(seen) })
+        Ok(Begun { grant, version: seen.version(), seen: Some(seen), lost: None })
     }
 
     /// A grant of whoever decides. `waits`: also for a group that is away.

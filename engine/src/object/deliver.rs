@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::agreed::settled;
 use super::copies::tombstone;
 use super::launch::wait;
-use super::names::Line;
+use super::names::{Ask, Line};
 use super::objects::{listed, unlisted};
 use super::store::{Inner, key_of};
 use super::{Error, Result};
@@ -44,6 +44,13 @@ impl Inner {
         let away = || Error::Unavailable { reason: "the group of the container is away".to_owned() };
         let deliver = Box::pin(self.deliver_patiently(intent));
         first(deliver, wait(self.copies.time.as_ref(), PATIENT)).await.unwrap_or_else(|| Err(away()))
+    }
+
+    /// Whether nobody answers for an account.
+    pub(crate) async fn is_away(&self, account: &str) -> bool {
+        let asked = self.names.ask(Ask::Account { account: account.to_owned() });
+        let said = first(asked, wait(self.copies.time.as_ref(), PATIENT)).await;
+        matches!(said, None | Some(Err(Error::Unavailable { .. })))
     }
 
     async fn deliver_patiently(&self, intent: &Intent) -> Result<Delivered> {

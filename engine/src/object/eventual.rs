@@ -56,6 +56,19 @@ pub(crate) struct Seen {
     pub(crate) unlisted: Option<u64>,
 }
 
+/// What came of a look at the devices.
+pub(crate) struct Looked {
+    pub(crate) seen: Seen,
+    /// Why the newest version could not be opened.
+    pub(crate) lost: Option<Error>,
+}
+
+impl From<Seen> for Looked {
+    fn from(seen: Seen) -> Self {
+        Self { seen, lost: None }
+    }
+}
+
 impl Seen {
     /// Greater than this must be the time of whatever comes next.
     pub(crate) fn floor(&self) -> Timestamp {
@@ -213,6 +226,17 @@ impl Inner {
         standing: Standing,
         line: Option<&Line>,
     ) -> Result<Seen> {
+        let Looked { seen, lost } = self.look_for(path, standing, line).await?;
+        lost.map_or(Ok(seen), Err)
+    }
+
+    /// The same where enough devices were heard and none has what they or the line say that there is: for whoever only needs to know of it.
+    pub(crate) async fn look_for(
+        &self,
+        path: &ObjectPath,
+        standing: Standing,
+        line: Option<&Line>,
+    ) -> Result<Looked> {
         let hash = key_of(path, standing.policy, None);
         for _ in 0..LOOKS {
             let newest = self.copies.agreed(hash, self.clock.unix_seconds()).await?;
@@ -220,9 +244,12 @@ impl Inner {
             let listed = line.and_then(|line| line.at);
             let newest = newest.max(listed.map(|at| Stamp { hash, sequence: at.0, deleted: false }));
             let mut seen = Seen { newest, open: None, unlisted: None };
-            let Some(stamp) = newest.filter(|stamp| !stamp.deleted) else { return Ok(seen) };
-            let found = self.copies.open(path, hash, Some(Timestamp(stamp.sequence))).await?.found;
-            let Found::Version(open) = found else { continue };
+            let Some(stamp) = newest.filter(|stamp| !stamp.deleted) else { return Ok(seen.into()) };
+            let open = match self.copies.open(path, hash, Some(Timestamp(stamp.sequence))).await {
+                Err(error @ Error::Unavailable { .. }) => return Ok(Looked { seen, lost: Some(error) }),
+                found => found?.found,
+            };
+            let Found::Version(open) = open else { continue };
             if open.ahead {
                 continue;
             }
@@ -236,7 +263,7 @@ impl Inner {
                     Some(Some(_)) | None => seen.open = Some(open),
                 },
             }
-            return Ok(seen);
+            return Ok(seen.into());
         }
         Err(busy())
     }

@@ -12,7 +12,7 @@ use super::condition::{Needs, needs};
 use super::copies::grave;
 use super::eventual::Soon;
 use super::limits::STALL;
-use super::names::{Line, NewLine, Standing};
+use super::names::{Grant, Line, NewLine, Standing};
 use super::replica::{Draft, Opened};
 use super::sight::{Found, Open};
 use super::sources::Sources;
@@ -192,7 +192,7 @@ impl Inner {
     }
 
     /// Removes an object's newest version under its claim, if `still` says so of it and of the number of its container. `waits`: for
-    /// a group that is away, however the container is.
+    /// a group that is away, however the container is. Of a version that is lost its line alone tells; to remove that no device need have it.
     pub(crate) async fn remove_object(
         &self,
         path: &ObjectPath,
@@ -201,12 +201,25 @@ impl Inner {
         still: impl Fn(Version, Option<u64>) -> bool + Send,
     ) -> Result<Deleted> {
         let conditional = needs(condition) != Needs::Nothing;
-        let begun = self.begin(path, None, waits || conditional).await?;
+        let begun = match conditional {
+            true => self.begin(path, None, true).await?,
+            false => self.begin_or_lost(path, None, waits).await?,
+        };
         self.judge_change(path, &begun, condition, None).await?;
-        let Begun { grant, version, .. } = begun;
+        let Begun { grant, version, seen, lost } = begun;
         let container = grant.line.container.map(|standing| standing.id);
-        if !version.is_some_and(|version| !version.deleted && still(version, container)) {
-            return Ok(Deleted::Absent);
+        let told = || seen.map(|seen| seen.floor()).or(grant.line.at);
+        let lost_at = lost.as_ref().and_then(|_| told());
+        let version =
+            lost_at.map(|at| Version { sequence: at.0, deleted: false, delete_at: None }).or(version);
+        let Some(version) = version.filter(|version| !version.deleted) else {
+            return match lost {
+                Some(error) => Err(error),
+                None => self.unlist_stray(path, grant).await,
+            };
+        };
+        if !still(version, container) {
+            return lost.map_or(Ok(Deleted::Absent), Err);
         }
         let line = grant.line.container.map(|standing| unlisted(standing.id, grant.at, conditional));
         let Some(hash) = self.key(path, &grant.line) else { return Ok(Deleted::Absent) };
@@ -217,6 +230,19 @@ impl Inner {
         let intent = self.eventual_of(&grant.line).map(|standing| standing.id);
         let object = grave(path, hash, grant.at, intent);
         self.commit(object, grant, line, Class::Delete, None).await?;
+        Ok(Deleted::Gone)
+    }
+
+    /// Nothing stands of a name. Where lines do not count, and the object lay on another disk than its line, a crash in the middle of a
+    /// DELETE leaves that: listed, and counted, for ever.
+    async fn unlist_stray(&self, path: &ObjectPath, grant: Grant) -> Result<Deleted> {
+        let standing = grant.line.container.filter(|_| !self.line_counts(&grant.line));
+        let Some(standing) = standing else { return Ok(Deleted::Absent) };
+        if self.line(path).await?.at.is_none() {
+            return Ok(Deleted::Absent);
+        }
+        let line = unlisted(standing.id, grant.at, false);
+        self.names.settle(grant, line, Class::Delete).await?;
         Ok(Deleted::Gone)
     }
 

@@ -102,23 +102,12 @@ fn a_deleted_account_is_reaped_whole_and_can_be_made_anew() {
 #[test]
 fn accounts_that_cannot_be_reaped_keep_no_other() {
     let mut rig = Rig::new(2, 48);
-    let (store, names) = (rig.store(), rig.store().inner.names.clone());
+    let store = rig.store();
     let lost: Vec<String> = (0..130).map(|n| format!("AUTH_a{n:03}")).collect();
     for account in &lost {
         rig.run(store.put_container(account, "lost", 5, |_| Ok(Default::default()))).unwrap();
-        let path = ObjectPath { account: account.as_str().into(), container: "lost".into(), ..path("o") };
-        let grant = rig.run(names.begin(path, None)).unwrap();
-        let value = ListingValue {
-            size: 1,
-            etag: ListedEtag::Md5([0; 16]),
-            content_type: String::new(),
-            version: None,
-            key: None,
-            shown: None,
-        };
-        let (container, at) = (grant.line.container.unwrap().id, grant.at);
-        let line = NewLine { container, at, value: Some(value.encode()), conditional: false };
-        rig.run(names.settle(grant, line, Class::Client)).unwrap();
+        let account = account.as_str().into();
+        put_unremovable(&mut rig, ObjectPath { account, container: "lost".into(), ..path("o") });
     }
     rig.run(store.put_container("AUTH_b", "c", 0, |_| Ok(Default::default()))).unwrap();
     for account in lost.iter().map(String::as_str).chain(["AUTH_b"]) {
@@ -129,6 +118,51 @@ fn accounts_that_cannot_be_reaped_keep_no_other() {
     assert!(matches!(last, Some(Outcome::Failed(_))), "{last:?}");
     assert!(rig.run(store.account(&lost[0])).unwrap().unwrap().deleted);
     assert!(rig.run(store.account("AUTH_b")).unwrap().is_none());
+}
+
+/// A line of an object whose devices are not known: nobody can remove it.
+fn put_unremovable(rig: &mut Rig, path: ObjectPath) {
+    let names = rig.store().inner.names.clone();
+    let grant = rig.run(names.begin(path, None)).unwrap();
+    let value = ListingValue {
+        size: 1,
+        etag: ListedEtag::Md5([0; 16]),
+        content_type: String::new(),
+        version: None,
+        key: None,
+        shown: None,
+    };
+    let (container, at) = (grant.line.container.unwrap().id, grant.at);
+    let line = NewLine { container, at, value: Some(value.encode()), conditional: false };
+    rig.run(names.settle(grant, line, Class::Client)).unwrap();
+}
+
+/// One object that could not be removed, the first of its account, and nothing behind it was ever freed.
+#[test]
+fn objects_that_cannot_be_removed_keep_no_other_of_their_account() {
+    let mut rig = Rig::new(2, 49);
+    let store = rig.store();
+    rig.run(store.put_container("AUTH_a", "b", 5, |_| Ok(Default::default()))).unwrap();
+    rig.run(store.put_container("AUTH_b", "c", 0, |_| Ok(Default::default()))).unwrap();
+    for n in 0..130 {
+        let container = "b".into();
+        put_unremovable(&mut rig, ObjectPath { container, ..path(&format!("o{n:03}")) });
+    }
+    for n in 0..30 {
+        rig.put(&format!("o{n}"), &bytes(n, 100));
+    }
+    for account in ["AUTH_a", "AUTH_b"] {
+        assert_eq!(rig.run(store.delete_account(account)).unwrap(), Deleted::Gone);
+    }
+    let mut reaper = Reaper::new(store.clone());
+    for _ in 0..40 {
+        let outcome = rig.run(reaper.step(10));
+        assert!(!matches!(outcome, Outcome::Waits(_)), "{outcome:?}");
+    }
+    assert_eq!(rig.count(0, Table::Objects) + rig.count(1, Table::Objects), 0);
+    assert!(rig.run(store.account("AUTH_b")).unwrap().is_none(), "others are reaped meanwhile");
+    let account = rig.run(store.account("AUTH_a")).unwrap().unwrap();
+    assert_eq!((account.deleted, account.containers, account.objects), (true, 1, 130));
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! group is away is left alone for the rest of a pass.
 //!
 //! Invariant: an intent goes from the disk only after its group has said what the line is; each disk asks for its own.
+//! Invariant: an intent that cannot be delivered while its group answers keeps no other from being delivered.
 //! Invariant: what a disk holds that is not believed is not delivered: it was away, and may have what was deleted meanwhile.
 
 use std::collections::HashSet;
@@ -79,7 +80,8 @@ impl Updater {
         let delivered = match inner.deliver(intent).await {
             Ok(delivered) => delivered,
             Err(error @ (Error::Unavailable { .. } | Error::GrantLost { .. })) => {
-                if matches!(error, Error::Unavailable { .. }) {
+                // It may be that object alone of which no device can say anything.
+                if matches!(error, Error::Unavailable { .. }) && inner.is_away(&intent.path.account).await {
                     self.away.insert(intent.path.account.clone());
                 }
                 self.waits = Some(format!("{}: {error}", intent.path));

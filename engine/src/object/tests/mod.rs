@@ -7,6 +7,7 @@ mod copies;
 mod crash;
 mod elsewhere;
 mod eventual;
+mod lost;
 mod real;
 mod reconstruct;
 pub(crate) mod rig;

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use super::rig::{Rig, START, all, any, bytes, path};
 use crate::clock::Timestamp;
+use crate::disk::Class;
+use crate::object::copies::tombstone;
 use crate::object::{
-    Condition, Deleted, Entry, Error, EtagMatch, ListedAs, Made, ObjectEdit, PutSpec, Spread, Store,
+    Condition, Deleted, Entry, Error, EtagMatch, ListedAs, Made, ObjectEdit, PutSpec, Spread, Store, hash_of,
 };
 
 #[test]
@@ -30,6 +32,33 @@ fn bodies_of_every_size_come_back_and_are_listed_and_counted() {
     let Entry::Row(row) = &rows[2] else { panic!("{rows:?}") };
     assert_eq!((row.name.as_str(), row.size, row.content_type.as_str()), ("o2", 4096, "text/plain"));
     assert_eq!((row.etag.clone(), row.timestamp), (hex::encode(info.md5), info.timestamp));
+}
+
+/// A crash came between the tombstone, on one disk, and the line, on another: the object was listed and counted, its container could not
+/// be deleted, and DELETE said that there was nothing to delete.
+#[test]
+fn a_line_that_a_crash_in_a_delete_left_goes_with_the_next_delete() {
+    let mut rig = Rig::new(2, 8);
+    let names: Vec<String> = (0..10).map(|n| format!("o{n}")).collect();
+    for name in &names {
+        rig.put(name, &bytes(1, 100));
+    }
+    let elsewhere = rig.count(1, crate::index::Table::Objects);
+    assert!((1..10).contains(&elsewhere));
+    let store = rig.store();
+    for name in &names {
+        let (at, hash) = (store.clock().tick(), hash_of(&path(name)));
+        let grave = tombstone(&path(name), hash, at);
+        rig.run(store.inner.copies.commit(&hash, grave, None, Class::Delete)).unwrap();
+        assert_eq!(rig.get(name), None);
+    }
+    assert_eq!(rig.names().len(), 10);
+    for name in &names {
+        assert_eq!(rig.delete(name), Deleted::Gone);
+        assert_eq!(rig.delete(name), Deleted::Absent);
+    }
+    assert_eq!(rig.totals(), [0; 4]);
+    assert_eq!(rig.run(store.delete_container("AUTH_a", "c")).unwrap(), Deleted::Gone);
 }
 
 #[test]
