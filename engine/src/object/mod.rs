@@ -62,7 +62,7 @@ pub use policy::{BadPolicies, Code, Keeps, Layout, Policies, Policy};
 pub use quorum::{Asked, Tally, Verdict, quorum};
 pub(crate) use reader::check_chunk;
 pub use reader::{ObjectReader, RangeReader};
-pub(crate) use remake::{Remade, Wanted, remake};
+pub(crate) use remake::{Remade, Wanted, fragment_of, remake};
 #[cfg(test)]
 pub(crate) use replica::Local;
 pub use replica::{BoxFuture, COPY, Draft, Opened, Replica};

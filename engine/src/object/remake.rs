@@ -49,6 +49,12 @@ fn read_opened(opened: &Opened, hash: &PathHash) -> Result<Option<(ObjectMeta, u
     Ok(Some((meta, fragment.index)))
 }
 
+/// The number of the fragment that a device has of a body, all of it.
+pub(crate) async fn fragment_of(replica: &dyn Replica, hash: &PathHash) -> Result<Option<u8>> {
+    let Some(opened) = replica.open(*hash).await? else { return Ok(None) };
+    Ok(read_opened(&opened, hash)?.map(|(_, index)| index))
+}
+
 async fn look<'a>(replica: &'a dyn Replica, hash: &PathHash) -> Option<Source<'a>> {
     let opened = replica.open(*hash).await.ok().flatten()?;
     let (meta, index) = read_opened(&opened, hash).ok().flatten()?;

@@ -15,6 +15,7 @@
 //! from copies made.
 //! Invariant: what is younger than the settling time is left alone: its writer may still be at it.
 
+mod fragments;
 mod listed;
 mod pages;
 

@@ -11,7 +11,7 @@ use super::rig::bytes;
 use crate::disk::format::record::DeviceId;
 use crate::index::Table;
 use crate::object::limits::STALL;
-use crate::object::{Replica, RingPlacement};
+use crate::object::{Placement, Replica, RingPlacement, Wanted, remake};
 use crate::sync::{Cluster as Peers, Synced};
 use crate::work::{Ages, Outcome, Replicator, Wall, Worker, listings_of};
 
@@ -167,6 +167,41 @@ fn after_a_ring_change_the_new_device_has_the_place_that_it_took_over() {
         assert_eq!(have[3], None, "{name}: given up by the one that left");
         assert_eq!(sorted(have), [0, 1, 2, 3, 4], "{name}: each once");
         assert!(cluster.try_open(0, name).unwrap().unwrap() == *body);
+    }
+}
+
+/// A handoff had the same fragment as a primary when the ring made it a primary in the place of another device. All primaries had the version
+/// then, by its stamp, and that device gave up the only fragment of its number: fewer disks could be lost from then on.
+#[test]
+fn a_handoff_keeps_a_fragment_of_which_no_primary_has_the_same() {
+    for size in [5000, 2 * MIB + 5] {
+        let mut cluster = Cluster::new(Shape::coded(6, 3, 2), 35);
+        let body = bytes(1, size);
+        cluster.put(0, "o", &body);
+        cluster.pass(STALL + Duration::from_millis(500));
+        let key = cluster.key(0, "o").unwrap();
+        let devices = cluster.coded_placement().primaries(&key);
+        let replicas: Vec<_> = cluster.store(0).replicas().iter().cloned().chain(cluster.others(0)).collect();
+        let spare = replicas.iter().find(|replica| !devices.contains(&replica.device())).unwrap().clone();
+        let wanted = Wanted { hash: key, places: &devices, anew: false };
+        cluster.run(remake(&replicas, spare.as_ref(), wanted)).unwrap();
+        let twice: Vec<u8> = sorted(cluster.fragments(key));
+        assert_eq!(twice, [0, 0, 1, 2, 3, 4]);
+        let leaves = u32::try_from(cluster.places(&key)[1]).unwrap();
+        let device = |id: u32| {
+            let zone = u16::try_from(id).unwrap();
+            Device { id, region: 0, zone, node: id, weight: 1, class: Class::Nvme }
+        };
+        let devices = (0..6).filter(|id| *id != leaves).map(device).collect();
+        let plan = Plan { version: 2, part_power: 6, replicas: Replicas::whole(5), devices };
+        let mut workers = workers(&cluster);
+        cluster.turn_ring(build(plan).unwrap());
+        *workers.ring.lock().unwrap() = (2, cluster.coded_placement());
+        workers.sync(&mut cluster);
+        let mut have = sorted(cluster.fragments(key));
+        have.dedup();
+        assert_eq!(have, [0, 1, 2, 3, 4], "{size}");
+        assert!(cluster.try_open(0, "o").unwrap().unwrap() == body);
     }
 }
 

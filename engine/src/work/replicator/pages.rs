@@ -49,7 +49,7 @@ fn has(own: &Stamp, theirs: Option<&Stamp>, reclaim_before: u64) -> bool {
 }
 
 /// Another device, and what it has of a page.
-type Known = (Arc<dyn Replica>, BTreeMap<PathHash, Stamp>);
+pub(super) type Known = (Arc<dyn Replica>, BTreeMap<PathHash, Stamp>);
 
 /// Who knows that a version is deleted, and the newest tombstone that says so.
 fn deletion(own: &Stamp, known: &[Known]) -> Option<(Arc<dyn Replica>, Stamp)> {
@@ -167,6 +167,7 @@ impl Replicator {
             // What a primary cannot be given stays here, and nothing else because of it.
             let settled: Vec<Stamp> =
                 settled.into_iter().filter(|stamp| !lacking.contains(&stamp.hash)).collect();
+            let settled = self.without_sole_fragments(round, settled, &known).await;
             sync::evict(&self.disk, &settled).await?;
         }
         round.tasks.extend(next.map(Task::Handoff));
