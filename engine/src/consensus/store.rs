@@ -3,6 +3,7 @@
 //! Invariant: every record gets the next stamp; what is in memory is what the records say once they are durable.
 //! Invariant: a state record says all that earlier ones said, so whichever of two that are written at once comes last is right.
 //! Invariant: a vote is answered, and an entry counted, only after the disk has flushed it.
+//! Invariant: purged <= applied in what is durable, but for a snapshot that is staged and decided: no entry goes before its rows are here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -97,6 +98,20 @@ impl Tail {
         {
             self.bytes -= bytes;
         }
+    }
+}
+
+impl Inner {
+    /// Drops the entries up to `upto` from what is known; the next state record says so.
+    fn forget(&mut self, upto: LogId) {
+        if self.last.is_some_and(|last| last.index >= upto.index) {
+            self.reach.purge(upto.index + 1);
+        } else {
+            self.reach.restart(upto.index + 1, self.stamp);
+            self.last = None;
+        }
+        self.facts.purged = Some(upto);
+        self.tail.keep(|index| index > upto.index);
     }
 }
 
@@ -376,23 +391,17 @@ impl Store {
         .await
     }
 
-    /// Removes the entries up to `upto`.
+    /// Removes the entries up to `upto`, if they were applied. openraft purges what a snapshot covers without waiting for it: were that
+    /// durable before the installation is decided, a crash would leave a voter that has neither the entries nor their rows. Then
+    /// [`Store::installed`] removes them.
     pub(crate) async fn purge(&self, upto: LogId) -> Result<(), DiskError> {
-        if self.lock().facts.purged.is_some_and(|purged| purged >= upto) {
-            return Ok(());
-        }
-        self.change(|inner| {
-            let stamp = inner.stamp;
-            if inner.last.is_some_and(|last| last.index >= upto.index) {
-                inner.reach.purge(upto.index + 1);
-            } else {
-                inner.reach.restart(upto.index + 1, stamp);
-                inner.last = None;
+        {
+            let inner = self.lock();
+            if inner.facts.purged >= Some(upto) || inner.progress.applied < Some(upto) {
+                return Ok(());
             }
-            inner.facts.purged = Some(upto);
-            inner.tail.keep(|index| index > upto.index);
-        })
-        .await
+        }
+        self.change(|inner| inner.forget(upto)).await
     }
 
     /// The entries from `start` to below `end`, as far as they are there.
@@ -482,12 +491,15 @@ impl Store {
         self.change(|_| {}).await
     }
 
-    /// The rows are those of the snapshot.
+    /// The rows are those of the snapshot, and the log begins behind it.
     pub(crate) async fn installed(&self, marker: &Marker) -> Result<(), DiskError> {
         let marker_record = self.marker_record(marker);
         let state = self.state_record(|inner| {
             inner.facts.staged = None;
             inner.reach.staged = inner.stamp;
+            if let Some(applied) = marker.applied.filter(|applied| inner.facts.purged < Some(*applied)) {
+                inner.forget(applied);
+            }
         });
         self.disk.append(vec![marker_record, state], Durability::Durable, CLASS).await?;
         self.set_progress(Progress {

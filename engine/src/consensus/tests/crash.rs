@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::history::history;
 use super::rig::{Cluster, node, put, rows};
 use crate::consensus::Outcome;
+use crate::consensus::store::Store;
 use crate::consensus::store::plant::{Bug, with};
 
 const GROUP: u32 = 5;
@@ -65,6 +66,45 @@ fn a_transfer_that_a_crash_interrupts_begins_anew() {
         cluster.start(lags);
         cluster.settle(GROUP, &[1, 2, 3]);
     }
+}
+
+/// openraft purges what a snapshot covers while the snapshot is still on its way into the state: a crash between left a voter that
+/// said to have the log up to there, and had neither the entries nor their rows.
+#[test]
+fn no_entry_is_purged_before_its_rows_are_here() {
+    let mut cluster = Cluster::new(70, 1);
+    cluster.found(GROUP, 1);
+    for n in 0..5 {
+        assert_eq!(cluster.propose(GROUP, &rows(vec![put(n, n + 1, "v")])), Outcome::Applied);
+    }
+    let rows_before = cluster.dump(1, GROUP);
+    let store = cluster.group(1, GROUP).unwrap().store();
+    let (purged, last) = store.ends();
+    let mut ahead = last.unwrap();
+    ahead.index += 100;
+    cluster.run(store.purge(ahead)).unwrap();
+    assert_eq!(store.ends(), (purged, last));
+    drop(store);
+    cluster.crash(1);
+    cluster.start(1);
+    assert_eq!(cluster.propose(GROUP, &rows(vec![put(9, 1000, "v")])), Outcome::Applied);
+    assert_eq!(cluster.dump(1, GROUP)[..5], rows_before);
+    let store = cluster.group(1, GROUP).unwrap().store();
+    assert!(store.ends().1.is_some_and(|last| last.index < ahead.index));
+}
+
+/// The record that ends an installation says where the log begins.
+#[test]
+fn an_installation_ends_with_the_log_behind_the_snapshot() {
+    let (mut cluster, lags) = lagging(71);
+    cluster.settle(GROUP, &[1, 2, 3]);
+    let installed = cluster.group(lags, GROUP).unwrap().store();
+    let disk = cluster.disk(lags);
+    let facts = cluster.run(Store::facts(GROUP, &disk)).unwrap().unwrap();
+    assert!(facts.purged.is_some_and(|purged| purged.index > 100), "{:?}", facts.purged);
+    assert!(facts.purged <= installed.progress().applied && facts.staged.is_none());
+    let (purged, entries) = (facts.purged.unwrap().index, cluster.run(installed.read(0, u64::MAX)).unwrap());
+    assert!(entries.iter().all(|entry| entry.log_id.index > purged));
 }
 
 #[test]

@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use openraft::StorageError;
 use openraft::testing::{StoreBuilder, Suite};
+use openraft::{CommittedLeaderId, StorageError};
 
 use crate::catalog::ObjectCatalog;
 use crate::consensus::log::Log;
 use crate::consensus::machine::Machine;
 use crate::consensus::propose::Proposals;
-use crate::consensus::raft::Rows;
+use crate::consensus::raft::{LogId, Rows};
 use crate::consensus::registry::Family;
-use crate::consensus::store::Store;
+use crate::consensus::store::{Progress, Store};
 use crate::disk::format::record::DeviceId;
 use crate::disk::format::superblock::ClusterId;
 use crate::disk::{CacheBytes, DiskHandle, Format, Open, format, start_on};
@@ -61,6 +61,9 @@ impl StoreBuilder<Rows, Log, Machine, Guard> for Disks {
         let machine = Machine::open(Arc::clone(&store), NodeId([1; 16]), Proposals::new(), Family::default())
             .await
             .unwrap();
+        // The suite purges what it has not applied; a store does that only for what a snapshot brings.
+        let everything = LogId::new(CommittedLeaderId::new(u64::MAX, NodeId([0xff; 16])), u64::MAX);
+        store.set_progress(Progress { applied: Some(everything), ..Progress::default() });
         Ok((Guard(disk), Log(store), machine))
     }
 }
