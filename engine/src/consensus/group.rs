@@ -128,6 +128,8 @@ pub struct GroupStatus {
     pub learners: BTreeSet<NodeId>,
     /// The voters are being changed, to these.
     pub changing: Option<BTreeSet<NodeId>>,
+    /// What says who the members are is applied here, so no other leader can know of others.
+    pub members_stand: bool,
     /// Of a leader: the last index that each other member is known to have.
     pub matched: BTreeMap<NodeId, Option<u64>>,
 }
@@ -586,6 +588,7 @@ pub(super) fn status_of(metrics: &openraft::RaftMetrics<NodeId, EmptyNode>) -> G
         voters: membership.voter_ids().collect(),
         learners: membership.learner_ids().collect(),
         changing: membership.get_joint_config().get(1).cloned(),
+        members_stand: *metrics.membership_config.log_id() <= metrics.last_applied,
         matched: matched.map(|(node, id)| (*node, id.map(|id| id.index))).collect(),
     }
 }

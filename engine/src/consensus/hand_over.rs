@@ -2,6 +2,7 @@
 //!
 //! Invariant: a leader hands over to a voter that has all of its log, while it holds back what is proposed; the others let go of it
 //! before: so that one wins at once. For one that does not answer nothing is held back.
+//! Invariant: who the members are is said by what is committed alone.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -60,9 +61,14 @@ impl Group {
         true
     }
 
+    /// Who the members are, once nobody can know otherwise: who hears that it is none gives up what it has, and were the entry that says
+    /// so lost with this node, the others would need its vote.
     pub(super) async fn say_members(&self) -> Result<ConsensusAnswer, Failure> {
         self.barrier().await.map_err(|e| Failure::new(Code::Unavailable, e.to_string()))?;
         let status = self.status();
+        if !status.members_stand {
+            return Err(Failure::new(Code::Unavailable, "who the members are is being decided"));
+        }
         let (voters, learners) = (status.voters.into_iter().collect(), status.learners.into_iter().collect());
         Ok(ConsensusAnswer::Members { voters, learners })
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::rig::{Cluster, node, put, rows, voters, within};
 use crate::consensus::{Group, GroupError, Outcome};
-use crate::net::NodeId;
+use crate::net::{ConsensusAnswer, ConsensusCall, NodeId, Response};
 
 const GROUP: u32 = 5;
 
@@ -151,4 +151,41 @@ fn a_leader_that_shall_vote_no_more_hands_over_to_one_that_answers() {
         assert_eq!(group.leader(), successor, "seed {seed}: {:?}", group.status());
     }
     assert!(tried > 3, "{tried} of 12");
+}
+
+/// A leader that had appended new voters, and whose log nobody else had yet, said who was none any more. That one gave up what it had,
+/// and when the leader died the voters of before stood, of which there was no majority left.
+#[test]
+fn members_are_told_only_when_a_majority_has_them() {
+    let mut refused = 0;
+    for seed in 0..10 {
+        let (mut cluster, leader, group) = grown(1500 + seed, 4..=4);
+        cluster.settle(GROUP, &[1, 2, 3, 4]);
+        let stays = (1..=3).find(|n| *n != leader).unwrap();
+        let leaves = (1..=3).find(|n| ![leader, stays].contains(n)).unwrap();
+        let (runtime, changed, wanted) = (cluster.runtime.clone(), group.clone(), voters([leader, stays, 4]));
+        let change = wanted.clone();
+        runtime.spawn(node(leader), Box::pin(async move { drop(changed.change_voters(change).await) }));
+        cluster.until("the change is begun", |_| group.status().changing.is_some());
+        cluster.until("its end is appended", |_| group.status().voters == wanted);
+        if group.status().applied == group.status().last {
+            continue;
+        }
+        cluster.hung.extend([node(stays), node(4)]);
+        refused += 1;
+        cluster.pass(Duration::from_millis(20));
+        let ask = |group: Group| async move {
+            match group.answer(node(leaves), ConsensusCall::Members).await {
+                Response::Consensus(ConsensusAnswer::Members { voters, learners }) => Ok((voters, learners)),
+                other => Err(other),
+            }
+        };
+        let answer = cluster.run(ask(group.clone()));
+        assert!(matches!(answer, Err(Response::Failed(_))), "seed {seed}: {answer:?}");
+        cluster.hung.clear();
+        cluster.until("a majority has it", |_| group.status().members_stand);
+        let told: BTreeSet<NodeId> = cluster.run(ask(group.clone())).unwrap().0.into_iter().collect();
+        assert_eq!(told, wanted, "seed {seed}");
+    }
+    assert!(refused > 5, "{refused} of 10");
 }
