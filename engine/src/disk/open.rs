@@ -39,7 +39,7 @@ use super::tallies::Tallies;
 use super::upkeep::{
     CheckpointState, Freeing, flush_now, is_bad_sector, read_now, read_what_can_be, write_now,
 };
-use super::window::Window;
+use super::window::{SegmentUse, Window};
 use crate::index::{Index, IndexError, Range, Table, WriteSet};
 use crate::io::{BLOCK, Disk, SIGNATURE_SPAN, foreign_signature};
 
@@ -393,7 +393,8 @@ fn replay(
 }
 
 /// A segment that was opened by a batch which recovery did not take (torn, or behind a torn one) is free, yet its header says
-/// that it is in use: a rebuild would believe it, and its sequence will be given out again. So it is freed for good.
+/// that it is in use: a rebuild would believe it, and its sequence will be given out again. So it is freed for good; also where the header
+/// rots and a first batch says the same, as a rebuild goes by that.
 fn forget_stale_openings(
     disk: &mut dyn Disk,
     superblock: &Superblock,
@@ -404,16 +405,14 @@ fn forget_stale_openings(
     let mut wrote = false;
     let reserved = position.reserved.clone();
     for segment in reserved.into_iter().filter(|s| segments.get(*s).state == State::Free) {
-        let header =
-            Window::new(disk, layout, device, segment).header().map_err(io("read segment header"))?;
-        let Ok(header) = header else { continue };
-        if header.device == device && !header.freed {
-            position.next_seq = position.next_seq.max(header.seq + 1);
-            let mut blocks = SegmentHeader { freed: true, epoch, ..header }.encode();
-            blocks.resize(2 * BLOCK, 0);
-            write_now(disk, layout.segment_start(segment), &blocks).map_err(io("free segment"))?;
-            wrote = true;
-        }
+        let used = Window::new(disk, layout, device, segment).in_use().map_err(io("read segment header"))?;
+        let Some(SegmentUse { class, seq, .. }) = used else { continue };
+        position.next_seq = position.next_seq.max(seq + 1);
+        let freed = SegmentHeader { device, segment, class, freed: true, seq, first_lsn: 0, epoch };
+        let mut blocks = freed.encode();
+        blocks.resize(2 * BLOCK, 0);
+        write_now(disk, layout.segment_start(segment), &blocks).map_err(io("free segment"))?;
+        wrote = true;
     }
     if wrote { flush_now(disk).map_err(io("free segment")) } else { Ok(()) }
 }

@@ -7,7 +7,7 @@
 use super::batching::Placed;
 use super::format::batch::{BatchHeader, Descriptor, HeadClass, hash};
 use super::format::record::{DeviceId, RecordView};
-use super::format::segment::{BadBlock, Footer, FooterEntry, SegmentHeader, Trailer};
+use super::format::segment::{Footer, FooterEntry, SegmentHeader, Trailer};
 use super::format::superblock::Layout;
 use super::limits::MAX_BATCH;
 use super::upkeep::read_what_can_be;
@@ -110,12 +110,6 @@ impl<'a> Window<'a> {
     /// Gives up the disk and keeps what was read.
     pub(crate) fn hold(self) -> Held {
         Held { start: self.start, bytes: self.bytes }
-    }
-
-    /// The segment's header, by a read of its own block only.
-    pub(crate) fn header(&mut self) -> std::io::Result<Result<SegmentHeader, BadBlock>> {
-        let block = read_what_can_be(self.disk, self.layout.segment_start(self.segment), BLOCK)?;
-        Ok(SegmentHeader::decode(&block))
     }
 
     /// How the segment is in use, if it is.

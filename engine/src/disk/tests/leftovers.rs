@@ -286,3 +286,36 @@ fn a_rebuild_never_gives_a_sequence_out_again() {
     rig.put("more", 100, b"y").unwrap();
     assert!(highest(&rig) > before, "{} after {before}", highest(&rig));
 }
+
+/// The crash tore the first batch of a segment, and the segment's header rots: what recovery did not take was not destroyed, as the header
+/// did not say so any more. A rebuild goes by the first batch then, and believes it.
+#[test]
+fn a_stale_opening_whose_header_rots_is_destroyed_as_well() {
+    let mut rig = Rig::new(12, 9);
+    for n in 1..=15 {
+        rig.put(&format!("k{n}"), n, &bytes(n, 1 << 20)).unwrap();
+    }
+    let kept = rig.index.unsaved();
+    let (before, _) = rig.place("k15");
+    rig.put("next", 16, &bytes(16, 1 << 20)).unwrap();
+    let (at, place) = rig.place("next");
+    assert_ne!(at.segment, before.segment, "it opened a segment");
+    let start = rig.handle().shared.layout.segment_start(at.segment);
+    let seq = rig.handle().shared.segments().get(at.segment).seq;
+    rig.sim = None;
+    rig.index.crash_at(kept);
+    rig.image.flip(place + (1 << 19), 1);
+    rig.image.flip(start + 40, 1);
+    let report = rig.open();
+    assert!(report.batches == 0 && report.lost.is_empty(), "{report:?}");
+    let header = crate::disk::format::segment::SegmentHeader::decode(&rig.image.peek(start, BLOCK)).unwrap();
+    assert!(header.freed && header.seq == seq, "{header:?}");
+    for n in 17..=34 {
+        rig.put("more", n, &bytes(n, 1 << 20)).unwrap();
+    }
+    let newest = rig.place("more").0.segment;
+    assert!(rig.handle().shared.segments().get(newest).seq > seq, "no sequence is given out twice");
+    rig.lose_index();
+    let report = rig.open();
+    assert!(report.lost.is_empty() && rig.get("next").unwrap().is_none(), "{report:?}");
+}
