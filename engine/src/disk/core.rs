@@ -170,11 +170,16 @@ impl Core {
         self.shared.failed.get().is_some()
     }
 
+    /// Takes what is queued; whether anybody is left who could ask for more.
     fn take_requests(&mut self) -> bool {
+        // The sender is shared as well, and this core has a share: only that it is the last one says that every handle is gone. Looked at
+        // first, so that what they asked for before is taken.
+        let connected = Arc::strong_count(&self.shared) > 1;
+        std::sync::atomic::fence(std::sync::atomic::Ordering::Acquire);
         loop {
             match self.requests.try_recv() {
                 Ok(request) => self.take(request),
-                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Empty) => return connected,
                 Err(TryRecvError::Disconnected) => return false,
             }
         }

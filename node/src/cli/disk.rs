@@ -236,7 +236,11 @@ fn audit(disk: &DiskArgs, out: &mut impl Write) -> Result<(), Failure> {
                 bar(&what, progress.done, progress.total);
             }
             Outcome::Idle => break,
-            Outcome::Waits(why) | Outcome::Failed(why) => return Err(failed(&why)),
+            Outcome::Waits(why) | Outcome::Failed(why) => {
+                // What could not be read is what is told of.
+                let _also_failed = runtime.block_on(handle.close());
+                return Err(failed(&why));
+            }
         }
     }
     drop(bar);

@@ -85,7 +85,16 @@ impl Disks {
         let cluster = provision::prepare(config, progress)?;
         let mut disks = Vec::with_capacity(config.disks.len());
         for disk in &config.disks {
-            disks.push(open_disk(config, disk, cluster, progress)?);
+            match open_disk(config, disk, cluster, progress) {
+                Ok(open) => disks.push(open),
+                Err(error) => {
+                    // They would close themselves, perhaps while the process ends.
+                    if let Ok(runtime) = Handle::try_current() {
+                        runtime.block_on(Self(disks).close());
+                    }
+                    return Err(error);
+                }
+            }
         }
         Ok(Self(disks))
     }

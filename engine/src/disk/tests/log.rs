@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::kv::{Rig, put_record};
-use crate::disk::{Class, DiskError, Durability, State};
+use crate::disk::{Class, DiskError, Durability, SimulatedDisk, State};
 use crate::index::{Index, MemoryIndex, Range, Table};
 
 fn value(n: u64, len: usize) -> Vec<u8> {
@@ -408,4 +408,44 @@ fn what_a_batch_changes_is_found_out_again_where_the_index_has_changed_meanwhile
         assert_eq!(handle.usage().live, live, "seed {seed}");
     }
     assert!(early > 5 && anew > 2, "{early} {anew}");
+}
+
+/// The disk's thread shared the channel's sender with its callers, so the channel never closed: a node that gave a disk up without closing
+/// it (another of its disks could not be opened) kept thread, device and index until the process ended.
+#[test]
+fn a_disk_that_nobody_has_any_more_is_closed() {
+    let Rig { image, index, sim } = Rig::new(12, 60);
+    drop(sim);
+    let options = crate::disk::Open {
+        cluster: None,
+        cache_bytes: crate::disk::CacheBytes::small(1 << 20),
+        progress: &mut |_, _| {},
+    };
+    let disk = Box::new(image.open());
+    let (handle, _) = crate::disk::start_on(disk, index.clone(), Arc::new(super::kv::Kv), options).unwrap();
+    let pins = handle.clone().pin(vec![0]);
+    let record = super::kv::put_record(&handle, "k", 1, b"value");
+    let mut asked = Box::pin({
+        let handle = handle.clone();
+        async move { handle.submit(vec![record], Durability::Lazy, Class::Client).await }
+    });
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    let submitted = loop {
+        if let std::task::Poll::Ready(submitted) = asked.as_mut().poll(&mut context) {
+            break submitted.unwrap();
+        }
+    };
+    drop((asked, submitted, handle));
+    let held = |index: &Arc<crate::index::MemoryIndex>| Arc::strong_count(index) > 1;
+    assert!(held(&index), "who has pins reads still");
+    drop(pins);
+    let began = std::time::Instant::now();
+    while held(&index) {
+        assert!(began.elapsed() < std::time::Duration::from_secs(60), "its thread goes on");
+        std::thread::yield_now();
+    }
+    // What was asked for before was done.
+    let sim = SimulatedDisk::open(Box::new(image.open()), index, Arc::new(super::kv::Kv)).unwrap();
+    assert!(sim.1.records == 0, "it was closed cleanly: {:?}", sim.1);
+    assert!(super::kv::entry(sim.0.handle().index(), b"k").is_some());
 }
