@@ -177,7 +177,8 @@ impl Core {
     }
 
     /// The cleaner has dealt with a segment's records up to `upto`: dead ones are forgotten, and at the end the segment is
-    /// retired, if nothing in it is needed any more.
+    /// retired. If anything in it is needed still it stays as it is, and its dead records with it: were they forgotten, the tombstones
+    /// that keep them dead would go before them, and a rebuild would bring them back.
     pub(crate) fn run_forget(
         &mut self,
         segment: u32,
@@ -193,8 +194,9 @@ impl Core {
             // A second cleaner, or a message that came twice: its work was done.
             return Ok(false);
         }
+        let stuck = before.live > 0;
         let mut tx = Tx::new(shared.index.as_ref());
-        for head in heads {
+        for head in heads.iter().filter(|_| !stuck) {
             let Ok(view) = RecordView::parse(head) else {
                 unreachable!("the cleaner sends heads it has verified")
             };
@@ -204,8 +206,11 @@ impl Core {
         }
         let mut segments = shared.segments();
         let s = segments.get_mut(segment);
-        s.retired_to = upto;
-        let retired = last && s.live == 0;
+        s.stuck = stuck;
+        if !stuck {
+            s.retired_to = upto;
+        }
+        let retired = last && !stuck;
         if retired {
             s.state = State::Retired;
         }

@@ -3,22 +3,26 @@
 //! Invariant: a move is compare-and-set: what was overwritten or deleted meanwhile stays so.
 //! Invariant: a segment is retired only with all its needed records moved durably; a segment with a record that is
 //! needed and unreadable is never freed (the auditor reports it, a replica repairs it).
+//! Invariant: dead records of a segment are forgotten only when nothing in it is needed: they are in the log until it goes.
+//! Invariant: a block that cannot be read is tried once or twice in one cleaning, not for each block before it.
 //! Invariant: what moves together is written in the order that the catalog gives it: blocks of volumes by volume, era and address.
 //! It goes behind the cold head, apart from what clients write.
-//! Invariant: at most [`MOVE_MEMORY`] and one batch are held in memory; what is held is written and forgotten before more is read.
+//! Invariant: at most [`MOVE_MEMORY`] and one batch are held in memory; what is to be moved is written before more is read.
 
 use std::sync::atomic::Ordering;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 
-use super::format::batch::BatchHeader;
+use super::format::batch::{BatchHeader, header_len};
 use super::format::record::{NewRecord, RecordView, StoredRecord};
 use super::handle::DiskHandle;
 use super::limits::{
-    CLIENT_RESERVE, MAX_BATCH, MAX_GROUP, MAX_MOVE_RECORDS, MOST_TOGETHER, MOVE_MEMORY, VOLUME_HIGH_WATER,
+    CLIENT_RESERVE, MAX_BATCH, MAX_BATCH_RECORDS, MAX_GROUP, MAX_MOVE_RECORDS, MOST_TOGETHER, MOVE_MEMORY,
+    VOLUME_HIGH_WATER,
 };
 use super::segments::{Segment, State};
 use super::shared::{Class, Counters, DiskError, Item};
+use super::stretch::Stretch;
 use super::upkeep::is_bad_sector;
 use super::{Durability, Location};
 use crate::io::BLOCK;
@@ -57,7 +61,7 @@ impl DiskHandle {
         let segments = self.shared.segments();
         let short = segments.count(State::Free) <= short_mark(segments.len());
         let worth = segments.iter().any(|(_, s)| s.is_worth_cleaning(size));
-        worth && (segments.can_make_room(size) && short || segments.reclaimable(size) > total / 4)
+        worth && (segments.can_make_room(size) && short || segments.garbage(size) > total / 4)
     }
 
     /// Whether so few segments are free that clients will soon wait for the cleaner, or wait for each write as nothing is certain to
@@ -114,9 +118,18 @@ impl DiskHandle {
 
     /// Cleans segments, and writes what is needed of them in its order; those that are not sealed any more are left out.
     pub async fn clean_together(&self, segments: &[u32]) -> Result<Vec<Cleaned>, DiskError> {
+        self.clean_within(segments, MOVE_MEMORY).await
+    }
+
+    /// As [`DiskHandle::clean_together`], in so much memory.
+    pub(super) async fn clean_within(
+        &self,
+        segments: &[u32],
+        memory: usize,
+    ) -> Result<Vec<Cleaned>, DiskError> {
         // Pinned first, looked at then: it is not recycled under our hands, whoever else cleans it.
         let _pinned = self.pin(segments.to_vec());
-        let mut moves = Moves::default();
+        let mut moves = Moves { memory, ..Moves::default() };
         for segment in segments {
             self.look_through(*segment, &mut moves).await?;
         }
@@ -135,48 +148,47 @@ impl DiskHandle {
         if before.state != State::Sealed {
             return Ok(());
         }
-        let end = if before.end == 0 { size } else { u64::from(before.end) };
-        let mut offset = u64::from(before.retired_to).max(BLOCK as u64);
-        let mut epoch = 0;
         moves.parts.push(Part { segment, seq: before.seq, ..Part::default() });
-        while offset < end {
-            let Some(batch) = self.batch_at(segment, before.seq, offset, epoch).await? else {
-                offset += BLOCK as u64;
-                continue;
-            };
-            epoch = batch.header.epoch;
-            let base = u32::try_from(offset).unwrap_or(u32::MAX);
-            self.move_live(segment, base, &batch, moves).await?;
-            offset += u64::from(batch.header.total_len);
-            moves.looked_to(offset);
-            if moves.held >= MOVE_MEMORY {
+        let mut walk = Walk::of(segment, before, size);
+        while let Some((base, batch)) = self.next_batch(&mut walk).await? {
+            self.move_live(segment, base, &batch, moves)?;
+            if moves.held >= moves.memory {
                 self.write_moves(moves).await?;
-                moves.parts.push(Part { segment, seq: before.seq, ..Part::default() });
+                moves.shed_heads();
             }
         }
-        moves.looked_to(offset);
         if let Some(part) = moves.parts.last_mut() {
-            part.last = true;
+            part.end = Some(walk.place());
         }
         Ok(())
+    }
+
+    /// The next batch of a segment that is walked through, and where it begins.
+    async fn next_batch(&self, walk: &mut Walk) -> Result<Option<(u32, Batch)>, DiskError> {
+        while walk.offset < walk.end {
+            let base = walk.place();
+            match self.batch_at(walk).await? {
+                Some(batch) => {
+                    walk.epoch = batch.header.epoch;
+                    walk.offset += u64::from(batch.header.total_len);
+                    return Ok(Some((base, batch)));
+                }
+                None => walk.offset += BLOCK as u64,
+            }
+        }
+        Ok(None)
     }
 
     /// Collects the needed records of a batch, to be moved, and the heads of the others: they are dead, or will be once
     /// the moves are written. Needed records of many batches move together: a lone small record in a batch of its own
     /// would take more room than it gives back.
-    async fn move_live(
-        &self,
-        segment: u32,
-        base: u32,
-        batch: &Batch,
-        moves: &mut Moves,
-    ) -> Result<(), DiskError> {
+    fn move_live(&self, segment: u32, base: u32, batch: &Batch, moves: &mut Moves) -> Result<(), DiskError> {
         for d in &batch.header.records {
             let Some(view) = batch.header.record(&batch.bytes, d) else { continue };
             let at = Location { segment, offset: base + d.offset, len: d.len };
             if self.shared.catalog.is_live(self.index(), &view, at)? {
                 let bytes = batch.bytes.slice(d.offset as usize..(d.offset + d.len) as usize);
-                // A record that does not verify stays where it is: `retired` will be false.
+                // A record that does not verify stays where it is, and the segment with it.
                 let Ok(stored) = StoredRecord::verify(self.shared.device, bytes) else { continue };
                 moves.add(self.moves_of(&stored, at)?);
             }
@@ -201,21 +213,64 @@ impl DiskHandle {
         Ok(records.into_iter().map(ordered).collect())
     }
 
-    /// Appends what was collected to the cold head, in its order, and waits until it is durable and applied there; then what was
-    /// looked at is forgotten.
+    /// Appends what was collected to the cold head, in its order, and waits until it is durable and applied there; then the segments that
+    /// were looked through are retired.
     async fn write_moves(&self, moves: &mut Moves) -> Result<(), DiskError> {
         let items = std::mem::take(&mut moves.items);
         self.append_moves(items).await?;
         moves.held = 0;
-        for Part { segment, seq, upto, last, heads, bytes } in std::mem::take(&mut moves.parts) {
-            moves.bytes += bytes;
-            let retired = self.forget(segment, seq, upto, last, heads).await?;
-            if last {
-                let moved = std::mem::take(&mut moves.bytes);
-                moves.cleaned.push(Cleaned { segment, moved, retired });
+        for part in std::mem::take(&mut moves.parts) {
+            match part.end {
+                Some(end) => {
+                    let (segment, moved) = (part.segment, part.bytes);
+                    let retired = self.retire(part, end).await?;
+                    moves.cleaned.push(Cleaned { segment, moved, retired });
+                }
+                None => {
+                    moves.held += part.head_bytes;
+                    moves.parts.push(part);
+                }
             }
         }
         Ok(())
+    }
+
+    /// Forgets the dead records of a segment out of which all was moved that could be read, and retires it, unless something in it is
+    /// needed still.
+    async fn retire(&self, part: Part, end: u32) -> Result<bool, DiskError> {
+        let Part { segment, seq, heads, .. } = part;
+        let heads = match heads {
+            Some(heads) => heads,
+            None => {
+                self.forget_anew(segment, seq).await?;
+                Vec::new()
+            }
+        };
+        self.forget(segment, seq, end, true, heads).await
+    }
+
+    /// Reads a segment once more that has more heads than are kept, and forgets its records bit by bit.
+    async fn forget_anew(&self, segment: u32, seq: u64) -> Result<(), DiskError> {
+        let before = self.shared.segments().get(segment);
+        if before.seq != seq || before.state != State::Sealed || before.live > 0 {
+            return Ok(());
+        }
+        let mut walk = Walk::of(segment, before, self.shared.layout.segment_size);
+        let (mut heads, mut bytes) = (Vec::new(), 0);
+        while let Some((_, batch)) = self.next_batch(&mut walk).await? {
+            for d in &batch.header.records {
+                if let Some(view) = batch.header.record(&batch.bytes, d) {
+                    let head = head_of(&batch.bytes, d.offset, &view);
+                    bytes += head.len() + HELD_AROUND;
+                    heads.push(head.to_vec());
+                }
+            }
+            if bytes >= MOVE_MEMORY / 2 {
+                self.forget(segment, seq, walk.place(), false, std::mem::take(&mut heads)).await?;
+                bytes = 0;
+            }
+        }
+        self.forget(segment, seq, walk.place(), false, heads).await.map(drop)
     }
 
     /// Appends moves in their order, as many together as there may be.
@@ -239,20 +294,18 @@ impl DiskHandle {
         Ok(())
     }
 
-    async fn batch_at(
-        &self,
-        segment: u32,
-        seq: u64,
-        offset: u64,
-        epoch: u64,
-    ) -> Result<Option<Batch>, DiskError> {
-        const FIRST: u64 = 256 << 10;
+    /// The batch where a walk is, if there is one.
+    async fn batch_at(&self, walk: &mut Walk) -> Result<Option<Batch>, DiskError> {
         let size = self.shared.layout.segment_size;
-        let start = self.shared.layout.segment_start(segment) + offset;
-        let place = Location { segment, offset: u32::try_from(offset).unwrap_or(u32::MAX), len: 0 };
-        let failed = |e: std::io::Error| DiskError::Io { at: place, kind: e.kind() };
-        let len = usize::try_from(FIRST.min(size - offset)).unwrap_or(BLOCK);
-        let mut bytes = self.read_what_is_readable(start, len).await?.map_err(failed)?;
+        let Walk { segment, seq, offset, epoch, .. } = *walk;
+        let mut bytes = match walk.known() {
+            Some(bytes) => bytes,
+            None => {
+                let len = usize::try_from(READ_AHEAD.min(size - offset)).unwrap_or(BLOCK);
+                walk.read = (offset, self.read_what_is_readable(segment, offset, len).await?);
+                walk.read.1.clone()
+            }
+        };
         let Ok(header) = BatchHeader::decode(&bytes) else { return Ok(None) };
         let total = header.total_len as usize;
         let ours = header.belongs_to(self.shared.device, segment, seq) && header.epoch >= epoch;
@@ -260,38 +313,75 @@ impl DiskHandle {
             return Ok(None);
         }
         if total > bytes.len() {
-            bytes = self.read_what_is_readable(start, total).await?.map_err(failed)?;
+            bytes = self.read_what_is_readable(segment, offset, total).await?;
         }
         Ok(Some(Batch { header, bytes }))
     }
 
     /// As [`DiskHandle::read_raw`], with zeros for the blocks that the medium cannot read: what lies there does not verify, and stays where
     /// it is; all else is moved.
-    async fn read_what_is_readable(
-        &self,
-        start: u64,
-        len: usize,
-    ) -> Result<std::io::Result<Bytes>, DiskError> {
-        match self.read_raw(start, len).await? {
+    async fn read_what_is_readable(&self, segment: u32, offset: u64, len: usize) -> Result<Bytes, DiskError> {
+        let start = self.shared.layout.segment_start(segment);
+        let failed = |e: std::io::Error| {
+            let at = Location { segment, offset: u32::try_from(offset).unwrap_or(u32::MAX), len: 0 };
+            DiskError::Io { at, kind: e.kind() }
+        };
+        match self.read_raw(start + offset, len).await? {
             Err(e) if is_bad_sector(&e) => {}
-            other => return Ok(other),
+            other => return other.map_err(failed),
         }
-        let (mut whole, mut read, mut failed) = (BytesMut::with_capacity(len), 0, None);
-        for at in (0..len).step_by(BLOCK) {
-            match self.read_raw(start + at as u64, BLOCK.min(len - at)).await? {
-                Ok(block) => {
-                    read += 1;
-                    whole.extend_from_slice(&block);
-                }
-                Err(e) if is_bad_sector(&e) => {
-                    failed = Some(e);
-                    whole.put_bytes(0, BLOCK.min(len - at));
-                }
-                Err(e) => return Ok(Err(e)),
+        let mut stretch = Stretch::new(len);
+        while let Some(at) = stretch.next() {
+            let block = BLOCK.min(len - at);
+            match self.read_raw(start + offset + at as u64, block).await? {
+                Ok(block) => stretch.read(at, &block),
+                Err(e) if is_bad_sector(&e) => stretch.failed(at),
+                Err(e) => return Err(failed(e)),
             }
         }
-        // Nothing of it: the device answers nothing now, which is to be tried again, not remembered.
-        Ok(failed.filter(|_| read == 0).map_or_else(|| Ok(whole.freeze()), Err))
+        if stretch.nothing_read() {
+            // Either a long bad stretch, or the device answers nothing now, which is to be tried again, not remembered: then it does not
+            // answer where the segment begins either, or by now it answers here.
+            self.read_raw(start, BLOCK).await?.map_err(failed)?;
+            if self.read_raw(start + offset, BLOCK).await?.is_ok() {
+                return Err(failed(std::io::Error::other("it can be read again")));
+            }
+        }
+        Ok(stretch.bytes.freeze())
+    }
+}
+
+/// A walk through the batches of a segment.
+struct Walk {
+    segment: u32,
+    seq: u64,
+    offset: u64,
+    end: u64,
+    /// Opening of the device that wrote the last batch.
+    epoch: u64,
+    /// What was read last, and from where on.
+    read: (u64, Bytes),
+}
+
+impl Walk {
+    /// From where its records were not forgotten.
+    fn of(segment: u32, known: Segment, size: u64) -> Self {
+        let end = if known.end == 0 { size } else { u64::from(known.end) };
+        let offset = u64::from(known.retired_to).max(BLOCK as u64);
+        Self { segment, seq: known.seq, offset, end, epoch: 0, read: (0, Bytes::new()) }
+    }
+
+    fn place(&self) -> u32 {
+        u32::try_from(self.offset).unwrap_or(u32::MAX)
+    }
+
+    /// What was read of where it is, unless a header begins there of which only a part was.
+    fn known(&self) -> Option<Bytes> {
+        let (from, bytes) = &self.read;
+        let at = usize::try_from(self.offset.checked_sub(*from)?).ok()?;
+        let known = bytes.get(at..).filter(|known| !known.is_empty())?;
+        let whole = BatchHeader::stated_len(known).is_none_or(|header| header <= known.len());
+        whole.then(|| bytes.slice(at..))
     }
 }
 
@@ -302,27 +392,31 @@ pub(crate) type Move = (Option<Vec<u8>>, Item);
 #[derive(Default)]
 struct Moves {
     items: Vec<Move>,
-    /// What has been looked at, segment by segment.
+    /// Segments that are looked through, or were and are not retired yet.
     parts: Vec<Part>,
-    /// Bytes of memory in both.
+    /// Bytes of memory in both, and how many there may be.
     held: usize,
-    /// Moved out of the segment that is at its end next.
-    bytes: u64,
+    memory: usize,
     cleaned: Vec<Cleaned>,
 }
 
-/// A stretch of a segment that has been looked at.
-#[derive(Default)]
+/// A segment that is looked through.
 struct Part {
     segment: u32,
     seq: u64,
-    upto: u32,
-    /// The segment ends there.
-    last: bool,
-    /// Heads to be forgotten once what is needed is written elsewhere.
-    heads: Vec<Vec<u8>>,
+    /// Where it ends, once all of it was looked at.
+    end: Option<u32>,
+    /// Heads to be forgotten once what is needed is written elsewhere; `None`: they are too many, and are read again then.
+    heads: Option<Vec<Vec<u8>>>,
+    head_bytes: usize,
     /// Bytes to be moved.
     bytes: u64,
+}
+
+impl Default for Part {
+    fn default() -> Self {
+        Self { segment: 0, seq: 0, end: None, heads: Some(Vec::new()), head_bytes: 0, bytes: 0 }
+    }
 }
 
 impl Moves {
@@ -338,18 +432,30 @@ impl Moves {
     }
 
     fn forget(&mut self, head: &[u8]) {
-        self.held += head.len() + HELD_AROUND;
-        if let Some(part) = self.parts.last_mut() {
-            part.heads.push(head.to_vec());
+        if let Some(part) = self.parts.last_mut()
+            && let Some(heads) = &mut part.heads
+        {
+            let bytes = head.len() + HELD_AROUND;
+            self.held += bytes;
+            part.head_bytes += bytes;
+            heads.push(head.to_vec());
         }
     }
 
-    fn looked_to(&mut self, offset: u64) {
-        if let Some(part) = self.parts.last_mut() {
-            part.upto = u32::try_from(offset).unwrap_or(u32::MAX);
+    /// Lets go of heads that would leave too little room for what is moved.
+    fn shed_heads(&mut self) {
+        if let Some(part) = self.parts.last_mut()
+            && part.head_bytes >= self.memory / 2
+        {
+            self.held -= part.head_bytes;
+            (part.heads, part.head_bytes) = (None, 0);
         }
     }
 }
+
+/// Bytes of a segment that are read at once.
+const READ_AHEAD: u64 = 256 << 10;
+const _: () = assert!(READ_AHEAD as usize >= header_len(MAX_BATCH_RECORDS, MAX_BATCH_RECORDS));
 
 /// Bytes that a record takes in memory beside its own.
 const HELD_AROUND: usize = 96;

@@ -28,6 +28,7 @@ mod salvage;
 mod segments;
 mod shared;
 mod simulate;
+mod stretch;
 mod tallies;
 #[cfg(test)]
 mod tests;

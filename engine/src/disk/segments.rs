@@ -1,13 +1,15 @@
 //! What the disk engine knows of its segments, and the rows of the index that keep it.
 //!
 //! ```text
-//! System row "s" + segment u32 BE:  state u8 | class u8 | zero u16 | end u32 | seq u64 | live u64 | retired_to u32
+//! System row "s" + segment u32 BE:  state u8 | class u8 | flags u16 | end u32 | seq u64 | live u64 | retired_to u32
+//!                                   flags bit 0, stuck
 //! System row "p": see Position
 //! ```
 //!
 //! Invariant: `live` counts the footprints of exactly those records that the index points at, as of the last applied
 //! batch (those of volumes that will be moved in parts, for what is needed of them); so `segment_size - live` is what cleaning the segment gains, and a disk of small records is full when it is.
 //! Invariant: a segment leaves `Sealed` only with `live == 0`.
+//! Invariant: of a segment that is stuck nothing was forgotten: its dead records are still in the log.
 
 use super::format::batch::HeadClass;
 use super::format::bytes::{Put, Reader, Truncated};
@@ -48,7 +50,12 @@ pub struct Segment {
     pub live: u64,
     /// Up to here its dead records have been forgotten.
     pub retired_to: u32,
+    /// All that could be read was moved out of it, and something in it is needed still.
+    pub stuck: bool,
 }
+
+/// Flag of a row.
+const STUCK: u16 = 1;
 
 /// Most bytes that a record of `len` bytes takes in a segment: its descriptor and footer entry count, and the padding that
 /// brings large data to a block.
@@ -74,7 +81,7 @@ impl Segment {
         let mut out = Vec::with_capacity(28);
         out.push(state as u8);
         out.push(self.class.map_or(0, |class| class as u8));
-        out.put_u16(0);
+        out.put_u16(if self.stuck { STUCK } else { 0 });
         out.put_u32(self.end);
         out.put_u64(self.seq);
         out.put_u64(self.live);
@@ -86,7 +93,8 @@ impl Segment {
     /// holds something unreadable: cleaning it again gains nothing.
     #[must_use]
     pub fn is_worth_cleaning(&self, segment_size: u64) -> bool {
-        let stuck = self.live > 0 && self.end > 0 && self.retired_to >= self.end;
+        // Rows of before there was a flag say it by the place alone.
+        let stuck = self.live > 0 && (self.stuck || self.end > 0 && self.retired_to >= self.end);
         self.state == State::Sealed && self.live < segment_size - segment_size / 16 && !stuck
     }
 
@@ -101,8 +109,9 @@ impl Segment {
             _ => return Err(Truncated),
         };
         let class = HeadClass::ALL.get(usize::from(r.u8()?)).copied();
-        r.u16()?;
-        Ok(Self { state, class, end: r.u32()?, seq: r.u64()?, live: r.u64()?, retired_to: r.u32()? })
+        let stuck = r.u16()? & STUCK != 0;
+        let (end, seq, live, retired_to) = (r.u32()?, r.u64()?, r.u64()?, r.u32()?);
+        Ok(Self { state, class, end, seq, live, retired_to, stuck })
     }
 }
 
@@ -153,13 +162,18 @@ impl SegmentMap {
         self.all.iter().map(|s| s.live).sum()
     }
 
-    /// Bytes that cleaning, or a checkpoint, would give back.
+    /// Bytes that cleaning would give back.
+    #[must_use]
+    pub(crate) fn garbage(&self, segment_size: u64) -> u64 {
+        let gives = |s: &&Segment| s.is_worth_cleaning(segment_size);
+        self.all.iter().filter(gives).map(|s| segment_size.saturating_sub(s.live)).sum()
+    }
+
+    /// Bytes that cleaning, a checkpoint, or the end of a reader would give back.
     #[must_use]
     pub(crate) fn reclaimable(&self, segment_size: u64) -> u64 {
-        let gives = |s: &&Segment| {
-            s.is_worth_cleaning(segment_size) || matches!(s.state, State::Retired | State::Freeing)
-        };
-        self.all.iter().filter(gives).map(|s| segment_size.saturating_sub(s.live)).sum()
+        let cleaned = self.count(State::Retired) + self.count(State::Freeing);
+        self.garbage(segment_size) + cleaned as u64 * segment_size
     }
 
     /// Whether cleaning will free a segment for others than the cleaner. Moving costs headers and padding again: less
@@ -301,6 +315,7 @@ mod tests {
             seq: 9,
             live: 1 << 40,
             retired_to: 5,
+            stuck: true,
         };
         assert_eq!(Segment::decode(&segment.encode()), Ok(segment));
         let position = Position {
@@ -316,6 +331,31 @@ mod tests {
         for cut in 0..position.encode().len() {
             assert!(Position::decode(&position.encode()[..cut]).is_err());
         }
+    }
+
+    /// Segments that were cleaned and wait for a reader counted as garbage: while they did, all was moved of which a sixteenth was dead.
+    #[test]
+    fn what_was_cleaned_is_no_garbage_though_its_space_will_come() {
+        let mut map = SegmentMap { all: vec![Segment::default(); 8] };
+        let size = 1 << 20;
+        for segment in 0..3 {
+            map.get_mut(segment).state = if segment == 0 { State::Freeing } else { State::Retired };
+        }
+        *map.get_mut(3) = Segment { state: State::Sealed, live: size / 2, ..Segment::default() };
+        assert_eq!(map.garbage(size), size / 2);
+        assert_eq!(map.reclaimable(size), 3 * size + size / 2);
+        assert!(map.can_make_room(size));
+    }
+
+    /// Not even when nothing was forgotten, so that it begins at its beginning.
+    #[test]
+    fn what_is_stuck_is_cleaned_when_nothing_in_it_is_needed() {
+        let size = 1 << 20;
+        let segment = |live, stuck| Segment { state: State::Sealed, live, stuck, ..Segment::default() };
+        assert!(segment(8, false).is_worth_cleaning(size) && !segment(8, true).is_worth_cleaning(size));
+        assert!(segment(0, true).is_worth_cleaning(size));
+        let before = Segment { end: 100, retired_to: 100, ..segment(8, false) };
+        assert!(!before.is_worth_cleaning(size), "as rows of before said it");
     }
 
     #[test]

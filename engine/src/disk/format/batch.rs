@@ -117,7 +117,7 @@ impl From<Truncated> for BadBatch {
 
 /// Bytes of a header with these descriptors.
 #[must_use]
-pub fn header_len(records: usize, relocated: usize) -> usize {
+pub const fn header_len(records: usize, relocated: usize) -> usize {
     FIXED_HEADER + records * DESCRIPTOR + relocated * FROM
 }
 

@@ -10,7 +10,7 @@
 //! ```
 //! Two copies, at byte 0 and at byte 65,536; generation g is written to copy g mod 2, so one copy is always whole.
 //! The segment table (two copies, from 1 MiB on) is a summary for people and tools: entry i is 32 bytes
-//! `state u8 | class u8 | zero u16 | end u32 | seq u64 | live u64 | zero u64` behind a header block.
+//! `state u8 | class u8 | flags u16 | end u32 | seq u64 | live u64 | zero u64` behind a header block.
 //! Segments begin at the first 1 MiB boundary after the tables.
 //!
 //! Invariant: `data_start + segments * segment_size <= capacity`.

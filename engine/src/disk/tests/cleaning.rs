@@ -290,3 +290,24 @@ fn a_segment_of_which_nothing_can_be_read_now_is_cleaned_when_it_can() {
     assert!(rig.sim().run(handle.clean(at.segment)).unwrap().unwrap().retired);
     assert_eq!(rig.get("k").unwrap(), Some((1, b"old".as_slice().into())));
 }
+
+/// A stretch that cannot be read is no dead device: where nothing of what was read at once could be read, all cleaning ended with an error.
+/// And it cost 65 failed reads for each block of it.
+#[test]
+fn a_long_bad_stretch_is_passed_over_and_tried_little() {
+    let (mut rig, at) = sealed_with_one_small(83);
+    let (_, place) = rig.place("k");
+    // From the small record on, over the headers of the next batch; each dead record is a mebibyte.
+    let sector = place / 4096 * 4096;
+    const BAD: u64 = 600 << 10;
+    rig.image.edit_faults(|faults| faults.unreadable.push(sector..sector + BAD));
+    let handle = rig.handle();
+    let before = handle.counters().reads.load(std::sync::atomic::Ordering::Relaxed);
+    let cleaned = rig.sim().run(handle.clean(at.segment)).unwrap().unwrap();
+    assert!(!cleaned.retired, "the small record is there");
+    let reads = handle.counters().reads.load(std::sync::atomic::Ordering::Relaxed) - before;
+    // A read for each window, and one for each batch that is larger; beside it a tenth of the bad blocks and some more.
+    assert!(reads < 64 + 2 * 16 + 150 / 4 + 40, "{reads} reads");
+    rig.image.edit_faults(|faults| faults.unreadable.clear());
+    assert_eq!(rig.get("k").unwrap(), Some((1, b"old".as_slice().into())));
+}

@@ -7,6 +7,7 @@ mod every_flush;
 mod faults;
 mod fixture;
 mod flips;
+mod ghosts;
 mod kv;
 mod leftovers;
 mod log;
