@@ -50,7 +50,7 @@ pub struct Settings {
     pub part_power: u8,
     /// Replicas of each partition.
     pub replicas: Replicas,
-    /// Hours in which a partition moves no second time.
+    /// Hours in which a partition moves no second time, counted from the end of the hour in which it moved; zero: it moves at any time.
     pub min_part_hours: u16,
     /// How far weight gives way to dispersion.
     pub overload: Overload,

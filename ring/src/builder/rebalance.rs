@@ -65,7 +65,8 @@ impl Builder {
         self.forget_removed();
         let old = self.0.rows.clone();
         let hours = u32::from(self.0.settings.min_part_hours);
-        let rests = |last: u32| last > 0 && hour.saturating_sub(last) < hours;
+        // Hours are whole: what moved at the end of one has rested for no hour when the next begins.
+        let rests = |last: u32| hours > 0 && last > 0 && hour.saturating_sub(last) <= hours;
         let movable =
             movable(&self.0.rows, self.partitions(), |partition| !rests(self.0.last_moved[partition]));
         let held_back = movable.iter().filter(|&&mask| mask == 0).count() as u64;
