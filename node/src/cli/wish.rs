@@ -3,12 +3,14 @@
 //! A node of the cluster, on this machine, is told, and the cluster begins; it goes on by itself whatever becomes of this command, and `quarry cluster status` shows
 //! how far it is.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 
 use clap::{Args, Subcommand};
 
 use super::{Failure, status};
 use crate::control::operator::{Demand, What};
+use crate::status::ClusterStatus;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum NodeCommand {
@@ -55,7 +57,28 @@ pub(super) fn run_node(command: &NodeCommand, out: &mut impl Write) -> Result<()
         NodeCommand::Drain(which) => (which, What::Empty),
         NodeCommand::Keep(which) => (which, What::Share),
     };
+    if matches!(command, NodeCommand::Drain(_))
+        && let Ok(cluster) = status::cluster_of(&status::admin_url(which.admin.url.as_deref()))
+        && let Some(warning) = warning_before_drain(&cluster, &which.id)
+    {
+        writeln!(out, "{warning}")?;
+    }
     tell(&which.admin, &Demand { device: None, node: Some(which.id.clone()), wanted }, out)
+}
+
+/// What an operator should know who empties a node: with fewer than three nodes that stay an index group has one voter.
+fn warning_before_drain(cluster: &ClusterStatus, node: &str) -> Option<String> {
+    let leaving = |node: &str| cluster.members.iter().any(|m| m.node == node && m.state == "leaving");
+    let used = cluster.devices.iter().filter(|disk| disk.state == "in" && !leaving(&disk.node));
+    let nodes: BTreeSet<&str> = used.map(|disk| disk.node.as_str()).collect();
+    let stay = nodes.iter().filter(|known| **known != node).count();
+    (nodes.contains(node) && (1..3).contains(&stay)).then(|| {
+        let nodes = if stay == 1 { "one node stays" } else { "two nodes stay" };
+        format!(
+            "warning: {nodes}: each index group (accounts, containers, listings) will be on one disk, and lost with it; \
+             `quarry node keep {node}` takes this back"
+        )
+    })
 }
 
 /// Tells what is wanted of a disk.
@@ -93,4 +116,43 @@ fn tell(admin: &Admin, wanted: &Demand, out: &mut impl Write) -> Result<(), Fail
     status::ask(&url, "POST", "/cluster/wish", &body)?;
     writeln!(out, "the cluster does it; `quarry cluster status` shows how far it is")?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::{DeviceStatus, MemberStatus};
+
+    fn cluster(nodes: &[(&str, &str, &str)]) -> ClusterStatus {
+        let text = |text: &&str| (*text).to_owned();
+        let member = |(node, state, _): &(&str, &str, &str)| MemberStatus {
+            node: text(node),
+            state: text(state),
+            ..MemberStatus::default()
+        };
+        let device = |(node, _, state): &(&str, &str, &str)| DeviceStatus {
+            node: text(node),
+            state: text(state),
+            ..DeviceStatus::default()
+        };
+        let (members, devices) = (nodes.iter().map(member).collect(), nodes.iter().map(device).collect());
+        ClusterStatus { members, devices, ..ClusterStatus::default() }
+    }
+
+    /// A cluster of three that was made one of two kept each listing on one disk, and nothing said so.
+    #[test]
+    fn who_drains_a_node_hears_that_two_are_left() {
+        let all = ["a", "b", "c", "d"].map(|node| (node, "member", "in"));
+        let warns = |nodes: &[_], node| warning_before_drain(&cluster(nodes), node);
+        assert_eq!(warns(&all, "d"), None);
+        assert!(warns(&all[..3], "c").unwrap().contains("two nodes stay"));
+        assert!(warns(&all[..2], "a").unwrap().contains("one node stays"));
+        assert_eq!(warns(&all[..1], "a"), None, "nothing stays: it is refused elsewhere");
+        assert_eq!(warns(&all[..3], "x"), None, "no node of this cluster");
+        let leaves = [all[0], all[1], all[2], ("d", "leaving", "draining")];
+        assert!(warns(&leaves, "c").is_some());
+        assert_eq!(warns(&leaves, "d"), None, "it leaves already");
+        let spare = [all[0], all[1], all[2], ("d", "member", "out")];
+        assert!(warns(&spare, "c").is_some());
+    }
 }
