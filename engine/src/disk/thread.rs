@@ -4,7 +4,7 @@
 //! Invariant: a disk whose thread has panicked is out, and says so: nobody takes it for one that was closed.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::sync::mpsc::{SendError, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -145,7 +145,7 @@ fn spawn(core: Core) -> std::io::Result<()> {
 fn run(mut core: Core, checkpointer: Checkpointer) {
     let began = Instant::now();
     // A panic of the core is our bug. Its channel closes with it, so that callers hear of it and none waits for ever.
-    let _witness = Witness(Arc::clone(&core.shared));
+    let _witness = Witness(Arc::downgrade(&core.shared));
     loop {
         // What is queued is found by the first part of a turn; sleeping is right only when that started nothing.
         let wait = Wait::AtMost(if core.has_lazy_work() { LAZY_FLUSH } else { Duration::from_millis(500) });
@@ -166,13 +166,15 @@ fn run(mut core: Core, checkpointer: Checkpointer) {
     }
 }
 
-/// Takes the disk out when its thread panics; dropped before the core, whose end is what callers hear of first.
-struct Witness(Arc<Shared>);
+/// Takes the disk out when its thread panics; dropped before the core, whose end is what callers hear of first. Weak: a share of its own would
+/// keep the thread from seeing that every handle is gone.
+struct Witness(Weak<Shared>);
 
 impl Drop for Witness {
     fn drop(&mut self) {
-        if std::thread::panicking() && self.0.failed.set(Arc::from(PANICKED)).is_ok() {
-            tracing::error!(device = %self.0.device, reason = PANICKED, "disk is out");
+        let Some(shared) = self.0.upgrade().filter(|_| std::thread::panicking()) else { return };
+        if shared.failed.set(Arc::from(PANICKED)).is_ok() {
+            tracing::error!(device = %shared.device, reason = PANICKED, "disk is out");
         }
     }
 }
