@@ -373,9 +373,10 @@ fn open_keys(config: &Config) -> Result<Keys, KeyError> {
 
 /// Opening may replay a log: not on a thread that serves.
 async fn open_disks(config: &Config, mut progress: Progress) -> Result<Disks, NodeError> {
-    let config = config.clone();
-    let opened = tokio::task::spawn_blocking(move || Disks::open(&config, &mut progress)).await;
-    Ok(opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?)
+    let own = config.clone();
+    let opened = tokio::task::spawn_blocking(move || Disks::open(&own, &mut progress)).await;
+    let disks = opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+    Ok(disks.kept(config).await?)
 }
 
 async fn bind(name: &'static str, address: config::Address) -> Result<(TcpListener, SocketAddr), NodeError> {

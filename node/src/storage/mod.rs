@@ -2,7 +2,9 @@
 //!
 //! Invariant: no API is served before every disk is open, and no disk is closed while a request runs.
 //! Invariant: a disk that was there before is never made anew.
+//! Invariant: a node on its own has the disks that it began with.
 
+mod kept;
 mod memory;
 mod provision;
 
@@ -82,6 +84,7 @@ pub(crate) struct Disks(Vec<OpenDisk>);
 impl Disks {
     /// Opens every disk of the configuration; the first start makes the disk files. Blocks: a log may have to be replayed.
     pub(crate) fn open(config: &Config, progress: &mut Progress) -> Result<Self, OpenError> {
+        kept::expect(config)?;
         let cluster = provision::prepare(config, progress)?;
         let mut disks = Vec::with_capacity(config.disks.len());
         for disk in &config.disks {
@@ -97,6 +100,18 @@ impl Disks {
             }
         }
         Ok(Self(disks))
+    }
+
+    /// Closes them again where the node is on its own and began with others.
+    pub(crate) async fn kept(self, config: &Config) -> Result<Self, OpenError> {
+        let devices: Vec<_> = self.handles().iter().map(DiskHandle::device).collect();
+        match kept::check(config, &devices) {
+            Ok(()) => Ok(self),
+            Err(error) => {
+                self.close().await;
+                Err(error)
+            }
+        }
     }
 
     /// Their handles, in the configuration's order.

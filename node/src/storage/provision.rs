@@ -15,7 +15,7 @@ use quarry_engine::disk::format::superblock::{ClusterId, Superblock, Verdict};
 use quarry_engine::disk::{self, Format, format, read_superblock};
 use quarry_engine::io::{BLOCK, OpenOptions, open_device, preallocate};
 
-use super::{LOCK_WAIT, OpenError, Progress};
+use super::{LOCK_WAIT, OpenError, Progress, kept};
 use crate::cluster::Identity;
 use crate::cluster::identity::Files;
 use crate::config::{Config, Disk};
@@ -39,7 +39,7 @@ pub(super) fn prepare(config: &Config, progress: &mut Progress) -> Result<Cluste
         let path = disk.path.get_ref();
         let exists = path.try_exists().map_err(|e| OpenError::new(path, e))?;
         if !exists {
-            make_missing(disk, cluster, (!anew).then_some(&known), progress)?;
+            make_missing(config, disk, cluster, (!anew).then_some(&known), progress)?;
         }
         let name = absolute(path);
         if path.is_file() && known.insert(name) {
@@ -144,6 +144,7 @@ fn data_is_missed(path: &Path, data: &Path, found: &Superblock) -> OpenError {
 }
 
 fn make_missing(
+    config: &Config,
     disk: &Disk,
     cluster: ClusterId,
     known: Option<&BTreeSet<PathBuf>>,
@@ -161,9 +162,9 @@ fn make_missing(
     match known {
         Some(known) if known.contains(&absolute(path)) || index_is_there => {
             let reason = format!(
-                "it was here before and is gone; mount its file system or put it back (to begin anew: another path, or \
-                 remove {} and the line in the data directory's file `{KNOWN_FILE}`; the only disk of a cluster's node: \
-                 `quarry join TOKEN --data DIR --replace` makes it another node, in its own place)",
+                "it was here before and is gone; mount its file system or put it back (to begin anew: another data directory, or \
+                 remove {}, the line in the data directory's file `{KNOWN_FILE}`, and its file `devices`; the only disk of a cluster's \
+                 node: `quarry join TOKEN --data DIR --replace` makes it another node, in its own place)",
                 index.display()
             );
             return Err(OpenError::new(path, reason));
@@ -174,6 +175,7 @@ fn make_missing(
         }
         _ => {}
     }
+    kept::may_make(config, path)?;
     make_disk_file(path, size.0, cluster, progress).map(|_| ())
 }
 
