@@ -113,6 +113,16 @@ impl Groups {
         give_up(group, disk.clone()).await
     }
 
+    /// Gives up what a disk has of a group that is open here on another disk: it is of an earlier life of this node's, which votes there
+    /// no more. Of one that is not open it is to be known that this node is no member.
+    pub async fn forget(&self, group: GroupId, disk: &DiskHandle) -> Result<(), GroupError> {
+        let _alone = self.shared.opening.lock().await;
+        if self.get(group).is_some_and(|open| open.disk().device() == disk.device()) {
+            return Err(GroupError::Unavailable("it is open on this disk".to_owned()));
+        }
+        give_up(group, disk.clone()).await
+    }
+
     /// A service that answers other voters, and hands everything else on.
     #[must_use]
     pub fn service(&self, others: Arc<dyn Service>) -> Arc<dyn Service> {

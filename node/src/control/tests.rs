@@ -65,7 +65,7 @@ impl Transport for Wire {
     }
 }
 
-struct Nobody;
+pub(super) struct Nobody;
 
 impl Service for Nobody {
     fn handle(&self, _: NodeId, _: Request) -> BoxFuture<'static, Response> {

@@ -52,6 +52,11 @@ pub(crate) fn owner(name: &str) -> Caller {
 
 impl Rig {
     pub(crate) fn start() -> Self {
+        Self::start_as(2)
+    }
+
+    /// On a disk with this number.
+    pub(crate) fn start_as(n: u8) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = DiskConfig {
             device: dir.path().join("disk"),
@@ -65,7 +70,7 @@ impl Rig {
         std::fs::File::create(&config.device).unwrap().set_len(208 << 20).unwrap();
         let request = Format {
             cluster: quarry_engine::disk::format::superblock::ClusterId([1; 16]),
-            device: quarry_engine::disk::format::record::DeviceId([2; 16]),
+            device: quarry_engine::disk::format::record::DeviceId([n; 16]),
             segment_size: None,
             overwrite: false,
         };
