@@ -253,7 +253,7 @@ pub(crate) fn check_device(
 }
 
 /// Whether the index fits the device: `Ok(true)` when it is empty.
-fn check_index(index: &dyn Index, superblock: &Superblock) -> Result<bool, OpenError> {
+pub(crate) fn check_index(index: &dyn Index, superblock: &Superblock) -> Result<bool, OpenError> {
     let Some(identity) = index.get(Table::System, IDENTITY_KEY)? else {
         let anything = Table::ALL.into_iter().find_map(|table| index.scan(table, Range::default()).next());
         return match anything {

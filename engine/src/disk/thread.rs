@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use super::cache::CacheBytes;
 use super::catalog::Catalog;
 use super::core::{Core, LAZY_FLUSH, Turn};
-use super::format::superblock::ClusterId;
+use super::format::superblock::{ClusterId, Superblock};
 use super::handle::DiskHandle;
-use super::open::{Open, OpenError, Opened, open};
+use super::open::{Open, OpenError, Opened, check_device, check_index, open};
 use super::recovery::{RecoveryError, Report};
 use super::shared::{Request, Shared};
 use crate::index::{Index, IndexError, RocksIndex, RocksOptions};
@@ -95,10 +95,23 @@ pub fn rebuild_index(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<(DiskHandle, Report), StartError> {
     let mut disk = open_device(&config.device, OpenOptions { read_only: true, ..config.io })?;
-    super::open::check_device(disk.as_mut(), config.cluster)?;
+    let (superblock, _) = check_device(disk.as_mut(), config.cluster)?;
+    refuse_other_index(config, &superblock)?;
     RocksIndex::destroy(&config.index_path)?;
     drop(disk);
     start_once(config, catalog, progress)
+}
+
+/// Refuses the index of another disk: a slip of the pen would cost that one hours. What cannot be read is nobody's.
+fn refuse_other_index(config: &DiskConfig, superblock: &Superblock) -> Result<(), OpenError> {
+    if !config.index_path.join("CURRENT").exists() {
+        return Ok(());
+    }
+    let Ok(index) = RocksIndex::open(&config.index_path, &config.index) else { return Ok(()) };
+    match check_index(&index, superblock) {
+        Err(refused @ OpenError::OtherIndex(_)) => Err(refused),
+        _ => Ok(()),
+    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "how long it took is for the log alone")]
