@@ -33,7 +33,10 @@ pub(super) fn run_node(
         let mut signal = StopSignal::catch().map_err(|e| Failure::new("catch signals", e))?;
         let mut node = tokio::select! {
             started = Node::start(config, users, super::progress::bar()) => started?,
-            () = signal.wait() => return Err(Failure::new("start node", "told to stop before it was ready")),
+            () = signal.wait() => {
+                tracing::info!("told to stop before the node was ready; the next start goes on");
+                return Ok(());
+            }
         };
         let mut served = announce(&node).map_err(|e| Failure::new("say that the node is ready", e));
         if served.is_ok() {
