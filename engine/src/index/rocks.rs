@@ -333,7 +333,7 @@ fn make_private(path: &Path) -> io::Result<()> {
     }
     match std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode & !OTHERS)) {
         Ok(()) => {
-            tracing::warn!(index = %path.display(), "others could read the index; now it is its owner's alone")
+            tracing::warn!(index = %path.display(), "others could read the index; now it is its owner's alone");
         }
         // A file system without modes, or a directory of somebody else's: the disk is no worse for it.
         Err(error) => tracing::error!(

@@ -249,10 +249,9 @@ fn request(
     }
     let (head, body) = answer.split_once("\r\n\r\n").ok_or("its answer is not HTTP, or was cut")?;
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-    let lengths = head.lines().filter_map(|line| line.split_once(':'));
-    let length =
-        lengths.filter(|(name, _)| name.eq_ignore_ascii_case("content-length")).map(|(_, value)| value);
-    if let Some(said) = length.last().and_then(|said| said.trim().parse::<usize>().ok())
+    let mut headers = head.lines().filter_map(|line| line.split_once(':'));
+    let length = headers.find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    if let Some(said) = length.and_then(|(_, said)| said.trim().parse::<usize>().ok())
         && said != body.len()
     {
         return Err(format!("its answer was cut: {} of {said} bytes", body.len()));

@@ -49,7 +49,7 @@ def admin(member):
 def compared(member):
     """What `quarry cluster compare` says, and whether it is content; it fails when copies differ, and prints nevertheless."""
     command = [*member.within, member.binary, "cluster", "compare", "--json", *admin(member)]
-    done = subprocess.run(list(map(str, command)), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(list(map(str, command)), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=90)
     assert done.stdout.startswith("{"), f"compare says nothing: {done.stderr[-500:]}"
     return json.loads(done.stdout), done.returncode == 0
 
