@@ -42,7 +42,7 @@ pub(crate) async fn answer(office: &Arc<Office>, ask: &Ask, rest: &[&str]) -> Re
         ("GET", [id]) => {
             let group = find(office, ask, id).await?;
             let volumes = members(office, &group).await?;
-            Answer::ok(json!({ "group": detail(ask, &*shown(group, &volumes), &volumes) }))
+            Answer::ok(json!({ "group": detail(ask, &shown(group, &volumes), &volumes) }))
         }
         ("PUT", [id]) => update(office, ask, id).await,
         ("POST", [id, "action"]) => act(office, ask, id).await,

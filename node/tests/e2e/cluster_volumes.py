@@ -6,6 +6,7 @@ What must hold:
 - a head that was stopped while another node attached is fenced: its late writes and reads are refused;
 - snapshots taken under writers, also while a member is away, are of one moment, and never change: not at another head, nor on a member
   that was filled, nor when another one is deleted;
+- who uses a volume keeps it, also where it is to be deleted by its id;
 - an encrypted one is read at another node, grows, has a snapshot that does not change, and is deleted once its head has let it go;
 - another key wraps the keys of encrypted volumes once all nodes have it, also when a node is killed then, and the old one is forgotten by all;
 - clones of snapshots begin as those are, go their own way, and are filled on a member that was away; limits hold wherever the head is;
