@@ -278,6 +278,7 @@ mod tests {
         assert!(report.rebuilt.is_none(), "{report:?}");
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(handle.close()).unwrap();
+        drop(handle);
         // One that is damaged is made anew, as before.
         std::fs::write(one.index.join("CURRENT"), "rubbish").unwrap();
         make_index(&one, &mut Vec::new()).unwrap();
