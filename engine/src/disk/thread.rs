@@ -4,8 +4,8 @@
 //! Invariant: a disk whose thread has panicked is out, and says so: nobody takes it for one that was closed.
 
 use std::path::Path;
-use std::sync::{Arc, Weak};
 use std::sync::mpsc::{SendError, Sender, channel};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::cache::CacheBytes;
