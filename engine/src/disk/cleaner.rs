@@ -455,7 +455,7 @@ impl Moves {
 
 /// Bytes of a segment that are read at once.
 const READ_AHEAD: u64 = 256 << 10;
-const _: () = assert!(READ_AHEAD as usize >= header_len(MAX_BATCH_RECORDS, MAX_BATCH_RECORDS));
+const _: () = assert!(READ_AHEAD >= header_len(MAX_BATCH_RECORDS, MAX_BATCH_RECORDS) as u64);
 
 /// Bytes that a record takes in memory beside its own.
 const HELD_AROUND: usize = 96;

@@ -297,7 +297,7 @@ mod mark {
 
     const NAME: &str = "DAMAGED";
 
-    fn failed(error: io::Error) -> IndexError {
+    fn failed(error: &io::Error) -> IndexError {
         IndexError::Store { verb: "mark", reason: error.to_string() }
     }
 
@@ -313,12 +313,12 @@ mod mark {
             file.sync_all()?;
             File::open(index)?.sync_all()
         };
-        written().map_err(failed)
+        written().map_err(|error| failed(&error))
     }
 
     pub(super) fn remove(index: &Path) -> Result<(), IndexError> {
         match fs::remove_file(index.join(NAME)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(&error)),
             _ => Ok(()),
         }
     }
