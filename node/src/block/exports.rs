@@ -248,7 +248,7 @@ impl Exports {
     pub(crate) async fn delete(&self, name: &str) -> Result<(), VolumeError> {
         self.unused(name)?;
         match self.several(name) {
-            Some((shared, _)) => shared.delete(name, Clones::Keep).await,
+            Some((shared, row)) => shared.delete(&row.name, Clones::Keep).await,
             None => self.volumes.delete(name).await,
         }
     }
