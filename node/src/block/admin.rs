@@ -240,8 +240,8 @@ impl Blocks {
                 OptionError::Unknown => VolumeError::NoVolume(name.clone()),
                 other => VolumeError::Register(format!("{other:?}")),
             })?;
-            if let Some((shared, _)) = self.exports.several(name) {
-                shared.attach(name).await?;
+            if let Some((shared, row)) = self.exports.several(name) {
+                shared.attach(&row.name).await?;
             }
             return Ok(export.name);
         }
@@ -270,8 +270,11 @@ impl Blocks {
                     })
                     .await
             }
-            Wanted::Attach { name, .. } => self.shared_of(&name)?.attach(&name).await.map(drop),
+            Wanted::Attach { name, .. } => {
+                self.shared_of(&name)?.attach(&self.exports.called(&name)).await.map(drop)
+            }
             Wanted::Detach { name } => {
+                let name = self.exports.called(&name);
                 if self.exports.users_of(&name) > 0 {
                     return Err(VolumeError::InUse(name));
                 }
@@ -286,7 +289,7 @@ impl Blocks {
                 volumes.create(VolumeId(random_bytes()), label).await.map(drop)
             }
             Wanted::Extend { name, bytes } => match self.exports.several(&name) {
-                Some((shared, _)) => shared.extend(&name, bytes).await,
+                Some((shared, row)) => shared.extend(&row.name, bytes).await,
                 None => volumes.extend(&name, bytes).await.map(drop),
             },
             Wanted::Delete { name } => self.exports.delete(&name).await,
@@ -296,7 +299,8 @@ impl Blocks {
             },
             Wanted::ForgetSnapshot { name, snapshot } => self.exports.forget_snapshot(&name, &snapshot).await,
             Wanted::Clone { name, volume, snapshot, bytes, description } => {
-                if let Some((shared, _)) = self.exports.several(&volume) {
+                if let Some((shared, row)) = self.exports.several(&volume) {
+                    let volume = row.name;
                     if volumes.find(&name).is_ok() {
                         return Err(VolumeError::Taken(name));
                     }

@@ -189,7 +189,7 @@ impl Exports {
     }
 
     /// The name under which who uses a volume is counted: a volume of several members is found by its id too.
-    fn called(&self, name: &str) -> String {
+    pub(crate) fn called(&self, name: &str) -> String {
         self.several(name).map_or_else(|| name.to_owned(), |(_, row)| row.name)
     }
 
