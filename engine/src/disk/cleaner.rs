@@ -15,6 +15,7 @@ use bytes::Bytes;
 
 use super::format::batch::{BatchHeader, header_len};
 use super::format::record::{NewRecord, RecordView, StoredRecord};
+use super::format::superblock::COPIES;
 use super::handle::DiskHandle;
 use super::limits::{
     CLIENT_RESERVE, MAX_BATCH, MAX_BATCH_RECORDS, MAX_GROUP, MAX_MOVE_RECORDS, MOST_TOGETHER, MOVE_MEMORY,
@@ -340,9 +341,12 @@ impl DiskHandle {
             }
         }
         if stretch.nothing_read() {
-            // Either a long bad stretch, or the device answers nothing now, which is to be tried again, not remembered: then it does not
-            // answer where the segment begins either, or by now it answers here.
-            self.read_raw(start, BLOCK).await?.map_err(failed)?;
+            // Either a long bad stretch, or the device answers nothing now, which is to be tried again, not remembered: then neither superblock
+            // can be read, or by now it answers here.
+            let [first, second] = COPIES;
+            if self.read_raw(first, BLOCK).await?.is_err() {
+                self.read_raw(second, BLOCK).await?.map_err(failed)?;
+            }
             if self.read_raw(start + offset, BLOCK).await?.is_ok() {
                 return Err(failed(std::io::Error::other("it can be read again")));
             }

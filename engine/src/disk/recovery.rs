@@ -4,7 +4,7 @@
 //! |----------------------------------------------------------|-----------------------------------|----------------------------|
 //! | the next batch, whole, chained to the last               | -                                 | apply it, go on            |
 //! | nothing, or a batch that is damaged or not chained        | no batch claims durability past it | torn tail: the log ends, leftovers are destroyed |
-//! | the next batch, chained to the last, some records damaged | a batch that claims its durability | report those, apply what has a sound head |
+//! | the next batch, chained to the last, all heads sound      | a batch that claims its durability | report what has damaged data, apply all |
 //! | nothing, or a batch that is damaged or not chained        | a batch that claims durability     | rot: report the gap, resume|
 //!
 //! Invariant: recovery applies exactly what live operation would have applied, batch by batch with its position.
@@ -236,8 +236,9 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// The batch that comes next, where only some of its records are damaged and others vouch for all of it. What has a sound head counts:
-    /// else older records would stand in its place.
+    /// The batch that comes next, where others vouch for all of it and only data of some records is damaged. What has a sound head counts:
+    /// else older records would stand in its place. Where a head is damaged nobody knows what it belongs to: records that were written together
+    /// are applied together or not at all.
     fn find_flawed(
         &mut self,
         expected: Lsn,
@@ -248,7 +249,8 @@ impl Replay<'_> {
             if let At::Flawed { found, damaged } = window.at(u64::from(place.offset), place.seq)? {
                 let header = &found.header;
                 let follows = header.first_lsn == expected && header.prev_hash == self.position.prev_hash;
-                if follows && header.end_lsn() <= promised + 1 {
+                let known = damaged.iter().all(|record| record.known);
+                if follows && known && header.end_lsn() <= promised + 1 {
                     return Ok(Some((Candidate { class, seq: place.seq, opens, found: *found }, damaged)));
                 }
             }

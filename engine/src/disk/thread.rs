@@ -77,7 +77,6 @@ pub fn start(
 impl StartError {
     /// Why the index is to be made anew, if that mends it.
     fn wants_rebuild(&self) -> Option<&'static str> {
-        use crate::index::IndexError;
         let index = match self {
             Self::Open(OpenError::StaleIndex(why)) => return Some(why),
             Self::Index(index)
@@ -102,12 +101,18 @@ pub fn rebuild_index(
     start_once(config, catalog, progress)
 }
 
-/// Refuses the index of another disk: a slip of the pen would cost that one hours. What cannot be read is nobody's.
+/// Refuses the index of another disk: a slip of the pen would cost that one hours. What cannot be read is nobody's, but what is open is
+/// somebody's.
 fn refuse_other_index(config: &DiskConfig, superblock: &Superblock) -> Result<(), OpenError> {
     if !config.index_path.join("CURRENT").exists() {
         return Ok(());
     }
-    let Ok(index) = RocksIndex::open(&config.index_path, &config.index) else { return Ok(()) };
+    let index = match RocksIndex::open(&config.index_path, &config.index) {
+        Ok(index) => index,
+        // RocksDB names its lock file; it tells in no other way.
+        Err(open @ IndexError::Store { .. }) if open.to_string().contains("LOCK") => return Err(open.into()),
+        Err(_) => return Ok(()),
+    };
     match check_index(&index, superblock) {
         Err(refused @ OpenError::OtherIndex(_)) => Err(refused),
         _ => Ok(()),

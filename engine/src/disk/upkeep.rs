@@ -370,10 +370,13 @@ pub(crate) fn read_what_can_be(
             Err(e) => return Err(e),
         }
     }
-    if !unread.is_empty() {
-        answers(disk)?;
+    let (Some(first), Some(last)) = (unread.first(), unread.last()) else { return Ok(whole) };
+    answers(disk)?;
+    // It may have come back meanwhile: then most of it can be read. Bad sectors are not all tried twice, each takes a drive seconds.
+    let still = |read: std::io::Result<_>| read.is_err_and(|e| is_bad_sector(&e));
+    if still(read_now(disk, *first, BLOCK)) && still(read_now(disk, *last, BLOCK)) {
+        return Ok(whole);
     }
-    // It may have come back meanwhile.
     for at in unread {
         let from = usize::try_from(at - offset).unwrap_or(usize::MAX);
         match (read_now(disk, at, BLOCK), whole.get_mut(from..from + BLOCK)) {

@@ -33,6 +33,8 @@ pub(crate) struct Found {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Damaged {
     pub(crate) lsn: Lsn,
+    /// Its head verifies.
+    pub(crate) known: bool,
     /// In its segment.
     pub(crate) offset: u32,
 }
@@ -41,7 +43,8 @@ pub(crate) struct Damaged {
 pub(crate) enum At {
     /// A batch of this use of the segment, every record verified.
     Whole(Box<Found>),
-    /// One with records that do not verify. Those whose heads do are given.
+    /// One with records that do not verify. Those whose heads do are given, but for copies that the cleaner made: what they were made of
+    /// may be whole.
     Flawed { found: Box<Found>, damaged: Vec<Damaged> },
     /// Nothing of this use of the segment.
     Nothing,
@@ -181,10 +184,11 @@ impl<'a> Window<'a> {
         for (lsn, d) in (header.first_lsn..).zip(&header.records) {
             let at = Location { segment, offset: base + d.offset, len: d.len };
             let (head, sound) = read_record(&header, batch, d, device);
-            records.extend(head.map(|head| Placed { head, at, from: d.from }));
             if !sound {
-                damaged.push(Damaged { lsn, offset: at.offset });
+                damaged.push(Damaged { lsn, known: head.is_some(), offset: at.offset });
             }
+            let head = head.filter(|_| sound || d.from.is_none());
+            records.extend(head.map(|head| Placed { head, at, from: d.from }));
         }
         let header_len = u32::try_from(header_len).unwrap_or(u32::MAX);
         let found = Box::new(Found { header, hash, header_len, offset, records });

@@ -109,7 +109,10 @@ impl RocksIndex {
             return Ok(());
         }
         // One that is half destroyed is not opened.
-        mark::write(path, "it was to be destroyed")?;
+        if let Err(error) = mark::write(path, "it was to be destroyed") {
+            // No room, perhaps: to destroy it makes some.
+            tracing::warn!(index = %path.display(), %error, "an index is destroyed without a mark");
+        }
         DB::destroy(&Options::default(), path).map_err(|error| failure("destroy", error))?;
         mark::remove(path)
     }

@@ -282,13 +282,44 @@ fn a_sector_that_cannot_be_read_keeps_nothing_from_being_cleaned_but_what_lies_t
 fn a_segment_of_which_nothing_can_be_read_now_is_cleaned_when_it_can() {
     let (mut rig, at) = sealed_with_one_small(82);
     let start = rig.handle().shared.layout.segment_start(at.segment);
-    rig.image.edit_faults(|faults| faults.unreadable.push(start..start + (16 << 20)));
+    rig.image.edit_faults(|faults| faults.unreadable.push(0..start + (16 << 20)));
     let handle = rig.handle();
     assert!(matches!(rig.sim().run(handle.clean(at.segment)), Err(DiskError::Io { .. })));
     rig.image.edit_faults(|faults| faults.unreadable.clear());
     assert_eq!(handle.victim(&[]), Some(at.segment));
     assert!(rig.sim().run(handle.clean(at.segment)).unwrap().unwrap().retired);
     assert_eq!(rig.get("k").unwrap(), Some((1, b"old".as_slice().into())));
+}
+
+/// A copy that the cleaner made and that rots is no better than what it was made of, which is there until the copy is in a checkpoint.
+#[test]
+fn a_damaged_copy_takes_the_place_of_no_whole_record() {
+    let (mut rig, at) = sealed_with_one_small(84);
+    let handle = rig.handle();
+    rig.sim().run(handle.checkpoint()).unwrap();
+    rig.sim().run(handle.clean(at.segment)).unwrap();
+    let (to, place) = rig.place("k");
+    assert_ne!(to.segment, at.segment, "it was moved");
+    rig.put("after", 9, b"vouches").unwrap();
+    // In its data, the last eight bytes.
+    rig.image.flip(place + u64::from(to.len) - 8, 1);
+    rig.sim = None;
+    rig.index.crash();
+    let report = rig.open();
+    assert!(report.batches > 0 && report.lost.len() == 1, "{report:?}");
+    assert_eq!(rig.get("k").unwrap(), Some((1, b"old".as_slice().into())));
+}
+
+/// A segment that was bad as a whole, on a device that reads all else, ended all cleaning with an error, for ever.
+#[test]
+fn a_segment_of_which_nothing_can_be_read_is_left_and_ends_no_cleaning() {
+    let (mut rig, at) = sealed_with_one_small(83);
+    let start = rig.handle().shared.layout.segment_start(at.segment);
+    rig.image.edit_faults(|faults| faults.unreadable.push(start..start + (16 << 20)));
+    let handle = rig.handle();
+    let cleaned = rig.sim().run(handle.clean(at.segment)).unwrap().unwrap();
+    assert!(!cleaned.retired, "what is needed of it is not given up");
+    assert_eq!(handle.victim(&[]), None, "it is not tried for ever");
 }
 
 /// A stretch that cannot be read is no dead device: where nothing of what was read at once could be read, all cleaning ended with an error.
