@@ -114,10 +114,18 @@ async fn agree(mut wire: Box<dyn Wire>, host: &mut Host) -> io::Result<Option<Ag
                     }
                     match only_read::open(&host.exports, &name).await {
                         Ok((export, device, held)) => {
-                            opened = Some((device, held));
-                            handshake.export(Ok(export))
+                            let next = handshake.export(Ok(export));
+                            // It may be refused all the same, for its sizes of blocks or TLS.
+                            match &next {
+                                Some(Demand::Enter(_)) => opened = Some((device, held)),
+                                _ => place = None,
+                            }
+                            next
                         }
-                        Err(error) => handshake.export(Err(error)),
+                        Err(error) => {
+                            place = None;
+                            handshake.export(Err(error))
+                        }
                     }
                 }
                 Demand::StartTls => {

@@ -73,10 +73,16 @@ async fn who_has_not_agreed_takes_no_place() {
     let mut first = greeted(&exports, &admission).await;
     assert!(enters(&mut first).await);
     assert!(!enters(&mut silent[0]).await, "there is one place");
+    let mut other = silent.remove(2);
     // The command to end, and its answer, which is the end.
     first.write_all(&request(2, 0)).await.unwrap();
     assert!(first.read_exact(&mut [0; 1]).await.is_err());
-    assert!(enters(&mut silent[1]).await);
+    // NBD_OPT_GO for what is not there, with no wishes: refused, and the haggling goes on.
+    other.write_all(b"\0\0\0\x03IHAVEOPT\0\0\0\x07\0\0\0\x0a\0\0\0\x04nope\0\0").await.unwrap();
+    let mut refused = [0; 20];
+    other.read_exact(&mut refused).await.unwrap();
+    assert_eq!(refused[12..16], [0x80, 0, 0, 6], "NBD_REP_ERR_UNKNOWN");
+    assert!(enters(&mut silent[1]).await, "who was refused keeps no place");
 }
 
 /// Whatever came while it was flushed broke that off, and nobody flushed again until there was another reply.
