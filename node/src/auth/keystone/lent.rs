@@ -1,7 +1,7 @@
 //! What tokens may do that stand for some of a user's rights alone: those of trusts, of application credentials, and of requests that
 //! were signed with an EC2 key.
 //!
-//! Invariant: what was lent neither widens nor outlasts itself: with it nobody sees or changes what would give more, or for longer.
+//! Invariant: what was lent neither widens nor outlasts itself: with it nobody sees, makes or changes what would give more, or for longer.
 
 use serde_json::Value;
 
@@ -18,25 +18,28 @@ pub(super) fn is_by_signature(session: &Session) -> bool {
     session.claims.methods.iter().any(|method| method == BY_SIGNATURE)
 }
 
-/// Refuses to make, change or take away credentials for whoever was lent some of a user's rights: by a trust, or by an application credential
-/// that is not unrestricted (Keystone's `_check_unrestricted_application_credential`).
+/// Refuses to make, change or take away credentials with an application credential that is not unrestricted (Keystone's
+/// `_check_unrestricted_application_credential`, which asks at some of these alone). With a trust EC2 keys are made, as services do for
+/// their users: they give what the trust does.
 pub(super) fn may_manage(context: &Context<'_>, caller: &Session) -> Result<(), Refusal> {
     let unrestricted = |id: &str| {
         context.roll().get("app_credential", id).is_some_and(|paper| flag(paper, "unrestricted", false))
     };
-    let claims = &caller.claims;
-    if claims.trust.is_some() || claims.credential.as_deref().is_some_and(|id| !unrestricted(id)) {
-        return Err(Refusal::Forbidden);
-    }
-    Ok(())
+    let restricted = caller.claims.credential.as_deref().is_some_and(|id| !unrestricted(id));
+    if restricted { Err(Refusal::Forbidden) } else { Ok(()) }
 }
 
-/// Refuses what concerns trusts to whoever was lent anything.
-pub(super) fn may_trust(caller: &Session) -> Result<(), Refusal> {
-    if caller.claims.trust.is_some() || caller.claims.credential.is_some() {
-        return Err(Refusal::Forbidden);
-    }
-    Ok(())
+/// The same of application credentials, which are for good: with a trust none is made.
+pub(super) fn may_manage_lasting(context: &Context<'_>, caller: &Session) -> Result<(), Refusal> {
+    if caller.claims.trust.is_some() { Err(Refusal::Forbidden) } else { may_manage(context, caller) }
+}
+
+/// Refuses what changes trusts, but for one thing: a trust is ended with itself, as services do that have nothing else of its trustor.
+/// `ended`: the trust that is to be deleted.
+pub(super) fn may_trust(caller: &Session, ended: Option<&str>) -> Result<(), Refusal> {
+    let claims = &caller.claims;
+    let other = claims.trust.is_some() && claims.trust.as_deref() != ended;
+    if claims.credential.is_some() || other { Err(Refusal::Forbidden) } else { Ok(()) }
 }
 
 /// Whether a session may see a credential, which shows its secret, and change it: whoever was lent some rights sees EC2 keys that give the same.

@@ -59,7 +59,7 @@ pub(super) async fn answer(
         return Err(Refusal::Forbidden);
     }
     if !is_look(method) {
-        lent::may_manage(context, caller)?;
+        lent::may_manage_lasting(context, caller)?;
     }
     let rules = what == "access_rules";
     let (kind, one) =

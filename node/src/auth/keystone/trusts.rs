@@ -23,10 +23,11 @@ pub(super) async fn answer(
     rest: &[&str],
     body: &[u8],
 ) -> Reply {
-    if !matches!(*method, Method::GET | Method::HEAD) {
-        lent::may_trust(caller)?;
-    }
     let rest: Vec<&str> = rest.iter().copied().filter(|part| !part.is_empty()).collect();
+    if !matches!(*method, Method::GET | Method::HEAD) {
+        let ended = rest.first().copied().filter(|_| *method == Method::DELETE && rest.len() == 1);
+        lent::may_trust(caller, ended)?;
+    }
     match (method.as_str(), &rest[..]) {
         ("GET", []) => {
             let query = context.query;
