@@ -72,7 +72,9 @@ soak: build ## Hours of kill -9 on the real binary, beside simulated stores, clu
 	wait $$store; wait $$cluster; wait $$volume; wait $$blocks
 
 install: build ## Put the program into $(PREFIX)/bin, /usr/local/bin by default
-	install -D -m 755 "$(BIN)" "$(DESTDIR)$(or $(PREFIX),/usr/local)/bin/quarry"
+	@to="$(DESTDIR)$(or $(PREFIX),/usr/local)/bin"; root=; \
+	{ mkdir -p "$$to" 2>/dev/null && [ -w "$$to" ]; } || root=sudo; \
+	$$root install -D -m 755 "$(BIN)" "$$to/quarry"; echo "$$to/quarry is installed"
 
 clean-cache: ## Remove everything that was built or downloaded, RocksDB too
 	rm -rf "$(CACHE)"

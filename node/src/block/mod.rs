@@ -46,6 +46,7 @@ pub(crate) use shared::Compared;
 use shared::Shared;
 
 use crate::control::member::Member;
+use crate::panics;
 use crate::storage::Disks;
 
 /// How long deleted volumes wait to be looked for again.
@@ -79,8 +80,9 @@ impl Blocks {
     pub(crate) fn look_after_keys(&self, tasks: &mut JoinSet<()>, mut stopped: watch::Receiver<bool>) {
         let keys = Arc::clone(&self.keys);
         tasks.spawn(async move {
+            let looks = async { while panics::caught("look after keys", keys.go_on()).await.is_none() {} };
             tokio::select! {
-                () = keys.go_on() => {}
+                () = looks => {}
                 () = listener::told(&mut stopped) => {}
             }
         });
@@ -92,7 +94,7 @@ impl Blocks {
         tasks.spawn(async move {
             let rounds = async {
                 loop {
-                    shared.replace().await;
+                    let _panicked = panics::caught("replace members of volumes", shared.replace()).await;
                     tokio::time::sleep(REPLACE_EVERY).await;
                 }
             };
@@ -115,10 +117,10 @@ impl Blocks {
         tasks.spawn(async move {
             loop {
                 let members = members.as_deref();
-                let pause = match reap_one(&volumes, members).await {
-                    Ok(true) => Duration::from_millis(1),
-                    Ok(false) => REAP_EVERY,
-                    Err(error) => {
+                let pause = match panics::caught("reap volumes", reap_one(&volumes, members)).await {
+                    Some(Ok(true)) => Duration::from_millis(1),
+                    Some(Ok(false)) | None => REAP_EVERY,
+                    Some(Err(error)) => {
                         tracing::error!(%error, "reap deleted volumes and snapshots");
                         REAP_EVERY
                     }

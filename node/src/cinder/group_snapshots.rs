@@ -131,7 +131,14 @@ async fn list(office: &Office, ask: &Ask, full: bool) -> Reply {
         all.retain(|one| text(one, "project_id") == ask.caller.project);
     }
     let snapshots = office.papers.all(snapshots::DRAWER).await?;
-    let page = page(ask, RULES, all)?;
+    // What is asked for by its status is what is shown of it.
+    let all = all.into_iter().map(|one| {
+        let status = json!(state_of(&one, &snapshots));
+        let mut one = one.as_ref().clone();
+        one.insert("status".to_owned(), status);
+        Arc::new(one)
+    });
+    let page = page(ask, RULES, all.collect())?;
     Answer::ok(page.body(ask, "group_snapshots", |one| {
         if full {
             return detail(ask, one, &snapshots);

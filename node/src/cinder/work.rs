@@ -30,6 +30,7 @@ use super::{
     Cinder, Office, attachments, backups, drain, images, manage, migrate, passing, qos, services, several,
     snapshots, volumes,
 };
+use crate::panics::caught;
 use crate::papers::{Paper, PaperError};
 use crate::storage::{random_bytes, wall_clock};
 
@@ -104,7 +105,9 @@ impl Cinder {
         tasks.spawn(async move {
             let mut running = JoinSet::new();
             loop {
-                if let Err(error) = round(&office, &mut running).await {
+                let looked =
+                    Box::pin(caught("look for tasks of volumes", round(&office, &mut running))).await;
+                if let Some(Err(error)) = looked {
                     tracing::debug!(%error, "look for tasks of volumes");
                 }
                 let pause = if office.place.alone { AGAIN } else { AGAIN_IN_CLUSTER };

@@ -41,8 +41,9 @@ pub(super) fn run_cluster(url: Option<&str>, json: bool, out: &mut impl Write) -
         writeln!(out, "{text}")?;
         return Ok(());
     }
-    let text = ask(&url, "GET", "/cluster/nodes", "")?;
-    let answers = serde_json::from_str(&text).map_err(|e| Failure::new(format!("read nodes of {url}"), e))?;
+    // A node of an earlier version does not tell.
+    let answers = ask(&url, "GET", "/cluster/nodes", "").ok();
+    let answers = answers.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
     print_cluster(&cluster, &answers, out)?;
     writeln!(out)?;
     // What is known is shown before the rest is waited for.

@@ -132,7 +132,7 @@ pub(super) fn of_another_cluster(path: &Path, found: ClusterId, own: ClusterId) 
 /// A disk that was in use, and a data directory without what was in it then.
 fn data_is_missed(path: &Path, data: &Path, found: &Superblock) -> OpenError {
     let reason = format!(
-        "a node has used it ({} starts), and that one's data directory is not {}, which is new: mount its file system, name \
+        "a node, or a command such as `quarry disk audit`, has used it ({} starts), and that one's data directory is not {}, which is new: mount its file system, name \
          the right one as node.data, or restore it; users, keys of tokens and of encrypted volumes are in it (to begin with \
          new ones all the same, write {} into {})",
         found.epoch,
