@@ -62,10 +62,10 @@ pub use policy::{BadPolicies, Code, Keeps, Layout, Policies, Policy};
 pub use quorum::{Asked, Tally, Verdict, quorum};
 pub(crate) use reader::check_chunk;
 pub use reader::{ObjectReader, RangeReader};
-pub(crate) use remake::{Remade, Wanted, fragment_of, remake};
+pub(crate) use remake::{Remade, Wanted, fragment_of, remake, renumber};
 #[cfg(test)]
 pub(crate) use replica::Local;
-pub use replica::{BoxFuture, COPY, Draft, Opened, Replica};
+pub use replica::{ANOTHER, BoxFuture, COPY, Draft, Opened, Replica};
 #[cfg(test)]
 pub(crate) use store::hash_of;
 pub(crate) use store::key_of;

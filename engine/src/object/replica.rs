@@ -27,6 +27,9 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// evicted. The draft of a chunk of a copy has the version's time behind the path hash in its meta.
 pub const COPY: u32 = 1;
 
+/// The number of an object's draft that is another fragment of a version which the device has: it takes the place of that one.
+pub const ANOTHER: u32 = 2;
+
 /// A record that does not yet know its device.
 #[derive(Debug, Clone)]
 pub struct Draft {
@@ -36,7 +39,7 @@ pub struct Draft {
     pub deleted: bool,
     /// Version time.
     pub sequence: u64,
-    /// Chunk number; of an object 0 or [`COPY`].
+    /// Chunk number; of an object 0, [`COPY`] or [`ANOTHER`].
     pub number: u32,
     /// Key.
     pub key: Vec<u8>,
@@ -127,6 +130,12 @@ impl Local {
         let Draft { kind, deleted, sequence, mut number, key, mut meta, data } = draft;
         let index = self.disk.index();
         match kind {
+            Kind::Object if number == ANOTHER => {
+                number = match catalog::turn_of(index, &key, sequence, deleted)? {
+                    Some(turn) => turn.saturating_add(1),
+                    None => catalog::next_turn(index, &key, sequence, deleted)?,
+                }
+            }
             Kind::Object if number != 0 => number = catalog::next_turn(index, &key, sequence, deleted)?,
             Kind::Chunk => match meta.split_first_chunk::<16>() {
                 Some((_, [])) => {}

@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use crate::catalog::{Stamp, Version};
 use crate::disk::DiskHandle;
 use crate::disk::format::record::DeviceId;
-use crate::object::{BoxFuture, Error, Remade, Replica, Result, Wanted, remake};
+use crate::object::{BoxFuture, Error, Remade, Replica, Result, Wanted, remake, renumber};
 use crate::sync::{self, Cluster, Copied, CopyError, Side};
 
 /// Versions on their way at a time. Each waits for a peer and for a flush, which they share.
@@ -65,7 +65,7 @@ pub(super) struct Carried {
 }
 
 impl Done {
-    fn bytes(bytes: u64) -> Self {
+    pub(super) fn bytes(bytes: u64) -> Self {
         let units = u32::try_from(bytes / UNIT).unwrap_or(u32::MAX).saturating_add(1);
         Self { units, copied: 1, findings: Vec::new() }
     }
@@ -214,6 +214,22 @@ impl Carrier {
             Remade::Bytes(bytes) => Ok(Done::bytes(bytes)),
             Remade::Had | Remade::Cannot => Ok(Done::nothing()),
         }
+    }
+
+    /// Gives our fragment of a version, a handoff's, to a primary that has the same as another, where no primary has it; returns the bytes
+    /// written, `None` where none can be given it.
+    pub(super) async fn renumber(
+        &self,
+        primaries: &[Arc<dyn Replica>],
+        stamp: &Stamp,
+    ) -> Result<Option<u64>> {
+        // It is never closed.
+        let _place = self.large.acquire().await;
+        Ok(match renumber(primaries, &self.local, stamp.hash).await? {
+            Remade::Bytes(bytes) => Some(bytes),
+            Remade::Had => Some(0),
+            Remade::Cannot => None,
+        })
     }
 
     fn primaries(&self, ring: Ring, stamp: &Stamp) -> Vec<DeviceId> {

@@ -294,6 +294,13 @@ impl Cluster {
         }
     }
 
+    /// The next life of a node, which was killed, makes its indexes from the logs.
+    pub(crate) fn lose_indexes(&mut self, node: usize) {
+        for disk in &mut self.nodes[node].disks {
+            disk.index = Arc::new(MemoryIndex::new());
+        }
+    }
+
     /// Nothing gets to a node or from it any more.
     pub(crate) fn cut(&self, node: usize) {
         for other in self.nodes.iter().filter(|other| other.id != self.nodes[node].id) {
