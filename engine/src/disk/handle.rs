@@ -162,11 +162,11 @@ impl DiskHandle {
         NewRecord::new(self.shared.device, parts)
     }
 
-    /// Above the mark at which client writes are refused.
+    /// Above the mark at which client writes are refused; so they are where the index has little room.
     #[must_use]
     pub fn above_high_water(&self) -> bool {
         let live = self.shared.live.load(Ordering::Relaxed);
-        live > self.shared.layout.usable() / 100 * CLIENT_HIGH_WATER
+        live > self.shared.layout.usable() / 100 * CLIENT_HIGH_WATER || self.shared.index_room.is_tight()
     }
 
     /// Appends a group (one batch, all or nothing) and waits as long as `durability` says. The group is written even

@@ -22,7 +22,7 @@ use quick_cache::sync::{Cache, DefaultLifecycle};
 use super::cache::Hashing;
 use super::catalog::Catalog;
 use super::limits::MEMO_BYTES;
-use crate::index::{Index, IndexError, IndexStats, Pair, Range, Table, WriteSet};
+use crate::index::{Index, IndexError, IndexStats, Pair, Range, Room, Table, WriteSet};
 
 /// Names rows that are remembered together: what their keys begin with, cut to so many bytes.
 pub type Group = [u8; 24];
@@ -173,5 +173,9 @@ impl Index for Told {
     fn stats(&self) -> IndexStats {
         let stats = self.index.stats();
         IndexStats { memory_bytes: stats.memory_bytes.saturating_add(self.memo.groups.weight()), ..stats }
+    }
+
+    fn room(&self) -> Option<Room> {
+        self.index.room()
     }
 }

@@ -23,6 +23,7 @@ mod open;
 mod pipeline;
 mod rebuild;
 mod recovery;
+mod room;
 pub(crate) mod run;
 mod salvage;
 mod segments;

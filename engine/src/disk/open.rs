@@ -553,10 +553,12 @@ fn assemble(
         counters: Counters::default(),
         live: AtomicU64::new(live),
         free: AtomicU64::new(free),
+        index_room: IndexRoom::default(),
         failed: OnceLock::new(),
         max_sequence: position.max_sequence,
         epoch: superblock.epoch,
     });
+    shared.look_for_room();
     let core = Core {
         disk,
         shared: shared.clone(),

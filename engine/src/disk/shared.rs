@@ -16,6 +16,7 @@ use super::format::superblock::Layout;
 use super::hints::Hints;
 use super::limits::{ALIGN_FROM, CLEANER_QUEUE_BYTES, DELETE_QUEUE_BYTES, QUEUE_BYTES, READ_BYTES};
 use super::memo::Memo;
+use super::room::IndexRoom;
 use super::segments::{SegmentMap, State};
 use super::tallies::Tallies;
 use super::{Durability, Location, Lsn};
@@ -240,6 +241,7 @@ pub(crate) struct Shared {
     pub(crate) live: AtomicU64,
     /// Free segments.
     pub(crate) free: AtomicU64,
+    pub(crate) index_room: IndexRoom,
     pub(crate) failed: OnceLock<Arc<str>>,
     pub(crate) max_sequence: u64,
     pub(crate) epoch: u64,
@@ -368,6 +370,11 @@ impl Shared {
     /// Takes note of how many segments are free: called where that changes.
     pub(crate) fn count_free(&self, segments: &SegmentMap) {
         self.free.store(segments.count(State::Free) as u64, Ordering::Relaxed);
+    }
+
+    /// Looks how much room the index has. May wait for its file system.
+    pub(crate) fn look_for_room(&self) {
+        self.index_room.look(self.device, self.index.room());
     }
 
     pub(crate) fn pinned(&self, segment: u32) -> bool {

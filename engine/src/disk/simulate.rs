@@ -72,6 +72,7 @@ impl SimulatedDisk {
         if self.core.take_checkpoint() {
             let result = self.index.checkpoint();
             self.core.checkpointed(result);
+            self.core.shared.look_for_room();
         }
     }
 

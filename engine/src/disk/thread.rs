@@ -4,7 +4,7 @@
 //! Invariant: a disk whose thread has panicked is out, and says so: nobody takes it for one that was closed.
 
 use std::path::Path;
-use std::sync::mpsc::{SendError, Sender, channel};
+use std::sync::mpsc::{RecvTimeoutError, SendError, Sender, channel};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -209,7 +209,10 @@ impl Drop for CheckpointWitness<'_> {
     }
 }
 
-/// The helper thread that runs index checkpoints: they sync files, which takes long.
+/// Pause between two looks at the room that the index has, where there is no checkpoint.
+const LOOK_FOR_ROOM: Duration = Duration::from_secs(10);
+
+/// The helper thread that runs index checkpoints: they sync files, which takes long. It looks how much room the index has, too.
 struct Checkpointer {
     requests: Sender<()>,
     thread: std::thread::JoinHandle<()>,
@@ -221,11 +224,18 @@ impl Checkpointer {
         // Weak: this thread must not keep the disk's channel open after the last handle has gone.
         let shared = Arc::downgrade(shared);
         let thread = std::thread::Builder::new().name("checkpoint".to_owned()).spawn(move || {
-            while wanted.recv().is_ok() {
+            loop {
+                let wanted = wanted.recv_timeout(LOOK_FOR_ROOM);
+                if wanted == Err(RecvTimeoutError::Disconnected) {
+                    return;
+                }
                 let Some(shared) = shared.upgrade() else { return };
-                let _witness = CheckpointWitness(&shared);
-                let result = shared.index.checkpoint();
-                let _closed = shared.send(Request::Checkpointed(result));
+                if wanted.is_ok() {
+                    let _witness = CheckpointWitness(&shared);
+                    let result = shared.index.checkpoint();
+                    let _closed = shared.send(Request::Checkpointed(result));
+                }
+                shared.look_for_room();
             }
         })?;
         Ok(Self { requests, thread })

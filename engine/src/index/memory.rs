@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Change, Index, IndexError, IndexStats, Pair, Range, Table, WriteSet};
+use super::{Change, Index, IndexError, IndexStats, Pair, Range, Room, Table, WriteSet};
 
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -25,6 +25,7 @@ struct State {
     undo: Vec<Vec<Change>>,
     /// Applies and checkpoints that still succeed; `None`: all.
     healthy_calls: Option<u64>,
+    room: Option<Room>,
 }
 
 impl MemoryIndex {
@@ -71,6 +72,11 @@ impl MemoryIndex {
     /// Let `calls` more applies and checkpoints succeed, then none until the next crash.
     pub fn fail_after(&self, calls: u64) {
         self.lock().healthy_calls = Some(calls);
+    }
+
+    /// Let it say that it has so much room.
+    pub fn set_room(&self, room: Room) {
+        self.lock().room = Some(room);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -154,6 +160,10 @@ impl Index for MemoryIndex {
         let pairs = || state.tables.iter().flat_map(|map| map.iter());
         let bytes = pairs().map(|(key, value)| count(key.len() + value.len())).sum();
         IndexStats { disk_bytes: bytes, memory_bytes: bytes, keys: count(pairs().count()) }
+    }
+
+    fn room(&self) -> Option<Room> {
+        self.lock().room
     }
 }
 

@@ -93,6 +93,15 @@ pub struct IndexStats {
     pub keys: u64,
 }
 
+/// How full the file system is on which an index lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes that may still be written.
+    pub free: u64,
+    /// Bytes of all.
+    pub total: u64,
+}
+
 /// An ordered map per [`Table`].
 pub trait Index: Send + Sync {
     /// The value of a key.
@@ -111,6 +120,10 @@ pub trait Index: Send + Sync {
     fn checkpoint(&self) -> Result<(), IndexError>;
     /// Sizes.
     fn stats(&self) -> IndexStats;
+    /// How much room it has; `None`: it does not lie on a file system, or that does not say. May wait for the file system.
+    fn room(&self) -> Option<Room> {
+        None
+    }
 }
 
 impl Range {

@@ -22,7 +22,7 @@ use rocksdb::{
     WriteBatch, WriteOptions,
 };
 
-use super::{Index, IndexError, IndexStats, Pair, Range, Table, WriteSet};
+use super::{Index, IndexError, IndexStats, Pair, Range, Room, Table, WriteSet};
 
 /// Data blocks: large enough to compress well, small enough for one random read.
 const BLOCK_BYTES: usize = 16 * 1024;
@@ -223,6 +223,12 @@ impl Index for RocksIndex {
             memory_bytes: cached.saturating_add(memtables).saturating_add(readers),
             keys: self.sum(properties::ESTIMATE_NUM_KEYS),
         }
+    }
+
+    fn room(&self) -> Option<Room> {
+        let found = rustix::fs::statvfs(self.db.path()).ok()?;
+        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+        Some(Room { free: bytes(found.f_bavail), total: bytes(found.f_blocks) })
     }
 }
 

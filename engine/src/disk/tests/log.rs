@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::kv::{Rig, put_record};
 use crate::disk::{Class, DiskError, Durability, SimulatedDisk, State};
-use crate::index::{Index, MemoryIndex, Range, Table};
+use crate::index::{Index, MemoryIndex, Range, Room, Table};
 
 fn value(n: u64, len: usize) -> Vec<u8> {
     let mut out = vec![0u8; len];
@@ -277,6 +277,27 @@ fn cleaning_gives_space_back_and_loses_nothing() {
     }
     let usage = rig.handle().usage();
     assert!(usage.live < (keys + 2) * ((1 << 20) + 4096), "{usage:?}");
+}
+
+/// The disk went out when RocksDB had no room for a flush, and stayed out: at the next start it had none to be opened.
+#[test]
+fn where_the_index_has_no_room_clients_are_refused_and_deletes_are_taken() {
+    let mut rig = Rig::new(12, 6);
+    let (few, enough) = (Room { free: 1 << 20, total: 64 << 30 }, Room { free: 2 << 30, total: 64 << 30 });
+    let (index, handle) = (rig.index.clone(), rig.handle());
+    rig.put("before", 1, b"value").unwrap();
+    index.set_room(few);
+    rig.sim().run(handle.checkpoint()).unwrap();
+    assert!(matches!(rig.put("after", 2, b"value"), Err(DiskError::NoSpace)));
+    rig.delete("before", 3).unwrap();
+    drop(handle);
+    rig.sim = None;
+    rig.open();
+    assert!(matches!(rig.put("after", 4, b"value"), Err(DiskError::NoSpace)), "known from the start");
+    index.set_room(enough);
+    let handle = rig.handle();
+    rig.sim().run(handle.checkpoint()).unwrap();
+    rig.put("after", 5, b"value").unwrap();
 }
 
 #[test]
