@@ -30,6 +30,7 @@ mod segments;
 mod shared;
 mod simulate;
 mod stretch;
+mod table;
 mod tallies;
 #[cfg(test)]
 mod tests;

@@ -35,6 +35,7 @@ use super::segments::{
     IDENTITY_KEY, PARTS_KEY, POSITION_KEY, Position, Segment, SegmentMap, State, segment_key,
 };
 use super::shared::{Admission, Counters, Nap, Shared};
+use super::table;
 use super::tallies::Tallies;
 use super::upkeep::{
     CheckpointState, Freeing, flush_now, is_bad_sector, read_now, read_what_can_be, write_now,
@@ -304,6 +305,10 @@ pub(crate) fn open(
     };
     let Recovered { segments, tallies, mut position, heads, report } = recovered;
     forget_stale_openings(disk.as_mut(), &superblock, &segments, &mut position)?;
+    // Also those of segments that cannot be read any more: what is saved now would be taken for older than the table.
+    let (layout, device) = (superblock.layout, superblock.device);
+    let given = table::next_seq(disk.as_mut(), layout, device, &[]).map_err(io("read segment table"))?;
+    position.next_seq = position.next_seq.max(given);
     position.reserved = segments.reserve(&[]);
     save_opening(index.as_ref(), &superblock, &position, &segments)?;
     tracing::info!(
@@ -371,6 +376,13 @@ fn replay(
         .ok_or(OpenError::StaleIndex("its position row is missing or damaged"))?;
     if !last_batch_is_there(disk, layout, &position)? {
         return Err(OpenError::StaleIndex("it is ahead of the log"));
+    }
+    let reserved = &position.reserved;
+    let given = table::next_seq(disk, layout, device, reserved).map_err(io("read segment table"))?;
+    if given > position.next_seq {
+        return Err(OpenError::StaleIndex(
+            "it is older than what it had made durable: restored, or rolled back",
+        ));
     }
     let mut segments = load_segments(index, layout, &position)?;
     recount_once(index, catalog, &mut segments)?;

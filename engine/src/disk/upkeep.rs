@@ -11,8 +11,8 @@ use tokio::sync::oneshot;
 use super::batching::Written;
 use super::core::{Core, Purpose};
 use super::format::batch::HeadClass;
-use super::format::segment::{SegmentHeader, finish_block};
-use super::format::superblock::{COPIES, TABLE_ENTRY};
+use super::format::segment::SegmentHeader;
+use super::format::superblock::COPIES;
 use super::limits::{CHECKPOINT_BYTES, CHECKPOINT_SECONDS};
 use super::segments::{POSITION_KEY, State};
 use super::shared::{Counters, DiskError};
@@ -289,7 +289,7 @@ impl Core {
         if self.ops.values().any(|purpose| matches!(purpose, Purpose::Table)) {
             return;
         }
-        let table = encode_table(&self.shared.segments());
+        let table = super::table::encode(self.shared.device, &self.shared.segments());
         let copy = self.shared.counters.checkpoints.load(std::sync::atomic::Ordering::Relaxed) % 2;
         let mut buf = self.disk.buffer(table.len());
         buf.copy_from_slice(&table);
@@ -308,21 +308,6 @@ impl Core {
         write_now(self.disk.as_mut(), copy, &self.superblock.encode()).map_err(io)?;
         flush_now(self.disk.as_mut()).map_err(io)
     }
-}
-
-fn encode_table(segments: &super::segments::SegmentMap) -> Vec<u8> {
-    let mut out = finish_block({
-        let mut head = b"QUARRYST".to_vec();
-        head.extend_from_slice(&1u32.to_le_bytes());
-        head
-    });
-    for (_, segment) in segments.iter() {
-        let mut entry = segment.encode();
-        entry.resize(usize::try_from(TABLE_ENTRY).unwrap_or(32), 0);
-        out.extend_from_slice(&entry);
-    }
-    out.resize(out.len().next_multiple_of(crate::io::BLOCK), 0);
-    out
 }
 
 /// Writes at once, for openings and closings: nothing else is in flight.

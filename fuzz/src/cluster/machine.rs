@@ -74,7 +74,8 @@ impl Drive {
     pub(crate) fn open(&mut self, catalog: &Arc<dyn Catalog>) -> Result<Report, OpenError> {
         let opened = match self.try_open(catalog) {
             // As an operator would.
-            Err(OpenError::StaleIndex(_)) => {
+            // None is ever restored here.
+            Err(OpenError::StaleIndex(why)) if !why.starts_with("it is older") => {
                 self.index = Arc::new(MemoryIndex::new());
                 self.try_open(catalog)
             }

@@ -83,7 +83,8 @@ impl World {
     /// Starts the engine: recovery runs here. An index that the engine calls stale is destroyed, as an operator would.
     pub fn up(&mut self) -> Result<Report, OpenError> {
         let opened = match self.open() {
-            Err(OpenError::StaleIndex(_)) => {
+            // None is ever restored here.
+            Err(OpenError::StaleIndex(why)) if !why.starts_with("it is older") => {
                 self.index = Arc::new(MemoryIndex::new());
                 self.open()
             }

@@ -1,6 +1,7 @@
 //! The log without crashes: order, group commit, cleaning, space, rebuild.
 
 use std::future::Future;
+use std::ops::RangeInclusive;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,7 +9,8 @@ use std::time::Duration;
 
 use super::kv::{Rig, put_record};
 use crate::disk::{Class, DiskError, Durability, SimulatedDisk, State};
-use crate::index::{Index, MemoryIndex, Range, Room, Table};
+use crate::index::{Index, MemoryIndex, Range, Room, Table, WriteSet};
+use crate::io::{CrashPlan, SplitMix64};
 
 fn value(n: u64, len: usize) -> Vec<u8> {
     let mut out = vec![0u8; len];
@@ -248,8 +250,8 @@ fn an_older_record_that_comes_late_does_not_win() {
 }
 
 /// Overwrites a few keys until segments roll over several times; cleans when it pays.
-fn churn(rig: &mut Rig, rounds: u64, len: usize, keys: u64) {
-    for n in 1..=rounds {
+fn churn(rig: &mut Rig, rounds: RangeInclusive<u64>, len: usize, keys: u64) {
+    for n in rounds {
         let key = format!("k{}", n % keys);
         rig.put(&key, n, &value(n, len)).unwrap();
         let handle = rig.handle();
@@ -269,7 +271,7 @@ fn churn(rig: &mut Rig, rounds: u64, len: usize, keys: u64) {
 fn cleaning_gives_space_back_and_loses_nothing() {
     let mut rig = Rig::new(12, 4);
     let (rounds, keys) = (900, 40);
-    churn(&mut rig, rounds, 1 << 20, keys);
+    churn(&mut rig, 1..=rounds, 1 << 20, keys);
     assert!(rig.handle().counters().freed.load(Ordering::Relaxed) > 20, "segments went round");
     for n in rounds - keys + 1..=rounds {
         let key = format!("k{}", n % keys);
@@ -277,6 +279,44 @@ fn cleaning_gives_space_back_and_loses_nothing() {
     }
     let usage = rig.handle().usage();
     assert!(usage.live < (keys + 2) * ((1 << 20) + 4096), "{usage:?}");
+}
+
+fn copy_of(index: &MemoryIndex) -> Arc<MemoryIndex> {
+    let rows = |table| index.scan(table, Range::default()).map(move |pair| (table, pair.unwrap()));
+    let changes = Table::ALL.into_iter().flat_map(rows);
+    let changes =
+        changes.map(|(table, (key, value))| (table, key.into_vec(), Some(value.into_vec()))).collect();
+    let copy = MemoryIndex::new();
+    copy.apply(WriteSet { changes }).unwrap();
+    copy.checkpoint().unwrap();
+    Arc::new(copy)
+}
+
+/// It came from a backup of the machine's root disk. Segments that were freed and opened again since were unknown to it: the log seemed to end
+/// where it stood then, and what came later was written over.
+#[test]
+fn an_index_from_before_its_last_checkpoint_is_made_anew() {
+    let (mut rig, keys) = (Rig::new(12, 7), 30);
+    churn(&mut rig, 1..=200, 1 << 20, keys);
+    let handle = rig.handle();
+    rig.sim().run(handle.checkpoint()).unwrap();
+    let old = copy_of(&rig.index);
+    churn(&mut rig, 201..=700, 1 << 20, keys);
+    rig.sim().run(handle.checkpoint()).unwrap();
+    for _ in 0..10 {
+        rig.sim().turn();
+    }
+    drop(handle);
+    rig.crash(CrashPlan::KEEP_ALL, &mut SplitMix64::new(1));
+    rig.index = old;
+    assert!(rig.open().rebuilt.is_some());
+    for n in 701 - keys..=700 {
+        let key = format!("k{}", n % keys);
+        assert_eq!(rig.get(&key).unwrap(), Some((n, value(n, 1 << 20).into())), "{key}");
+    }
+    // That of now is no older than the tables.
+    rig.crash(CrashPlan::KEEP_ALL, &mut SplitMix64::new(2));
+    assert!(rig.open().rebuilt.is_none());
 }
 
 /// The disk went out when RocksDB had no room for a flush, and stayed out: at the next start it had none to be opened.
@@ -339,7 +379,7 @@ fn a_pinned_segment_is_not_recycled() {
     let handle = rig.handle();
     let found = handle.lookup(|index| Ok(super::kv::entry(index, b"k").map(|e| (e.at, vec![e.at]))));
     let (at, pins) = found.unwrap().unwrap();
-    churn(&mut rig, 400, 1 << 20, 5);
+    churn(&mut rig, 1..=400, 1 << 20, 5);
     assert!(handle.counters().freed.load(Ordering::Relaxed) > 5);
     let record = rig.sim().run(handle.read_uncached(at)).unwrap();
     assert_eq!(record.data(), value(1, 500_000));
@@ -349,7 +389,7 @@ fn a_pinned_segment_is_not_recycled() {
 #[test]
 fn a_rebuilt_index_equals_the_lost_one() {
     let mut rig = Rig::new(14, 7);
-    churn(&mut rig, 300, 300_000, 60);
+    churn(&mut rig, 1..=300, 300_000, 60);
     for n in 0..10 {
         rig.delete(&format!("k{n}"), 10_000 + n).unwrap();
     }
