@@ -55,7 +55,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Wire for T {}
 pub(super) struct Host {
     pub(super) exports: Arc<Exports>,
     pub(super) tls: Tls,
-    pub(super) acceptor: Option<TlsAcceptor>,
+    /// As the files are now.
+    pub(super) acceptor: Option<watch::Receiver<TlsAcceptor>>,
     pub(super) admission: Arc<Admission>,
     pub(super) stopped: watch::Receiver<bool>,
 }
@@ -130,7 +131,9 @@ async fn agree(mut wire: Box<dyn Wire>, host: &mut Host) -> io::Result<Option<Ag
                 }
                 Demand::StartTls => {
                     send(&mut wire, handshake.outbox()).await?;
-                    let Some(acceptor) = &host.acceptor else { return Ok(None) };
+                    let Some(acceptor) = host.acceptor.as_ref().map(|now| now.borrow().clone()) else {
+                        return Ok(None);
+                    };
                     if input.is_empty() {
                         wire = Box::new(acceptor.accept(wire).await?);
                     }

@@ -45,25 +45,28 @@ pub enum ListenError {
 pub(crate) struct BlockListeners {
     tcp: Option<(TcpListener, SocketAddr)>,
     unix: Option<(UnixListener, PathBuf)>,
-    acceptor: Option<AcceptorBox>,
+    acceptor: Option<Acceptor>,
     mode: Tls,
     most: usize,
 }
 
-/// An acceptor that can be shown.
-#[derive(Clone)]
-struct AcceptorBox(tokio_rustls::TlsAcceptor);
+/// What accepts TLS connections, and the files that it is from.
+struct Acceptor {
+    files: tls::Files,
+    now: tokio_rustls::TlsAcceptor,
+}
 
-impl std::fmt::Debug for AcceptorBox {
+impl std::fmt::Debug for Acceptor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("TlsAcceptor")
+        f.debug_struct("Acceptor").field("files", &self.files).finish_non_exhaustive()
     }
 }
 
 impl BlockListeners {
     /// Binds what the configuration names.
     pub(crate) async fn bind(nbd: &Nbd) -> Result<Self, ListenError> {
-        let acceptor = tls::acceptor(nbd).map_err(ListenError::Tls)?.map(AcceptorBox);
+        let files = tls::Files::new(nbd);
+        let acceptor = files.acceptor().map_err(ListenError::Tls)?.map(|now| Acceptor { files, now });
         let mode = match nbd.tls {
             TlsMode::Off => Tls::Off,
             TlsMode::Offered => Tls::Offered,
@@ -104,7 +107,17 @@ impl BlockListeners {
         tasks: &mut JoinSet<()>,
         stopped: &watch::Receiver<bool>,
     ) {
-        let acceptor = self.acceptor.map(|acceptor| acceptor.0);
+        let acceptor = self.acceptor.map(|Acceptor { files, now }| {
+            let (show, shown) = watch::channel(now);
+            let mut stopped = stopped.clone();
+            tasks.spawn(async move {
+                tokio::select! {
+                    () = files.follow(show) => {}
+                    () = told(&mut stopped) => {}
+                }
+            });
+            shown
+        });
         let exports = Arc::clone(exports);
         let admission = Arc::new(Admission::new(self.most));
         let host = Host { exports, tls: self.mode, acceptor, admission, stopped: stopped.clone() };
