@@ -180,7 +180,7 @@ pub(crate) fn next_turn(
 /// names the same.
 pub(crate) fn turn_of(
     index: &dyn Index,
-    hash: &PathHash,
+    hash: &[u8],
     sequence: u64,
     deleted: bool,
 ) -> Result<Option<u32>, IndexError> {

@@ -31,6 +31,7 @@ use super::limits::{MAX_BATCH_RECORDS, MAX_SEGMENT, MIN_SEGMENT, MIN_SEGMENTS};
 use super::memo::{Memo, Told};
 use super::rebuild::{Rebuild, Rebuilt};
 use super::recovery::{RecoveryError, Replay, Report};
+use super::room::IndexRoom;
 use super::segments::{
     IDENTITY_KEY, PARTS_KEY, POSITION_KEY, Position, Segment, SegmentMap, State, segment_key,
 };
