@@ -74,7 +74,7 @@ async fn a_data_directory_that_is_missed_is_not_made_anew() {
     Disks::open(&used, &mut quiet()).unwrap().close().await;
     std::fs::rename(dir.path().join("data"), dir.path().join("elsewhere")).unwrap();
     let error = node::users(&used, false).unwrap_err().to_string();
-    assert!(error.contains("a node has used it") && error.contains("mount its file system"), "{error}");
+    assert!(error.contains("has used it (1 starts)") && error.contains("mount its file system"), "{error}");
     assert!(!used.node.data.join("users.toml").exists());
     // Whoever wants it so says so.
     remember_cluster(&used.node.data, cluster).unwrap();
