@@ -9,12 +9,21 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{Semaphore, oneshot};
 
-use super::limits::{CALLS_PER_PEER, INBOUND_BYTES, MAX_PAYLOAD, SILENCE};
+use super::limits::{
+    CALLS_BUT_CONSENSUS, CALLS_PER_PEER, CHANGES_PER_PEER, FLUSHES_PER_DEVICE, GRANTS_PER_PEER,
+    INBOUND_BYTES, INBOUND_LARGE_BYTES, MAX_PAYLOAD, SILENCE,
+};
 use super::message::{Code, Failure};
 use super::wire::WireError;
-use super::{NetError, NodeId, Request, Response, Service, Transport};
+use super::{
+    ConsensusAnswer, ConsensusCall, NetError, NodeId, Request, Response, Service, Transport, VolumeCall,
+};
+use crate::block::{Fence, VolumeId};
+use crate::clock::Timestamp;
+use crate::disk::format::record::DeviceId;
 use crate::io::SplitMix64;
-use crate::object::BoxFuture;
+use crate::object::names::{Ask, AskedFor, NamesAnswer, NamesRequest};
+use crate::object::{BoxFuture, ObjectPath};
 
 /// What the suite needs of a body. Nodes know the addresses of all nodes that were ever started, and of no others.
 pub trait Rig {
@@ -54,6 +63,8 @@ pub fn check_transport(rig: &mut impl Rig) {
     pair.a_dropped_call_drops_the_work(rig);
     pair.a_slow_service_is_not_flooded(rig, 1000, 16 << 10);
     pair.a_slow_service_is_not_flooded(rig, 20, MAX_PAYLOAD);
+    pair.what_ends_a_wait_gets_through(rig);
+    pair.small_calls_pass_large_ones(rig);
     pair.a_peer_that_returns_is_reached_again(rig);
 }
 
@@ -118,8 +129,19 @@ impl Service for Behind {
         Box::pin(async move {
             lock(&witness.from).push(from);
             witness.handled.fetch_add(1, Ordering::SeqCst);
-            let Request::Ping { payload } = request else {
-                return Response::Failed(Failure::new(Code::NotServed, "pings alone"));
+            let payload = match request {
+                Request::Ping { payload } => payload,
+                Request::Consensus { .. } => return Response::Consensus(ConsensusAnswer::Silent(true)),
+                Request::Names(NamesRequest { what: AskedFor::Release { .. }, .. }) => {
+                    return Response::Names(NamesAnswer::Done);
+                }
+                Request::Names(_) | Request::Volume { .. } => {
+                    let _in_hands = InHands::new(&witness, 0);
+                    let gate = Arc::clone(&lock(&witness.gate));
+                    let _through = gate.acquire().await;
+                    return Response::Names(NamesAnswer::Done);
+                }
+                _ => return Response::Failed(Failure::new(Code::NotServed, "pings alone")),
             };
             let _in_hands = InHands::new(&witness, payload.len());
             match payload.first() {
@@ -293,6 +315,80 @@ impl Pair {
         assert!(most.0 <= CALLS_PER_PEER, "{} calls at once", most.0);
         assert!(most.1 <= INBOUND_BYTES, "{} bytes at once", most.1);
         assert!(most.0 > 1, "calls wait for one another");
+    }
+
+    /// Many callers of one name took all calls that a peer takes: each waited for the one that had the name, and that one could
+    /// neither settle nor have its change committed.
+    fn what_ends_a_wait_gets_through(&self, rig: &mut impl Rig) {
+        let soon = LONG / 4;
+        let gate = Arc::new(Semaphore::new(0));
+        *lock(&self.at_b.gate) = Arc::clone(&gate);
+        self.at_b.most_calls.store(0, Ordering::SeqCst);
+        let names = |what| Request::Names(NamesRequest { group: 1, follows: None, what });
+        let begin = |object: String| {
+            let (account, container) = (Arc::from("a"), Arc::from("c"));
+            let path = ObjectPath { account, container, object: object.into() };
+            names(AskedFor::Begin { lease: 1, path, given: None })
+        };
+        let change = || {
+            let (account, container) = ("a".to_owned(), "c".to_owned());
+            names(AskedFor::Ask(Ask::DeleteContainer { account, container, created: Timestamp(1) }))
+        };
+        let flush = || Request::Volume {
+            device: DeviceId([1; 16]),
+            volume: VolumeId([2; 16]),
+            fence: Fence { epoch: 1, configuration: 1 },
+            session: 1,
+            call: VolumeCall::Flush(1),
+        };
+        let hot = (0..100).map(|_| begin("hot".to_owned()));
+        let wait = hot.chain((0..100).map(|_| flush())).chain((0..100).map(|_| change()));
+        let mut answers: Vec<_> = wait.map(|request| spawned(rig, self.a.call(B, request, LONG))).collect();
+        self.until(rig, "calls wait", |b| b.calls.load(Ordering::SeqCst) > 2);
+        let released = rig.run(self.a.call(B, names(AskedFor::Release { lease: 1 }), soon));
+        assert_eq!(released, Ok(Response::Names(NamesAnswer::Done)), "a grant is given back");
+        let cold = (0..100).map(|n| begin(n.to_string()));
+        answers.extend(cold.map(|request| spawned(rig, self.a.call(B, request, LONG))));
+        let in_hands = |b: &Witness| b.calls.load(Ordering::SeqCst);
+        let waiting = GRANTS_PER_PEER + FLUSHES_PER_DEVICE + CHANGES_PER_PEER;
+        self.until(rig, "others' names are asked for too", |b| in_hands(b) == waiting);
+        let released = rig.run(self.a.call(B, names(AskedFor::Release { lease: 1 }), soon));
+        assert_eq!(released, Ok(Response::Names(NamesAnswer::Done)), "a grant is given back");
+        // Whatever it is that waits.
+        let pings: Vec<_> = (0..100).map(|_| spawned(rig, self.ping(payload(GATE, 9, 10), LONG))).collect();
+        self.until(rig, "calls fill their room", |b| in_hands(b) == CALLS_BUT_CONSENSUS);
+        let consensus = Request::Consensus { group: 1, call: ConsensusCall::Silent { last: None } };
+        let heard = rig.run(self.a.call(B, consensus, soon));
+        assert_eq!(heard, Ok(Response::Consensus(ConsensusAnswer::Silent(true))), "voters hear each other");
+        gate.add_permits(answers.len() + pings.len());
+        for answer in answers {
+            assert_eq!(rig.run(Box::pin(answer)), Ok(Ok(Response::Names(NamesAnswer::Done))));
+        }
+        for answer in pings {
+            assert!(matches!(rig.run(Box::pin(answer)), Ok(Ok(_))));
+        }
+        let most = self.at_b.most_calls.load(Ordering::SeqCst);
+        assert!(most <= CALLS_BUT_CONSENSUS, "{most} calls at once");
+    }
+
+    /// Large requests that wait for a disk filled the room of all that their node asks.
+    fn small_calls_pass_large_ones(&self, rig: &mut impl Rig) {
+        let gate = Arc::new(Semaphore::new(0));
+        *lock(&self.at_b.gate) = Arc::clone(&gate);
+        let sent = payload(GATE, 9, MAX_PAYLOAD);
+        let most = INBOUND_LARGE_BYTES / MAX_PAYLOAD;
+        let large: Vec<_> = (0..most + 3).map(|_| spawned(rig, self.ping(sent.clone(), 3 * LONG))).collect();
+        let full = |b: &Witness| b.calls.load(Ordering::SeqCst) + 1 >= most;
+        self.until(rig, "large calls fill their room", full);
+        let pause = rig.sleep(Duration::from_millis(200));
+        rig.run(pause);
+        let consensus = Request::Consensus { group: 1, call: ConsensusCall::Silent { last: None } };
+        let heard = rig.run(self.a.call(B, consensus, LONG / 4));
+        assert_eq!(heard, Ok(Response::Consensus(ConsensusAnswer::Silent(true))), "voters hear each other");
+        gate.add_permits(large.len());
+        for answer in large {
+            assert!(matches!(rig.run(Box::pin(answer)), Ok(Ok(_))));
+        }
     }
 
     fn a_peer_that_returns_is_reached_again(&mut self, rig: &mut impl Rig) {

@@ -30,9 +30,25 @@ pub const MAX_VOLUME_ROWS: usize = 4;
 pub const MAX_CHUNKS: u32 = 8 << 20;
 /// Calls of one node that may be in the hands of another.
 pub const CALLS_PER_PEER: usize = 64;
+/// Those that are not of consensus: the rest is consensus' own.
+pub const CALLS_BUT_CONSENSUS: usize = CALLS_PER_PEER - 16;
+/// Grants that one node may wait for at another.
+pub const GRANTS_PER_PEER: usize = 16;
+/// Those of one name: one for when the present one ends, and one behind it.
+pub const GRANTS_PER_NAME: usize = 2;
+/// Changes of accounts and containers that one node may have under way at another.
+pub const CHANGES_PER_PEER: usize = 8;
+/// Flushes of volumes that one node may wait for at another.
+pub const FLUSHES_PER_PEER: usize = 16;
+/// Those on one device.
+pub const FLUSHES_PER_DEVICE: usize = 8;
 /// Request bytes of one node that may be in the hands of another.
 pub const INBOUND_BYTES: usize = 32 << 20;
-/// Request bytes of all nodes that may be in the hands of one.
+/// A request that is no larger waits for no room but that of its call: voters hear each other while large ones wait for a disk.
+pub const SMALL_REQUEST: usize = 32 << 10;
+/// Request bytes of one node that may be in the hands of another, of those that are larger.
+pub const INBOUND_LARGE_BYTES: usize = INBOUND_BYTES - CALLS_PER_PEER * SMALL_REQUEST;
+/// Request bytes of all nodes that may be in the hands of one, of those that are larger than [`SMALL_REQUEST`].
 pub const INBOUND_BYTES_ALL: usize = 256 << 20;
 /// Connections that a node keeps open for others.
 pub const MAX_CONNECTIONS: usize = 4096;
@@ -64,9 +80,15 @@ pub const MAX_PLACES: usize = 2 * PLACES_PER_PEER;
 const _: () = assert!(MAX_PAYLOAD >= MAX_RECORD && MAX_PAYLOAD >= MAX_DATA);
 const _: () = assert!(MAX_HEAD <= 1 << 20, "a head is allocated before it is known to be good");
 const _: () = assert!(MAX_TEXT + HEAD_PER_DRAFT <= HEAD_PER_CALL);
-const _: () = assert!(INBOUND_BYTES >= FIXED + MAX_HEAD + MAX_PAYLOAD && INBOUND_BYTES_ALL >= INBOUND_BYTES);
+const _: () =
+    assert!(INBOUND_LARGE_BYTES >= FIXED + MAX_HEAD + MAX_PAYLOAD && INBOUND_BYTES_ALL >= INBOUND_BYTES);
 const _: () = assert!(MAX_HANDLES >= HANDLES_PER_PEER && MAX_PLACES >= PLACES_PER_PEER);
 const _: () = assert!(PLACES_PER_PEER >= MAX_CHUNKS as usize, "the largest object can be opened");
+const _: () = assert!(
+    GRANTS_PER_PEER + CHANGES_PER_PEER + FLUSHES_PER_PEER < CALLS_BUT_CONSENSUS,
+    "what settles a grant gets through, and so do the writes that a flush waits for"
+);
+const _: () = assert!(GRANTS_PER_NAME < GRANTS_PER_PEER && FLUSHES_PER_DEVICE < FLUSHES_PER_PEER);
 const _: () = assert!(CONNECTIONS_PER_PEER > CALLS_PER_PEER && MAX_CONNECTIONS >= CONNECTIONS_PER_PEER);
 const _: () = assert!(SILENCE.as_secs() >= 2 * KEEP_ALIVE.as_secs());
 const _: () = assert!(MAX_TURNS * 24 + MAX_WRITES * 40 + HEAD_PER_CALL <= MAX_HEAD);

@@ -7,6 +7,7 @@
 
 pub mod conformance;
 mod handles;
+mod lanes;
 mod late;
 pub mod limits;
 mod message;
@@ -22,6 +23,7 @@ pub mod wire;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use lanes::{CallLanes, CallPlace};
 pub use late::LateService;
 pub use message::{
     Announcement, Ballot, BlockWrite, Code, ConsensusAnswer, ConsensusCall, Failure, Handle, ListedVolume,
@@ -71,7 +73,9 @@ pub struct BadNodeId;
 ///   leave it open. No body sends a request twice on its own, but a simulated network may deliver it twice;
 /// - no more than [`limits::CALLS_PER_PEER`] calls of one node and [`limits::INBOUND_BYTES`] of their requests are in the
 ///   hands of a peer's [`Service`]; further ones wait on the caller's side (back-pressure);
-/// - calls to one peer do not wait for one another's answers;
+/// - calls to one peer do not wait for one another's answers, but for room: consensus has room of its own, and what may wait
+///   long at the peer has bounds below the rest, so that what ends the wait gets through ([`limits::CALLS_BUT_CONSENSUS`] and the
+///   following);
 /// - a peer that went away and came back is reached again without anybody's help.
 pub trait Transport: Send + Sync {
     /// The own node.

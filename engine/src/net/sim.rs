@@ -14,7 +14,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::oneshot;
 
-use super::limits::{CALLS_PER_PEER, INBOUND_BYTES, RECEIVE_WITHIN};
+use super::lanes::{Lane, Lanes, lanes_of};
+use super::limits::{CALLS_PER_PEER, INBOUND_LARGE_BYTES, RECEIVE_WITHIN, SMALL_REQUEST};
 use super::message::{Code, Failure};
 use super::wire::{self, Direction, Message};
 use super::{NetError, NodeId, Request, Response, Service, Transport};
@@ -81,8 +82,41 @@ struct Node {
 #[derive(Default)]
 struct Inbound {
     waiting: VecDeque<(CallId, Bytes)>,
+    lanes: HashMap<Lane, usize>,
     calls: usize,
     bytes: usize,
+}
+
+/// Bytes that a request takes of the room that all share.
+fn large(bytes: usize) -> usize {
+    if bytes <= SMALL_REQUEST { 0 } else { bytes }
+}
+
+impl Inbound {
+    fn takes(&self, bytes: usize) -> bool {
+        self.bytes + large(bytes) <= INBOUND_LARGE_BYTES
+    }
+
+    fn has_room(&self, lanes: Lanes) -> bool {
+        lanes.into_iter().flatten().all(|lane| self.lanes.get(&lane).is_none_or(|in_it| *in_it < lane.room()))
+    }
+
+    fn enter(&mut self, lanes: Lanes, bytes: usize) {
+        self.calls += 1;
+        self.bytes += large(bytes);
+        lanes.into_iter().flatten().for_each(|lane| *self.lanes.entry(lane).or_default() += 1);
+    }
+
+    fn leave(&mut self, lanes: Lanes, bytes: usize) {
+        self.calls = self.calls.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(large(bytes));
+        for lane in lanes.into_iter().flatten() {
+            if let Some(in_it) = self.lanes.get_mut(&lane) {
+                *in_it = in_it.saturating_sub(1);
+            }
+        }
+        self.lanes.retain(|_, in_it| *in_it > 0);
+    }
 }
 
 struct Call {
@@ -90,11 +124,13 @@ struct Call {
     to: NodeId,
     lives: (u64, u64),
     deadline: Duration,
+    lanes: Lanes,
     reply: Option<oneshot::Sender<Result<Response, NetError>>>,
 }
 
 struct Running {
     call: CallId,
+    lanes: Lanes,
     from: NodeId,
     to: NodeId,
     bytes: usize,
@@ -299,26 +335,32 @@ impl State {
         }
     }
 
-    /// Hands requests to services, as far as there is room for each caller.
+    /// Hands requests to services, as far as there is room for each caller. One that has no room in its lanes lets others pass: it
+    /// would not have been sent.
     fn admit(&mut self) {
         let mut started = Vec::new();
         for (to, node) in &mut self.nodes {
             for (from, inbound) in &mut node.inbound {
-                while let Some((_, message)) = inbound.waiting.front() {
-                    let room =
-                        inbound.calls < CALLS_PER_PEER && inbound.bytes + message.len() <= INBOUND_BYTES;
-                    if !room {
+                let mut held_back = VecDeque::new();
+                while let Some((call, message)) = inbound.waiting.pop_front() {
+                    let Some(standing) = self.calls.get(&call) else { continue };
+                    let (deadline, lanes) = (standing.deadline, standing.lanes);
+                    if inbound.calls >= CALLS_PER_PEER {
+                        inbound.waiting.push_front((call, message));
                         break;
                     }
-                    let Some((call, message)) = inbound.waiting.pop_front() else { break };
-                    let Some(deadline) = self.calls.get(&call).map(|call| call.deadline) else { continue };
-                    inbound.calls += 1;
-                    inbound.bytes += message.len();
-                    started.push((call, deadline, (*from, *to), Arc::clone(&node.service), message));
+                    if !inbound.has_room(lanes) || !inbound.takes(message.len()) {
+                        held_back.push_back((call, message));
+                        continue;
+                    }
+                    inbound.enter(lanes, message.len());
+                    started.push((call, (deadline, lanes), (*from, *to), Arc::clone(&node.service), message));
                 }
+                held_back.append(&mut inbound.waiting);
+                inbound.waiting = held_back;
             }
         }
-        for (call, deadline, (from, to), service, message) in started {
+        for (call, (deadline, lanes), (from, to), service, message) in started {
             let bytes = message.len();
             let future: BoxFuture<'static, Response> = Box::pin(async move {
                 let request = wire::split(Direction::Request, &message)
@@ -329,7 +371,8 @@ impl State {
                 }
             });
             let run = self.next_number();
-            self.running.insert(run, Running { call, from, to, bytes, deadline, future: Some(future) });
+            self.running
+                .insert(run, Running { call, lanes, from, to, bytes, deadline, future: Some(future) });
         }
     }
 
@@ -337,8 +380,7 @@ impl State {
         if let Some(inbound) =
             self.nodes.get_mut(&running.to).and_then(|node| node.inbound.get_mut(&running.from))
         {
-            inbound.calls = inbound.calls.saturating_sub(1);
-            inbound.bytes = inbound.bytes.saturating_sub(running.bytes);
+            inbound.leave(running.lanes, running.bytes);
         }
     }
 
@@ -439,6 +481,7 @@ impl SimNode {
         within: Duration,
         reply: Option<oneshot::Sender<Result<Response, NetError>>>,
     ) -> Result<CallId, NetError> {
+        let lanes = lanes_of(&request);
         let message = whole(wire::encode_request(request, within)?);
         let mut state = self.net.state();
         let own = state.life(self.local).ok_or(NetError::Closed)?;
@@ -448,7 +491,7 @@ impl SimNode {
         };
         let id = state.next_number();
         let deadline = state.now + within;
-        let call = Call { from: self.local, to, lives: (own, peer), deadline, reply };
+        let call = Call { from: self.local, to, lives: (own, peer), deadline, lanes, reply };
         state.calls.insert(id, call);
         state.send(&|| Parcel::Request { call: id, message: message.clone() });
         Ok(id)

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use quarry_engine::net::limits::{MAX_DEADLINE, RECEIVE_WITHIN};
 use quarry_engine::net::wire::{self, Message};
-use quarry_engine::net::{Code, Failure, NetError, NodeId, Refusal, Request, Response, Service};
+use quarry_engine::net::{CallLanes, Code, Failure, NetError, NodeId, Refusal, Request, Response, Service};
 use quarry_engine::object::BoxFuture;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
@@ -74,6 +74,8 @@ impl std::fmt::Debug for Parts {
 pub(super) struct Core {
     pub(super) parts: Parts,
     pub(super) rooms: Rooms,
+    /// Of calls to others.
+    lanes: CallLanes,
     pub(super) lives: Arc<Lives>,
     /// Of this process.
     pub(super) life: Life,
@@ -88,7 +90,8 @@ impl Core {
         let local = parts.keeper.current().node;
         let life = Life(u64::from_le_bytes(random_bytes()));
         let (rooms, lives) = (Rooms::new(connections), Arc::new(Lives::default()));
-        Self { parts, rooms, lives, life, local, runtime: Handle::current() }
+        let lanes = CallLanes::default();
+        Self { parts, rooms, lanes, lives, life, local, runtime: Handle::current() }
     }
 
     /// Runs a call whose result nobody wants.
@@ -117,8 +120,12 @@ impl Core {
         exchange: impl AsyncFnOnce(Message) -> Result<Response, NetError>,
     ) -> Result<Response, NetError> {
         let within = within.min(MAX_DEADLINE);
-        let message = wire::encode_request(request, within)?;
-        timeout(within, exchange(message)).await.unwrap_or(Err(NetError::Deadline(to)))
+        let calling = async {
+            self.address(to)?;
+            let _place = self.lanes.enter(to, &request).await?;
+            exchange(wire::encode_request(request, within)?).await
+        };
+        timeout(within, calling).await.unwrap_or(Err(NetError::Deadline(to)))
     }
 
     /// The answer to what came, as a message. `None` when the caller has gone (`gone` is ready) or waits no longer.

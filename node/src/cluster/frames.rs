@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quarry_engine::io::aligned_bytes;
-use quarry_engine::net::limits::{CALLS_PER_PEER, FIXED, INBOUND_BYTES, INBOUND_BYTES_ALL};
+use quarry_engine::net::limits::{
+    CALLS_PER_PEER, FIXED, INBOUND_BYTES_ALL, INBOUND_LARGE_BYTES, SMALL_REQUEST,
+};
 use quarry_engine::net::wire::{self, Direction, Lengths, Message, WireError};
 use quarry_engine::net::{NodeId, Request, Response};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -43,6 +45,7 @@ pub(super) struct Rooms {
 #[derive(Debug)]
 pub(super) struct Room {
     all: Arc<Semaphore>,
+    /// Of requests that are not small.
     bytes: Arc<Semaphore>,
     calls: Arc<Semaphore>,
     /// Its connections.
@@ -68,7 +71,7 @@ impl Rooms {
             let semaphore = |n| Arc::new(Semaphore::new(n));
             Arc::new(Room {
                 all: Arc::clone(&self.all),
-                bytes: semaphore(INBOUND_BYTES),
+                bytes: semaphore(INBOUND_LARGE_BYTES),
                 calls: semaphore(CALLS_PER_PEER),
                 connections: semaphore(self.connections),
             })
@@ -80,6 +83,8 @@ impl Rooms {
 impl Room {
     /// Waits for room: the peer waits too, because nobody reads its stream.
     async fn place(&self, bytes: usize) -> io::Result<Place> {
+        // Their calls bound the small ones.
+        let bytes = if bytes <= SMALL_REQUEST { 0 } else { bytes };
         let bytes = u32::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
         let closed = |_| io::Error::from(io::ErrorKind::BrokenPipe);
         let call = Arc::clone(&self.calls).acquire_owned().await.map_err(closed)?;

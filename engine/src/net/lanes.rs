@@ -1,0 +1,241 @@
+//! How many calls to one peer may be under way, by what they wait for there.
+//!
+//! A peer takes [`CALLS_PER_PEER`] calls. Some are done when its disk is; others wait there until somebody else is done: for the
+//! lock of a name, for a container's objects to settle, for a disk's flush. Were there no difference, calls that wait could take all the
+//! room, and what they wait for would not get through.
+//!
+//! Invariant: calls of consensus wait for no others: what those wait for is, in the end, a commit.
+//! Invariant: calls that wait for others' calls have a bound of their own, and all of these bounds together leave room.
+//! Invariant: a name that many want takes no room from other names: a few of its calls wait at the leader, the rest here.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::limits::{
+    CALLS_BUT_CONSENSUS, CHANGES_PER_PEER, FLUSHES_PER_DEVICE, FLUSHES_PER_PEER, GRANTS_PER_NAME,
+    GRANTS_PER_PEER,
+};
+use super::message::{Request, VolumeCall};
+use super::{NetError, NodeId};
+use crate::disk::format::record::DeviceId;
+use crate::object::names::{Ask, AskedFor};
+
+/// What shares a bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Lane {
+    /// All but consensus.
+    Others,
+    /// Grants of names: each waits until the one before it is settled or given back.
+    Grants,
+    /// Those of one name, by its hash.
+    Name(u64),
+    /// Changes of accounts and containers: each may wait until uploads have settled. What is asked while another change waits for it
+    /// (of a container's ranges) is not among them.
+    Changes,
+    /// Flushes of volumes: as long as the disk takes.
+    Flushes,
+    /// Those on one device.
+    FlushesOf(DeviceId),
+}
+
+impl Lane {
+    /// How many calls it takes.
+    pub(super) fn room(self) -> usize {
+        match self {
+            Self::Others => CALLS_BUT_CONSENSUS,
+            Self::Grants => GRANTS_PER_PEER,
+            Self::Name(_) => GRANTS_PER_NAME,
+            Self::Changes => CHANGES_PER_PEER,
+            Self::Flushes => FLUSHES_PER_PEER,
+            Self::FlushesOf(_) => FLUSHES_PER_DEVICE,
+        }
+    }
+}
+
+/// The lanes in which a call must have room, narrow ones first: who waits for the wide ones holds room that is its own anyway.
+pub(super) type Lanes = [Option<Lane>; 3];
+
+/// Those of a call.
+pub(super) fn lanes_of(request: &Request) -> Lanes {
+    let others = Some(Lane::Others);
+    match request {
+        Request::Consensus { .. } => [None; 3],
+        Request::Names(asked) => match &asked.what {
+            AskedFor::Begin { path, .. } => {
+                let mut hasher = DefaultHasher::new();
+                (asked.group, path).hash(&mut hasher);
+                [Some(Lane::Name(hasher.finish())), Some(Lane::Grants), others]
+            }
+            AskedFor::Ask(
+                Ask::PutAccount { .. }
+                | Ask::MarkAccount { .. }
+                | Ask::RemoveMarked { .. }
+                | Ask::PutContainer { .. }
+                | Ask::DeleteContainer { .. },
+            ) => [Some(Lane::Changes), others, None],
+            _ => [others, None, None],
+        },
+        Request::Volume { device, call: VolumeCall::Flush(_) | VolumeCall::Confirm, .. } => {
+            [Some(Lane::FlushesOf(*device)), Some(Lane::Flushes), others]
+        }
+        _ => [others, None, None],
+    }
+}
+
+/// The caller's side of all peers, for bodies that run in a runtime. A simulated network counts by itself.
+#[derive(Debug, Default)]
+pub struct CallLanes {
+    peers: Mutex<HashMap<NodeId, Arc<Peer>>>,
+}
+
+/// Lanes that calls are in or wait for.
+#[derive(Debug, Default)]
+struct Peer(Mutex<HashMap<Lane, Arc<Semaphore>>>);
+
+/// A call's place in its lanes, to be held until it has ended.
+#[derive(Debug)]
+pub struct CallPlace(#[expect(dead_code, reason = "its drop gives the room back")] [Option<Held>; 3]);
+
+/// A place in one lane, or the wait for it.
+#[derive(Debug)]
+struct Held {
+    // Given back before it is looked whether somebody else is in the lane.
+    permit: Option<OwnedSemaphorePermit>,
+    room: Option<Arc<Semaphore>>,
+    peer: Arc<Peer>,
+    lane: Lane,
+}
+
+impl Peer {
+    fn lanes(&self) -> MutexGuard<'_, HashMap<Lane, Arc<Semaphore>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Held {
+    async fn take(peer: Arc<Peer>, lane: Lane) -> Result<Self, NetError> {
+        let room = {
+            let mut lanes = peer.lanes();
+            Arc::clone(lanes.entry(lane).or_insert_with(|| Arc::new(Semaphore::new(lane.room()))))
+        };
+        let mut held = Self { permit: None, room: Some(Arc::clone(&room)), peer, lane };
+        held.permit = Some(room.acquire_owned().await.map_err(|_| NetError::Closed)?);
+        Ok(held)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        drop(self.permit.take());
+        let mut lanes = self.peer.lanes();
+        drop(self.room.take());
+        // Names come and go. Whoever else is in it, or waits, has it too.
+        if lanes.get(&self.lane).is_some_and(|room| Arc::strong_count(room) == 1) {
+            lanes.remove(&self.lane);
+        }
+    }
+}
+
+impl CallLanes {
+    /// Waits until the call may be sent.
+    pub async fn enter(&self, to: NodeId, request: &Request) -> Result<CallPlace, NetError> {
+        self.take(to, lanes_of(request)).await
+    }
+
+    async fn take(&self, to: NodeId, lanes: Lanes) -> Result<CallPlace, NetError> {
+        let peer = {
+            let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(peers.entry(to).or_default())
+        };
+        let mut places = [None, None, None];
+        for (place, lane) in places.iter_mut().zip(lanes) {
+            if let Some(lane) = lane {
+                *place = Some(Held::take(Arc::clone(&peer), lane).await?);
+            }
+        }
+        Ok(CallPlace(places))
+    }
+
+    #[cfg(test)]
+    fn known(&self, to: NodeId) -> usize {
+        let peers = self.peers.lock().unwrap();
+        peers.get(&to).map_or(0, |peer| peer.lanes().len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::{Pin, pin};
+    use std::sync::Arc;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+    use crate::net::ConsensusCall;
+    use crate::object::ObjectPath;
+    use crate::object::names::NamesRequest;
+
+    const TO: NodeId = NodeId([1; 16]);
+
+    fn begin(object: &str) -> Request {
+        let (account, container) = (Arc::from("a"), Arc::from("c"));
+        let path = ObjectPath { account, container, object: Arc::from(object) };
+        let what = AskedFor::Begin { lease: 1, path, given: None };
+        Request::Names(NamesRequest { group: 1, follows: None, what })
+    }
+
+    fn release() -> Request {
+        Request::Names(NamesRequest { group: 1, follows: None, what: AskedFor::Release { lease: 1 } })
+    }
+
+    fn now<F: Future>(work: F) -> Option<F::Output> {
+        match pin!(work).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(done) => Some(done),
+            Poll::Pending => None,
+        }
+    }
+
+    fn enters(lanes: &CallLanes, request: &Request) -> Option<CallPlace> {
+        now(lanes.enter(TO, request)).map(Result::unwrap)
+    }
+
+    #[test]
+    fn one_name_that_many_want_takes_no_room_from_others() {
+        let lanes = CallLanes::default();
+        let hot: Vec<_> = (0..100).filter_map(|_| enters(&lanes, &begin("hot"))).collect();
+        assert_eq!(hot.len(), GRANTS_PER_NAME);
+        assert!(enters(&lanes, &begin("cold")).is_some());
+        let all: Vec<_> = (0..100).filter_map(|n| enters(&lanes, &begin(&n.to_string()))).collect();
+        assert_eq!(hot.len() + all.len(), GRANTS_PER_PEER);
+        assert!(enters(&lanes, &release()).is_some(), "what ends the wait gets through");
+    }
+
+    #[test]
+    fn consensus_gets_through_whatever_waits() {
+        let lanes = CallLanes::default();
+        let all: Vec<_> = (0..100).filter_map(|_| enters(&lanes, &release())).collect();
+        assert_eq!(all.len(), CALLS_BUT_CONSENSUS);
+        let consensus = Request::Consensus { group: 1, call: ConsensusCall::Members };
+        assert!((0..100).all(|_| enters(&lanes, &consensus).is_some()));
+    }
+
+    #[test]
+    fn who_waits_gets_the_place_of_who_leaves_and_who_gives_up_leaves_nothing() {
+        let lanes = CallLanes::default();
+        let mut places: Vec<_> = (0..GRANTS_PER_NAME).filter_map(|_| enters(&lanes, &begin("x"))).collect();
+        let mut context = Context::from_waker(Waker::noop());
+        let request = begin("x");
+        let mut waits: Pin<Box<dyn Future<Output = _>>> = Box::pin(lanes.enter(TO, &request));
+        let mut gives_up: Pin<Box<dyn Future<Output = _>>> = Box::pin(lanes.enter(TO, &request));
+        assert!(waits.as_mut().poll(&mut context).is_pending());
+        assert!(gives_up.as_mut().poll(&mut context).is_pending());
+        places.pop();
+        drop(gives_up);
+        let Poll::Ready(place) = waits.as_mut().poll(&mut context) else { panic!("it waits") };
+        assert!(enters(&lanes, &request).is_none());
+        drop((waits, place, places));
+        assert_eq!(lanes.known(TO), 0, "a name that nobody wants is forgotten");
+    }
+}
