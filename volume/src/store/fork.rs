@@ -97,8 +97,15 @@ impl Life {
 impl Replica {
     /// A member of a clone.
     async fn forked(disk: DiskHandle, clone: VolumeId, parent: Parent) -> Result<Self, VolumeError> {
-        let label = MemberLabel { volume: clone, generation: 1, whole: false, turns: Vec::new(), end: 0 };
-        let mut life = Self::open(disk, label)?.into_life();
+        let label = MemberLabel {
+            volume: clone,
+            generation: 1,
+            whole: false,
+            turns: Vec::new(),
+            end: 0,
+            former: None,
+        };
+        let mut life = Self::open(disk, label, 1)?.into_life();
         life.descend(parent).await?;
         Ok(Self::of_life(life))
     }
@@ -247,7 +254,7 @@ fn orphans(disk: &DiskHandle) -> Result<Vec<VolumeId>, VolumeError> {
         .map(|note| note.key.volume)
         .collect();
     let (mut members, mut needed) = (Vec::new(), HashSet::new());
-    let mut newest: HashMap<VolumeId, u32> = HashMap::new();
+    let mut newest: HashMap<VolumeId, (u32, Option<u32>)> = HashMap::new();
     for note in all.iter().filter(|note| !note.gone && !gone.contains(&note.key.volume)) {
         match note.key.tag {
             NoteTag::Parent => drop(needed.insert(Parent::decode(&note.meta)?.volume)),
@@ -255,14 +262,18 @@ fn orphans(disk: &DiskHandle) -> Result<Vec<VolumeId>, VolumeError> {
                 let label = MemberLabel::decode(&note.meta)?;
                 if !gone.contains(&label.volume) {
                     let known = newest.entry(label.volume).or_default();
-                    *known = label.generation.max(*known);
+                    *known = (label.generation, label.former).max(*known);
                 }
                 members.push(label);
             }
             _ => {}
         }
     }
-    let is_one = |label: &MemberLabel| newest.get(&label.volume) == Some(&label.generation);
+    // What began anew is not whole yet: what it was is the member.
+    let is_one = |label: &MemberLabel| {
+        let known = newest.get(&label.volume);
+        known.is_some_and(|&(newest, former)| label.generation == newest || Some(label.generation) == former)
+    };
     members.retain(|label| !is_one(label) && !needed.contains(&label.id()));
     Ok(members.into_iter().map(|label| label.id()).collect())
 }

@@ -10,6 +10,7 @@
 //! parent    u8 version | volume id, 16 B | u32 era: of the snapshot that it is a clone of
 //! member    u8 version | volume id, 16 B | u32 generation | u8 whole | u8 count, each u64 epoch, u64 base
 //!           version 2, of one that is not whole: behind it u64, where it ended when it was whole last; so are its turns
+//!           version 3, of one that began anew and is not whole yet: behind that u32, the generation that is the member until it is
 //! snapshot  u8 version | u64 made, ms since 1970 | u64 bytes of the volume then | u16 length, name
 //!           version 2: the same, of one that was deleted and stays for its clones
 //! ```
@@ -30,6 +31,8 @@ const LIMITS_FIELD: u8 = 2;
 const GOING_FIELD: u8 = 3;
 /// Of a member that is not whole.
 const PARTIAL: u8 = 2;
+/// Of one that began anew beside what it was.
+const BESIDE: u8 = 3;
 /// Of a snapshot that stays for its clones.
 const GOING: u8 = 2;
 /// Longest name of a volume or snapshot.
@@ -93,11 +96,17 @@ pub(super) struct MemberLabel {
     pub(super) turns: Vec<Turn>,
     /// Of one that is not whole: where it ended when it was.
     pub(super) end: u64,
+    /// Of one that began anew and is not whole yet: the generation that is the member until it is.
+    pub(super) former: Option<u32>,
 }
 
 impl MemberLabel {
     pub(super) fn encode(&self) -> Vec<u8> {
-        let version = if self.whole { VERSION } else { PARTIAL };
+        let version = match (self.whole, self.former) {
+            (true, _) => VERSION,
+            (false, None) => PARTIAL,
+            (false, Some(_)) => BESIDE,
+        };
         let mut out = [&[version][..], &self.volume.0, &self.generation.to_le_bytes()].concat();
         out.extend([u8::from(self.whole), u8::try_from(self.turns.len()).expect("turns have a limit")]);
         for turn in &self.turns {
@@ -106,6 +115,7 @@ impl MemberLabel {
         }
         if !self.whole {
             out.extend(self.end.to_le_bytes());
+            out.extend(self.former.into_iter().flat_map(u32::to_le_bytes));
         }
         out
     }
@@ -123,12 +133,16 @@ impl MemberLabel {
         let turns: Vec<Turn> = (0..count).map(|_| turn(&mut r)).collect::<Result<_, BadLabel>>()?;
         let end = match (version, whole) {
             (VERSION, 1) => 0,
-            (PARTIAL, 0) => r.u64()?,
+            (PARTIAL | BESIDE, 0) => r.u64()?,
             // Of before there was version 2.
             (VERSION, _) => turns.last().map_or(0, |last| last.base),
             _ => return Err(BadLabel),
         };
-        r.end(Self { volume, generation, whole: whole == 1, turns, end })
+        let former = if version == BESIDE { Some(u32::from_le_bytes(r.array()?)) } else { None };
+        if former.is_some_and(|former| former >= generation) {
+            return Err(BadLabel);
+        }
+        r.end(Self { volume, generation, whole: whole == 1, turns, end, former })
     }
 
     /// Under which its blocks lie: an id of its own for each generation. The volume's own id is the mark that it was deleted.

@@ -1,7 +1,7 @@
 //! The members that a node's disks hold of volumes that have several.
 //!
 //! Invariant: a member is made by the first promise that is asked of it, and never again once its volume was deleted.
-//! Invariant: of a volume a disk has one member; of two generations the later one.
+//! Invariant: of a volume a disk has one member; of two generations the later one, once it is whole.
 //! Invariant: what was begun is carried out to its end, also when its caller goes away.
 //! Invariant: tasks and time of members and heads are handed in, so that a simulation can bring its own.
 
@@ -46,23 +46,40 @@ impl std::fmt::Debug for Members {
     }
 }
 
+/// A member that a disk has.
+struct Found {
+    label: MemberLabel,
+    /// The highest number of a generation that was given.
+    begun: u32,
+    /// A later one, that was not filled to the end.
+    astray: Option<VolumeId>,
+}
+
 /// The members that a disk has.
-fn labels_of(disk: &DiskHandle) -> Result<HashMap<VolumeId, MemberLabel>, VolumeError> {
-    let (mut newest, mut gone) = (HashMap::<VolumeId, MemberLabel>::new(), Vec::new());
+fn members_of(disk: &DiskHandle) -> Result<HashMap<VolumeId, Found>, VolumeError> {
+    let (mut all, mut gone) = (HashMap::<VolumeId, Vec<(VolumeId, MemberLabel)>>::new(), HashSet::new());
     for note in notes(disk, None)? {
         match note.key.tag {
-            NoteTag::Volume if note.gone => gone.push(note.key.volume),
+            NoteTag::Volume if note.gone => drop(gone.insert(note.key.volume)),
             NoteTag::Member if !note.gone => {
                 let label = MemberLabel::decode(&note.meta)?;
-                if newest.get(&label.volume).is_none_or(|known| known.generation < label.generation) {
-                    newest.insert(label.volume, label);
-                }
+                all.entry(label.volume).or_default().push((note.key.volume, label));
             }
             _ => {}
         }
     }
-    newest.retain(|volume, label| !gone.contains(volume) && !gone.contains(&label.id()));
-    Ok(newest)
+    all.retain(|volume, _| !gone.contains(volume));
+    let found = all.into_iter().filter_map(|(volume, labels)| {
+        let begun = labels.iter().map(|(_, label)| label.generation).max()?;
+        let stands = |(id, _): &&(VolumeId, MemberLabel)| !gone.contains(id);
+        let (newest, label) = labels.iter().filter(stands).max_by_key(|(_, label)| label.generation)?;
+        let is_former = |known: &&(VolumeId, MemberLabel)| Some(known.1.generation) == label.former;
+        let former = labels.iter().filter(stands).find(is_former);
+        let astray = former.map(|_| *newest);
+        let label = former.map_or(label, |(_, former)| former).clone();
+        Some((volume, Found { label, begun, astray }))
+    });
+    Ok(found.collect())
 }
 
 impl Members {
@@ -75,9 +92,13 @@ impl Members {
     pub fn open_on(disks: Vec<DiskHandle>, spawn: Spawn) -> Result<Self, VolumeError> {
         let mut known = Known::new();
         for disk in &disks {
-            for (volume, label) in labels_of(disk)? {
-                let replica = Arc::new(Replica::open(disk.clone(), label)?);
-                known.insert((disk.device(), volume), replica);
+            for (volume, Found { label, begun, astray }) in members_of(disk)? {
+                let replica = Replica::open(disk.clone(), label, begun)?;
+                let replica = match astray {
+                    Some(astray) => replica.with_astray(astray)?,
+                    None => replica,
+                };
+                known.insert((disk.device(), volume), Arc::new(replica));
             }
         }
         // A crash may have left members beside their successors.
@@ -149,11 +170,13 @@ impl Members {
                 self.fork(device, &parent, (fence, session), (clone, era, at)).await
             }
             (Some(replica), call) => {
-                let fills = matches!(call, VolumeCall::Fill { .. });
+                let joins = matches!(call, VolumeCall::Join { .. });
                 let takes_over = matches!(call, VolumeCall::TakeOver { .. });
                 let answer = replica.carry_out(fence, session, call).await;
                 let took_over = takes_over && matches!(answer, Ok(VolumeAnswer::Rows { next: None, .. }));
-                if fills || took_over {
+                let disk = self.disk(device)?;
+                replica.ended().into_iter().for_each(|id| self.void(disk, id));
+                if joins || took_over {
                     // What it had may be void now, or what it was a clone of.
                     self.tidy(device).await;
                 }
@@ -195,8 +218,9 @@ impl Members {
         if is_gone(disk, volume)? {
             return Err(Refusal::Out.into());
         }
-        let label = MemberLabel { volume, generation: 1, whole: true, turns: Vec::new(), end: 0 };
-        let replica = Arc::new(Replica::open(disk.clone(), label)?);
+        let label =
+            MemberLabel { volume, generation: 1, whole: true, turns: Vec::new(), end: 0, former: None };
+        let replica = Arc::new(Replica::open(disk.clone(), label, 1)?);
         replica.found().await?;
         self.enter(device, volume, Arc::clone(&replica));
         Ok(replica)

@@ -9,6 +9,7 @@ mod driver;
 mod elsewhere;
 mod error;
 mod fork;
+mod former;
 mod going;
 mod label;
 mod lineage;

@@ -1,20 +1,22 @@
 //! One disk's member of a volume that has several: what a head asks of it, carried out on a seat.
 //!
 //! What it has lies under an id of its own ([`MemberLabel::id`]). A member that went another way than the others, or that
-//! is not whole and was left so, begins anew under the next id, empty: what it had is void, and given back.
+//! is not whole and was left so, begins anew under the next id, empty; what it had is void when it is whole again (`former.rs`).
 //!
 //! Invariant: a session begins with a promise, and what was asked in another one is not done.
 //! Invariant: a session has one beginning, of the order or of being filled, and takes no write before it: messages that overtake
 //! each other or come twice change nothing.
 //! Invariant: a member that is not whole says what it had acknowledged when it was whole last, for acknowledgements were counted on that.
+//! Invariant: what came to a member beside the beginning that it kept is of the order of one head. The same head may go on with it, for its order
+//! only grows; another one may have gone another way.
 //! Invariant: what is said of the member's history is durable before it is answered.
 //! Invariant: while a promise is being made, nothing else gets a place in the order.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use quarry_engine::block::{Fence, Layer, NoteTag, Position, Run, is_thinned};
+use quarry_engine::block::{Fence, Layer, NoteTag, Position, Run, VolumeId, is_thinned};
 use quarry_engine::disk::{DiskError, DiskHandle};
 use quarry_engine::net::{BlockWrite, TurnFields, VolumeAnswer, VolumeCall};
 use tokio::sync::{Notify, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -22,6 +24,7 @@ use tokio::sync::{Notify, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use super::device::length_of;
 use super::error::VolumeError;
 use super::fork::{below_of, eras_needed};
+use super::former::Generations;
 use super::label::{MemberLabel, encode_promise};
 use super::lineage::Thinning;
 use super::rows::{read_run, rows};
@@ -37,6 +40,8 @@ pub(super) struct Replica {
     moved: Notify,
     /// Held while a member of a clone is made, and while it is settled which eras go.
     given: tokio::sync::Mutex<Given>,
+    /// Ids under which it began anew and was not filled to the end: what is there is to be given back.
+    ended: Mutex<Vec<VolumeId>>,
 }
 
 /// Eras that go: a clone as of one of them comes too late.
@@ -75,6 +80,9 @@ pub(super) struct Life {
     stage: Stage,
     /// What was answered with the last promise.
     last: Position,
+    /// Under whom it was sent what it has beside the beginning that it kept.
+    filled_by: Option<Fence>,
+    pub(super) generations: Generations,
 }
 
 fn fields(turns: &[Turn]) -> Vec<TurnFields> {
@@ -99,6 +107,7 @@ impl Life {
         // From here on no other session is heard, whatever becomes of this one.
         self.session = 0;
         self.stage = Stage::Promised;
+        self.turn_back().await?;
         let (last, session) = self.seat.promise(fence, &encode_promise(fence)).await?;
         (self.session, self.last) = (session, last);
         let history = self.history();
@@ -107,7 +116,7 @@ impl Life {
     }
 
     /// What it has, as of its last promise; of a member that is not whole, what it had.
-    fn history(&self) -> History {
+    pub(super) fn history(&self) -> History {
         let turns = self.label.turns.clone();
         if !self.label.whole {
             return History::new(turns, self.label.end).unwrap_or_else(|| History::unknown(self.last));
@@ -153,20 +162,15 @@ impl Life {
     async fn fill(&mut self, fence: Fence, common: u64, after: u64) -> Result<VolumeAnswer, VolumeError> {
         self.seat.admit(fence)?;
         self.enter(Stage::Filling)?;
-        let goes_on = self.label.whole && self.last.sequence == common;
-        let had = self.history();
-        (self.label.whole, self.label.turns, self.label.end) = (false, had.turns().to_vec(), had.end());
-        if !goes_on {
-            self.label.generation = self.label.generation.checked_add(1).ok_or(VolumeError::Eras)?;
-            let fresh = Arc::new(Seat::open(self.seat.disk().clone(), self.label.id())?);
-            fresh.follow_notes(&self.seat).await;
-            fresh.promise(fence, &encode_promise(fence)).await?;
-            self.seat = fresh;
-            // All is sent to it, also what the volume below has.
-            self.below = Vec::new();
+        let again = self.filled_by == Some(fence) && self.label.end == common;
+        let goes_on = if self.label.whole { self.last.sequence == common } else { again };
+        if goes_on {
+            let had = self.history();
+            (self.label.whole, self.label.turns, self.label.end) = (false, had.turns().to_vec(), had.end());
+            self.filled_by = Some(fence);
             self.note().await?;
         } else {
-            self.note().await?;
+            self.begin_anew(fence).await?;
         }
         self.seat.begin_after(fence, after).await?;
         Ok(VolumeAnswer::Filling(if goes_on { common } else { 0 }))
@@ -179,19 +183,42 @@ impl Life {
         }
         self.seat.settle().await?;
         (self.label.whole, self.label.turns, self.label.end) = (true, turns_of(turns), 0);
+        self.label.former = None;
         self.note().await?;
+        (self.generations.former, self.filled_by) = (None, None);
         self.stage = Stage::Begun;
         Ok(VolumeAnswer::Done)
     }
 }
 
 impl Replica {
-    /// A member as its disk tells, or a new one.
-    pub(super) fn open(disk: DiskHandle, label: MemberLabel) -> Result<Self, VolumeError> {
+    /// A member as its disk tells, or a new one; `begun`: the highest number of a generation that was given.
+    pub(super) fn open(disk: DiskHandle, label: MemberLabel, begun: u32) -> Result<Self, VolumeError> {
         let seat = Arc::new(Seat::open(disk, label.id())?);
         let below = below_of(&seat)?;
-        let life = Life { seat, below, label, session: 0, stage: Stage::Promised, last: Position::default() };
-        Ok(Self { life: RwLock::new(life), moved: Notify::new(), given: tokio::sync::Mutex::default() })
+        let life = Life {
+            seat,
+            below,
+            label,
+            session: 0,
+            stage: Stage::Promised,
+            last: Position::default(),
+            filled_by: None,
+            generations: Generations { begun, ..Generations::default() },
+        };
+        Ok(Self::of_life(life))
+    }
+
+    /// The same, with a generation that was not filled to the end when it was left.
+    pub(super) fn with_astray(self, id: VolumeId) -> Result<Self, VolumeError> {
+        let mut life = self.into_life();
+        life.generations.astray = Some(Arc::new(Seat::open(life.seat.disk().clone(), id)?));
+        Ok(Self::of_life(life))
+    }
+
+    /// Ids that are void since this was asked last.
+    pub(super) fn ended(&self) -> Vec<VolumeId> {
+        std::mem::take(&mut *self.ended.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Writes down that it is there, with nothing in it.
@@ -240,7 +267,10 @@ impl Replica {
     ) -> Result<VolumeAnswer, VolumeError> {
         match call {
             VolumeCall::Promise => {
-                let answer = self.life.write().await.promise(fence).await;
+                let mut life = self.life.write().await;
+                let answer = life.promise(fence).await;
+                self.ended.lock().unwrap_or_else(PoisonError::into_inner).append(&mut life.generations.ended);
+                drop(life);
                 self.moved.notify_waiters();
                 answer
             }
@@ -310,7 +340,8 @@ impl Replica {
     }
 
     pub(super) fn of_life(life: Life) -> Self {
-        Self { life: RwLock::new(life), moved: Notify::new(), given: tokio::sync::Mutex::default() }
+        let (moved, given) = (Notify::new(), tokio::sync::Mutex::default());
+        Self { life: RwLock::new(life), moved, given, ended: Mutex::default() }
     }
 
     /// While this is held no era goes.

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quarry_engine::block::{BlockPlace, ChunkId, FIRST_PLACE, Fence, Position, Run, SliceId, VolumeId};
+use quarry_engine::block::{
+    BlockPlace, ChunkId, FIRST_PLACE, Fence, Layer, Position, Run, SliceId, VolumeId, walk,
+};
 use quarry_engine::disk::format::record::DeviceId;
 use quarry_engine::net::{BlockWrite, TurnFields, VolumeAnswer, VolumeCall};
 
@@ -288,35 +290,102 @@ fn a_deleted_volume_has_no_member_ever_again() {
 /// to, a shorter history could have been taken for all, or a whole one for too short.
 #[test]
 fn who_is_filled_says_what_it_had_acknowledged_before() {
-    for common in [2, 1] {
-        let mut at = At::new(10);
-        at.promise(1);
-        at.begin(&[(1, 0)]);
-        at.write(1, run(0, 1), 1);
+    let mut at = At::new(10);
+    at.promise(1);
+    at.begin(&[(1, 0)]);
+    at.write(1, run(0, 1), 1);
+    at.write(2, run(1, 1), 2);
+    at.done(VolumeCall::Flush(2));
+    assert_eq!(at.promise(4), (vec![(1, 0)], 2, true));
+    assert_eq!(at.ask(VolumeCall::Fill { common: 2, after: 7 }), VolumeAnswer::Filling(2));
+    at.write(8, run(2, 1), 8);
+    at.done(VolumeCall::Flush(8));
+    for restart in [false, true] {
+        if restart {
+            at.restart(true);
+        }
+        assert_eq!(at.promise(5), (vec![(1, 0)], 2, false));
+        // Filled again: it is still what it had when it was whole.
+        assert_eq!(at.ask(VolumeCall::Fill { common: 2, after: 9 }), VolumeAnswer::Filling(0));
+    }
+    at.restart(false);
+    assert_eq!(at.promise(6), (vec![(1, 0)], 2, false));
+    at.ask(VolumeCall::Fill { common: 2, after: 9 });
+    at.done(VolumeCall::Join { turns: vec![(1, 0), (4, 3)], end: 9 });
+    at.write(10, run(2, 1), 9);
+    at.done(VolumeCall::Flush(10));
+    at.restart(true);
+    assert_eq!(at.promise(7), (vec![(1, 0), (4, 3)], 10, true));
+}
+
+/// Each attempt to attach a volume emptied the members that were filled for it, and those that had gone another way by a single write: what
+/// was left of it lay with one member in the end, though no disk had failed.
+#[test]
+fn who_is_not_filled_to_the_end_is_what_it_was() {
+    for keep_index in [true, false] {
+        let (mut source, mut at) = (At::new(20), At::new(21));
+        for one in [&mut source, &mut at] {
+            one.promise(1);
+            one.begin(&[(1, 0)]);
+            one.write(1, run(0, 9), 1);
+            one.done(VolumeCall::Flush(1));
+        }
         at.write(2, run(1, 1), 2);
         at.done(VolumeCall::Flush(2));
-        assert_eq!(at.promise(4), (vec![(1, 0)], 2, true));
-        let from = if common == 2 { 2 } else { 0 };
-        assert_eq!(at.ask(VolumeCall::Fill { common, after: 7 }), VolumeAnswer::Filling(from));
-        at.write(8, run(2, 1), 8);
-        at.done(VolumeCall::Flush(8));
-        for restart in [false, true] {
+        let rows = at.rows();
+        for (epoch, restart) in [(4, false), (5, true), (6, false), (7, true), (7, false)] {
+            assert_eq!(at.promise(epoch), (vec![(1, 0)], 2, true), "{epoch}");
+            assert_eq!(at.rows(), rows);
+            assert_eq!(at.ask(VolumeCall::Fill { common: 1, after: 7 }), VolumeAnswer::Filling(0));
+            assert_eq!(at.rows(), Rows::new(), "what it is sent is kept apart");
+            at.write(8, run(1, 1), 8);
+            at.done(VolumeCall::Flush(8));
+            let members = Arc::clone(&at.members);
+            while at.rig.run(members.reap()).unwrap() {}
             if restart {
-                at.restart(true);
+                at.restart(keep_index);
             }
-            assert_eq!(at.promise(4), (vec![(1, 0)], 2, false));
-            // Filled again: it is still what it had when it was whole.
-            assert_eq!(at.ask(VolumeCall::Fill { common: 2, after: 9 }), VolumeAnswer::Filling(0));
         }
-        at.restart(false);
-        assert_eq!(at.promise(5), (vec![(1, 0)], 2, false));
-        at.ask(VolumeCall::Fill { common: 2, after: 9 });
-        at.done(VolumeCall::Join { turns: vec![(1, 0), (4, 3)], end: 9 });
-        at.write(10, run(2, 1), 9);
-        at.done(VolumeCall::Flush(10));
-        at.restart(true);
-        assert_eq!(at.promise(6), (vec![(1, 0), (4, 3)], 10, true));
+        source.promise(8);
+        source.begin(&[(1, 0), (8, 1)]);
+        assert_eq!(at.promise(8), (vec![(1, 0)], 2, true));
+        assert_eq!(at.ask(VolumeCall::Fill { common: 1, after: 1 }), VolumeAnswer::Filling(0));
+        fill(&mut source, &mut at, 0);
+        at.done(VolumeCall::Join { turns: vec![(1, 0), (8, 1)], end: 1 });
+        // From here on there is nothing to go back to.
+        let members = Arc::clone(&at.members);
+        while at.rig.run(members.reap()).unwrap() {}
+        // What was ended before the last restart is reaped with the volumes of one member.
+        for generation in [1, 5, 6] {
+            let mut id = VOLUME.0;
+            id[12] ^= generation;
+            let layer = Layer { volume: VolumeId(id), era: u32::MAX };
+            let (left, _) = walk(&at.rig.handle(), &[layer], FIRST_PLACE, 9).unwrap();
+            assert_eq!(left.len(), 0, "generation {generation} is void");
+        }
+        at.restart(keep_index);
+        assert_eq!(at.promise(9), (vec![(1, 0), (8, 1)], 1, true));
+        assert_eq!(at.rows(), source.rows());
     }
+}
+
+/// The order of one head only grows: what it has sent is a part of it. Another head's may be another.
+#[test]
+fn the_same_head_goes_on_with_a_member_that_it_was_filling() {
+    let mut at = At::new(22);
+    at.promise(1);
+    at.begin(&[(1, 0)]);
+    at.write(1, run(0, 1), 1);
+    at.done(VolumeCall::Flush(1));
+    at.promise(2);
+    assert_eq!(at.ask(VolumeCall::Fill { common: 1, after: 4 }), VolumeAnswer::Filling(1));
+    at.write(5, run(1, 1), 5);
+    assert_eq!(at.promise(2), (vec![(1, 0)], 1, false));
+    assert_eq!(at.ask(VolumeCall::Fill { common: 1, after: 6 }), VolumeAnswer::Filling(1));
+    assert_eq!(at.rows().len(), 2);
+    at.promise(3);
+    assert_eq!(at.ask(VolumeCall::Fill { common: 1, after: 6 }), VolumeAnswer::Filling(0));
+    assert_eq!(at.rows().len(), 0);
 }
 
 #[test]
