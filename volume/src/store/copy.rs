@@ -3,6 +3,8 @@
 //!
 //! Invariant: both can be cut off anywhere and begun again. What is read of a clone, and of its snapshots, is the same before, while
 //! and after it takes over.
+//! Invariant: what has taken over has a row of its own wherever there is one below, zeroes included: whoever still looks through it to what
+//! lies below, which changes from then on, does not see that.
 //! Invariant: going back costs what changed since the snapshot, taking over what is seen of the parent.
 
 use quarry_engine::block::{BLOCK_BYTES, FIRST_PLACE, Layer, Mapped, Mark, Run, find, marks, walk};
@@ -23,8 +25,8 @@ impl Device {
         let mut from = FIRST_PLACE;
         loop {
             let (mapped, all) = walk(disk, below, from, STEP_ROWS)?;
-            let data: Vec<&Mapped> = mapped.iter().filter(|block| !block.row.is_zeroes()).collect();
-            for run in runs_of(&data, |place| self.offset_of(place).is_some()) {
+            let all_seen: Vec<&Mapped> = mapped.iter().collect();
+            for run in runs_of(&all_seen, |place| self.offset_of(place).is_some()) {
                 self.take_over_run(run).await?;
             }
             let next = mapped.last().and_then(|last| self.offset_of(last.place)).map(|at| at + BLOCK_BYTES);
@@ -46,10 +48,14 @@ impl Device {
         let (own, _) = find(seat.disk(), &[Layer { volume: seat.volume(), era: oldest }], &run)?;
         let below = self.layers().get(1..).unwrap_or_default();
         let (seen, _pins) = find(seat.disk(), below, &run)?;
-        let missing: Vec<&Mapped> = seen
-            .iter()
-            .filter(|block| !block.row.is_zeroes() && !own.iter().any(|own| own.place == block.place))
-            .collect();
+        let missing: Vec<&Mapped> =
+            seen.iter().filter(|block| !own.iter().any(|own| own.place == block.place)).collect();
+        let (zeroes, missing): (Vec<&Mapped>, Vec<&Mapped>) =
+            missing.into_iter().partition(|block| block.row.is_zeroes());
+        for part in runs_of(&zeroes, |_| true) {
+            let placed = seat.put_below(fence, part, None).await?;
+            seat.finish(placed, false).await?;
+        }
         for part in runs_of(&missing, |_| true) {
             let blocks: Vec<Mapped> = missing
                 .iter()
@@ -64,7 +70,7 @@ impl Device {
                 data.extend_from_slice(&quarry_engine::block::read(seat.disk(), piece).await?);
                 rest = behind;
             }
-            let placed = seat.put_below(fence, part, data.freeze()).await?;
+            let placed = seat.put_below(fence, part, Some(data.freeze())).await?;
             seat.finish(placed, false).await?;
         }
         Ok(())

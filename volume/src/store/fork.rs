@@ -11,6 +11,8 @@
 //! Invariant: a member that was cut off in being made is not whole, and never a base.
 //! Invariant: taking over changes nothing that anybody sees: what lies below comes into the era 0 as the first write's, and newer writes hide
 //! it, whichever comes first.
+//! Invariant: who has taken over has a row of its own wherever there is one below, zeroes included: its own clones on the disk go on looking
+//! through it to what lies below, which changes from then on.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -36,7 +38,7 @@ use crate::member::Refusal;
 pub(super) const FIRST: Position = Position { epoch: 1, sequence: 1 };
 /// Under which it is written.
 const FENCE: Fence = Fence { epoch: FIRST.epoch, configuration: 1 };
-const FIRST_BLOCK: Run = Run { slice: SliceId(0), chunk: ChunkId(0), first: 0, blocks: 1 };
+pub(super) const FIRST_BLOCK: Run = Run { slice: SliceId(0), chunk: ChunkId(0), first: 0, blocks: 1 };
 
 /// What lies below a seat on its disk, nearest first.
 pub(super) fn below_of(seat: &Seat) -> Result<Vec<Layer>, VolumeError> {
@@ -149,7 +151,7 @@ async fn take_some(
     let layers = layers(seat, &life.below, oldest);
     let (mapped, all) = walk(seat.disk(), &layers, from, (LOOK / layers.len()).max(1))?;
     let mut next = mapped.last().filter(|_| !all).map(|last| after(last.place));
-    let below = |block: &Mapped| block.volume != seat.volume() && !block.row.is_zeroes();
+    let below = |block: &Mapped| block.volume != seat.volume();
     let (mut submitted, mut bytes, mut rest) = (Vec::new(), 0, mapped.as_slice());
     while let Some(first) = rest.first() {
         if bytes >= ROW_BYTES {
@@ -166,9 +168,12 @@ async fn take_some(
             let (group, behind) = now.split_at(same(now));
             now = behind;
             let Some(run) = run_of(group).filter(|_| below(first)) else { continue };
-            let data = read(seat.disk(), group).await?;
-            bytes += run.bytes();
-            submitted.push(seat.take_row(fence, FIRST, run, 0, Some(data)).await?);
+            let mut data = None;
+            if !first.row.is_zeroes() {
+                data = Some(read(seat.disk(), group).await?);
+                bytes += run.bytes();
+            }
+            submitted.push(seat.take_row(fence, FIRST, run, 0, data).await?);
         }
     }
     for one in submitted {

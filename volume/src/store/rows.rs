@@ -1,12 +1,15 @@
 //! What a member has, as heads ask for it: bytes of a run, rows from a place on; of a clone with what lies below it.
 //!
 //! Invariant: what a clone sees of the volume below is told as its first write's ([`FIRST`]): whoever is filled with it has the same
-//! rows as a member that shares them. Zeroes below are nothing.
+//! rows as a member that shares them. Zeroes below are nothing, also where they were taken over from there: all but the first block, which is
+//! the first write itself.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quarry_engine::block::{BlockPlace, Fence, Layer, Mapped, Position, Run, find, piece, read, walk};
+use quarry_engine::block::{
+    BlockPlace, FIRST_PLACE, Fence, Layer, Mapped, Position, Run, find, piece, read, walk,
+};
 use quarry_engine::net::limits::MAX_WRITES;
 use quarry_engine::net::{BlockWrite, VolumeAnswer};
 
@@ -96,7 +99,8 @@ fn counted(seat: &Seat, block: &Mapped) -> (Position, u32) {
 }
 
 fn is_nothing(seat: &Seat, block: &Mapped) -> bool {
-    block.volume != seat.volume() && block.row.is_zeroes()
+    let taken_over = || (counted(seat, block), block.place == FIRST_PLACE) == ((FIRST, 0), false);
+    block.row.is_zeroes() && (block.volume != seat.volume() || taken_over())
 }
 
 pub(super) async fn rows(

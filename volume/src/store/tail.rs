@@ -238,8 +238,13 @@ impl Seat {
 
     /// Puts what is seen through the volume below the oldest of its own, where no view has anything of its own: what is read
     /// stays the same.
-    pub(super) async fn put_below(&self, fence: Fence, run: Run, data: Bytes) -> Result<Placed, VolumeError> {
-        self.put_in(fence, run, Some(data), Place::Below).await
+    pub(super) async fn put_below(
+        &self,
+        fence: Fence,
+        run: Run,
+        data: Option<Bytes>,
+    ) -> Result<Placed, VolumeError> {
+        self.put_in(fence, run, data, Place::Below).await
     }
 
     /// As [`Seat::put`], of a write whose sequence somebody else gave: it is the next one, or refused.

@@ -270,6 +270,30 @@ fn a_clone_that_took_over_needs_its_parent_no_more() {
     }
 }
 
+/// The members of a clone's own clones go on looking through to the first parent, where what was trimmed goes with its snapshot: what lay
+/// below showed again.
+#[test]
+fn a_clone_that_took_over_hides_its_parent_from_its_own_clones() {
+    let mut at = parent(13);
+    at.write(3, run(4, 1), 0);
+    at.era = 2;
+    at.write(4, run(4, 1), 3);
+    fork(&mut at, CLONE, 1);
+    let of_parent = attach(&mut at, CLONE, 2);
+    assert_eq!(at.now(&[3, 4, 5]), [2, 0, 1]);
+    at.era = 1;
+    fork(&mut at, OTHER, 0);
+    let rows = at.rows();
+    take_over(&mut at, 0);
+    assert_eq!(at.rows(), rows, "zeroes that were taken over are nothing to who is filled");
+    let of_clone = at.talk(of_parent);
+    at.done(VolumeCall::Thin { views: vec![0], era: 2, at: 4 });
+    attach(&mut at, OTHER, 2);
+    assert_eq!(at.now(&[3, 4, 5]), [2, 0, 1]);
+    at.talk(of_clone);
+    assert_eq!(at.now(&[3, 4, 5]), [2, 0, 1]);
+}
+
 /// What a clone had overwritten by then was gone for its own clones, where the snapshot that they were made of had been deleted.
 #[test]
 fn a_clone_that_takes_over_has_for_its_own_clones_what_it_does_not_see_itself() {

@@ -316,6 +316,30 @@ fn a_parent_stays_for_its_clones() {
     }
 }
 
+/// What is connected to a clone goes on looking through to its parent when the clone has become independent. There, what was trimmed went with
+/// the snapshot, and what lay below showed again.
+#[test]
+fn a_clone_that_took_over_hides_its_parent_from_who_is_connected() {
+    let mut rig = Rig::new(8);
+    rig.create("vol", 1);
+    let device = rig.attach("vol");
+    let volumes = rig.volumes();
+    rig.run(device.write(0, Bytes::from(vec![1; 8192]))).unwrap();
+    rig.run(volumes.snapshot("vol", "one", 1)).unwrap();
+    rig.run(device.discard(0, 4096)).unwrap();
+    rig.run(volumes.snapshot("vol", "two", 1)).unwrap();
+    rig.run(device.write(0, Bytes::from(vec![3; 4096]))).unwrap();
+    let made = label("clone");
+    rig.run(volumes.clone_snapshot(VolumeId([9; 16]), made, "vol", "two")).unwrap();
+    let connected = rig.attach("clone");
+    let expected = Content::from([(1, 1)]);
+    check(&mut rig, &connected, &expected, "before");
+    rig.run(volumes.flatten("clone")).unwrap();
+    rig.run(volumes.forget_snapshot("vol", "two")).unwrap();
+    reap(&mut rig);
+    check(&mut rig, &connected, &expected, "after");
+}
+
 #[test]
 fn going_back_costs_what_changed_and_fences_whoever_wrote() {
     let mut rig = Rig::new(4);
