@@ -1,7 +1,7 @@
 //! Requests of clients at the rates that their volume has.
 //!
-//! All connections of a volume, and of its snapshots, take from the same buckets (`quarry_volume::pace`). Of each connection one request
-//! at a time waits for its turn, so that a client with many requests gets no more of the rate than one with few.
+//! All connections of a volume, and of its snapshots, take from the same buckets (`quarry_volume::pace`). Of each connection one read and one
+//! write at a time wait for their turn, so that a client with many requests gets no more of the rate than one with few.
 //!
 //! Invariant: where nothing is limited a request waits for nothing and takes no lock.
 //! Invariant: new limits are good for requests that wait already.
@@ -119,7 +119,8 @@ impl Pacer {
 #[derive(Debug)]
 pub(super) struct Turn {
     pacer: Arc<Pacer>,
-    line: tokio::sync::Mutex<()>,
+    /// Of reads, and of writes: neither waits for the other's rate.
+    lines: [tokio::sync::Mutex<()>; 2],
     stopped: watch::Receiver<bool>,
 }
 
@@ -138,7 +139,7 @@ fn cost(command: &Command) -> Option<(Kind, u64)> {
 
 impl Turn {
     pub(super) fn new(pacer: Arc<Pacer>, stopped: watch::Receiver<bool>) -> Self {
-        Self { pacer, line: tokio::sync::Mutex::default(), stopped }
+        Self { pacer, lines: Default::default(), stopped }
     }
 
     /// Waits until a command may begin.
@@ -147,7 +148,9 @@ impl Turn {
             return;
         }
         let Some((kind, bytes)) = cost(command) else { return };
-        let _turn = self.line.lock().await;
+        let [reads, writes] = &self.lines;
+        let line = if kind == Kind::Read { reads } else { writes };
+        let _turn = line.lock().await;
         let (mut changed, mut stopped) = (self.pacer.changes.subscribe(), self.stopped.clone());
         loop {
             changed.mark_unchanged();
@@ -218,6 +221,21 @@ mod tests {
         assert!(others <= 60, "{others} of the other's began before 20 of this one's");
         let most = began.elapsed().as_millis() * 200 / 1000 + 2;
         assert!(u128::try_from(others + 20).unwrap() <= most, "{others} and 20 began, at most {most} may");
+    }
+
+    /// Reads stood in one line with the writes of their connection: behind a few hundred slow ones they took half a minute.
+    #[tokio::test]
+    async fn reads_do_not_wait_behind_slow_writes() {
+        let pacer = Arc::new(Pacer::new(limits(&[("write_iops_sec", 1), ("write_iops_sec_max", 0)])));
+        let stop = watch::Sender::new(false);
+        let client = turn(&pacer, &stop);
+        for _ in 0..100 {
+            let client = Arc::clone(&client);
+            tokio::spawn(async move { client.admit(&Command::Trim { offset: 0, length: 4096 }).await });
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::timeout(Duration::from_secs(5), client.admit(&read())).await.unwrap();
+        stop.send_replace(true);
     }
 
     #[tokio::test]
