@@ -170,10 +170,12 @@ impl Shared {
     }
 
     async fn take_over(&self, name: &str) -> Result<(), VolumeError> {
-        let (device, row, _held) = self.head_here(name).await?;
+        let (device, row, held) = self.head_here(name).await?;
         if row.parent.is_none() {
             return Ok(());
         }
+        // It may take hours, and changes nothing that anybody sees. Who takes the volume meanwhile is found out by the epoch.
+        drop(held);
         let members: Vec<DeviceId> = row.configuration.all().collect();
         device.take_over(&members, row.snapshots.first().map(|oldest| oldest.era)).await?;
         let epoch = device.epoch();
@@ -196,7 +198,7 @@ impl Shared {
     }
 
     async fn go_back(&self, name: &str, snapshot: &str) -> Result<(), VolumeError> {
-        let (device, row, _held) = self.head_here(name).await?;
+        let (device, row, held) = self.head_here(name).await?;
         let (era, epoch) = (snapshot_of(&row, snapshot)?.era, device.epoch());
         let row = self
             .change(row.id, |row| {
@@ -208,14 +210,20 @@ impl Shared {
         if row.epoch != epoch {
             return Err(taken_over());
         }
-        self.returned(device, &row).await.map(drop)
+        // Nobody attaches it, or does anything to it, before it has come there: the row says so.
+        drop(held);
+        self.returned(device, row.id).await.map(drop)
     }
 
-    /// A head whose volume has come to where it was on its way back to.
-    pub(super) async fn returned(&self, device: Replicated, row: &Row) -> Result<Replicated, VolumeError> {
+    /// A head whose volume has come to where it was on its way back to. One after the other: who comes second finds it there.
+    pub(super) async fn returned(&self, device: Replicated, id: VolumeId) -> Result<Replicated, VolumeError> {
+        let place = self.place(id);
+        let _alone = place.returning.lock().await;
+        let epoch = device.epoch();
+        let row =
+            self.row(id)?.map(|(row, _)| row).filter(|row| row.epoch == epoch).ok_or_else(taken_over)?;
         let Some(era) = row.returning else { return Ok(device) };
         device.go_back_to(era).await?;
-        let epoch = device.epoch();
         let row = self
             .change(row.id, |row| {
                 if row.epoch == epoch {

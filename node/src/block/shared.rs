@@ -1,6 +1,8 @@
 //! Volumes that have several members: made, attached here or at another node, shown, compared, deleted.
 //!
 //! Invariant: a node is head of a volume only by an epoch that the control group granted it; whoever attaches takes it over.
+//! Invariant: a head that is not served yet goes on for as long as it is the volume's head, also when nobody waits for it any more: what it
+//! fills is needed, and whoever comes next joins it. Another epoch is granted only when there is no such head here.
 //! Invariant: a volume is deleted by whoever could attach it: from its last head nothing is taken any more.
 
 mod compare;
@@ -37,8 +39,15 @@ use crate::storage::{random_bytes, wall_clock};
 pub(super) const TRIES: usize = 50;
 pub(super) const PAUSE: Duration = Duration::from_millis(100);
 
-/// A head on this node, if there is one; held while one is made or ended.
-type Place = Arc<tokio::sync::Mutex<Option<Replicated>>>;
+/// Where a volume's head on this node is.
+#[derive(Debug, Default)]
+pub(super) struct Place {
+    /// The head, if there is one; held while one is made or ended, and while something is done of which only one may be under way.
+    head: Arc<tokio::sync::Mutex<Option<Replicated>>>,
+    /// Held while the volume goes back to a snapshot.
+    pub(super) returning: tokio::sync::Mutex<()>,
+}
+
 type Held = OwnedMutexGuard<Option<Replicated>>;
 
 /// The volumes of the cluster that have several members.
@@ -52,7 +61,7 @@ pub(crate) struct Shared {
     keys: KeyRing,
     /// On which heads live: clients come and go, and so do the threads that serve them.
     runtime: Handle,
-    heads: Mutex<HashMap<VolumeId, Place>>,
+    heads: Mutex<HashMap<VolumeId, Arc<Place>>>,
     /// Clones that this process is making.
     pub(super) making: Mutex<HashSet<VolumeId>>,
 }
@@ -215,7 +224,7 @@ impl Shared {
         })
     }
 
-    fn place(&self, id: VolumeId) -> Place {
+    pub(super) fn place(&self, id: VolumeId) -> Arc<Place> {
         let mut heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(heads.entry(id).or_default())
     }
@@ -253,30 +262,52 @@ impl Shared {
         Err(last.into())
     }
 
-    /// Attaches a volume here, or joins those who have.
+    /// Attaches a volume here, or joins those who have. One that is on its way back to a snapshot has come there then.
     pub(crate) async fn attach(&self, name: &str) -> Result<Replicated, VolumeError> {
-        self.attach_if(name, |_| true).await
+        let (device, row) = self.attach_if(name, |_| true).await?;
+        if row.returning.is_some() { self.returned(device, row.id).await } else { Ok(device) }
     }
 
-    /// The same, where it may be taken as its row stands.
-    async fn attach_if(&self, name: &str, may: impl Fn(&Row) -> bool) -> Result<Replicated, VolumeError> {
+    /// A head that serves, where the volume may be taken as its row stands; and the row then.
+    async fn attach_if(
+        &self,
+        name: &str,
+        may: impl Fn(&Row) -> bool,
+    ) -> Result<(Replicated, Row), VolumeError> {
+        let mut granted = false;
+        loop {
+            let (device, row) = self.head_of(name, &may, granted).await?;
+            if matches!(device.condition(), Condition::Serving) {
+                return Ok((device, row));
+            }
+            // Its place is not held: others find it there meanwhile, and may wait for it too.
+            device.served().await?;
+            granted = true;
+        }
+    }
+
+    /// The head on this node, as far as it has come: the one in its place, or a new one. `granted`: there has been a new one.
+    async fn head_of(
+        &self,
+        name: &str,
+        may: impl Fn(&Row) -> bool,
+        granted: bool,
+    ) -> Result<(Replicated, Row), VolumeError> {
         let place = self.place(self.standing(name)?.0.id);
-        let mut head = place.lock().await;
+        let mut head = place.head.lock().await;
         // As it stands now: whoever had the place before may have attached it.
         let (row, _) = self.standing(name)?;
-        let is_head =
-            |device: &Replicated| device.epoch() == row.epoch && row.head == Some(self.register.local());
-        if let Some(device) = &*head
-            && matches!(device.condition(), Condition::Serving)
-            && is_head(device)
-        {
+        let local = self.register.local();
+        let is_head = |device: &Replicated| device.epoch() == row.epoch && row.head == Some(local);
+        if let Some(device) = head.as_ref().filter(|device| !device.has_stopped() && is_head(device)) {
             // It may have become larger.
-            let device = device.resized(Geometry::new(row.bytes, row.slice_bytes)?);
-            return self.returned(device, &row).await;
+            return Ok((device.resized(Geometry::new(row.bytes, row.slice_bytes)?), row));
+        }
+        if granted {
+            return Err(taken_over());
         }
         // An epoch that was given and lost is given to nobody else.
         *head = None;
-        let local = self.register.local();
         let row = self
             .change(row.id, |row| {
                 if may(row) {
@@ -293,10 +324,9 @@ impl Shared {
             let _there = self.runtime.enter();
             Replicated::attach(&attachment, &self.reach, self.commit(&row))
         };
-        device.served().await?;
         tracing::info!(volume = %row.name, epoch = row.epoch, "attach volume");
         *head = Some(device.clone());
-        self.returned(device, &row).await
+        Ok((device, row))
     }
 
     fn attachment(&self, row: &Row) -> Result<Attachment, VolumeError> {
@@ -328,7 +358,7 @@ impl Shared {
         let device = self.attach(name).await?;
         device.flush().await?;
         let (row, _) = self.standing(name)?;
-        self.place(row.id).lock().await.take();
+        self.place(row.id).head.lock().await.take();
         let epoch = device.epoch();
         self.change(row.id, |row| {
             if row.epoch == epoch {
@@ -351,10 +381,18 @@ impl Shared {
     /// one thing is done after the other.
     pub(super) async fn head_here(&self, name: &str) -> Result<(Replicated, Row, Held), VolumeError> {
         let row = self.not_elsewhere(name).await?;
-        let device = self.attach(name).await?;
-        let held = self.place(row.id).lock_owned().await;
-        let (row, _) = self.standing(name)?;
-        if row.epoch == device.epoch() { Ok((device, row, held)) } else { Err(taken_over()) }
+        loop {
+            let device = self.attach(name).await?;
+            let held = Arc::clone(&self.place(row.id).head).lock_owned().await;
+            let (row, _) = self.standing(name)?;
+            if row.epoch != device.epoch() {
+                return Err(taken_over());
+            }
+            // Somebody has sent it back to a snapshot meanwhile.
+            if row.returning.is_none() {
+                return Ok((device, row, held));
+            }
+        }
     }
 
     /// Does something to its end, also when nobody waits for it any more.
@@ -432,7 +470,9 @@ impl Shared {
 
     /// What a snapshot sees.
     pub(crate) async fn view(&self, name: &str, snapshot: &str) -> Result<Replicated, VolumeError> {
-        let (device, row, _held) = self.head_here(name).await?;
+        // Also while the volume goes back to a snapshot: all of them stay as they are.
+        let row = self.not_elsewhere(name).await?;
+        let (device, row) = self.attach_if(&row.name, |_| true).await?;
         let found = snapshot_of(&row, snapshot)?;
         Ok(device.as_of(found.era, Geometry::new(found.bytes, row.slice_bytes)?))
     }
@@ -479,7 +519,7 @@ impl Shared {
     /// Deletes what stood at this time.
     pub(super) async fn remove(&self, row: &Row, time: u64, clones: Clones) -> Result<(), VolumeError> {
         let place = self.place(row.id);
-        let mut head = place.lock().await;
+        let mut head = place.head.lock().await;
         self.may_go(row, None, clones)?;
         self.register.remove(row, time).await?;
         *head = None;
@@ -496,10 +536,14 @@ impl Shared {
     }
 
     /// The members of a volume as its head sees them, where that is here; nobody waits for one that is being attached.
+    /// The head of a volume, where that is here, as far as it has come; nobody waits for one that is being made.
+    pub(super) fn head_now(&self, row: &Row) -> Option<Replicated> {
+        let place = self.heads.lock().unwrap_or_else(PoisonError::into_inner).get(&row.id).cloned()?;
+        place.head.try_lock().ok()?.clone()
+    }
+
     pub(crate) async fn seen(&self, row: &Row) -> Vec<Seen> {
-        let place = self.heads.lock().unwrap_or_else(PoisonError::into_inner).get(&row.id).cloned();
-        let head = place.and_then(|place| place.try_lock().ok()?.clone());
-        match head {
+        match self.head_now(row) {
             Some(device) => device.members().await,
             None => Vec::new(),
         }

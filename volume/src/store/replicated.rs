@@ -166,7 +166,13 @@ impl Replicated {
         self.inner.fence.epoch
     }
 
-    /// Waits until the head serves.
+    /// Its head is none any more.
+    #[must_use]
+    pub fn has_stopped(&self) -> bool {
+        self.inner.asks.is_closed() || matches!(*self.inner.condition.borrow(), Condition::Stopped(_))
+    }
+
+    /// Waits until the head serves, for a while: it goes on when nobody waits any more, and may be waited for again.
     pub async fn served(&self) -> Result<(), VolumeError> {
         let mut condition = self.inner.condition.clone();
         let settled = condition.wait_for(|now| !matches!(now, Condition::Attaching));

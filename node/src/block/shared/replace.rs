@@ -15,6 +15,7 @@
 //! Invariant: no volume is taken from who uses it.
 //! Invariant: a member that went keeps its bytes, under the old epoch, until its volume is deleted: it may be wanted again.
 
+use futures_util::stream::{self, StreamExt};
 use quarry_engine::disk::format::record::DeviceId;
 use quarry_engine::net::NodeId;
 use quarry_volume::head::{Configuration, MAX_MEMBERS};
@@ -24,6 +25,9 @@ use super::super::moving::end_of;
 use super::{PAUSE, Shared, TRIES};
 use crate::cluster::watch::{Patience, is_first};
 use crate::control::volumes::Row;
+
+/// Volumes with which something is done at a time.
+const TOGETHER: usize = 16;
 
 /// What is next with a volume's members.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,13 +72,14 @@ fn next(
 }
 
 impl Shared {
-    /// One step with each volume that needs one.
+    /// One step with each volume that needs one; with several at a time, for some take long to be served.
     pub(crate) async fn replace(&self) {
-        for row in self.list() {
+        let each = stream::iter(self.list()).for_each_concurrent(TOGETHER, |row| async move {
             if let Err(error) = self.replace_of(&row).await {
                 tracing::warn!(volume = %row.name, %error, "replace a member of a volume");
             }
-        }
+        });
+        each.await;
     }
 
     fn step(&self, row: &Row) -> Step {
@@ -111,7 +116,8 @@ impl Shared {
             return Ok(());
         }
         let (local, epoch) = (self.local(), row.epoch);
-        let head = self.attach_if(&row.name, |now| now.epoch == epoch || now.head == Some(local)).await?;
+        let (head, _) =
+            self.attach_if(&row.name, |now| now.epoch == epoch || now.head == Some(local)).await?;
         match step {
             Step::Add(device) => self.add(row, &head, device).await,
             Step::Remove(device) => {
