@@ -84,7 +84,8 @@ impl Part {
         let Standing { volume, epoch, configuration, views } = granted;
         let near = configuration.all().find(|device| self.members.has(*device));
         let geometry = geometry();
-        let what = Attachment { volume, geometry, epoch, configuration, near, cipher: None, views };
+        let (wanted, cipher) = (configuration.all().count(), None);
+        let what = Attachment { volume, geometry, epoch, configuration, wanted, near, cipher, views };
         let register = self.register.clone();
         let commit = Arc::new(move |wanted: Configuration| -> BoxFuture<'static, Result<(), Fence>> {
             let register = register.clone();

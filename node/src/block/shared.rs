@@ -339,6 +339,7 @@ impl Shared {
             geometry,
             epoch: row.epoch,
             configuration,
+            wanted: Self::members_of(row),
             near,
             cipher,
             views: row.views(),

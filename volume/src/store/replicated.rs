@@ -41,6 +41,8 @@ pub struct Attachment {
     pub epoch: u64,
     /// Its members, as committed when it was.
     pub configuration: Configuration,
+    /// How many it shall have. Those that count at present may be fewer: some are away, and are filled when they are back.
+    pub wanted: usize,
     /// The member on this node, if there is one.
     pub near: Option<DeviceId>,
     /// Of an encrypted volume: members have ciphertext alone.
@@ -90,9 +92,10 @@ impl Replicated {
     /// Begins to be the head of a volume.
     #[must_use]
     pub fn attach(what: &Attachment, reach: &Reach, commit: Commit) -> Self {
-        let Attachment { volume, geometry, epoch, configuration, near, cipher, views } = what.clone();
+        let Attachment { volume, geometry, epoch, configuration, wanted, near, cipher, views } = what.clone();
         let fence = Fence { epoch, configuration: configuration.version };
-        let least = configuration.members.len().div_ceil(2).max(1);
+        // Not of those that count now: with each new head fewer would be enough.
+        let least = wanted.div_ceil(2).max(1);
         let (head, begun) = Head::attach(fence, configuration, Settings { least, keep: KEEP, near });
         let (tell, condition) = watch::channel(Condition::Attaching);
         let (asks, asked) = mpsc::unbounded_channel();

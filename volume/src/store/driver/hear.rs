@@ -17,7 +17,16 @@ use crate::store::replica::refusal_of;
 impl Driver {
     pub(super) fn hear(&mut self, told: Told) {
         match told {
-            Told::Promised(device, answer) => self.promised(device, answer),
+            Told::Promised(device, answer) => match &mut self.first {
+                Some(first) => {
+                    first.push((device, answer));
+                    let said = first.iter().map(|(device, _)| *device).collect::<Vec<_>>();
+                    if self.head.configuration().members.iter().all(|device| said.contains(device)) {
+                        self.first_promises();
+                    }
+                }
+                None => self.promised(device, answer),
+            },
             Told::Answered(device, (session, messages, answer)) => {
                 if self.is_now(device, session) {
                     self.answered(device, session, messages, answer);
@@ -78,6 +87,15 @@ impl Driver {
     }
 
     /// Whatever it was, it was not done. The member is asked anew.
+    /// The head hears the first promises: those of who has most before the others, for it does not wait for more than a seal.
+    pub(super) fn first_promises(&mut self) {
+        let mut first = self.first.take().unwrap_or_default();
+        first.sort_by_key(|(_, answer)| std::cmp::Reverse(most_of(answer)));
+        for (device, answer) in first {
+            self.promised(device, answer);
+        }
+    }
+
     fn refused(&mut self, device: DeviceId, session: Session, refusal: Refusal) {
         let again = self.now + AGAIN;
         let link = self.link(device);
@@ -184,6 +202,16 @@ impl Driver {
 fn got_of(what: What, answer: VolumeAnswer) -> Option<(u64, Got)> {
     match (what, answer) {
         (What::Run(run, _), VolumeAnswer::Read { newest, pieces, data }) => {
+/// How much a member has that has promised: the epoch that was begun last, and the end.
+fn most_of(answer: &Result<VolumeAnswer, Unanswered>) -> Option<(u64, u64)> {
+    match answer {
+        Ok(VolumeAnswer::Promised { turns, end, .. }) => {
+            Some((turns.last().map_or(0, |(epoch, _)| *epoch), *end))
+        }
+        _ => None,
+    }
+}
+
             Some((newest, Got::Pieces(pieces_of(run, &pieces, data)?)))
         }
         (What::Map(..), VolumeAnswer::Rows { rows, next, .. }) => {

@@ -38,6 +38,8 @@ const AGAIN: u64 = 3;
 const OVERDUE: u64 = 30;
 /// Ticks for which a request may wait.
 const PATIENCE: u64 = 300;
+/// Ticks for which the first promises wait for those of the other members.
+const TOGETHER: u64 = 8;
 
 /// Commits a configuration in the control group, or tells under what another head acts that was first.
 pub type Commit = Arc<dyn Fn(Configuration) -> BoxFuture<'static, Result<(), Fence>> + Send + Sync>;
@@ -219,6 +221,9 @@ struct Driver {
 }
 
 /// Drives a head until nobody asks any more.
+    /// The first promises, until all have come or it takes too long. Those of a seal are enough to begin, but who has more than they have would
+    /// be filled anew for it.
+    first: Option<Vec<(DeviceId, Result<VolumeAnswer, Unanswered>)>>,
 pub(super) async fn drive(parts: Parts, mut asks: mpsc::UnboundedReceiver<Ask>) {
     let Parts { head, begun, volume, views, reach, commit, condition } = parts;
     let fence = head.fence();
@@ -242,6 +247,7 @@ pub(super) async fn drive(parts: Parts, mut asks: mpsc::UnboundedReceiver<Ask>) 
     };
     driver.act(begun);
     let mut tick = (driver.reach.timer)(TICK);
+        first: Some(Vec::new()),
     while !driver.stopped {
         tokio::select! {
             // In this order, so that equal seeds give equal runs in a simulation.
@@ -430,6 +436,9 @@ impl Driver {
             let link = self.link(device);
             link.again = now + AGAIN;
             link.lost.get_or_insert(now);
+        if now == TOGETHER {
+            self.first_promises();
+        }
             self.step(Event::Reachable(device));
         }
         overdue.into_iter().for_each(|device| self.step(Event::Overdue(device)));

@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -72,6 +72,10 @@ struct World {
     tight: Mutex<Option<u8>>,
     /// Times that one was asked for rows.
     asked_for_rows: AtomicUsize,
+    /// How long it takes the third to promise.
+    slow: Mutex<Duration>,
+    /// Heads are at a node that has no disk.
+    far: AtomicBool,
     committed: Mutex<Configuration>,
     views: Mutex<Views>,
 }
@@ -85,6 +89,8 @@ impl World {
             damaged: Mutex::default(),
             tight: Mutex::default(),
             asked_for_rows: AtomicUsize::new(0),
+            slow: Mutex::default(),
+            far: AtomicBool::new(false),
             committed: Mutex::new(committed),
             views: Mutex::default(),
         })
@@ -96,8 +102,10 @@ impl World {
 
     fn attach_as(self: &Arc<Self>, volume: VolumeId, epoch: u64, near: u8) -> Replicated {
         let timer: Timer = Arc::new(|time| Box::pin(tokio::time::sleep(time / FASTER)));
+        let nobody = || Arc::new(Members::open(Vec::new()).unwrap());
+        let far = self.far.load(Ordering::Relaxed);
         let reach = Reach {
-            members: Arc::clone(&self.sites[0]),
+            members: if far { nobody() } else { Arc::clone(&self.sites[0]) },
             net: Some(Arc::new(Net(Arc::clone(self)))),
             node_of: Arc::new(|device: DeviceId| Some(NodeId(device.0))),
             timer,
@@ -111,7 +119,8 @@ impl World {
         let geometry = Geometry::new(BYTES, SLICE_BYTES).unwrap();
         let near = Some(device(near));
         let (cipher, views) = (None, self.views.lock().unwrap().clone());
-        let what = Attachment { volume, geometry, epoch, configuration, near, cipher, views };
+        let wanted = configuration.all().count();
+        let what = Attachment { volume, geometry, epoch, configuration, wanted, near, cipher, views };
         Replicated::attach(&what, &reach, Arc::new(commit))
     }
 
@@ -144,6 +153,10 @@ impl Transport for Net {
             let Request::Volume { device, volume, fence, session, call } = request else { return lost() };
             if world.away.lock().unwrap().contains(&n) {
                 return lost();
+            }
+            if matches!(call, VolumeCall::Promise) && n == 3 {
+                let slow = *world.slow.lock().unwrap();
+                tokio::time::sleep(slow).await;
             }
             if matches!(call, VolumeCall::Rows { .. }) && *world.damaged.lock().unwrap() == Some(n) {
                 world.asked_for_rows.fetch_add(1, Ordering::Relaxed);
@@ -247,6 +260,53 @@ fn a_member_that_died_is_filled_and_counts_again() {
 #[test]
 fn a_member_that_was_away_for_a_moment_is_sent_what_it_missed() {
     run(async {
+/// With each head fewer members were enough: two of three that lived through a restart of the third, and then one alone, whose disk held the
+/// only copy of what it said was flushed.
+#[test]
+fn no_head_is_content_with_fewer_members_than_the_one_before() {
+    run(async {
+        let world = World::new();
+        let head = world.attach(1, 1);
+        head.served().await.unwrap();
+        until_seen(&head, "all begin", all_count).await;
+        let counting = |n: usize| move |seen: &[Seen]| seen.iter().filter(|one| one.counts).count() == n;
+        world.set_away(3, true);
+        until_seen(&head, "it is no member", counting(2)).await;
+        let next = world.attach(2, 1);
+        next.served().await.unwrap();
+        world.set_away(2, true);
+        let written = next.write(4096, Bytes::from(vec![1; 4096]), Until::Durable);
+        let alone = tokio::time::timeout(Duration::from_secs(3), written).await;
+        assert!(!matches!(alone, Ok(Ok(()))), "one of three alone: {alone:?}");
+        world.set_away(2, false);
+        next.write(0, Bytes::from(vec![1; 4096]), Until::Durable).await.unwrap();
+    });
+}
+
+/// The first two of three that answered were the volume: a live one that answered later, and had one write more, was emptied for it.
+#[test]
+fn a_member_that_has_more_and_promises_a_little_later_is_not_emptied() {
+    run(async {
+        let world = World::new();
+        world.far.store(true, Ordering::Relaxed);
+        let head = world.attach(1, 1);
+        head.served().await.unwrap();
+        until_seen(&head, "all begin", all_count).await;
+        write(&head, 1, 1).await;
+        head.flush().await.unwrap();
+        world.set_away(1, true);
+        world.set_away(2, true);
+        let _late = tokio::time::timeout(Duration::from_millis(100), write(&head, 2, 2)).await;
+        drop(head);
+        world.set_away(1, false);
+        world.set_away(2, false);
+        *world.slow.lock().unwrap() = Duration::from_millis(60);
+        let next = world.attach(2, 1);
+        next.served().await.unwrap();
+        assert_eq!(value(&next, 2).await, 2, "it is what the longest has");
+    });
+}
+
         let world = World::new();
         let head = world.attach(1, 1);
         head.served().await.unwrap();
