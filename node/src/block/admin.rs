@@ -3,6 +3,7 @@
 //! ```text
 //! {"create": {"name": …, "bytes": …, "description": …, "encrypted": false}}
 //! {"create": {…, "members": 3}}   {"attach": {"name": …, "read_only": false}}   {"detach": {"name": …}}   {"compare": {"name": …}}
+//! {"decide": {"name": …, "device": …}}
 //! {"extend": {"name": …, "bytes": …}}   {"delete": {"name": …}}
 //! {"snapshot": {"name": …, "snapshot": …}}   {"forget_snapshot": {"name": …, "snapshot": …}}
 //! {"clone": {"name": …, "volume": …, "snapshot": …, "bytes": 0: as large, "description": …}}   {"flatten": {"name": …}}
@@ -29,6 +30,7 @@ use quarry_volume::pace::Limits;
 use quarry_volume::store::{Label, Volume, VolumeError};
 use serde::{Deserialize, Serialize};
 
+use super::decide;
 use super::lineage::NewClone;
 use super::moving;
 use super::only_read::{self, only_read};
@@ -69,6 +71,11 @@ pub(crate) enum Wanted {
     /// Nobody is the head of it any more.
     Detach {
         name: String,
+    },
+    /// What this member has is the volume, whose members have lost what was acknowledged.
+    Decide {
+        name: String,
+        device: String,
     },
     /// Tells whether its members have the same.
     Compare {
@@ -273,6 +280,14 @@ impl Blocks {
             Wanted::Attach { name, .. } => {
                 self.shared_of(&name)?.attach(&self.exports.called(&name)).await.map(drop)
             }
+            Wanted::Decide { name, device } => {
+                let device = decide::device_of(&device).ok_or_else(|| {
+                    VolumeError::NotDecided(
+                        "a device is 32 hex digits, as `quarry volume show` has them".to_owned(),
+                    )
+                })?;
+                self.shared_of(&name)?.decide(&self.exports.called(&name), device).await
+            }
             Wanted::Detach { name } => {
                 let name = self.exports.called(&name);
                 if self.exports.users_of(&name) > 0 {
@@ -347,13 +362,18 @@ impl Blocks {
         let mut all = Vec::new();
         for row in shared.list() {
             let (seen, parent) = (shared.seen(&row).await, shared.parent_of(&row));
+            let undecided = shared.undecided(&row).await;
+            let standing = |device: DeviceId| {
+                let seen = seen.iter().find(|seen| seen.device == device)?;
+                Some(format!("{:?}", seen.standing).to_lowercase())
+            };
             let member = |device: DeviceId| ShownMember {
                 device: hex::encode(device.0),
                 counts: row.configuration.counts(device),
-                state: seen
-                    .iter()
-                    .find(|seen| seen.device == device)
-                    .map(|seen| format!("{:?}", seen.standing).to_lowercase()),
+                state: match undecided.get(&device) {
+                    Some(report) => Some(decide::words(report.as_ref())),
+                    None => standing(device),
+                },
             };
             let several = Several {
                 epoch: row.epoch,
@@ -415,6 +435,7 @@ fn status_of(error: &VolumeError) -> StatusCode {
         | VolumeError::InUse(_)
         | VolumeError::InUseAt(..)
         | VolumeError::BeingMade(_)
+        | VolumeError::NotDecided(_)
         | VolumeError::TooManySnapshots(..)
         | VolumeError::HasClones(..) => StatusCode::CONFLICT,
         VolumeError::NoRoom | VolumeError::TooFewNodes(_) => StatusCode::INSUFFICIENT_STORAGE,

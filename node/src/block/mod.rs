@@ -6,6 +6,7 @@
 mod admin;
 mod admission;
 mod connection;
+mod decide;
 mod door;
 mod either;
 mod elsewhere;

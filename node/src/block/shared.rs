@@ -536,13 +536,13 @@ impl Shared {
         Ok(())
     }
 
-    /// The members of a volume as its head sees them, where that is here; nobody waits for one that is being attached.
     /// The head of a volume, where that is here, as far as it has come; nobody waits for one that is being made.
     pub(super) fn head_now(&self, row: &Row) -> Option<Replicated> {
         let place = self.heads.lock().unwrap_or_else(PoisonError::into_inner).get(&row.id).cloned()?;
         place.head.try_lock().ok()?.clone()
     }
 
+    /// The members of a volume as its head sees them, where that is here; nobody waits for one that is being attached.
     pub(crate) async fn seen(&self, row: &Row) -> Vec<Seen> {
         match self.head_now(row) {
             Some(device) => device.members().await,

@@ -35,7 +35,10 @@ impl Head {
         let found = longest.filter(|longest| {
             reports.len() >= self.configuration.seal() && acknowledged <= Some(longest.position())
         });
-        if let Some(base) = found {
+        // It is the only one then, and whole by decision.
+        let alone = |device: DeviceId| self.configuration.members == [device];
+        let decided = self.decided.filter(|device| alone(*device)).and(reports.first());
+        if let Some(base) = decided.map(|report| &report.history).or(found) {
             let end = base.end();
             self.order = Some(base.begun(self.fence.epoch));
             (self.answered, self.flushed, self.released) = (end, end, end);
@@ -55,8 +58,10 @@ impl Head {
     /// An operator says whose history it is.
     pub(super) fn decide(&mut self, device: DeviceId, actions: &mut Vec<Action>) {
         let report = self.peers.get(&device).and_then(|peer| peer.report.as_ref());
-        let able = report.is_some_and(|report| report.whole);
+        // One that was being filled has kept what it had, or is what it was: all that it had acknowledged, and some of what came later.
+        let able = report.is_some_and(|report| report.whole || report.history.end() > 0);
         if able && self.order.is_none() && self.pending.is_none() && self.told.is_some() {
+            self.decided = Some(device);
             self.propose(self.configuration.only(device), actions);
         }
     }

@@ -28,7 +28,8 @@ pub struct Report {
 pub enum Message {
     /// Refuse lower fences for good, and say what you have. The only one without a session.
     Promise,
-    /// You hold the beginning of this history: continue it. Writes may follow at once.
+    /// You hold the beginning of this history: continue it. Writes may follow at once. Said to one that is not whole, it is an operator's
+    /// decision: what it has is the volume.
     Begin(History),
     /// You are not whole from now on: blocks are sent to you beside the writes that follow, the first of which comes after the
     /// sequence `after`. If you are whole and end at `common`, keep what you have. Otherwise it is void: drop it all.

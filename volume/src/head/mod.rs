@@ -13,7 +13,9 @@
 //! that had it as well. Beginning is durable at a quorum before anything is read: what this head's clients were not shown does not
 //! appear later.
 //! Invariant: only members of the committed configuration are counted, never times or sizes (loss case 2). If they cannot
-//! seal, or one that was being filled has acknowledged more than all that are whole, the volume is undecided (loss case 1).
+//! seal, or one that was being filled has acknowledged more than all that are whole, the volume is undecided (loss case 1). An operator
+//! may decide then that one member is the volume. That is committed before anything is done, and that one may have been left while it was
+//! filled: it has what it had acknowledged, and of what came later what it was sent.
 //!
 //! # Writes
 //!
@@ -44,7 +46,7 @@
 //! Invariant: when all was sent, and the target has the writes up to the newest row that was sent, it is whole. For take any block,
 //! and the newest write to it up to there: the target had kept it; or it was sent it in order; or it was the source's row when that place
 //! was read, or the source's row was a newer one, which is no newer than what the target has reached. Nothing else is there.
-//! Invariant: a member that is not whole is never a base. What it acknowledged before it was filled still counts in a seal.
+//! Invariant: a member that is not whole is never a base, unless an operator decides so. What it acknowledged before it was filled still counts in a seal.
 
 mod change;
 mod configuration;

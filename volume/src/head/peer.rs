@@ -130,7 +130,8 @@ impl Head {
             waiting.filter_map(|(id, peer)| Some((*id, peer.report.clone()?))).collect();
         for (device, report) in waiting {
             let history = &report.history;
-            let next = if report.whole && order.holds(history) && history.end() >= self.released {
+            let whole = report.whole || self.decided == Some(device);
+            let next = if whole && order.holds(history) && history.end() >= self.released {
                 let message = Message::Begin(order.until(history.end()));
                 Some((message, Standing::Beginning, history.end(), None))
             } else {

@@ -57,6 +57,8 @@ pub struct Head {
     pub(super) wishes: VecDeque<Wish>,
     pub(super) handing_over: Option<Token>,
     pub(super) stopped: Option<Failure>,
+    /// Whose history an operator has chosen.
+    pub(super) decided: Option<DeviceId>,
     /// What an operator was told last.
     pub(super) told: Option<Vec<(DeviceId, Option<Report>)>>,
 }
@@ -87,6 +89,7 @@ impl Head {
             wishes: VecDeque::new(),
             handing_over: None,
             stopped: None,
+            decided: None,
             told: None,
         };
         let mut actions = Vec::new();

@@ -88,6 +88,27 @@ fn what_a_member_acknowledged_before_it_was_filled_counts_in_a_seal() {
     assert_eq!(sent(&actions, 3), [Message::Begin(history(6).begun(2))]);
 }
 
+/// Two of three were being filled from the third when that was lost for good: both had all that was acknowledged, and could not be chosen.
+#[test]
+fn by_decision_who_was_being_filled_is_the_volume() {
+    let mut head = attach(3);
+    let partial = |member: u8| {
+        let report = Report { history: history(6), whole: false };
+        Event::Reply(device(member), Session::default(), Reply::Promised(Session(member.into()), report))
+    };
+    head.step(partial(1));
+    head.step(partial(2));
+    assert_eq!(head.step(Event::Decide(device(1))), [], "the third may be there still");
+    assert!(matches!(head.step(Event::Overdue(device(3)))[..], [Action::Undecided(_)]));
+    assert_eq!(head.step(Event::Decide(device(3))), [], "nothing is known of it");
+    let actions = head.step(Event::Decide(device(2)));
+    let [Action::Change(next)] = &actions[..] else { panic!("{actions:?}") };
+    assert_eq!((next.version, &next.members[..]), (2, &[device(2)][..]));
+    let actions = head.step(Event::Changed(2));
+    assert_eq!(sent(&actions, 2), [Message::Begin(history(6).begun(2))]);
+    assert_eq!(head.step(reply(2, Reply::Begun)), [Action::Serving]);
+}
+
 #[test]
 fn a_write_is_acknowledged_by_a_quorum_and_flushed_by_those_who_say_so() {
     let mut head = serving();

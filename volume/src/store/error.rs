@@ -67,9 +67,12 @@ pub enum VolumeError {
     Head(#[from] Failure),
     /// Its members have not all that was acknowledged.
     #[error(
-        "members of the volume have lost what was acknowledged: an operator must decide which of them is the volume"
+        "members of the volume have lost what was acknowledged: an operator must decide which of them is the volume (`quarry volume decide`)"
     )]
     Undecided,
+    /// An operator's decision which member is the volume is not carried out.
+    #[error("nothing is decided: {0}")]
+    NotDecided(String),
     /// So many nodes that could have a member are not there.
     #[error("a volume with {0} members needs as many nodes with disks in the ring, and may have 5")]
     TooFewNodes(usize),

@@ -147,7 +147,7 @@ impl Life {
     ) -> Result<VolumeAnswer, VolumeError> {
         self.seat.admit(fence)?;
         if !self.label.whole {
-            return Err(Refusal::NotBegun.into());
+            return self.begin_as_it_is(fence, turns, end).await;
         }
         if end != self.last.sequence {
             return Err(Refusal::Elsewhere(self.last).into());
@@ -159,6 +159,24 @@ impl Life {
         Ok(VolumeAnswer::Done)
     }
 
+        Ok(done(&self.seat))
+    }
+
+    /// Not whole, and yet the volume: an operator has decided so. Writes that it was sent of later ones count less than all that come.
+    async fn begin_as_it_is(
+        &mut self,
+        fence: Fence,
+        turns: &[TurnFields],
+        end: u64,
+    ) -> Result<VolumeAnswer, VolumeError> {
+        if end != self.label.end {
+            return Err(Refusal::Elsewhere(self.last).into());
+        }
+        self.enter(Stage::Begun)?;
+        (self.label.whole, self.label.turns, self.label.end) = (true, turns_of(turns), 0);
+        self.filled_by = None;
+        self.note().await?;
+        self.seat.begin_after(fence, end).await?;
     async fn fill(&mut self, fence: Fence, common: u64, after: u64) -> Result<VolumeAnswer, VolumeError> {
         self.seat.admit(fence)?;
         self.enter(Stage::Filling)?;

@@ -202,6 +202,11 @@ impl Replicated {
         self.inner.asks.send(Ask::Remove(device)).map_err(|_| self.gone())
     }
 
+    /// An operator has decided that what one member has is the volume, whatever was acknowledged beside it. Heard while the volume is undecided.
+    pub fn decide(&self, device: DeviceId) -> Result<(), VolumeError> {
+        self.inner.asks.send(Ask::Decide(device)).map_err(|_| self.gone())
+    }
+
     /// Its members as the head sees them.
     pub async fn members(&self) -> Vec<Seen> {
         let (done, seen) = oneshot::channel();

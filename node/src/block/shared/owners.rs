@@ -50,7 +50,7 @@ impl Shared {
     }
 
     /// A volume that can be used, and has its head at no other node.
-    pub(super) async fn not_elsewhere(&self, name: &str) -> Result<Row, VolumeError> {
+    pub(in crate::block) async fn not_elsewhere(&self, name: &str) -> Result<Row, VolumeError> {
         for _ in 1..TRIES {
             let (row, time) = self.standing(name)?;
             match self.is_not_elsewhere(&row, time).await {

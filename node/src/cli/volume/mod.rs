@@ -165,6 +165,15 @@ pub(super) enum VolumeCommand {
         #[command(flatten)]
         admin: Admin,
     },
+    /// Decide which member is the volume, when members have lost what was acknowledged. What the others have is void.
+    Decide {
+        /// Its name.
+        name: String,
+        /// The member's device, as `show` has it; `show` also tells what each of them has.
+        device: String,
+        #[command(flatten)]
+        admin: Admin,
+    },
     /// Compare what the members of a volume have. Its head ends.
     Compare {
         /// Its name.
@@ -241,6 +250,9 @@ pub(super) fn run(command: &VolumeCommand, out: &mut impl Write) -> Result<(), F
         }
         VolumeCommand::Attach { name, read_only, admin } => attach(name, *read_only, admin, out),
         VolumeCommand::Detach { name, admin } => tell(admin, &Wanted::Detach { name: name.clone() }),
+        VolumeCommand::Decide { name, device, admin } => {
+            tell(admin, &Wanted::Decide { name: name.clone(), device: device.clone() })
+        }
         VolumeCommand::Compare { name, admin } => compare(name, admin, out),
         VolumeCommand::Delete { name, admin } => tell(admin, &Wanted::Delete { name: name.clone() }),
         VolumeCommand::Snapshot { name, snapshot, delete, admin } => {

@@ -74,6 +74,8 @@ pub(super) enum Ask {
     Remove(DeviceId),
     /// Nothing is done any more.
     Stop,
+    /// What this member has is the volume.
+    Decide(DeviceId),
     Show {
         done: oneshot::Sender<Vec<Seen>>,
     },
@@ -322,6 +324,7 @@ impl Driver {
                 return;
             }
         };
+            Ask::Decide(device) => return self.step(Event::Decide(device)),
         self.waiting.insert(token, (self.now + PATIENCE, waiting));
         self.step(event);
     }

@@ -369,6 +369,48 @@ fn who_is_not_filled_to_the_end_is_what_it_was() {
     }
 }
 
+/// One row of a broken member, and no node that had taken it could be started again.
+#[test]
+fn a_sequence_that_nothing_has_come_to_is_refused() {
+    let mut at = At::new(24);
+    at.promise(1);
+    assert!(matches!(at.refused(VolumeCall::Fill { common: 0, after: u64::MAX }), Refusal::Elsewhere(_)));
+    assert_eq!(at.ask(VolumeCall::Fill { common: 0, after: 1 }), VolumeAnswer::Filling(0));
+    let position = Position { epoch: 1, sequence: u64::MAX };
+    let rows = vec![BlockWrite { position, run: run(0, 1), era: 0, zeroes: true }];
+    assert!(matches!(at.refused(VolumeCall::Put { rows, data: Bytes::new() }), Refusal::Elsewhere(_)));
+    at.restart(true);
+    at.promise(2);
+}
+
+/// A decision that nobody could carry out: a member that was left while it was filled refused to be the volume.
+#[test]
+fn by_decision_a_member_that_was_left_is_the_volume_as_it_is() {
+    for keep_index in [true, false] {
+        let mut at = At::new(23);
+        at.promise(1);
+        at.begin(&[(1, 0)]);
+        at.write(1, run(0, 2), 1);
+        at.done(VolumeCall::Flush(1));
+        at.promise(2);
+        assert_eq!(at.ask(VolumeCall::Fill { common: 1, after: 4 }), VolumeAnswer::Filling(1));
+        at.write(5, run(1, 1), 5);
+        at.done(VolumeCall::Flush(5));
+        at.restart(keep_index);
+        assert_eq!(at.promise(3), (vec![(1, 0)], 1, false));
+        let other = VolumeCall::Begin { turns: vec![(1, 0), (3, 2)], end: 2 };
+        assert!(matches!(at.refused(other), Refusal::Elsewhere(_)));
+        at.begin(&[(1, 0), (3, 1)]);
+        assert_eq!([at.first_byte(0, 1), at.first_byte(1, 1)], [1, 5]);
+        at.write(2, run(1, 1), 7);
+        at.done(VolumeCall::Flush(2));
+        assert_eq!(at.first_byte(1, 2), 7, "newer than what it was sent of the other order");
+        at.restart(keep_index);
+        assert_eq!(at.promise(4), (vec![(1, 0), (3, 1)], 2, true));
+        assert_eq!([at.first_byte(0, 0), at.first_byte(1, 0)], [1, 7]);
+    }
+}
+
 /// The order of one head only grows: what it has sent is a part of it. Another head's may be another.
 #[test]
 fn the_same_head_goes_on_with_a_member_that_it_was_filling() {

@@ -1,0 +1,66 @@
+//! Volumes whose members have lost what was acknowledged: what each of them has, and an operator's decision that one of them is the volume.
+//!
+//! Invariant: nothing is decided but by an operator, of a volume that its head says is undecided.
+//! Invariant: the volume gets as many members again as it had: what the others had is void, and they are filled.
+
+use std::collections::BTreeMap;
+
+use quarry_engine::disk::format::record::DeviceId;
+use quarry_volume::head::Report;
+use quarry_volume::store::{Condition, VolumeError};
+
+use super::shared::{PAUSE, Shared, TRIES, taken_over};
+use crate::control::volumes::Row;
+
+/// What an undecided volume's members have, as its head was told.
+pub(super) type Known = BTreeMap<DeviceId, Option<Report>>;
+
+/// A device as operators write it.
+pub(super) fn device_of(text: &str) -> Option<DeviceId> {
+    let mut id = [0; 16];
+    hex::decode_to_slice(text, &mut id).ok().map(|()| DeviceId(id))
+}
+
+/// What one of its members has, for people.
+pub(super) fn words(report: Option<&Report>) -> String {
+    let Some(Report { history, whole }) = report else { return "away".to_owned() };
+    let (epoch, end) = (history.position().epoch, history.end());
+    let left = if *whole { "" } else { ", and was left while it was filled" };
+    format!("undecided: has the first {end} writes, the last of head {epoch}{left}")
+}
+
+impl Shared {
+    /// What the members of a volume have that is undecided, where its head is here.
+    pub(super) async fn undecided(&self, row: &Row) -> Known {
+        match self.head_now(row).map(|head| head.condition()) {
+            Some(Condition::Undecided(known)) => known.into_iter().collect(),
+            _ => Known::new(),
+        }
+    }
+
+    /// What one member has is the volume from now on, whatever was acknowledged beside it.
+    pub(crate) async fn decide(&self, name: &str, device: DeviceId) -> Result<(), VolumeError> {
+        let row = self.not_elsewhere(name).await?;
+        if !row.configuration.counts(device) {
+            return Err(VolumeError::NotDecided("this is no member that counts".to_owned()));
+        }
+        match self.attach(name).await {
+            Err(VolumeError::Undecided) => {}
+            Ok(_) => return Err(VolumeError::NotDecided("the volume is served".to_owned())),
+            Err(other) => return Err(other),
+        }
+        let head = self.head_now(&row).ok_or_else(taken_over)?;
+        let wanted = u8::try_from(Self::members_of(&row)).unwrap_or(u8::MAX);
+        self.change(row.id, |now| now.wanted = now.wanted.max(wanted)).await?;
+        tracing::warn!(volume = %row.name, %device, "an operator decides which member is the volume");
+        head.decide(device)?;
+        for _ in 0..TRIES {
+            match head.condition() {
+                Condition::Serving => return Ok(()),
+                Condition::Stopped(why) => return Err(why.into()),
+                Condition::Attaching | Condition::Undecided(_) => tokio::time::sleep(PAUSE).await,
+            }
+        }
+        Err(VolumeError::NotDecided("nothing is known of this member".to_owned()))
+    }
+}
