@@ -231,7 +231,9 @@ mod tests {
         let client = turn(&pacer, &stop);
         for _ in 0..100 {
             let client = Arc::clone(&client);
-            tokio::spawn(async move { client.admit(&Command::Trim { offset: 0, length: 4096 }).await });
+            tokio::spawn(async move {
+                client.admit(&Command::Trim { offset: 0, length: 4096, durable: false }).await
+            });
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
         tokio::time::timeout(Duration::from_secs(5), client.admit(&read())).await.unwrap();

@@ -170,13 +170,15 @@ impl Members {
                 self.fork(device, &parent, (fence, session), (clone, era, at)).await
             }
             (Some(replica), call) => {
-                let joins = matches!(call, VolumeCall::Join { .. });
+                let fills = matches!(call, VolumeCall::Fill { .. } | VolumeCall::Join { .. });
+                let puts = matches!(call, VolumeCall::Put { .. });
                 let takes_over = matches!(call, VolumeCall::TakeOver { .. });
                 let answer = replica.carry_out(fence, session, call).await;
                 let took_over = takes_over && matches!(answer, Ok(VolumeAnswer::Rows { next: None, .. }));
                 let disk = self.disk(device)?;
                 replica.ended().into_iter().for_each(|id| self.void(disk, id));
-                if joins || took_over {
+                let left = puts && matches!(answer, Ok(VolumeAnswer::Tight));
+                if fills || took_over || left {
                     // What it had may be void now, or what it was a clone of.
                     self.tidy(device).await;
                 }

@@ -32,6 +32,9 @@ use super::seat::Seat;
 use crate::head::{History, Turn};
 use crate::member::Refusal;
 
+/// No sequence is as high as that.
+const LAST: u64 = 1 << 63;
+
 /// A member on a disk.
 #[derive(Debug)]
 pub(super) struct Replica {
@@ -81,7 +84,7 @@ pub(super) struct Life {
     /// What was answered with the last promise.
     last: Position,
     /// Under whom it was sent what it has beside the beginning that it kept.
-    filled_by: Option<Fence>,
+    pub(super) filled_by: Option<Fence>,
     pub(super) generations: Generations,
 }
 
@@ -156,9 +159,6 @@ impl Life {
         self.label.turns = turns_of(turns);
         self.note().await?;
         self.seat.begin(fence, self.last)?;
-        Ok(VolumeAnswer::Done)
-    }
-
         Ok(done(&self.seat))
     }
 
@@ -177,8 +177,12 @@ impl Life {
         self.filled_by = None;
         self.note().await?;
         self.seat.begin_after(fence, end).await?;
+        Ok(VolumeAnswer::Done)
+    }
+
     async fn fill(&mut self, fence: Fence, common: u64, after: u64) -> Result<VolumeAnswer, VolumeError> {
         self.seat.admit(fence)?;
+        counted(after)?;
         self.enter(Stage::Filling)?;
         let again = self.filled_by == Some(fence) && self.label.end == common;
         let goes_on = if self.label.whole { self.last.sequence == common } else { again };
@@ -205,7 +209,7 @@ impl Life {
         self.note().await?;
         (self.generations.former, self.filled_by) = (None, None);
         self.stage = Stage::Begun;
-        Ok(VolumeAnswer::Done)
+        Ok(done(&self.seat))
     }
 }
 
@@ -296,7 +300,10 @@ impl Replica {
             VolumeCall::Fill { common, after } => self.alone(session).await?.fill(fence, common, after).await,
             VolumeCall::Join { turns, .. } => self.alone(session).await?.join(fence, &turns).await,
             VolumeCall::Write { writes, data } => self.write(fence, session, writes, data).await,
-            VolumeCall::Put { rows, data } => self.put(fence, session, rows, data).await,
+            VolumeCall::Put { rows, data } => match self.put(fence, session, rows, data).await {
+                Err(VolumeError::Disk(DiskError::NoSpace)) => Ok(VolumeAnswer::Tight),
+                answer => answer,
+            },
             VolumeCall::Flush(sequence) => {
                 let (seat, _) = self.reached(session, sequence).await?;
                 seat.flush(fence).await?;
@@ -409,6 +416,7 @@ impl Replica {
                 return Err(Refusal::NotBegun.into());
             }
             for BlockWrite { position, run, era, zeroes } in writes {
+                counted(position.sequence)?;
                 let bytes = payload(&mut data, &run, zeroes)?;
                 placed.push(life.seat.put_at(fence, position.sequence, run, era, bytes).await?);
             }
@@ -434,10 +442,17 @@ impl Replica {
         if life.stage != Stage::Filling {
             return Err(Refusal::NotBegun.into());
         }
+        // What it lacks of what it has kept is little, as a rule. A whole volume is not to take the last room of those that are here.
+        if life.filled_by.is_none() && life.seat.disk().above_high_water() {
+            drop(life);
+            self.alone(session).await?.let_former_go().await?;
+            return Ok(VolumeAnswer::Tight);
+        }
         let mut data = data;
         let mut submitted = Vec::with_capacity(rows.len());
         life.seat.raise(rows.iter().map(|row| row.era).max().unwrap_or(0)).await?;
         for BlockWrite { position, run, era, zeroes } in rows {
+            counted(position.sequence)?;
             let bytes = payload(&mut data, &run, zeroes)?;
             submitted.push(life.seat.take_row(fence, position, run, era, bytes).await?);
         }
@@ -451,6 +466,11 @@ impl Replica {
 /// It is done; and is there room for more?
 fn done(seat: &Seat) -> VolumeAnswer {
     if seat.disk().above_high_water() { VolumeAnswer::Tight } else { VolumeAnswer::Done }
+}
+
+/// Nothing has come so far; who says so is broken, and what it says would be counted on from here.
+fn counted(sequence: u64) -> Result<(), Refusal> {
+    if sequence < LAST { Ok(()) } else { Err(Refusal::Elsewhere(Position { epoch: 0, sequence })) }
 }
 
 /// The next run's bytes; `None`: zeroes.

@@ -174,7 +174,7 @@ impl Seat {
         let state = State {
             member: Member::recovered(promised, last),
             tokens: 0,
-            next: last.sequence + 1,
+            next: last.sequence.saturating_add(1),
             era,
             durable: last.sequence,
             last: None,

@@ -47,7 +47,7 @@ impl Driver {
                 if self.is_now(device, session) {
                     match answer {
                         Ok(answer @ (VolumeAnswer::Done | VolumeAnswer::Tight)) => {
-                            self.link(device).tight = answer == VolumeAnswer::Tight;
+                            self.room(device, answer == VolumeAnswer::Tight);
                         }
                         Ok(VolumeAnswer::Refused(why, one, two)) => {
                             self.refused(device, session, refusal_of(why, one, two));
@@ -71,6 +71,7 @@ impl Driver {
             Copied::Target(Ok(VolumeAnswer::Refused(why, one, two))) => {
                 return self.refused(target, session, refusal_of(why, one, two));
             }
+            Copied::Target(Ok(VolumeAnswer::Tight)) => return self.leave_alone(target),
             Copied::Target(_) => return self.lost(target),
             Copied::Source(source, from, answer) => (source, from, answer),
         };
@@ -86,7 +87,6 @@ impl Driver {
         }
     }
 
-    /// Whatever it was, it was not done. The member is asked anew.
     /// The head hears the first promises: those of who has most before the others, for it does not wait for more than a seal.
     pub(super) fn first_promises(&mut self) {
         let mut first = self.first.take().unwrap_or_default();
@@ -96,6 +96,7 @@ impl Driver {
         }
     }
 
+    /// Whatever it was, it was not done. The member is asked anew.
     fn refused(&mut self, device: DeviceId, session: Session, refusal: Refusal) {
         let again = self.now + AGAIN;
         let link = self.link(device);
@@ -146,8 +147,11 @@ impl Driver {
                 if let VolumeAnswer::Filling(from) = answer {
                     self.link(device).fill_from = from;
                 }
-                if messages.iter().any(|message| matches!(message, Message::Write(_))) {
-                    self.link(device).tight = answer == VolumeAnswer::Tight;
+                let tells = |message: &Message| {
+                    matches!(message, Message::Write(_) | Message::Begin(_) | Message::Join(_))
+                };
+                if messages.iter().any(tells) {
+                    self.room(device, answer == VolumeAnswer::Tight);
                 }
                 for message in messages {
                     let reply = match message {
@@ -198,10 +202,6 @@ impl Driver {
     }
 }
 
-/// What was read with the newest write in it, if it is what was asked for.
-fn got_of(what: What, answer: VolumeAnswer) -> Option<(u64, Got)> {
-    match (what, answer) {
-        (What::Run(run, _), VolumeAnswer::Read { newest, pieces, data }) => {
 /// How much a member has that has promised: the epoch that was begun last, and the end.
 fn most_of(answer: &Result<VolumeAnswer, Unanswered>) -> Option<(u64, u64)> {
     match answer {
@@ -212,6 +212,10 @@ fn most_of(answer: &Result<VolumeAnswer, Unanswered>) -> Option<(u64, u64)> {
     }
 }
 
+/// What was read with the newest write in it, if it is what was asked for.
+fn got_of(what: What, answer: VolumeAnswer) -> Option<(u64, Got)> {
+    match (what, answer) {
+        (What::Run(run, _), VolumeAnswer::Read { newest, pieces, data }) => {
             Some((newest, Got::Pieces(pieces_of(run, &pieces, data)?)))
         }
         (What::Map(..), VolumeAnswer::Rows { rows, next, .. }) => {

@@ -34,12 +34,14 @@ const TICK: Duration = Duration::from_millis(100);
 const BEAT: u64 = 10;
 /// Ticks after which a member that is away is asked again.
 const AGAIN: u64 = 3;
+/// Ticks after which a member is asked again that had no room to be filled.
+const NO_ROOM: u64 = 1200;
 /// Ticks after which a member that is away is overdue.
 const OVERDUE: u64 = 30;
-/// Ticks for which a request may wait.
-const PATIENCE: u64 = 300;
 /// Ticks for which the first promises wait for those of the other members.
 const TOGETHER: u64 = 8;
+/// Ticks for which a request may wait.
+const PATIENCE: u64 = 300;
 
 /// Commits a configuration in the control group, or tells under what another head acts that was first.
 pub type Commit = Arc<dyn Fn(Configuration) -> BoxFuture<'static, Result<(), Fence>> + Send + Sync>;
@@ -72,10 +74,10 @@ pub(super) enum Ask {
     Add(DeviceId),
     /// A member is to go.
     Remove(DeviceId),
-    /// Nothing is done any more.
-    Stop,
     /// What this member has is the volume.
     Decide(DeviceId),
+    /// Nothing is done any more.
+    Stop,
     Show {
         done: oneshot::Sender<Vec<Seen>>,
     },
@@ -219,13 +221,13 @@ struct Driver {
     now: u64,
     /// Members for which too much is queued.
     late: Vec<DeviceId>,
+    /// The first promises, until all have come or it takes too long. Those of a seal are enough to begin, but who has more than they have would
+    /// be filled anew for it.
+    first: Option<Vec<(DeviceId, Result<VolumeAnswer, Unanswered>)>>,
     stopped: bool,
 }
 
 /// Drives a head until nobody asks any more.
-    /// The first promises, until all have come or it takes too long. Those of a seal are enough to begin, but who has more than they have would
-    /// be filled anew for it.
-    first: Option<Vec<(DeviceId, Result<VolumeAnswer, Unanswered>)>>,
 pub(super) async fn drive(parts: Parts, mut asks: mpsc::UnboundedReceiver<Ask>) {
     let Parts { head, begun, volume, views, reach, commit, condition } = parts;
     let fence = head.fence();
@@ -245,11 +247,11 @@ pub(super) async fn drive(parts: Parts, mut asks: mpsc::UnboundedReceiver<Ask>) 
         tokens: 0,
         now: 0,
         late: Vec::new(),
+        first: Some(Vec::new()),
         stopped: false,
     };
     driver.act(begun);
     let mut tick = (driver.reach.timer)(TICK);
-        first: Some(Vec::new()),
     while !driver.stopped {
         tokio::select! {
             // In this order, so that equal seeds give equal runs in a simulation.
@@ -276,9 +278,25 @@ impl Driver {
         }
     }
 
-    /// A write that some member could not take gets no place: it would put the member out instead of being refused.
+    /// A write that some member could not take gets no place: it would put the member out instead of being refused. Those that do not count
+    /// are left alone instead.
     fn is_tight(&self) -> bool {
         self.links.values().any(|link| link.tight && link.session.is_some())
+    }
+
+    /// Takes note of whether a member has room.
+    fn room(&mut self, device: DeviceId, tight: bool) {
+        if tight && !self.head.configuration().counts(device) {
+            return self.leave_alone(device);
+        }
+        self.link(device).tight = tight;
+    }
+
+    /// A member has no room to be filled, or for what comes before it counts: others write meanwhile.
+    fn leave_alone(&mut self, device: DeviceId) {
+        tracing::warn!(%device, "a member of a volume has no room to be filled");
+        self.lost(device);
+        self.link(device).again = self.now + NO_ROOM;
     }
 
     fn ask(&mut self, ask: Ask) {
@@ -306,6 +324,7 @@ impl Driver {
             }
             Ask::Add(device) => return self.step(Event::Add(device)),
             Ask::Remove(device) => return self.step(Event::Remove(device)),
+            Ask::Decide(device) => return self.step(Event::Decide(device)),
             Ask::Stop => {
                 self.condition.send_replace(Condition::Stopped(Failure::HandedOver));
                 self.stopped = true;
@@ -324,7 +343,6 @@ impl Driver {
                 return;
             }
         };
-            Ask::Decide(device) => return self.step(Event::Decide(device)),
         self.waiting.insert(token, (self.now + PATIENCE, waiting));
         self.step(event);
     }
@@ -418,6 +436,9 @@ impl Driver {
     fn tick(&mut self) {
         self.now += 1;
         let now = self.now;
+        if now == TOGETHER {
+            self.first_promises();
+        }
         if now.is_multiple_of(BEAT) {
             self.beat();
         }
@@ -439,9 +460,6 @@ impl Driver {
             let link = self.link(device);
             link.again = now + AGAIN;
             link.lost.get_or_insert(now);
-        if now == TOGETHER {
-            self.first_promises();
-        }
             self.step(Event::Reachable(device));
         }
         overdue.into_iter().for_each(|device| self.step(Event::Overdue(device)));

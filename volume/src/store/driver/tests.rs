@@ -162,11 +162,14 @@ impl Transport for Net {
                 world.asked_for_rows.fetch_add(1, Ordering::Relaxed);
                 return Ok(Response::Volume(VolumeAnswer::Unreadable));
             }
-            if matches!(call, VolumeCall::Confirm) && *world.tight.lock().unwrap() == Some(n) {
-                return Ok(Response::Volume(VolumeAnswer::Tight));
-            }
+            use VolumeCall::{Begin, Confirm, Join, Write};
+            let tells = matches!(call, Confirm | Begin { .. } | Join { .. } | Write { .. });
+            let tight = tells && *world.tight.lock().unwrap() == Some(n);
             let members = &world.sites[usize::from(n) - 1];
-            let answer = members.answer(device, volume, fence, session, call).await;
+            let mut answer = members.answer(device, volume, fence, session, call).await;
+            if tight && answer == VolumeAnswer::Done {
+                answer = VolumeAnswer::Tight;
+            }
             if world.away.lock().unwrap().contains(&n) { lost() } else { Ok(Response::Volume(answer)) }
         })
     }
@@ -257,9 +260,6 @@ fn a_member_that_died_is_filled_and_counts_again() {
     });
 }
 
-#[test]
-fn a_member_that_was_away_for_a_moment_is_sent_what_it_missed() {
-    run(async {
 /// With each head fewer members were enough: two of three that lived through a restart of the third, and then one alone, whose disk held the
 /// only copy of what it said was flushed.
 #[test]
@@ -307,6 +307,9 @@ fn a_member_that_has_more_and_promises_a_little_later_is_not_emptied() {
     });
 }
 
+#[test]
+fn a_member_that_was_away_for_a_moment_is_sent_what_it_missed() {
+    run(async {
         let world = World::new();
         let head = world.attach(1, 1);
         head.served().await.unwrap();
@@ -530,6 +533,26 @@ fn who_is_no_member_any_more_keeps_nobody_from_writing() {
         let left = |seen: &[Seen]| seen.len() == 2 && seen.iter().all(|one| one.standing == Standing::Active);
         until_seen(&head, "it is no member", left).await;
         write(&head, 0, 2).await;
+    });
+}
+
+/// A member on a disk that was nearly full had every write of the volume refused while it was filled, though the others had room.
+#[test]
+fn who_does_not_count_and_has_no_room_keeps_nobody_from_writing() {
+    run(async {
+        let world = World::new();
+        let head = world.attach(1, 1);
+        head.served().await.unwrap();
+        until_seen(&head, "all begin", all_count).await;
+        world.set_away(3, true);
+        let gone = |seen: &[Seen]| seen.iter().any(|one| one.device == device(3) && !one.counts);
+        until_seen(&head, "it is no member", gone).await;
+        *world.tight.lock().unwrap() = Some(3);
+        world.set_away(3, false);
+        for block in 0..300 {
+            write(&head, block, 1).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     });
 }
 
