@@ -139,7 +139,7 @@ fn cost(command: &Command) -> Option<(Kind, u64)> {
 
 impl Turn {
     pub(super) fn new(pacer: Arc<Pacer>, stopped: watch::Receiver<bool>) -> Self {
-        Self { pacer, lines: Default::default(), stopped }
+        Self { pacer, lines: <[tokio::sync::Mutex<()>; 2]>::default(), stopped }
     }
 
     /// Waits until a command may begin.
