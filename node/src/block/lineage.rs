@@ -177,7 +177,9 @@ impl Shared {
         // It may take hours, and changes nothing that anybody sees. Who takes the volume meanwhile is found out by the epoch.
         drop(held);
         let members: Vec<DeviceId> = row.configuration.all().collect();
-        device.take_over(&members, row.snapshots.first().map(|oldest| oldest.era)).await?;
+        // A snapshot that is made meanwhile is of the present era, and does not see what is written later over what lies below.
+        let oldest = row.snapshots.first().map_or(row.era, |oldest| oldest.era);
+        device.take_over(&members, Some(oldest)).await?;
         let epoch = device.epoch();
         let row = self
             .change(row.id, |row| {

@@ -39,6 +39,8 @@ pub(super) struct Peer {
     pub(super) confirming: bool,
     /// From whom it is filled, and up to where both have the same.
     pub(super) source: Option<(DeviceId, u64)>,
+    /// Who was lost while it filled this one: another does it, if there is one. Kept over sessions.
+    pub(super) avoid: Option<DeviceId>,
     /// The newest row that it was sent, when all were sent.
     pub(super) filled: Option<u64>,
 }
@@ -56,6 +58,7 @@ impl Peer {
             confirmed: 0,
             confirming: false,
             source: None,
+            avoid: None,
             filled: None,
         }
     }
@@ -80,7 +83,7 @@ impl Head {
         if peer.standing == Standing::Filling {
             actions.push(Action::StopFill(device, peer.session));
         }
-        *peer = Peer { session: peer.session, overdue: peer.overdue, ..Peer::silent() };
+        *peer = Peer { session: peer.session, overdue: peer.overdue, avoid: peer.avoid, ..Peer::silent() };
         self.forget_reads_at(device);
         // Who was filled from there begins again.
         let filled_from = |peer: &Peer| {
@@ -91,6 +94,9 @@ impl Head {
             self.peers.iter().filter(|(_, peer)| filled_from(peer)).map(|(id, _)| *id).collect();
         for orphan in orphans {
             self.lose(orphan, actions);
+            if let Some(peer) = self.peers.get_mut(&orphan) {
+                peer.avoid = Some(device);
+            }
             self.ask(orphan, actions);
         }
     }
@@ -119,7 +125,8 @@ impl Head {
             self.lose(device, actions);
         }
         let Some(peer) = self.peers.get_mut(&device) else { return };
-        *peer = Peer { standing: Standing::Promised, session, report: Some(report), ..Peer::silent() };
+        let (standing, report, avoid) = (Standing::Promised, Some(report), peer.avoid);
+        *peer = Peer { standing, session, report, avoid, ..Peer::silent() };
     }
 
     /// Tells members that have promised how to go on.
@@ -158,7 +165,9 @@ impl Head {
             .peers
             .iter()
             .filter(|(id, peer)| **id != target && peer.is_active() && peer.written >= self.released);
-        able.max_by_key(|(_, peer)| peer.written).map(|(id, peer)| (*id, peer.written))
+        let avoid = self.peers.get(&target).and_then(|peer| peer.avoid);
+        able.max_by_key(|(id, peer)| (Some(**id) != avoid, peer.written))
+            .map(|(id, peer)| (*id, peer.written))
     }
 
     /// A member has noted that it is not whole: it can be filled.

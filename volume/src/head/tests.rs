@@ -88,6 +88,37 @@ fn what_a_member_acknowledged_before_it_was_filled_counts_in_a_seal() {
     assert_eq!(sent(&actions, 3), [Message::Begin(history(6).begun(2))]);
 }
 
+/// A damaged member that promised again soon enough was the source again and again, though another had all.
+#[test]
+fn who_was_lost_while_it_filled_another_is_not_the_next_source() {
+    let mut head = serving();
+    head.step(Event::Write(Token(7), Until::Durable));
+    for member in 1..=2 {
+        head.step(reply(member, Reply::Written(6)));
+        head.step(reply(member, Reply::Flushed(6)));
+    }
+    head.step(Event::Lost(device(3), Session(3)));
+    let again = |member: u8, session: u64, end: u64| {
+        let report = Report { history: history(5).begun(2).until(end), whole: true };
+        Event::Reply(device(member), Session::default(), Reply::Promised(Session(session), report))
+    };
+    head.step(again(3, 13, 5));
+    let filled_from = |actions: &[Action]| {
+        let source = actions.iter().find_map(|action| match action {
+            Action::Fill { source: (source, _), .. } => Some(source.0[0]),
+            _ => None,
+        });
+        source.unwrap_or_else(|| panic!("{actions:?}"))
+    };
+    let filling = |session: u64| Event::Reply(device(3), Session(session), Reply::Filling);
+    let first = filled_from(&head.step(filling(13)));
+    head.step(Event::Lost(device(first), Session(first.into())));
+    head.step(again(first, 20, 6));
+    head.step(Event::Reply(device(first), Session(20), Reply::Begun));
+    head.step(again(3, 23, 5));
+    assert_ne!(filled_from(&head.step(filling(23))), first);
+}
+
 /// Two of three were being filled from the third when that was lost for good: both had all that was acknowledged, and could not be chosen.
 #[test]
 fn by_decision_who_was_being_filled_is_the_volume() {

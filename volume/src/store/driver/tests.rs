@@ -162,8 +162,8 @@ impl Transport for Net {
                 world.asked_for_rows.fetch_add(1, Ordering::Relaxed);
                 return Ok(Response::Volume(VolumeAnswer::Unreadable));
             }
-            use VolumeCall::{Begin, Confirm, Join, Write};
-            let tells = matches!(call, Confirm | Begin { .. } | Join { .. } | Write { .. });
+            let begins = matches!(call, VolumeCall::Begin { .. } | VolumeCall::Join { .. });
+            let tells = begins || matches!(call, VolumeCall::Confirm | VolumeCall::Write { .. });
             let tight = tells && *world.tight.lock().unwrap() == Some(n);
             let members = &world.sites[usize::from(n) - 1];
             let mut answer = members.answer(device, volume, fence, session, call).await;
