@@ -69,7 +69,7 @@ impl Part {
         // Bugs are planted at the door: then all come in there.
         let near = if plant == Plant::Nothing { members.clone() } else { open(Vec::new())? };
         let node_of = Arc::new(|device| Some(node_of(device)));
-        let reach = Reach { members: near, net: Some(net.clone()), node_of, timer };
+        let reach = Reach { members: near, net: Some(net.clone()), node_of, timer, kept: Arc::default() };
         Ok(Self { members, reach, register: Register { control, net, runtime }, plant })
     }
 

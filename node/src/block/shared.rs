@@ -104,7 +104,8 @@ impl Shared {
         let (members, state) = (Arc::clone(&member.volumes), member.state.clone());
         let known = state.clone();
         let node_of = Arc::new(move |device: DeviceId| known.borrow().devices.get(&device).map(|d| d.node));
-        let reach = Reach { members: Arc::clone(&members), net: Some(net), node_of, timer: cluster::timer() };
+        let (timer, kept) = (cluster::timer(), Arc::default());
+        let reach = Reach { members: Arc::clone(&members), net: Some(net), node_of, timer, kept };
         let runtime = Handle::current();
         let (heads, making) = (Mutex::default(), Mutex::default());
         Self { register, reach, members, state, keys, runtime, heads, making }

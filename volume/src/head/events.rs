@@ -14,7 +14,7 @@ pub const MAX_REQUESTS: usize = 8192;
 pub struct Settings {
     /// Fewer members than these never are a configuration, unless an operator decides so: requests wait instead.
     pub least: usize,
-    /// Acknowledged writes whose bytes are kept while some member has them not durably, so that one which was away for a moment need not
+    /// Acknowledged writes whose bytes are kept, at most, while some member has them not durably, so that one which was away for a moment need not
     /// be filled.
     pub keep: u64,
     /// Reads go there if they can.
@@ -57,6 +57,8 @@ pub enum Event {
     /// [`Action::Fill`] cannot go on for a reason of the target's. If the source refuses, that is its [`Event::Reply`] or
     /// [`Event::Lost`].
     NotFilled(DeviceId, Session),
+    /// Bytes of writes up to this sequence are too much to be kept for members that are away, in so far as they were answered.
+    Spare(u64),
     /// [`Action::Change`] is committed.
     Changed(u32),
     /// [`Action::Change`] can never be: another head, which acts under this, was first.

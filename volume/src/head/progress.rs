@@ -91,9 +91,14 @@ impl Head {
         let safe = |peer: &Peer| if peer.is_active() { peer.durable } else { 0 };
         let everywhere = self.peers.values().map(safe).min().unwrap_or(0);
         let released = self.answered.saturating_sub(self.settings.keep).max(everywhere.min(self.answered));
-        if released > self.released {
-            self.released = released;
-            actions.push(Action::Release(released));
+        self.release(released, actions);
+    }
+
+    /// Bytes up to here are kept no more.
+    pub(super) fn release(&mut self, upto: u64, actions: &mut Vec<Action>) {
+        if upto > self.released {
+            self.released = upto;
+            actions.push(Action::Release(upto));
         }
     }
 

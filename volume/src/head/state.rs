@@ -203,6 +203,7 @@ impl Head {
                     self.ask(device, actions);
                 }
             }
+            Event::Spare(upto) => self.release(upto.min(self.answered), actions),
             Event::Changed(version) => self.changed(version, actions),
             Event::NotChanged(newer) => self.stop(Failure::Fenced(newer), actions),
             Event::Add(device) => self.wishes.push_back(Wish::Add(device)),

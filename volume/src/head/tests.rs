@@ -158,6 +158,28 @@ fn a_write_is_acknowledged_by_a_quorum_and_flushed_by_those_who_say_so() {
     assert_eq!(answers(&actions), [(Token(7), Ok(Done::Written))]);
 }
 
+/// A member was away for hours, and the last 256 writes of each volume were kept for it, of up to a mebibyte each.
+#[test]
+fn what_is_too_much_is_kept_no_longer_once_it_was_answered() {
+    let mut head = serving();
+    head.settings.keep = 100;
+    head.step(Event::Lost(device(3), Session(3)));
+    for token in 6..=8 {
+        head.step(Event::Write(Token(token), Until::Written));
+    }
+    for member in 1..=2 {
+        head.step(reply(member, Reply::Written(7)));
+    }
+    assert_eq!(head.step(Event::Spare(6)), [Action::Release(6)]);
+    assert_eq!(head.step(Event::Spare(6)), []);
+    assert_eq!(head.step(Event::Spare(8)), [Action::Release(7)], "the last one was not answered");
+    // It lacks what is kept no more.
+    let report = Report { history: history(5), whole: true };
+    head.step(Event::Reply(device(3), Session::default(), Reply::Promised(Session(30), report)));
+    let standing = head.members().find(|(id, _)| *id == device(3)).map(|(_, standing)| standing);
+    assert_eq!(standing, Some(Standing::Filling));
+}
+
 #[test]
 fn what_all_members_have_durably_is_kept_no_longer() {
     let mut head = serving();

@@ -15,6 +15,7 @@ use quarry_engine::disk::format::record::DeviceId;
 use quarry_engine::net::{BlockWrite, NodeId, Request, Response, Timer, Transport, VolumeAnswer, VolumeCall};
 use tokio::sync::mpsc;
 
+use super::bodies::Kept;
 use super::members::Members;
 use crate::head::{Message, Session};
 
@@ -41,6 +42,8 @@ pub struct Reach {
     pub node_of: Whereabouts,
     /// Ends what takes too long.
     pub timer: Timer,
+    /// Shared by all heads of the node.
+    pub kept: Arc<Kept>,
 }
 
 impl std::fmt::Debug for Reach {

@@ -3,6 +3,7 @@
 //! Invariant: what was flushed, or read, is durable and applied, and never lost; what was written later may be, from its end on.
 
 mod attached;
+mod bodies;
 mod copy;
 mod device;
 mod driver;
@@ -30,6 +31,7 @@ mod tail;
 mod tests;
 mod volumes;
 
+pub use bodies::Kept;
 pub use device::{Device, Piece, Stretch};
 pub use driver::{Commit, Condition, Seen, Views};
 pub use elsewhere::Elsewhere;

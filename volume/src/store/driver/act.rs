@@ -18,10 +18,10 @@ impl Driver {
                         && let Some(body) = body.take()
                     {
                         // A write is of the era in which it gets its place.
-                        self.bodies.insert(sequence, Body { era: self.views.era, ..body });
+                        self.bodies.keep(sequence, Body { era: self.views.era, ..body });
                     }
                 }
-                Action::Release(upto) => self.bodies = self.bodies.split_off(&(upto + 1)),
+                Action::Release(upto) => self.bodies.release(upto),
                 Action::Fill { source, target, session, common } => {
                     self.fill(source, target, session, common);
                 }
@@ -94,7 +94,7 @@ impl Driver {
             }
             Message::Begin(_) | Message::Fill { .. } | Message::Join(_) | Message::Write(_) => {
                 let body = match message {
-                    Message::Write(sequence) => self.bodies.get(&sequence).cloned(),
+                    Message::Write(sequence) => self.bodies.get(sequence).cloned(),
                     _ => None,
                 };
                 if !self.link(device).send(Ordered { fence, session, message, body }) {

@@ -22,6 +22,7 @@ use quarry_engine::object::BoxFuture;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::fill::Copied;
+use super::bodies::Bodies;
 use super::device::Piece;
 use super::link::{Answered, Body, Lane, Ordered, Peer, Reach, Unanswered, pump};
 use crate::geometry::Run;
@@ -214,7 +215,7 @@ struct Driver {
     condition: watch::Sender<Condition>,
     told: mpsc::UnboundedSender<Told>,
     links: BTreeMap<DeviceId, Link>,
-    bodies: BTreeMap<u64, Body>,
+    bodies: Bodies,
     /// With the tick at which it is expired.
     waiting: BTreeMap<Token, (u64, Waiting)>,
     tokens: u64,
@@ -232,6 +233,7 @@ pub(super) async fn drive(parts: Parts, mut asks: mpsc::UnboundedReceiver<Ask>) 
     let Parts { head, begun, volume, views, reach, commit, condition } = parts;
     let fence = head.fence();
     let (told, mut hears) = mpsc::unbounded_channel();
+    let bodies = Bodies::new(Arc::clone(&reach.kept));
     let mut driver = Driver {
         head,
         volume,
@@ -242,7 +244,7 @@ pub(super) async fn drive(parts: Parts, mut asks: mpsc::UnboundedReceiver<Ask>) 
         condition,
         told,
         links: BTreeMap::new(),
-        bodies: BTreeMap::new(),
+        bodies,
         waiting: BTreeMap::new(),
         tokens: 0,
         now: 0,
@@ -273,6 +275,10 @@ impl Driver {
     fn step(&mut self, event: Event) {
         let actions = self.head.step(event);
         self.act(actions);
+        if let Some(upto) = self.bodies.too_many() {
+            let actions = self.head.step(Event::Spare(upto));
+            self.act(actions);
+        }
         while let Some(device) = self.late.pop() {
             self.lost(device);
         }

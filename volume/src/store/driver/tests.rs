@@ -109,6 +109,7 @@ impl World {
             net: Some(Arc::new(Net(Arc::clone(self)))),
             node_of: Arc::new(|device: DeviceId| Some(NodeId(device.0))),
             timer,
+            kept: Arc::default(),
         };
         let configuration = self.committed.lock().unwrap().clone();
         let world = Arc::clone(self);
