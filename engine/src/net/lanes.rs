@@ -16,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::limits::{
     CALLS_BUT_CONSENSUS, CHANGES_PER_PEER, FLUSHES_PER_DEVICE, FLUSHES_PER_PEER, GRANTS_PER_NAME,
-    GRANTS_PER_PEER,
+    GRANTS_PER_PEER, LONG_PER_PEER,
 };
 use super::message::{Request, VolumeCall};
 use super::{NetError, NodeId};
@@ -39,6 +39,8 @@ pub(super) enum Lane {
     Flushes,
     /// Those on one device.
     FlushesOf(DeviceId),
+    /// What of volumes waits until writes have come, and goes through all their rows.
+    Long,
 }
 
 impl Lane {
@@ -51,6 +53,7 @@ impl Lane {
             Self::Changes => CHANGES_PER_PEER,
             Self::Flushes => FLUSHES_PER_PEER,
             Self::FlushesOf(_) => FLUSHES_PER_DEVICE,
+            Self::Long => LONG_PER_PEER,
         }
     }
 }
@@ -78,9 +81,13 @@ pub(super) fn lanes_of(request: &Request) -> Lanes {
             ) => [Some(Lane::Changes), others, None],
             _ => [others, None, None],
         },
-        Request::Volume { device, call: VolumeCall::Flush(_) | VolumeCall::Confirm, .. } => {
+        Request::Volume { device, call: VolumeCall::Flush(_), .. } => {
             [Some(Lane::FlushesOf(*device)), Some(Lane::Flushes), others]
         }
+        Request::Volume {
+            call: VolumeCall::Thin { .. } | VolumeCall::Fork { .. } | VolumeCall::TakeOver { .. },
+            ..
+        } => [Some(Lane::Long), others, None],
         _ => [others, None, None],
     }
 }
@@ -210,6 +217,26 @@ mod tests {
         let all: Vec<_> = (0..100).filter_map(|n| enters(&lanes, &begin(&n.to_string()))).collect();
         assert_eq!(hot.len() + all.len(), GRANTS_PER_PEER);
         assert!(enters(&lanes, &release()).is_some(), "what ends the wait gets through");
+    }
+
+    fn volume(call: VolumeCall) -> Request {
+        let (device, volume) = (DeviceId([1; 16]), crate::block::VolumeId([1; 16]));
+        Request::Volume { device, volume, fence: crate::block::Fence::default(), session: 1, call }
+    }
+
+    /// All members on a node that had been away were told at once to thin their volumes, and nothing else got through for three seconds.
+    #[test]
+    fn long_work_on_volumes_and_flushes_keep_neither_writes_nor_signs_of_life_waiting() {
+        let lanes = CallLanes::default();
+        let thin = volume(VolumeCall::Thin { views: Vec::new(), era: 1, at: 1 });
+        let long: Vec<_> = (0..100).filter_map(|_| enters(&lanes, &thin)).collect();
+        assert_eq!(long.len(), LONG_PER_PEER);
+        let flushes: Vec<_> =
+            (0..100).filter_map(|_| enters(&lanes, &volume(VolumeCall::Flush(1)))).collect();
+        assert_eq!(flushes.len(), FLUSHES_PER_DEVICE);
+        assert!(enters(&lanes, &volume(VolumeCall::Confirm)).is_some());
+        let write = VolumeCall::Write { writes: Vec::new(), data: bytes::Bytes::new() };
+        assert!(enters(&lanes, &volume(write)).is_some());
     }
 
     #[test]

@@ -42,6 +42,12 @@ pub const CHANGES_PER_PEER: usize = 8;
 pub const FLUSHES_PER_PEER: usize = 16;
 /// Those on one device.
 pub const FLUSHES_PER_DEVICE: usize = 8;
+/// Calls about volumes that one node may have under way at another which take as long as a pass over the volume's rows.
+pub const LONG_PER_PEER: usize = 6;
+const _: () = assert!(
+    GRANTS_PER_PEER + CHANGES_PER_PEER + FLUSHES_PER_PEER + LONG_PER_PEER < CALLS_BUT_CONSENSUS,
+    "what waits for others leaves room"
+);
 /// Request bytes of one node that may be in the hands of another.
 pub const INBOUND_BYTES: usize = 32 << 20;
 /// A request that is no larger waits for no room but that of its call: voters hear each other while large ones wait for a disk.

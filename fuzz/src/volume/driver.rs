@@ -184,6 +184,7 @@ impl Driver {
                 }
                 Action::Answer(token, answer) => effects.extend(self.answer(token, answer)),
                 Action::Undecided(_) => effects.push(Effect::Undecided),
+                Action::Decided => {}
                 Action::Serving => effects.push(Effect::Serving),
                 Action::Stopped(why) => effects.push(Effect::Stopped(why)),
             }

@@ -41,9 +41,11 @@ impl Shared {
     /// What one member has is the volume from now on, whatever was acknowledged beside it.
     pub(crate) async fn decide(&self, name: &str, device: DeviceId) -> Result<(), VolumeError> {
         let row = self.not_elsewhere(name).await?;
-        if !row.configuration.counts(device) {
-            return Err(VolumeError::NotDecided("this is no member that counts".to_owned()));
+        if !row.configuration.all().any(|member| member == device) {
+            return Err(VolumeError::NotDecided("this is no member of it".to_owned()));
         }
+        // Of the others there may be none left: it has what it was before it was filled, or what it was filled with.
+        let counted = row.configuration.counts(device);
         match self.attach(name).await {
             Err(VolumeError::Undecided) => {}
             Ok(_) => return Err(VolumeError::NotDecided("the volume is served".to_owned())),
@@ -52,8 +54,11 @@ impl Shared {
         let head = self.head_now(&row).ok_or_else(taken_over)?;
         let wanted = u8::try_from(Self::members_of(&row)).unwrap_or(u8::MAX);
         self.change(row.id, |now| now.wanted = now.wanted.max(wanted)).await?;
-        tracing::warn!(volume = %row.name, %device, "an operator decides which member is the volume");
-        head.decide(device)?;
+        tracing::warn!(volume = %row.name, %device, counted, "an operator decides which member is the volume");
+        if !head.decide(device).await? {
+            let why = "nothing is known of this member, or another decision is being committed; look again with `quarry volume show`";
+            return Err(VolumeError::NotDecided(why.to_owned()));
+        }
         for _ in 0..TRIES {
             match head.condition() {
                 Condition::Serving => return Ok(()),
@@ -61,6 +66,7 @@ impl Shared {
                 Condition::Attaching | Condition::Undecided(_) => tokio::time::sleep(PAUSE).await,
             }
         }
-        Err(VolumeError::NotDecided("nothing is known of this member".to_owned()))
+        let why = "the decision is being committed, and not known here yet; look with `quarry volume show` before you decide again";
+        Err(VolumeError::NotDecided(why.to_owned()))
     }
 }

@@ -42,7 +42,7 @@ impl Service for Door {
                 let shared = own.and_then(|own| own.shared().cloned());
                 Box::pin(async move {
                     let told = match shared {
-                        Some(shared) => shared.tell(volume, era, from, upto).await.ok(),
+                        Some(shared) => shared.tell_other(volume, era, from, upto).await.ok(),
                         None => None,
                     };
                     let answer = told.map(|(at, data)| VolumeAnswer::Copied { at, data });

@@ -4,7 +4,7 @@
 //! Invariant: what a reader is told was read while the snapshot was there: what only it saw is given back afterwards.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quarry_engine::block::{BLOCK_BYTES, Fence};
@@ -13,7 +13,7 @@ use quarry_engine::net::{NodeId, Request, Response, VolumeAnswer, VolumeCall};
 use quarry_engine::object::BoxFuture;
 use quarry_volume::VolumeId;
 use quarry_volume::head::Failure;
-use quarry_volume::store::{Attached, Elsewhere, VolumeError};
+use quarry_volume::store::{Attached, Condition, Elsewhere, VolumeError};
 
 use super::shared::{PAUSE, Shared};
 use crate::cluster::watch::answers;
@@ -23,9 +23,11 @@ use crate::control::volumes::{Row, SnapshotRow};
 const MOST: u64 = 1 << 20;
 /// Most blocks that one look at the map takes.
 const BLOCKS: usize = 256;
-/// How long a head may take to answer, and how often one is looked for: it may go to another node meanwhile.
+/// How long a head may take to answer.
 const WITHIN: Duration = Duration::from_secs(10);
+/// How often and how long one is looked for, at least: it may go to another node meanwhile, or not be served yet.
 const LOOKS: usize = 10;
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The first data of a device from a byte on, and where it begins; none before `upto`: that, and no data.
 pub(super) async fn first_data(device: &Attached, from: u64, upto: u64) -> Result<(u64, Bytes), VolumeError> {
@@ -107,10 +109,27 @@ impl Shared {
         Ok(found)
     }
 
+    /// The same for another node, which asks again. Nobody waits here for a head that is not served yet: a node has room for few calls of
+    /// another.
+    pub(super) async fn tell_other(
+        &self,
+        id: VolumeId,
+        era: u32,
+        from: u64,
+        upto: u64,
+    ) -> Result<(u64, Bytes), VolumeError> {
+        let (row, _) = self.with_era(id, era)?;
+        match self.head_now(&row).map(|head| head.condition()) {
+            Some(Condition::Attaching | Condition::Undecided(_)) => Err(Failure::TooFew.into()),
+            _ => self.tell(id, era, from, upto).await,
+        }
+    }
+
     /// The same, from wherever the head is.
     async fn look(&self, id: VolumeId, era: u32, from: u64, upto: u64) -> Result<(u64, Bytes), VolumeError> {
-        let mut last = Failure::Unreadable.into();
-        for _ in 0..LOOKS {
+        let (begun, mut looks, mut last) = (Instant::now(), 0, Failure::Unreadable.into());
+        while looks < LOOKS || begun.elapsed() < PATIENCE {
+            looks += 1;
             let (row, _) = self.with_era(id, era)?;
             match row.head.filter(|head| *head != self.local()) {
                 None => match self.tell(id, era, from, upto).await {

@@ -42,7 +42,9 @@ impl Head {
             let end = base.end();
             self.order = Some(base.begun(self.fence.epoch));
             (self.answered, self.flushed, self.released) = (end, end, end);
-            self.told = None;
+            if self.told.take().is_some() {
+                actions.push(Action::Decided);
+            }
             return;
         }
         if members.clone().any(|peer| peer.report.is_none() && !peer.overdue) {

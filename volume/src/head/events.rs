@@ -102,6 +102,8 @@ pub enum Action {
     Answer(Token, Result<Done, Failure>),
     /// The volume needs an operator: what is known of each member. Tell, and go on reporting who is reachable.
     Undecided(Vec<(DeviceId, Option<Report>)>),
+    /// It needs none any more: whose history it is was decided, or found, as a member came back.
+    Decided,
     /// The head serves. A caller that must know what the base holds (its snapshots) hands in writes from here on.
     Serving,
     /// The head is none any more; all requests have been answered.

@@ -119,6 +119,21 @@ fn who_was_lost_while_it_filled_another_is_not_the_next_source() {
     assert_ne!(filled_from(&head.step(filling(23))), first);
 }
 
+/// Who attached the volume was told that it needs a decision, for as long as its members were filled.
+#[test]
+fn what_is_found_when_a_member_comes_back_needs_no_decision_any_more() {
+    let mut head = attach(3);
+    for member in 1..=2 {
+        let report = Report { history: history(6), whole: false };
+        let session = Session(member.into());
+        head.step(Event::Reply(device(member), Session::default(), Reply::Promised(session, report)));
+    }
+    assert!(matches!(head.step(Event::Overdue(device(3)))[..], [Action::Undecided(_)]));
+    let actions = head.step(promised(3, 6));
+    assert_eq!(actions[0], Action::Decided);
+    assert!(sent(&actions, 3).iter().any(|message| matches!(message, Message::Begin(_))));
+}
+
 /// Two of three were being filled from the third when that was lost for good: both had all that was acknowledged, and could not be chosen.
 #[test]
 fn by_decision_who_was_being_filled_is_the_volume() {

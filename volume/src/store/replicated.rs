@@ -202,9 +202,12 @@ impl Replicated {
         self.inner.asks.send(Ask::Remove(device)).map_err(|_| self.gone())
     }
 
-    /// An operator has decided that what one member has is the volume, whatever was acknowledged beside it. Heard while the volume is undecided.
-    pub fn decide(&self, device: DeviceId) -> Result<(), VolumeError> {
-        self.inner.asks.send(Ask::Decide(device)).map_err(|_| self.gone())
+    /// An operator has decided that what one member has is the volume, whatever was acknowledged beside it. True: that is being committed.
+    /// False: the volume is not undecided, another decision is being committed, or nothing is known of this member.
+    pub async fn decide(&self, device: DeviceId) -> Result<bool, VolumeError> {
+        let (done, proposed) = oneshot::channel();
+        self.inner.asks.send(Ask::Decide { device, done }).map_err(|_| self.gone())?;
+        proposed.await.map_err(|_| self.gone())
     }
 
     /// Its members as the head sees them.

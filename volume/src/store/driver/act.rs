@@ -47,6 +47,7 @@ impl Driver {
                     );
                     self.condition.send_replace(Condition::Undecided(known));
                 }
+                Action::Decided => drop(self.condition.send_replace(Condition::Attaching)),
                 Action::Serving => drop(self.condition.send_replace(Condition::Serving)),
                 Action::Stopped(why) => {
                     tracing::info!(%why, "a head of a volume stops");

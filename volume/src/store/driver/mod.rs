@@ -76,7 +76,11 @@ pub(super) enum Ask {
     /// A member is to go.
     Remove(DeviceId),
     /// What this member has is the volume.
-    Decide(DeviceId),
+    Decide {
+        device: DeviceId,
+        /// Whether that is being committed.
+        done: oneshot::Sender<bool>,
+    },
     /// Nothing is done any more.
     Stop,
     Show {
@@ -330,7 +334,13 @@ impl Driver {
             }
             Ask::Add(device) => return self.step(Event::Add(device)),
             Ask::Remove(device) => return self.step(Event::Remove(device)),
-            Ask::Decide(device) => return self.step(Event::Decide(device)),
+            Ask::Decide { device, done } => {
+                let actions = self.head.step(Event::Decide(device));
+                let proposed = actions.iter().any(|action| matches!(action, Action::Change(_)));
+                self.act(actions);
+                let _gone = done.send(proposed);
+                return;
+            }
             Ask::Stop => {
                 self.condition.send_replace(Condition::Stopped(Failure::HandedOver));
                 self.stopped = true;
