@@ -170,6 +170,9 @@ impl Shared {
     }
 
     async fn take_over(&self, name: &str) -> Result<(), VolumeError> {
+        let place = self.place(self.standing(name)?.0.id);
+        // Who gave up waiting and asks again finds it done; all would be copied twice at once.
+        let _alone = place.flattening.lock().await;
         let (device, row, held) = self.head_here(name).await?;
         if row.parent.is_none() {
             return Ok(());

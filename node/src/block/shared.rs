@@ -46,6 +46,8 @@ pub(super) struct Place {
     head: Arc<tokio::sync::Mutex<Option<Replicated>>>,
     /// Held while the volume goes back to a snapshot.
     pub(super) returning: tokio::sync::Mutex<()>,
+    /// Held while a clone takes over what it sees of its parent.
+    pub(super) flattening: tokio::sync::Mutex<()>,
 }
 
 type Held = OwnedMutexGuard<Option<Replicated>>;
@@ -305,7 +307,12 @@ impl Shared {
             return Ok((device.resized(Geometry::new(row.bytes, row.slice_bytes)?), row));
         }
         if granted {
-            return Err(taken_over());
+            // Somebody else has it; or it stopped by itself, and says why.
+            let stopped = head.as_ref().filter(|device| is_head(device)).map(Replicated::condition);
+            return Err(match stopped {
+                Some(Condition::Stopped(why)) => why.into(),
+                _ => taken_over(),
+            });
         }
         // An epoch that was given and lost is given to nobody else.
         *head = None;
