@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::limits::{
-    CALLS_BUT_CONSENSUS, CALLS_PER_PEER, CHANGES_PER_PEER, FLUSHES_PER_DEVICE, GRANTS_PER_PEER,
+    CALLS_BUT_CONSENSUS, CALLS_PER_PEER, CHANGES_PER_PEER, FLUSHES_PER_DEVICE, GRANTS_PER_GROUP,
     INBOUND_BYTES, INBOUND_LARGE_BYTES, MAX_PAYLOAD, SILENCE,
 };
 use super::message::{Code, Failure};
@@ -350,7 +350,7 @@ impl Pair {
         let cold = (0..100).map(|n| begin(n.to_string()));
         answers.extend(cold.map(|request| spawned(rig, self.a.call(B, request, LONG))));
         let in_hands = |b: &Witness| b.calls.load(Ordering::SeqCst);
-        let waiting = GRANTS_PER_PEER + FLUSHES_PER_DEVICE + CHANGES_PER_PEER;
+        let waiting = GRANTS_PER_GROUP + FLUSHES_PER_DEVICE + CHANGES_PER_PEER;
         self.until(rig, "others' names are asked for too", |b| in_hands(b) == waiting);
         let released = rig.run(self.a.call(B, names(AskedFor::Release { lease: 1 }), soon));
         assert_eq!(released, Ok(Response::Names(NamesAnswer::Done)), "a grant is given back");

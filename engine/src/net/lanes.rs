@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::limits::{
-    CALLS_BUT_CONSENSUS, CHANGES_PER_PEER, FLUSHES_PER_DEVICE, FLUSHES_PER_PEER, GRANTS_PER_NAME,
-    GRANTS_PER_PEER, LONG_PER_PEER,
+    CALLS_BUT_CONSENSUS, CHANGES_PER_PEER, FLUSHES_PER_DEVICE, FLUSHES_PER_PEER, GRANTS_PER_GROUP,
+    GRANTS_PER_NAME, GRANTS_PER_PEER, LONG_PER_PEER,
 };
 use super::message::{Request, VolumeCall};
 use super::{NetError, NodeId};
@@ -30,6 +30,8 @@ pub(super) enum Lane {
     Others,
     /// Grants of names: each waits until the one before it is settled or given back.
     Grants,
+    /// Those of one index group: of one that has no quorum each waits for that until it gives up.
+    GrantsOf(u32),
     /// Those of one name, by its hash.
     Name(u64),
     /// Changes of accounts and containers: each may wait until uploads have settled. What is asked while another change waits for it
@@ -49,6 +51,7 @@ impl Lane {
         match self {
             Self::Others => CALLS_BUT_CONSENSUS,
             Self::Grants => GRANTS_PER_PEER,
+            Self::GrantsOf(_) => GRANTS_PER_GROUP,
             Self::Name(_) => GRANTS_PER_NAME,
             Self::Changes => CHANGES_PER_PEER,
             Self::Flushes => FLUSHES_PER_PEER,
@@ -59,18 +62,19 @@ impl Lane {
 }
 
 /// The lanes in which a call must have room, narrow ones first: who waits for the wide ones holds room that is its own anyway.
-pub(super) type Lanes = [Option<Lane>; 3];
+pub(super) type Lanes = [Option<Lane>; 4];
 
 /// Those of a call.
 pub(super) fn lanes_of(request: &Request) -> Lanes {
     let others = Some(Lane::Others);
     match request {
-        Request::Consensus { .. } => [None; 3],
+        Request::Consensus { .. } => [None; 4],
         Request::Names(asked) => match &asked.what {
             AskedFor::Begin { path, .. } => {
                 let mut hasher = DefaultHasher::new();
                 (asked.group, path).hash(&mut hasher);
-                [Some(Lane::Name(hasher.finish())), Some(Lane::Grants), others]
+                let name = Lane::Name(hasher.finish());
+                [Some(name), Some(Lane::GrantsOf(asked.group)), Some(Lane::Grants), others]
             }
             AskedFor::Ask(
                 Ask::PutAccount { .. }
@@ -78,17 +82,17 @@ pub(super) fn lanes_of(request: &Request) -> Lanes {
                 | Ask::RemoveMarked { .. }
                 | Ask::PutContainer { .. }
                 | Ask::DeleteContainer { .. },
-            ) => [Some(Lane::Changes), others, None],
-            _ => [others, None, None],
+            ) => [Some(Lane::Changes), others, None, None],
+            _ => [others, None, None, None],
         },
         Request::Volume { device, call: VolumeCall::Flush(_), .. } => {
-            [Some(Lane::FlushesOf(*device)), Some(Lane::Flushes), others]
+            [Some(Lane::FlushesOf(*device)), Some(Lane::Flushes), others, None]
         }
         Request::Volume {
             call: VolumeCall::Thin { .. } | VolumeCall::Fork { .. } | VolumeCall::TakeOver { .. },
             ..
-        } => [Some(Lane::Long), others, None],
-        _ => [others, None, None],
+        } => [Some(Lane::Long), others, None, None],
+        _ => [others, None, None, None],
     }
 }
 
@@ -104,7 +108,7 @@ struct Peer(Mutex<HashMap<Lane, Arc<Semaphore>>>);
 
 /// A call's place in its lanes, to be held until it has ended.
 #[derive(Debug)]
-pub struct CallPlace(#[expect(dead_code, reason = "its drop gives the room back")] [Option<Held>; 3]);
+pub struct CallPlace(#[expect(dead_code, reason = "its drop gives the room back")] [Option<Held>; 4]);
 
 /// A place in one lane, or the wait for it.
 #[derive(Debug)]
@@ -157,7 +161,7 @@ impl CallLanes {
             let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(peers.entry(to).or_default())
         };
-        let mut places = [None, None, None];
+        let mut places = [None, None, None, None];
         for (place, lane) in places.iter_mut().zip(lanes) {
             if let Some(lane) = lane {
                 *place = Some(Held::take(Arc::clone(&peer), lane).await?);
@@ -187,10 +191,14 @@ mod tests {
     const TO: NodeId = NodeId([1; 16]);
 
     fn begin(object: &str) -> Request {
+        begin_in(1, object)
+    }
+
+    fn begin_in(group: u32, object: &str) -> Request {
         let (account, container) = (Arc::from("a"), Arc::from("c"));
         let path = ObjectPath { account, container, object: Arc::from(object) };
         let what = AskedFor::Begin { lease: 1, path, given: None };
-        Request::Names(NamesRequest { group: 1, follows: None, what })
+        Request::Names(NamesRequest { group, follows: None, what })
     }
 
     fn release() -> Request {
@@ -215,7 +223,13 @@ mod tests {
         assert_eq!(hot.len(), GRANTS_PER_NAME);
         assert!(enters(&lanes, &begin("cold")).is_some());
         let all: Vec<_> = (0..100).filter_map(|n| enters(&lanes, &begin(&n.to_string()))).collect();
-        assert_eq!(hot.len() + all.len(), GRANTS_PER_PEER);
+        assert_eq!(hot.len() + all.len(), GRANTS_PER_GROUP);
+        let other: Vec<_> = (0..100).filter_map(|n| enters(&lanes, &begin_in(2, &n.to_string()))).collect();
+        assert_eq!(
+            hot.len() + all.len() + other.len(),
+            GRANTS_PER_PEER,
+            "a group without a quorum stops no other"
+        );
         assert!(enters(&lanes, &release()).is_some(), "what ends the wait gets through");
     }
 

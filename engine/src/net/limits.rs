@@ -34,6 +34,8 @@ pub const CALLS_PER_PEER: usize = 64;
 pub const CALLS_BUT_CONSENSUS: usize = CALLS_PER_PEER - 16;
 /// Grants that one node may wait for at another.
 pub const GRANTS_PER_PEER: usize = 16;
+/// Those of one index group: others' get through while it has no quorum.
+pub const GRANTS_PER_GROUP: usize = 10;
 /// Those of one name: one for when the present one ends, and one behind it.
 pub const GRANTS_PER_NAME: usize = 2;
 /// Changes of accounts and containers that one node may have under way at another.
@@ -44,10 +46,6 @@ pub const FLUSHES_PER_PEER: usize = 16;
 pub const FLUSHES_PER_DEVICE: usize = 8;
 /// Calls about volumes that one node may have under way at another which take as long as a pass over the volume's rows.
 pub const LONG_PER_PEER: usize = 6;
-const _: () = assert!(
-    GRANTS_PER_PEER + CHANGES_PER_PEER + FLUSHES_PER_PEER + LONG_PER_PEER < CALLS_BUT_CONSENSUS,
-    "what waits for others leaves room"
-);
 /// Request bytes of one node that may be in the hands of another.
 pub const INBOUND_BYTES: usize = 32 << 20;
 /// A request that is no larger waits for no room but that of its call: voters hear each other while large ones wait for a disk.
@@ -91,10 +89,14 @@ const _: () =
 const _: () = assert!(MAX_HANDLES >= HANDLES_PER_PEER && MAX_PLACES >= PLACES_PER_PEER);
 const _: () = assert!(PLACES_PER_PEER >= MAX_CHUNKS as usize, "the largest object can be opened");
 const _: () = assert!(
-    GRANTS_PER_PEER + CHANGES_PER_PEER + FLUSHES_PER_PEER < CALLS_BUT_CONSENSUS,
+    GRANTS_PER_PEER + CHANGES_PER_PEER + FLUSHES_PER_PEER + LONG_PER_PEER < CALLS_BUT_CONSENSUS,
     "what settles a grant gets through, and so do the writes that a flush waits for"
 );
-const _: () = assert!(GRANTS_PER_NAME < GRANTS_PER_PEER && FLUSHES_PER_DEVICE < FLUSHES_PER_PEER);
+const _: () = assert!(
+    GRANTS_PER_NAME < GRANTS_PER_GROUP
+        && GRANTS_PER_GROUP < GRANTS_PER_PEER
+        && FLUSHES_PER_DEVICE < FLUSHES_PER_PEER
+);
 const _: () = assert!(CONNECTIONS_PER_PEER > CALLS_PER_PEER && MAX_CONNECTIONS >= CONNECTIONS_PER_PEER);
 const _: () = assert!(SILENCE.as_secs() >= 2 * KEEP_ALIVE.as_secs());
 const _: () = assert!(MAX_TURNS * 24 + MAX_WRITES * 40 + HEAD_PER_CALL <= MAX_HEAD);
