@@ -96,6 +96,7 @@ impl Blocks {
             let rounds = async {
                 loop {
                     let _panicked = panics::caught("replace members of volumes", shared.replace()).await;
+                    let _panicked = panics::caught("let heads of volumes rest", shared.let_go()).await;
                     tokio::time::sleep(REPLACE_EVERY).await;
                 }
             };

@@ -8,8 +8,10 @@
 mod compare;
 mod owners;
 mod replace;
+mod rest;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -48,6 +50,8 @@ pub(super) struct Place {
     pub(super) returning: tokio::sync::Mutex<()>,
     /// Held while a clone takes over what it sees of its parent.
     pub(super) flattening: tokio::sync::Mutex<()>,
+    /// At its head since somebody used it.
+    looks: AtomicU32,
 }
 
 type Held = OwnedMutexGuard<Option<Replicated>>;

@@ -157,6 +157,12 @@ impl Replicated {
         seen.await.map_err(|_| self.gone())
     }
 
+    /// Nobody else has it.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        Arc::strong_count(&self.inner) == 1
+    }
+
     /// How its head is.
     #[must_use]
     pub fn condition(&self) -> Condition {

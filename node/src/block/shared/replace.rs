@@ -15,8 +15,6 @@
 //! Invariant: no volume is taken from who uses it.
 //! Invariant: a member that went keeps its bytes, under the old epoch, until its volume is deleted: it may be wanted again.
 
-use std::sync::{Arc, PoisonError};
-
 use futures_util::stream::{self, StreamExt};
 use quarry_engine::disk::format::record::DeviceId;
 use quarry_engine::net::NodeId;
@@ -76,29 +74,12 @@ fn next(
 impl Shared {
     /// One step with each volume that needs one; with several at a time, for some take long to be served.
     pub(crate) async fn replace(&self) {
-        self.let_go();
         let each = stream::iter(self.list()).for_each_concurrent(TOGETHER, |row| async move {
             if let Err(error) = self.replace_of(&row).await {
                 tracing::warn!(volume = %row.name, %error, "replace a member of a volume");
             }
         });
         each.await;
-    }
-
-    /// Lets heads go whose volume is gone, or another node's: they would ask its members for ever. What uses one has it still, until it is refused.
-    fn let_go(&self) {
-        let local = self.local();
-        let mut heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
-        heads.retain(|id, place| {
-            let Ok(mut head) = place.head.try_lock() else { return true };
-            // Read after the head: what gave it its place is known here.
-            let is_its = |head: &mut Replicated| match self.register.row(*id) {
-                Ok(row) => row.is_some_and(|(row, _)| row.head == Some(local) && row.epoch == head.epoch()),
-                Err(_) => true,
-            };
-            let _gone = head.take_if(|head| !is_its(head));
-            head.is_some() || Arc::strong_count(place) > 1
-        });
     }
 
     fn step(&self, row: &Row) -> Step {
