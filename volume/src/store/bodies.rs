@@ -88,10 +88,14 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::geometry::Run;
+    use quarry_engine::block::{ChunkId, Run, SliceId};
 
     fn body(len: usize) -> Body {
-        Body { run: Run { chunk: 0, block: 0, blocks: 1 }, data: Some(Bytes::from(vec![0; len])), era: 0 }
+        Body {
+            run: Run { slice: SliceId(1), chunk: ChunkId(0), first: 0, blocks: 1 },
+            data: Some(Bytes::from(vec![0; len])),
+            era: 0,
+        }
     }
 
     #[test]

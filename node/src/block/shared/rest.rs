@@ -23,16 +23,14 @@ impl Shared {
     /// Then those that have rested for so many looks.
     pub(crate) async fn let_go(&self) {
         self.let_strangers_go();
-        let heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
-        let rested: Vec<_> = heads
-            .iter()
-            .filter(|(_, place)| place.rests())
-            .map(|(id, place)| (*id, Arc::clone(place)))
-            .collect();
-        drop(heads);
-        for (id, place) in rested {
+        for (id, place) in self.rested() {
             self.let_rest(id, &place).await;
         }
+    }
+
+    fn rested(&self) -> Vec<(VolumeId, Arc<Place>)> {
+        let heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
+        heads.iter().filter(|(_, place)| place.rests()).map(|(id, place)| (*id, Arc::clone(place))).collect()
     }
 
     fn let_strangers_go(&self) {
