@@ -232,7 +232,7 @@ mod tests {
         for _ in 0..100 {
             let client = Arc::clone(&client);
             tokio::spawn(async move {
-                client.admit(&Command::Trim { offset: 0, length: 4096, durable: false }).await
+                client.admit(&Command::Trim { offset: 0, length: 4096, durable: false }).await;
             });
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
