@@ -88,14 +88,11 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use quarry_engine::block::{ChunkId, Run, SliceId};
+    use crate::geometry::{ChunkId, Run, SliceId};
 
     fn body(len: usize) -> Body {
-        Body {
-            run: Run { slice: SliceId(1), chunk: ChunkId(0), first: 0, blocks: 1 },
-            data: Some(Bytes::from(vec![0; len])),
-            era: 0,
-        }
+        let run = Run { slice: SliceId(0), chunk: ChunkId(0), first: 0, blocks: 1 };
+        Body { run, data: Some(Bytes::from(vec![0; len])), era: 0 }
     }
 
     #[test]
