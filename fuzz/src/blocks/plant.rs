@@ -109,9 +109,9 @@ impl Plant {
             (Self::ReadTooEarly, VolumeAnswer::Read { pieces, data, .. }) => {
                 VolumeAnswer::Read { newest: 0, pieces, data }
             }
-            (Self::VoidKept, VolumeAnswer::Promised { session, turns, end, whole }) => {
+            (Self::VoidKept, VolumeAnswer::Promised { session, turns, end, whole, kept }) => {
                 locked(&bent.0).insert(device, end);
-                VolumeAnswer::Promised { session, turns, end, whole }
+                VolumeAnswer::Promised { session, turns, end, whole, kept }
             }
             (_, answer) => answer,
         }

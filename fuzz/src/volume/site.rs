@@ -141,7 +141,7 @@ impl Site {
             last: Position::default(),
             begun: false,
             filling: false,
-            label: Report { history: History::default(), whole: true },
+            label: Report { history: History::default(), whole: true, kept: true },
             rows: BTreeMap::new(),
             snapshots: BTreeMap::new(),
             pending: VecDeque::new(),
@@ -182,7 +182,7 @@ impl Site {
         self.durable = self.log.len();
         self.rows.clear();
         self.snapshots.clear();
-        self.label = Report { history: History::default(), whole: true };
+        self.label = Report { history: History::default(), whole: true, kept: true };
         let (mut fence, mut last) = (Fence::default(), Position::default());
         for entry in self.log.clone() {
             match &entry {
@@ -204,7 +204,7 @@ impl Site {
         if !self.label.whole {
             return self.label.clone();
         }
-        Report { history: self.label.history.until(last), whole: true }
+        Report { history: self.label.history.until(last), whole: true, kept: true }
     }
 
     fn enter(&mut self, entry: &Entry) {
@@ -324,7 +324,7 @@ impl Site {
         match member.step(Event::Begin(token, packet.fence, self.last))[..] {
             [Action::Answer(_, Answer::Begun)] => {
                 self.begun = true;
-                self.label = Report { history: history.clone(), whole: true };
+                self.label = Report { history: history.clone(), whole: true, kept: true };
                 self.record(packet, Said::Reply(Reply::Begun))
             }
             _ => no(Refusal::Elsewhere(self.last)),
@@ -337,7 +337,7 @@ impl Site {
             return vec![(packet.call, packet.session, Said::Reply(no))];
         }
         let kept = self.label.whole && self.accepted == common;
-        self.label = Report { whole: false, ..self.report(self.accepted) };
+        self.label = Report { whole: false, kept, ..self.report(self.accepted) };
         if !kept && self.plant != Plant::VoidKept {
             self.push(Entry::Wipe);
         }
@@ -354,7 +354,7 @@ impl Site {
         if !std::mem::take(&mut self.filling) {
             return vec![(packet.call, packet.session, Said::Reply(Reply::Refused(Refusal::NotBegun)))];
         }
-        self.label = Report { history: history.until(self.accepted), whole: true };
+        self.label = Report { history: history.until(self.accepted), whole: true, kept: true };
         self.record(packet, Said::Reply(Reply::Joined))
     }
 

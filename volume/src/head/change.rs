@@ -2,7 +2,8 @@
 
 use super::peer::{Peer, Standing};
 use super::state::Head;
-use super::{Action, Configuration, DeviceId, MAX_MEMBERS, Report};
+use super::{Action, Configuration, DeviceId, History, MAX_MEMBERS, Report};
+use crate::member::Position;
 
 /// What an operator wants of the members.
 #[derive(Debug, Clone, Copy)]
@@ -38,9 +39,18 @@ impl Head {
         // It is the only one then, and whole by decision.
         let alone = |device: DeviceId| self.configuration.members == [device];
         let decided = self.decided.filter(|device| alone(*device)).and(reports.first());
-        if let Some(base) = decided.map(|report| &report.history).or(found) {
-            let end = base.end();
-            self.order = Some(base.begun(self.fence.epoch));
+        let epoch = self.fence.epoch;
+        let order = match decided {
+            // Others may have the same beginning. What it has beside that they have not, and it would not be sent to them.
+            Some(Report { history, whole: false, .. }) => {
+                Some(History::unknown(Position { epoch, sequence: history.end() }))
+            }
+            Some(report) => Some(report.history.begun(epoch)),
+            None => found.map(|longest| longest.begun(epoch)),
+        };
+        if let Some(order) = order {
+            let end = order.end();
+            self.order = Some(order);
             (self.answered, self.flushed, self.released) = (end, end, end);
             if self.told.take().is_some() {
                 actions.push(Action::Decided);
@@ -60,8 +70,8 @@ impl Head {
     /// An operator says whose history it is.
     pub(super) fn decide(&mut self, device: DeviceId, actions: &mut Vec<Action>) {
         let report = self.peers.get(&device).and_then(|peer| peer.report.as_ref());
-        // One that was being filled has kept what it had, or is what it was: all that it had acknowledged, and some of what came later.
-        let able = report.is_some_and(|report| report.whole || report.history.end() > 0);
+        // One that was being filled has all that it had acknowledged, and some of what came later, unless it was emptied for it.
+        let able = report.is_some_and(|report| report.whole || report.kept && report.history.end() > 0);
         if able && self.order.is_none() && self.pending.is_none() && self.told.is_some() {
             self.decided = Some(device);
             self.propose(self.configuration.only(device), actions);
@@ -92,7 +102,12 @@ impl Head {
         if self.configuration.members.len() >= MAX_MEMBERS {
             return None;
         }
-        let ready = |device: &&DeviceId| self.peers.get(device).is_some_and(Peer::is_active);
+        // As soon as one counts that has little room, clients write no more: it is needed where another is away, or has as little.
+        let tight = |device: &DeviceId| self.peers.get(device).is_some_and(|peer| peer.tight);
+        let needed = fewer || self.configuration.members.iter().any(tight);
+        let ready = |device: &&DeviceId| {
+            self.peers.get(device).is_some_and(|peer| peer.is_active() && (needed || !peer.tight))
+        };
         let joined = self.configuration.joining.iter().find(ready)?;
         Some(self.configuration.promoting(*joined))
     }

@@ -93,10 +93,11 @@ impl Configuration {
         next
     }
 
-    /// An operator has decided that what one member has is the volume.
+    /// An operator has decided that what one member has is the volume. The others are filled from it; until then each may be chosen instead.
     #[must_use]
     pub fn only(&self, device: DeviceId) -> Self {
-        Self { members: vec![device], joining: Vec::new(), ..self.next() }
+        let joining = self.all().filter(|other| *other != device).collect();
+        Self { members: vec![device], joining, ..self.next() }
     }
 }
 
@@ -126,6 +127,9 @@ mod tests {
         assert_eq!((again.version, again.members.len(), again.joining.len()), (3, 3, 0));
         assert_eq!(again.adding(device(4)).joining, [device(4)]);
         assert_eq!(again.removing(device(1)).members, [device(3), device(2)]);
-        assert_eq!(again.only(device(3)).members, [device(3)]);
+        let one = again.only(device(3));
+        assert_eq!((&one.members[..], &one.joining[..]), (&[device(3)][..], &[device(1), device(2)][..]));
+        let other = one.only(device(1));
+        assert_eq!((&other.members[..], &other.joining[..]), (&[device(1)][..], &[device(3), device(2)][..]));
     }
 }

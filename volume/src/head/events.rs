@@ -63,6 +63,9 @@ pub enum Event {
     Changed(u32),
     /// [`Action::Change`] can never be: another head, which acts under this, was first.
     NotChanged(Fence),
+    /// Whether a member's disk has so little room that clients shall write no more while it counts. Said before what is known of it
+    /// since makes it count.
+    Tight(DeviceId, bool),
     /// An operator wants one more member.
     Add(DeviceId),
     /// An operator wants a member to go.

@@ -8,6 +8,8 @@ use quarry_engine::block::Position;
 
 /// Turns that are kept. Who has none in common with another any more is copied whole.
 pub const MAX_TURNS: usize = 32;
+/// No sequence is as high as that: nothing has come so far, and from each one may go on.
+pub(crate) const NO_SEQUENCE: u64 = 1 << 63;
 
 /// From where on an epoch's head wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -31,7 +33,8 @@ impl History {
     pub fn new(turns: Vec<Turn>, end: u64) -> Option<Self> {
         let rising = turns.is_sorted_by(|a, b| a.epoch < b.epoch && a.base <= b.base);
         let inside = turns.last().map_or(end == 0, |last| last.base <= end);
-        (rising && inside && turns.len() <= MAX_TURNS).then_some(Self { turns, end })
+        let counted = end < NO_SEQUENCE;
+        (rising && inside && counted && turns.len() <= MAX_TURNS).then_some(Self { turns, end })
     }
 
     /// Of a member about which only the last write is known: it has nothing in common with others.
@@ -150,6 +153,7 @@ mod tests {
         assert_eq!(History::new(vec![turn(1, 4), turn(2, 3)], 9), None);
         assert_eq!(History::new(vec![turn(1, 4)], 3), None);
         assert_eq!(History::new(Vec::new(), 3), None);
+        assert_eq!(History::new(vec![turn(1, 0)], u64::MAX), None, "whoever goes on from there overflows");
     }
 
     #[test]

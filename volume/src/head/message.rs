@@ -21,6 +21,8 @@ pub struct Report {
     /// It holds this and nothing else. Otherwise it was being filled: it acknowledged up to here, and what it has is no
     /// beginning of any order.
     pub whole: bool,
+    /// It holds this, and more if it is not whole. Otherwise it was emptied to be filled, and has nothing of it.
+    pub kept: bool,
 }
 
 /// What a head asks of a member.

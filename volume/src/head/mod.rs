@@ -14,8 +14,11 @@
 //! appear later.
 //! Invariant: only members of the committed configuration are counted, never times or sizes (loss case 2). If they cannot
 //! seal, or one that was being filled has acknowledged more than all that are whole, the volume is undecided (loss case 1). An operator
-//! may decide then that one member is the volume. That is committed before anything is done, and that one may have been left while it was
-//! filled: it has what it had acknowledged, and of what came later what it was sent.
+//! may decide then that one member is the volume. That is committed before anything is done; the others do not count any more, but each may
+//! be chosen instead while the first one has not begun. That one may have been left while it was filled, if it has kept what it had: it has what it
+//! had acknowledged, and of what came later what it was sent.
+//! Invariant: what such a one has is in nobody's history: nothing is common to it and any other member, and all others are filled with all
+//! that it has.
 //!
 //! # Writes
 //!
@@ -50,6 +53,8 @@
 
 mod change;
 mod configuration;
+#[cfg(test)]
+mod decision_tests;
 mod events;
 mod history;
 mod message;
@@ -62,6 +67,7 @@ mod tests;
 
 pub use configuration::{Configuration, MAX_MEMBERS};
 pub use events::{Action, Done, Event, Failure, MAX_OPEN, MAX_REQUESTS, Settings, Until};
+pub(crate) use history::NO_SEQUENCE;
 pub use history::{History, MAX_TURNS, Turn};
 pub use message::{Message, Reply, Report, Session};
 pub use peer::Standing;

@@ -29,6 +29,8 @@ pub(super) struct Peer {
     pub(super) report: Option<Report>,
     /// It has been away for as long as it may.
     pub(super) overdue: bool,
+    /// Its disk has little room.
+    pub(super) tight: bool,
     pub(super) written: u64,
     pub(super) durable: u64,
     /// The highest flush that was asked for.
@@ -52,6 +54,7 @@ impl Peer {
             session: Session::default(),
             report: None,
             overdue: false,
+            tight: false,
             written: 0,
             durable: 0,
             flushing: 0,
@@ -137,8 +140,10 @@ impl Head {
             waiting.filter_map(|(id, peer)| Some((*id, peer.report.clone()?))).collect();
         for (device, report) in waiting {
             let history = &report.history;
-            let whole = report.whole || self.decided == Some(device);
-            let next = if whole && order.holds(history) && history.end() >= self.released {
+            // Whose history it is by decision, and has not noted that: it begins as it is.
+            let chosen = !report.whole && self.decided == Some(device) && !self.serving;
+            let continues = report.whole && order.holds(history) || chosen && history.end() == order.end();
+            let next = if continues && history.end() >= self.released {
                 let message = Message::Begin(order.until(history.end()));
                 Some((message, Standing::Beginning, history.end(), None))
             } else {

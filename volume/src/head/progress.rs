@@ -138,7 +138,8 @@ impl Head {
         }
     }
 
-    /// Whether writes that were acknowledged are with no member any more, because several were started anew.
+    /// Whether writes that were acknowledged are with no member any more, because several were started anew; or whether whoever had the
+    /// base is away before a quorum has begun on it. Another one may be found then, but only under another epoch.
     fn look_for_loss(&mut self, actions: &mut Vec<Action>) {
         if self.order.is_none() || self.peers.values().any(Peer::receives) {
             return;
@@ -146,7 +147,9 @@ impl Head {
         let members = self.configuration.members.iter().filter_map(|device| self.peers.get(device));
         let all = members.clone().all(|peer| peer.overdue || peer.standing == Standing::Promised);
         let heard = members.clone().filter(|peer| peer.standing == Standing::Promised).count();
-        if all && heard >= self.configuration.seal() {
+        if all && !self.serving {
+            self.stop(Failure::TooFew, actions);
+        } else if all && heard >= self.configuration.seal() {
             let most = members.filter_map(|peer| peer.report.as_ref()).map(|report| report.history.end());
             self.stop(Failure::Lost(most.max().unwrap_or(0)), actions);
         }

@@ -36,6 +36,8 @@ impl Head {
 
     pub(super) fn was_read(&mut self, device: DeviceId, token: Token, newest: u64) {
         let waiting = |read: &&mut Reading| read.token == token && read.at == Some(device);
+        // By decision there may be blocks of an order that was left, with sequences that are still to come: they are durable.
+        let newest = newest.min(self.end());
         let Some(read) = self.reads.iter_mut().find(waiting) else { return };
         read.got = Some((device, newest));
         // It was sent after the read came.

@@ -139,6 +139,15 @@ impl Head {
         self.serving && self.stopped.is_none()
     }
 
+    /// Whether nothing is acknowledged any more, and nobody is on the way who could change that: members have been away for as long as they
+    /// may, or there is nobody to fill them from.
+    #[must_use]
+    pub fn lacks_members(&self) -> bool {
+        let mut members = self.configuration.members.iter().filter_map(|device| self.peers.get(device));
+        let stays = |peer: &Peer| peer.is_active() || peer.overdue || peer.standing == Standing::Promised;
+        self.order.is_some() && self.joint(|_| 0).is_none() && members.all(stays)
+    }
+
     pub(super) fn end(&self) -> u64 {
         self.order.as_ref().map_or(0, History::end)
     }
@@ -193,6 +202,8 @@ impl Head {
                 }
             }
             Event::Filled(device, session, newest) => {
+                // Of an order that was left, by decision, there may be rows with sequences that are still to come.
+                let newest = newest.min(self.end());
                 if let Some(peer) = self.known(device, session).filter(|p| p.standing == Standing::Filling) {
                     peer.filled = Some(newest);
                 }
@@ -201,6 +212,11 @@ impl Head {
                 if self.known(device, session).is_some_and(|p| p.standing == Standing::Filling) {
                     self.lose(device, actions);
                     self.ask(device, actions);
+                }
+            }
+            Event::Tight(device, tight) => {
+                if let Some(peer) = self.peers.get_mut(&device) {
+                    peer.tight = tight;
                 }
             }
             Event::Spare(upto) => self.release(upto.min(self.answered), actions),

@@ -3,25 +3,25 @@ use crate::member::{Fence, Refusal, Token};
 
 const FENCE: Fence = Fence { epoch: 2, configuration: 1 };
 
-fn device(n: u8) -> DeviceId {
+pub(super) fn device(n: u8) -> DeviceId {
     DeviceId([n; 16])
 }
 
-fn history(end: u64) -> History {
+pub(super) fn history(end: u64) -> History {
     History::new(vec![Turn { epoch: 1, base: 0 }], end).unwrap()
 }
 
-fn promised(member: u8, end: u64) -> Event {
-    let report = Report { history: history(end), whole: true };
+pub(super) fn promised(member: u8, end: u64) -> Event {
+    let report = Report { history: history(end), whole: true, kept: true };
     let session = Session(u64::from(member));
     Event::Reply(device(member), Session::default(), Reply::Promised(session, report))
 }
 
-fn reply(member: u8, reply: Reply) -> Event {
+pub(super) fn reply(member: u8, reply: Reply) -> Event {
     Event::Reply(device(member), Session(u64::from(member)), reply)
 }
 
-fn sent(actions: &[Action], member: u8) -> Vec<Message> {
+pub(super) fn sent(actions: &[Action], member: u8) -> Vec<Message> {
     let to = |action: &Action| match action {
         Action::Send(to, _, message) if *to == device(member) => Some(message.clone()),
         _ => None,
@@ -29,7 +29,7 @@ fn sent(actions: &[Action], member: u8) -> Vec<Message> {
     actions.iter().filter_map(to).collect()
 }
 
-fn answers(actions: &[Action]) -> Vec<(Token, Result<Done, Failure>)> {
+pub(super) fn answers(actions: &[Action]) -> Vec<(Token, Result<Done, Failure>)> {
     let answer = |action: &Action| match action {
         Action::Answer(token, result) => Some((*token, *result)),
         _ => None,
@@ -37,7 +37,7 @@ fn answers(actions: &[Action]) -> Vec<(Token, Result<Done, Failure>)> {
     actions.iter().filter_map(answer).collect()
 }
 
-fn attach(members: u8) -> Head {
+pub(super) fn attach(members: u8) -> Head {
     let settings = Settings { least: 2, keep: 0, near: Some(device(1)) };
     let members = Configuration::new((1..=members).map(device).collect());
     let (head, actions) = Head::attach(FENCE, members.clone(), settings);
@@ -46,7 +46,7 @@ fn attach(members: u8) -> Head {
 }
 
 /// Three members that are alike and have begun, at the sequence 5.
-fn serving() -> Head {
+pub(super) fn serving() -> Head {
     let mut head = attach(3);
     for member in 1..=3 {
         head.step(promised(member, 5));
@@ -80,7 +80,7 @@ fn the_longest_of_a_seal_is_the_base_and_a_quorum_begins_before_it_serves() {
 #[test]
 fn what_a_member_acknowledged_before_it_was_filled_counts_in_a_seal() {
     let mut head = attach(3);
-    let report = Report { history: history(6), whole: false };
+    let report = Report { history: history(6), whole: false, kept: true };
     head.step(Event::Reply(device(1), Session::default(), Reply::Promised(Session(1), report)));
     let actions = head.step(promised(2, 5));
     assert_eq!(actions, [], "the third may have what the first acknowledged");
@@ -99,7 +99,7 @@ fn who_was_lost_while_it_filled_another_is_not_the_next_source() {
     }
     head.step(Event::Lost(device(3), Session(3)));
     let again = |member: u8, session: u64, end: u64| {
-        let report = Report { history: history(5).begun(2).until(end), whole: true };
+        let report = Report { history: history(5).begun(2).until(end), whole: true, kept: true };
         Event::Reply(device(member), Session::default(), Reply::Promised(Session(session), report))
     };
     head.step(again(3, 13, 5));
@@ -117,42 +117,6 @@ fn who_was_lost_while_it_filled_another_is_not_the_next_source() {
     head.step(Event::Reply(device(first), Session(20), Reply::Begun));
     head.step(again(3, 23, 5));
     assert_ne!(filled_from(&head.step(filling(23))), first);
-}
-
-/// Who attached the volume was told that it needs a decision, for as long as its members were filled.
-#[test]
-fn what_is_found_when_a_member_comes_back_needs_no_decision_any_more() {
-    let mut head = attach(3);
-    for member in 1..=2 {
-        let report = Report { history: history(6), whole: false };
-        let session = Session(member.into());
-        head.step(Event::Reply(device(member), Session::default(), Reply::Promised(session, report)));
-    }
-    assert!(matches!(head.step(Event::Overdue(device(3)))[..], [Action::Undecided(_)]));
-    let actions = head.step(promised(3, 6));
-    assert_eq!(actions[0], Action::Decided);
-    assert!(sent(&actions, 3).iter().any(|message| matches!(message, Message::Begin(_))));
-}
-
-/// Two of three were being filled from the third when that was lost for good: both had all that was acknowledged, and could not be chosen.
-#[test]
-fn by_decision_who_was_being_filled_is_the_volume() {
-    let mut head = attach(3);
-    let partial = |member: u8| {
-        let report = Report { history: history(6), whole: false };
-        Event::Reply(device(member), Session::default(), Reply::Promised(Session(member.into()), report))
-    };
-    head.step(partial(1));
-    head.step(partial(2));
-    assert_eq!(head.step(Event::Decide(device(1))), [], "the third may be there still");
-    assert!(matches!(head.step(Event::Overdue(device(3)))[..], [Action::Undecided(_)]));
-    assert_eq!(head.step(Event::Decide(device(3))), [], "nothing is known of it");
-    let actions = head.step(Event::Decide(device(2)));
-    let [Action::Change(next)] = &actions[..] else { panic!("{actions:?}") };
-    assert_eq!((next.version, &next.members[..]), (2, &[device(2)][..]));
-    let actions = head.step(Event::Changed(2));
-    assert_eq!(sent(&actions, 2), [Message::Begin(history(6).begun(2))]);
-    assert_eq!(head.step(reply(2, Reply::Begun)), [Action::Serving]);
 }
 
 #[test]
@@ -189,7 +153,7 @@ fn what_is_too_much_is_kept_no_longer_once_it_was_answered() {
     assert_eq!(head.step(Event::Spare(6)), []);
     assert_eq!(head.step(Event::Spare(8)), [Action::Release(7)], "the last one was not answered");
     // It lacks what is kept no more.
-    let report = Report { history: history(5), whole: true };
+    let report = Report { history: history(5), whole: true, kept: true };
     head.step(Event::Reply(device(3), Session::default(), Reply::Promised(Session(30), report)));
     let standing = head.members().find(|(id, _)| *id == device(3)).map(|(_, standing)| standing);
     assert_eq!(standing, Some(Standing::Filling));
@@ -216,7 +180,7 @@ fn acknowledgements_need_the_old_and_the_new_members_while_they_change() {
     let Some(Action::Change(next)) = actions.first() else { panic!("{actions:?}") };
     assert_eq!((next.version, &next.members[..]), (2, &[device(1), device(2)][..]));
     // Back before the change is committed: it has the write, and counts for the old members only.
-    let again = Report { history: history(5).begun(2), whole: true };
+    let again = Report { history: history(5).begun(2), whole: true, kept: true };
     let again = Reply::Promised(Session(9), again);
     head.step(Event::Reply(device(3), Session::default(), again));
     head.step(Event::Reply(device(3), Session(9), Reply::Begun));
@@ -326,7 +290,7 @@ fn writes_that_all_members_lost_before_a_flush_end_the_head() {
         head.step(Event::Lost(device(member), Session(u64::from(member))));
     }
     let again = |member: u8| {
-        let report = Report { history: history(5).begun(2), whole: true };
+        let report = Report { history: history(5).begun(2), whole: true, kept: true };
         Event::Reply(device(member), Session::default(), Reply::Promised(Session(20), report))
     };
     head.step(again(1));

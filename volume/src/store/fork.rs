@@ -105,6 +105,7 @@ impl Replica {
             whole: false,
             turns: Vec::new(),
             end: 0,
+            kept: true,
             former: None,
         };
         let mut life = Self::open(disk, label, 1)?.into_life();

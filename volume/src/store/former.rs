@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Invariant: a member that began anew is what it was until it is whole: whatever cuts the filling off, it has lost nothing.
-//! Invariant: what it was is void only when it is durable that its successor is whole, or that there is none to go back to.
-//! Invariant: where the disk has no room for both, what it was goes first: otherwise it would never be filled.
+//! Invariant: what it was is void only when it is durable that its successor is whole.
+//! Invariant: where the disk has no room for both, it stays what it was, and is not filled: it may be all that there is of the volume.
 //! Invariant: no generation begins where another one was: its number is above all that ever were.
 
 use std::sync::Arc;
@@ -43,13 +43,13 @@ pub(super) struct Generations {
 }
 
 impl Life {
-    /// Has nothing from now on, under another id; what it was stays beside it where there is room.
+    /// Has nothing from now on, under another id; what it was stays beside it.
     pub(super) async fn begin_anew(&mut self, fence: Fence) -> Result<(), VolumeError> {
         let had = self.history();
         let generation = self.generations.begun.checked_add(1).ok_or(VolumeError::Eras)?;
-        let former = Some(self.label.generation).filter(|_| !self.seat.disk().above_high_water());
         let (turns, end) = (had.turns().to_vec(), had.end());
-        let label = MemberLabel { generation, whole: false, turns, end, former, ..self.label };
+        let former = Some(self.label.generation);
+        let label = MemberLabel { generation, whole: false, turns, end, kept: false, former, ..self.label };
         let fresh = Arc::new(Seat::open(self.seat.disk().clone(), label.id())?);
         self.generations.begun = generation;
         fresh.follow_notes(&self.seat).await;
@@ -60,20 +60,9 @@ impl Life {
             below: std::mem::take(&mut self.below),
             label: std::mem::replace(&mut self.label, label),
         };
-        self.generations.former = Some(was).filter(|_| former.is_some());
+        self.generations.former = Some(was);
         self.filled_by = None;
         self.note().await
-    }
-
-    /// What it was is void: there is no room for it.
-    pub(super) async fn let_former_go(&mut self) -> Result<(), VolumeError> {
-        if self.generations.former.is_some() {
-            self.label.former = None;
-            // Only then: what is on the disk says to what it goes back.
-            self.note().await?;
-            self.generations.former = None;
-        }
-        Ok(())
     }
 
     /// Is again what it was before it began anew, if it is not whole. What it was sent is void.
@@ -83,7 +72,12 @@ impl Life {
             (self.below, self.label) = (below, label);
         }
         let Some(astray) = self.generations.astray.clone() else { return Ok(()) };
-        astray.label(None).await?;
+        // A seat that is out says nothing any more. What it was is sound all the same.
+        if let Err(error) = astray.settle().await {
+            tracing::debug!(%error, "leave what a member was filled with");
+        }
+        astray.state().fail();
+        Seat::open(astray.disk().clone(), astray.volume())?.label(None).await?;
         self.generations.astray = None;
         self.generations.ended.push(astray.volume());
         Ok(())

@@ -11,6 +11,7 @@
 //! member    u8 version | volume id, 16 B | u32 generation | u8 whole | u8 count, each u64 epoch, u64 base
 //!           version 2, of one that is not whole: behind it u64, where it ended when it was whole last; so are its turns
 //!           version 3, of one that began anew and is not whole yet: behind that u32, the generation that is the member until it is
+//!           version 4: as 2, of one that has kept what it had. One of version 2 has if its generation is the first
 //! snapshot  u8 version | u64 made, ms since 1970 | u64 bytes of the volume then | u16 length, name
 //!           version 2: the same, of one that was deleted and stays for its clones
 //! ```
@@ -29,10 +30,12 @@ const FIELDS: u8 = 2;
 const KEY_FIELD: u8 = 1;
 const LIMITS_FIELD: u8 = 2;
 const GOING_FIELD: u8 = 3;
-/// Of a member that is not whole.
-const PARTIAL: u8 = 2;
+/// Of a member that was emptied and is not whole. Before there was version 4 also of one that has kept what it had.
+const EMPTIED: u8 = 2;
 /// Of one that began anew beside what it was.
 const BESIDE: u8 = 3;
+/// Of a member that is not whole, and has kept what it had.
+const KEPT: u8 = 4;
 /// Of a snapshot that stays for its clones.
 const GOING: u8 = 2;
 /// Longest name of a volume or snapshot.
@@ -96,16 +99,19 @@ pub(super) struct MemberLabel {
     pub(super) turns: Vec<Turn>,
     /// Of one that is not whole: where it ended when it was.
     pub(super) end: u64,
+    /// It has all up to there. Otherwise it was emptied to be filled, and has nothing of it.
+    pub(super) kept: bool,
     /// Of one that began anew and is not whole yet: the generation that is the member until it is.
     pub(super) former: Option<u32>,
 }
 
 impl MemberLabel {
     pub(super) fn encode(&self) -> Vec<u8> {
-        let version = match (self.whole, self.former) {
-            (true, _) => VERSION,
-            (false, None) => PARTIAL,
-            (false, Some(_)) => BESIDE,
+        let version = match (self.whole, self.kept, self.former) {
+            (true, ..) => VERSION,
+            (false, _, Some(_)) => BESIDE,
+            (false, true, None) => KEPT,
+            (false, false, None) => EMPTIED,
         };
         let mut out = [&[version][..], &self.volume.0, &self.generation.to_le_bytes()].concat();
         out.extend([u8::from(self.whole), u8::try_from(self.turns.len()).expect("turns have a limit")]);
@@ -133,7 +139,7 @@ impl MemberLabel {
         let turns: Vec<Turn> = (0..count).map(|_| turn(&mut r)).collect::<Result<_, BadLabel>>()?;
         let end = match (version, whole) {
             (VERSION, 1) => 0,
-            (PARTIAL | BESIDE, 0) => r.u64()?,
+            (EMPTIED | BESIDE | KEPT, 0) => r.u64()?,
             // Of before there was version 2.
             (VERSION, _) => turns.last().map_or(0, |last| last.base),
             _ => return Err(BadLabel),
@@ -142,7 +148,9 @@ impl MemberLabel {
         if former.is_some_and(|former| former >= generation) {
             return Err(BadLabel);
         }
-        r.end(Self { volume, generation, whole: whole == 1, turns, end, former })
+        // The first generation was empty from the beginning, or has kept what it had.
+        let kept = whole == 1 || version == KEPT || version != BESIDE && generation == 1;
+        r.end(Self { volume, generation, whole: whole == 1, turns, end, kept, former })
     }
 
     /// Under which its blocks lie: an id of its own for each generation. The volume's own id is the mark that it was deleted.

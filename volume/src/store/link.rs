@@ -198,8 +198,14 @@ pub(super) async fn pump(
                 batch.call()
             }
         };
+        let fills = matches!(call, VolumeCall::Fill { .. });
         let answer = reach.ask(to, fence, session, call).await;
-        if !matches!(answer, Ok(VolumeAnswer::Done | VolumeAnswer::Tight | VolumeAnswer::Filling(_))) {
+        let done = match &answer {
+            Ok(VolumeAnswer::Tight) => !fills,
+            Ok(VolumeAnswer::Done | VolumeAnswer::Filling(_)) => true,
+            _ => false,
+        };
+        if !done {
             broken = Some(session);
         }
         answered((session, messages, answer));

@@ -171,14 +171,12 @@ impl Members {
             }
             (Some(replica), call) => {
                 let fills = matches!(call, VolumeCall::Fill { .. } | VolumeCall::Join { .. });
-                let puts = matches!(call, VolumeCall::Put { .. });
                 let takes_over = matches!(call, VolumeCall::TakeOver { .. });
                 let answer = replica.carry_out(fence, session, call).await;
                 let took_over = takes_over && matches!(answer, Ok(VolumeAnswer::Rows { next: None, .. }));
                 let disk = self.disk(device)?;
                 replica.ended().into_iter().for_each(|id| self.void(disk, id));
-                let left = puts && matches!(answer, Ok(VolumeAnswer::Tight));
-                if fills || took_over || left {
+                if fills || took_over {
                     // What it had may be void now, or what it was a clone of.
                     self.tidy(device).await;
                 }
@@ -220,8 +218,8 @@ impl Members {
         if is_gone(disk, volume)? {
             return Err(Refusal::Out.into());
         }
-        let label =
-            MemberLabel { volume, generation: 1, whole: true, turns: Vec::new(), end: 0, former: None };
+        let (turns, former) = (Vec::new(), None);
+        let label = MemberLabel { volume, generation: 1, whole: true, turns, end: 0, kept: true, former };
         let replica = Arc::new(Replica::open(disk.clone(), label, 1)?);
         replica.found().await?;
         self.enter(device, volume, Arc::clone(&replica));

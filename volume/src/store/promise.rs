@@ -12,7 +12,22 @@ use super::label::SnapshotLabel;
 use super::seat::{Attaching, Seat, refusal};
 use crate::member::{Action, Answer, Event, Member, Refusal};
 
+#[cfg(test)]
+thread_local! {
+    /// Every disk of this test is nearly full: to make one so takes long.
+    pub(super) static NEARLY_FULL: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
 impl Seat {
+    /// Clients shall write no more to its disk.
+    pub(super) fn is_tight(&self) -> bool {
+        #[cfg(test)]
+        if NEARLY_FULL.get() {
+            return true;
+        }
+        self.disk.above_high_water()
+    }
+
     /// Promises to refuse lower fences: all that it has, durable, and the number of the promise, which only rises.
     pub(super) async fn promise(&self, fence: Fence, meta: &[u8]) -> Result<(Position, u64), VolumeError> {
         let mut order = self.order.lock().await;
@@ -39,6 +54,13 @@ impl Seat {
             _ => None,
         });
         Ok((history.ok_or(Refusal::Out)?, order.notes))
+    }
+
+    /// Whether a higher fence was asked for.
+    pub(super) fn is_fenced(&self, fence: Fence) -> Result<(), Refusal> {
+        let highest = self.state().member.highest();
+        let below = fence.epoch < highest.epoch || fence.configuration < highest.configuration;
+        if below { Err(Refusal::Fenced(highest)) } else { Ok(()) }
     }
 
     /// A promised head continues what is here.

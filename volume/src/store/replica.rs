@@ -1,7 +1,8 @@
 //! One disk's member of a volume that has several: what a head asks of it, carried out on a seat.
 //!
 //! What it has lies under an id of its own ([`MemberLabel::id`]). A member that went another way than the others, or that
-//! is not whole and was left so, begins anew under the next id, empty; what it had is void when it is whole again (`former.rs`).
+//! is not whole and was left so, begins anew under the next id, empty; what it had is void when it is whole again (`former.rs`). Where its disk
+//! is nearly full it does not begin: it stays what it is.
 //!
 //! Invariant: a session begins with a promise, and what was asked in another one is not done.
 //! Invariant: a session has one beginning, of the order or of being filled, and takes no write before it: messages that overtake
@@ -29,11 +30,8 @@ use super::label::{MemberLabel, encode_promise};
 use super::lineage::Thinning;
 use super::rows::{read_run, rows};
 use super::seat::Seat;
-use crate::head::{History, Turn};
+use crate::head::{History, NO_SEQUENCE, Turn};
 use crate::member::Refusal;
-
-/// No sequence is as high as that.
-const LAST: u64 = 1 << 63;
 
 /// A member on a disk.
 #[derive(Debug)]
@@ -107,6 +105,8 @@ impl Life {
     }
 
     async fn promise(&mut self, fence: Fence) -> Result<VolumeAnswer, VolumeError> {
+        // A head that is fenced ends no session, and voids nothing that was sent in it.
+        self.seat.is_fenced(fence)?;
         // From here on no other session is heard, whatever becomes of this one.
         self.session = 0;
         self.stage = Stage::Promised;
@@ -115,7 +115,8 @@ impl Life {
         (self.session, self.last) = (session, last);
         let history = self.history();
         let (turns, end) = (fields(history.turns()), history.end());
-        Ok(VolumeAnswer::Promised { session, turns, end, whole: self.label.whole })
+        let MemberLabel { whole, kept, .. } = self.label;
+        Ok(VolumeAnswer::Promised { session, turns, end, whole, kept })
     }
 
     /// What it has, as of its last promise; of a member that is not whole, what it had.
@@ -124,9 +125,15 @@ impl Life {
         if !self.label.whole {
             return History::new(turns, self.label.end).unwrap_or_else(|| History::unknown(self.last));
         }
-        let known = History::new(turns, u64::MAX);
+        let end = match turns.last() {
+            // Its last head has written nothing here. Whatever is behind where that began is of an order that was left, by decision.
+            Some(turn) if self.last.epoch < turn.epoch => turn.base.min(self.last.sequence),
+            _ => self.last.sequence,
+        };
         // A turn whose writes were lost is none.
-        known.map_or_else(|| History::unknown(self.last), |known| known.until(self.last.sequence))
+        let known = History::new(turns, NO_SEQUENCE - 1).map(|known| known.until(end));
+        let known = known.filter(|known| end == 0 || !known.turns().is_empty());
+        known.unwrap_or_else(|| History::unknown(self.last))
     }
 
     /// Begins what a session does once.
@@ -152,24 +159,30 @@ impl Life {
         if !self.label.whole {
             return self.begin_as_it_is(fence, turns, end).await;
         }
-        if end != self.last.sequence {
+        if end != self.history().end() {
             return Err(Refusal::Elsewhere(self.last).into());
         }
         self.enter(Stage::Begun)?;
         self.label.turns = turns_of(turns);
         self.note().await?;
-        self.seat.begin(fence, self.last)?;
+        if end == self.last.sequence {
+            self.seat.begin(fence, self.last)?;
+        } else {
+            self.seat.begin_after(fence, end).await?;
+        }
         Ok(done(&self.seat))
     }
 
     /// Not whole, and yet the volume: an operator has decided so. Writes that it was sent of later ones count less than all that come.
+    /// One that was emptied is no volume, whoever says so.
     async fn begin_as_it_is(
         &mut self,
         fence: Fence,
         turns: &[TurnFields],
         end: u64,
     ) -> Result<VolumeAnswer, VolumeError> {
-        if end != self.label.end {
+        counted(end)?;
+        if end != self.label.end || !self.label.kept {
             return Err(Refusal::Elsewhere(self.last).into());
         }
         self.enter(Stage::Begun)?;
@@ -184,10 +197,15 @@ impl Life {
         self.seat.admit(fence)?;
         counted(after)?;
         self.enter(Stage::Filling)?;
-        let again = self.filled_by == Some(fence) && self.label.end == common;
-        let goes_on = if self.label.whole { self.last.sequence == common } else { again };
+        let had = self.history();
+        let again = self.filled_by == Some(fence);
+        let goes_on = had.end() == common && (self.label.whole || again);
+        // What it lacks of what it has kept is little, as a rule. Of all there is no room, and what it has does not go for it.
+        if !(goes_on && common > 0) && self.seat.is_tight() {
+            self.stage = Stage::Promised;
+            return Ok(VolumeAnswer::Tight);
+        }
         if goes_on {
-            let had = self.history();
             (self.label.whole, self.label.turns, self.label.end) = (false, had.turns().to_vec(), had.end());
             self.filled_by = Some(fence);
             self.note().await?;
@@ -205,7 +223,7 @@ impl Life {
         }
         self.seat.settle().await?;
         (self.label.whole, self.label.turns, self.label.end) = (true, turns_of(turns), 0);
-        self.label.former = None;
+        (self.label.kept, self.label.former) = (true, None);
         self.note().await?;
         (self.generations.former, self.filled_by) = (None, None);
         self.stage = Stage::Begun;
@@ -442,10 +460,8 @@ impl Replica {
         if life.stage != Stage::Filling {
             return Err(Refusal::NotBegun.into());
         }
-        // What it lacks of what it has kept is little, as a rule. A whole volume is not to take the last room of those that are here.
-        if life.filled_by.is_none() && life.seat.disk().above_high_water() {
-            drop(life);
-            self.alone(session).await?.let_former_go().await?;
+        // A whole volume is not to take the last room of those that are here.
+        if !(life.label.kept && life.label.end > 0) && life.seat.is_tight() {
             return Ok(VolumeAnswer::Tight);
         }
         let mut data = data;
@@ -465,12 +481,12 @@ impl Replica {
 
 /// It is done; and is there room for more?
 fn done(seat: &Seat) -> VolumeAnswer {
-    if seat.disk().above_high_water() { VolumeAnswer::Tight } else { VolumeAnswer::Done }
+    if seat.is_tight() { VolumeAnswer::Tight } else { VolumeAnswer::Done }
 }
 
 /// Nothing has come so far; who says so is broken, and what it says would be counted on from here.
 fn counted(sequence: u64) -> Result<(), Refusal> {
-    if sequence < LAST { Ok(()) } else { Err(Refusal::Elsewhere(Position { epoch: 0, sequence })) }
+    if sequence < NO_SEQUENCE { Ok(()) } else { Err(Refusal::Elsewhere(Position { epoch: 0, sequence })) }
 }
 
 /// The next run's bytes; `None`: zeroes.

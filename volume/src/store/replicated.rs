@@ -209,11 +209,19 @@ impl Replicated {
     }
 
     /// An operator has decided that what one member has is the volume, whatever was acknowledged beside it. True: that is being committed.
-    /// False: the volume is not undecided, another decision is being committed, or nothing is known of this member.
+    /// False: the volume is not undecided, another decision is being committed, or this member does not answer or has nothing.
     pub async fn decide(&self, device: DeviceId) -> Result<bool, VolumeError> {
         let (done, proposed) = oneshot::channel();
         self.inner.asks.send(Ask::Decide { device, done }).map_err(|_| self.gone())?;
         proposed.await.map_err(|_| self.gone())
+    }
+
+    /// Whether too few members follow the order for anything to be acknowledged, and none of the others is on the way: what is left of it can
+    /// be the volume by an operator's decision, under another head.
+    pub async fn lacks_members(&self) -> Result<bool, VolumeError> {
+        let (done, lacks) = oneshot::channel();
+        self.inner.asks.send(Ask::Lacks { done }).map_err(|_| self.gone())?;
+        lacks.await.map_err(|_| self.gone())
     }
 
     /// Its members as the head sees them.

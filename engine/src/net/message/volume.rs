@@ -167,6 +167,8 @@ pub enum VolumeAnswer {
         end: u64,
         /// It has all of that and nothing else.
         whole: bool,
+        /// It has all of that, and more if it is not whole. Otherwise it was emptied, and had that.
+        kept: bool,
     },
     /// Done, as asked.
     Done,

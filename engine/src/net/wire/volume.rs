@@ -60,7 +60,7 @@ pub(super) enum CallHead {
 
 #[derive(Encode, Decode)]
 pub(super) enum AnswerHead {
-    Promised { session: u64, turns: Vec<TurnFields>, end: u64, whole: bool },
+    Promised { session: u64, turns: Vec<TurnFields>, end: u64, whole: bool, kept: bool },
     Done,
     Filling(u64),
     Read { newest: u64, pieces: Vec<(u16, bool)>, data: u32 },
@@ -207,8 +207,8 @@ pub(super) fn call_of(head: CallHead, payload: &mut Payload) -> Result<VolumeCal
 
 pub(super) fn answer_head(answer: VolumeAnswer) -> Result<(AnswerHead, Vec<Bytes>), WireError> {
     let head = match answer {
-        VolumeAnswer::Promised { session, turns: list, end, whole } => {
-            AnswerHead::Promised { session, turns: turns(list)?, end, whole }
+        VolumeAnswer::Promised { session, turns: list, end, whole, kept } => {
+            AnswerHead::Promised { session, turns: turns(list)?, end, whole, kept }
         }
         VolumeAnswer::Done => AnswerHead::Done,
         VolumeAnswer::Filling(from) => AnswerHead::Filling(from),
@@ -236,8 +236,8 @@ pub(super) fn answer_head(answer: VolumeAnswer) -> Result<(AnswerHead, Vec<Bytes
 
 pub(super) fn answer_of(head: AnswerHead, payload: &mut Payload) -> Result<VolumeAnswer, WireError> {
     Ok(match head {
-        AnswerHead::Promised { session, turns: list, end, whole } => {
-            VolumeAnswer::Promised { session, turns: turns(list)?, end, whole }
+        AnswerHead::Promised { session, turns: list, end, whole, kept } => {
+            VolumeAnswer::Promised { session, turns: turns(list)?, end, whole, kept }
         }
         AnswerHead::Done => VolumeAnswer::Done,
         AnswerHead::Filling(from) => VolumeAnswer::Filling(from),
@@ -317,12 +317,13 @@ pub(super) mod tests {
     pub(in super::super) fn responses() -> Vec<(Response, &'static str)> {
         let data = Bytes::from_static(b"bytes");
         let place = BlockPlace { slice: SliceId(1), chunk: ChunkId(2), block: 3 };
-        let promised = VolumeAnswer::Promised { session: 9, turns: vec![(1, 0)], end: 6, whole: true };
+        let (session, turns) = (9, vec![(1, 0)]);
+        let promised = VolumeAnswer::Promised { session, turns, end: 6, whole: false, kept: true };
         let (volume, name) = (VolumeId([7; 16]), "disk".to_owned());
         let listed = ListedVolume { volume, snapshot: true, name, bytes: 300, encrypted: false, used: true };
         let rows = VolumeAnswer::Rows { rows: vec![write(3, true)], next: Some(place), data: Bytes::new() };
         [
-            (promised, "0900090101000601|"),
+            (promised, "090009010100060001|"),
             (VolumeAnswer::Done, "0901|"),
             (VolumeAnswer::Filling(300), "0902fb2c01|"),
             (

@@ -8,7 +8,7 @@ use quarry_engine::net::VolumeAnswer;
 use super::fill::Copied;
 use super::{AGAIN, Driver, Got, Told, Waiting, What};
 use crate::geometry::{BLOCK_BYTES, Run};
-use crate::head::{Event, History, Message, Reply, Report, Session, Turn};
+use crate::head::{Action, Event, History, Message, Reply, Report, Session, Turn};
 use crate::member::{Refusal, Token};
 use crate::store::device::Piece;
 use crate::store::link::Unanswered;
@@ -55,6 +55,20 @@ impl Driver {
                         _ => self.lost(device),
                     }
                 }
+            }
+            Told::Decided(device, session, answer, done) => {
+                let mut proposed = false;
+                if self.is_now(device, session) {
+                    if let Ok(VolumeAnswer::Done | VolumeAnswer::Tight) = answer {
+                        let actions = self.head.step(Event::Decide(device));
+                        proposed = actions.iter().any(|action| matches!(action, Action::Change(_)));
+                        self.act(actions);
+                    } else {
+                        self.lost(device);
+                    }
+                }
+                // Who no longer waits needs no answer.
+                let _gone = done.send(proposed);
             }
             Told::Changed(version, Ok(())) => {
                 self.step(Event::Changed(version));
@@ -111,13 +125,14 @@ impl Driver {
         }
         self.link(device).asked = false;
         match answer {
-            Ok(VolumeAnswer::Promised { session, turns, end, whole }) => {
+            Ok(VolumeAnswer::Promised { session, turns, end, whole, kept }) => {
                 let turns = turns.into_iter().map(|(epoch, base)| Turn { epoch, base }).collect();
                 let Some(history) = History::new(turns, end) else { return self.lost(device) };
                 let session = Session(session);
                 let link = self.link(device);
                 link.begin_session(session);
-                self.step(Event::Reply(device, session, Reply::Promised(session, Report { history, whole })));
+                let report = Report { history, whole, kept };
+                self.step(Event::Reply(device, session, Reply::Promised(session, report)));
             }
             Ok(VolumeAnswer::Refused(why, one, two)) => {
                 let refusal = refusal_of(why, one, two);
@@ -139,10 +154,12 @@ impl Driver {
         messages: Vec<Message>,
         answer: Result<VolumeAnswer, Unanswered>,
     ) {
+        let fills = |message: &Message| matches!(message, Message::Fill { .. });
         match answer {
             Ok(VolumeAnswer::Refused(why, one, two)) => {
                 self.refused(device, session, refusal_of(why, one, two));
             }
+            Ok(VolumeAnswer::Tight) if messages.iter().any(fills) => self.leave_alone(device),
             Ok(answer @ (VolumeAnswer::Done | VolumeAnswer::Tight | VolumeAnswer::Filling(_))) => {
                 if let VolumeAnswer::Filling(from) = answer {
                     self.link(device).fill_from = from;

@@ -81,6 +81,10 @@ pub(super) enum Ask {
         /// Whether that is being committed.
         done: oneshot::Sender<bool>,
     },
+    /// Whether too few members follow the order, and none of the others is on the way.
+    Lacks {
+        done: oneshot::Sender<bool>,
+    },
     /// Nothing is done any more.
     Stop,
     Show {
@@ -152,6 +156,8 @@ enum Told {
     Read(DeviceId, Session, Token, Result<VolumeAnswer, Unanswered>),
     Filled(DeviceId, Session, Copied),
     Alive(DeviceId, Session, Result<VolumeAnswer, Unanswered>),
+    /// The same, of the one that is to be the volume.
+    Decided(DeviceId, Session, Result<VolumeAnswer, Unanswered>, oneshot::Sender<bool>),
     Changed(u32, Result<(), Fence>),
 }
 
@@ -176,6 +182,8 @@ struct Link {
 impl Link {
     fn begin_session(&mut self, session: Session) {
         (self.session, self.lost, self.overdue) = (Some(session), None, false);
+        // It says so again, as soon as it follows the order.
+        self.tight = false;
         self.lane.begin(session);
     }
 
@@ -288,25 +296,42 @@ impl Driver {
         }
     }
 
-    /// A write that some member could not take gets no place: it would put the member out instead of being refused. Those that do not count
-    /// are left alone instead.
+    /// A write that some member could not take gets no place: it would put the member out instead of being refused. For one that does not
+    /// count nothing is refused.
     fn is_tight(&self) -> bool {
-        self.links.values().any(|link| link.tight && link.session.is_some())
+        let counts = |device| self.head.configuration().counts(device);
+        self.links.iter().any(|(device, link)| link.tight && link.session.is_some() && counts(*device))
     }
 
-    /// Takes note of whether a member has room.
+    /// Takes note of whether a member has room. One that follows the order stays, also where it does not count: it has all.
     fn room(&mut self, device: DeviceId, tight: bool) {
-        if tight && !self.head.configuration().counts(device) {
-            return self.leave_alone(device);
+        if std::mem::replace(&mut self.link(device).tight, tight) != tight {
+            self.step(Event::Tight(device, tight));
         }
-        self.link(device).tight = tight;
     }
 
-    /// A member has no room to be filled, or for what comes before it counts: others write meanwhile.
+    /// A member has no room to be filled: others write meanwhile.
     fn leave_alone(&mut self, device: DeviceId) {
         tracing::warn!(%device, "a member of a volume has no room to be filled");
         self.lost(device);
-        self.link(device).again = self.now + NO_ROOM;
+        let again = self.now + NO_ROOM;
+        let link = self.link(device);
+        (link.again, link.tight) = (again, false);
+    }
+
+    /// That what a member has is to be the volume is for good: it says first that it is there.
+    fn decide(&mut self, device: DeviceId, done: oneshot::Sender<bool>) {
+        let Some(session) = self.links.get(&device).and_then(|link| link.session) else {
+            // Who no longer waits needs no answer.
+            let _gone = done.send(false);
+            return;
+        };
+        let (reach, told, fence) = (self.reach.clone(), self.told.clone(), self.fence);
+        let to = Peer { device, volume: self.volume };
+        self.reach.beside(async move {
+            let answer = reach.ask(to, fence, session, VolumeCall::Confirm).await;
+            drop(told.send(Told::Decided(device, session, answer, done)));
+        });
     }
 
     fn ask(&mut self, ask: Ask) {
@@ -334,11 +359,9 @@ impl Driver {
             }
             Ask::Add(device) => return self.step(Event::Add(device)),
             Ask::Remove(device) => return self.step(Event::Remove(device)),
-            Ask::Decide { device, done } => {
-                let actions = self.head.step(Event::Decide(device));
-                let proposed = actions.iter().any(|action| matches!(action, Action::Change(_)));
-                self.act(actions);
-                let _gone = done.send(proposed);
+            Ask::Decide { device, done } => return self.decide(device, done),
+            Ask::Lacks { done } => {
+                let _gone = done.send(self.head.lacks_members());
                 return;
             }
             Ask::Stop => {

@@ -1,6 +1,8 @@
 //! Heads over members on three disks, whose nodes go away and come back.
 #![expect(clippy::disallowed_methods, reason = "time goes on beside disks that have threads of their own")]
 
+mod few;
+
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -72,8 +74,13 @@ struct World {
     tight: Mutex<Option<u8>>,
     /// Times that one was asked for rows.
     asked_for_rows: AtomicUsize,
-    /// How long it takes the third to promise.
+    /// How long it takes the third to promise, and to begin.
     slow: Mutex<Duration>,
+    slow_to_begin: Mutex<Duration>,
+    /// Nobody gives rows: whoever asks waits.
+    stuck: AtomicBool,
+    /// A node whose disk has no room for one that is filled.
+    full: Mutex<Option<u8>>,
     /// Heads are at a node that has no disk.
     far: AtomicBool,
     committed: Mutex<Configuration>,
@@ -90,6 +97,9 @@ impl World {
             tight: Mutex::default(),
             asked_for_rows: AtomicUsize::new(0),
             slow: Mutex::default(),
+            slow_to_begin: Mutex::default(),
+            stuck: AtomicBool::new(false),
+            full: Mutex::default(),
             far: AtomicBool::new(false),
             committed: Mutex::new(committed),
             views: Mutex::default(),
@@ -158,6 +168,16 @@ impl Transport for Net {
             if matches!(call, VolumeCall::Promise) && n == 3 {
                 let slow = *world.slow.lock().unwrap();
                 tokio::time::sleep(slow).await;
+            }
+            if matches!(call, VolumeCall::Begin { .. }) && n == 3 {
+                let slow = *world.slow_to_begin.lock().unwrap();
+                tokio::time::sleep(slow).await;
+            }
+            while matches!(call, VolumeCall::Rows { .. }) && world.stuck.load(Ordering::Relaxed) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            if matches!(call, VolumeCall::Fill { .. }) && *world.full.lock().unwrap() == Some(n) {
+                return Ok(Response::Volume(VolumeAnswer::Tight));
             }
             if matches!(call, VolumeCall::Rows { .. }) && *world.damaged.lock().unwrap() == Some(n) {
                 world.asked_for_rows.fetch_add(1, Ordering::Relaxed);

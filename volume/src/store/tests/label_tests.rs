@@ -37,19 +37,31 @@ fn version_1_never_changes() {
 fn members_have_these_bytes_for_ever() {
     let hex = |bytes: Vec<u8>| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let turns = vec![Turn { epoch: 2, base: 3 }];
-    let whole =
-        MemberLabel { volume: VolumeId([7; 16]), generation: 5, whole: true, turns, end: 0, former: None };
+    let whole = MemberLabel {
+        volume: VolumeId([7; 16]),
+        generation: 5,
+        whole: true,
+        turns,
+        end: 0,
+        kept: true,
+        former: None,
+    };
     let turn = "02000000000000000300000000000000";
     assert_eq!(hex(whole.encode()), format!("01{}050000000101{turn}", "07".repeat(16)));
-    let partial = MemberLabel { whole: false, end: 9, ..whole.clone() };
+    let emptied = MemberLabel { whole: false, end: 9, kept: false, ..whole.clone() };
     let expected = format!("02{}050000000001{turn}0900000000000000", "07".repeat(16));
-    assert_eq!(hex(partial.encode()), expected);
-    let beside = MemberLabel { former: Some(4), ..partial.clone() };
+    assert_eq!(hex(emptied.encode()), expected);
+    let partial = MemberLabel { kept: true, ..emptied.clone() };
+    assert_eq!(hex(partial.encode()), format!("04{}", &expected[2..]));
+    let beside = MemberLabel { former: Some(4), ..emptied.clone() };
     let expected = format!("03{}050000000001{turn}090000000000000004000000", "07".repeat(16));
     assert_eq!(hex(beside.encode()), expected);
-    let later = MemberLabel { former: Some(5), ..partial.clone() };
+    let later = MemberLabel { former: Some(5), ..emptied.clone() };
     assert_eq!(MemberLabel::decode(&later.encode()), Err(BadLabel), "what it was came before it");
-    for label in [whole, partial, beside] {
+    // Of before there was version 4: the first generation never is one that was emptied.
+    let first = MemberLabel { generation: 1, ..emptied.clone() };
+    assert_eq!(MemberLabel::decode(&first.encode()), Ok(MemberLabel { kept: true, ..first }));
+    for label in [whole, emptied, partial, beside] {
         let good = label.encode();
         assert_eq!(MemberLabel::decode(&good), Ok(label));
         for cut in 0..good.len() {

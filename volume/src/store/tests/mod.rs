@@ -7,6 +7,7 @@ mod encrypted;
 mod forks;
 mod frozen;
 mod going;
+mod kept;
 mod lazy;
 mod lineage;
 mod ordered;

@@ -71,7 +71,7 @@ impl At {
     pub(super) fn promise(&mut self, epoch: u64) -> (Vec<TurnFields>, u64, bool) {
         self.fence = Fence { epoch, configuration: 1 };
         match self.ask(VolumeCall::Promise) {
-            VolumeAnswer::Promised { session, turns, end, whole } => {
+            VolumeAnswer::Promised { session, turns, end, whole, .. } => {
                 assert!(session > self.session, "sessions are not given twice");
                 (self.session, self.end) = (session, end);
                 (turns, end, whole)
@@ -100,7 +100,7 @@ impl At {
         self.done(call);
     }
 
-    fn first_byte(&mut self, block: u8, at: u64) -> u8 {
+    pub(super) fn first_byte(&mut self, block: u8, at: u64) -> u8 {
         match self.ask(VolumeCall::Read { run: run(block, 1), at, era: u32::MAX }) {
             VolumeAnswer::Read { data, .. } => data.first().copied().unwrap_or(0),
             other => panic!("{other:?}"),
