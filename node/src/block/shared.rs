@@ -45,7 +45,7 @@ pub(super) const PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug, Default)]
 pub(super) struct Place {
     /// The head, if there is one; held while one is made or ended, and while something is done of which only one may be under way.
-    head: Arc<tokio::sync::Mutex<Option<Replicated>>>,
+    pub(super) head: Arc<tokio::sync::Mutex<Option<Replicated>>>,
     /// Held while the volume goes back to a snapshot.
     pub(super) returning: tokio::sync::Mutex<()>,
     /// Held while a clone takes over what it sees of its parent.
