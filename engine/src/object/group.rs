@@ -66,8 +66,20 @@ pub trait IndexGroup: Send + Sync {
     }
     /// Version times above this must be reserved before they are given out, so that no later leader gives them again.
     fn ceiling(&self) -> Timestamp;
-    /// Raises the ceiling to at least this.
+    /// Raises the ceiling to at least this. Whoever leads reserves anew before it gives its first time, and then further ahead than
+    /// [`IndexGroup::overtaken`] can miss.
     fn raise(&self, to: Timestamp) -> BoxFuture<'static, Result<()>>;
+    /// Whether somebody who led before may have granted a greater version time than this, which was granted then, without knowing what
+    /// became of this one. What was granted in the present term is not meant: [`Permit::is_overtaken`] knows of that.
+    fn overtaken(&self, at: Timestamp) -> bool {
+        let _ = at;
+        false
+    }
+    /// A grant of this time has ended, and it is not known here whether its line will be made: it may be asked for under another leader.
+    /// To be called before the permit passes on: whatever is granted then, that one can tell ([`IndexGroup::overtaken`]).
+    fn abandon(&self, at: Timestamp) {
+        let _ = at;
+    }
     /// A standing row.
     fn row(&self, key: &[u8]) -> Result<Option<Row>>;
     /// Exact totals.

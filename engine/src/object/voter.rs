@@ -4,9 +4,12 @@
 //! Invariant: version times of a term are greater than those of every earlier one: a leader reserves them before it gives
 //! them, by a row whose own version time is the ceiling, and the next leader starts above all rows. The leader itself does
 //! not follow its reservations: its clock would run ahead of them, and they of it.
+//! Invariant: of a time and one that was granted later and without regard to it, in a later term or after the grant of the first had
+//! ended without its line, the second lies above a reservation that was made after the first and reaches more than [`RESERVE`]
+//! beyond it. So a leader whose rows reach no further when its term begins knows of all that can have overtaken it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Mutex as AsyncMutex;
@@ -55,12 +58,27 @@ struct Shared {
     locks: Locks,
     /// The term in which the clock was set above all rows.
     began: AtomicU64,
-    /// Term and ceiling of the last reservation.
-    reserved: Mutex<(u64, u64)>,
+    /// The greatest time of any row when that term began: nobody who led before has granted a greater one.
+    above: AtomicU64,
+    /// The last reservation.
+    reserved: Mutex<Reserved>,
     /// Makes one reservation at a time.
     reserving: AsyncMutex<()>,
     /// Nothing is decided here before.
     opened: AtomicBool,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Reserved {
+    term: u64,
+    ceiling: u64,
+    /// The next one is above this.
+    least: u64,
+}
+
+/// How far a reservation for this time reaches.
+fn reservation(to: u64) -> u64 {
+    to.saturating_add(u64::try_from(RESERVE.as_micros()).unwrap_or(0))
 }
 
 impl std::fmt::Debug for Voter {
@@ -94,6 +112,7 @@ impl Voter {
             clock,
             locks: Locks::new(),
             began: AtomicU64::new(0),
+            above: AtomicU64::new(0),
             reserved: Mutex::default(),
             reserving: AsyncMutex::default(),
             opened: AtomicBool::new(false),
@@ -232,6 +251,7 @@ impl Shared {
     /// Sets the clock above all rows, once in a term.
     fn begin(&self, Leading { term, above }: Leading) {
         if self.began.load(Ordering::SeqCst) != term {
+            self.above.fetch_max(above, Ordering::SeqCst);
             self.clock.observe(Timestamp(above));
             self.began.store(term, Ordering::SeqCst);
         }
@@ -250,8 +270,12 @@ impl Shared {
     }
 
     fn ceiling(&self) -> Timestamp {
-        let (term, ceiling) = *self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
+        let Reserved { term, ceiling, .. } = *self.reserved();
         Timestamp(if term == self.term() { ceiling } else { 0 })
+    }
+
+    fn reserved(&self) -> MutexGuard<'_, Reserved> {
+        self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn raise(&self, to: Timestamp) -> Result<()> {
@@ -259,11 +283,15 @@ impl Shared {
         if to <= self.ceiling() {
             return Ok(());
         }
-        let term = self.term();
-        let ceiling = to.0.saturating_add(u64::try_from(RESERVE.as_micros()).unwrap_or(0));
+        let (term, least) = (self.term(), self.reserved().least);
+        let ceiling = reservation(to.0.max(least));
         let row = RowChange { key: CEILING_KEY.to_vec(), sequence: ceiling, value: Some(Vec::new()) };
         self.propose(vec![row], term).await?;
-        *self.reserved.lock().unwrap_or_else(PoisonError::into_inner) = (term, ceiling);
+        let mut reserved = self.reserved();
+        // Whoever abandoned a grant meanwhile needs another one behind it.
+        if reserved.least == least {
+            *reserved = Reserved { term, ceiling, least };
+        }
         Ok(())
     }
 
@@ -347,6 +375,17 @@ impl IndexGroup for Voter {
     fn raise(&self, to: Timestamp) -> BoxFuture<'static, Result<()>> {
         let shared = Arc::clone(&self.shared);
         Box::pin(async move { shared.raise(to).await })
+    }
+
+    /// What was granted in this term is above all rows of its beginning, and not meant.
+    fn overtaken(&self, at: Timestamp) -> bool {
+        self.shared.above.load(Ordering::SeqCst) > reservation(at.0)
+    }
+
+    fn abandon(&self, at: Timestamp) {
+        let mut reserved = self.shared.reserved();
+        let least = reserved.least.max(at.0.saturating_add(1));
+        *reserved = Reserved { ceiling: 0, least, ..*reserved };
     }
 
     fn row(&self, key: &[u8]) -> Result<Option<Row>> {

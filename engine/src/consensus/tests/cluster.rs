@@ -310,3 +310,55 @@ fn the_object_layer_decides_at_the_leader_and_in_one_term() {
     assert!(there.shared_clock().tick() > reserved);
     assert!(behind.tick() < reserved, "a leader's clock does not follow its own reservations");
 }
+
+/// Has a voter lead.
+fn lead(cluster: &mut Cluster, n: u8, voter: &Voter) {
+    // The first elections are refused while the leader's lease lasts, and make it step down.
+    for _ in 0..10 {
+        if voter.leader() != Leader::Own {
+            let group = cluster.group(n, GROUP).unwrap();
+            cluster.run(group.campaign()).unwrap();
+            cluster.pass(Duration::from_millis(300));
+        }
+    }
+    cluster.until("it leads", |_| voter.leader() == Leader::Own);
+    cluster.run(voter.barrier().unwrap()).unwrap();
+}
+
+/// A leader knows what it has granted since its term began, and nothing of what others have: a line that comes late to it may be one that
+/// another leader, unknowing, has granted over.
+#[test]
+fn a_leader_knows_whether_another_may_have_granted_later_times() {
+    let mut cluster = Cluster::new(12, 3);
+    cluster.found(GROUP, 3);
+    cluster.pass(Duration::from_secs(1));
+    let voter = |cluster: &Cluster, n: u8| {
+        Voter::new(cluster.group(n, GROUP).unwrap(), Arc::new(Clock::new(Box::new(|| 100))))
+    };
+    let voters: Vec<Voter> = (1..=3).map(|n| voter(&cluster, n)).collect();
+    let [one, two, three] = [0, 1, 2].map(|n: usize| voters[n].clone());
+    let grant = |cluster: &mut Cluster, voter: &Voter| {
+        let at = voter.shared_clock().tick();
+        if at > voter.ceiling() {
+            cluster.run(voter.raise(at)).unwrap();
+        }
+        at
+    };
+    lead(&mut cluster, 1, &one);
+    let first = grant(&mut cluster, &one);
+    let _later = grant(&mut cluster, &one);
+    assert!(!one.overtaken(first), "it knows of all that it has granted");
+    lead(&mut cluster, 2, &two);
+    // Later grants of the first waited for this one, or its line was made.
+    assert!(!two.overtaken(first));
+    let second = grant(&mut cluster, &two);
+    lead(&mut cluster, 3, &three);
+    assert!(three.overtaken(first), "the second may have granted its name without knowing of it");
+    assert!(!three.overtaken(second));
+    // It ran out: whoever came then did not wait for it.
+    let third = grant(&mut cluster, &three);
+    three.abandon(third);
+    let fourth = grant(&mut cluster, &three);
+    lead(&mut cluster, 1, &one);
+    assert!(one.overtaken(third) && !one.overtaken(fourth));
+}

@@ -2,6 +2,9 @@
 //!
 //! Invariant: existence, emptiness and deletion are judged under the claim that the change is made under.
 //! Invariant: a permit is held until the change that it covers is applied, also when the caller stops waiting.
+//! Invariant: a line that comes late is not made where a greater version time may have been granted for its name since by somebody who
+//! did not know of it, and whose own line was not made: a version of that time may lie on a device with the body from before, or by
+//! a condition that held before, and would take the place of what was acknowledged.
 
 use std::sync::Arc;
 
@@ -28,6 +31,12 @@ use crate::object::{
 
 /// A voter that asks from another node, and the term in which it follows this one, as it said with its question.
 pub(super) type Asker = Option<(NodeId, u64)>;
+
+/// The times of a granted line: that of the version, and that of the row.
+struct Made {
+    at: Timestamp,
+    row: Timestamp,
+}
 
 /// Decides for one index group; clones share everything.
 #[derive(Clone)]
@@ -71,16 +80,39 @@ impl Decider {
 
     /// Makes changes of rows durable, and then lets go of the permit.
     pub(super) async fn commit(&self, rows: Vec<Draft>, class: Class, permit: Permit) -> Result<()> {
+        self.commit_line(rows, class, permit, None).await
+    }
+
+    /// The same of a line of this version time.
+    async fn commit_line(
+        &self,
+        rows: Vec<Draft>,
+        class: Class,
+        mut permit: Permit,
+        line: Option<Made>,
+    ) -> Result<()> {
         for row in &rows {
             row.check()?;
         }
         let group = Arc::clone(&self.group);
         let work = async move {
-            group.append(rows, class, permit.term).await?;
+            let appended = group.append(rows, class, permit.term).await;
+            match (&appended, line) {
+                (_, None) => {}
+                (Ok(()), Some(line)) => permit.listed(line.at),
+                (Err(_), Some(line)) => group.abandon(line.row),
+            }
             drop(permit);
-            Ok(())
+            appended
         };
         self.finisher.finish(work).await
+    }
+
+    /// A grant of this node has ended, and whoever holds it does not know.
+    pub(super) fn ran_out(&self, grant: Grant) {
+        if let Hold::Own { row, .. } = &grant.hold {
+            self.group.abandon(*row);
+        }
     }
 
     pub(super) fn account_row(&self, account: &str) -> Result<Option<(Row, AccountValue)>> {
@@ -235,7 +267,7 @@ impl Decider {
         given: Option<Timestamp>,
         asker: Asker,
     ) -> Result<Grant> {
-        let permit = self.group.claim(Claim::Object(&path)).await;
+        let mut permit = self.group.claim(Claim::Object(&path)).await;
         self.behind_barrier_for(asker).await?;
         let container = self.standing(&path)?;
         let line = match self.group.home() {
@@ -249,6 +281,7 @@ impl Decider {
         self.clock.observe(line.at.unwrap_or_default());
         let row = self.time(given).await?;
         let at = given.unwrap_or(row);
+        permit.grant(at);
         let hold = Hold::Own { permit, row, home: self.group.home() };
         Ok(Grant { path, line, at, group: 0, hold })
     }
@@ -260,7 +293,8 @@ impl Decider {
         let term = permit.term;
         self.growing.note(&grant.path, &line);
         let draft = line.row(&grant.path, row)?;
-        match self.commit(vec![draft], class, permit).await {
+        let made = Made { at: line.at, row };
+        match self.commit_line(vec![draft], class, permit, Some(made)).await {
             // This node led, did not, and leads again: others may have decided meanwhile.
             Err(Error::Unavailable { .. }) if self.changed_term(term) => {
                 match self.settle_late(&grant.path, grant.line.at, line, class).await {
@@ -301,12 +335,22 @@ impl Decider {
         if now.container.is_none_or(|standing| standing.id != line.container) {
             return if line.value.is_some() { Err(Error::NoContainer) } else { Ok(()) };
         }
+        // What is removed is overtaken by nothing: a version without a line gets none.
+        let overtaken = line.value.is_some()
+            && (permit.is_overtaken(line.at) || self.group.overtaken(line.at));
+        // A reader makes it, too, but not where nothing stood; and its writer was not told so where it was overtaken.
+        if overtaken && now.at == Some(line.at) && before.is_some() {
+            return Err(Error::GrantLost { unused: false });
+        }
         if now.at == Some(line.at) || (line.value.is_none() && now.at.is_none()) {
             return Ok(());
         }
         match now.at {
-            Some(at) if before == Some(at) => {}
-            Some(at) if at < line.at && !line.conditional => {}
+            Some(at) if before == Some(at) || at < line.at && !line.conditional => {
+                if overtaken {
+                    return Err(Error::GrantLost { unused: false });
+                }
+            }
             // Nothing stood that could have been removed, and what was made since is nothing of it.
             Some(_) if line.value.is_none() && !line.conditional && before.is_none() => return Ok(()),
             // It may have been made and have gone again, by a DELETE that was acknowledged; nobody can tell. And what stands

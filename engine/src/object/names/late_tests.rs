@@ -341,3 +341,73 @@ fn a_delete_that_comes_late_is_not_told_that_what_stands_is_gone() {
         }
     }
 }
+
+/// A POST was granted by the next leader on what stood before a PUT, came to a device, and was lost before its line. The PUT, whose grant
+/// the first leader gave, made its line and was acknowledged; then a reader made the POST's, with the body from before.
+#[test]
+fn a_put_that_comes_late_is_not_acknowledged_where_a_lost_post_took_its_place() {
+    for (node, conditional, changes) in
+        [(2, false, true), (0, false, true), (2, true, true), (2, false, false), (2, true, false)]
+    {
+        let mut world = World::new(29, SimFaults::NONE);
+        world.put(1, "o", b"first", Condition::default()).unwrap();
+        let names = world.nodes[node].names.clone();
+        let grant = world.run(names.begin(path("o"), None)).unwrap();
+        let (id, at) = (grant.line.container.unwrap().id, grant.at);
+        if changes {
+            world.lead(Some(1));
+        } else {
+            world.pass(GRANT_TIME + Duration::from_secs(1));
+        }
+        let names_of_poster = world.nodes[1].names.clone();
+        let post = world.run(names_of_poster.begin(path("o"), None)).unwrap();
+        assert!(post.at > at);
+        world.write_unlisted("o", b"first", post.at);
+        drop(post);
+        let settled = world.run(names.settle(grant, new_line(id, at, conditional), Class::Client));
+        let case = format!("{node} {conditional} {changes}: {settled:?}");
+        assert!(matches!(settled, Err(Error::GrantLost { unused: false })), "{case}");
+        assert_eq!(world.get(2, "o").unwrap(), "first", "{case}");
+        world.put(2, "o", b"third", Condition::default()).unwrap();
+        assert_eq!(world.get(2, "o").unwrap(), "third", "{case}");
+    }
+}
+
+/// The same where a reader that did not find the POST's version has made the PUT's line already.
+#[test]
+fn a_put_whose_line_a_reader_made_is_not_acknowledged_where_a_lost_post_took_its_place() {
+    let mut world = World::new(30, SimFaults::NONE);
+    world.put(1, "o", b"first", Condition::default()).unwrap();
+    let names = world.nodes[2].names.clone();
+    let grant = world.run(names.begin(path("o"), None)).unwrap();
+    let (id, at) = (grant.line.container.unwrap().id, grant.at);
+    world.write_unlisted("o", b"second", at);
+    world.lead(Some(1));
+    let next = world.nodes[1].names.clone();
+    let post = world.run(next.begin(path("o"), None)).unwrap();
+    drop(post);
+    assert_eq!(world.get(1, "o").unwrap(), "second");
+    let settled = world.run(names.settle(grant, new_line(id, at, false), Class::Client));
+    assert!(matches!(settled, Err(Error::GrantLost { unused: false })), "{settled:?}");
+}
+
+/// What was granted before a PUT, or for another name, and what was granted to a reader who made the PUT's own line, is in nobody's way.
+#[test]
+fn a_put_that_comes_late_is_acknowledged_where_nothing_took_its_place() {
+    for (name, relisted) in [("o", false), ("p", false), ("q", true)] {
+        let mut world = World::new(31, SimFaults::NONE);
+        world.put(1, name, b"first", Condition::default()).unwrap();
+        let names = world.nodes[2].names.clone();
+        drop(world.run(names.begin(path(name), None)).unwrap());
+        let grant = world.run(names.begin(path(name), None)).unwrap();
+        let (id, at) = (grant.line.container.unwrap().id, grant.at);
+        world.write_unlisted(name, b"second", at);
+        world.lead(Some(1));
+        drop(world.run(names.begin(path("another"), None)).unwrap());
+        if relisted {
+            assert_eq!(world.get(2, name).unwrap(), "second");
+        }
+        world.run(names.settle(grant, new_line(id, at, false), Class::Client)).unwrap();
+        assert_eq!(world.get(2, name).unwrap(), "second");
+    }
+}

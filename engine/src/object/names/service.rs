@@ -172,6 +172,9 @@ impl NamesService {
         if !over.is_empty() {
             tracing::warn!(grants = over.len(), "grants of other nodes ran out: a node was lost, or is slow");
         }
+        for grant in over {
+            self.shared.decider.ran_out(grant);
+        }
     }
 
     /// Grants that other nodes hold.
