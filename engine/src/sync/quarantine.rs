@@ -13,6 +13,13 @@
 //! been with primaries of other partitions, and what lies on a handoff was compared with nobody. So the listing is asked
 //! ([`super::Listings`]), and only what it does not name goes.
 //!
+//! Where the listing's group does not answer there is no rule that is safe without it. To drop the version may lose the last copy of what
+//! was acknowledged. To believe it may bring back what was deleted, also of what was written into a strict container, which its line
+//! alone lets stand: the container may have been made eventual since, and while the group of such a one is away whatever its devices
+//! have is shown. And that the group was silent all the time proves nothing: in an eventual container objects are deleted without it. So
+//! all waits until the group answers; whoever knows that it never will has lost its lines with it, and gives the device up (its
+//! versions that primaries lack are then lost, too) or the containers.
+//!
 //! Invariant: nothing is dropped that came after the last sync, or while anybody who might have it has not answered.
 //! Invariant: a version that was acknowledged last, so that its listing names it, is never dropped.
 

@@ -174,7 +174,8 @@ impl Replicator {
         Ok(units)
     }
 
-    /// Those of these versions that no listing names.
+    /// Those of these versions that no listing names. While an index group does not answer the device stays unbelieved, and if that one is
+    /// dead for good, for ever: what cannot be judged is kept, and may not be believed ([`crate::sync::judge`] says why).
     async fn not_listed(&self, round: &mut Round, doubtful: &[Stamp]) -> Vec<Stamp> {
         let mut gone = Vec::new();
         for some in doubtful.chunks(TOGETHER) {
