@@ -101,7 +101,10 @@ pub struct Permit {
 }
 
 impl Permit {
-    fn of(shared: [Option<OwnedRwLockReadGuard<()>>; 2], exclusive: [Option<OwnedRwLockWriteGuard<()>>; 2]) -> Self {
+    fn of(
+        shared: [Option<OwnedRwLockReadGuard<()>>; 2],
+        exclusive: [Option<OwnedRwLockWriteGuard<()>>; 2],
+    ) -> Self {
         Self { term: 0, _shared: shared, _exclusive: exclusive, object: None }
     }
 

@@ -336,8 +336,8 @@ impl Decider {
             return if line.value.is_some() { Err(Error::NoContainer) } else { Ok(()) };
         }
         // What is removed is overtaken by nothing: a version without a line gets none.
-        let overtaken = line.value.is_some()
-            && (permit.is_overtaken(line.at) || self.group.overtaken(line.at));
+        let overtaken =
+            line.value.is_some() && (permit.is_overtaken(line.at) || self.group.overtaken(line.at));
         // A reader makes it, too, but not where nothing stood; and its writer was not told so where it was overtaken.
         if overtaken && now.at == Some(line.at) && before.is_some() {
             return Err(Error::GrantLost { unused: false });
