@@ -17,7 +17,7 @@ use super::launch::wait;
 use super::names::{Ask, Line};
 use super::objects::{listed, unlisted};
 use super::store::{Inner, key_of};
-use super::{Error, Result};
+use super::{Error, ObjectPath, Result};
 use crate::catalog::Intent;
 use crate::clock::Timestamp;
 use crate::disk::format::record::DeviceId;
@@ -26,6 +26,15 @@ use crate::net::first;
 
 /// How long a group is waited for.
 const PATIENT: Duration = Duration::from_secs(4);
+
+/// Who does not answer where a name is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Silent {
+    /// The index group of its account.
+    Group(u32),
+    /// That of its container's lines.
+    Container,
+}
 
 /// What became of an intent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,18 +48,30 @@ pub(crate) enum Delivered {
 }
 
 impl Inner {
-    /// Makes the line of a version of which a device has an intent, as the devices have it now.
-    pub(crate) async fn deliver(&self, intent: &Intent) -> Result<Delivered> {
-        let away = || Error::Unavailable { reason: "the group of the container is away".to_owned() };
+    /// Makes the line of a version of which a device has an intent, as the devices have it now. It is waited for so long at most.
+    pub(crate) async fn deliver(&self, intent: &Intent, within: Duration) -> Result<Delivered> {
+        let late =
+            || Error::Unavailable { reason: "the group or the devices did not answer in time".to_owned() };
         let deliver = Box::pin(self.deliver_patiently(intent));
-        first(deliver, wait(self.copies.time.as_ref(), PATIENT)).await.unwrap_or_else(|| Err(away()))
+        first(deliver, wait(self.copies.time.as_ref(), within)).await.unwrap_or_else(|| Err(late()))
     }
 
     /// Whether nobody answers for an account.
     pub(crate) async fn is_away(&self, account: &str) -> bool {
-        let asked = self.names.ask(Ask::Account { account: account.to_owned() });
-        let said = first(asked, wait(self.copies.time.as_ref(), PATIENT)).await;
+        self.is_silent(Ask::Account { account: account.to_owned() }).await
+    }
+
+    async fn is_silent(&self, ask: Ask) -> bool {
+        let said = first(self.names.ask(ask), wait(self.copies.time.as_ref(), PATIENT)).await;
         matches!(said, None | Some(Err(Error::Unavailable { .. })))
+    }
+
+    /// Whether nobody answers for an account, or for the lines of a container.
+    pub(crate) async fn who_is_silent(&self, path: &ObjectPath) -> Option<Silent> {
+        if self.is_away(&path.account).await {
+            return Some(Silent::Group(self.names.group_of(&path.account)));
+        }
+        self.is_silent(Ask::Line { path: path.clone() }).await.then_some(Silent::Container)
     }
 
     async fn deliver_patiently(&self, intent: &Intent) -> Result<Delivered> {

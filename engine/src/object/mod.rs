@@ -50,7 +50,7 @@ mod voter;
 mod writer;
 
 pub(crate) use accounts::{odd, row_draft};
-pub(crate) use deliver::Delivered;
+pub(crate) use deliver::{Delivered, Silent};
 pub use fragments::Fragment;
 pub(crate) use fragments::is_key_of;
 pub use group::{IndexGroup, Leader, Rows, TotalsOf};

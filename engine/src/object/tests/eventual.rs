@@ -16,8 +16,8 @@ use crate::clock::{Clock, Timestamp};
 use crate::object::limits::AWAY;
 use crate::object::names::Names;
 use crate::object::{
-    Committed, Condition, Deleted, Delivered, Entry, Error, IndexPolicy, ObjectEdit, ObjectRow, PutSpec,
-    Result, hash_of,
+    Committed, Condition, Deleted, Delivered, Entry, Error, IndexPolicy, ObjectEdit, ObjectPath, ObjectRow,
+    PutSpec, Result, hash_of,
 };
 use crate::work::{Outcome, Updater, Worker};
 
@@ -116,7 +116,7 @@ impl Rig {
 
     fn deliver(&mut self, node: usize, intent: &Intent) -> Result<Delivered> {
         let (inner, intent) = (self.cluster.store(node).inner, intent.clone());
-        self.cluster.run(async move { inner.deliver(&intent).await })
+        self.cluster.run(async move { inner.deliver(&intent, Duration::from_secs(4)).await })
     }
 
     /// The updaters of these nodes do what there is to do; what failed.
@@ -601,4 +601,99 @@ fn an_intent_that_cannot_be_delivered_keeps_no_other_of_its_account() {
     let mut wanted = names.split_off(1);
     wanted.sort();
     assert_eq!((rig.names(1), rig.intents()[0]), (wanted, 1));
+}
+
+/// An account after the other was waited for, although one group has them all: twelve of them held up all others' intents for more than a
+/// minute in each pass.
+#[test]
+fn an_updater_waits_once_for_a_group_that_is_away() {
+    let mut rig = Rig::new(Shape::new(3, 3), 72);
+    let accounts: Vec<String> = (0..12).map(|n| format!("AUTH_{n}")).collect();
+    let eventual = Some(IndexPolicy::Eventual);
+    for account in &accounts {
+        let store = rig.cluster.store(0);
+        let made = store.put_container_with(account, "c", 0, eventual, |_| Ok(Default::default()));
+        rig.cluster.run(made).unwrap();
+        let found = rig.cluster.run(store.container(account, "c")).unwrap().unwrap();
+        assert_eq!(found.index, IndexPolicy::Eventual);
+    }
+    rig.leave(true);
+    for account in &accounts {
+        let (store, account) = (rig.cluster.store(0), account.as_str().into());
+        let path = ObjectPath { account, ..path("o") };
+        let put = async move { store.writer(&path, None).await?.commit(PutSpec::default()).await };
+        rig.cluster.run(put).unwrap();
+    }
+    rig.cluster.wall.fetch_add(10_000_000, Ordering::SeqCst);
+    let (disk, wall) = (rig.cluster.handles(0).remove(0), rig.cluster.wall.clone());
+    let wall = Arc::new(move || wall.load(Ordering::SeqCst));
+    let mut updater = Updater::new(disk, rig.cluster.store(0), wall);
+    let (did, took) = rig.cluster.timed(updater.step(1));
+    assert!(matches!(did, Outcome::Did(12)), "{did:?}");
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert!(matches!(rig.cluster.run(updater.step(1)), Outcome::Waits(_)));
+    rig.leave(false);
+    let did = rig.cluster.run(updater.step(1));
+    assert!(matches!(did, Outcome::Did(12)), "{did:?}");
+    rig.cluster.settle();
+    assert_eq!(rig.intents()[0], 0, "as soon as it is there");
+}
+
+/// Objects that were damaged on the only device that had them: each one was waited for by itself, and all others of the disk for all of
+/// these, in each pass.
+#[test]
+fn intents_that_cannot_be_delivered_are_not_waited_for_one_by_one() {
+    const LOST: usize = 40;
+    let mut rig = Rig::new(Shape::new(3, 1), 73);
+    let mut names: Vec<String> = (0..600).map(|n| format!("o{n}")).collect();
+    names.retain(|name| rig.cluster.primaries(name) == [0]);
+    names.truncate(LOST + 8);
+    names.sort_by_key(|name| hash_of(&path(name)));
+    rig.leave(true);
+    for (n, name) in (0..).zip(&names) {
+        rig.put(0, name, &bytes(n, 5000)).unwrap();
+    }
+    assert_eq!(rig.intents()[0], names.len());
+    for n in 0..LOST {
+        rig.cluster.flip(0, &bytes(n as u64, 5000)[100..200]);
+    }
+    // The cache would hide it.
+    rig.cluster.kill(0);
+    rig.cluster.start(0);
+    rig.come_back();
+    // Whoever may have another copy is waited for.
+    rig.cluster.cut(1);
+    rig.cluster.wall.fetch_add(10_000_000, Ordering::SeqCst);
+    let (disk, wall) = (rig.cluster.handles(0).remove(0), rig.cluster.wall.clone());
+    let wall = Arc::new(move || wall.load(Ordering::SeqCst));
+    let mut updater = Updater::new(disk, rig.cluster.store(0), wall);
+    let mut pass = |rig: &mut Rig| {
+        let mut all = Duration::ZERO;
+        loop {
+            // As the runner asks once a step has taken long.
+            let (outcome, took) = rig.cluster.timed(updater.step(1));
+            all += took;
+            if !matches!(outcome, Outcome::Did(_)) {
+                return (outcome, all);
+            }
+        }
+    };
+    // In the first pass a device that does not answer is waited for by some that can be delivered without it.
+    for _ in 0..2 {
+        let (outcome, took) = pass(&mut rig);
+        assert!(matches!(outcome, Outcome::Waits(_)), "{outcome:?}");
+        assert!(took < Duration::from_secs(8), "{took:?}");
+        rig.cluster.wall.fetch_add(6_000_000, Ordering::SeqCst);
+    }
+    rig.cluster.settle();
+    let mut wanted = names.split_off(LOST);
+    wanted.sort();
+    assert_eq!((rig.names(0), rig.intents()[0]), (wanted, LOST));
+    // They are left alone for a while, and tried again.
+    let (outcome, took) = pass(&mut rig);
+    assert!(matches!(outcome, Outcome::Waits(_)), "{outcome:?}");
+    assert!(took < Duration::from_millis(100), "{took:?}");
+    rig.cluster.wall.fetch_add(700_000_000, Ordering::SeqCst);
+    let (_, took) = pass(&mut rig);
+    assert!(took > Duration::from_millis(500) && took < Duration::from_secs(12), "{took:?}");
 }
