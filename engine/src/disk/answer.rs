@@ -143,7 +143,8 @@ impl Submitted {
         poll_fn(|context| self.poll(context)).await
     }
 
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Outcome> {
+    /// As [`Submitted::wait`], for who is woken by hand.
+    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Outcome> {
         let mut state = self.cell.state();
         if !state.over {
             state.end = Some(context.waker().clone());

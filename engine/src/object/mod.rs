@@ -44,6 +44,7 @@ mod store;
 mod stripes;
 mod transfer;
 mod types;
+mod under_way;
 mod upload;
 mod uploads;
 mod voter;

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
+use super::under_way::UnderWay;
 use super::uploads::Uploads;
 use super::{Error, Result};
 use crate::catalog::{self, Chunked, DataId, ObjectMeta, PathHash, Version, encode_chunk_meta};
@@ -171,7 +172,8 @@ impl Local {
         if here { Ok(()) } else { Err(Error::NoObject) }
     }
 
-    fn ended(&self, piece: &Piece, sequence: u64, well: bool) {
+    /// What was admitted is in the log, or will not be.
+    pub(super) fn ended(&self, piece: &Piece, sequence: u64, well: bool) {
         let (id, give_up) = match piece {
             Piece::Chunk(id, number) => (id, well && !self.uploads().added(*id, *number)),
             Piece::Commit(Chunked { data_id, .. }) => (data_id, self.uploads().end_commit(data_id, well)),
@@ -190,38 +192,9 @@ impl Local {
 }
 
 /// What a record is to an upload.
-enum Piece {
+pub(super) enum Piece {
     Chunk(DataId, u32),
     Commit(Chunked),
-}
-
-/// What is on its way into the log. Whoever waits for that may go at any moment.
-struct UnderWay<'a> {
-    local: &'a Local,
-    pieces: Vec<(Piece, u64)>,
-    how: How,
-}
-
-/// How that stands.
-enum How {
-    /// It did not come into the log, or not as far as it was waited for.
-    Failed,
-    /// It has its place in the queue: it may come into the log when nobody waits for it any more, and what it names must stay.
-    Open,
-    Well,
-}
-
-impl Drop for UnderWay<'_> {
-    fn drop(&mut self) {
-        let well = match self.how {
-            How::Failed => false,
-            How::Well => true,
-            How::Open => return,
-        };
-        for (piece, sequence) in &self.pieces {
-            self.local.ended(piece, *sequence, well);
-        }
-    }
 }
 
 impl Piece {
@@ -249,20 +222,17 @@ impl Replica for Local {
     ) -> BoxFuture<'static, Result<()>> {
         let this = self.clone();
         Box::pin(async move {
-            let mut under_way = UnderWay { local: &this, pieces: Vec::new(), how: How::Failed };
+            let mut under_way = UnderWay::new(&this);
             for draft in &group {
                 draft.check()?;
                 if let Some(piece) = Piece::of(draft)? {
                     this.admit(&piece)?;
-                    under_way.pieces.push((piece, draft.sequence));
+                    under_way.add(piece, draft.sequence);
                 }
             }
             let group = group.into_iter().map(|draft| this.record(draft)).collect::<Result<Vec<_>>>()?;
             let submitted = this.disk.submit(group, durability, class).await?;
-            under_way.how = How::Open;
-            let done = submitted.done().await;
-            under_way.how = if done.is_ok() { How::Well } else { How::Failed };
-            done.map(drop).map_err(Error::from)
+            under_way.wait(submitted).await
         })
     }
 

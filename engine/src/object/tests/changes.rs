@@ -2,17 +2,19 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use super::rig::{Rig, bytes, path};
-use crate::catalog::{Chunked, ObjectMeta};
+use crate::catalog::{self, Chunked, ObjectMeta};
 use crate::clock::Timestamp;
 use crate::disk::format::record::Kind;
 use crate::disk::{Class, Durability};
 use crate::index::Table;
 use crate::object::objects::object_draft;
 use crate::object::{
-    Committed, Condition, Deleted, Draft, Error, Headers, ListedAs, ObjectInfo, PutSpec, hash_of,
+    BoxFuture, Committed, Condition, Deleted, Draft, Error, Headers, ListedAs, ObjectInfo, PutSpec, Replica,
+    hash_of,
 };
 
 /// The futures side by side, disks turning in between.
@@ -199,19 +201,50 @@ fn a_full_disk_refuses_puts_takes_deletes_and_serves_again() {
     rig.put("again", &bytes(1, 2 << 20));
 }
 
+/// Two chunks of an upload; its commit.
+fn upload(rig: &mut Rig, replica: &Arc<dyn Replica>, id: [u8; 16]) -> Draft {
+    let hash = hash_of(&path("o"));
+    for number in 0..2 {
+        let (key, meta, data) = (id.to_vec(), hash.to_vec(), bytes(1, 1 << 20));
+        let chunk = Draft { kind: Kind::Chunk, deleted: false, sequence: 1, number, key, meta, data };
+        rig.run(replica.append(vec![chunk], Durability::Appended, Class::Client)).unwrap();
+    }
+    let info = ObjectInfo {
+        timestamp: Timestamp(2),
+        data_timestamp: Timestamp(2),
+        size: 2 << 20,
+        md5: [0; 16],
+        blake3: [0; 32],
+        content_type: String::new(),
+        delete_at: None,
+        listed: ListedAs::default(),
+        headers: Headers::default(),
+    };
+    let chunked = Some(Chunked { data_id: id, count: 2 });
+    let (fragment, intent) = (None, None);
+    let meta = ObjectMeta { path: path("o"), info, chunked, chunk_size: 1 << 20, fragment, intent };
+    object_draft(hash, &meta, bytes::Bytes::new())
+}
+
+/// Nobody waits for a commit any more, and its upload is to be given up.
+fn leave<F>(replica: &Arc<dyn Replica>, id: [u8; 16], commit: F, first_told: bool) {
+    if first_told {
+        replica.abandon(id, 3);
+        drop(commit);
+    } else {
+        drop(commit);
+        replica.abandon(id, 3);
+    }
+}
+
 /// A large PUT waited for the disk's queue with its commit when its client went. The body was then never given up: it stayed until the next
 /// start, in an overload one after the other.
 #[test]
 fn a_commit_that_nobody_waits_for_any_more_leaves_nothing_of_its_body() {
     for first_told in [true, false] {
         let mut rig = Rig::new(1, 29);
-        let (replica, handle) = (rig.store().replicas()[0].clone(), rig.handle(0));
-        let (id, hash) = ([3; 16], hash_of(&path("o")));
-        for number in 0..2 {
-            let (key, meta, data) = (id.to_vec(), hash.to_vec(), bytes(1, 1 << 20));
-            let chunk = Draft { kind: Kind::Chunk, deleted: false, sequence: 1, number, key, meta, data };
-            rig.run(replica.append(vec![chunk], Durability::Appended, Class::Client)).unwrap();
-        }
+        let (replica, handle, id) = (rig.store().replicas()[0].clone(), rig.handle(0), [3; 16]);
+        let commit = upload(&mut rig, &replica, id);
         let mut context = Context::from_waker(Waker::noop());
         let mut rooms = Vec::new();
         loop {
@@ -221,34 +254,55 @@ fn a_commit_that_nobody_waits_for_any_more_leaves_nothing_of_its_body() {
                 Poll::Pending => break,
             }
         }
-        let info = ObjectInfo {
-            timestamp: Timestamp(2),
-            data_timestamp: Timestamp(2),
-            size: 2 << 20,
-            md5: [0; 16],
-            blake3: [0; 32],
-            content_type: String::new(),
-            delete_at: None,
-            listed: ListedAs::default(),
-            headers: Headers::default(),
-        };
-        let chunked = Some(Chunked { data_id: id, count: 2 });
-        let (fragment, intent) = (None, None);
-        let meta = ObjectMeta { path: path("o"), info, chunked, chunk_size: 1 << 20, fragment, intent };
-        let commit = object_draft(hash, &meta, bytes::Bytes::new());
         let mut commit = replica.append(vec![commit], Durability::Durable, Class::Client);
         assert!(commit.as_mut().poll(&mut context).is_pending());
-        if first_told {
-            replica.abandon(id, 3);
-            drop(commit);
-        } else {
-            drop(commit);
-            replica.abandon(id, 3);
-        }
+        leave(&replica, id, commit, first_told);
         drop(rooms);
         for _ in 0..30 {
             rig.turn();
         }
         assert_eq!(rig.count(0, Table::Chunks), 0, "told first: {first_told}");
+    }
+}
+
+/// The same of one that was in the queue already, where the disk was full when its turn came: nobody was there to end it.
+#[test]
+fn a_commit_that_fails_in_the_queue_when_nobody_waits_for_it_leaves_nothing_of_its_body() {
+    let mut rig = Rig::new(1, 30);
+    let (replica, handle) = (rig.store().replicas()[0].clone(), rig.handle(0));
+    let uploads = [([3; 16], true), ([4; 16], false)];
+    let commits = uploads.map(|(id, _)| upload(&mut rig, &replica, id));
+    let (data, mut number) = (bytes(1, 1 << 20), 0);
+    let mut fill = || {
+        number += 1;
+        let (key, meta, data) = (vec![5; 16], hash_of(&path("p")).to_vec(), data.clone());
+        let chunk = Draft { kind: Kind::Chunk, deleted: false, sequence: 1, number, key, meta, data };
+        replica.append(vec![chunk], Durability::Appended, Class::Client)
+    };
+    while handle.has_slack() {
+        rig.run(fill()).unwrap();
+    }
+    // Five segments are left to clients, and the one that is open: room for some of what is queued then.
+    for _ in 0..80 {
+        rig.run(fill()).unwrap();
+    }
+    let mut context = Context::from_waker(Waker::noop());
+    let mut queued = |mut append: BoxFuture<'static, Result<(), Error>>| {
+        assert!(append.as_mut().poll(&mut context).is_pending());
+        append
+    };
+    let others: Vec<_> = (0..30).map(|_| queued(fill())).collect();
+    for ((id, first_told), commit) in uploads.into_iter().zip(commits) {
+        let commit = queued(replica.append(vec![commit], Durability::Durable, Class::Client));
+        leave(&replica, id, commit, first_told);
+    }
+    let ends: Vec<_> = others.into_iter().map(|other| rig.run(other)).collect();
+    assert!(matches!(ends.last(), Some(Err(Error::NoSpace))), "{ends:?}");
+    for _ in 0..30 {
+        rig.turn();
+    }
+    assert!(catalog::version(handle.index(), &hash_of(&path("o"))).unwrap().is_none());
+    for (id, first_told) in uploads {
+        assert!(!catalog::has_chunks(handle.index(), &id, 2).unwrap(), "told first: {first_told}");
     }
 }
