@@ -276,7 +276,7 @@ impl Shared {
     }
 
     /// A head that serves, where the volume may be taken as its row stands; and the row then.
-    async fn attach_if(
+    pub(super) async fn attach_if(
         &self,
         name: &str,
         may: impl Fn(&Row) -> bool,
