@@ -20,7 +20,8 @@ const VERSION: u32 = 1;
 /// Copies on the device.
 const COPIES: u64 = 2;
 /// Bytes of an entry.
-const ENTRY: usize = TABLE_ENTRY as usize;
+const ENTRY: usize = 32;
+const _: () = assert!(ENTRY as u64 == TABLE_ENTRY);
 
 /// The bytes of a table.
 pub(super) fn encode(device: DeviceId, segments: &SegmentMap) -> Vec<u8> {

@@ -109,7 +109,7 @@ impl Decider {
     }
 
     /// A grant of this node has ended, and whoever holds it does not know.
-    pub(super) fn ran_out(&self, grant: Grant) {
+    pub(super) fn ran_out(&self, grant: &Grant) {
         if let Hold::Own { row, .. } = &grant.hold {
             self.group.abandon(*row);
         }

@@ -173,7 +173,7 @@ impl NamesService {
             tracing::warn!(grants = over.len(), "grants of other nodes ran out: a node was lost, or is slow");
         }
         for grant in over {
-            self.shared.decider.ran_out(grant);
+            self.shared.decider.ran_out(&grant);
         }
     }
 
