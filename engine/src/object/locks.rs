@@ -95,22 +95,32 @@ struct Claimed {
 pub struct Permit {
     /// The term of the group in which it was given: what is decided under it counts in no other.
     pub(crate) term: u64,
-    _shared: [Option<OwnedRwLockReadGuard<()>>; 2],
-    _exclusive: [Option<OwnedRwLockWriteGuard<()>>; 2],
-    object: Option<Claimed>,
+    _shared: Option<OwnedRwLockReadGuard<()>>,
+    exclusive: Exclusive,
+}
+
+/// What a permit has alone. A permit is a part of many futures: it is kept small.
+#[derive(Debug)]
+enum Exclusive {
+    Rows { _guards: [Option<OwnedRwLockWriteGuard<()>>; 2] },
+    Object(Claimed),
 }
 
 impl Permit {
-    fn of(
-        shared: [Option<OwnedRwLockReadGuard<()>>; 2],
-        exclusive: [Option<OwnedRwLockWriteGuard<()>>; 2],
-    ) -> Self {
-        Self { term: 0, _shared: shared, _exclusive: exclusive, object: None }
+    fn of(shared: Option<OwnedRwLockReadGuard<()>>, guards: [Option<OwnedRwLockWriteGuard<()>>; 2]) -> Self {
+        Self { term: 0, _shared: shared, exclusive: Exclusive::Rows { _guards: guards } }
+    }
+
+    fn object(&mut self) -> Option<&mut Claimed> {
+        match &mut self.exclusive {
+            Exclusive::Object(claimed) => Some(claimed),
+            Exclusive::Rows { .. } => None,
+        }
     }
 
     /// A version time is granted under it.
     pub(crate) fn grant(&mut self, at: Timestamp) {
-        if let Some(claimed) = &mut self.object {
+        if let Some(claimed) = self.object() {
             let before = *claimed.guard;
             claimed.granted = Some((at, before));
             *claimed.guard = before.with(claimed.name, at);
@@ -119,7 +129,7 @@ impl Permit {
 
     /// The line of a version time was made under it. Of an older time than was granted: nothing was written with that one.
     pub(crate) fn listed(&mut self, at: Timestamp) {
-        if let Some(claimed) = &mut self.object
+        if let Some(claimed) = self.object()
             && let Some((granted, before)) = claimed.granted
         {
             *claimed.guard = if granted == at { before.without(claimed.name) } else { before };
@@ -128,7 +138,7 @@ impl Permit {
 
     /// Whether a greater time than this was granted for the object here, and its line was not made.
     pub(crate) fn is_overtaken(&self, at: Timestamp) -> bool {
-        self.object.as_ref().is_some_and(|claimed| claimed.guard.is_later(claimed.name, at))
+        matches!(&self.exclusive, Exclusive::Object(claimed) if claimed.guard.is_later(claimed.name, at))
     }
 }
 
@@ -182,31 +192,31 @@ impl Locks {
         match claim {
             Claim::Account(account) => {
                 let account = exclusive(shard(&self.accounts, &account)).await;
-                Permit::of([None, None], [account, None])
+                Permit::of(None, [account, None])
             }
             Claim::Container { account, container } => {
                 let held = shared(shard(&self.accounts, &account)).await;
                 let row = exclusive(shard(&self.rows, &(account, container))).await;
-                Permit::of([held, None], [row, None])
+                Permit::of(held, [row, None])
             }
             Claim::ContainerAndAccount { account, container } => {
                 let held = exclusive(shard(&self.accounts, &account)).await;
                 let row = exclusive(shard(&self.rows, &(account, container))).await;
-                Permit::of([None, None], [held, row])
+                Permit::of(None, [held, row])
             }
             Claim::Emptiness { account, container } => {
                 let held = shared(shard(&self.accounts, &account)).await;
                 let row = exclusive(shard(&self.rows, &(account, container))).await;
                 let content = exclusive(shard(&self.containers, &(account, container))).await;
-                Permit::of([held, None], [row, content])
+                Permit::of(held, [row, content])
             }
             Claim::Object(path) => {
                 let container = (&*path.account, &*path.container);
                 let held = shared(shard(&self.containers, &container)).await;
                 let name = number_of(path);
                 let guard = Arc::clone(shard_at(&self.objects, name)).write_owned().await;
-                let object = Some(Claimed { name, guard, granted: None });
-                Permit { object, ..Permit::of([held, None], [None, None]) }
+                let exclusive = Exclusive::Object(Claimed { name, guard, granted: None });
+                Permit { term: 0, _shared: held, exclusive }
             }
         }
     }
