@@ -99,7 +99,7 @@ fn asked(by: &Caller, minor: u16, what: &str, body: Value) -> Ask {
 async fn settle(office: &Arc<Office>) {
     for _ in 0..200 {
         let mut running = JoinSet::new();
-        work::round(office, &mut running).await.unwrap();
+        Box::pin(work::round(office, &mut running)).await.unwrap();
         if running.is_empty() {
             return;
         }
