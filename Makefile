@@ -71,10 +71,13 @@ soak: build ## Hours of kill -9 on the real binary, beside simulated stores, clu
 	ROUNDS=$(or $(ROUNDS),500) $(PYTHON) node/tests/e2e/crash_loop.py "$(BIN)" || { kill $$store $$cluster $$volume $$blocks; exit 1; }; \
 	wait $$store; wait $$cluster; wait $$volume; wait $$blocks
 
-install: build ## Put the program into $(PREFIX)/bin, /usr/local/bin by default
-	@to="$(DESTDIR)$(or $(PREFIX),/usr/local)/bin"; root=; \
-	{ mkdir -p "$$to" 2>/dev/null && [ -w "$$to" ]; } || root=sudo; \
-	$$root install -D -m 755 "$(BIN)" "$$to/quarry"; echo "$$to/quarry is installed"
+install: build ## Put the program into $(PREFIX)/bin, /usr/local/bin by default, and its unit for systemd beside it
+	@prefix="$(or $(PREFIX),/usr/local)"; to="$(DESTDIR)$$prefix"; root=; \
+	{ mkdir -p "$$to/bin" 2>/dev/null && [ -w "$$to/bin" ]; } || root=sudo; \
+	$$root install -D -m 755 "$(BIN)" "$$to/bin/quarry"; echo "$$to/bin/quarry is installed"; \
+	sed "s|/usr/local/bin|$$prefix/bin|" node/quarry.service | \
+	  $$root install -D -m 644 /dev/stdin "$$to/lib/systemd/system/quarry.service"; \
+	echo "$$to/lib/systemd/system/quarry.service runs it with /etc/quarry/quarry.toml: systemctl enable --now quarry"
 
 clean-cache: ## Remove everything that was built or downloaded, RocksDB too
 	rm -rf "$(CACHE)"
