@@ -85,9 +85,12 @@ pub(super) fn lanes_of(request: &Request) -> Lanes {
             ) => [Some(Lane::Changes), others, None, None],
             _ => [others, None, None, None],
         },
-        Request::Volume { device, call: VolumeCall::Flush(_), .. } => {
-            [Some(Lane::FlushesOf(*device)), Some(Lane::Flushes), others, None]
-        }
+        // Both wait for the disk.
+        Request::Volume {
+            device,
+            call: VolumeCall::Flush(_) | VolumeCall::Write { flush: true, .. },
+            ..
+        } => [Some(Lane::FlushesOf(*device)), Some(Lane::Flushes), others, None],
         Request::Volume {
             call: VolumeCall::Thin { .. } | VolumeCall::Fork { .. } | VolumeCall::TakeOver { .. },
             ..
@@ -249,8 +252,9 @@ mod tests {
             (0..100).filter_map(|_| enters(&lanes, &volume(VolumeCall::Flush(1)))).collect();
         assert_eq!(flushes.len(), FLUSHES_PER_DEVICE);
         assert!(enters(&lanes, &volume(VolumeCall::Confirm)).is_some());
-        let write = VolumeCall::Write { writes: Vec::new(), data: bytes::Bytes::new() };
-        assert!(enters(&lanes, &volume(write)).is_some());
+        let write = |flush| VolumeCall::Write { writes: Vec::new(), data: bytes::Bytes::new(), flush };
+        assert!(enters(&lanes, &volume(write(false))).is_some());
+        assert!(enters(&lanes, &volume(write(true))).is_none(), "it waits for the disk as well");
     }
 
     #[test]

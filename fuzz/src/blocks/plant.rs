@@ -67,6 +67,9 @@ impl Plant {
     ) -> VolumeCall {
         match (self, call) {
             (Self::FlushForgotten, VolumeCall::Flush(_)) => VolumeCall::Confirm,
+            (Self::FlushForgotten, VolumeCall::Write { writes, data, flush: true }) => {
+                VolumeCall::Write { writes, data, flush: false }
+            }
             (Self::RowForgotten, VolumeCall::Put { rows, data }) => {
                 without(rows, data, |at| at.sequence % 4 == 3)
             }
@@ -80,9 +83,9 @@ impl Plant {
             (Self::CloneOfNow, VolumeCall::Fork { clone, at, .. }) => {
                 VolumeCall::Fork { clone, era: u32::MAX, at }
             }
-            (Self::SnapshotWritten, VolumeCall::Write { mut writes, data }) => {
+            (Self::SnapshotWritten, VolumeCall::Write { mut writes, data, flush }) => {
                 writes.iter_mut().for_each(|write| write.era = write.era.saturating_sub(1));
-                VolumeCall::Write { writes, data }
+                VolumeCall::Write { writes, data, flush }
             }
             (Self::ErasMixed, VolumeCall::Put { mut rows, data }) => {
                 rows.iter_mut().for_each(|row| row.era = 0);

@@ -57,6 +57,9 @@ impl Head {
             let sequence = order.end() + 1;
             order.grow(sequence);
             self.open.push_back(Open { sequence, token: Some(token), until, tick: self.tick });
+            if self.habit.wrote() {
+                self.foreseen = sequence;
+            }
             actions.push(Action::Place(token, sequence));
             self.send_all(&Message::Write(sequence), actions);
         }
@@ -108,7 +111,7 @@ impl Head {
         let open = open.map_or(0, |open| open.sequence);
         let unflushed = self.unflushed.back().map_or(0, |(sequence, _)| *sequence);
         let flushes = self.flushes.iter().map(|(_, goal)| *goal).max().unwrap_or(0);
-        let mut goal = open.max(unflushed).max(flushes).max(self.newest_read());
+        let mut goal = open.max(unflushed).max(flushes).max(self.newest_read()).max(self.foreseen);
         if self.handing_over.is_some() || !self.settling.is_empty() {
             goal = goal.max(self.end());
         }

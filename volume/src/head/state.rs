@@ -22,6 +22,31 @@ pub(super) struct Open {
     pub(super) tick: u64,
 }
 
+/// Flushes after a single write each, after which the next write is taken for another such one.
+const PAIRS: u32 = 4;
+
+/// What clients do: who flushes after each write waits for the members twice, unless they are asked for both at once.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Habit {
+    /// Since the last flush.
+    writes: u32,
+    /// Flushes in a row that came after one write.
+    pairs: u32,
+}
+
+impl Habit {
+    fn flushed(&mut self) {
+        self.pairs = if self.writes == 1 { self.pairs.saturating_add(1) } else { 0 };
+        self.writes = 0;
+    }
+
+    /// A write has got its place; whether a flush will be next.
+    pub(super) fn wrote(&mut self) -> bool {
+        self.writes = self.writes.saturating_add(1);
+        self.writes == 1 && self.pairs >= PAIRS
+    }
+}
+
 /// The head of a volume.
 #[derive(Debug)]
 pub struct Head {
@@ -38,6 +63,8 @@ pub struct Head {
     pub(super) answered: u64,
     /// A quorum has it durably.
     pub(super) flushed: u64,
+    /// Up to here a client will want it durably, by what it has done so far.
+    pub(super) foreseen: u64,
     /// Bytes of writes up to here are gone.
     pub(super) released: u64,
     /// Writes after `answered`, in order.
@@ -46,6 +73,7 @@ pub struct Head {
     pub(super) unflushed: VecDeque<(u64, Token)>,
     /// Flushes, and up to where.
     pub(super) flushes: Vec<(Token, u64)>,
+    pub(super) habit: Habit,
     /// Who waits until all is durable.
     pub(super) settling: Vec<Token>,
     pub(super) reads: Vec<Reading>,
@@ -78,10 +106,12 @@ impl Head {
             serving: false,
             answered: 0,
             flushed: 0,
+            foreseen: 0,
             released: 0,
             open: VecDeque::new(),
             unflushed: VecDeque::new(),
             flushes: Vec::new(),
+            habit: Habit::default(),
             settling: Vec::new(),
             reads: Vec::new(),
             waiting: VecDeque::new(),
@@ -180,6 +210,7 @@ impl Head {
             }),
             Event::Read(token) => self.request(token, actions, |head| head.read(token)),
             Event::Flush(token) => self.request(token, actions, |head| {
+                head.habit.flushed();
                 // Nothing is answered before it serves.
                 head.flushes.push((token, head.answered));
             }),

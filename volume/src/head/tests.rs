@@ -137,6 +137,51 @@ fn a_write_is_acknowledged_by_a_quorum_and_flushed_by_those_who_say_so() {
     assert_eq!(answers(&actions), [(Token(7), Ok(Done::Written))]);
 }
 
+/// A lone client that flushes after each write waited for its members twice.
+#[test]
+fn who_flushes_after_each_write_has_the_next_one_flushed_at_once() {
+    let mut head = serving();
+    let mut token = 10;
+    let mut next = || {
+        token += 1;
+        Token(token)
+    };
+    let mut pair = |head: &mut Head, sequence: u64| {
+        let actions = head.step(Event::Write(next(), Until::Written));
+        let together = sent(&actions, 1) == [Message::Write(sequence), Message::Flush(sequence)];
+        assert!(together || sent(&actions, 1) == [Message::Write(sequence)], "{actions:?}");
+        for member in 1..=2 {
+            head.step(reply(member, Reply::Written(sequence)));
+        }
+        if together {
+            (1..=2).for_each(|member| drop(head.step(reply(member, Reply::Flushed(sequence)))));
+        }
+        let flush = next();
+        let actions = head.step(Event::Flush(flush));
+        if together {
+            assert_eq!(actions, [Action::Answer(flush, Ok(Done::Flushed))], "it is durable by then");
+        } else {
+            assert_eq!(sent(&actions, 1), [Message::Flush(sequence)]);
+            (1..=2).for_each(|member| drop(head.step(reply(member, Reply::Flushed(sequence)))));
+        }
+        together
+    };
+    let together: Vec<bool> = (6..=11).map(|sequence| pair(&mut head, sequence)).collect();
+    assert_eq!(together, [false, false, false, false, true, true]);
+    // Who writes more before it flushes does so for a while.
+    for sequence in 12..=13 {
+        head.step(Event::Write(Token(1000 + sequence), Until::Written));
+        for member in 1..=2 {
+            head.step(reply(member, Reply::Written(sequence)));
+            head.step(reply(member, Reply::Flushed(12)));
+        }
+    }
+    head.step(Event::Flush(Token(2000)));
+    (1..=2).for_each(|member| drop(head.step(reply(member, Reply::Flushed(13)))));
+    let together: Vec<bool> = (14..=18).map(|sequence| pair(&mut head, sequence)).collect();
+    assert_eq!(together, [false, false, false, false, true]);
+}
+
 /// A member was away for hours, and the last 256 writes of each volume were kept for it, of up to a mebibyte each.
 #[test]
 fn what_is_too_much_is_kept_no_longer_once_it_was_answered() {

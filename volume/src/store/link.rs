@@ -1,7 +1,8 @@
 //! How a head's messages reach a member, here or on another node.
 //!
 //! Invariant: writes to a member, and what begins or ends their order, are sent one message after the other, so that none
-//! overtakes another; writes that came during the last message go together.
+//! overtakes another; writes that came during the last message go together. One that is to be durable before anything else is done is flushed
+//! by the same message.
 //! Invariant: a member on this node is called, not sent to.
 //! Invariant: what waits to be sent to one member is bounded, and what belongs to a session that ended is not sent.
 
@@ -123,6 +124,8 @@ pub(super) struct Ordered {
     pub(super) message: Message,
     /// Of a write.
     pub(super) body: Option<Body>,
+    /// Of a write: what [`Message::Flush`] of it asks is asked with it.
+    pub(super) flush: bool,
 }
 
 impl Ordered {
@@ -194,8 +197,11 @@ pub(super) async fn pump(
             None => {
                 let mut batch = Batch::default();
                 batch.add(&first);
-                kept = gather(&mut batch, &mut messages, session, &lane, &mut queue);
-                batch.call()
+                match first.message {
+                    Message::Write(sequence) if first.flush => messages.push(Message::Flush(sequence)),
+                    _ => kept = gather(&mut batch, &mut messages, session, &lane, &mut queue),
+                }
+                batch.call(first.flush)
             }
         };
         let fills = matches!(call, VolumeCall::Fill { .. });
@@ -222,7 +228,9 @@ fn gather(
 ) -> Option<Ordered> {
     while batch.has_room() {
         match queue.try_recv() {
-            Ok(next) if next.session == session && matches!(next.message, Message::Write(_)) => {
+            Ok(next)
+                if next.session == session && matches!(next.message, Message::Write(_)) && !next.flush =>
+            {
                 lane.left(&next);
                 batch.add(&next);
                 messages.push(next.message);
@@ -257,7 +265,7 @@ impl Batch {
         }
     }
 
-    fn call(self) -> VolumeCall {
+    fn call(self, flush: bool) -> VolumeCall {
         let data = match <[Bytes; 1]>::try_from(self.parts) {
             Ok([one]) => one,
             Err(parts) => {
@@ -266,7 +274,7 @@ impl Batch {
                 whole.freeze()
             }
         };
-        VolumeCall::Write { writes: self.writes, data }
+        VolumeCall::Write { writes: self.writes, data, flush }
     }
 }
 
@@ -306,6 +314,7 @@ mod tests {
             session: Session(session),
             message: Message::Write(1),
             body: Some(Body { run, data: data.clone(), era: 0 }),
+            flush: false,
         };
         let many = (0..100).filter(|_| lane.takes(&one(4))).count();
         assert_eq!(many, 63, "messages count too");

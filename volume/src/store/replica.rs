@@ -317,7 +317,13 @@ impl Replica {
             VolumeCall::Begin { turns, end } => self.alone(session).await?.begin(fence, &turns, end).await,
             VolumeCall::Fill { common, after } => self.alone(session).await?.fill(fence, common, after).await,
             VolumeCall::Join { turns, .. } => self.alone(session).await?.join(fence, &turns).await,
-            VolumeCall::Write { writes, data } => self.write(fence, session, writes, data).await,
+            VolumeCall::Write { writes, data, flush } => {
+                let seat = self.write(fence, session, writes, data).await?;
+                if flush {
+                    seat.flush(fence).await?;
+                }
+                Ok(done(&seat))
+            }
             VolumeCall::Put { rows, data } => match self.put(fence, session, rows, data).await {
                 Err(VolumeError::Disk(DiskError::NoSpace)) => Ok(VolumeAnswer::Tight),
                 answer => answer,
@@ -424,7 +430,7 @@ impl Replica {
         session: u64,
         writes: Vec<BlockWrite>,
         data: Bytes,
-    ) -> Result<VolumeAnswer, VolumeError> {
+    ) -> Result<Arc<Seat>, VolumeError> {
         let mut placed = Vec::with_capacity(writes.len());
         let mut data = data;
         let seat = {
@@ -444,7 +450,7 @@ impl Replica {
         for one in placed {
             seat.finish(one, false).await?;
         }
-        Ok(done(&seat))
+        Ok(seat)
     }
 
     async fn put(

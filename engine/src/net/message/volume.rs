@@ -71,6 +71,8 @@ pub enum VolumeCall {
         writes: Vec<BlockWrite>,
         /// The bytes of all of them.
         data: Bytes,
+        /// Answered when they, and all before them, are durable, as [`VolumeCall::Flush`].
+        flush: bool,
     },
     /// Rows of another member, to one that is being filled; at most [`crate::net::limits::MAX_WRITES`].
     Put {

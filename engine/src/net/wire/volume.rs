@@ -43,7 +43,7 @@ pub(super) enum CallHead {
     Begin { turns: Vec<TurnFields>, end: u64 },
     Fill { common: u64, after: u64 },
     Join { turns: Vec<TurnFields>, end: u64 },
-    Write { writes: Vec<WriteHead>, data: u32 },
+    Write { writes: Vec<WriteHead>, data: u32, flush: bool },
     Put { rows: Vec<WriteHead>, data: u32 },
     Flush(u64),
     Confirm,
@@ -154,9 +154,9 @@ pub(super) fn call_head(call: VolumeCall) -> Result<(CallHead, Vec<Bytes>), Wire
         VolumeCall::Begin { turns: list, end } => CallHead::Begin { turns: turns(list)?, end },
         VolumeCall::Fill { common, after } => CallHead::Fill { common, after },
         VolumeCall::Join { turns: list, end } => CallHead::Join { turns: turns(list)?, end },
-        VolumeCall::Write { writes, data } => {
+        VolumeCall::Write { writes, data, flush } => {
             let length = bounded(data.len(), MAX_PAYLOAD, "payload")?;
-            return Ok((CallHead::Write { writes: writes_head(writes)?, data: length }, vec![data]));
+            return Ok((CallHead::Write { writes: writes_head(writes)?, data: length, flush }, vec![data]));
         }
         VolumeCall::Put { rows, data } => {
             let length = bounded(data.len(), MAX_PAYLOAD, "payload")?;
@@ -185,8 +185,8 @@ pub(super) fn call_of(head: CallHead, payload: &mut Payload) -> Result<VolumeCal
         CallHead::Begin { turns: list, end } => VolumeCall::Begin { turns: turns(list)?, end },
         CallHead::Fill { common, after } => VolumeCall::Fill { common, after },
         CallHead::Join { turns: list, end } => VolumeCall::Join { turns: turns(list)?, end },
-        CallHead::Write { writes, data } => {
-            VolumeCall::Write { writes: writes_of(writes)?, data: payload.take(data)? }
+        CallHead::Write { writes, data, flush } => {
+            VolumeCall::Write { writes: writes_of(writes)?, data: payload.take(data)?, flush }
         }
         CallHead::Put { rows, data } => VolumeCall::Put { rows: writes_of(rows)?, data: payload.take(data)? },
         CallHead::Flush(sequence) => VolumeCall::Flush(sequence),
@@ -287,8 +287,12 @@ pub(super) mod tests {
             (of(VolumeCall::Fill { common: 5, after: 6 }), text("020506|")),
             (of(VolumeCall::Join { turns: vec![(1, 0)], end: 6 }), text("0301010006|")),
             (
-                of(VolumeCall::Write { writes: vec![write(3, false), write(4, true)], data: data.clone() }),
-                text("0402070301fb2c01ff010500070401fb2c01ff01050105|6279746573"),
+                of(VolumeCall::Write {
+                    writes: vec![write(3, false), write(4, true)],
+                    data: data.clone(),
+                    flush: true,
+                }),
+                text("0402070301fb2c01ff010500070401fb2c01ff0105010501|6279746573"),
             ),
             (
                 of(VolumeCall::Put { rows: vec![write(3, false)], data }),

@@ -10,9 +10,15 @@ use crate::store::link::{Body, Ordered, Peer, call_of};
 
 impl Driver {
     pub(super) fn act(&mut self, actions: Vec<Action>) {
+        let (lone, flushed) = self.flushed_alone(&actions);
         for action in actions {
             match action {
-                Action::Send(device, session, message) => self.send(device, session, message),
+                Action::Send(device, _, Message::Flush(goal))
+                    if goal == lone && flushed.contains(&device) => {}
+                Action::Send(device, session, message) => {
+                    let flush = message == Message::Write(lone) && flushed.contains(&device);
+                    self.send(device, session, message, flush);
+                }
                 Action::Place(token, sequence) => {
                     if let Some((_, Waiting::Write(body, _))) = self.waiting.get_mut(&token)
                         && let Some(body) = body.take()
@@ -58,7 +64,29 @@ impl Driver {
         }
     }
 
-    fn send(&mut self, device: DeviceId, session: Session, message: Message) {
+    /// The write that is alone under way, and the members that are asked for it and its flush in one message: a trip less. Were there others, they
+    /// would wait for its flush.
+    fn flushed_alone(&self, actions: &[Action]) -> (u64, Vec<DeviceId>) {
+        let (end, answered, _) = self.head.reach();
+        if end != answered + 1 {
+            return (end, Vec::new());
+        }
+        let sent = |device: &DeviceId, session: &Session, what: &Message| {
+            actions.iter().any(|action| {
+                matches!(action, Action::Send(to, of, message) if (to, of, message) == (device, session, what))
+            })
+        };
+        let both = actions.iter().filter_map(|action| match action {
+            Action::Send(device, session, Message::Flush(goal)) if *goal == end => {
+                sent(device, session, &Message::Write(end)).then_some(*device)
+            }
+            _ => None,
+        });
+        (end, both.collect())
+    }
+
+    /// `flush`: a write is answered when it is durable.
+    fn send(&mut self, device: DeviceId, session: Session, message: Message, flush: bool) {
         let (fence, to) = (self.fence, Peer { device, volume: self.volume });
         let (reach, told) = (self.reach.clone(), self.told.clone());
         match message {
@@ -98,7 +126,7 @@ impl Driver {
                     Message::Write(sequence) => self.bodies.get(sequence).cloned(),
                     _ => None,
                 };
-                if !self.link(device).send(Ordered { fence, session, message, body }) {
+                if !self.link(device).send(Ordered { fence, session, message, body, flush }) {
                     tracing::warn!(%device, "a member of a volume is too far behind, and is filled anew");
                     self.late.push(device);
                 }

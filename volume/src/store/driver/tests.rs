@@ -2,6 +2,7 @@
 #![expect(clippy::disallowed_methods, reason = "time goes on beside disks that have threads of their own")]
 
 mod few;
+mod trips;
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -83,6 +84,9 @@ struct World {
     full: Mutex<Option<u8>>,
     /// Heads are at a node that has no disk.
     far: AtomicBool,
+    /// Flushes that other nodes were asked for by themselves, and with a write.
+    flushes: AtomicUsize,
+    flushed_writes: AtomicUsize,
     committed: Mutex<Configuration>,
     views: Mutex<Views>,
 }
@@ -101,6 +105,8 @@ impl World {
             stuck: AtomicBool::new(false),
             full: Mutex::default(),
             far: AtomicBool::new(false),
+            flushes: AtomicUsize::new(0),
+            flushed_writes: AtomicUsize::new(0),
             committed: Mutex::new(committed),
             views: Mutex::default(),
         })
@@ -182,6 +188,13 @@ impl Transport for Net {
             if matches!(call, VolumeCall::Rows { .. }) && *world.damaged.lock().unwrap() == Some(n) {
                 world.asked_for_rows.fetch_add(1, Ordering::Relaxed);
                 return Ok(Response::Volume(VolumeAnswer::Unreadable));
+            }
+            match call {
+                VolumeCall::Flush(_) => drop(world.flushes.fetch_add(1, Ordering::Relaxed)),
+                VolumeCall::Write { flush: true, .. } => {
+                    world.flushed_writes.fetch_add(1, Ordering::Relaxed);
+                }
+                _ => {}
             }
             let begins = matches!(call, VolumeCall::Begin { .. } | VolumeCall::Join { .. });
             let tells = begins || matches!(call, VolumeCall::Confirm | VolumeCall::Write { .. });

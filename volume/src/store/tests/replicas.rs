@@ -92,7 +92,7 @@ impl At {
         let position = Position { epoch: self.fence.epoch, sequence };
         let writes = vec![BlockWrite { position, run, era: self.era, zeroes: value == 0 }];
         let data = if value == 0 { Bytes::new() } else { bytes(value, run.blocks) };
-        VolumeCall::Write { writes, data }
+        VolumeCall::Write { writes, data, flush: false }
     }
 
     pub(super) fn write(&mut self, sequence: u64, run: Run, value: u8) {
