@@ -39,6 +39,8 @@ pub enum Event {
     Read(Token),
     /// A client wants all that was answered to be durable.
     Flush(Token),
+    /// One has wanted it and seen by itself that it was ([`super::Head::reach`]).
+    Synced,
     /// All that came before is to be durable, also writes for which nobody waits any more. Nothing comes until it is answered.
     Settle(Token),
     /// A request has waited as long as it may.

@@ -214,6 +214,7 @@ impl Head {
                 // Nothing is answered before it serves.
                 head.flushes.push((token, head.answered));
             }),
+            Event::Synced => self.habit.flushed(),
             Event::Settle(token) => self.request(token, actions, |head| head.settling.push(token)),
             Event::HandOver(token) => {
                 self.request(token, actions, |head| head.handing_over = Some(token));

@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 use quarry_engine::block::{Fence, NoteTag, VolumeId, notes, reap};
 use quarry_engine::disk::format::record::DeviceId;
@@ -143,10 +144,15 @@ impl Members {
             return answer_of(self.act(device, volume, fence, session, call).await);
         }
         let members = Arc::clone(self);
+        let mut work = Box::pin(async move { members.act(device, volume, fence, session, call).await });
+        // Most writes have their place at once.
+        if let Poll::Ready(answer) = work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            return answer_of(answer);
+        }
         let (told, answer) = oneshot::channel();
         self.beside(Box::pin(async move {
             // Who no longer waits needs no answer.
-            let _gone = told.send(members.act(device, volume, fence, session, call).await);
+            let _gone = told.send(work.await);
         }));
         // It has panicked, or the node is going.
         let none = |_| {

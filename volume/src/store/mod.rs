@@ -30,6 +30,7 @@ mod tail;
 #[cfg(test)]
 mod tests;
 mod volumes;
+mod waterline;
 
 pub use bodies::Kept;
 pub use device::{Device, Piece, Stretch};

@@ -18,6 +18,7 @@ use super::driver::{Active, Ask, Commit, Condition, Got, Parts, Seen, Views, Wha
 use super::error::VolumeError;
 use super::link::{Body, Peer, Reach, Unanswered};
 use super::sealed::{opened, sealed};
+use super::waterline::Waterline;
 use crate::cipher::Cipher;
 use crate::geometry::{CHUNK_BYTES, Geometry};
 use crate::head::{Configuration, Failure, Head, Session, Settings, Until};
@@ -69,6 +70,7 @@ struct Inner {
     fence: Fence,
     cipher: Option<Cipher>,
     condition: watch::Receiver<Condition>,
+    waterline: Arc<Waterline>,
     reach: Reach,
     /// Writes of whole blocks share it; one that covers a block in part has it alone.
     edges: RwLock<()>,
@@ -99,11 +101,15 @@ impl Replicated {
         let (head, begun) = Head::attach(fence, configuration, Settings { least, keep: KEEP, near });
         let (tell, condition) = watch::channel(Condition::Attaching);
         let (asks, asked) = mpsc::unbounded_channel();
-        let parts = Parts { head, begun, volume, views, reach: reach.clone(), commit, condition: tell };
+        let waterline = Arc::new(Waterline::default());
+        let (shown, reaching) = (Arc::clone(&waterline), reach.clone());
+        let parts =
+            Parts { head, begun, volume, views, reach: reaching, commit, condition: tell, waterline: shown };
         reach.beside(drive(parts, asked));
         let (edges, reach) = (RwLock::new(()), reach.clone());
         let snapshots = Mutex::new(what.views.snapshots.clone());
-        let inner = Arc::new(Inner { asks, volume, fence, cipher, condition, reach, edges, snapshots });
+        let inner = Inner { asks, volume, fence, cipher, condition, waterline, reach, edges, snapshots };
+        let inner = Arc::new(inner);
         Self { inner, geometry, era: u32::MAX, names: Arc::default() }
     }
 
@@ -472,6 +478,10 @@ impl Replicated {
 
     /// All writes that were answered are durable when this returns.
     pub async fn flush(&self) -> Result<(), VolumeError> {
+        let serves = matches!(*self.inner.condition.borrow(), Condition::Serving);
+        if serves && self.inner.waterline.is_all_durable() {
+            return Ok(());
+        }
         let (done, flushed) = oneshot::channel();
         self.inner.asks.send(Ask::Flush { done }).map_err(|_| self.gone())?;
         Ok(flushed.await.map_err(|_| self.gone())??)

@@ -296,7 +296,7 @@ impl Seat {
             Place::Next(None) => order.era,
         };
         let record = self.record(fence, run, sequence, era, data.clone());
-        let lazy = early && place == Place::Next(None) && self.state().unasked >= EAGER;
+        let lazy = early && place != Place::Below && self.state().unasked >= EAGER;
         let durability = if lazy { Durability::Lazy } else { Durability::Durable };
         let submitted = self.disk.submit_now(record, durability, room);
         let mut state = self.state();

@@ -10,6 +10,9 @@ use crate::store::link::{Body, Ordered, Peer, call_of};
 
 impl Driver {
     pub(super) fn act(&mut self, actions: Vec<Action>) {
+        // Before anybody is told.
+        let (_, answered, durable) = self.head.reach();
+        self.waterline.rise(answered, durable);
         let (lone, flushed) = self.flushed_alone(&actions);
         for action in actions {
             match action {

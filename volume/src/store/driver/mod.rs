@@ -25,6 +25,7 @@ use self::fill::Copied;
 use super::bodies::Bodies;
 use super::device::Piece;
 use super::link::{Answered, Body, Lane, Ordered, Peer, Reach, Unanswered, pump};
+use super::waterline::Waterline;
 use crate::geometry::Run;
 use crate::head::{Action, Configuration, Event, Failure, Head, Report, Session, Standing, Until};
 use crate::member::Token;
@@ -215,6 +216,7 @@ pub(super) struct Parts {
     pub(super) reach: Reach,
     pub(super) commit: Commit,
     pub(super) condition: watch::Sender<Condition>,
+    pub(super) waterline: Arc<Waterline>,
 }
 
 struct Driver {
@@ -225,6 +227,7 @@ struct Driver {
     reach: Reach,
     commit: Commit,
     condition: watch::Sender<Condition>,
+    waterline: Arc<Waterline>,
     told: mpsc::UnboundedSender<Told>,
     links: BTreeMap<DeviceId, Link>,
     bodies: Bodies,
@@ -242,7 +245,7 @@ struct Driver {
 
 /// Drives a head until nobody asks any more.
 pub(super) async fn drive(parts: Parts, mut asks: mpsc::UnboundedReceiver<Ask>) {
-    let Parts { head, begun, volume, views, reach, commit, condition } = parts;
+    let Parts { head, begun, volume, views, reach, commit, condition, waterline } = parts;
     let fence = head.fence();
     let (told, mut hears) = mpsc::unbounded_channel();
     let bodies = Bodies::new(Arc::clone(&reach.kept));
@@ -254,6 +257,7 @@ pub(super) async fn drive(parts: Parts, mut asks: mpsc::UnboundedReceiver<Ask>) 
         reach,
         commit,
         condition,
+        waterline,
         told,
         links: BTreeMap::new(),
         bodies,
@@ -347,6 +351,9 @@ impl Driver {
         let token = Token(self.tokens);
         let (waiting, event) = match ask {
             Ask::Write { body, until, done } => {
+                if self.waterline.was_looked_at() {
+                    self.step(Event::Synced);
+                }
                 (Waiting::Write(Some(body), done), Event::Write(token, until))
             }
             Ask::Read { what, done } => (Waiting::Read(what, BTreeMap::new(), done), Event::Read(token)),
