@@ -94,6 +94,13 @@ impl Core {
         Self { parts, rooms, lanes, lives, life, local, runtime: Handle::current() }
     }
 
+    /// Another body of the same process. Its calls have lanes and room of their own.
+    pub(super) fn beside(&self, connections: usize) -> Self {
+        let (rooms, lanes) = (self.rooms.beside(connections), CallLanes::default());
+        let (lives, runtime) = (Arc::clone(&self.lives), self.runtime.clone());
+        Self { parts: self.parts.clone(), rooms, lanes, lives, life: self.life, local: self.local, runtime }
+    }
+
     /// Runs a call whose result nobody wants.
     pub(super) fn cast(&self, call: BoxFuture<'static, Result<Response, NetError>>) {
         self.runtime.spawn(async move {

@@ -64,6 +64,11 @@ impl Rooms {
         Self { all: Arc::new(Semaphore::new(INBOUND_BYTES_ALL)), connections, peers: Mutex::default() }
     }
 
+    /// Others beside these: what all peers together may have is counted once.
+    pub(super) fn beside(&self, connections: usize) -> Self {
+        Self { all: Arc::clone(&self.all), connections, peers: Mutex::default() }
+    }
+
     /// That of a peer.
     pub(super) fn of(&self, peer: NodeId) -> Arc<Room> {
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);

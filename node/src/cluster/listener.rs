@@ -28,7 +28,7 @@ const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 #[derive(Debug, Clone)]
 pub(super) struct Entrances {
     pub(super) keeper: Arc<Keeper>,
-    /// Calls over TCP, unless they go over QUIC.
+    /// Calls over TCP: all, or those about volumes.
     pub(super) calls: Option<Arc<Shared>>,
     /// Joining, where the authority's key lies.
     pub(super) join: Option<Arc<Host>>,

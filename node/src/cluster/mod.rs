@@ -4,6 +4,7 @@
 //! Invariant: certificates are renewed without a restart: the running node takes up its file when it changes.
 
 pub(crate) mod authority;
+mod both;
 mod core;
 mod frames;
 pub(crate) mod identity;
@@ -30,6 +31,7 @@ use quarry_engine::object::Spawn;
 use tokio::net::TcpListener;
 use tokio::task::{JoinError, JoinSet};
 
+pub use self::both::Both;
 pub use self::core::{AddressBook, Parts};
 pub use identity::{Identity, IdentityError, Keeper};
 pub use quic::Quic;
@@ -186,27 +188,24 @@ fn listen(
         tasks.spawn(listener::run(listener, entrances));
         return Ok(Listening { address, net: Arc::new(tcp), quic: None, tasks });
     }
-    // Machines join over TCP, at the port that others are called at over UDP.
+    // Machines join, and members of volumes are called, over TCP, at the port that others are called at over UDP.
     let tries = if wanted.port() == 0 { PORT_TRIES } else { 1 };
-    let mut found = Err(io::Error::from(io::ErrorKind::AddrInUse));
+    let mut found = io::Error::from(io::ErrorKind::AddrInUse);
     for _ in 0..tries {
         let quic = Quic::start(parts.clone(), wanted).map_err(failed)?;
         let address = quic.address().map_err(failed)?;
-        if entrances.join.is_none() {
-            found = Ok((quic, address));
-            break;
-        }
         match bind_tcp(address) {
             Ok((listener, _)) => {
+                let tcp = Tcp::beside(&quic);
+                entrances.calls = Some(tcp.shared());
                 tasks.spawn(listener::run(listener, entrances));
-                found = Ok((quic, address));
-                break;
+                let net = Arc::new(Both::new(quic.clone(), tcp));
+                return Ok(Listening { address, net, quic: Some(quic), tasks });
             }
-            Err(error) => found = Err(error),
+            Err(error) => found = error,
         }
     }
-    let (quic, address) = found.map_err(failed)?;
-    Ok(Listening { address, net: Arc::new(quic.clone()), quic: Some(quic), tasks })
+    Err(failed(found))
 }
 
 fn bind_tcp(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
@@ -301,6 +300,16 @@ pub fn temporary_cluster(nodes: &[NodeId]) -> Result<Vec<Identity>, IdentityErro
         authority.issue(*node, validity).map_err(made)?.identity(&authority, whence)
     };
     nodes.iter().map(issue).collect()
+}
+
+/// Starts QUIC on `address`, and TCP beside it; where they listen.
+pub fn start_both(parts: Parts, address: SocketAddr) -> io::Result<(Both, Quic, SocketAddr)> {
+    let keeper = Arc::clone(&parts.keeper);
+    let quic = Quic::start(parts, address)?;
+    let (listener, bound) = bind_tcp(quic.address()?)?;
+    let tcp = Tcp::beside(&quic);
+    tokio::spawn(listener::run(listener, Entrances { keeper, calls: Some(tcp.shared()), join: None }));
+    Ok((Both::new(quic.clone(), tcp), quic, bound))
 }
 
 /// Starts a TCP body that listens on `address`; where it listens.

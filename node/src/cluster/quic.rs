@@ -97,6 +97,10 @@ impl Quic {
         Ok(Self { shared })
     }
 
+    pub(super) fn core(&self) -> &Core {
+        &self.shared.core
+    }
+
     /// Where it listens.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.shared.endpoint.local_addr()

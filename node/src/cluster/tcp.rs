@@ -28,10 +28,13 @@ use tokio_rustls::{TlsConnector, client, server};
 use super::core::{Core, Parts, log_called, receive};
 use super::frames::{self, FrameError};
 use super::lives::Life;
+use super::quic::Quic;
 use super::tls;
 
 /// A connection that was not used for so long is closed by the caller.
 const IDLE: Duration = Duration::from_secs(60);
+/// How long a peer may take until it is connected, where there is another way.
+const CONNECTS_BESIDE: Duration = Duration::from_secs(1);
 /// The same by the called side, later: so that no call meets a connection that is being closed.
 const IDLE_CALLED: Duration = Duration::from_secs(90);
 
@@ -46,6 +49,8 @@ pub struct Tcp {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) core: Core,
+    /// How long a peer may take until it is connected.
+    connects_within: Duration,
     peers: Mutex<HashMap<NodeId, Arc<Peer>>>,
 }
 
@@ -67,12 +72,17 @@ impl Tcp {
     /// The calling side; the called side is a listener that is given [`Tcp::shared`].
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        Self {
-            shared: Arc::new(Shared {
-                core: Core::new(parts, CONNECTIONS_PER_PEER),
-                peers: Mutex::default(),
-            }),
-        }
+        Self::of(Core::new(parts, CONNECTIONS_PER_PEER), HANDSHAKE_WITHIN)
+    }
+
+    /// One that carries some of the calls of a process whose others go over QUIC: a peer that it does not reach soon is called so.
+    #[must_use]
+    pub fn beside(quic: &Quic) -> Self {
+        Self::of(quic.core().beside(CONNECTIONS_PER_PEER), CONNECTS_BESIDE)
+    }
+
+    fn of(core: Core, connects_within: Duration) -> Self {
+        Self { shared: Arc::new(Shared { core, connects_within, peers: Mutex::default() }) }
     }
 
     pub(super) fn shared(&self) -> Arc<Shared> {
@@ -162,8 +172,7 @@ impl Shared {
         let generation = self.core.parts.keeper.generation();
         let usable = {
             let mut idle = peer.idle();
-            idle.retain(|one| one.is_usable(generation, address));
-            idle.pop()
+            std::iter::from_fn(|| idle.pop()).find(|one| one.is_usable(generation, address))
         };
         let mut stream = match usable {
             Some(idle) => idle.stream,
@@ -175,7 +184,10 @@ impl Shared {
         };
         match exchanged.await {
             Ok(response) => {
-                peer.idle().push(Idle { stream, generation, address, since: Instant::now() });
+                let mut idle = peer.idle();
+                // Those that were used last are used again; the others are let go.
+                idle.retain(|one| one.since.elapsed() < IDLE);
+                idle.push(Idle { stream, generation, address, since: Instant::now() });
                 Ok(response)
             }
             Err(FrameError::Wire(error)) => Err(error.into()),
@@ -197,7 +209,7 @@ impl Shared {
             prepare(&stream)?;
             TlsConnector::from(Arc::new(config)).connect(name, stream).await
         };
-        let connected = timeout(HANDSHAKE_WITHIN, connecting).await;
+        let connected = timeout(self.connects_within, connecting).await;
         if let Some(Err(why)) = verdict.get() {
             log_called(to, address, why);
             return Err(NetError::Refused { to, why });

@@ -2,6 +2,7 @@
 //! disks at their ends.
 
 mod bodies;
+mod both;
 mod disk;
 mod hung;
 mod joining;
