@@ -71,6 +71,15 @@ fn next(
     }
 }
 
+/// A head whose node was restarted is not there before somebody uses the volume, and nobody else fills who lacks something. That head
+/// rests when all have everything.
+fn after_all(step: Step, head: Option<NodeId>, configuration: &Configuration) -> Step {
+    match step {
+        Step::Nothing if head.is_some() && !configuration.joining.is_empty() => Step::Wait,
+        step => step,
+    }
+}
+
 impl Shared {
     /// One step with each volume that needs one; with several at a time, for some take long to be served.
     pub(crate) async fn replace(&self) {
@@ -87,13 +96,13 @@ impl Shared {
         let stays = |device| state.stays(device);
         let configuration = &row.configuration;
         if row.wanted == 0 && configuration.all().all(stays) {
-            return Step::Nothing;
+            return after_all(Step::Nothing, row.head, configuration);
         }
         let nodes = self.nodes_of(row);
         let node = |device: &DeviceId| state.devices.get(device).map(|known| known.node);
         let fresh = |device: &DeviceId| node(device).is_some_and(|node| !nodes.contains(&node));
         let spare = self.candidates(row.id).unwrap_or_default().into_iter().find(fresh);
-        next(configuration, row.wanted.into(), stays, spare)
+        after_all(next(configuration, row.wanted.into(), stays, spare), row.head, configuration)
     }
 
     /// Nodes that may do it: the head's, those of members that stay, the others.
@@ -188,6 +197,19 @@ mod tests {
         assert_eq!(step(&[1, 2, 3], &[4], 3, &[], None), Step::Remove(device(4)));
         assert_eq!(step(&[1, 2, 3, 4], &[], 3, &[], None), Step::Remove(device(4)));
         assert_eq!(step(&[1, 2], &[3, 4], 3, &[], None), Step::Nothing, "first somebody counts again");
+    }
+
+    /// A node that was restarted while it filled a member, of a volume that nobody used then, left it with less than it should have for good.
+    #[test]
+    fn a_head_that_is_gone_comes_back_for_who_joins() {
+        let joining =
+            Configuration { version: 1, members: vec![device(1), device(2)], joining: vec![device(3)] };
+        let here = Some(NodeId([1; 16]));
+        assert_eq!(after_all(Step::Nothing, here, &joining), Step::Wait);
+        assert_eq!(after_all(Step::Nothing, None, &joining), Step::Nothing, "it was given back");
+        assert_eq!(after_all(Step::Stuck, here, &joining), Step::Stuck);
+        let whole = Configuration { version: 1, members: vec![device(1), device(2)], joining: Vec::new() };
+        assert_eq!(after_all(Step::Nothing, here, &whole), Step::Nothing);
     }
 
     #[test]
