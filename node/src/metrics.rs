@@ -203,6 +203,8 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("quarry_disk_capacity_bytes{disk=\"disk0\"} 1024"), "{text}");
+        assert!(text.contains("quarry_disk_refuses_writes{disk=\"disk0\"} 0"), "{text}");
+        assert!(!text.contains("quarry_disk_index_free_bytes{"), "it is not known: {text}");
         assert!(text.contains("\nquarry_panics_total "), "{text}");
         assert!(text.ends_with("# EOF\n"));
     }

@@ -140,6 +140,12 @@ pub struct DiskStatus {
     pub used: u64,
     /// Bytes that are still referred to.
     pub live: u64,
+    /// Clients' writes are refused: it is nearly full, or the file system of its index is.
+    #[serde(default)]
+    pub refuses: bool,
+    /// Bytes that are free where its index lies.
+    #[serde(default)]
+    pub index_free: Option<u64>,
     /// Counters since the start, by name.
     pub counters: BTreeMap<String, u64>,
 }
@@ -219,13 +225,17 @@ impl StatusSource {
 }
 
 /// A figure of each disk: its name in `/metrics`, what it is, and how it is read.
-type DiskGauge = (&'static str, &'static str, fn(&DiskStatus) -> u64);
+type DiskGauge = (&'static str, &'static str, fn(&DiskStatus) -> Option<u64>);
 
-const DISK_GAUGES: [DiskGauge; 4] = [
-    ("disk_capacity_bytes", "Bytes that the log can hold", |disk| disk.capacity),
-    ("disk_used_bytes", "Bytes in segments that are in use", |disk| disk.used),
-    ("disk_live_bytes", "Bytes that are still referred to", |disk| disk.live),
-    ("disk_ok", "1 while the disk serves", |disk| u64::from(disk.state == "ok")),
+const DISK_GAUGES: [DiskGauge; 6] = [
+    ("disk_capacity_bytes", "Bytes that the log can hold", |disk| Some(disk.capacity)),
+    ("disk_used_bytes", "Bytes in segments that are in use", |disk| Some(disk.used)),
+    ("disk_live_bytes", "Bytes that are still referred to", |disk| Some(disk.live)),
+    ("disk_ok", "1 while the disk serves", |disk| Some(u64::from(disk.state == "ok"))),
+    ("disk_refuses_writes", "1 while clients' writes are refused for want of room", |disk| {
+        Some(u64::from(disk.refuses))
+    }),
+    ("disk_index_free_bytes", "Bytes that are free where the index lies", |disk| disk.index_free),
 ];
 
 impl Collector for StatusSource {
@@ -234,7 +244,8 @@ impl Collector for StatusSource {
         for (name, help, read) in DISK_GAUGES {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             for disk in &status.disks {
-                let value = i64::try_from(read(disk)).unwrap_or(i64::MAX);
+                let Some(value) = read(disk) else { continue };
+                let value = i64::try_from(value).unwrap_or(i64::MAX);
                 ConstGauge::new(value).encode(family.encode_family(&[("disk", disk.path.as_str())])?)?;
             }
         }

@@ -44,6 +44,9 @@ pub struct Settings {
     pub snapshot_every: u64,
     /// Applied entries that stay in the log for voters that lag.
     pub keep: u64,
+    /// Rows are written also where the leader's disk is nearly full: those of a group that says who may write, and where, are few, and without
+    /// them nobody makes room.
+    pub takes_always: bool,
 }
 
 /// By so much the lease of a leader ends before its silence counts, and a vote may take less than that.
@@ -61,6 +64,7 @@ impl Default for Settings {
             silence: Duration::from_millis(1300),
             snapshot_every: 5_000,
             keep: 20_000,
+            takes_always: false,
         }
     }
 }
@@ -172,6 +176,7 @@ pub(super) struct Shared {
     pub(super) prober: Confirmer,
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) net: Arc<dyn Transport>,
+    takes_always: bool,
     /// Held while lines are given away or taken back.
     pub(super) reshaping: tokio::sync::Mutex<()>,
 }
@@ -234,7 +239,7 @@ impl Group {
         let config = Arc::new(settings.config(group)?);
         let (node, current) = (net.local(), Arc::clone(&runtime));
         let (peers, kept) = (Arc::clone(&net), Arc::clone(&net));
-        let within = settings.heartbeat;
+        let (within, takes_always) = (settings.heartbeat, settings.takes_always);
         let opened = scope(Arc::clone(&runtime), async move {
             let store = Store::open(group, disk).await?;
             store.take_up().await.map_err(stopped)?;
@@ -273,6 +278,7 @@ impl Group {
             prober,
             runtime,
             net,
+            takes_always,
             reshaping,
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -306,8 +312,9 @@ impl Group {
             // It would not be alone in its log entry.
             return Err(GroupError::Limit("ranges taken back"));
         }
-        let grows = entry.rows.iter().any(|row| row.value.is_some());
-        if grows && self.shared.store.disk.above_high_water() {
+        // A row without bytes is a mark that is written over and over, as of the version times that are reserved: deletes need them too.
+        let grows = entry.rows.iter().any(|row| row.value.as_ref().is_some_and(|value| !value.is_empty()));
+        if grows && !self.shared.takes_always && self.shared.store.disk.above_high_water() {
             return Err(GroupError::NoSpace);
         }
         let office = self.office();

@@ -169,6 +169,12 @@ impl DiskHandle {
         live > self.shared.layout.usable() / 100 * CLIENT_HIGH_WATER || self.shared.index_room.is_tight()
     }
 
+    /// Bytes that are free where the index lies, as last looked at; `None`: it lies on no file system.
+    #[must_use]
+    pub fn index_free(&self) -> Option<u64> {
+        self.shared.index_room.free()
+    }
+
     /// Appends a group (one batch, all or nothing) and waits as long as `durability` says. The group is written even
     /// when the caller stops waiting after submission.
     pub async fn append(

@@ -5,7 +5,7 @@
 //!
 //! Invariant: what deletes, moves or frees is always taken: it makes room.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::disk::format::record::DeviceId;
 use crate::index::Room;
@@ -16,9 +16,19 @@ const RESERVE: u64 = 1 << 30;
 const PART: u64 = 16;
 
 /// Whether there is little room, as last looked at.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct IndexRoom {
     tight: AtomicBool,
+    /// Bytes; [`NOT_KNOWN`] where it does not lie on a file system.
+    free: AtomicU64,
+}
+
+const NOT_KNOWN: u64 = u64::MAX;
+
+impl Default for IndexRoom {
+    fn default() -> Self {
+        Self { tight: AtomicBool::default(), free: AtomicU64::new(NOT_KNOWN) }
+    }
 }
 
 impl IndexRoom {
@@ -26,9 +36,15 @@ impl IndexRoom {
         self.tight.load(Ordering::Relaxed)
     }
 
+    /// What was free, where that is known.
+    pub(crate) fn free(&self) -> Option<u64> {
+        Some(self.free.load(Ordering::Relaxed)).filter(|free| *free != NOT_KNOWN)
+    }
+
     /// Takes note of what an index says, `None` where it does not lie on a file system.
     pub(crate) fn look(&self, device: DeviceId, room: Option<Room>) {
         let Some(room) = room else { return };
+        self.free.store(room.free, Ordering::Relaxed);
         let tight = is_tight(room);
         if self.tight.swap(tight, Ordering::Relaxed) == tight {
             return;

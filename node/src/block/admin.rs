@@ -18,6 +18,7 @@
 //! Invariant: volumes are changed from the node's own machine alone.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
@@ -351,8 +352,8 @@ impl Blocks {
         Ok(shown)
     }
 
-    fn shared_of(&self, name: &str) -> Result<&Shared, VolumeError> {
-        let found = self.exports.several(name).map(|(shared, _)| &**shared);
+    fn shared_of(&self, name: &str) -> Result<&Arc<Shared>, VolumeError> {
+        let found = self.exports.several(name).map(|(shared, _)| shared);
         found.ok_or_else(|| VolumeError::NoVolume(name.to_owned()))
     }
 

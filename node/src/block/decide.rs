@@ -31,6 +31,9 @@ pub(super) fn words(report: Option<&Report>) -> String {
             "undecided: had the first {end} writes, and was emptied to be filled: it has nothing"
         );
     }
+    if *whole && history.turns().is_empty() {
+        return "undecided: has nothing: no head has begun there".to_owned();
+    }
     let left = if *whole { "" } else { ", and was left while it was filled" };
     format!("undecided: has the first {end} writes, the last of head {epoch}{left}")
 }
@@ -82,7 +85,8 @@ impl Shared {
         // Of the others there may be none left: it has what it was before it was filled, or what it was filled with.
         let counted = row.configuration.counts(device);
         self.ask_anew(&row).await?;
-        let head = self.head_now(&row).ok_or_else(taken_over)?;
+        // Waited for: clients that come meanwhile have its place for a moment, too.
+        let head = self.place(row.id).head.lock().await.clone().ok_or_else(taken_over)?;
         let wanted = u8::try_from(Self::members_of(&row)).unwrap_or(u8::MAX);
         self.change(row.id, |now| now.wanted = now.wanted.max(wanted)).await?;
         tracing::warn!(volume = %row.name, %device, counted, "an operator decides which member is the volume");

@@ -6,10 +6,11 @@
 //!
 //! Invariant: a clone that can be used has a quorum of members that begin as the snapshot is.
 //! Invariant: a volume on its way back to a snapshot is read by nobody before it has come there: whoever attaches it completes that first.
+//! It goes on also when nobody does: at the head's node, or at another one with a member, where that is gone.
 //! Invariant: a row says that a clone needs its parent for as long as any of its members does. The parent, and its snapshot, may go before:
 //! then the clone's members alone keep, each on its disk, what it sees.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use quarry_engine::disk::format::record::DeviceId;
@@ -18,8 +19,10 @@ use quarry_volume::head::{Configuration, Failure};
 use quarry_volume::pace::Limits;
 use quarry_volume::store::{MAX_DESCRIPTION, Replicated, VolumeError, is_name};
 use quarry_volume::{Geometry, VolumeId};
+use tokio::task::JoinHandle;
 
 use super::shared::{Clones, PAUSE, Shared, TRIES, snapshot_of, taken_over};
+use crate::cluster::watch::{Patience, is_first};
 use crate::control::volumes::{ParentRow, RegisterError, Row, SnapshotRow};
 use crate::storage::{random_bytes, wall_clock};
 
@@ -60,7 +63,7 @@ impl Shared {
         self.surely(|this| async move { this.fork(wanted).await }).await
     }
 
-    async fn fork(&self, wanted: NewClone) -> Result<(), VolumeError> {
+    async fn fork(self: &Arc<Self>, wanted: NewClone) -> Result<(), VolumeError> {
         let (device, _, _held) = self.head_here(&wanted.volume).await?;
         let id = VolumeId(random_bytes());
         self.making().insert(id);
@@ -169,7 +172,7 @@ impl Shared {
         self.surely(|this| async move { this.take_over(&name).await }).await
     }
 
-    async fn take_over(&self, name: &str) -> Result<(), VolumeError> {
+    async fn take_over(self: &Arc<Self>, name: &str) -> Result<(), VolumeError> {
         let place = self.place(self.standing(name)?.0.id);
         // Who gave up waiting and asks again finds it done; all would be copied twice at once.
         let _alone = place.flattening.lock().await;
@@ -202,7 +205,7 @@ impl Shared {
         self.surely(|this| async move { this.go_back(&name, &snapshot).await }).await
     }
 
-    async fn go_back(&self, name: &str, snapshot: &str) -> Result<(), VolumeError> {
+    async fn go_back(self: &Arc<Self>, name: &str, snapshot: &str) -> Result<(), VolumeError> {
         let (device, row, held) = self.head_here(name).await?;
         let (era, epoch) = (snapshot_of(&row, snapshot)?.era, device.epoch());
         let row = self
@@ -220,14 +223,26 @@ impl Shared {
         self.returned(device, row.id).await.map(drop)
     }
 
-    /// A head whose volume has come to where it was on its way back to. One after the other: who comes second finds it there.
-    pub(super) async fn returned(&self, device: Replicated, id: VolumeId) -> Result<Replicated, VolumeError> {
+    /// A head whose volume has come to where it was on its way back to. It goes on when nobody waits for it any more: each client would begin
+    /// anew, and none would see its end that does not wait so long.
+    pub(super) async fn returned(
+        self: &Arc<Self>,
+        device: Replicated,
+        id: VolumeId,
+    ) -> Result<Replicated, VolumeError> {
+        let head = device.clone();
+        self.surely(|this| async move { this.come_back(&head, id).await }).await?;
+        Ok(device)
+    }
+
+    /// One after the other: who comes second finds it there.
+    async fn come_back(&self, device: &Replicated, id: VolumeId) -> Result<(), VolumeError> {
         let place = self.place(id);
         let _alone = place.returning.lock().await;
         let epoch = device.epoch();
         let row =
             self.row(id)?.map(|(row, _)| row).filter(|row| row.epoch == epoch).ok_or_else(taken_over)?;
-        let Some(era) = row.returning else { return Ok(device) };
+        let Some(era) = row.returning else { return Ok(()) };
         device.go_back_to(era).await?;
         let row = self
             .change(row.id, |row| {
@@ -236,12 +251,38 @@ impl Shared {
                 }
             })
             .await?;
-        if row.epoch == epoch { Ok(device) } else { Err(taken_over()) }
+        if row.epoch == epoch { Ok(()) } else { Err(taken_over()) }
+    }
+
+    /// Has volumes come to where they are on their way back to, also if nobody opens them: whoever sent them there may be gone. `begun`: those
+    /// with which this is under way.
+    pub(super) fn complete(self: &Arc<Self>, begun: &mut HashMap<VolumeId, JoinHandle<()>>) {
+        begun.retain(|_, task| !task.is_finished());
+        for row in self.list().into_iter().filter(|row| row.returning.is_some()) {
+            begun.entry(row.id).or_insert_with(|| {
+                let this = Arc::clone(self);
+                self.runtime.spawn(async move {
+                    if let Err(error) = this.complete_one(&row).await {
+                        tracing::warn!(volume = %row.name, %error, "go on with a volume's way back to a snapshot");
+                    }
+                })
+            });
+        }
+    }
+
+    async fn complete_one(self: &Arc<Self>, row: &Row) -> Result<(), VolumeError> {
+        if !is_first(self.net(), &self.doers(row), Patience::Whole).await {
+            return Ok(());
+        }
+        let (local, epoch) = (self.local(), row.epoch);
+        let (head, now) =
+            self.attach_if(&row.name, |now| now.epoch == epoch || now.head == Some(local)).await?;
+        if now.returning.is_some() { self.returned(head, row.id).await.map(drop) } else { Ok(()) }
     }
 
     /// What was written between a snapshot and a later one, or now: offsets and lengths, in order.
     pub(crate) async fn difference(
-        &self,
+        self: &Arc<Self>,
         name: &str,
         from: &str,
         to: Option<&str>,

@@ -25,6 +25,7 @@ mod shared;
 mod threads;
 mod tls;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -89,14 +90,17 @@ impl Blocks {
         });
     }
 
-    /// Replaces members of volumes whose disks are to be empty, until the node stops.
+    /// Replaces members of volumes whose disks are to be empty, lets heads rest, and has volumes come back to their snapshots, until the node
+    /// stops.
     pub(crate) fn replace(&self, tasks: &mut JoinSet<()>, mut stopped: watch::Receiver<bool>) {
         let Some(shared) = self.exports.shared().cloned() else { return };
         tasks.spawn(async move {
             let rounds = async {
+                let mut returning = HashMap::new();
                 loop {
                     let _panicked = panics::caught("replace members of volumes", shared.replace()).await;
                     let _panicked = panics::caught("let heads of volumes rest", shared.let_go()).await;
+                    shared.complete(&mut returning);
                     tokio::time::sleep(REPLACE_EVERY).await;
                 }
             };

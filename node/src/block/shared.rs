@@ -9,9 +9,11 @@ mod compare;
 mod owners;
 mod replace;
 mod rest;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -66,7 +68,7 @@ pub(crate) struct Shared {
     /// What wraps the keys of encrypted volumes: all machines of a cluster have the same.
     keys: KeyRing,
     /// On which heads live: clients come and go, and so do the threads that serve them.
-    runtime: Handle,
+    pub(super) runtime: Handle,
     heads: Mutex<HashMap<VolumeId, Arc<Place>>>,
     /// Clones that this process is making.
     pub(super) making: Mutex<HashSet<VolumeId>>,
@@ -112,6 +114,16 @@ impl Shared {
         let node_of = Arc::new(move |device: DeviceId| known.borrow().devices.get(&device).map(|d| d.node));
         let (timer, kept) = (cluster::timer(), Arc::default());
         let reach = Reach { members: Arc::clone(&members), net: Some(net), node_of, timer, kept };
+        Self::over(register, reach, members, state, keys)
+    }
+
+    fn over(
+        register: Register,
+        reach: Reach,
+        members: Arc<Members>,
+        state: watch::Receiver<Arc<State>>,
+        keys: KeyRing,
+    ) -> Self {
         let runtime = Handle::current();
         let (heads, making) = (Mutex::default(), Mutex::default());
         Self { register, reach, members, state, keys, runtime, heads, making }
@@ -270,7 +282,7 @@ impl Shared {
     }
 
     /// Attaches a volume here, or joins those who have. One that is on its way back to a snapshot has come there then.
-    pub(crate) async fn attach(&self, name: &str) -> Result<Replicated, VolumeError> {
+    pub(crate) async fn attach(self: &Arc<Self>, name: &str) -> Result<Replicated, VolumeError> {
         let (device, row) = self.attach_if(name, |_| true).await?;
         if row.returning.is_some() { self.returned(device, row.id).await } else { Ok(device) }
     }
@@ -281,15 +293,16 @@ impl Shared {
         name: &str,
         may: impl Fn(&Row) -> bool,
     ) -> Result<(Replicated, Row), VolumeError> {
-        let mut granted = false;
+        // Had until it is found in its place: nobody has it otherwise for a moment, and it goes to rest.
+        let mut granted: Option<Replicated> = None;
         loop {
-            let (device, row) = self.head_of(name, &may, granted).await?;
+            let (device, row) = self.head_of(name, &may, granted.is_some()).await?;
             if matches!(device.condition(), Condition::Serving) {
                 return Ok((device, row));
             }
             // Its place is not held: others find it there meanwhile, and may wait for it too.
             device.served().await?;
-            granted = true;
+            granted = Some(device);
         }
     }
 
@@ -302,6 +315,7 @@ impl Shared {
     ) -> Result<(Replicated, Row), VolumeError> {
         let place = self.place(self.standing(name)?.0.id);
         let mut head = place.head.lock().await;
+        place.looks.store(0, Ordering::Relaxed);
         // As it stands now: whoever had the place before may have attached it.
         let (row, _) = self.standing(name)?;
         let local = self.register.local();
@@ -367,7 +381,7 @@ impl Shared {
     }
 
     /// Takes the volume from whoever has it; nobody has it then.
-    pub(crate) async fn detach(&self, name: &str) -> Result<(), VolumeError> {
+    pub(crate) async fn detach(self: &Arc<Self>, name: &str) -> Result<(), VolumeError> {
         let device = self.attach(name).await?;
         device.flush().await?;
         let (row, _) = self.standing(name)?;
@@ -392,7 +406,10 @@ impl Shared {
 
     /// The head, if nobody else is: what is asked of snapshots must not take the volume from who uses it. Its place is held, so that
     /// one thing is done after the other.
-    pub(super) async fn head_here(&self, name: &str) -> Result<(Replicated, Row, Held), VolumeError> {
+    pub(super) async fn head_here(
+        self: &Arc<Self>,
+        name: &str,
+    ) -> Result<(Replicated, Row, Held), VolumeError> {
         let row = self.not_elsewhere(name).await?;
         loop {
             let device = self.attach(name).await?;
@@ -426,7 +443,7 @@ impl Shared {
         self.surely(|this| async move { this.freeze(&name, snapshot).await }).await
     }
 
-    async fn freeze(&self, name: &str, snapshot: String) -> Result<(), VolumeError> {
+    async fn freeze(self: &Arc<Self>, name: &str, snapshot: String) -> Result<(), VolumeError> {
         let (device, row, _held) = self.head_here(name).await?;
         if row.snapshots.iter().any(|known| known.name == snapshot) {
             return Err(VolumeError::Taken(snapshot));
@@ -462,7 +479,7 @@ impl Shared {
         self.surely(|this| async move { this.forget(&name, &snapshot, clones).await }).await
     }
 
-    async fn forget(&self, name: &str, snapshot: &str, clones: Clones) -> Result<(), VolumeError> {
+    async fn forget(self: &Arc<Self>, name: &str, snapshot: &str, clones: Clones) -> Result<(), VolumeError> {
         let (device, row, _held) = self.head_here(name).await?;
         let era = snapshot_of(&row, snapshot)?.era;
         let epoch = device.epoch();

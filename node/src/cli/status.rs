@@ -191,10 +191,15 @@ fn print(status: &Status, out: &mut impl Write) -> std::io::Result<()> {
     writeln!(out, "{:<41} {:<8} {:>10} {:>10} {:>10}", "DISK", "STATE", "CAPACITY", "USED", "LIVE")?;
     for disk in &status.disks {
         let sizes = [disk.capacity, disk.used, disk.live].map(short_size);
+        let full = if disk.refuses { ", full" } else { "" };
         writeln!(
             out,
             "{:<41} {:<8} {:>10} {:>10} {:>10}",
-            disk.path, disk.state, sizes[0], sizes[1], sizes[2]
+            disk.path,
+            disk.state.clone() + full,
+            sizes[0],
+            sizes[1],
+            sizes[2]
         )?;
     }
     if status.workers.is_empty() {

@@ -77,7 +77,12 @@ impl Own {
             index.found(count, above).await?;
             Group::found(&first, CONTROL, BTreeSet::from([net.local()]), above).await?;
         }
-        let options = GroupOptions { disk: first, net, settings: Settings::default(), runtime };
+        let options = GroupOptions {
+            disk: first,
+            net,
+            settings: Settings { takes_always: true, ..Settings::default() },
+            runtime,
+        };
         let control = all.open(CONTROL, options).await?;
         index.open_held().await?;
         Ok(Self { control, index, all })

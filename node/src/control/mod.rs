@@ -29,7 +29,7 @@ mod seats;
 mod split;
 pub(crate) mod state;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub(crate) mod volumes;
 
 use quarry_engine::consensus::GroupError;

@@ -65,7 +65,7 @@ impl Transport for Wire {
     }
 }
 
-pub(super) struct Nobody;
+pub(crate) struct Nobody;
 
 impl Service for Nobody {
     fn handle(&self, _: NodeId, _: Request) -> BoxFuture<'static, Response> {
@@ -73,36 +73,36 @@ impl Service for Nobody {
     }
 }
 
-pub(super) fn node(n: u8) -> NodeId {
+pub(crate) fn node(n: u8) -> NodeId {
     NodeId([n; 16])
 }
 
 /// A row of the control group that says which nodes shall vote in an index group.
-pub(super) fn seated(group: u32, nodes: &[u8], cluster: &Cluster) -> KeyValue {
+pub(crate) fn seated(group: u32, nodes: &[u8], cluster: &Cluster) -> KeyValue {
     let device = cluster.nodes[0].disk.disk().device();
     let seats: Vec<Seat> = nodes.iter().map(|n| Seat { node: node(*n), device }).collect();
     (seating::group_key(group), seating::encode(&seats))
 }
 
 /// A node, which does nothing of its own accord but to take part in groups.
-pub(super) struct Node {
+pub(crate) struct Node {
     disk: Rig,
-    pub(super) net: Arc<dyn Transport>,
-    pub(super) clock: Arc<Clock>,
-    pub(super) groups: Own,
+    pub(crate) net: Arc<dyn Transport>,
+    pub(crate) clock: Arc<Clock>,
+    pub(crate) groups: Own,
     service: Arc<dyn Service>,
     state: watch::Sender<Arc<State>>,
 }
 
 /// Three nodes that vote in the control group.
-pub(super) struct Cluster {
+pub(crate) struct Cluster {
     alive: Alive,
-    pub(super) nodes: Vec<Node>,
+    pub(crate) nodes: Vec<Node>,
 }
 
 impl Cluster {
     /// The first one has the index groups.
-    pub(super) async fn start(index_groups: u32) -> Self {
+    pub(crate) async fn start(index_groups: u32) -> Self {
         let mut cluster = Self { alive: Alive::default(), nodes: Vec::new() };
         for n in 1..=3 {
             let founds = (n == 1).then_some(index_groups);
@@ -143,17 +143,17 @@ impl Cluster {
         Node { disk, net, clock, groups, service, state }
     }
 
-    pub(super) fn control(&self, n: u8) -> Group {
+    pub(crate) fn control(&self, n: u8) -> Group {
         self.nodes[usize::from(n) - 1].groups.control.clone()
     }
 
     /// What the cluster is, by a node's word.
-    pub(super) fn state(&self, n: u8) -> State {
+    pub(crate) fn state(&self, n: u8) -> State {
         Table::read(&self.control(n)).unwrap().state().unwrap()
     }
 
     /// Writes rows of the control group down; every node that is alive takes its seats.
-    pub(super) async fn write(&self, rows: Vec<KeyValue>) {
+    pub(crate) async fn write(&self, rows: Vec<KeyValue>) {
         let (first, control) = (&self.nodes[0], self.control(1));
         until("the rows are written", async || {
             let table = Table::read(&control).unwrap();
@@ -165,17 +165,17 @@ impl Cluster {
     }
 
     /// From now on it is not reached, and reaches nobody.
-    pub(super) fn kill(&self, n: u8) {
+    pub(crate) fn kill(&self, n: u8) {
         self.alive.lock().unwrap().remove(&node(n));
     }
 
     /// It is reached again.
-    pub(super) fn revive(&self, n: u8) {
+    pub(crate) fn revive(&self, n: u8) {
         let service = Arc::clone(&self.nodes[usize::from(n) - 1].service);
         self.alive.lock().unwrap().insert(node(n), service);
     }
 
-    pub(super) async fn stop(self) {
+    pub(crate) async fn stop(self) {
         for node in self.nodes {
             node.groups.close().await;
             node.disk.stop().await;
@@ -184,7 +184,7 @@ impl Cluster {
 }
 
 /// Waits until it holds.
-pub(super) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let wait = async {
         while !holds().await {
             tokio::time::sleep(Duration::from_millis(20)).await;

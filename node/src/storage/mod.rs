@@ -255,6 +255,8 @@ fn status_of(disk: &OpenDisk) -> DiskStatus {
         capacity: usage.capacity,
         used: usage.capacity - usage.free,
         live: usage.live,
+        refuses: disk.handle.above_high_water(),
+        index_free: disk.handle.index_free(),
         counters: counters(disk.handle.counters()),
     }
 }

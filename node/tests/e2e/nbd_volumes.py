@@ -8,6 +8,7 @@ What must hold:
 - a clone begins as its snapshot, and goes its own way; a volume goes back to a snapshot; both also when the node is killed while the clone
   takes over what it shares, and while a deleted snapshot is reaped;
 - another key wraps those of encrypted volumes, also when the node is killed then, and the old one is forgotten;
+- where the file system of the index is nearly full writes are refused, and nothing is lost (`index_room.py`);
 - qemu-img and nbdcopy, where the machine has them, bring a real file in and out, byte for byte.
 
 Environment: SEED (default random; printed), ROUNDS (default 5), WRITERS (default 4).
@@ -25,6 +26,7 @@ import subprocess
 import threading
 import time
 
+from index_room import index_room
 from nbd_client import FUA, Export, Refused
 from node_process import binary_argument, node, scratch
 
@@ -277,6 +279,7 @@ def main():
         newer_key(it, rng)
         real_clients(it, path, rng)
         it.stop()
+        index_room(path, rng)
 
 
 if __name__ == "__main__":

@@ -71,7 +71,11 @@ impl Head {
     pub(super) fn decide(&mut self, device: DeviceId, actions: &mut Vec<Action>) {
         let report = self.peers.get(&device).and_then(|peer| peer.report.as_ref());
         // One that was being filled has all that it had acknowledged, and some of what came later, unless it was emptied for it.
-        let able = report.is_some_and(|report| report.whole || report.kept && report.history.end() > 0);
+        // One that was added and never filled says that it is whole, for nothing was ever begun there: it is the volume that was never written.
+        let counts = self.configuration.counts(device);
+        let able = report.is_some_and(|Report { history, whole, kept }| {
+            if *whole { counts || !history.turns().is_empty() } else { *kept && history.end() > 0 }
+        });
         if able && self.order.is_none() && self.pending.is_none() && self.told.is_some() {
             self.decided = Some(device);
             self.propose(self.configuration.only(device), actions);

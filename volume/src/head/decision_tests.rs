@@ -2,7 +2,7 @@
 
 use super::tests::{answers, attach, device, history, promised, reply, sent, serving};
 use super::*;
-use crate::member::{Position, Token};
+use crate::member::{Fence, Position, Token};
 
 /// A promise in a session of its own number.
 fn says(member: u8, session: u64, history: History, whole: bool, kept: bool) -> Event {
@@ -85,6 +85,26 @@ fn who_has_the_same_beginning_as_one_that_was_chosen_is_filled_with_all() {
     let actions = head.step(says(3, 3, history(6), true, true));
     assert_eq!(sent(&actions, 3), [Message::Fill { common: 0, after: 6 }]);
     assert_eq!(apart().common(&history(6)), 0);
+}
+
+/// One that had been added in the place of another, and for which its disk had no room, said that it was whole, as every member does that no head
+/// has begun on. When the others died it could be chosen, and the volume was zeroes.
+#[test]
+fn one_that_was_added_and_never_filled_is_not_chosen() {
+    let (members, joining) = (vec![device(1), device(2)], vec![device(3)]);
+    let configuration = Configuration { version: 4, members, joining };
+    let fence = Fence { epoch: 3, configuration: 4 };
+    let (mut head, _) = Head::attach(fence, configuration, Settings { least: 2, keep: 4, near: None });
+    head.step(says(3, 3, History::default(), true, true));
+    head.step(Event::Overdue(device(1)));
+    assert!(matches!(head.step(Event::Overdue(device(2)))[..], [Action::Undecided(_)]));
+    assert_eq!(head.step(Event::Decide(device(3))), []);
+    // Of a volume that nobody has ever attached it is as good as any.
+    let mut head = attach(3);
+    head.step(says(1, 1, History::default(), true, true));
+    head.step(Event::Overdue(device(2)));
+    head.step(Event::Overdue(device(3)));
+    assert!(matches!(head.step(Event::Decide(device(1)))[..], [Action::Change(_)]));
 }
 
 #[test]

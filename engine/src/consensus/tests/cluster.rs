@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::rig::{Cluster, node, put, rows, voters};
 use crate::catalog::{AccountValue, account_key};
 use crate::clock::{Clock, Timestamp};
-use crate::consensus::{Entry, Expected, Failed, GroupError, Guard, Outcome};
+use crate::consensus::{Entry, Expected, Failed, GroupError, Guard, Outcome, RowChange};
 use crate::disk::Class;
 use crate::net::SimFaults;
 use crate::object::{Claim, Error, IndexGroup, Leader, Voter, row_draft};
@@ -309,6 +309,37 @@ fn the_object_layer_decides_at_the_leader_and_in_one_term() {
     cluster.run(there.barrier().unwrap()).unwrap();
     assert!(there.shared_clock().tick() > reserved);
     assert!(behind.tick() < reserved, "a leader's clock does not follow its own reservations");
+}
+
+/// A DELETE needs a version time, and those are reserved by a row: where the leader's disk was nearly full, that row was refused, and nothing
+/// could be deleted any more once those were used up that had been reserved before.
+#[test]
+fn where_the_leader_has_no_room_rows_go_and_version_times_are_reserved() {
+    let mut cluster = Cluster::new(43, 1);
+    cluster.found(GROUP, 1);
+    assert_eq!(cluster.propose(GROUP, &rows(vec![put(1, 100, "v")])), Outcome::Applied);
+    let grows = rows(vec![put(2, 200, "v")]);
+    for takes_always in [false, true] {
+        cluster.crash(1);
+        cluster.fill_index(1);
+        cluster.settings.takes_always = takes_always;
+        cluster.start(1);
+        let (_, group) = cluster.leader(GROUP);
+        let put = cluster.run(group.propose(grows.clone()));
+        if takes_always {
+            assert_eq!(put.unwrap(), Outcome::Applied);
+            return;
+        }
+        assert!(matches!(put, Err(GroupError::NoSpace)), "{put:?}");
+        let voter = Voter::new(group, Arc::new(Clock::new(Box::new(|| 100))));
+        cluster.run(voter.barrier().unwrap()).unwrap();
+        let at = voter.shared_clock().tick();
+        cluster.run(voter.raise(at)).unwrap();
+        assert!(voter.ceiling() >= at);
+        let gone = RowChange { key: b"k000001".to_vec(), sequence: 150, value: None };
+        assert_eq!(cluster.propose(GROUP, &rows(vec![gone])), Outcome::Applied);
+        assert!(cluster.group(1, GROUP).unwrap().row(b"k000001").unwrap().is_none());
+    }
 }
 
 /// Has a voter lead.

@@ -15,7 +15,7 @@ use crate::consensus::{
 use crate::disk::format::record::DeviceId;
 use crate::disk::format::superblock::ClusterId;
 use crate::disk::{DiskHandle, Format, SimulatedDisk, format};
-use crate::index::{Index, MemoryIndex, Range};
+use crate::index::{Index, MemoryIndex, Range, Room};
 use crate::io::{CrashPlan, SimImage, SplitMix64};
 use crate::net::{Code, ConsensusCall, Failure, NodeId, Request, Response, Service, SimFaults, SimNet};
 use crate::object::BoxFuture;
@@ -103,6 +103,7 @@ impl Cluster {
             silence: Duration::from_millis(600),
             snapshot_every: 50,
             keep: 20,
+            takes_always: false,
         };
         let mut cluster = Self {
             seed,
@@ -151,6 +152,11 @@ impl Cluster {
                 assert!(failed.is_empty(), "seed {seed}: {failed:?}");
             }),
         );
+    }
+
+    /// The file system of its index is found nearly full when it is started.
+    pub(super) fn fill_index(&mut self, n: u8) {
+        self.nodes[&node(n)].index.set_room(Room { free: 0, total: 1 << 30 });
     }
 
     pub(super) fn options(&self, n: u8) -> GroupOptions {

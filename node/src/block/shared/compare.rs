@@ -3,6 +3,7 @@
 //! Invariant: a head of this node ends first; that of another node is left alone.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
 use quarry_engine::block::FIRST_PLACE;
 use quarry_engine::net::{BlockWrite, VolumeAnswer, VolumeCall};
@@ -26,7 +27,7 @@ pub(crate) struct Compared {
 
 impl Shared {
     /// Compares each block's place in the order, and its bytes, in each era that somebody sees.
-    pub(crate) async fn compare(&self, name: &str) -> Result<Compared, VolumeError> {
+    pub(crate) async fn compare(self: &Arc<Self>, name: &str) -> Result<Compared, VolumeError> {
         let local = self.register.local();
         let row = self.not_elsewhere(name).await?;
         self.detach(name).await?;

@@ -106,7 +106,7 @@ impl Shared {
     }
 
     /// Nodes that may do it: the head's, those of members that stay, the others.
-    fn doers(&self, row: &Row) -> Vec<NodeId> {
+    pub(in crate::block) fn doers(&self, row: &Row) -> Vec<NodeId> {
         let state = self.state.borrow().clone();
         let mut members: Vec<DeviceId> = row.configuration.all().collect();
         members.sort_by_key(|device| !state.stays(*device));

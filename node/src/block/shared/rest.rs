@@ -16,7 +16,7 @@ use quarry_volume::store::Replicated;
 use super::{Place, Shared};
 
 /// Looks for which nobody has used a head that is let go: five minutes of [`super::super::REPLACE_EVERY`].
-const RESTS: u32 = 150;
+pub(super) const RESTS: u32 = 150;
 
 impl Shared {
     /// Lets heads go whose volume is gone, or another node's: they would ask its members for ever. What uses one has it still, until it is refused.
@@ -50,17 +50,23 @@ impl Shared {
 
     async fn let_rest(&self, id: VolumeId, place: &Place) {
         let Ok(mut head) = place.head.try_lock() else { return };
-        let Some(device) = head.as_ref().filter(|head| head.is_alone()) else { return };
-        let members = device.members().await;
-        let follow = !members.is_empty()
-            && members.iter().all(|member| member.counts && member.standing == Standing::Active);
-        if !follow || device.flush().await.is_err() {
+        // Somebody may have come and gone since it was looked at.
+        let rested = place.looks.load(Ordering::Relaxed) > RESTS;
+        let Some(device) = head.as_ref().filter(|head| rested && head.is_alone()) else { return };
+        // Asked again after the flush: of a head that lacks members it would hold the place for as long as a flush may take, and a member may
+        // have died meanwhile.
+        if !all_follow(device).await || device.flush().await.is_err() || !all_follow(device).await {
             // One is being filled, or away: it is looked at again after as long a rest.
             return place.looks.store(0, Ordering::Relaxed);
         }
         tracing::info!(volume = %hex::encode(id.0), epoch = device.epoch(), "nobody uses a volume: its head rests");
         *head = None;
     }
+}
+
+async fn all_follow(head: &Replicated) -> bool {
+    let members = head.members().await;
+    !members.is_empty() && members.iter().all(|member| member.counts && member.standing == Standing::Active)
 }
 
 impl Place {
