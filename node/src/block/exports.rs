@@ -218,7 +218,13 @@ impl Exports {
     pub(crate) async fn revert(&self, name: &str, snapshot: &str) -> Result<(), VolumeError> {
         self.unused(name)?;
         match self.several(name) {
-            Some((shared, row)) => shared.revert(&row.name, snapshot).await,
+            Some((shared, row)) => {
+                let (users, used) = (Arc::clone(&self.users), row.name.clone());
+                let is_used = move || {
+                    users.lock().unwrap_or_else(PoisonError::into_inner).get(&used).is_some_and(|n| *n > 0)
+                };
+                shared.revert(&row.name, snapshot, is_used).await
+            }
             None => self.volumes.revert(name, snapshot).await,
         }
     }

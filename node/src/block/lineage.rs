@@ -199,13 +199,23 @@ impl Shared {
         if row.parent.is_none() { Ok(()) } else { Err(taken_over()) }
     }
 
-    /// Makes a volume what one of its snapshots is. All snapshots stay.
-    pub(crate) async fn revert(self: &Arc<Self>, name: &str, snapshot: &str) -> Result<(), VolumeError> {
+    /// Makes a volume what one of its snapshots is, unless it is in use here. All snapshots stay.
+    pub(crate) async fn revert(
+        self: &Arc<Self>,
+        name: &str,
+        snapshot: &str,
+        is_used: impl Fn() -> bool + Send + Sync + 'static,
+    ) -> Result<(), VolumeError> {
         let (name, snapshot) = (name.to_owned(), snapshot.to_owned());
-        self.surely(|this| async move { this.go_back(&name, &snapshot).await }).await
+        self.surely(|this| async move { this.go_back(&name, &snapshot, is_used).await }).await
     }
 
-    async fn go_back(self: &Arc<Self>, name: &str, snapshot: &str) -> Result<(), VolumeError> {
+    async fn go_back(
+        self: &Arc<Self>,
+        name: &str,
+        snapshot: &str,
+        is_used: impl Fn() -> bool + Send + Sync,
+    ) -> Result<(), VolumeError> {
         let (device, row, held) = self.head_here(name).await?;
         let (era, epoch) = (snapshot_of(&row, snapshot)?.era, device.epoch());
         let row = self
@@ -217,6 +227,16 @@ impl Shared {
             .await?;
         if row.epoch != epoch {
             return Err(taken_over());
+        }
+        // Who came while its head was attached may have read the row of before, and counted itself first.
+        if is_used() {
+            let stays = |row: &mut Row| {
+                if row.epoch == epoch {
+                    row.returning = None;
+                }
+            };
+            self.change(row.id, stays).await?;
+            return Err(VolumeError::InUse(row.name));
         }
         // Nobody attaches it, or does anything to it, before it has come there: the row says so.
         drop(held);

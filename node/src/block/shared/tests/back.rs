@@ -29,7 +29,7 @@ async fn changed() -> (World, Arc<Shared>) {
 async fn cut_off(world: &World, one: &Arc<Shared>) {
     world.weather.slow_reads.store(50, Ordering::Relaxed);
     let this = Arc::clone(one);
-    let revert = tokio::spawn(async move { this.revert(NAME, "then").await });
+    let revert = tokio::spawn(async move { this.revert(NAME, "then", || false).await });
     until("it is on its way", async || one.now().returning.is_some()).await;
     tokio::time::sleep(Duration::from_millis(60)).await;
     world.weather.dead.store(1, Ordering::Relaxed);
@@ -69,6 +69,21 @@ async fn a_volume_comes_back_though_the_node_that_sent_it_died() {
     })
     .await;
     drop(one);
+    world.stop().await;
+}
+
+/// A client that came while the head was attached was served, and what it wrote and flushed was written over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_comes_while_a_volume_is_about_to_go_back_keeps_it() {
+    let (world, one) = changed().await;
+    let refused = one.revert(NAME, "then", || true).await;
+    assert!(matches!(refused, Err(VolumeError::InUse(_))), "{refused:?}");
+    assert_eq!(one.now().returning, None);
+    let head = one.attach(NAME).await.unwrap();
+    assert_eq!(value(&head, 0).await, 2, "it is as it was");
+    drop(head);
+    one.revert(NAME, "then", || false).await.unwrap();
+    has_come_back(&one).await;
     world.stop().await;
 }
 

@@ -218,7 +218,7 @@ async fn a_head_does_not_rest_while_a_volume_is_made_independent_or_goes_back() 
     drop(head);
     weather.slow_reads.store(100, Ordering::Relaxed);
     let this = Arc::clone(&one);
-    let revert = tokio::spawn(async move { this.revert(NAME, "then").await });
+    let revert = tokio::spawn(async move { this.revert(NAME, "then", || false).await });
     until("it is on its way", async || one.now().returning.is_some()).await;
     one.looks(RESTS + 1).await;
     assert_eq!((one.epoch_here().await, one.now().returning.is_some()), (Some(epoch), true));
