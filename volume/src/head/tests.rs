@@ -77,6 +77,48 @@ fn the_longest_of_a_seal_is_the_base_and_a_quorum_begins_before_it_serves() {
     assert_eq!(head.step(reply(1, Reply::Joined)), [Action::Serving]);
 }
 
+/// A head crashed with a write in flight, and one of three had it. The next head filled the others both at once: neither was whole, and when the
+/// disk of the first died the volume was undecided, though both had all that was ever acknowledged.
+#[test]
+fn until_a_quorum_follows_no_more_whole_members_are_filled_than_it_needs() {
+    let filling = |head: &Head| -> Vec<u8> {
+        let filling = head.members().filter(|(_, standing)| *standing == Standing::Filling);
+        filling.map(|(id, _)| id.0[0]).collect()
+    };
+    let attached = |ends: &[u64]| {
+        let mut head = attach(u8::try_from(ends.len()).unwrap());
+        for (member, end) in (1..).zip(ends) {
+            head.step(promised(member, *end));
+        }
+        head.step(reply(1, Reply::Begun));
+        head
+    };
+    // Of those that wait, the one that has most.
+    let mut head = attached(&[9, 7, 5]);
+    assert_eq!(filling(&head), [3]);
+    head.step(Event::Lost(device(3), Session(3)));
+    assert_eq!(filling(&head), [2], "it waits for who was to be whole before it, not for who is gone");
+    let mut head = attached(&[9, 7, 5]);
+    head.step(reply(3, Reply::Filling));
+    head.step(Event::Filled(device(3), Session(3), 9));
+    assert_eq!(filling(&head), [] as [u8; 0], "it is whole when it says so");
+    let actions = head.step(reply(3, Reply::Joined));
+    assert!(actions.contains(&Action::Serving), "{actions:?}");
+    assert_eq!(filling(&head), [2]);
+    // As many as are needed are filled at once.
+    assert_eq!(filling(&attached(&[9, 5])), [2]);
+    assert_eq!(filling(&attached(&[9, 8, 7, 6, 5])), [4, 5]);
+    // One that has gone another way is filled for hours, and is that again when it is cut off.
+    let mut head = attach(3);
+    head.step(promised(1, 9));
+    head.step(promised(2, 7));
+    let astray = History::new(vec![Turn { epoch: 0, base: 0 }], 6).unwrap();
+    let report = Report { history: astray, whole: true, kept: true };
+    head.step(Event::Reply(device(3), Session::default(), Reply::Promised(Session(3), report)));
+    head.step(reply(1, Reply::Begun));
+    assert_eq!(filling(&head), [2, 3]);
+}
+
 #[test]
 fn what_a_member_acknowledged_before_it_was_filled_counts_in_a_seal() {
     let mut head = attach(3);
