@@ -2,7 +2,7 @@
 //!
 //! What it has lies under an id of its own ([`MemberLabel::id`]). A member that went another way than the others, or that
 //! is not whole and was left so, begins anew under the next id, empty; what it had is void when it is whole again (`former.rs`). Where its disk
-//! is nearly full it does not begin: it stays what it is.
+//! takes no more volumes it does not begin: it stays what it is.
 //!
 //! Invariant: a session begins with a promise, and what was asked in another one is not done.
 //! Invariant: a session has one beginning, of the order or of being filled, and takes no write before it: messages that overtake
@@ -199,9 +199,10 @@ impl Life {
         self.enter(Stage::Filling)?;
         let had = self.history();
         let again = self.filled_by == Some(fence);
-        let goes_on = had.end() == common && (self.label.whole || again);
+        // One that has nothing begins anew as well: what it was sent is void when it is not filled to the end.
+        let goes_on = had.end() == common && common > 0 && (self.label.whole || again);
         // What it lacks of what it has kept is little, as a rule. Of all there is no room, and what it has does not go for it.
-        if !(goes_on && common > 0) && self.seat.is_tight() {
+        if !goes_on && self.seat.takes_no_volume() {
             self.stage = Stage::Promised;
             return Ok(VolumeAnswer::Tight);
         }
@@ -466,8 +467,8 @@ impl Replica {
         if life.stage != Stage::Filling {
             return Err(Refusal::NotBegun.into());
         }
-        // A whole volume is not to take the last room of those that are here.
-        if !(life.label.kept && life.label.end > 0) && life.seat.is_tight() {
+        // A whole volume is not to take the room of those that are here: clients would write no more to any of them.
+        if !(life.label.kept && life.label.end > 0) && life.seat.takes_no_volume() {
             return Ok(VolumeAnswer::Tight);
         }
         let mut data = data;

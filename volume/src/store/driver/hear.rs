@@ -85,7 +85,11 @@ impl Driver {
             Copied::Target(Ok(VolumeAnswer::Refused(why, one, two))) => {
                 return self.refused(target, session, refusal_of(why, one, two));
             }
-            Copied::Target(Ok(VolumeAnswer::Tight)) => return self.leave_alone(target),
+            Copied::Target(Ok(VolumeAnswer::Tight)) => {
+                tracing::warn!(device = %target, "a member of a volume has no room for all that it was to be filled with");
+                self.leave_alone(target);
+                return self.call_off(target);
+            }
             Copied::Target(_) => return self.lost(target),
             Copied::Source(source, from, answer) => (source, from, answer),
         };
@@ -159,7 +163,10 @@ impl Driver {
             Ok(VolumeAnswer::Refused(why, one, two)) => {
                 self.refused(device, session, refusal_of(why, one, two));
             }
-            Ok(VolumeAnswer::Tight) if messages.iter().any(fills) => self.leave_alone(device),
+            Ok(VolumeAnswer::Tight) if messages.iter().any(fills) => {
+                tracing::warn!(%device, "a member of a volume has no room to be filled");
+                self.leave_alone(device);
+            }
             Ok(answer @ (VolumeAnswer::Done | VolumeAnswer::Tight | VolumeAnswer::Filling(_))) => {
                 if let VolumeAnswer::Filling(from) = answer {
                     self.link(device).fill_from = from;
@@ -183,6 +190,7 @@ impl Driver {
                     let begins = matches!(reply, Reply::Begun | Reply::Joined);
                     self.step(Event::Reply(device, session, reply));
                     if begins {
+                        self.link(device).left_alone = 0;
                         self.thin(device);
                     }
                 }

@@ -36,8 +36,9 @@ const TICK: Duration = Duration::from_millis(100);
 const BEAT: u64 = 10;
 /// Ticks after which a member that is away is asked again.
 const AGAIN: u64 = 3;
-/// Ticks after which a member is asked again that had no room to be filled.
-const NO_ROOM: u64 = 1200;
+/// Ticks after which a member is asked again that could not be filled: the first time, and at most.
+const ALONE: u64 = 1200;
+const ALONE_MOST: u64 = 18_000;
 /// Ticks after which a member that is away is overdue.
 const OVERDUE: u64 = 30;
 /// Ticks for which the first promises wait for those of the other members.
@@ -178,6 +179,13 @@ struct Link {
     /// From above here it wants rows.
     fill_from: u64,
     filling: Option<AbortHandle>,
+    /// Times in a row that it was left alone as it could not be filled.
+    left_alone: u32,
+}
+
+/// How long a member is left alone that could not be filled so often before: each time all that was sent is written in vain.
+fn alone(times: u32) -> u64 {
+    (ALONE << times.min(8)).min(ALONE_MOST)
 }
 
 impl Link {
@@ -314,13 +322,22 @@ impl Driver {
         }
     }
 
-    /// A member has no room to be filled: others write meanwhile.
+    /// A member cannot be filled: others write meanwhile.
     fn leave_alone(&mut self, device: DeviceId) {
-        tracing::warn!(%device, "a member of a volume has no room to be filled");
         self.lost(device);
-        let again = self.now + NO_ROOM;
+        let now = self.now;
         let link = self.link(device);
-        (link.again, link.tight) = (again, false);
+        (link.again, link.tight) = (now + alone(link.left_alone), false);
+        link.left_alone = link.left_alone.saturating_add(1);
+    }
+
+    /// Has a member be at once what it was before it was filled: until it promises, what it was sent has its room on the disk. That is a
+    /// session that nobody uses.
+    fn call_off(&self, device: DeviceId) {
+        let (reach, fence, to) = (self.reach.clone(), self.fence, Peer { device, volume: self.volume });
+        self.reach.beside(async move {
+            drop(fill::ask(&reach, fence, (to, Session(0)), VolumeCall::Promise).await);
+        });
     }
 
     /// That what a member has is to be the volume is for good: it says first that it is there.
@@ -438,6 +455,7 @@ impl Driver {
                 tight: false,
                 fill_from: 0,
                 filling: None,
+                left_alone: 0,
             }
         })
     }

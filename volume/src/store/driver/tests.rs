@@ -82,6 +82,10 @@ struct World {
     stuck: AtomicBool,
     /// A node whose disk has no room for one that is filled.
     full: Mutex<Option<u8>>,
+    /// One whose disk has no room for what it is filled with.
+    filled_up: Mutex<Option<u8>>,
+    /// Times that one was sent rows.
+    rows_sent: AtomicUsize,
     /// Heads are at a node that has no disk.
     far: AtomicBool,
     /// Flushes that other nodes were asked for by themselves, and with a write.
@@ -104,6 +108,8 @@ impl World {
             slow_to_begin: Mutex::default(),
             stuck: AtomicBool::new(false),
             full: Mutex::default(),
+            filled_up: Mutex::default(),
+            rows_sent: AtomicUsize::new(0),
             far: AtomicBool::new(false),
             flushes: AtomicUsize::new(0),
             flushed_writes: AtomicUsize::new(0),
@@ -183,6 +189,12 @@ impl Transport for Net {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
             if matches!(call, VolumeCall::Fill { .. }) && *world.full.lock().unwrap() == Some(n) {
+                return Ok(Response::Volume(VolumeAnswer::Tight));
+            }
+            if matches!(call, VolumeCall::Put { .. }) {
+                world.rows_sent.fetch_add(1, Ordering::Relaxed);
+            }
+            if matches!(call, VolumeCall::Put { .. }) && *world.filled_up.lock().unwrap() == Some(n) {
                 return Ok(Response::Volume(VolumeAnswer::Tight));
             }
             if matches!(call, VolumeCall::Rows { .. }) && *world.damaged.lock().unwrap() == Some(n) {
