@@ -41,7 +41,7 @@ pub(super) struct Peer {
     pub(super) confirming: bool,
     /// From whom it is filled, and up to where both have the same.
     pub(super) source: Option<(DeviceId, u64)>,
-    /// Who was lost while it filled this one: another does it, if there is one. Kept over sessions.
+    /// Who was lost while it filled this one, or could not read all: another does it, if there is one. Kept over sessions.
     pub(super) avoid: Option<DeviceId>,
     /// The newest row that it was sent, when all were sent.
     pub(super) filled: Option<u64>,

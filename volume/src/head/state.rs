@@ -246,6 +246,12 @@ impl Head {
                     self.ask(device, actions);
                 }
             }
+            Event::NoRows(device, session) => {
+                if let Some(peer) = self.known(device, session).filter(|p| p.standing == Standing::Filling) {
+                    peer.avoid = peer.source.map(|(source, _)| source).or(peer.avoid);
+                    self.lose(device, actions);
+                }
+            }
             Event::Tight(device, tight) => {
                 if let Some(peer) = self.peers.get_mut(&device) {
                     peer.tight = tight;

@@ -161,6 +161,32 @@ fn who_was_lost_while_it_filled_another_is_not_the_next_source() {
     assert_ne!(filled_from(&head.step(filling(23))), first);
 }
 
+/// Members with one bad block were lost again and again, and who was filled from them with them.
+#[test]
+fn who_cannot_read_all_stays_a_member_and_is_not_the_next_source() {
+    let mut head = serving();
+    head.step(Event::Write(Token(7), Until::Durable));
+    for member in 1..=2 {
+        head.step(reply(member, Reply::Written(6)));
+        head.step(reply(member, Reply::Flushed(6)));
+    }
+    head.step(Event::Lost(device(3), Session(3)));
+    let mut sources = Vec::new();
+    for session in 10..14 {
+        let report = Report { history: history(5).begun(2), whole: true, kept: true };
+        let promised = Reply::Promised(Session(session), report);
+        head.step(Event::Reply(device(3), Session::default(), promised));
+        let actions = head.step(Event::Reply(device(3), Session(session), Reply::Filling));
+        let [Action::Fill { source, .. }] = &actions[..] else { panic!("{actions:?}") };
+        sources.push(source.0.0[0]);
+        let actions = head.step(Event::NoRows(device(3), Session(session)));
+        assert_eq!(actions, [Action::StopFill(device(3), Session(session))]);
+        let active = head.members().filter(|(_, standing)| *standing == Standing::Active).count();
+        assert_eq!(active, 2);
+    }
+    assert!(sources == [1, 2, 1, 2] || sources == [2, 1, 2, 1], "{sources:?}");
+}
+
 #[test]
 fn a_write_is_acknowledged_by_a_quorum_and_flushed_by_those_who_say_so() {
     let mut head = serving();

@@ -525,7 +525,7 @@ pub(super) fn answer_of(result: Result<VolumeAnswer, VolumeError>) -> VolumeAnsw
     match result {
         Ok(answer) => answer,
         Err(VolumeError::Refused(refusal)) => refused(refusal),
-        Err(VolumeError::Disk(DiskError::Corrupt { .. })) => VolumeAnswer::Unreadable,
+        Err(VolumeError::Disk(DiskError::Corrupt { .. } | DiskError::Io { .. })) => VolumeAnswer::Unreadable,
         Err(error) => {
             tracing::warn!(%error, "serve a member of a volume");
             refused(Refusal::Out)

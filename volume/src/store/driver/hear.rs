@@ -98,6 +98,7 @@ impl Driver {
             return self.step(Event::NotFilled(target, session));
         }
         match answer {
+            Ok(VolumeAnswer::Unreadable) => self.gave_no_rows(target, session),
             Ok(VolumeAnswer::Refused(why, one, two)) => {
                 self.refused(source, from, refusal_of(why, one, two));
             }
@@ -190,7 +191,8 @@ impl Driver {
                     let begins = matches!(reply, Reply::Begun | Reply::Joined);
                     self.step(Event::Reply(device, session, reply));
                     if begins {
-                        self.link(device).left_alone = 0;
+                        let link = self.link(device);
+                        (link.left_alone, link.unread) = (0, 0);
                         self.thin(device);
                     }
                 }

@@ -181,6 +181,8 @@ struct Link {
     filling: Option<AbortHandle>,
     /// Times in a row that it was left alone as it could not be filled.
     left_alone: u32,
+    /// Sources in a row that could not read what it lacks.
+    unread: usize,
 }
 
 /// How long a member is left alone that could not be filled so often before: each time all that was sent is written in vain.
@@ -331,6 +333,20 @@ impl Driver {
         link.left_alone = link.left_alone.saturating_add(1);
     }
 
+    /// A source cannot read a block, and goes on serving all others. When each other one has been tried the target waits.
+    fn gave_no_rows(&mut self, target: DeviceId, session: Session) {
+        self.step(Event::NoRows(target, session));
+        let sources = self.head.members().filter(|(_, standing)| *standing == Standing::Active).count();
+        let link = self.link(target);
+        link.unread += 1;
+        if link.unread < sources {
+            return self.lost(target);
+        }
+        tracing::error!(%target, "a member of a volume is not filled: what it lacks cannot be read");
+        self.leave_alone(target);
+        self.call_off(target);
+    }
+
     /// Has a member be at once what it was before it was filled: until it promises, what it was sent has its room on the disk. That is a
     /// session that nobody uses.
     fn call_off(&self, device: DeviceId) {
@@ -456,6 +472,7 @@ impl Driver {
                 fill_from: 0,
                 filling: None,
                 left_alone: 0,
+                unread: 0,
             }
         })
     }

@@ -69,8 +69,8 @@ struct World {
     sites: Vec<Arc<Members>>,
     /// Nodes that cannot be reached.
     away: Mutex<HashSet<u8>>,
-    /// A node that gives no rows.
-    damaged: Mutex<Option<u8>>,
+    /// Nodes that give no rows.
+    damaged: Mutex<HashSet<u8>>,
     /// A node whose disk is nearly full.
     tight: Mutex<Option<u8>>,
     /// Times that one was asked for rows.
@@ -197,7 +197,7 @@ impl Transport for Net {
             if matches!(call, VolumeCall::Put { .. }) && *world.filled_up.lock().unwrap() == Some(n) {
                 return Ok(Response::Volume(VolumeAnswer::Tight));
             }
-            if matches!(call, VolumeCall::Rows { .. }) && *world.damaged.lock().unwrap() == Some(n) {
+            if matches!(call, VolumeCall::Rows { .. }) && world.damaged.lock().unwrap().contains(&n) {
                 world.asked_for_rows.fetch_add(1, Ordering::Relaxed);
                 return Ok(Response::Volume(VolumeAnswer::Unreadable));
             }
@@ -360,7 +360,7 @@ fn a_member_that_was_away_for_a_moment_is_sent_what_it_missed() {
         let head = world.attach(1, 1);
         head.served().await.unwrap();
         until_seen(&head, "all begin", all_count).await;
-        *world.damaged.lock().unwrap() = Some(2);
+        world.damaged.lock().unwrap().insert(2);
         world.set_away(3, true);
         for block in 0..50 {
             write(&head, block, 5).await;
@@ -411,7 +411,7 @@ fn a_source_that_gives_no_rows_is_left_for_another() {
         for block in 0..400 {
             write(&head, block, 6).await;
         }
-        *world.damaged.lock().unwrap() = Some(2);
+        world.damaged.lock().unwrap().insert(2);
         world.set_away(3, false);
         until_seen(&head, "it is filled from the other", all_count).await;
         assert!(world.asked_for_rows.load(Ordering::Relaxed) > 0, "the damaged one was asked");
@@ -419,6 +419,39 @@ fn a_source_that_gives_no_rows_is_left_for_another() {
         next.served().await.unwrap();
         until_seen(&next, "all begin", all_count).await;
         assert_eq!(value(&next, 399).await, 6);
+    });
+}
+
+/// A block that a member could not read cost the volume that member, as often as it came to be copied.
+#[test]
+fn a_source_that_cannot_read_a_block_stays_a_member() {
+    run(async {
+        let world = World::new();
+        world.far.store(true, Ordering::Relaxed);
+        let head = world.attach(1, 1);
+        head.served().await.unwrap();
+        until_seen(&head, "all begin", all_count).await;
+        world.set_away(3, true);
+        for block in 0..400 {
+            write(&head, block, 6).await;
+        }
+        let gone = |seen: &[Seen]| seen.iter().any(|one| one.device == device(3) && !one.counts);
+        until_seen(&head, "it is no member", gone).await;
+        let began = std::time::Instant::now();
+        world.damaged.lock().unwrap().extend([1, 2]);
+        world.set_away(3, false);
+        let tried = || world.asked_for_rows.load(Ordering::Relaxed);
+        while tried() < 2 {
+            assert!(began.elapsed() < PATIENCE, "each is asked for its rows");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        for block in 0..200 {
+            write(&head, block, 7).await;
+            let seen = head.members().await;
+            assert_eq!([1, 2].map(|n| standing_of(&seen, n)), [Some(Standing::Active); 2]);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(tried(), 2, "and not again and again");
     });
 }
 
