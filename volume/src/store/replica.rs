@@ -11,7 +11,8 @@
 //! Invariant: what came to a member beside the beginning that it kept is of the order of one head. The same head may go on with it, for its order
 //! only grows; another one may have gone another way.
 //! Invariant: what is said of the member's history is durable before it is answered.
-//! Invariant: while a promise is being made, nothing else gets a place in the order.
+//! Invariant: while a promise is being made, nothing else gets a place in the order. The same head is refused another one: each that it gave up
+//! while the disk hung would be made all the same, one after the other.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,6 +44,21 @@ pub(super) struct Replica {
     given: tokio::sync::Mutex<Given>,
     /// Ids under which it began anew and was not filled to the end: what is there is to be given back.
     ended: Mutex<Vec<VolumeId>>,
+    /// Heads whose promise is being made.
+    promising: Mutex<Vec<Fence>>,
+}
+
+/// A promise on its way.
+struct Promising<'a> {
+    all: &'a Mutex<Vec<Fence>>,
+    fence: Fence,
+}
+
+impl Drop for Promising<'_> {
+    fn drop(&mut self) {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|under_way| *under_way != self.fence);
+    }
 }
 
 /// Eras that go: a clone as of one of them comes too late.
@@ -299,6 +315,15 @@ impl Replica {
         }
     }
 
+    fn promising(&self, fence: Fence) -> Result<Promising<'_>, Refusal> {
+        let mut all = self.promising.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.contains(&fence) {
+            return Err(Refusal::Busy);
+        }
+        all.push(fence);
+        Ok(Promising { all: &self.promising, fence })
+    }
+
     /// Carries out what a head asks. To be driven to its end, but for flushes and reads.
     pub(super) async fn carry_out(
         &self,
@@ -308,6 +333,7 @@ impl Replica {
     ) -> Result<VolumeAnswer, VolumeError> {
         match call {
             VolumeCall::Promise => {
+                let _promising = self.promising(fence)?;
                 let mut life = self.life.write().await;
                 let answer = life.promise(fence).await;
                 self.ended.lock().unwrap_or_else(PoisonError::into_inner).append(&mut life.generations.ended);
@@ -391,7 +417,8 @@ impl Replica {
 
     pub(super) fn of_life(life: Life) -> Self {
         let (moved, given) = (Notify::new(), tokio::sync::Mutex::default());
-        Self { life: RwLock::new(life), moved, given, ended: Mutex::default() }
+        let (ended, promising) = (Mutex::default(), Mutex::default());
+        Self { life: RwLock::new(life), moved, given, ended, promising }
     }
 
     /// While this is held no era goes.

@@ -36,6 +36,8 @@ const TICK: Duration = Duration::from_millis(100);
 const BEAT: u64 = 10;
 /// Ticks after which a member that is away is asked again.
 const AGAIN: u64 = 3;
+/// Ticks after which it is asked again at most, when it is overdue: by then it takes longer with each time.
+const AGAIN_MOST: u64 = 30;
 /// Ticks after which a member is asked again that could not be filled: the first time, and at most.
 const ALONE: u64 = 1200;
 const ALONE_MOST: u64 = 18_000;
@@ -173,6 +175,8 @@ struct Link {
     /// When it was lost, and when it is asked again.
     lost: Option<u64>,
     again: u64,
+    /// Times in a row that it has not promised since it is overdue.
+    unheard: u32,
     overdue: bool,
     /// Its disk shall get no more data from clients.
     tight: bool,
@@ -192,7 +196,7 @@ fn alone(times: u32) -> u64 {
 
 impl Link {
     fn begin_session(&mut self, session: Session) {
-        (self.session, self.lost, self.overdue) = (Some(session), None, false);
+        (self.session, self.lost, self.overdue, self.unheard) = (Some(session), None, false, 0);
         // It says so again, as soon as it follows the order.
         self.tight = false;
         self.lane.begin(session);
@@ -467,6 +471,7 @@ impl Driver {
                 asked: false,
                 lost: None,
                 again: 0,
+                unheard: 0,
                 overdue: false,
                 tight: false,
                 fill_from: 0,
@@ -497,7 +502,10 @@ impl Driver {
         let session = link.session.unwrap_or_default();
         link.end_session();
         link.lost.get_or_insert(now);
-        link.again = now + AGAIN;
+        if link.overdue {
+            link.unheard = link.unheard.saturating_add(1);
+        }
+        link.again = now + (AGAIN << link.unheard.min(8)).min(AGAIN_MOST);
         self.step(Event::Lost(device, session));
     }
 

@@ -86,6 +86,8 @@ struct World {
     filled_up: Mutex<Option<u8>>,
     /// Times that one was sent rows.
     rows_sent: AtomicUsize,
+    /// Times that the third was asked for its promise.
+    promises: AtomicUsize,
     /// Heads are at a node that has no disk.
     far: AtomicBool,
     /// Flushes that other nodes were asked for by themselves, and with a write.
@@ -110,6 +112,7 @@ impl World {
             full: Mutex::default(),
             filled_up: Mutex::default(),
             rows_sent: AtomicUsize::new(0),
+            promises: AtomicUsize::new(0),
             far: AtomicBool::new(false),
             flushes: AtomicUsize::new(0),
             flushed_writes: AtomicUsize::new(0),
@@ -174,6 +177,9 @@ impl Transport for Net {
         Box::pin(async move {
             let lost = || Err(NetError::Lost { to, reason: "away".to_owned() });
             let Request::Volume { device, volume, fence, session, call } = request else { return lost() };
+            if matches!(call, VolumeCall::Promise) && n == 3 {
+                world.promises.fetch_add(1, Ordering::Relaxed);
+            }
             if world.away.lock().unwrap().contains(&n) {
                 return lost();
             }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use quarry_engine::block::{NoteTag, Position};
+use quarry_engine::block::{Fence, NoteTag, Position};
 use quarry_engine::net::{BlockWrite, VolumeAnswer, VolumeCall};
 
 use super::replicas::{At, Rows, fill, run};
@@ -10,7 +10,7 @@ use crate::head::Turn;
 use crate::member::Refusal;
 use crate::store::label::MemberLabel;
 use crate::store::promise::{NEARLY_FULL, NO_PLACE};
-use crate::store::replica::answer_of;
+use crate::store::replica::{answer_of, refused};
 use crate::store::seat::Seat;
 
 fn kept_of(at: &mut At) -> bool {
@@ -258,4 +258,23 @@ fn a_member_whose_filling_failed_is_what_it_was() {
     let members = Arc::clone(&at.members);
     let confirm = async move { members.act(device, volume, fence, session, VolumeCall::Confirm).await };
     assert_eq!(answer_of(at.rig.run(confirm)), VolumeAnswer::Done);
+}
+
+/// A head gave up its promise while the disk hung, and asked again: all of them were made, one after the other, when the disk was back.
+#[test]
+fn a_head_has_one_promise_under_way() {
+    let mut at = At::new(39);
+    at.promise(1);
+    let device = at.rig.handle().device();
+    let (members, volume) = (Arc::clone(&at.members), at.volume);
+    let ask = |epoch| {
+        let (members, fence) = (Arc::clone(&members), Fence { epoch, configuration: 1 });
+        async move { answer_of(members.act(device, volume, fence, 0, VolumeCall::Promise).await) }
+    };
+    let three = futures_util::future::join3(ask(2), ask(2), ask(3));
+    let (first, again, newer) = at.rig.run(three);
+    assert!(matches!(first, VolumeAnswer::Promised { .. }), "{first:?}");
+    assert_eq!(again, refused(Refusal::Busy));
+    assert!(matches!(newer, VolumeAnswer::Promised { .. }), "another head waits its turn: {newer:?}");
+    at.promise(3);
 }

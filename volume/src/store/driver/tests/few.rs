@@ -261,3 +261,21 @@ fn one_that_cannot_be_filled_is_left_alone_for_longer_each_time() {
     let pauses: Vec<u64> = (0..6).chain([u32::MAX]).map(crate::store::driver::alone).collect();
     assert_eq!(pauses, [1200, 2400, 4800, 9600, 18_000, 18_000, 18_000]);
 }
+
+/// All heads that had a member on a disk that hung asked for its promise three times a second.
+#[test]
+fn one_that_is_overdue_is_asked_ever_more_rarely() {
+    run(async {
+        let world = World::new();
+        let head = world.attach(1, 1);
+        head.served().await.unwrap();
+        until_seen(&head, "all begin", all_count).await;
+        world.set_away(3, true);
+        let before = world.promises.load(Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let asked = world.promises.load(Ordering::Relaxed) - before;
+        assert!(asked <= 20, "{asked} times in twelve seconds");
+        world.set_away(3, false);
+        until_seen(&head, "it counts again", all_count).await;
+    });
+}
