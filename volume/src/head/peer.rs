@@ -35,6 +35,8 @@ pub(super) struct Peer {
     pub(super) durable: u64,
     /// The highest flush that was asked for.
     pub(super) flushing: u64,
+    /// What it lacks when it was to be asked for a flush of it; it is asked for that as it comes.
+    pub(super) owes: u64,
     /// The fence stood when this tick had come.
     pub(super) confirmed: u64,
     /// A confirmation is under way.
@@ -58,6 +60,7 @@ impl Peer {
             written: 0,
             durable: 0,
             flushing: 0,
+            owes: 0,
             confirmed: 0,
             confirming: false,
             source: None,

@@ -205,6 +205,32 @@ fn a_write_is_acknowledged_by_a_quorum_and_flushed_by_those_who_say_so() {
     assert_eq!(answers(&actions), [(Token(7), Ok(Done::Written))]);
 }
 
+/// A flush waited at a member for all that was still queued for it, with one of the few places that flushes have on a device: busy volumes kept
+/// those of all others waiting.
+#[test]
+fn a_member_that_is_far_behind_flushes_what_it_has() {
+    let mut head = serving();
+    for token in 6..=45 {
+        head.step(Event::Write(Token(token), Until::Written));
+    }
+    for member in 1..=2 {
+        head.step(reply(member, Reply::Written(45)));
+    }
+    let actions = head.step(Event::Flush(Token(1)));
+    let flushes = |actions: &[Action]| (1..=3).map(|n| sent(actions, n)).collect::<Vec<_>>();
+    assert_eq!(flushes(&actions), [vec![Message::Flush(45)], vec![Message::Flush(45)], vec![]]);
+    head.step(reply(1, Reply::Flushed(45)));
+    let actions = head.step(reply(2, Reply::Flushed(45)));
+    assert_eq!(answers(&actions), [(Token(1), Ok(Done::Flushed))]);
+    // What it has durably nobody has to keep for it.
+    assert_eq!(sent(&head.step(reply(3, Reply::Written(20))), 3), [Message::Flush(20)]);
+    assert_eq!(sent(&head.step(reply(3, Reply::Written(28))), 3), [], "one at a time");
+    assert_eq!(sent(&head.step(reply(3, Reply::Flushed(20))), 3), [Message::Flush(28)]);
+    head.step(reply(3, Reply::Written(29)));
+    assert_eq!(sent(&head.step(reply(3, Reply::Flushed(28))), 3), [Message::Flush(45)], "little is to come");
+    assert_eq!(head.step(reply(3, Reply::Flushed(45))), [], "and no more");
+}
+
 /// A lone client that flushes after each write waited for its members twice.
 #[test]
 fn who_flushes_after_each_write_has_the_next_one_flushed_at_once() {
