@@ -260,8 +260,8 @@ impl Head {
             Event::Spare(upto) => self.release(upto.min(self.answered), actions),
             Event::Changed(version) => self.changed(version, actions),
             Event::NotChanged(newer) => self.stop(Failure::Fenced(newer), actions),
-            Event::Add(device) => self.wishes.push_back(Wish::Add(device)),
-            Event::Remove(device) => self.wishes.push_back(Wish::Remove(device)),
+            Event::Add(device) => self.wish(Wish::Add(device)),
+            Event::Remove(device) => self.wish(Wish::Remove(device)),
             Event::Decide(device) => self.decide(device, actions),
         }
     }

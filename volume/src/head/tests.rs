@@ -332,6 +332,40 @@ fn acknowledgements_need_the_old_and_the_new_members_while_they_change() {
     assert!(matches!(&actions[..], [Action::Change(next)] if next.members.len() == 3), "{actions:?}");
 }
 
+/// A member was to go when two others died: for as long as that was wished nobody was demoted, and nothing was written any more.
+#[test]
+fn what_is_wished_and_cannot_be_keeps_nobody_from_demoting_who_died() {
+    let mut head = attach(4);
+    for member in 1..=4 {
+        head.step(promised(member, 5));
+    }
+    for member in 1..=4 {
+        head.step(reply(member, Reply::Begun));
+    }
+    for member in [2, 4] {
+        head.step(Event::Lost(device(member), Session(member.into())));
+    }
+    for _ in 0..9 {
+        assert_eq!(head.step(Event::Remove(device(3))), [], "of three one alone would be there");
+    }
+    assert_eq!(head.wishes.len(), 1);
+    let members = |actions: &[Action]| match actions {
+        [Action::Change(next)] => next.members.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(members(&head.step(Event::Overdue(device(2)))), [1, 3, 4].map(device));
+    head.step(Event::Changed(2));
+    assert_eq!(members(&head.step(Event::Overdue(device(4)))), [1, 3].map(device));
+    head.step(Event::Changed(3));
+    head.step(Event::Write(Token(7), Until::Written));
+    head.step(reply(1, Reply::Written(6)));
+    let actions = head.step(reply(3, Reply::Written(6)));
+    assert_eq!(answers(&actions), [(Token(7), Ok(Done::Written))]);
+    // That one goes now would leave the other alone.
+    assert_eq!(head.step(Event::Remove(device(3))), []);
+    assert_eq!((head.wishes.len(), head.configuration().members.len()), (0, 2));
+}
+
 #[test]
 fn fewer_than_the_least_never_are_the_members() {
     let mut head = serving();
