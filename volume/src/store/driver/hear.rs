@@ -1,6 +1,7 @@
 //! What members answer, told to the head.
 //!
-//! Invariant: an answer that is not the kind of its question ends the session, and so does one that is not there.
+//! Invariant: an answer that is not the kind of its question ends the session, and so does one that is not there: of those to a look whether a
+//! member is there that is being filled, several in a row.
 
 use quarry_engine::disk::format::record::DeviceId;
 use quarry_engine::net::VolumeAnswer;
@@ -47,12 +48,14 @@ impl Driver {
                 if self.is_now(device, session) {
                     match answer {
                         Ok(answer @ (VolumeAnswer::Done | VolumeAnswer::Tight)) => {
+                            self.link(device).missed = 0;
                             self.room(device, answer == VolumeAnswer::Tight);
                         }
                         Ok(VolumeAnswer::Refused(why, one, two)) => {
                             self.refused(device, session, refusal_of(why, one, two));
                         }
-                        _ => self.lost(device),
+                        Err(Unanswered) => self.missed(device),
+                        Ok(_) => self.lost(device),
                     }
                 }
             }

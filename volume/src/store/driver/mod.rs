@@ -34,6 +34,9 @@ use crate::member::Token;
 const TICK: Duration = Duration::from_millis(100);
 /// Ticks between two looks at members that have nothing else to say: whether they are there, and whether another head is.
 const BEAT: u64 = 10;
+/// So many looks in a row without an answer are the end of a member that is being filled. All that it was sent would be void, and it is needed by
+/// nobody meanwhile; of another one is enough.
+const MISSES: u32 = 3;
 /// Ticks after which a member that is away is asked again.
 const AGAIN: u64 = 3;
 /// Ticks after which it is asked again at most, when it is overdue: by then it takes longer with each time.
@@ -177,6 +180,8 @@ struct Link {
     again: u64,
     /// Times in a row that it has not promised since it is overdue.
     unheard: u32,
+    /// Looks in a row that it has not answered.
+    missed: u32,
     overdue: bool,
     /// Its disk shall get no more data from clients.
     tight: bool,
@@ -198,7 +203,7 @@ impl Link {
     fn begin_session(&mut self, session: Session) {
         (self.session, self.lost, self.overdue, self.unheard) = (Some(session), None, false, 0);
         // It says so again, as soon as it follows the order.
-        self.tight = false;
+        (self.tight, self.missed) = (false, 0);
         self.lane.begin(session);
     }
 
@@ -472,6 +477,7 @@ impl Driver {
                 lost: None,
                 again: 0,
                 unheard: 0,
+                missed: 0,
                 overdue: false,
                 tight: false,
                 fill_from: 0,
@@ -507,6 +513,17 @@ impl Driver {
         }
         link.again = now + (AGAIN << link.unheard.min(8)).min(AGAIN_MOST);
         self.step(Event::Lost(device, session));
+    }
+
+    /// A member did not answer whether it is there.
+    fn missed(&mut self, device: DeviceId) {
+        let is_filled = |standing| matches!(standing, Standing::Filling | Standing::Joining);
+        let filled = self.head.members().any(|(member, standing)| member == device && is_filled(standing));
+        let link = self.link(device);
+        link.missed += 1;
+        if !filled || link.missed >= MISSES {
+            self.lost(device);
+        }
     }
 
     /// A head that nobody asks anything would not notice that a member died, or that it was fenced.

@@ -88,6 +88,8 @@ struct World {
     rows_sent: AtomicUsize,
     /// Times that the third was asked for its promise.
     promises: AtomicUsize,
+    /// How often the third does not hear whether it is there.
+    deaf: AtomicUsize,
     /// Heads are at a node that has no disk.
     far: AtomicBool,
     /// Flushes that other nodes were asked for by themselves, and with a write.
@@ -113,6 +115,7 @@ impl World {
             filled_up: Mutex::default(),
             rows_sent: AtomicUsize::new(0),
             promises: AtomicUsize::new(0),
+            deaf: AtomicUsize::new(0),
             far: AtomicBool::new(false),
             flushes: AtomicUsize::new(0),
             flushed_writes: AtomicUsize::new(0),
@@ -186,6 +189,12 @@ impl Transport for Net {
             if matches!(call, VolumeCall::Promise) && n == 3 {
                 let slow = *world.slow.lock().unwrap();
                 tokio::time::sleep(slow).await;
+            }
+            if matches!(call, VolumeCall::Confirm) && n == 3 {
+                let one_less = |left: usize| left.checked_sub(1);
+                if world.deaf.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok() {
+                    return lost();
+                }
             }
             if matches!(call, VolumeCall::Begin { .. }) && n == 3 {
                 let slow = *world.slow_to_begin.lock().unwrap();

@@ -279,3 +279,39 @@ fn one_that_is_overdue_is_asked_ever_more_rarely() {
         until_seen(&head, "it counts again", all_count).await;
     });
 }
+
+/// A disk was slow for a moment, and hours of filling were void.
+#[test]
+fn one_missed_sign_of_life_ends_no_filling() {
+    run(async {
+        let world = World::new();
+        world.far.store(true, Ordering::Relaxed);
+        let head = world.attach(1, 1);
+        head.served().await.unwrap();
+        until_seen(&head, "all begin", all_count).await;
+        world.set_away(3, true);
+        for block in 0..400 {
+            write(&head, block, 1).await;
+        }
+        until_seen(&head, "it is no member", away(3)).await;
+        world.stuck.store(true, Ordering::Relaxed);
+        world.set_away(3, false);
+        let filling = |seen: &[Seen]| standing_of(seen, 3) == Some(Standing::Filling);
+        until_seen(&head, "it is filled", filling).await;
+        let began = std::time::Instant::now();
+        let before = world.promises.load(Ordering::Relaxed);
+        for misses in [2, 2, 3] {
+            world.deaf.store(misses, Ordering::Relaxed);
+            while world.deaf.load(Ordering::Relaxed) > 0 {
+                assert!(began.elapsed() < PATIENCE, "it is asked whether it is there");
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            // Until it has answered again.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let ended = world.promises.load(Ordering::Relaxed) > before;
+            assert_eq!(ended, misses == 3, "{misses} in a row");
+        }
+        world.stuck.store(false, Ordering::Relaxed);
+        until_seen(&head, "it counts again", all_count).await;
+    });
+}
