@@ -19,7 +19,6 @@ use super::format::superblock::COPIES;
 use super::handle::DiskHandle;
 use super::limits::{
     CLIENT_RESERVE, MAX_BATCH, MAX_BATCH_RECORDS, MAX_GROUP, MAX_MOVE_RECORDS, MOST_TOGETHER, MOVE_MEMORY,
-    VOLUME_HIGH_WATER,
 };
 use super::segments::{Segment, State};
 use super::shared::{Class, Counters, DiskError, Item};
@@ -77,10 +76,10 @@ impl DiskHandle {
     /// Whether there is room to move what is needed for its order alone: free space is not short, and the disk not full.
     #[must_use]
     pub fn has_room_for_order(&self) -> bool {
-        let usable = self.shared.layout.usable();
-        let full = self.shared.live.load(Ordering::Relaxed) > usable / 100 * VOLUME_HIGH_WATER;
         let segments = self.shared.segments();
-        !full && segments.count(State::Free) > short_mark(segments.len()) && self.has_slack()
+        !self.above_volume_mark()
+            && segments.count(State::Free) > short_mark(segments.len())
+            && self.has_slack()
     }
 
     /// The segment with the most to gain, if any has garbage worth a move.

@@ -16,7 +16,7 @@ use super::format::record::{BadRecord, DeviceId, FIXED_HEAD, NewRecord, Parts, S
 use super::lane::Lane;
 use super::limits::{
     CLIENT_HIGH_WATER, CLIENT_RESERVE, MAX_GROUP, MAX_GROUP_RECORDS, MAX_MOVE_RECORDS, MAX_RECORD,
-    SLACK_BYTES,
+    SLACK_BYTES, VOLUME_HIGH_WATER,
 };
 use super::memo::Memo;
 use super::segments::State;
@@ -173,6 +173,12 @@ impl DiskHandle {
     #[must_use]
     pub fn index_free(&self) -> Option<u64> {
         self.shared.index_room.free()
+    }
+
+    /// Above the mark from which on no volume is placed here, nor the whole of one copied here.
+    #[must_use]
+    pub fn above_volume_mark(&self) -> bool {
+        self.shared.live.load(Ordering::Relaxed) > self.shared.layout.usable() / 100 * VOLUME_HIGH_WATER
     }
 
     /// Appends a group (one batch, all or nothing) and waits as long as `durability` says. The group is written even

@@ -6,6 +6,7 @@
 //!
 //! Invariant: calls of consensus wait for no others: what those wait for is, in the end, a commit.
 //! Invariant: calls that wait for others' calls have a bound of their own, and all of these bounds together leave room.
+//! Invariant: a disk that hangs takes a part of the room, however many volumes have a member there.
 //! Invariant: a name that many want takes no room from other names: a few of its calls wait at the leader, the rest here.
 
 use std::collections::HashMap;
@@ -16,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::limits::{
     CALLS_BUT_CONSENSUS, CHANGES_PER_PEER, FLUSHES_PER_DEVICE, FLUSHES_PER_PEER, GRANTS_PER_GROUP,
-    GRANTS_PER_NAME, GRANTS_PER_PEER, LONG_PER_PEER,
+    GRANTS_PER_NAME, GRANTS_PER_PEER, LONG_PER_PEER, VOLUMES_PER_DEVICE,
 };
 use super::message::{Request, VolumeCall};
 use super::{NetError, NodeId};
@@ -43,6 +44,8 @@ pub(super) enum Lane {
     FlushesOf(DeviceId),
     /// What of volumes waits until writes have come, and goes through all their rows.
     Long,
+    /// All else of volumes on one device: as long as the disk takes, or another call to the same member.
+    VolumesOf(DeviceId),
 }
 
 impl Lane {
@@ -57,6 +60,7 @@ impl Lane {
             Self::Flushes => FLUSHES_PER_PEER,
             Self::FlushesOf(_) => FLUSHES_PER_DEVICE,
             Self::Long => LONG_PER_PEER,
+            Self::VolumesOf(_) => VOLUMES_PER_DEVICE,
         }
     }
 }
@@ -95,6 +99,7 @@ pub(super) fn lanes_of(request: &Request) -> Lanes {
             call: VolumeCall::Thin { .. } | VolumeCall::Fork { .. } | VolumeCall::TakeOver { .. },
             ..
         } => [Some(Lane::Long), others, None, None],
+        Request::Volume { device, .. } => [Some(Lane::VolumesOf(*device)), others, None, None],
         _ => [others, None, None, None],
     }
 }
@@ -237,7 +242,11 @@ mod tests {
     }
 
     fn volume(call: VolumeCall) -> Request {
-        let (device, volume) = (DeviceId([1; 16]), crate::block::VolumeId([1; 16]));
+        volume_on(1, call)
+    }
+
+    fn volume_on(device: u8, call: VolumeCall) -> Request {
+        let (device, volume) = (DeviceId([device; 16]), crate::block::VolumeId([1; 16]));
         Request::Volume { device, volume, fence: crate::block::Fence::default(), session: 1, call }
     }
 
@@ -255,6 +264,25 @@ mod tests {
         let write = |flush| VolumeCall::Write { writes: Vec::new(), data: bytes::Bytes::new(), flush };
         assert!(enters(&lanes, &volume(write(false))).is_some());
         assert!(enters(&lanes, &volume(write(true))).is_none(), "it waits for the disk as well");
+    }
+
+    /// Heads of sixty volumes asked members on a disk that hung for their promise, again and again: nothing else got through to that node.
+    #[test]
+    fn a_disk_that_hangs_leaves_room_for_all_else() {
+        let lanes = CallLanes::default();
+        let calls = [VolumeCall::Promise, VolumeCall::Confirm, VolumeCall::Flush(1)];
+        let hung = |call: &VolumeCall| {
+            (0..100).filter_map(|_| enters(&lanes, &volume(call.clone()))).collect::<Vec<_>>()
+        };
+        let places: Vec<_> = calls.iter().map(hung).collect();
+        assert_eq!(
+            places.iter().map(Vec::len).collect::<Vec<_>>(),
+            [VOLUMES_PER_DEVICE, 0, FLUSHES_PER_DEVICE]
+        );
+        let other: Vec<_> =
+            calls.iter().filter_map(|call| enters(&lanes, &volume_on(2, call.clone()))).collect();
+        assert_eq!(other.len(), calls.len(), "a disk beside it is reached");
+        assert!(enters(&lanes, &release()).is_some());
     }
 
     #[test]

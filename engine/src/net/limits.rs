@@ -44,6 +44,8 @@ pub const CHANGES_PER_PEER: usize = 8;
 pub const FLUSHES_PER_PEER: usize = 16;
 /// Those on one device.
 pub const FLUSHES_PER_DEVICE: usize = 8;
+/// Other calls about volumes that one node may have under way at another, on one device: if that hangs, each stays until it is given up.
+pub const VOLUMES_PER_DEVICE: usize = 16;
 /// Calls about volumes that one node may have under way at another which take as long as a pass over the volume's rows.
 pub const LONG_PER_PEER: usize = 6;
 /// Request bytes of one node that may be in the hands of another.
@@ -91,6 +93,10 @@ const _: () = assert!(PLACES_PER_PEER >= MAX_CHUNKS as usize, "the largest objec
 const _: () = assert!(
     GRANTS_PER_PEER + CHANGES_PER_PEER + FLUSHES_PER_PEER + LONG_PER_PEER < CALLS_BUT_CONSENSUS,
     "what settles a grant gets through, and so do the writes that a flush waits for"
+);
+const _: () = assert!(
+    FLUSHES_PER_DEVICE + LONG_PER_PEER + VOLUMES_PER_DEVICE < CALLS_BUT_CONSENSUS,
+    "a device that hangs leaves room for calls about all else"
 );
 const _: () = assert!(
     GRANTS_PER_NAME < GRANTS_PER_GROUP

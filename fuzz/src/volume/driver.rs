@@ -287,8 +287,8 @@ impl Driver {
         };
         if page.iter().any(|((block, _), _)| site.damaged == Some(*block)) {
             // What fails its checksum is not handed on. Another one has it.
-            let (source, session) = fill.source;
-            return self.step(Event::Lost(source, session), now);
+            self.fills.remove(&target);
+            return self.step(Event::NoRows(target, session), now);
         }
         fill.from = Some(*last);
         let mut rows = Vec::new();

@@ -6,7 +6,7 @@ use super::{Action, Configuration, DeviceId, History, MAX_MEMBERS, Report};
 use crate::member::Position;
 
 /// What an operator wants of the members.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wish {
     Add(DeviceId),
     Remove(DeviceId),
@@ -87,11 +87,35 @@ impl Head {
         actions.push(Action::Change(next));
     }
 
-    /// The configuration that there should be instead.
-    fn wanted(&self) -> Option<Configuration> {
-        if let Some(wish) = self.wishes.front() {
-            return Some(wish.applied(&self.configuration)).filter(|next| !next.members.is_empty());
+    /// Takes note of what is wanted of the members, once.
+    pub(super) fn wish(&mut self, wish: Wish) {
+        if !self.wishes.contains(&wish) {
+            self.wishes.push_back(wish);
         }
+    }
+
+    /// Forgets what is wished next if it is so already, or would leave too few.
+    fn forget_wishes(&mut self) {
+        let Self { configuration, settings, wishes, .. } = self;
+        let is_open = |wish: &mut Wish| {
+            let next = wish.applied(configuration);
+            let same = (&next.members, &next.joining) == (&configuration.members, &configuration.joining);
+            let fewer = next.members.len() < configuration.members.len();
+            !same && !(fewer && next.members.len() < settings.least.max(1))
+        };
+        while wishes.pop_front_if(|wish| !is_open(wish)).is_some() {}
+    }
+
+    /// The configuration that there should be instead, and whether it is what was wished. A wish for which the members are not there keeps nobody
+    /// from demoting those that died.
+    fn wanted(&self) -> Option<(Configuration, bool)> {
+        let wished = self.wishes.front().map(|wish| wish.applied(&self.configuration));
+        let wished = wished.filter(|next| self.quorum_of(next, |_| 0).is_some());
+        wished.map(|next| (next, true)).or_else(|| Some((self.due()?, false)))
+    }
+
+    /// The configuration that there should be for who died, or has all by now.
+    fn due(&self) -> Option<Configuration> {
         let away = |device: &&DeviceId| {
             self.peers.get(device).is_some_and(|peer| peer.overdue && peer.standing == Standing::Silent)
         };
@@ -125,17 +149,18 @@ impl Head {
         if self.order.is_none() || self.pending.is_some() {
             return;
         }
-        let wanted = self.wanted();
-        if wanted.is_none() {
-            // It would leave nobody.
-            self.wishes.pop_front();
-        }
-        let Some(mut next) = wanted else { return };
+        self.forget_wishes();
+        let Some((mut next, wished)) = self.wanted() else { return };
         next.version = self.configuration.version.saturating_add(1);
         let written = self.quorum_of(&next, |peer| peer.written);
         let durable = self.quorum_of(&next, |peer| peer.durable);
         if written >= Some(self.answered) && durable >= Some(self.flushed) {
-            self.wishes.pop_front();
+            if wished {
+                self.wishes.pop_front();
+            } else if next.members.len() < self.configuration.members.len() {
+                // Who wanted one to go thought that others were there: it looks again.
+                self.wishes.retain(|wish| !matches!(wish, Wish::Remove(_)));
+            }
             self.propose(next, actions);
         }
     }

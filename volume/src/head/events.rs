@@ -56,9 +56,12 @@ pub enum Event {
     Overdue(DeviceId),
     /// [`Action::Fill`] has sent everything; the newest sequence that it sent, or zero.
     Filled(DeviceId, Session, u64),
-    /// [`Action::Fill`] cannot go on for a reason of the target's. If the source refuses, that is its [`Event::Reply`] or
+    /// [`Action::Fill`] cannot go on for a reason of the target's. If the source refuses or says nothing, that is its [`Event::Reply`] or
     /// [`Event::Lost`].
     NotFilled(DeviceId, Session),
+    /// [`Action::Fill`] cannot go on: the source cannot read what it should send. It stays a member, and another one may be able to. The target is
+    /// asked anew when it is said to be reachable.
+    NoRows(DeviceId, Session),
     /// Bytes of writes up to this sequence are too much to be kept for members that are away, in so far as they were answered.
     Spare(u64),
     /// [`Action::Change`] is committed.
@@ -87,7 +90,8 @@ pub enum Action {
     Place(Token, u64),
     /// Bytes of writes up to this sequence are needed no more.
     Release(u64),
-    /// Copy rows, as the head of the module says; then report [`Event::Filled`] or [`Event::NotFilled`].
+    /// Copy rows, as the head of the module says; then report [`Event::Filled`], [`Event::NotFilled`] or
+    /// [`Event::NoRows`].
     Fill {
         /// A whole member, in this session: rows that it has in another one are not to be sent, for a restart may have lost the
         /// newest of them.

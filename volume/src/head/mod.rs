@@ -49,6 +49,8 @@
 //! Invariant: when all was sent, and the target has the writes up to the newest row that was sent, it is whole. For take any block,
 //! and the newest write to it up to there: the target had kept it; or it was sent it in order; or it was the source's row when that place
 //! was read, or the source's row was a newer one, which is no newer than what the target has reached. Nothing else is there.
+//! Invariant: until a quorum follows the order no more whole members are filled than it needs: each that is would be no base for the next head, and
+//! had nothing been acknowledged since, the loss of who fills them would be a loss of the volume.
 //! Invariant: a member that is not whole is never a base, unless an operator decides so. What it acknowledged before it was filled still counts in a seal.
 
 mod change;

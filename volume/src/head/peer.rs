@@ -35,13 +35,15 @@ pub(super) struct Peer {
     pub(super) durable: u64,
     /// The highest flush that was asked for.
     pub(super) flushing: u64,
+    /// What it lacks when it was to be asked for a flush of it; it is asked for that as it comes.
+    pub(super) owes: u64,
     /// The fence stood when this tick had come.
     pub(super) confirmed: u64,
     /// A confirmation is under way.
     pub(super) confirming: bool,
     /// From whom it is filled, and up to where both have the same.
     pub(super) source: Option<(DeviceId, u64)>,
-    /// Who was lost while it filled this one: another does it, if there is one. Kept over sessions.
+    /// Who was lost while it filled this one, or could not read all: another does it, if there is one. Kept over sessions.
     pub(super) avoid: Option<DeviceId>,
     /// The newest row that it was sent, when all were sent.
     pub(super) filled: Option<u64>,
@@ -58,6 +60,7 @@ impl Peer {
             written: 0,
             durable: 0,
             flushing: 0,
+            owes: 0,
             confirmed: 0,
             confirming: false,
             source: None,
@@ -76,6 +79,13 @@ impl Peer {
             self.standing,
             Standing::Beginning | Standing::Filling | Standing::Joining | Standing::Active
         )
+    }
+
+    /// It has the beginning of the order, and goes on from there.
+    fn keeps(&self) -> bool {
+        self.source.is_none_or(|(_, common)| {
+            self.report.as_ref().is_some_and(|report| report.whole && report.history.end() == common)
+        })
     }
 }
 
@@ -138,16 +148,27 @@ impl Head {
         let waiting = self.peers.iter().filter(|(_, peer)| peer.standing == Standing::Promised);
         let waiting: Vec<(DeviceId, Report)> =
             waiting.filter_map(|(id, peer)| Some((*id, peer.report.clone()?))).collect();
-        for (device, report) in waiting {
-            let history = &report.history;
-            // Whose history it is by decision, and has not noted that: it begins as it is.
-            let chosen = !report.whole && self.decided == Some(device) && !self.serving;
-            let continues = report.whole && order.holds(history) || chosen && history.end() == order.end();
-            let next = if continues && history.end() >= self.released {
+        // Whose history it is by decision, and has not noted that: it begins as it is.
+        let chosen = |device, report: &Report| {
+            let decided = !report.whole && self.decided == Some(device) && !self.serving;
+            decided && report.history.end() == order.end()
+        };
+        let waiting = waiting.into_iter().map(|(device, report)| {
+            let continues = report.whole && order.holds(&report.history) || chosen(device, &report);
+            let begins = continues && report.history.end() >= self.released;
+            (!begins, report.history, continues, device)
+        });
+        let mut waiting: Vec<_> = waiting.collect();
+        // If one of them is to be held back, it is the one that has most.
+        waiting.sort_by_key(|(filled, history, ..)| (*filled, history.position()));
+        for (filled, history, continues, device) in waiting {
+            let next = if !filled {
                 let message = Message::Begin(order.until(history.end()));
                 Some((message, Standing::Beginning, history.end(), None))
+            } else if continues && self.holds_back(device) {
+                None
             } else {
-                let common = order.common(history);
+                let common = order.common(&history);
                 self.source(device).map(|(source, after)| {
                     (Message::Fill { common, after }, Standing::Filling, after, Some((source, common)))
                 })
@@ -162,6 +183,18 @@ impl Head {
             let missed = after + 1..=order.end();
             actions.extend(missed.map(|sequence| Action::Send(device, session, Message::Write(sequence))));
         }
+    }
+
+    /// A whole member that would be whole no more while it is filled waits, as long as others are on the way to the quorum without it: if who has
+    /// most dies meanwhile, the volume can begin on what this one has. One that is filled with all does not count for that: it takes long, and
+    /// is again what it was when it is cut off.
+    fn holds_back(&self, device: DeviceId) -> bool {
+        let quorum = self.configuration.quorum();
+        let others = self.configuration.members.iter().filter(|member| **member != device);
+        let others: Vec<&Peer> = others.filter_map(|member| self.peers.get(member)).collect();
+        let on_the_way = others.iter().filter(|peer| peer.receives() && peer.keeps()).count();
+        let there = others.iter().filter(|peer| peer.is_active()).count();
+        self.configuration.counts(device) && on_the_way >= quorum && there < quorum
     }
 
     /// Who can fill another, and what it has.

@@ -4,6 +4,9 @@ use super::peer::Peer;
 use super::state::{Head, Open};
 use super::{Action, Configuration, Done, Failure, MAX_OPEN, Message, Standing, Until};
 
+/// Writes that a member may lack and be asked to flush all the same: it waits for them there.
+const NEAR: u64 = 16;
+
 impl Head {
     /// Does all that can be done now. Each part is a function of the state alone, so that it does not matter which event made it
     /// possible.
@@ -119,11 +122,17 @@ impl Head {
         if changes {
             goal = goal.max(self.flushed);
         }
-        if goal <= self.flushed && !changes {
-            return;
-        }
+        let goal = if goal > self.flushed || changes { goal } else { 0 };
         for (device, peer) in &mut self.peers {
-            if peer.is_active() && peer.flushing < goal && peer.flushing <= peer.durable {
+            let wanted = goal.max(peer.owes);
+            if !peer.is_active() || peer.flushing >= wanted || peer.flushing > peer.durable {
+                continue;
+            }
+            // It holds one of a few places of its device until it is done. Where much is still to come it would keep others' flushes waiting.
+            let far = wanted > peer.written + NEAR;
+            let (goal, owes) = if far { (peer.written, wanted) } else { (wanted, 0) };
+            peer.owes = owes;
+            if peer.flushing < goal {
                 peer.flushing = goal;
                 actions.push(Action::Send(*device, peer.session, Message::Flush(goal)));
             }

@@ -246,6 +246,12 @@ impl Head {
                     self.ask(device, actions);
                 }
             }
+            Event::NoRows(device, session) => {
+                if let Some(peer) = self.known(device, session).filter(|p| p.standing == Standing::Filling) {
+                    peer.avoid = peer.source.map(|(source, _)| source).or(peer.avoid);
+                    self.lose(device, actions);
+                }
+            }
             Event::Tight(device, tight) => {
                 if let Some(peer) = self.peers.get_mut(&device) {
                     peer.tight = tight;
@@ -254,8 +260,8 @@ impl Head {
             Event::Spare(upto) => self.release(upto.min(self.answered), actions),
             Event::Changed(version) => self.changed(version, actions),
             Event::NotChanged(newer) => self.stop(Failure::Fenced(newer), actions),
-            Event::Add(device) => self.wishes.push_back(Wish::Add(device)),
-            Event::Remove(device) => self.wishes.push_back(Wish::Remove(device)),
+            Event::Add(device) => self.wish(Wish::Add(device)),
+            Event::Remove(device) => self.wish(Wish::Remove(device)),
             Event::Decide(device) => self.decide(device, actions),
         }
     }

@@ -77,6 +77,48 @@ fn the_longest_of_a_seal_is_the_base_and_a_quorum_begins_before_it_serves() {
     assert_eq!(head.step(reply(1, Reply::Joined)), [Action::Serving]);
 }
 
+/// A head crashed with a write in flight, and one of three had it. The next head filled the others both at once: neither was whole, and when the
+/// disk of the first died the volume was undecided, though both had all that was ever acknowledged.
+#[test]
+fn until_a_quorum_follows_no_more_whole_members_are_filled_than_it_needs() {
+    let filling = |head: &Head| -> Vec<u8> {
+        let filling = head.members().filter(|(_, standing)| *standing == Standing::Filling);
+        filling.map(|(id, _)| id.0[0]).collect()
+    };
+    let attached = |ends: &[u64]| {
+        let mut head = attach(u8::try_from(ends.len()).unwrap());
+        for (member, end) in (1..).zip(ends) {
+            head.step(promised(member, *end));
+        }
+        head.step(reply(1, Reply::Begun));
+        head
+    };
+    // Of those that wait, the one that has most.
+    let mut head = attached(&[9, 7, 5]);
+    assert_eq!(filling(&head), [3]);
+    head.step(Event::Lost(device(3), Session(3)));
+    assert_eq!(filling(&head), [2], "it waits for who was to be whole before it, not for who is gone");
+    let mut head = attached(&[9, 7, 5]);
+    head.step(reply(3, Reply::Filling));
+    head.step(Event::Filled(device(3), Session(3), 9));
+    assert_eq!(filling(&head), [] as [u8; 0], "it is whole when it says so");
+    let actions = head.step(reply(3, Reply::Joined));
+    assert!(actions.contains(&Action::Serving), "{actions:?}");
+    assert_eq!(filling(&head), [2]);
+    // As many as are needed are filled at once.
+    assert_eq!(filling(&attached(&[9, 5])), [2]);
+    assert_eq!(filling(&attached(&[9, 8, 7, 6, 5])), [4, 5]);
+    // One that has gone another way is filled for hours, and is that again when it is cut off.
+    let mut head = attach(3);
+    head.step(promised(1, 9));
+    head.step(promised(2, 7));
+    let astray = History::new(vec![Turn { epoch: 0, base: 0 }], 6).unwrap();
+    let report = Report { history: astray, whole: true, kept: true };
+    head.step(Event::Reply(device(3), Session::default(), Reply::Promised(Session(3), report)));
+    head.step(reply(1, Reply::Begun));
+    assert_eq!(filling(&head), [2, 3]);
+}
+
 #[test]
 fn what_a_member_acknowledged_before_it_was_filled_counts_in_a_seal() {
     let mut head = attach(3);
@@ -119,6 +161,32 @@ fn who_was_lost_while_it_filled_another_is_not_the_next_source() {
     assert_ne!(filled_from(&head.step(filling(23))), first);
 }
 
+/// Members with one bad block were lost again and again, and who was filled from them with them.
+#[test]
+fn who_cannot_read_all_stays_a_member_and_is_not_the_next_source() {
+    let mut head = serving();
+    head.step(Event::Write(Token(7), Until::Durable));
+    for member in 1..=2 {
+        head.step(reply(member, Reply::Written(6)));
+        head.step(reply(member, Reply::Flushed(6)));
+    }
+    head.step(Event::Lost(device(3), Session(3)));
+    let mut sources = Vec::new();
+    for session in 10..14 {
+        let report = Report { history: history(5).begun(2), whole: true, kept: true };
+        let promised = Reply::Promised(Session(session), report);
+        head.step(Event::Reply(device(3), Session::default(), promised));
+        let actions = head.step(Event::Reply(device(3), Session(session), Reply::Filling));
+        let [Action::Fill { source, .. }] = &actions[..] else { panic!("{actions:?}") };
+        sources.push(source.0.0[0]);
+        let actions = head.step(Event::NoRows(device(3), Session(session)));
+        assert_eq!(actions, [Action::StopFill(device(3), Session(session))]);
+        let active = head.members().filter(|(_, standing)| *standing == Standing::Active).count();
+        assert_eq!(active, 2);
+    }
+    assert!(sources == [1, 2, 1, 2] || sources == [2, 1, 2, 1], "{sources:?}");
+}
+
 #[test]
 fn a_write_is_acknowledged_by_a_quorum_and_flushed_by_those_who_say_so() {
     let mut head = serving();
@@ -135,6 +203,32 @@ fn a_write_is_acknowledged_by_a_quorum_and_flushed_by_those_who_say_so() {
     head.step(reply(2, Reply::Written(6)));
     let actions = head.step(reply(2, Reply::Flushed(6)));
     assert_eq!(answers(&actions), [(Token(7), Ok(Done::Written))]);
+}
+
+/// A flush waited at a member for all that was still queued for it, with one of the few places that flushes have on a device: busy volumes kept
+/// those of all others waiting.
+#[test]
+fn a_member_that_is_far_behind_flushes_what_it_has() {
+    let mut head = serving();
+    for token in 6..=45 {
+        head.step(Event::Write(Token(token), Until::Written));
+    }
+    for member in 1..=2 {
+        head.step(reply(member, Reply::Written(45)));
+    }
+    let actions = head.step(Event::Flush(Token(1)));
+    let flushes = |actions: &[Action]| (1..=3).map(|n| sent(actions, n)).collect::<Vec<_>>();
+    assert_eq!(flushes(&actions), [vec![Message::Flush(45)], vec![Message::Flush(45)], vec![]]);
+    head.step(reply(1, Reply::Flushed(45)));
+    let actions = head.step(reply(2, Reply::Flushed(45)));
+    assert_eq!(answers(&actions), [(Token(1), Ok(Done::Flushed))]);
+    // What it has durably nobody has to keep for it.
+    assert_eq!(sent(&head.step(reply(3, Reply::Written(20))), 3), [Message::Flush(20)]);
+    assert_eq!(sent(&head.step(reply(3, Reply::Written(28))), 3), [], "one at a time");
+    assert_eq!(sent(&head.step(reply(3, Reply::Flushed(20))), 3), [Message::Flush(28)]);
+    head.step(reply(3, Reply::Written(29)));
+    assert_eq!(sent(&head.step(reply(3, Reply::Flushed(28))), 3), [Message::Flush(45)], "little is to come");
+    assert_eq!(head.step(reply(3, Reply::Flushed(45))), [], "and no more");
 }
 
 /// A lone client that flushes after each write waited for its members twice.
@@ -236,6 +330,40 @@ fn acknowledgements_need_the_old_and_the_new_members_while_they_change() {
     assert_eq!(answers(&actions), [(Token(7), Ok(Done::Written))]);
     let actions = head.step(Event::Changed(2));
     assert!(matches!(&actions[..], [Action::Change(next)] if next.members.len() == 3), "{actions:?}");
+}
+
+/// A member was to go when two others died: for as long as that was wished nobody was demoted, and nothing was written any more.
+#[test]
+fn what_is_wished_and_cannot_be_keeps_nobody_from_demoting_who_died() {
+    let mut head = attach(4);
+    for member in 1..=4 {
+        head.step(promised(member, 5));
+    }
+    for member in 1..=4 {
+        head.step(reply(member, Reply::Begun));
+    }
+    for member in [2, 4] {
+        head.step(Event::Lost(device(member), Session(member.into())));
+    }
+    for _ in 0..9 {
+        assert_eq!(head.step(Event::Remove(device(3))), [], "of three one alone would be there");
+    }
+    assert_eq!(head.wishes.len(), 1);
+    let members = |actions: &[Action]| match actions {
+        [Action::Change(next)] => next.members.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(members(&head.step(Event::Overdue(device(2)))), [1, 3, 4].map(device));
+    head.step(Event::Changed(2));
+    assert_eq!(members(&head.step(Event::Overdue(device(4)))), [1, 3].map(device));
+    head.step(Event::Changed(3));
+    head.step(Event::Write(Token(7), Until::Written));
+    head.step(reply(1, Reply::Written(6)));
+    let actions = head.step(reply(3, Reply::Written(6)));
+    assert_eq!(answers(&actions), [(Token(7), Ok(Done::Written))]);
+    // That one goes now would leave the other alone.
+    assert_eq!(head.step(Event::Remove(device(3))), []);
+    assert_eq!((head.wishes.len(), head.configuration().members.len()), (0, 2));
 }
 
 #[test]

@@ -9,7 +9,8 @@
 //!
 //! Invariant: a member that began anew is what it was until it is whole: whatever cuts the filling off, it has lost nothing.
 //! Invariant: what it was is void only when it is durable that its successor is whole.
-//! Invariant: where the disk has no room for both, it stays what it was, and is not filled: it may be all that there is of the volume.
+//! Invariant: where the disk has no room for both, it stays what it was, and is not filled: it may be all that there is of the volume. A disk has
+//! that room as long as volumes are placed there: between that mark and the one at which clients write no more is what other volumes grow into.
 //! Invariant: no generation begins where another one was: its number is above all that ever were.
 
 use std::sync::Arc;

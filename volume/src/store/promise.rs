@@ -16,6 +16,8 @@ use crate::member::{Action, Answer, Event, Member, Refusal};
 thread_local! {
     /// Every disk of this test is nearly full: to make one so takes long.
     pub(super) static NEARLY_FULL: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+    /// The same, of the mark above which no volume is placed.
+    pub(super) static NO_PLACE: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
 impl Seat {
@@ -26,6 +28,15 @@ impl Seat {
             return true;
         }
         self.disk.above_high_water()
+    }
+
+    /// The whole of a volume is not to be copied to its disk: all that is there would want for the room.
+    pub(super) fn takes_no_volume(&self) -> bool {
+        #[cfg(test)]
+        if NO_PLACE.get() {
+            return true;
+        }
+        self.is_tight() || self.disk.above_volume_mark()
     }
 
     /// Promises to refuse lower fences: all that it has, durable, and the number of the promise, which only rises.

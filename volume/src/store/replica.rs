@@ -2,7 +2,7 @@
 //!
 //! What it has lies under an id of its own ([`MemberLabel::id`]). A member that went another way than the others, or that
 //! is not whole and was left so, begins anew under the next id, empty; what it had is void when it is whole again (`former.rs`). Where its disk
-//! is nearly full it does not begin: it stays what it is.
+//! takes no more volumes it does not begin: it stays what it is.
 //!
 //! Invariant: a session begins with a promise, and what was asked in another one is not done.
 //! Invariant: a session has one beginning, of the order or of being filled, and takes no write before it: messages that overtake
@@ -11,7 +11,8 @@
 //! Invariant: what came to a member beside the beginning that it kept is of the order of one head. The same head may go on with it, for its order
 //! only grows; another one may have gone another way.
 //! Invariant: what is said of the member's history is durable before it is answered.
-//! Invariant: while a promise is being made, nothing else gets a place in the order.
+//! Invariant: while a promise is being made, nothing else gets a place in the order. The same head is refused another one: each that it gave up
+//! while the disk hung would be made all the same, one after the other.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,6 +44,21 @@ pub(super) struct Replica {
     given: tokio::sync::Mutex<Given>,
     /// Ids under which it began anew and was not filled to the end: what is there is to be given back.
     ended: Mutex<Vec<VolumeId>>,
+    /// Heads whose promise is being made.
+    promising: Mutex<Vec<Fence>>,
+}
+
+/// A promise on its way.
+struct Promising<'a> {
+    all: &'a Mutex<Vec<Fence>>,
+    fence: Fence,
+}
+
+impl Drop for Promising<'_> {
+    fn drop(&mut self) {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|under_way| *under_way != self.fence);
+    }
 }
 
 /// Eras that go: a clone as of one of them comes too late.
@@ -199,9 +215,10 @@ impl Life {
         self.enter(Stage::Filling)?;
         let had = self.history();
         let again = self.filled_by == Some(fence);
-        let goes_on = had.end() == common && (self.label.whole || again);
+        // One that has nothing begins anew as well: what it was sent is void when it is not filled to the end.
+        let goes_on = had.end() == common && common > 0 && (self.label.whole || again);
         // What it lacks of what it has kept is little, as a rule. Of all there is no room, and what it has does not go for it.
-        if !(goes_on && common > 0) && self.seat.is_tight() {
+        if !goes_on && self.seat.takes_no_volume() {
             self.stage = Stage::Promised;
             return Ok(VolumeAnswer::Tight);
         }
@@ -298,6 +315,15 @@ impl Replica {
         }
     }
 
+    fn promising(&self, fence: Fence) -> Result<Promising<'_>, Refusal> {
+        let mut all = self.promising.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.contains(&fence) {
+            return Err(Refusal::Busy);
+        }
+        all.push(fence);
+        Ok(Promising { all: &self.promising, fence })
+    }
+
     /// Carries out what a head asks. To be driven to its end, but for flushes and reads.
     pub(super) async fn carry_out(
         &self,
@@ -307,6 +333,7 @@ impl Replica {
     ) -> Result<VolumeAnswer, VolumeError> {
         match call {
             VolumeCall::Promise => {
+                let _promising = self.promising(fence)?;
                 let mut life = self.life.write().await;
                 let answer = life.promise(fence).await;
                 self.ended.lock().unwrap_or_else(PoisonError::into_inner).append(&mut life.generations.ended);
@@ -390,7 +417,8 @@ impl Replica {
 
     pub(super) fn of_life(life: Life) -> Self {
         let (moved, given) = (Notify::new(), tokio::sync::Mutex::default());
-        Self { life: RwLock::new(life), moved, given, ended: Mutex::default() }
+        let (ended, promising) = (Mutex::default(), Mutex::default());
+        Self { life: RwLock::new(life), moved, given, ended, promising }
     }
 
     /// While this is held no era goes.
@@ -466,8 +494,8 @@ impl Replica {
         if life.stage != Stage::Filling {
             return Err(Refusal::NotBegun.into());
         }
-        // A whole volume is not to take the last room of those that are here.
-        if !(life.label.kept && life.label.end > 0) && life.seat.is_tight() {
+        // A whole volume is not to take the room of those that are here: clients would write no more to any of them.
+        if !(life.label.kept && life.label.end > 0) && life.seat.takes_no_volume() {
             return Ok(VolumeAnswer::Tight);
         }
         let mut data = data;
@@ -524,7 +552,7 @@ pub(super) fn answer_of(result: Result<VolumeAnswer, VolumeError>) -> VolumeAnsw
     match result {
         Ok(answer) => answer,
         Err(VolumeError::Refused(refusal)) => refused(refusal),
-        Err(VolumeError::Disk(DiskError::Corrupt { .. })) => VolumeAnswer::Unreadable,
+        Err(VolumeError::Disk(DiskError::Corrupt { .. } | DiskError::Io { .. })) => VolumeAnswer::Unreadable,
         Err(error) => {
             tracing::warn!(%error, "serve a member of a volume");
             refused(Refusal::Out)

@@ -6,12 +6,14 @@
 //! A B C          D         3        wait
 //! A B C D        -         3        C goes
 //! A B C D E      -         5        no sixth may join: E goes first, when all others count
+//! A B C D        -         5        and then another joins
 //! ```
 //!
 //! What is next follows from the volume's row alone, so that whoever goes on after a crash, or a change of heads, does the same. It is done by
 //! the head's node; where nobody is the head, by the first node with a member that answers.
 //!
 //! Invariant: a member goes only when as many others count as the volume shall have, but of five, the most that there may be.
+//! Invariant: before a member comes or goes it is written how many there shall be, so that there are as many in the end.
 //! Invariant: no volume is taken from who uses it.
 //! Invariant: a member that went keeps its bytes, under the old epoch, until its volume is deleted: it may be wanted again.
 
@@ -80,6 +82,12 @@ fn after_all(step: Step, head: Option<NodeId>, configuration: &Configuration) ->
     }
 }
 
+/// How many members a volume shall have, to be written before a step: afterwards it is not as many as it has.
+fn noted(step: Step, row: &Configuration, wanted: u8) -> Option<u8> {
+    let counts = matches!(step, Step::Add(_) | Step::Remove(_)) && wanted == 0;
+    counts.then(|| u8::try_from(row.all().count()).unwrap_or(u8::MAX))
+}
+
 impl Shared {
     /// One step with each volume that needs one; with several at a time, for some take long to be served.
     pub(crate) async fn replace(&self) {
@@ -127,6 +135,14 @@ impl Shared {
         let (local, epoch) = (self.local(), row.epoch);
         let (head, _) =
             self.attach_if(&row.name, |now| now.epoch == epoch || now.head == Some(local)).await?;
+        if let Some(wanted) = noted(step, &row.configuration, row.wanted) {
+            let note = |now: &mut Row| {
+                if now.wanted == 0 {
+                    now.wanted = wanted;
+                }
+            };
+            self.change(row.id, note).await?;
+        }
         match step {
             Step::Add(device) => self.add(row, &head, device).await,
             Step::Remove(device) => {
@@ -139,13 +155,6 @@ impl Shared {
     }
 
     async fn add(&self, row: &Row, head: &Replicated, device: DeviceId) -> Result<(), VolumeError> {
-        let has = u8::try_from(row.configuration.all().count()).unwrap_or(u8::MAX);
-        let note = |now: &mut Row| {
-            if now.wanted == 0 {
-                now.wanted = has;
-            }
-        };
-        self.change(row.id, note).await?;
         tracing::info!(volume = %row.name, %device, "another member of a volume joins");
         head.add_member(device)?;
         self.committed(row, |now| now.all().any(|known| known == device)).await
@@ -216,5 +225,25 @@ mod tests {
     fn of_five_one_goes_before_another_comes() {
         assert_eq!(step(&[1, 2, 3, 4, 5], &[], 0, &[5], Some(6)), Step::Remove(device(5)));
         assert_eq!(step(&[1, 2, 3, 4], &[5], 0, &[4], Some(6)), Step::Wait, "another is away");
+    }
+
+    /// Nobody knew any more that there had been five, and none came in the place of the one that had gone.
+    #[test]
+    fn of_five_of_which_one_was_replaced_there_are_five() {
+        let (mut members, mut wanted) = (vec![1, 2, 3, 4, 5], 0_u8);
+        let mut steps = Vec::new();
+        for _ in 0..3 {
+            let next = step(&members, &[], wanted.into(), &[5], Some(6));
+            let all = Configuration::new(members.iter().map(|n| device(*n)).collect());
+            wanted = noted(next, &all, wanted).unwrap_or(wanted);
+            match next {
+                Step::Add(new) => members.push(new.0[0]),
+                Step::Remove(old) => members.retain(|n| device(*n) != old),
+                _ => {}
+            }
+            steps.push(next);
+        }
+        assert_eq!(steps, [Step::Remove(device(5)), Step::Add(device(6)), Step::Nothing]);
+        assert_eq!(members.len(), 5);
     }
 }

@@ -52,7 +52,7 @@ impl Driver {
 
 /// Asks again where no answer comes, for a volume is not to be copied from its beginning because a disk was slow for a moment: both calls
 /// bear being repeated.
-async fn ask(
+pub(super) async fn ask(
     reach: &Reach,
     fence: Fence,
     to: (Peer, Session),

@@ -1,6 +1,7 @@
 //! What members answer, told to the head.
 //!
-//! Invariant: an answer that is not the kind of its question ends the session, and so does one that is not there.
+//! Invariant: an answer that is not the kind of its question ends the session, and so does one that is not there: of those to a look whether a
+//! member is there that is being filled, several in a row.
 
 use quarry_engine::disk::format::record::DeviceId;
 use quarry_engine::net::VolumeAnswer;
@@ -47,12 +48,14 @@ impl Driver {
                 if self.is_now(device, session) {
                     match answer {
                         Ok(answer @ (VolumeAnswer::Done | VolumeAnswer::Tight)) => {
+                            self.link(device).missed = 0;
                             self.room(device, answer == VolumeAnswer::Tight);
                         }
                         Ok(VolumeAnswer::Refused(why, one, two)) => {
                             self.refused(device, session, refusal_of(why, one, two));
                         }
-                        _ => self.lost(device),
+                        Err(Unanswered) => self.missed(device),
+                        Ok(_) => self.lost(device),
                     }
                 }
             }
@@ -85,7 +88,11 @@ impl Driver {
             Copied::Target(Ok(VolumeAnswer::Refused(why, one, two))) => {
                 return self.refused(target, session, refusal_of(why, one, two));
             }
-            Copied::Target(Ok(VolumeAnswer::Tight)) => return self.leave_alone(target),
+            Copied::Target(Ok(VolumeAnswer::Tight)) => {
+                tracing::warn!(device = %target, "a member of a volume has no room for all that it was to be filled with");
+                self.leave_alone(target);
+                return self.call_off(target);
+            }
             Copied::Target(_) => return self.lost(target),
             Copied::Source(source, from, answer) => (source, from, answer),
         };
@@ -94,6 +101,7 @@ impl Driver {
             return self.step(Event::NotFilled(target, session));
         }
         match answer {
+            Ok(VolumeAnswer::Unreadable) => self.gave_no_rows(target, session),
             Ok(VolumeAnswer::Refused(why, one, two)) => {
                 self.refused(source, from, refusal_of(why, one, two));
             }
@@ -159,7 +167,10 @@ impl Driver {
             Ok(VolumeAnswer::Refused(why, one, two)) => {
                 self.refused(device, session, refusal_of(why, one, two));
             }
-            Ok(VolumeAnswer::Tight) if messages.iter().any(fills) => self.leave_alone(device),
+            Ok(VolumeAnswer::Tight) if messages.iter().any(fills) => {
+                tracing::warn!(%device, "a member of a volume has no room to be filled");
+                self.leave_alone(device);
+            }
             Ok(answer @ (VolumeAnswer::Done | VolumeAnswer::Tight | VolumeAnswer::Filling(_))) => {
                 if let VolumeAnswer::Filling(from) = answer {
                     self.link(device).fill_from = from;
@@ -183,6 +194,8 @@ impl Driver {
                     let begins = matches!(reply, Reply::Begun | Reply::Joined);
                     self.step(Event::Reply(device, session, reply));
                     if begins {
+                        let link = self.link(device);
+                        (link.left_alone, link.unread) = (0, 0);
                         self.thin(device);
                     }
                 }

@@ -34,10 +34,16 @@ use crate::member::Token;
 const TICK: Duration = Duration::from_millis(100);
 /// Ticks between two looks at members that have nothing else to say: whether they are there, and whether another head is.
 const BEAT: u64 = 10;
+/// So many looks in a row without an answer are the end of a member that is being filled. All that it was sent would be void, and it is needed by
+/// nobody meanwhile; of another one is enough.
+const MISSES: u32 = 3;
 /// Ticks after which a member that is away is asked again.
 const AGAIN: u64 = 3;
-/// Ticks after which a member is asked again that had no room to be filled.
-const NO_ROOM: u64 = 1200;
+/// Ticks after which it is asked again at most, when it is overdue: by then it takes longer with each time.
+const AGAIN_MOST: u64 = 30;
+/// Ticks after which a member is asked again that could not be filled: the first time, and at most.
+const ALONE: u64 = 1200;
+const ALONE_MOST: u64 = 18_000;
 /// Ticks after which a member that is away is overdue.
 const OVERDUE: u64 = 30;
 /// Ticks for which the first promises wait for those of the other members.
@@ -172,19 +178,32 @@ struct Link {
     /// When it was lost, and when it is asked again.
     lost: Option<u64>,
     again: u64,
+    /// Times in a row that it has not promised since it is overdue.
+    unheard: u32,
+    /// Looks in a row that it has not answered.
+    missed: u32,
     overdue: bool,
     /// Its disk shall get no more data from clients.
     tight: bool,
     /// From above here it wants rows.
     fill_from: u64,
     filling: Option<AbortHandle>,
+    /// Times in a row that it was left alone as it could not be filled.
+    left_alone: u32,
+    /// Sources in a row that could not read what it lacks.
+    unread: usize,
+}
+
+/// How long a member is left alone that could not be filled so often before: each time all that was sent is written in vain.
+fn alone(times: u32) -> u64 {
+    (ALONE << times.min(8)).min(ALONE_MOST)
 }
 
 impl Link {
     fn begin_session(&mut self, session: Session) {
-        (self.session, self.lost, self.overdue) = (Some(session), None, false);
+        (self.session, self.lost, self.overdue, self.unheard) = (Some(session), None, false, 0);
         // It says so again, as soon as it follows the order.
-        self.tight = false;
+        (self.tight, self.missed) = (false, 0);
         self.lane.begin(session);
     }
 
@@ -314,13 +333,36 @@ impl Driver {
         }
     }
 
-    /// A member has no room to be filled: others write meanwhile.
+    /// A member cannot be filled: others write meanwhile.
     fn leave_alone(&mut self, device: DeviceId) {
-        tracing::warn!(%device, "a member of a volume has no room to be filled");
         self.lost(device);
-        let again = self.now + NO_ROOM;
+        let now = self.now;
         let link = self.link(device);
-        (link.again, link.tight) = (again, false);
+        (link.again, link.tight) = (now + alone(link.left_alone), false);
+        link.left_alone = link.left_alone.saturating_add(1);
+    }
+
+    /// A source cannot read a block, and goes on serving all others. When each other one has been tried the target waits.
+    fn gave_no_rows(&mut self, target: DeviceId, session: Session) {
+        self.step(Event::NoRows(target, session));
+        let sources = self.head.members().filter(|(_, standing)| *standing == Standing::Active).count();
+        let link = self.link(target);
+        link.unread += 1;
+        if link.unread < sources {
+            return self.lost(target);
+        }
+        tracing::error!(%target, "a member of a volume is not filled: what it lacks cannot be read");
+        self.leave_alone(target);
+        self.call_off(target);
+    }
+
+    /// Has a member be at once what it was before it was filled: until it promises, what it was sent has its room on the disk. That is a
+    /// session that nobody uses.
+    fn call_off(&self, device: DeviceId) {
+        let (reach, fence, to) = (self.reach.clone(), self.fence, Peer { device, volume: self.volume });
+        self.reach.beside(async move {
+            drop(fill::ask(&reach, fence, (to, Session(0)), VolumeCall::Promise).await);
+        });
     }
 
     /// That what a member has is to be the volume is for good: it says first that it is there.
@@ -434,10 +476,14 @@ impl Driver {
                 asked: false,
                 lost: None,
                 again: 0,
+                unheard: 0,
+                missed: 0,
                 overdue: false,
                 tight: false,
                 fill_from: 0,
                 filling: None,
+                left_alone: 0,
+                unread: 0,
             }
         })
     }
@@ -462,8 +508,22 @@ impl Driver {
         let session = link.session.unwrap_or_default();
         link.end_session();
         link.lost.get_or_insert(now);
-        link.again = now + AGAIN;
+        if link.overdue {
+            link.unheard = link.unheard.saturating_add(1);
+        }
+        link.again = now + (AGAIN << link.unheard.min(8)).min(AGAIN_MOST);
         self.step(Event::Lost(device, session));
+    }
+
+    /// A member did not answer whether it is there.
+    fn missed(&mut self, device: DeviceId) {
+        let is_filled = |standing| matches!(standing, Standing::Filling | Standing::Joining);
+        let filled = self.head.members().any(|(member, standing)| member == device && is_filled(standing));
+        let link = self.link(device);
+        link.missed += 1;
+        if !filled || link.missed >= MISSES {
+            self.lost(device);
+        }
     }
 
     /// A head that nobody asks anything would not notice that a member died, or that it was fenced.

@@ -69,8 +69,8 @@ struct World {
     sites: Vec<Arc<Members>>,
     /// Nodes that cannot be reached.
     away: Mutex<HashSet<u8>>,
-    /// A node that gives no rows.
-    damaged: Mutex<Option<u8>>,
+    /// Nodes that give no rows.
+    damaged: Mutex<HashSet<u8>>,
     /// A node whose disk is nearly full.
     tight: Mutex<Option<u8>>,
     /// Times that one was asked for rows.
@@ -82,6 +82,14 @@ struct World {
     stuck: AtomicBool,
     /// A node whose disk has no room for one that is filled.
     full: Mutex<Option<u8>>,
+    /// One whose disk has no room for what it is filled with.
+    filled_up: Mutex<Option<u8>>,
+    /// Times that one was sent rows.
+    rows_sent: AtomicUsize,
+    /// Times that the third was asked for its promise.
+    promises: AtomicUsize,
+    /// How often the third does not hear whether it is there.
+    deaf: AtomicUsize,
     /// Heads are at a node that has no disk.
     far: AtomicBool,
     /// Flushes that other nodes were asked for by themselves, and with a write.
@@ -104,6 +112,10 @@ impl World {
             slow_to_begin: Mutex::default(),
             stuck: AtomicBool::new(false),
             full: Mutex::default(),
+            filled_up: Mutex::default(),
+            rows_sent: AtomicUsize::new(0),
+            promises: AtomicUsize::new(0),
+            deaf: AtomicUsize::new(0),
             far: AtomicBool::new(false),
             flushes: AtomicUsize::new(0),
             flushed_writes: AtomicUsize::new(0),
@@ -168,12 +180,21 @@ impl Transport for Net {
         Box::pin(async move {
             let lost = || Err(NetError::Lost { to, reason: "away".to_owned() });
             let Request::Volume { device, volume, fence, session, call } = request else { return lost() };
+            if matches!(call, VolumeCall::Promise) && n == 3 {
+                world.promises.fetch_add(1, Ordering::Relaxed);
+            }
             if world.away.lock().unwrap().contains(&n) {
                 return lost();
             }
             if matches!(call, VolumeCall::Promise) && n == 3 {
                 let slow = *world.slow.lock().unwrap();
                 tokio::time::sleep(slow).await;
+            }
+            if matches!(call, VolumeCall::Confirm) && n == 3 {
+                let one_less = |left: usize| left.checked_sub(1);
+                if world.deaf.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok() {
+                    return lost();
+                }
             }
             if matches!(call, VolumeCall::Begin { .. }) && n == 3 {
                 let slow = *world.slow_to_begin.lock().unwrap();
@@ -185,7 +206,13 @@ impl Transport for Net {
             if matches!(call, VolumeCall::Fill { .. }) && *world.full.lock().unwrap() == Some(n) {
                 return Ok(Response::Volume(VolumeAnswer::Tight));
             }
-            if matches!(call, VolumeCall::Rows { .. }) && *world.damaged.lock().unwrap() == Some(n) {
+            if matches!(call, VolumeCall::Put { .. }) {
+                world.rows_sent.fetch_add(1, Ordering::Relaxed);
+            }
+            if matches!(call, VolumeCall::Put { .. }) && *world.filled_up.lock().unwrap() == Some(n) {
+                return Ok(Response::Volume(VolumeAnswer::Tight));
+            }
+            if matches!(call, VolumeCall::Rows { .. }) && world.damaged.lock().unwrap().contains(&n) {
                 world.asked_for_rows.fetch_add(1, Ordering::Relaxed);
                 return Ok(Response::Volume(VolumeAnswer::Unreadable));
             }
@@ -348,7 +375,7 @@ fn a_member_that_was_away_for_a_moment_is_sent_what_it_missed() {
         let head = world.attach(1, 1);
         head.served().await.unwrap();
         until_seen(&head, "all begin", all_count).await;
-        *world.damaged.lock().unwrap() = Some(2);
+        world.damaged.lock().unwrap().insert(2);
         world.set_away(3, true);
         for block in 0..50 {
             write(&head, block, 5).await;
@@ -399,7 +426,7 @@ fn a_source_that_gives_no_rows_is_left_for_another() {
         for block in 0..400 {
             write(&head, block, 6).await;
         }
-        *world.damaged.lock().unwrap() = Some(2);
+        world.damaged.lock().unwrap().insert(2);
         world.set_away(3, false);
         until_seen(&head, "it is filled from the other", all_count).await;
         assert!(world.asked_for_rows.load(Ordering::Relaxed) > 0, "the damaged one was asked");
@@ -407,6 +434,39 @@ fn a_source_that_gives_no_rows_is_left_for_another() {
         next.served().await.unwrap();
         until_seen(&next, "all begin", all_count).await;
         assert_eq!(value(&next, 399).await, 6);
+    });
+}
+
+/// A block that a member could not read cost the volume that member, as often as it came to be copied.
+#[test]
+fn a_source_that_cannot_read_a_block_stays_a_member() {
+    run(async {
+        let world = World::new();
+        world.far.store(true, Ordering::Relaxed);
+        let head = world.attach(1, 1);
+        head.served().await.unwrap();
+        until_seen(&head, "all begin", all_count).await;
+        world.set_away(3, true);
+        for block in 0..400 {
+            write(&head, block, 6).await;
+        }
+        let gone = |seen: &[Seen]| seen.iter().any(|one| one.device == device(3) && !one.counts);
+        until_seen(&head, "it is no member", gone).await;
+        let began = std::time::Instant::now();
+        world.damaged.lock().unwrap().extend([1, 2]);
+        world.set_away(3, false);
+        let tried = || world.asked_for_rows.load(Ordering::Relaxed);
+        while tried() < 2 {
+            assert!(began.elapsed() < PATIENCE, "each is asked for its rows");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        for block in 0..200 {
+            write(&head, block, 7).await;
+            let seen = head.members().await;
+            assert_eq!([1, 2].map(|n| standing_of(&seen, n)), [Some(Standing::Active); 2]);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(tried(), 2, "and not again and again");
     });
 }
 

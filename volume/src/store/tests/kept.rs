@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use quarry_engine::block::NoteTag;
-use quarry_engine::net::{VolumeAnswer, VolumeCall};
+use quarry_engine::block::{Fence, NoteTag, Position};
+use quarry_engine::net::{BlockWrite, VolumeAnswer, VolumeCall};
 
 use super::replicas::{At, Rows, fill, run};
 use crate::head::Turn;
 use crate::member::Refusal;
 use crate::store::label::MemberLabel;
-use crate::store::promise::NEARLY_FULL;
-use crate::store::replica::answer_of;
+use crate::store::promise::{NEARLY_FULL, NO_PLACE};
+use crate::store::replica::{answer_of, refused};
 use crate::store::seat::Seat;
 
 fn kept_of(at: &mut At) -> bool {
@@ -37,6 +37,28 @@ impl Drop for NearlyFull {
     fn drop(&mut self) {
         NEARLY_FULL.set(false);
     }
+}
+
+/// As long as this is there, no volume is placed on a disk.
+struct NoPlace;
+
+impl NoPlace {
+    fn new() -> Self {
+        NO_PLACE.set(true);
+        Self
+    }
+}
+
+impl Drop for NoPlace {
+    fn drop(&mut self) {
+        NO_PLACE.set(false);
+    }
+}
+
+fn put(sequence: u64) -> VolumeCall {
+    let position = Position { epoch: 1, sequence };
+    let rows = vec![BlockWrite { position, run: run(7, 1), era: 0, zeroes: false }];
+    VolumeCall::Put { rows, data: vec![7; 4096].into() }
 }
 
 /// Where a disk was nearly full, what a member was went before a row had come, for want of room; and no row was taken, for want of room. What
@@ -77,6 +99,45 @@ fn a_member_without_anything_is_not_filled_on_a_nearly_full_disk() {
     let _full = NearlyFull::new();
     assert_eq!(at.promise(2), (vec![], 0, true));
     assert_eq!(at.ask(VolumeCall::Fill { common: 0, after: 9 }), VolumeAnswer::Tight);
+}
+
+/// A member that began anew filled its disk up to the mark at which nobody writes any more to any volume there; and again, when that had been
+/// given back.
+#[test]
+fn where_no_volume_is_placed_none_is_copied() {
+    let mut at = At::new(37);
+    at.promise(1);
+    at.begin(&[(1, 0)]);
+    at.write(1, run(0, 9), 1);
+    at.write(2, run(3, 1), 2);
+    at.done(VolumeCall::Flush(2));
+    at.promise(2);
+    let full = NoPlace::new();
+    assert_eq!(at.ask(VolumeCall::Fill { common: 1, after: 7 }), VolumeAnswer::Tight);
+    drop(full);
+    assert_eq!(at.promise(3), (vec![(1, 0)], 2, true));
+    assert_eq!(at.ask(VolumeCall::Fill { common: 1, after: 7 }), VolumeAnswer::Filling(0));
+    at.done(put(1));
+    let _full = NoPlace::new();
+    assert_eq!(at.ask(put(2)), VolumeAnswer::Tight);
+    assert_eq!(at.promise(4), (vec![(1, 0)], 2, true));
+    // It has all but a little.
+    assert_eq!(at.ask(VolumeCall::Fill { common: 2, after: 7 }), VolumeAnswer::Filling(2));
+    at.done(put(3));
+}
+
+/// A member that had nothing kept what it was sent when there was no room for the rest.
+#[test]
+fn one_that_has_nothing_gives_back_what_it_was_sent() {
+    let mut at = At::new(38);
+    at.promise(1);
+    assert_eq!(at.ask(VolumeCall::Fill { common: 0, after: 9 }), VolumeAnswer::Filling(0));
+    at.done(put(1));
+    assert_eq!(at.promise(2), (vec![], 0, true));
+    let members = Arc::clone(&at.members);
+    while at.rig.run(members.reap()).unwrap() {}
+    at.begin(&[(2, 0)]);
+    assert_eq!(at.rows(), []);
 }
 
 fn note_down(at: &mut At, label: &MemberLabel) {
@@ -197,4 +258,23 @@ fn a_member_whose_filling_failed_is_what_it_was() {
     let members = Arc::clone(&at.members);
     let confirm = async move { members.act(device, volume, fence, session, VolumeCall::Confirm).await };
     assert_eq!(answer_of(at.rig.run(confirm)), VolumeAnswer::Done);
+}
+
+/// A head gave up its promise while the disk hung, and asked again: all of them were made, one after the other, when the disk was back.
+#[test]
+fn a_head_has_one_promise_under_way() {
+    let mut at = At::new(39);
+    at.promise(1);
+    let device = at.rig.handle().device();
+    let (members, volume) = (Arc::clone(&at.members), at.volume);
+    let ask = |epoch| {
+        let (members, fence) = (Arc::clone(&members), Fence { epoch, configuration: 1 });
+        async move { answer_of(members.act(device, volume, fence, 0, VolumeCall::Promise).await) }
+    };
+    let three = futures_util::future::join3(ask(2), ask(2), ask(3));
+    let (first, again, newer) = at.rig.run(three);
+    assert!(matches!(first, VolumeAnswer::Promised { .. }), "{first:?}");
+    assert_eq!(again, refused(Refusal::Busy));
+    assert!(matches!(newer, VolumeAnswer::Promised { .. }), "another head waits its turn: {newer:?}");
+    at.promise(3);
 }

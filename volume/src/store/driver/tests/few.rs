@@ -198,3 +198,120 @@ fn one_that_has_no_room_to_be_filled_is_left_alone() {
         assert_eq!(standing_of(&head.members().await, 3), Some(Standing::Silent));
     });
 }
+
+impl World {
+    /// Whether the third node's member is whole; `None`: there is none.
+    async fn third_is_whole(&self) -> Option<bool> {
+        let replica = self.sites[2].member(device(3), VOLUME)?;
+        let whole = replica.look().await.label.whole;
+        Some(whole)
+    }
+}
+
+/// The third has a write that was never acknowledged, and the next head has gone another way.
+async fn astray(world: &Arc<World>) -> Replicated {
+    world.far.store(true, Ordering::Relaxed);
+    let head = world.attach(1, 1);
+    head.served().await.unwrap();
+    until_seen(&head, "all begin", all_count).await;
+    write(&head, 1, 1).await;
+    head.flush().await.unwrap();
+    world.set_away(1, true);
+    world.set_away(2, true);
+    let _late = tokio::time::timeout(Duration::from_millis(100), write(&head, 2, 2)).await;
+    drop(head);
+    world.set_away(1, false);
+    world.set_away(2, false);
+    world.set_away(3, true);
+    let next = world.attach(2, 1);
+    next.served().await.unwrap();
+    write(&next, 3, 3).await;
+    until_seen(&next, "it is no member", away(3)).await;
+    next
+}
+
+/// A member that began anew stopped half-way for want of room, and kept for minutes what it had been sent: all volumes on that disk refused
+/// writes meanwhile.
+#[test]
+fn one_that_has_no_room_for_the_rest_gives_back_at_once_what_it_was_sent() {
+    run(async {
+        let world = World::new();
+        let head = astray(&world).await;
+        *world.filled_up.lock().unwrap() = Some(3);
+        let began = std::time::Instant::now();
+        world.set_away(3, false);
+        while world.rows_sent.load(Ordering::Relaxed) == 0 {
+            assert!(began.elapsed() < PATIENCE, "it is filled");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        until_seen(&head, "it is left", |seen| standing_of(seen, 3) == Some(Standing::Silent)).await;
+        let began = std::time::Instant::now();
+        while world.third_is_whole().await != Some(true) {
+            assert!(began.elapsed() < Duration::from_secs(10), "it is what it was");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        write(&head, 4, 4).await;
+        assert_eq!(standing_of(&head.members().await, 3), Some(Standing::Silent), "and is left alone");
+    });
+}
+
+/// Each time all that there is room for was written once more, to be given back.
+#[test]
+fn one_that_cannot_be_filled_is_left_alone_for_longer_each_time() {
+    let pauses: Vec<u64> = (0..6).chain([u32::MAX]).map(crate::store::driver::alone).collect();
+    assert_eq!(pauses, [1200, 2400, 4800, 9600, 18_000, 18_000, 18_000]);
+}
+
+/// All heads that had a member on a disk that hung asked for its promise three times a second.
+#[test]
+fn one_that_is_overdue_is_asked_ever_more_rarely() {
+    run(async {
+        let world = World::new();
+        let head = world.attach(1, 1);
+        head.served().await.unwrap();
+        until_seen(&head, "all begin", all_count).await;
+        world.set_away(3, true);
+        let before = world.promises.load(Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let asked = world.promises.load(Ordering::Relaxed) - before;
+        assert!(asked <= 20, "{asked} times in twelve seconds");
+        world.set_away(3, false);
+        until_seen(&head, "it counts again", all_count).await;
+    });
+}
+
+/// A disk was slow for a moment, and hours of filling were void.
+#[test]
+fn one_missed_sign_of_life_ends_no_filling() {
+    run(async {
+        let world = World::new();
+        world.far.store(true, Ordering::Relaxed);
+        let head = world.attach(1, 1);
+        head.served().await.unwrap();
+        until_seen(&head, "all begin", all_count).await;
+        world.set_away(3, true);
+        for block in 0..400 {
+            write(&head, block, 1).await;
+        }
+        until_seen(&head, "it is no member", away(3)).await;
+        world.stuck.store(true, Ordering::Relaxed);
+        world.set_away(3, false);
+        let filling = |seen: &[Seen]| standing_of(seen, 3) == Some(Standing::Filling);
+        until_seen(&head, "it is filled", filling).await;
+        let began = std::time::Instant::now();
+        let before = world.promises.load(Ordering::Relaxed);
+        for misses in [2, 2, 3] {
+            world.deaf.store(misses, Ordering::Relaxed);
+            while world.deaf.load(Ordering::Relaxed) > 0 {
+                assert!(began.elapsed() < PATIENCE, "it is asked whether it is there");
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            // Until it has answered again.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let ended = world.promises.load(Ordering::Relaxed) > before;
+            assert_eq!(ended, misses == 3, "{misses} in a row");
+        }
+        world.stuck.store(false, Ordering::Relaxed);
+        until_seen(&head, "it counts again", all_count).await;
+    });
+}
