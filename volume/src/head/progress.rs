@@ -60,7 +60,7 @@ impl Head {
             let sequence = order.end() + 1;
             order.grow(sequence);
             self.open.push_back(Open { sequence, token: Some(token), until, tick: self.tick });
-            if self.habit.wrote() {
+            if until == Until::Written && self.habit.wrote() {
                 self.foreseen = sequence;
             }
             actions.push(Action::Place(token, sequence));
