@@ -24,7 +24,7 @@ DATA := $(or $(QUARRY_DATA),$(CURDIR)/.quarry)
 PYTHON := $(CACHE)/venv-clients/bin/python
 DENY := $(shell command -v cargo-deny || echo $(CACHE)/tools/bin/cargo-deny)
 # The end-to-end tests, in the order in which they begin, two at a time; `make e2e LEGS=crash_loop` runs one.
-LEGS := swift_tree openstack_cli cluster_volumes cluster_eventual cluster_survives cluster_splits cluster_grows cluster_policies cluster_power_loss cluster_groups crash_loop cluster_openstack cluster_migrate nbd_volumes cluster_users openstack_volumes cluster_join corruption
+LEGS := swift_tree openstack_cli cluster_volumes cluster_eventual cluster_survives cluster_splits cluster_grows cluster_policies cluster_power_loss cluster_groups cluster_disk_out crash_loop cluster_openstack cluster_migrate nbd_volumes cluster_users openstack_volumes cluster_join corruption
 # Further arguments: `make run ARGS="--ports auto"`, `make fuzz ARGS="..."`.
 ARGS :=
 

@@ -211,7 +211,8 @@ impl Node {
         let disks = open_disks(config, progress).await?;
         let opened = async {
             let (store, member) = open_store(config, &disks, users).await?;
-            let blocks = Blocks::open(&disks, keys, member.as_ref())?;
+            let blocks = Blocks::open(&disks, keys, member.as_ref(), &config.node.data).await?;
+            disks.remember(config)?;
             Ok(((store, member), blocks))
         };
         let ((store, mut member), blocks) = match opened.await {
@@ -361,7 +362,7 @@ async fn open_store(
 ) -> Result<(Store, Option<Member>), NodeError> {
     let Some(settings) = &config.cluster else { return Ok((disks.alone()?, None)) };
     let (data, listed) = (&config.node.data, users.clone());
-    let member = Member::start(settings, data, disks.handles(), storage::options(), listed).await?;
+    let member = Member::start(settings, data, disks, storage::options(), listed).await?;
     Ok((member.store.clone(), Some(member)))
 }
 

@@ -119,7 +119,7 @@ pub struct DeviceStatus {
     pub zone: u16,
     /// Its size.
     pub bytes: u64,
-    /// `in`, `draining`, `drained` or `out`.
+    /// `in`, `draining`, `drained`, `out`, or `away` where its node says that it does not serve.
     pub state: String,
     /// Replicas of partitions that the ring gives it.
     pub replicas: u64,

@@ -9,7 +9,6 @@
 //! It goes behind the cold head, apart from what clients write.
 //! Invariant: at most [`MOVE_MEMORY`] and one batch are held in memory; what is to be moved is written before more is read.
 
-
 use bytes::Bytes;
 
 use super::format::batch::{BatchHeader, header_len};

@@ -261,7 +261,7 @@ impl Blocks {
         let now = wall_clock() / 1000;
         match wanted {
             Wanted::Create { name, bytes, description, encrypted, members: members @ 2.. } => {
-                if volumes.find(&name).is_ok() {
+                if volumes.has(&name) {
                     return Err(VolumeError::Taken(name));
                 }
                 let shared = self.exports.shared().ok_or(VolumeError::TooFewNodes(members))?;
@@ -441,6 +441,7 @@ fn status_of(error: &VolumeError) -> StatusCode {
         | VolumeError::HasClones(..) => StatusCode::CONFLICT,
         VolumeError::NoRoom | VolumeError::TooFewNodes(_) => StatusCode::INSUFFICIENT_STORAGE,
         VolumeError::Disk(_)
+        | VolumeError::Away(..)
         | VolumeError::Refused(_)
         | VolumeError::Label(_)
         | VolumeError::Cipher(_)

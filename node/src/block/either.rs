@@ -21,9 +21,9 @@ const FORKS: usize = 3;
 const TAKEN_OUT: Duration = Duration::from_secs(2);
 
 impl Exports {
-    /// Whether there is a volume of this name, as far as this node knows.
+    /// Whether there is a volume of this name, as far as this node knows; it may be on a disk that is away.
     pub(crate) fn has(&self, name: &str) -> bool {
-        self.several(name).is_some() || self.volumes().find(name).is_ok()
+        self.several(name).is_some() || self.volumes().has(name)
     }
 
     /// Makes a volume with so many members.

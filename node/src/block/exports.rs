@@ -267,7 +267,9 @@ impl Exports {
         if volume.is_empty() {
             let mut all = self.volumes.list();
             all.retain(|volume| !is_on_its_way(volume));
-            return match (all.pop(), all.is_empty(), &snapshot) {
+            // One that is away may be meant.
+            let only = all.len() == 1 && self.volumes.away(|_, _| true).is_none();
+            return match (all.pop(), only, &snapshot) {
                 (Some(volume), true, None) => Ok(Meant { volume, snapshot }),
                 _ => Err(OptionError::Unknown),
             };
@@ -276,6 +278,13 @@ impl Exports {
             let by_id = |known: &Volume| hex::encode(known.id.0) == volume;
             self.volumes.list().into_iter().find(by_id)
         });
+        let away = || self.volumes.away(|name, id| name == volume || hex::encode(id.0) == volume);
+        if found.is_none()
+            && let Some(error) = away()
+        {
+            tracing::warn!(%error, "serve volume");
+            return Err(OptionError::Platform);
+        }
         let found = found.filter(|volume| !is_on_its_way(volume));
         found.map(|volume| Meant { volume, snapshot }).ok_or(OptionError::Unknown)
     }

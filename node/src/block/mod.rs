@@ -20,12 +20,14 @@ pub(crate) mod moving;
 mod news;
 mod only_read;
 mod pace;
+mod roll;
 mod rotation;
 mod shared;
 mod threads;
 mod tls;
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,11 +66,23 @@ pub(crate) struct Blocks {
 }
 
 impl Blocks {
-    /// What the disks hold; `keys` wrap those of encrypted volumes.
-    pub(crate) fn open(disks: &Disks, keys: Keys, member: Option<&Member>) -> Result<Self, VolumeError> {
+    /// What the disks hold; `keys` wrap those of encrypted volumes, and a node of a cluster remembers in `data` what there is.
+    pub(crate) async fn open(
+        disks: &Disks,
+        keys: Keys,
+        member: Option<&Member>,
+        data: &Path,
+    ) -> Result<Self, VolumeError> {
         let ring = keys.ring().clone();
         let shared = member.map(|member| Arc::new(Shared::new(member, ring.clone())));
-        let volumes = Arc::new(Volumes::open(disks.handles())?.with_keys(ring));
+        let mut volumes = Volumes::open(disks.handles())?.with_keys(ring);
+        if member.is_some() {
+            let file = roll::File::of(data);
+            let away = file.away(&disks.missing())?;
+            volumes = volumes.with_roll(Arc::new(file), away);
+            volumes.note().await?;
+        }
+        let volumes = Arc::new(volumes);
         let keys = Arc::new(Rotation::new(keys, Arc::clone(&volumes), shared.clone()));
         let exports = Arc::new(Exports::new(volumes, shared));
         if let Some(member) = member {
@@ -180,7 +194,11 @@ async fn reap_one(volumes: &Volumes, members: Option<&Members>) -> Result<bool, 
         Some(members) => members.reap().await?,
         None => false,
     };
-    Ok(own || of_others)
+    let more = own || of_others;
+    if !more && let Err(error) = volumes.note().await {
+        tracing::warn!(%error, "remember which volumes there are");
+    }
+    Ok(more)
 }
 
 #[cfg(test)]

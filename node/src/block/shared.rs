@@ -167,7 +167,7 @@ impl Shared {
         if chosen.len() == members { Ok(chosen) } else { Err(VolumeError::TooFewNodes(members)) }
     }
 
-    /// A device of each node that stays, as the ring of the first policy has them for an id.
+    /// A device that may take something new of each node that stays, as the ring of the first policy has them for an id.
     fn candidates(&self, id: VolumeId) -> Result<Vec<DeviceId>, VolumeError> {
         let state = Arc::clone(&self.state.borrow());
         let ring = state.builder.as_ref().and_then(|builder| builder.ring().ok().flatten());
@@ -178,7 +178,7 @@ impl Shared {
         for device in ring.lookup(partition).chain(ring.handoffs(partition)) {
             let Some(id) = numbers.get(&device.id) else { continue };
             let Some(known) = state.devices.get(id) else { continue };
-            if state.stays(*id) && nodes.insert(known.node) {
+            if state.may_take(*id) && nodes.insert(known.node) {
                 chosen.push(*id);
             }
         }

@@ -250,7 +250,7 @@ async fn copy(office: &Office, paper: &Paper, task: &Paper) -> Result<(), Troubl
     // Begun in another life; and what is left of the time when the volume was here before.
     give_up(office, &arriving).await?;
     let here = is_own(office, text(paper, "host")) || several::members(paper) > 1;
-    if !here && exports.volumes().find(&leaving).is_ok() {
+    if !here && exports.volumes().has(&leaving) {
         exports.volumes().let_go(&leaving).await?;
     }
     exports.hear_of(&name_of(paper)).await?;
@@ -435,7 +435,7 @@ async fn judge(office: &Office, end: End, id: &str) -> Result<(), Trouble> {
         return Ok(());
     }
     // A copy beside what it was made of may not be whole; one that is alone here is the volume.
-    let copied = end == End::Arriving && volumes.find(&End::Leaving.name_of(id)).is_ok();
+    let copied = end == End::Arriving && volumes.has(&End::Leaving.name_of(id));
     let is_kind = several::members(&paper) < 2;
     if is_kind && here && !copied && volumes.find(&name).is_err() {
         return Ok(volumes.rename(&own, &name).await.map(drop)?);

@@ -128,7 +128,7 @@ pub(crate) fn host_of(office: &Office, paper: &Paper) -> Option<String> {
     let (exports, name) = (&office.blocks.exports, device_name(text(paper, "id")));
     let Some((shared, row)) = exports.several(&name) else {
         // One that was read from a volume with several members was made where that has its head.
-        let here = exports.volumes().find(&name).is_ok();
+        let here = exports.volumes().has(&name);
         return here.then(|| services::host_of(&office.place.host));
     };
     let nodes = shared.nodes_of(&row);

@@ -47,7 +47,7 @@ pub(super) enum Trouble {
     /// It cannot be done.
     #[error(transparent)]
     Failed(CopyError),
-    /// It cannot be done now, or not here: another node has the volume, or it is not known what the cluster says of it.
+    /// It cannot be done now, or not here: another node has the volume, its disk is away, or it is not known what the cluster says of it.
     #[error(transparent)]
     Again(VolumeError),
     /// Nothing can be said now.
@@ -66,6 +66,7 @@ impl From<VolumeError> for Trouble {
         match error {
             VolumeError::InUseAt(..)
             | VolumeError::BeingMade(_)
+            | VolumeError::Away(..)
             | VolumeError::Register(_)
             | VolumeError::Head(Failure::Fenced(_) | Failure::HandedOver) => Self::Again(error),
             VolumeError::TooFewNodes(_) => Self::Nowhere,

@@ -19,6 +19,7 @@ use quarry_ring::Class;
 
 use super::children;
 use super::groups::{ControlError, Own, Table, change, put};
+use super::health;
 use super::left::Left;
 use super::policies;
 use super::state::{Device, Member, State, Wanted, device_key, member_key};
@@ -281,6 +282,7 @@ fn row_wished(
     fresh: bool,
 ) -> Result<Changes, String> {
     let judged = policies::may_write(state, &key, value.as_deref());
+    let judged = judged.or_else(|| health::may_write(state, &key, value.as_deref()));
     match judged.or_else(|| children::may_write(state, &key, value.as_deref())) {
         Some(judged) => judged?,
         None => state.people.may_write(&key, value.as_deref())?,
@@ -362,6 +364,7 @@ fn rows_of(
             zone: *zone,
             class: Class::Hdd,
             wanted: Wanted::Share,
+            away: false,
         };
         let device =
             known.map_or_else(fresh, |known| Device { node, bytes: *bytes, zone: *zone, ..known.clone() });

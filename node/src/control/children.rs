@@ -190,7 +190,8 @@ mod tests {
         let mut state = State::default();
         for (node, device) in [(1, 1), (1, 11), (2, 2), (3, 3)] {
             let (region, zone, class, wanted) = (0, 0, Class::Hdd, Wanted::Share);
-            let device_row = Device { node: NodeId([node; 16]), bytes: 1, region, zone, class, wanted };
+            let device_row =
+                Device { node: NodeId([node; 16]), bytes: 1, region, zone, class, wanted, away: false };
             state.devices.insert(DeviceId([device; 16]), device_row);
         }
         state.groups.insert(1, vec![seat(1, 1), seat(2, 2), seat(3, 3)]);

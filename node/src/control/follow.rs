@@ -1,5 +1,6 @@
 //! What every node makes of the cluster's state: addresses, voters, devices.
 //!
+//! Invariant: a disk of this node that is missing is one that fails whatever it is asked, like one that failed while it was open.
 //! Invariant: a ring is used only together with the devices that it names; calls under way keep the one that they began with.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -15,6 +16,7 @@ use super::groups::{CONTROL, ControlError, Own, Table};
 use super::left::Left;
 use super::state::State;
 use crate::cluster::{AddressBook, watch};
+use crate::storage::{Absent, Missing};
 
 /// Pause between two looks.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -30,6 +32,8 @@ pub(crate) struct Follower {
     pub(crate) store: Store,
     pub(crate) peers: Arc<Peers>,
     pub(crate) left: Arc<Left>,
+    /// Disks of this node that did not open.
+    pub(crate) missing: Arc<[Missing]>,
     pub(crate) seen: tokio::sync::watch::Sender<Arc<State>>,
 }
 
@@ -156,8 +160,12 @@ impl Follower {
         }
         let version = rings.get(&0).map_or(0, |placement| placement.ring().version());
         let local = self.net.local();
-        let others = state.devices.iter().filter(|(_, device)| device.node != local);
+        let own: BTreeSet<_> = self.store.replicas().iter().map(|replica| replica.device()).collect();
+        let others = state.devices.iter().filter(|(id, _)| !own.contains(id));
         let remote = |(id, device): (&_, &super::state::Device)| -> Arc<dyn Replica> {
+            if device.node == local {
+                return Arc::new(Absent::new(*id, &self.missing));
+            }
             Arc::new(Remote::new(Arc::clone(&self.net), device.node, *id, WITHIN))
         };
         let others: Vec<_> = others.map(remote).collect();

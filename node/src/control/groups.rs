@@ -34,6 +34,8 @@ pub(crate) struct Own {
 /// What they are opened with.
 pub(crate) struct Opening {
     pub(crate) disks: Vec<DiskHandle>,
+    /// This node has a disk that is not among these.
+    pub(crate) misses: bool,
     pub(crate) net: Arc<dyn Transport>,
     pub(crate) clock: Arc<Clock>,
     pub(crate) options: Options,
@@ -58,13 +60,14 @@ pub(crate) enum ControlError {
 impl Own {
     /// Opens what the disks have; the control group is on the first.
     pub(crate) async fn open(opening: Opening) -> Result<Self, MemberError> {
-        let Opening { disks, net, clock, options, founds } = opening;
+        let Opening { disks, misses, net, clock, options, founds } = opening;
         let first = disks.first().cloned().ok_or(MemberError::NoDisk)?;
         // Every version time that this node gave so far.
         let above = disks.iter().map(DiskHandle::max_sequence).max().unwrap_or(0);
         let (all, runtime) = (Groups::new(), Arc::new(Tokio::current()));
         let parts = seats::Parts {
             disks,
+            misses,
             net: Arc::clone(&net),
             groups: all.clone(),
             clock,

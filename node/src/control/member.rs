@@ -13,7 +13,7 @@ use quarry_engine::disk::DiskHandle;
 use quarry_engine::disk::format::record::DeviceId;
 use quarry_engine::net::{Announcement, LateService, NodeService, ReplicaService, Service, Transport};
 use quarry_engine::object::names::Divided;
-use quarry_engine::object::{Options, Parts, Spread, Store};
+use quarry_engine::object::{Options, Parts, Replica, Spread, Store};
 use quarry_engine::sync;
 use quarry_engine::sync::Peers;
 use quarry_volume::store::Members;
@@ -23,6 +23,7 @@ use super::announce::{Announcements, Announcer};
 use super::follow::Follower;
 use super::govern::govern;
 use super::groups::{ControlError, Opening, Own, Table, change, put};
+use super::health;
 use super::introduce::introduce;
 use super::join::Joiner;
 use super::left::Left;
@@ -35,7 +36,7 @@ use crate::auth::Listed;
 use crate::block::{Door, OwnVolumes};
 use crate::cluster::{self, Cluster};
 use crate::config;
-use crate::storage::{random_bytes, wall_clock};
+use crate::storage::{Absent, Disks, Missing, random_bytes, wall_clock};
 
 /// How long a start waits for a ring and for users, so that the first requests find them.
 const READY: Duration = Duration::from_secs(5);
@@ -74,29 +75,35 @@ struct Base {
     left: Arc<Left>,
     /// Its data directory.
     data: PathBuf,
+    /// Its disks that did not open.
+    missing: Arc<[Missing]>,
 }
 
 impl Member {
-    /// Takes part in the cluster with these disks.
+    /// Takes part in the cluster with these disks, as far as they are open.
     pub(crate) async fn start(
         settings: &config::Cluster,
         data: &Path,
-        disks: Vec<DiskHandle>,
+        disks: &Disks,
         options: Options,
         listed: Listed,
     ) -> Result<Self, MemberError> {
+        let (disks, missing) = (disks.handles(), disks.missing());
         let first = disks.first().ok_or(MemberError::NoDisk)?;
-        replace::check(data, first)?;
-        let late = LateService::default();
-        let mut cluster = Cluster::start(settings, data, Arc::new(late.clone())).await?;
+        replace::check(data, first, !missing.is_empty())?;
         let founder = founding::read(data)?;
         let founding = founder.and_then(|(settings, founded)| (!founded).then_some(settings));
-        let base = open_groups(&cluster, data, &disks, &options, founding).await?;
+        if let Some(missing) = missing.first().filter(|_| founding.is_some()) {
+            return Err(MemberError::Unfounded(missing.device));
+        }
+        let late = LateService::default();
+        let mut cluster = Cluster::start(settings, data, Arc::new(late.clone())).await?;
+        let base = open_groups(&cluster, data, &disks, missing, &options, founding).await?;
         replace::remember(data, first)?;
         let announced =
             disks.iter().map(|disk| (disk.device(), disk.usage().capacity, settings.zone)).collect();
         let members = Arc::new(Members::open(disks.clone())?);
-        let (names, store) = base.objects(disks, options)?;
+        let (names, store) = base.objects(disks.clone(), options)?;
         let own = OwnVolumes::default();
         let door = |others| Door::new(Arc::clone(&members), Arc::clone(&own), others);
         base.answer_others(&mut cluster, &store, door, &late);
@@ -109,6 +116,7 @@ impl Member {
         let register = Register::new(base.groups.control.clone(), Arc::clone(&base.net));
         cluster.run(volumes::sweep(register, Arc::clone(&members)));
         base.announce(&mut cluster, announced);
+        cluster.run(health::tell(Arc::clone(&base.net), state.clone(), disks));
         if tokio::time::timeout(READY, state.wait_for(|state| state.is_usable())).await.is_err() {
             tracing::warn!("the cluster is not known yet: requests are refused until it is");
         }
@@ -133,6 +141,7 @@ async fn open_groups(
     cluster: &Cluster,
     data: &Path,
     disks: &[DiskHandle],
+    missing: Vec<Missing>,
     options: &Options,
     founding: Option<Settings>,
 ) -> Result<Base, MemberError> {
@@ -142,13 +151,15 @@ async fn open_groups(
     clock.observe(Timestamp(above));
     let opening = Opening {
         disks: disks.to_vec(),
+        misses: !missing.is_empty(),
         net: Arc::clone(&net),
         clock: Arc::clone(&clock),
         options: options.clone(),
         founds: founding.map(|settings| settings.index_groups),
     };
     let groups = Own::open(opening).await?;
-    Ok(Base { groups, net, clock, left: Arc::default(), data: data.to_owned() })
+    let (left, data, missing) = (Arc::default(), data.to_owned(), missing.into());
+    Ok(Base { groups, net, clock, left, data, missing })
 }
 
 impl Base {
@@ -177,7 +188,10 @@ impl Base {
     ) {
         let incarnation = u64::from_le_bytes(random_bytes());
         let (since, wall) = (cluster::monotonic(), Box::new(wall_clock));
-        let replicas = ReplicaService::new(store.replicas().to_vec(), since, wall, incarnation);
+        let absent = self.missing.iter().map(|disk| Absent::new(disk.device, &self.missing));
+        let absent = absent.map(|absent| -> Arc<dyn Replica> { Arc::new(absent) });
+        let all = store.replicas().iter().cloned().chain(absent).collect();
+        let replicas = ReplicaService::new(all, since, wall, incarnation);
         let node = NodeService::new(replicas, self.groups.index.names());
         let others: Arc<dyn Service> = Arc::new(door(Arc::new(node.clone())));
         let announcements = Announcements {
@@ -207,6 +221,7 @@ impl Base {
             store: store.clone(),
             peers: Arc::clone(&peers),
             left: Arc::clone(&self.left),
+            missing: Arc::clone(&self.missing),
             seen,
         };
         cluster.run(follower.run());

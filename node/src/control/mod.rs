@@ -10,6 +10,7 @@ mod follow;
 pub(crate) mod founding;
 mod govern;
 pub(crate) mod groups;
+mod health;
 mod introduce;
 mod join;
 pub(crate) mod leaving;
@@ -73,6 +74,11 @@ pub enum MemberError {
          --overwrite`), or list another disk first"
     )]
     Votes(DeviceId),
+    /// The index groups of the new cluster may be on a disk that is missing, and must not be made a second time.
+    #[error(
+        "disk {0} is missing, and the cluster is not founded yet: the node that founds it starts with all its disks"
+    )]
+    Unfounded(DeviceId),
     /// It has none.
     #[error("a node of a cluster needs a disk")]
     NoDisk,

@@ -140,7 +140,7 @@ mod tests {
         let member = Member { number: n.into(), address, since: n.into(), leaving: false };
         state.members.insert(node(n), member);
         let (region, zone, class, wanted) = (0, 0, Class::Hdd, Wanted::Share);
-        let device = Device { node: node(n), bytes: 10 << 30, region, zone, class, wanted };
+        let device = Device { node: node(n), bytes: 10 << 30, region, zone, class, wanted, away: false };
         state.devices.insert(DeviceId([n; 16]), device);
     }
 

@@ -24,15 +24,15 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// How long one wish may take.
 const WITHIN: Duration = Duration::from_secs(5);
 
-/// Refuses a disk that is not the one that has this node's votes.
-pub(super) fn check(data: &Path, first: &DiskHandle) -> Result<(), MemberError> {
+/// Refuses a disk that is not the one that has this node's votes. `misses`: not all disks are here, and so they must be known to be.
+pub(super) fn check(data: &Path, first: &DiskHandle, misses: bool) -> Result<(), MemberError> {
     let found = first.device();
     let known = match identity::read(&Files::of(data).disk) {
         Ok(text) => String::from_utf8_lossy(&text).trim().to_owned(),
         Err(IdentityError::Missing(_)) if join::replaces(data)?.is_some() && first.max_sequence() > 0 => {
             return Err(MemberError::Votes(found));
         }
-        Err(IdentityError::Missing(_)) => return Ok(()),
+        Err(IdentityError::Missing(_)) if !misses => return Ok(()),
         Err(error) => return Err(error.into()),
     };
     if known == hex::encode(found.0) { Ok(()) } else { Err(MemberError::OtherDisk { found, known }) }
@@ -110,7 +110,10 @@ mod tests {
         }
         for (id, node) in [(1, old), (2, old), (3, new)] {
             let (region, zone, class, wanted) = (0, 0, Class::Hdd, Wanted::Share);
-            state.devices.insert(DeviceId([id; 16]), Device { node, bytes: 1, region, zone, class, wanted });
+            state.devices.insert(
+                DeviceId([id; 16]),
+                Device { node, bytes: 1, region, zone, class, wanted, away: false },
+            );
         }
         assert_eq!(wishes(&state, old), [Wish::Node { node: old, leaving: true }]);
         state.members.get_mut(&old).unwrap().leaving = true;

@@ -26,10 +26,11 @@ pub(crate) fn report(groups: &Own, state: &State) -> ClusterStatus {
             zone: device.zone,
             bytes: device.bytes,
             state: match device.wanted {
-                Wanted::Share => "in",
-                Wanted::Empty if replicas > 0 => "draining",
-                Wanted::Empty => "drained",
                 Wanted::Out => "out",
+                Wanted::Empty if replicas == 0 => "drained",
+                Wanted::Share | Wanted::Empty if device.away => "away",
+                Wanted::Share => "in",
+                Wanted::Empty => "draining",
             }
             .to_owned(),
             replicas,

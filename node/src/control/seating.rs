@@ -5,6 +5,7 @@
 //! Invariant: a step keeps a majority of a group's voters, or only takes some away; a node whose disk is of no use any more
 //! leaves before it comes back with another.
 //! Invariant: a step moves no voter that can stay, unless that makes the spread over zones or the load of nodes better.
+//! Invariant: a seat stays on a disk that is away, which may come back; no new seat is given to one.
 //! Invariant: equal states give equal steps; nothing to do is no step.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -162,17 +163,18 @@ impl<'a> Plan<'a> {
         self.desks.get(node).map_or(0, |desk| desk.load)
     }
 
-    /// A seat at a node, on the disk that has the fewest groups.
+    /// A seat at a node, on the disk that has the fewest groups of those that serve.
     fn seat(&self, node: NodeId) -> Option<Seat> {
-        let disks = &self.desks.get(&node)?.disks;
-        let device = disks.iter().min_by_key(|(_, groups)| **groups).map(|(device, _)| *device)?;
+        let disks = self.desks.get(&node)?.disks.iter().filter(|(device, _)| self.state.may_take(**device));
+        let device = disks.min_by_key(|(_, groups)| **groups).map(|(device, _)| *device)?;
         Some(Seat { node, device })
     }
 
     /// Who had best join these: none of `barred`, of a zone that they have not, with few groups.
     fn candidate(&self, seats: &[Seat], barred: &BTreeSet<NodeId>) -> Option<Seat> {
         let zones = self.zones(seats);
-        let free = self.desks.iter().filter(|(node, _)| !barred.contains(node));
+        let free =
+            self.desks.iter().filter(|(node, _)| !barred.contains(node) && self.seat(**node).is_some());
         let best = free.min_by_key(|(node, desk)| (zones.contains(&desk.zone), desk.load, **node));
         self.seat(*best?.0)
     }

@@ -29,7 +29,7 @@ fn grow(state: &mut State, n: u8, zone: u16, disks: u8) {
     state.members.insert(node(n), member);
     for disk in 0..disks {
         let (region, class, wanted) = (0, Class::Hdd, Wanted::Share);
-        let new = Device { node: node(n), bytes: 1 << 30, region, zone, class, wanted };
+        let new = Device { node: node(n), bytes: 1 << 30, region, zone, class, wanted, away: false };
         state.devices.insert(device(n, disk), new);
     }
 }
@@ -188,4 +188,31 @@ fn whatever_happens_to_nodes_each_step_is_safe_and_ends_well() {
             assert!(spread(plan.desks.values().map(|desk| desk.load)) <= 1, "seed {seed}");
         }
     }
+}
+
+/// The roomiest disk of the node was a dead one, and the seat stayed empty for good.
+#[test]
+fn no_new_seat_is_on_a_disk_that_is_away_and_none_is_taken_from_one() {
+    let mut state = cluster(8, 3);
+    grow(&mut state, 1, 0, 2);
+    grow(&mut state, 2, 0, 2);
+    grow(&mut state, 3, 0, 1);
+    let away = |state: &mut State, id: DeviceId| state.devices.get_mut(&id).unwrap().away = true;
+    // One disk of two of node 2, and the only one of node 3.
+    away(&mut state, device(2, 0));
+    away(&mut state, device(3, 0));
+    // Two of three nodes can have a voter.
+    settle(&mut state);
+    let seats: Vec<Seat> = state.groups.values().flatten().copied().collect();
+    assert!(seats.iter().any(|seat| seat.device == device(2, 1)), "{seats:?}");
+    assert!(seats.iter().all(|seat| seat.device != device(2, 0) && seat.node != node(3)), "{seats:?}");
+    for (_, known) in state.devices.iter_mut() {
+        known.away = false;
+    }
+    settle(&mut state);
+    assert!(state.groups.values().all(|seats| seats.len() == 3));
+    let before = state.groups.clone();
+    away(&mut state, device(2, 1));
+    assert_eq!(next(&state), Seating::new(), "who is away for a while keeps its seats");
+    assert_eq!(state.groups, before);
 }

@@ -5,8 +5,13 @@
 //! A group whose lines were taken back is left without asking: nobody needs its word any more.
 //! Invariant: a group is on one disk of a node at a time, and stays there for as long as the node is a member. Where two have it, as one
 //! came back that had been taken out, its row says on which it is; it is not opened before that is known, and the others give it up.
+//! Invariant: a group whose seat here is on a disk that is missing is opened on no other: what this node has voted in it is on that disk, and a
+//! voter that forgets its votes could undo what was acknowledged. The seat stays empty until the disk is back, or the row names another.
 //! Invariant: a group that was made here by the log of its parent is opened on the parent's disk at once; any other child only when
 //! nothing here is about to make it ([`super::children`]).
+//!
+//! What may go wrong while a disk is missing: one that came back at the same time has an older copy of a group that is on the missing one. So a
+//! node that misses a disk believes no copy before it knows the group's row, just as if two disks had it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -52,8 +57,11 @@ struct Shared {
     options: Options,
     runtime: Arc<Tokio>,
     voters: Mutex<BTreeMap<u32, Arc<Voter>>>,
-    /// Groups that more than one disk had at the start.
-    doubled: Mutex<BTreeSet<u32>>,
+    /// A disk of this node was missing at the start.
+    misses: bool,
+    /// Groups of which it is not said which disk has what this node last voted: more than one had them at the start, or one that is
+    /// missing may have them.
+    doubtful: Mutex<BTreeSet<u32>>,
     /// Held while a group is opened or given up: there is one voter of a group at a time.
     opening: tokio::sync::Mutex<()>,
     /// A group was made here.
@@ -69,6 +77,8 @@ impl std::fmt::Debug for Seats {
 /// What seats are made of.
 pub(crate) struct Parts {
     pub(crate) disks: Vec<DiskHandle>,
+    /// This node has a disk that is not among these.
+    pub(crate) misses: bool,
     pub(crate) net: Arc<dyn Transport>,
     pub(crate) groups: Groups,
     pub(crate) clock: Arc<Clock>,
@@ -80,9 +90,10 @@ pub(crate) struct Parts {
 impl Seats {
     /// None open yet.
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { disks, net, groups, clock, since, options, runtime } = parts;
+        let Parts { disks, misses, net, groups, clock, since, options, runtime } = parts;
         let shared = Shared {
             disks,
+            misses,
             net,
             groups,
             names: names::Seats::default(),
@@ -92,7 +103,7 @@ impl Seats {
             options,
             runtime,
             voters: Mutex::default(),
-            doubled: Mutex::default(),
+            doubtful: Mutex::default(),
             opening: tokio::sync::Mutex::default(),
             made: Arc::default(),
         };
@@ -128,7 +139,7 @@ impl Seats {
     }
 
     /// Opens what the disks have. One that cannot be opened is left out: the others of its group go on without this node. So is one that
-    /// two disks have: what the older of them has promised, the newer has perhaps promised otherwise.
+    /// two disks have, or that a missing one may have: what the older of them has promised, the newer has perhaps promised otherwise.
     pub(crate) async fn open_held(&self) -> Result<(), GroupError> {
         let (mut held, mut count) = (Vec::new(), BTreeMap::<u32, usize>::new());
         for disk in &self.shared.disks {
@@ -137,16 +148,17 @@ impl Seats {
             groups.iter().for_each(|group| *count.entry(*group).or_default() += 1);
             held.push((disk, groups));
         }
-        let doubled: BTreeSet<u32> =
-            count.into_iter().filter(|(_, disks)| *disks > 1).map(|(group, _)| group).collect();
-        for group in &doubled {
+        for group in count.iter().filter(|(_, disks)| **disks > 1).map(|(group, _)| group) {
             tracing::warn!(
                 group,
                 "more than one disk has this index group; it is opened when its row is known"
             );
         }
+        let is_doubtful = |disks: usize| disks > 1 || self.shared.misses;
+        let doubtful: BTreeSet<u32> =
+            count.into_iter().filter(|(_, disks)| is_doubtful(*disks)).map(|(group, _)| group).collect();
         for (disk, groups) in held {
-            for group in groups.into_iter().filter(|group| !doubled.contains(group)) {
+            for group in groups.into_iter().filter(|group| !doubtful.contains(group)) {
                 if self.shared.groups.over().contains(&group) {
                     continue;
                 }
@@ -156,7 +168,7 @@ impl Seats {
             }
             self.shared.sweep(disk.clone());
         }
-        *self.shared.doubled() = doubled;
+        *self.shared.doubtful() = doubtful;
         Ok(())
     }
 
@@ -207,7 +219,7 @@ impl Seats {
             let done = match (row.iter().find(|seat| seat.node == local), shared.groups.get(*group)) {
                 (Some(seat), None) => shared.join(state, *group, seat).await,
                 (None, Some(open)) => shared.leave(&open, row).await,
-                (None, None) if shared.doubled().contains(group) => shared.leave_all(*group, row).await,
+                (None, None) if shared.doubtful().contains(group) => shared.leave_all(*group, row).await,
                 (Some(_), Some(open)) => shared.forget_others(*group, open.disk().device()).await,
                 (None, None) => Ok(()),
             };
@@ -258,20 +270,23 @@ impl Shared {
     }
 
     async fn join(&self, state: &State, group: u32, seat: &Seat) -> Result<(), GroupError> {
-        let lineage = children::lineage(state, group);
-        if !children::may_open(&lineage, |child, parent| self.parent(state, child, parent)) {
-            return Ok(());
-        }
-        let missing = |device| GroupError::Unavailable(format!("disk {device} is not here"));
-        // What a disk has of it counts for more than the row, unless several have it.
-        let disk = match self.holders(group).await?[..] {
-            [] => self.disk(seat.device).ok_or_else(|| missing(seat.device))?,
-            [one] => one,
+        let holders = self.holders(group).await?;
+        // What a disk has of it counts for more than the row, unless others may have something later.
+        let disk = match holders[..] {
+            [] if !self.may_open(state, group) => return Ok(()),
+            [] => {
+                let device = if self.misses { self.seat_for_sure(group)? } else { seat.device };
+                let why = || format!("disk {device}, on which this node's seat is, is not here");
+                self.disk(device).ok_or_else(|| GroupError::Unavailable(why()))?
+            }
+            [one] if !self.doubtful().contains(&group) => one,
             ref several => {
                 let device = self.seat_for_sure(group)?;
                 let newest = several.iter().find(|disk| disk.device() == device).copied();
                 newest.ok_or_else(|| {
-                    let why = format!("several disks have it, and none of them is disk {device}");
+                    let why = format!(
+                        "none of the disks that have it is disk {device}, on which this node's seat is"
+                    );
                     GroupError::Unavailable(why)
                 })?
             }
@@ -281,8 +296,8 @@ impl Shared {
         self.forget_others(group, disk.device()).await
     }
 
-    fn doubled(&self) -> std::sync::MutexGuard<'_, BTreeSet<u32>> {
-        self.doubled.lock().unwrap_or_else(PoisonError::into_inner)
+    fn doubtful(&self) -> std::sync::MutexGuard<'_, BTreeSet<u32>> {
+        self.doubtful.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn disk(&self, device: DeviceId) -> Option<&DiskHandle> {
@@ -303,7 +318,8 @@ impl Shared {
     /// Where the seat of this node is, by all that this node ever acted by: it joined on another disk by a row that was in its log of the
     /// control group, but what was applied of that log may have been forgotten when its power failed.
     fn seat_for_sure(&self, group: u32) -> Result<DeviceId, GroupError> {
-        let not_yet = |why: &str| GroupError::Unavailable(format!("several disks have it, and {why}"));
+        let not_yet =
+            |why: &str| GroupError::Unavailable(format!("which disk has it is not sure yet: {why}"));
         let control = self.groups.get(CONTROL).ok_or_else(|| not_yet("the control group is not here"))?;
         let status = control.status();
         if status.leader.is_none() || status.applied != status.last {
@@ -316,9 +332,9 @@ impl Shared {
         row.map(|seat| seat.device).ok_or_else(|| not_yet("it has no seat here"))
     }
 
-    /// Gives up what other disks have of a group that several had and that is open on this one.
+    /// Gives up what other disks have of a doubtful group that is open on this one.
     async fn forget_others(&self, group: u32, device: DeviceId) -> Result<(), GroupError> {
-        if !self.doubled().contains(&group) {
+        if !self.doubtful().contains(&group) {
             return Ok(());
         }
         for old in self.holders(group).await?.into_iter().filter(|disk| disk.device() != device) {
@@ -326,11 +342,11 @@ impl Shared {
             tracing::warn!(group, disk = %old.device(), "gave up what a disk had of an index group from before");
             self.sweep(old.clone());
         }
-        self.doubled().remove(&group);
+        self.doubtful().remove(&group);
         Ok(())
     }
 
-    /// Leaves a group that several disks have, and that is open on none, if its leader says that this node is no member.
+    /// Leaves a doubtful group, which is open on no disk, if its leader says that this node is no member.
     async fn leave_all(&self, group: u32, row: &[Seat]) -> Result<(), GroupError> {
         let asked = row.iter().map(|seat| seat.node).collect();
         let local = self.net.local();
@@ -347,8 +363,14 @@ impl Shared {
             tracing::info!(group, disk = %disk.device(), "this node has left an index group");
             self.sweep(disk.clone());
         }
-        self.doubled().remove(&group);
+        self.doubtful().remove(&group);
         Ok(())
+    }
+
+    /// Whether a group of which this node has nothing may be opened: nothing here is about to make it.
+    fn may_open(&self, state: &State, group: u32) -> bool {
+        let lineage = children::lineage(state, group);
+        children::may_open(&lineage, |child, parent| self.parent(state, child, parent))
     }
 
     /// What this node has of the parent of a child.
@@ -388,7 +410,7 @@ impl Shared {
 
     /// Leaves a group whose lines were taken back, if it is here.
     async fn end(&self, group: u32) -> Result<(), GroupError> {
-        if self.doubled().contains(&group) && self.groups.get(group).is_none() {
+        if self.doubtful().contains(&group) && self.groups.get(group).is_none() {
             self.give_up_all(group).await?;
         }
         let _alone = self.opening.lock().await;
@@ -454,121 +476,5 @@ pub(super) async fn has_nothing(net: &dyn Transport, group: u32, node: NodeId) -
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::groups::{Opening, Own, change, put};
-    use super::super::tests::{Nobody, node, until};
-    use super::*;
-    use crate::storage::wall_clock;
-    use crate::swift::testing::Rig;
-
-    const GROUP: u32 = 5;
-
-    /// A network of one.
-    struct Alone(Arc<dyn quarry_engine::net::Service>);
-
-    impl Transport for Alone {
-        fn local(&self) -> NodeId {
-            node(1)
-        }
-
-        fn call(
-            &self,
-            _: NodeId,
-            request: Request,
-            _: Duration,
-        ) -> quarry_engine::object::BoxFuture<'static, Result<Response, quarry_engine::net::NetError>>
-        {
-            let answer = self.0.handle(node(1), request);
-            Box::pin(async move { Ok(answer.await) })
-        }
-
-        fn cast(&self, _: NodeId, _: Request) {}
-
-        fn name(&self) -> &'static str {
-            "alone"
-        }
-    }
-
-    async fn held(disk: &DiskHandle) -> bool {
-        consensus::held(disk).await.unwrap().contains(&GROUP)
-    }
-
-    /// Disks on which a group was made; the first has the control group. `seat`: on which the row says that it is, if it has a row.
-    async fn opened(disks: &[Rig], has: &[usize], seat: Option<usize>) -> Own {
-        let all: Vec<DiskHandle> = disks.iter().map(Rig::disk).collect();
-        for disk in has {
-            Group::found(&all[*disk], GROUP, BTreeSet::from([node(1)]), 0).await.unwrap();
-        }
-        let clock = Arc::new(Clock::new(Box::new(wall_clock)));
-        let opening = Opening {
-            disks: all.clone(),
-            net: Arc::new(Alone(Arc::new(Nobody))),
-            clock: Arc::clone(&clock),
-            options: Options::default(),
-            founds: Some(0),
-        };
-        let own = Own::open(opening).await.unwrap();
-        if let Some(seat) = seat {
-            let row = [Seat { node: node(1), device: all[seat].device() }];
-            let row = (seating::group_key(GROUP), seating::encode(&row));
-            until("the row is written", async || {
-                let table = Table::read(&own.control).unwrap();
-                change(&own.control, &clock, &table, put([row.clone()])).await.is_ok()
-            })
-            .await;
-        }
-        own
-    }
-
-    async fn stop(own: Own, disks: [Rig; 3]) {
-        own.close().await;
-        for disk in disks {
-            disk.stop().await;
-        }
-    }
-
-    /// A disk was taken out and came back, configured before the one on which its node had joined the group again meanwhile: the group was
-    /// opened from the old disk, whose votes and log were of before.
-    #[tokio::test]
-    async fn of_two_disks_that_have_a_group_the_one_of_its_row_is_opened() {
-        let disks = [1, 2, 3].map(Rig::start_as);
-        let own = opened(&disks, &[1, 2], Some(2)).await;
-        assert!(own.group(GROUP).is_none(), "not before the row is known");
-        let state = Table::read(&own.control).unwrap().state().unwrap();
-        let (told, seen) = watch::channel(Arc::new(state));
-        let following = tokio::spawn(own.index.clone().run(seen));
-        until("it is opened", async || own.group(GROUP).is_some()).await;
-        assert_eq!(own.group(GROUP).unwrap().disk().device(), disks[2].disk().device());
-        until("the other disk gives it up", async || !held(&disks[1].disk()).await).await;
-        assert!(held(&disks[2].disk()).await);
-        following.abort();
-        drop(told);
-        stop(own, disks).await;
-    }
-
-    /// Nothing is guessed, and nothing given up, where the row names neither.
-    #[tokio::test]
-    async fn of_two_disks_that_have_a_group_none_is_opened_when_its_row_names_another() {
-        let disks = [1, 2, 3].map(Rig::start_as);
-        let own = opened(&disks, &[1, 2], Some(0)).await;
-        let shared = &own.index.shared;
-        let state = Table::read(&own.control).unwrap().state().unwrap();
-        until("it is refused", async || {
-            let joined = shared.join(&state, GROUP, &state.groups[&GROUP][0]).await;
-            assert!(own.group(GROUP).is_none());
-            joined.is_err_and(|e| e.to_string().contains("none of them"))
-        })
-        .await;
-        assert!(held(&disks[1].disk()).await && held(&disks[2].disk()).await);
-        stop(own, disks).await;
-    }
-
-    /// As ever: one disk that has it counts for more than the row, and is opened at once.
-    #[tokio::test]
-    async fn the_only_disk_that_has_a_group_is_opened_at_once() {
-        let disks = [1, 2, 3].map(Rig::start_as);
-        let own = opened(&disks, &[1], None).await;
-        assert_eq!(own.group(GROUP).unwrap().disk().device(), disks[1].disk().device());
-        stop(own, disks).await;
-    }
-}
+#[path = "seats_tests.rs"]
+mod tests;

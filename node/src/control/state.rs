@@ -80,7 +80,12 @@ pub(crate) struct Device {
     pub(crate) zone: u16,
     pub(crate) class: Class,
     pub(crate) wanted: Wanted,
+    /// Its node says that it does not serve. It keeps its place, and is given no new one.
+    pub(crate) away: bool,
 }
+
+/// Behind the row of a disk that is away.
+const AWAY: u8 = 1;
 
 /// What a disk is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -197,10 +202,13 @@ impl Device {
         out.put_varint(self.bytes);
         out.put_varint(u64::from(self.region));
         out.put_varint(u64::from(self.zone));
+        if self.away {
+            out.push(AWAY);
+        }
         out
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, BadState> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, BadState> {
         let mut r = reader(bytes)?;
         let wanted = match r.u8()? {
             0 => Wanted::Share,
@@ -212,7 +220,12 @@ impl Device {
         let node = NodeId(r.array()?);
         let bytes = r.varint()?;
         let (region, zone) = (small(&mut r, "region")?, small(&mut r, "zone")?);
-        Ok(Self { node, bytes, region, zone, class, wanted })
+        let away = match r.rest() {
+            [] => false,
+            [AWAY] => true,
+            _ => return Err(BadState::Field("end of a disk")),
+        };
+        Ok(Self { node, bytes, region, zone, class, wanted, away })
     }
 }
 
@@ -323,6 +336,11 @@ impl State {
         known.is_some_and(|known| self.members.get(&known.node).is_some_and(|node| !node.leaving))
     }
 
+    /// Whether something new may be given to a disk: it stays, and serves as far as its node says.
+    pub(crate) fn may_take(&self, device: DeviceId) -> bool {
+        self.stays(device) && self.devices.get(&device).is_some_and(|known| !known.away)
+    }
+
     /// Whether a node was a member and takes part no more.
     pub(crate) fn has_left(&self, node: NodeId) -> bool {
         self.members.contains_key(&node) && !self.takes_part(node)
@@ -387,7 +405,7 @@ mod tests {
         let address = "10.0.0.1:6100".parse().unwrap();
         let member = Member { number: 300, address, since: 5, leaving: true };
         let (region, zone, class, wanted) = (1, 2, Class::Ssd, Wanted::Empty);
-        let device = Device { node: NodeId([7; 16]), bytes: 300, region, zone, class, wanted };
+        let device = Device { node: NodeId([7; 16]), bytes: 300, region, zone, class, wanted, away: false };
         (settings, member, device)
     }
 
@@ -416,6 +434,10 @@ mod tests {
         assert_eq!(hex::encode(settings.encode()), "010c030108");
         assert_eq!(hex::encode(member.encode()), format!("0101ac0205{}", hex::encode("10.0.0.1:6100")));
         assert_eq!(hex::encode(device.encode()), format!("010101{}ac020102", "07".repeat(16)));
+        let away = Device { away: true, ..device.clone() };
+        assert_eq!(hex::encode(away.encode()), format!("{}01", hex::encode(device.encode())));
+        assert_eq!(Device::decode(&away.encode()), Ok(away));
+        assert!(Device::decode(&[device.encode(), vec![2]].concat()).is_err());
         assert_eq!(hex::encode(member_key(NodeId([1; 16]))), format!("6b6d{}", "01".repeat(16)));
         assert_eq!(hex::encode(ring_part_key(0, 2, 3)), "6b72000000000000000000020003");
     }

@@ -124,6 +124,7 @@ impl Cluster {
         let clock = Arc::new(Clock::new(Box::new(wall_clock)));
         let opening = Opening {
             disks: vec![disk.disk()],
+            misses: false,
             net: Arc::clone(&net),
             clock: Arc::clone(&clock),
             options: Options::default(),

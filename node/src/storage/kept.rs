@@ -17,7 +17,7 @@ use crate::durable_file;
 const FILE: &str = "devices";
 
 /// A device, and where it is.
-type Place = (DeviceId, PathBuf);
+pub(super) type Place = (DeviceId, PathBuf);
 
 /// Refuses another number of disks before one is made. A node of a cluster may have any.
 pub(super) fn expect(config: &Config) -> Result<(), OpenError> {
@@ -41,7 +41,7 @@ pub(super) fn check(config: &Config, open: &[DeviceId]) -> Result<(), OpenError>
     let paths = config.disks.iter().map(|disk| disk.path.get_ref().clone());
     let now: Vec<Place> = open.iter().copied().zip(paths).collect();
     match known(config)? {
-        None => remember(config, &now),
+        None => write(&config.node.data.join(FILE), &now),
         Some(known) if known.iter().map(|(device, _)| device).eq(open) => Ok(()),
         Some(known) => Err(refused(config, &known)),
     }
@@ -51,13 +51,17 @@ fn known(config: &Config) -> Result<Option<Vec<Place>>, OpenError> {
     if config.cluster.is_some() {
         return Ok(None);
     }
-    let file = config.node.data.join(FILE);
-    let text = match std::fs::read_to_string(&file) {
+    read(&config.node.data.join(FILE))
+}
+
+/// The devices that a file names, in its order; `None`: there is no such file.
+pub(super) fn read(file: &Path) -> Result<Option<Vec<Place>>, OpenError> {
+    let text = match std::fs::read_to_string(file) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(OpenError::new(&file, error)),
+        Err(error) => return Err(OpenError::new(file, error)),
     };
-    let bad = || OpenError::new(&file, "not one device a line (32 hex digits, its path); restore the file");
+    let bad = || OpenError::new(file, "not one device a line (32 hex digits, its path); restore the file");
     text.lines().map(|line| place(line).ok_or_else(bad)).collect::<Result<_, _>>().map(Some)
 }
 
@@ -68,11 +72,11 @@ fn place(line: &str) -> Option<Place> {
     Some((DeviceId(bytes), path.into()))
 }
 
-fn remember(config: &Config, now: &[Place]) -> Result<(), OpenError> {
-    let file = config.node.data.join(FILE);
+/// Has a file name these devices.
+pub(super) fn write(file: &Path, now: &[Place]) -> Result<(), OpenError> {
     let lines: String = now.iter().map(|(device, path)| format!("{device} {}\n", path.display())).collect();
-    durable_file::replace(&file, lines.as_bytes(), durable_file::PRIVATE)
-        .map_err(|e| OpenError::new(&file, format!("write it: {e}")))
+    durable_file::replace(file, lines.as_bytes(), durable_file::PRIVATE)
+        .map_err(|e| OpenError::new(file, format!("write it: {e}")))
 }
 
 fn refused(config: &Config, known: &[Place]) -> OpenError {

@@ -1,11 +1,12 @@
 //! The engine under the APIs: opened, watched and closed in this one place.
 //!
-//! Invariant: no API is served before every disk is open, and no disk is closed while a request runs.
+//! Invariant: no API is served before every disk is open, or known to be missing, and no disk is closed while a request runs.
 //! Invariant: a disk that was there before is never made anew.
 //! Invariant: a node on its own has the disks that it began with.
 
 mod kept;
 mod memory;
+mod missing;
 mod provision;
 
 use std::collections::BTreeMap;
@@ -29,6 +30,7 @@ use crate::config::{self, Config, MIN_DISK};
 use crate::status::{DiskStatus, StatusSource};
 use crate::workers::{self, Workers};
 
+pub(crate) use missing::{Absent, Missing};
 pub(crate) use provision::{
     check_first_start, cluster_text, format_disk, known_cluster, make_disk_file, parse_cluster, random_bytes,
     random_cluster, remember_cluster,
@@ -59,7 +61,7 @@ struct OpenDisk {
 }
 
 /// Why the disks could not be opened.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[error("open disk {}: {reason}", disk.display())]
 pub struct OpenError {
     /// As configured.
@@ -77,29 +79,90 @@ impl OpenError {
     }
 }
 
-/// The open disks of a node, and nothing over them yet.
+/// A disk of the configuration.
+#[derive(Debug, Clone)]
+enum Slot {
+    Open(OpenDisk),
+    Missing(Missing),
+}
+
+/// The disks of a node in the configuration's order, and nothing over them yet.
 #[derive(Debug)]
-pub(crate) struct Disks(Vec<OpenDisk>);
+pub(crate) struct Disks(Vec<Slot>);
 
 impl Disks {
-    /// Opens every disk of the configuration; the first start makes the disk files. Blocks: a log may have to be replayed.
+    /// Opens every disk of the configuration that can be had; the first start makes the disk files. A node of a cluster does without one that
+    /// it had and that does not open. Blocks: a log may have to be replayed.
     pub(crate) fn open(config: &Config, progress: &mut Progress) -> Result<Self, OpenError> {
         kept::expect(config)?;
-        let cluster = provision::prepare(config, progress)?;
-        let mut disks = Vec::with_capacity(config.disks.len());
-        for disk in &config.disks {
-            match open_disk(config, disk, cluster, progress) {
-                Ok(open) => disks.push(open),
-                Err(error) => {
-                    // They would close themselves, perhaps while the process ends.
-                    if let Ok(runtime) = Handle::try_current() {
-                        runtime.block_on(Self(disks).close());
-                    }
-                    return Err(error);
-                }
+        let had = missing::Known::of(config)?;
+        let cluster = provision::prepare(config, &had, progress)?;
+        let mut disks = Self(Vec::with_capacity(config.disks.len()));
+        let opened = disks.open_each(config, &had, cluster, progress);
+        if let Err(error) = opened.and_then(|()| disks.suffice()) {
+            // They would close themselves, perhaps while the process ends.
+            if let Ok(runtime) = Handle::try_current() {
+                runtime.block_on(disks.close());
             }
+            return Err(error);
         }
-        Ok(Self(disks))
+        disks.missing().iter().for_each(missing::say);
+        Ok(disks)
+    }
+
+    fn open_each(
+        &mut self,
+        config: &Config,
+        had: &missing::Known,
+        cluster: ClusterId,
+        progress: &mut Progress,
+    ) -> Result<(), OpenError> {
+        for disk in &config.disks {
+            let path = disk.path.get_ref();
+            let error = match open_disk(config, disk, cluster, progress) {
+                Ok(open) => {
+                    self.0.push(Slot::Open(open));
+                    continue;
+                }
+                Err(error) => error,
+            };
+            let dead = had.at(path).filter(|_| missing::is_dead(&error));
+            let error = not_ours(path, cluster, error);
+            let device = dead.ok_or_else(|| error.clone())?;
+            self.0.push(Slot::Missing(Missing { path: path.clone(), device, why: error.reason }));
+        }
+        Ok(())
+    }
+
+    /// Whether a node can start with those that are open: the first is among them.
+    fn suffice(&self) -> Result<(), OpenError> {
+        let Some(Slot::Missing(Missing { path, why, .. })) = self.0.first() else { return Ok(()) };
+        Err(missing::has_votes(path, why))
+    }
+
+    fn open_disks(&self) -> impl Iterator<Item = &OpenDisk> {
+        self.0.iter().filter_map(|slot| match slot {
+            Slot::Open(open) => Some(open),
+            Slot::Missing(_) => None,
+        })
+    }
+
+    /// Those that the node does without.
+    pub(crate) fn missing(&self) -> Vec<Missing> {
+        let missing = |slot: &Slot| match slot {
+            Slot::Open(_) => None,
+            Slot::Missing(missing) => Some(missing.clone()),
+        };
+        self.0.iter().filter_map(missing).collect()
+    }
+
+    /// Notes that the node has started with these disks: one of them may be missing from now on.
+    pub(crate) fn remember(&self, config: &Config) -> Result<(), OpenError> {
+        let place = |slot: &Slot| match slot {
+            Slot::Open(open) => (open.handle.device(), open.path.clone()),
+            Slot::Missing(missing) => (missing.device, missing.path.clone()),
+        };
+        missing::remember(config, self.0.iter().map(place).collect())
     }
 
     /// Closes them again where the node is on its own and began with others.
@@ -114,9 +177,9 @@ impl Disks {
         }
     }
 
-    /// Their handles, in the configuration's order.
+    /// The handles of those that are open, in the configuration's order.
     pub(crate) fn handles(&self) -> Vec<DiskHandle> {
-        self.0.iter().map(|disk| disk.handle.clone()).collect()
+        self.open_disks().map(|disk| disk.handle.clone()).collect()
     }
 
     /// The object layer over them, when this node knows no other: each object on one of them, which is waited for.
@@ -125,13 +188,13 @@ impl Disks {
         let handles = self.handles();
         let placement = Spread::over(handles.iter().map(DiskHandle::device).collect());
         let clock = Clock::new(Box::new(wall_clock));
-        let path = self.0.first().map_or_else(PathBuf::new, |disk| disk.path.clone());
+        let path = self.open_disks().next().map_or_else(PathBuf::new, |disk| disk.path.clone());
         Store::start(handles, Box::new(placement), clock, options).map_err(|e| OpenError::new(&path, e))
     }
 
     /// Makes everything durable and closes them.
     pub(crate) async fn close(&self) {
-        for disk in &self.0 {
+        for disk in self.open_disks() {
             if let Err(error) = disk.handle.close().await {
                 tracing::error!(disk = %disk.path.display(), %error, "close disk");
             }
@@ -194,7 +257,7 @@ fn open_disk(
     disk: &config::Disk,
     cluster: ClusterId,
     progress: &mut Progress,
-) -> Result<OpenDisk, OpenError> {
+) -> Result<OpenDisk, StartError> {
     let path = disk.path.get_ref();
     let disks = config.disks.len() as u64;
     let large = config.limits.body_cache.map_or_else(|| memory::total() / BODY_CACHE_SHARE, |size| size.0);
@@ -202,8 +265,7 @@ fn open_disk(
     let disk_config = disk_config(path, disk.index.get_ref(), cache, Some(cluster));
     let what = format!("rebuild index of {}", path.display());
     let mut report_progress = |done, total| progress(&what, done, total);
-    let (handle, report) = start(&disk_config, catalog(), &mut report_progress)
-        .map_err(|error| not_ours(path, cluster, error))?;
+    let (handle, report) = start(&disk_config, catalog(), &mut report_progress)?;
     tracing::info!(
         disk = %path.display(),
         replayed = report.records,
@@ -247,7 +309,15 @@ pub(crate) fn disk_config(
     }
 }
 
-fn status_of(disk: &OpenDisk) -> DiskStatus {
+fn status_of(slot: &Slot) -> DiskStatus {
+    let disk = match slot {
+        Slot::Open(disk) => disk,
+        // As one that failed since.
+        Slot::Missing(Missing { path, why, .. }) => {
+            let (path, state) = (path.display().to_string(), format!("out: {why}"));
+            return DiskStatus { path, state, ..DiskStatus::default() };
+        }
+    };
     let usage = disk.handle.usage();
     DiskStatus {
         path: disk.path.display().to_string(),

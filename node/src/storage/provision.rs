@@ -15,6 +15,7 @@ use quarry_engine::disk::format::superblock::{ClusterId, Superblock, Verdict};
 use quarry_engine::disk::{self, Format, format, read_superblock};
 use quarry_engine::io::{BLOCK, OpenOptions, open_device, preallocate};
 
+use super::missing::Known;
 use super::{LOCK_WAIT, OpenError, Progress, kept};
 use crate::cluster::Identity;
 use crate::cluster::identity::Files;
@@ -26,8 +27,8 @@ const CLUSTER_FILE: &str = "cluster.id";
 /// Holds the disk files that were made, one path a line.
 const KNOWN_FILE: &str = "disks";
 
-/// Makes what the first start needs; the identity that all disks must have.
-pub(super) fn prepare(config: &Config, progress: &mut Progress) -> Result<ClusterId, OpenError> {
+/// Makes what the first start needs; the identity that all disks must have. A disk that the node had is looked for when it is opened.
+pub(super) fn prepare(config: &Config, had: &Known, progress: &mut Progress) -> Result<ClusterId, OpenError> {
     let data = &config.node.data;
     let settled = known_cluster(data)?;
     let cluster = settled.map_or_else(|| first_cluster(config), Ok)?;
@@ -37,7 +38,12 @@ pub(super) fn prepare(config: &Config, progress: &mut Progress) -> Result<Cluste
     let anew = Files::of(data).replaces.exists();
     for disk in &config.disks {
         let path = disk.path.get_ref();
-        let exists = path.try_exists().map_err(|e| OpenError::new(path, e))?;
+        let exists = match path.try_exists() {
+            Ok(true) => true,
+            Ok(false) | Err(_) if had.at(path).is_some() => continue,
+            Ok(false) => false,
+            Err(error) => return Err(OpenError::new(path, error)),
+        };
         if !exists {
             make_missing(config, disk, cluster, (!anew).then_some(&known), progress)?;
         }
@@ -260,7 +266,7 @@ fn read_known(file: &Path) -> Result<BTreeSet<PathBuf>, OpenError> {
     }
 }
 
-fn absolute(path: &Path) -> PathBuf {
+pub(super) fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 

@@ -26,7 +26,7 @@ fn quiet() -> Progress {
 
 fn prepared(config: &Config) -> Result<ClusterId, String> {
     node::make_private_directory(&config.node.data).unwrap();
-    prepare(config, &mut quiet()).map_err(|e| e.to_string())
+    prepare(config, &Known::default(), &mut quiet()).map_err(|e| e.to_string())
 }
 
 /// It left an identity that nobody had chosen, and the disk that was then formatted, as its message said, was of another cluster for good.

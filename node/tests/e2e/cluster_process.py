@@ -108,7 +108,7 @@ class Network:
 class Member(Node):
     """One `quarry serve` process of a cluster."""
 
-    def __init__(self, network, path, number, size, work, accounts=(ACCOUNT,), section=(), more=()):
+    def __init__(self, network, path, number, size, work, accounts=(ACCOUNT,), section=(), more=(), disks=1):
         super().__init__(binary_argument(), path / f"n{number}", size=size)
         self.number, self.network = number, network
         self.within, self.client, self.peer = network.attach(number)
@@ -120,7 +120,8 @@ class Member(Node):
         for account in accounts:
             lines += ["[[auth.v1_user]]", f'account = "{account}"', f'user = "{USER}"', f'key = "{KEY}"', 'groups = [".admin"]']
         lines += ["[nbd]", f'listen = "{self.nbd_address}"', f'socket = "{self.data}/nbd.socket"', "[volumes]", f'backend = "n{number}"', *more]
-        lines += ["[[disk]]", f'path = "{self.disk}"', f'index = "{self.data / "index"}"', f'size = "{size}"']
+        for at in ("", *range(2, disks + 1)):
+            lines += ["[[disk]]", f'path = "{self.disk}{at}"', f'index = "{self.data / "index"}{at}"', f'size = "{size}"']
         file.write_text("\n".join(lines) + "\n")
         self.command = [*self.within, self.binary, "serve", "--config", str(file)]
         self.stopped = False
@@ -175,7 +176,8 @@ class Member(Node):
 class Cluster:
     """Members, the first of which founds it."""
 
-    def __init__(self, path, sizes, work=("audit_rate = 0",), part_power=8, accounts=(ACCOUNT,), section=(), more=()):
+    def __init__(self, path, sizes, work=("audit_rate = 0",), part_power=8, accounts=(ACCOUNT,), section=(), more=(), disks=1):
+        self.disks = disks  # of each node
         self.path, self.work, self.members, self.clients = path, list(work), [], []
         self.gone = []  # nodes that were taken away
         self.network = Network()
@@ -186,7 +188,7 @@ class Cluster:
 
     def grow(self, sizes):
         """Further nodes join, all at the same time; returns when all nodes use a ring over all disks."""
-        fresh = [Member(self.network, self.path, len(self.members) + 1 + at, size, self.work, self.accounts, self.section, self.more) for at, size in enumerate(sizes)]
+        fresh = [Member(self.network, self.path, len(self.members) + 1 + at, size, self.work, self.accounts, self.section, self.more, self.disks) for at, size in enumerate(sizes)]
         self.members += fresh
         rest = list(fresh)
         if fresh[0] is self.members[0]:
@@ -197,7 +199,7 @@ class Cluster:
             token = self.members[0].quarry("cluster", "token", "--data", self.members[0].data).strip()
             member.quarry("join", token, "--data", member.data)
         together(Member.start, rest)
-        wait_until(lambda: all(self.ring_of(member) == len(self.members) for member in self.members), FORM_LIMIT, "ring over all disks", self.rings)
+        wait_until(lambda: all(self.ring_of(member) == self.disks * len(self.members) for member in self.members), FORM_LIMIT, "ring over all disks", self.rings)
         return fresh
 
     @staticmethod

@@ -1,6 +1,7 @@
 //! Why something about a volume cannot be done.
 
 use quarry_engine::disk::DiskError;
+use quarry_engine::disk::format::record::DeviceId;
 
 use super::label::BadLabel;
 use crate::cipher::CipherError;
@@ -14,6 +15,9 @@ pub enum VolumeError {
     /// No volume of this name.
     #[error("there is no volume `{0}`")]
     NoVolume(String),
+    /// It is on a disk of this node that is not here.
+    #[error("volume `{0}` is on disk {1}, which is away; it is there again when the disk is")]
+    Away(String, DeviceId),
     /// No snapshot of this name.
     #[error("volume `{0}` has no snapshot `{1}`")]
     NoSnapshot(String, String),

@@ -170,6 +170,8 @@ impl Members {
         session: u64,
         call: VolumeCall,
     ) -> Result<VolumeAnswer, VolumeError> {
+        // One that is away is out, whatever it had promised.
+        self.disk(device)?;
         match (self.member(device, volume), call) {
             (_, VolumeCall::Delete) => self.end(device, volume).await.map(|()| VolumeAnswer::Done),
             (Some(parent), VolumeCall::Fork { clone, era, at }) => {

@@ -1,6 +1,7 @@
 //! The volumes of a node: made, listed, attached, snapshotted, deleted.
 //!
 //! Invariant: a name belongs to one volume. One seat for each volume in a process: two heads meet at it, and the newer wins.
+//! Invariant: what is on a disk that is away is not made anew, under its name or its identity, and the key that wraps its own is needed.
 //! Invariant: a deleted volume is gone at once; its space comes back step by step, also after a restart.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -15,6 +16,7 @@ use super::device::Device;
 use super::error::VolumeError;
 use super::label::{Label, MAX_DESCRIPTION, Parent, SnapshotLabel, is_name};
 use super::lineage::Thinning;
+use super::roll::{Noted, Roll};
 use super::seat::{Seat, Snapshot};
 use crate::cipher::{Cipher, KEY_BYTES, KeyName, KeyRing, WrappedKey};
 use crate::geometry::{BLOCK_BYTES, Geometry, SLICE_BYTES};
@@ -72,6 +74,12 @@ pub struct Volumes {
     keys: KeyRing,
     /// There may be something that was let go and that no clone needs.
     orphans: AtomicBool,
+    /// Volumes on disks that are away.
+    away: Vec<Noted>,
+    /// Where it is remembered which volumes there are.
+    roll: Option<Arc<dyn Roll>>,
+    /// What was written there last; held while it is written.
+    noted: tokio::sync::Mutex<Option<Vec<Noted>>>,
 }
 
 impl Volumes {
@@ -101,7 +109,57 @@ impl Volumes {
             names: tokio::sync::Mutex::new(()),
             keys: KeyRing::default(),
             orphans: AtomicBool::new(true),
+            away: Vec::new(),
+            roll: None,
+            noted: tokio::sync::Mutex::default(),
         })
+    }
+
+    /// Remembers in a roll which volumes there are; `away`: those of disks that are not here.
+    #[must_use]
+    pub fn with_roll(self, roll: Arc<dyn Roll>, away: Vec<Noted>) -> Self {
+        Self { roll: Some(roll), away, ..self }
+    }
+
+    /// Writes the roll, if it is another than what was written last.
+    pub async fn note(&self) -> Result<(), VolumeError> {
+        let _names = self.names.lock().await;
+        self.note_with(None).await
+    }
+
+    /// With the names held: what is coming is not in the list yet.
+    async fn note_with(&self, coming: Option<Noted>) -> Result<(), VolumeError> {
+        let Some(roll) = &self.roll else { return Ok(()) };
+        let mut noted = self.noted.lock().await;
+        let mut all: Vec<Noted> = self.known(|known| known.values().map(Noted::of).collect());
+        all.extend(self.away.iter().cloned().chain(coming));
+        all.sort_unstable();
+        if noted.as_ref() != Some(&all) {
+            let failed = |e| VolumeError::Register(format!("note which volumes there are: {e}"));
+            roll.write(all.clone()).await.map_err(failed)?;
+            *noted = Some(all);
+        }
+        Ok(())
+    }
+
+    /// The same, with the names held. What was done stands whether it can be noted or not, and it is tried again.
+    async fn note_late(&self) {
+        if let Err(error) = self.note_with(None).await {
+            tracing::warn!(%error, "remember a change of a volume");
+        }
+    }
+
+    /// Whether there is a volume of this name, be it on a disk that is away.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        matches!(self.find(name), Ok(_) | Err(VolumeError::Away(..)))
+    }
+
+    /// That a volume is on a disk that is away.
+    #[must_use]
+    pub fn away(&self, is: impl Fn(&str, VolumeId) -> bool) -> Option<VolumeError> {
+        let name = |noted: &Noted| noted.name.clone().filter(|name| is(name, noted.id));
+        self.away.iter().find_map(|noted| Some(VolumeError::Away(name(noted)?, noted.device)))
     }
 
     /// With the keys that wrap those of encrypted volumes.
@@ -124,8 +182,9 @@ impl Volumes {
     pub fn wrapped_by(&self) -> BTreeMap<KeyName, u64> {
         let mut counts = BTreeMap::new();
         self.known(|known| {
-            for key in known.values().filter_map(|volume| volume.label.key) {
-                *counts.entry(key.wrapped_by()).or_default() += 1;
+            let here = known.values().filter_map(|volume| volume.label.key).map(|key| key.wrapped_by());
+            for key in here.chain(self.away.iter().filter_map(|noted| noted.key)) {
+                *counts.entry(key).or_default() += 1;
             }
         });
         counts
@@ -148,6 +207,9 @@ impl Volumes {
                 }
                 Err(error) => failed = Some(error),
             }
+        }
+        if done > 0 {
+            self.note().await?;
         }
         failed.map_or(Ok(done), Err)
     }
@@ -225,7 +287,8 @@ impl Volumes {
     pub fn find(&self, name: &str) -> Result<Volume, VolumeError> {
         let named = |volume: &&Volume| volume.label.name == name && !volume.label.going;
         let found = self.known(|known| known.values().find(named).cloned());
-        found.ok_or_else(|| VolumeError::NoVolume(name.to_owned()))
+        let away = || self.away(|known, _| known == name);
+        found.ok_or_else(|| away().unwrap_or_else(|| VolumeError::NoVolume(name.to_owned())))
     }
 
     /// Makes a volume. `id` is random.
@@ -252,10 +315,16 @@ impl Volumes {
         label.slice_bytes = SLICE_BYTES;
         Geometry::new(label.bytes, label.slice_bytes)?;
         self.cipher_of(&label)?;
+        if let Some(away) = self.away(|name, known| name == label.name || known == id) {
+            return Err(away);
+        }
         if self.find(&label.name).is_ok() {
             return Err(VolumeError::Taken(label.name));
         }
         let seat = Arc::new(Seat::open(disk?, id)?);
+        let volume = Volume { id, label, seat, fence: None };
+        self.note_with(Some(Noted::of(&volume))).await?;
+        let Volume { label, seat, .. } = volume;
         if parent.is_some() {
             seat.descend(parent).await?;
         }
@@ -353,11 +422,12 @@ impl Volumes {
         let _names = self.names.lock().await;
         let mut volume = self.find(name)?;
         change(&mut volume.label);
-        if volume.label.name != name && self.find(&volume.label.name).is_ok() {
+        if volume.label.name != name && self.has(&volume.label.name) {
             return Err(VolumeError::Taken(volume.label.name));
         }
         volume.seat.label(Some(&volume.label.encode())).await?;
         self.known(|known| known.insert(volume.id, volume.clone()));
+        self.note_late().await;
         Ok(volume)
     }
 
@@ -390,6 +460,7 @@ impl Volumes {
     pub(super) async fn remove(&self, volume: &Volume) -> Result<(), VolumeError> {
         volume.seat.label(None).await?;
         self.known(|known| known.remove(&volume.id));
+        self.note_late().await;
         let gone = (volume.seat.disk().clone(), volume.id);
         self.gone.lock().unwrap_or_else(PoisonError::into_inner).push(gone);
         self.freed();

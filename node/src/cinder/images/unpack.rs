@@ -140,7 +140,7 @@ impl Kept<'_> {
     async fn let_go(&mut self) -> Result<(), VolumeError> {
         let (exports, name) = (&self.job.office.blocks.exports, self.name());
         self.volume = None;
-        if exports.volumes().find(&name).is_ok() { exports.let_go(&name).await } else { Ok(()) }
+        if exports.volumes().has(&name) { exports.let_go(&name).await } else { Ok(()) }
     }
 
     async fn keep(&mut self, at: u64, bytes: Bytes) -> Result<(), CopyError> {

@@ -1,5 +1,6 @@
 //! Volumes on simulated disks.
 
+mod away;
 mod cases;
 mod crash;
 mod devices;

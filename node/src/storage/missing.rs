@@ -1,0 +1,172 @@
+//! Disks that do not open: a node of a cluster starts without them.
+//!
+//! What one disk holds the cluster has elsewhere, so one dead disk of twelve is no reason to take eleven away from it. To the cluster a disk
+//! that is missing at the start is like one that fails later: it answers nothing, nothing is moved off it, and an operator replaces it.
+//!
+//! | the disk                                                                | node of a cluster | node on its own |
+//! |-------------------------------------------------------------------------|-------------------|-----------------|
+//! | was never open (a first start, a disk that was just listed)             | refuse            | refuse          |
+//! | was open, and is gone, unreadable, damaged, empty; or its index is      | start without it  | refuse          |
+//! | is in use, of another cluster, of a newer version, has another's index  | refuse            | refuse          |
+//! | is the first one, which has the node's votes and the cluster's state    | refuse            | refuse          |
+//! | is one of all that are listed, of which none opens                      | refuse            | refuse          |
+//!
+//! The third line is for slips, which somebody mends in a minute, and not for dead disks. The fourth: a voter that forgot its votes could
+//! undo what was acknowledged (`control/replace.rs`), and without the cluster's state a node can decide nothing.
+//!
+//! Invariant: a disk is done without only if a start that had all its disks opened it, where it is listed now: the data directory says so.
+//! Invariant: what is missing is made nowhere anew: no file in its place, no index group of which it may have the votes (`control/seats.rs`),
+//! no volume of which it may have the bytes (`block/roll.rs`).
+//! Invariant: the list forgets a disk only when the node has started with all that its configuration lists.
+
+use std::path::{Path, PathBuf};
+
+use quarry_engine::catalog::{DataId, PathHash, Version};
+use quarry_engine::disk::format::record::{DeviceId, StoredRecord};
+use quarry_engine::disk::{self, Class, Durability, Location, StartError};
+use quarry_engine::io::DeviceError;
+use quarry_engine::object::{self, BoxFuture, Draft, Error, Opened, Replica};
+use quarry_engine::sync::{Answer, Ask};
+
+use super::kept::{self, Place};
+use super::{OpenError, provision};
+use crate::cluster::identity::Files;
+use crate::config::Config;
+
+/// A disk that the node does without.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Missing {
+    /// As configured.
+    pub(crate) path: PathBuf,
+    /// Which one it was.
+    pub(crate) device: DeviceId,
+    /// Why it is not open.
+    pub(crate) why: String,
+}
+
+/// The disks that a node of a cluster had when it had all.
+#[derive(Debug, Default)]
+pub(super) struct Known(Vec<Place>);
+
+impl Known {
+    /// None on a first start, on the first one of a version that remembers them, and for a node on its own.
+    pub(super) fn of(config: &Config) -> Result<Self, OpenError> {
+        if config.cluster.is_none() {
+            return Ok(Self::default());
+        }
+        Ok(Self(kept::read(&Files::of(&config.node.data).devices)?.unwrap_or_default()))
+    }
+
+    /// Which device was there.
+    pub(super) fn at(&self, path: &Path) -> Option<DeviceId> {
+        let path = provision::absolute(path);
+        self.0.iter().find(|(_, known)| *known == path).map(|(device, _)| *device)
+    }
+}
+
+/// Notes which disks the node has, those that are missing too.
+pub(super) fn remember(config: &Config, all: Vec<Place>) -> Result<(), OpenError> {
+    if config.cluster.is_none() {
+        return Ok(());
+    }
+    let file = Files::of(&config.node.data).devices;
+    let all: Vec<Place> =
+        all.into_iter().map(|(device, path)| (device, provision::absolute(&path))).collect();
+    if kept::read(&file).ok().flatten().as_ref() == Some(&all) { Ok(()) } else { kept::write(&file, &all) }
+}
+
+/// Whether a disk that does not open may be dead. Otherwise somebody made a slip, or a program that is too old was started.
+pub(super) fn is_dead(error: &StartError) -> bool {
+    match error {
+        StartError::Device(DeviceError::Io { source, .. }) => {
+            source.kind() != std::io::ErrorKind::PermissionDenied
+        }
+        StartError::Device(error) => {
+            matches!(error, DeviceError::Missing { .. } | DeviceError::TooSmall { .. })
+        }
+        StartError::Open(error) => !matches!(
+            error,
+            disk::OpenError::OtherCluster { .. } | disk::OpenError::Newer(_) | disk::OpenError::OtherIndex(_)
+        ),
+        StartError::Index(_) => true,
+        StartError::Thread(_) => false,
+    }
+}
+
+/// Says loudly what is missing, why, and what to do.
+pub(super) fn say(missing: &Missing) {
+    let Missing { path, device, why } = missing;
+    tracing::error!(
+        disk = %path.display(),
+        %device,
+        why,
+        "this node starts without a disk: copies of what it holds are on other nodes, but fewer than there should be. If it can be mended, mend it \
+         and start the node again. If it is lost: put another in, list it as [[disk]] instead (`quarry disk format` makes it one of this cluster), \
+         start the node, and have it take over with `quarry disk replace {device} NEW --dead`; or take it out with `quarry disk remove {device}` \
+         and out of the configuration"
+    );
+}
+
+/// What is said where the disk that has the node's votes does not open.
+pub(super) fn has_votes(path: &Path, why: &str) -> OpenError {
+    let reason = format!(
+        "{why}; it is the first disk, which has this node's votes and what it knows of the cluster, and without it the node does not start. If it \
+         is lost, make this machine another node in its own place, with an empty disk listed first: `quarry join TOKEN --data DIR --replace`"
+    );
+    OpenError { disk: path.to_owned(), reason }
+}
+
+/// A device of this node that is not here: it fails whatever it is asked, as one does that failed while it was open.
+#[derive(Debug, Clone)]
+pub(crate) struct Absent {
+    device: DeviceId,
+    why: String,
+}
+
+impl Absent {
+    /// `missing`: what was found out at the start.
+    pub(crate) fn new(device: DeviceId, missing: &[Missing]) -> Self {
+        let known = missing.iter().find(|missing| missing.device == device);
+        let why = known.map_or_else(
+            || format!("device {device} is not at this node"),
+            |Missing { path, why, .. }| format!("disk {} (device {device}) is away: {why}", path.display()),
+        );
+        Self { device, why }
+    }
+
+    fn fail<T: Send + 'static>(&self) -> BoxFuture<'static, object::Result<T>> {
+        Box::pin(std::future::ready(Err(Error::Unavailable { reason: self.why.clone() })))
+    }
+}
+
+impl Replica for Absent {
+    fn device(&self) -> DeviceId {
+        self.device
+    }
+
+    fn append(&self, _: Vec<Draft>, _: Durability, _: Class) -> BoxFuture<'static, object::Result<()>> {
+        self.fail()
+    }
+
+    fn abandon(&self, _: DataId, _: u64) {}
+
+    fn version(&self, _: PathHash) -> BoxFuture<'static, object::Result<Option<Version>>> {
+        self.fail()
+    }
+
+    fn open(&self, _: PathHash) -> BoxFuture<'static, object::Result<Option<Opened>>> {
+        self.fail()
+    }
+
+    fn read(&self, _: Location) -> BoxFuture<'static, object::Result<StoredRecord>> {
+        self.fail()
+    }
+
+    fn ask(&self, _: Ask) -> BoxFuture<'static, object::Result<Answer>> {
+        self.fail()
+    }
+}
+
+#[cfg(test)]
+#[path = "missing_tests.rs"]
+mod tests;
