@@ -156,7 +156,8 @@ impl World {
             let address = "127.0.0.1:1".parse().unwrap();
             state.members.insert(node(n), Member { number: n.into(), address, since: 1, leaving: false });
             let (wanted, class) = (Wanted::Share, Class::Ssd);
-            let known = Device { node: node(n), bytes: 1 << 30, region: 1, zone: n.into(), class, wanted };
+            let (node, bytes, region, away) = (node(n), 1 << 30, 1, false);
+            let known = Device { node, bytes, region, zone: n.into(), class, wanted, away };
             state.devices.insert(device(n), known);
         }
         let (state, _) = watch::channel(Arc::new(state));
