@@ -37,7 +37,8 @@ async fn cut_off(world: &World, one: &Arc<Shared>) {
     assert!(one.now().returning.is_some());
 }
 
-async fn has_come_back(shared: &Arc<Shared>) {
+async fn has_come_back(world: &World, shared: &Arc<Shared>) {
+    world.weather.slow_reads.store(0, Ordering::Relaxed);
     let head = shared.attach(NAME).await.unwrap();
     for block in 0..BLOCKS {
         assert_eq!(
@@ -61,7 +62,7 @@ async fn a_volume_comes_back_though_the_node_that_sent_it_died() {
     })
     .await;
     assert_eq!(two.now().head, Some(node(2)), "the first with a member that answers");
-    has_come_back(&two).await;
+    has_come_back(&world, &two).await;
     two.complete(&mut begun);
     until("nothing is under way", async || {
         two.complete(&mut begun);
@@ -100,6 +101,6 @@ async fn a_client_that_gives_up_breaks_nothing_off() {
     })
     .await;
     until("it has come there", async || two.now().returning.is_none()).await;
-    has_come_back(&two).await;
+    has_come_back(&world, &two).await;
     world.stop().await;
 }

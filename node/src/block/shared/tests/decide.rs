@@ -171,14 +171,17 @@ async fn who_comes_back_after_a_decision_is_filled_anew_and_never_counted_before
     one.until_seen("all follow", all_count(3)).await;
     write(&head, 1, 1).await.unwrap();
     head.flush().await.unwrap();
+    // A quorum has it; the third one a moment later, too.
+    tokio::time::sleep(Duration::from_millis(100)).await;
     world.weather.away(3);
     for block in [1, 2] {
         write(&head, block, 7).await.unwrap();
     }
     head.flush().await.unwrap();
-    // These two have it, and die before the third is taken out.
+    // These two have it, and die; and so does the node of the head.
     world.weather.away(1);
     world.weather.away(2);
+    world.weather.dead.store(1, Ordering::Relaxed);
     drop(head);
     let two = world.node(2);
     world.weather.back(3);
@@ -204,6 +207,7 @@ async fn who_comes_back_after_a_decision_is_filled_anew_and_never_counted_before
     drop(head);
     until_same(&two, 3).await;
     world.weather.away(3);
+    world.weather.dead.store(0, Ordering::Relaxed);
     let head = one.attach(NAME).await.unwrap();
     assert_eq!([value(&head, 1).await, value(&head, 2).await, value(&head, 3).await], [1, 0, 3]);
     drop(head);
@@ -270,7 +274,9 @@ async fn of_two_members_the_one_that_was_taken_out_may_be_chosen() {
     write(&head, 1, 7).await.unwrap();
     head.flush().await.unwrap();
     drop(head);
+    // With the node of the head.
     world.weather.away(1);
+    world.weather.dead.store(1, Ordering::Relaxed);
     world.weather.back(2);
     let two = world.node(2);
     two.until_undecided().await;
@@ -282,7 +288,10 @@ async fn of_two_members_the_one_that_was_taken_out_may_be_chosen() {
     world.weather.back(1);
     two.until_seen("the other is filled", all_count(2)).await;
     drop(head);
+    // It has all of it.
+    until_same(&two, 2).await;
     world.weather.away(2);
+    world.weather.dead.store(0, Ordering::Relaxed);
     let head = one.attach(NAME).await.unwrap();
     assert_eq!([value(&head, 1).await, value(&head, 2).await], [1, 2]);
     drop(head);
