@@ -101,7 +101,7 @@ impl Head {
             let next = wish.applied(configuration);
             let same = (&next.members, &next.joining) == (&configuration.members, &configuration.joining);
             let fewer = next.members.len() < configuration.members.len();
-            !same && !(fewer && next.members.len() < settings.least.max(1))
+            !same && (!fewer || next.members.len() >= settings.least.max(1))
         };
         while wishes.pop_front_if(|wish| !is_open(wish)).is_some() {}
     }

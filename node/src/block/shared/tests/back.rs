@@ -84,7 +84,7 @@ async fn who_comes_while_a_volume_is_about_to_go_back_keeps_it() {
     assert_eq!(value(&head, 0).await, 2, "it is as it was");
     drop(head);
     one.revert(NAME, "then", || false).await.unwrap();
-    has_come_back(&one).await;
+    has_come_back(&world, &one).await;
     world.stop().await;
 }
 
