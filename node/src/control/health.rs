@@ -108,11 +108,11 @@ mod tests {
         let (id, known) = (DeviceId([1; 16]), state.devices[&DeviceId([1; 16])].clone());
         let judged = |row: &Device| may_write(&state, &device_key(id), Some(&row.encode())).unwrap();
         assert_eq!(judged(&known), Ok(()));
-        assert_eq!(judged(&Device { away: true, ..known.clone() }), Ok(()));
+        assert_eq!(judged(&Device { away: true, ..known }), Ok(()));
         for other in [
-            Device { wanted: Wanted::Out, ..known.clone() },
-            Device { node: NodeId([2; 16]), ..known.clone() },
-            Device { bytes: 1, ..known.clone() },
+            Device { wanted: Wanted::Out, ..known },
+            Device { node: NodeId([2; 16]), ..known },
+            Device { bytes: 1, ..known },
         ] {
             assert!(judged(&other).is_err(), "{other:?}");
         }

@@ -434,7 +434,7 @@ mod tests {
         assert_eq!(hex::encode(settings.encode()), "010c030108");
         assert_eq!(hex::encode(member.encode()), format!("0101ac0205{}", hex::encode("10.0.0.1:6100")));
         assert_eq!(hex::encode(device.encode()), format!("010101{}ac020102", "07".repeat(16)));
-        let away = Device { away: true, ..device.clone() };
+        let away = Device { away: true, ..device };
         assert_eq!(hex::encode(away.encode()), format!("{}01", hex::encode(device.encode())));
         assert_eq!(Device::decode(&away.encode()), Ok(away));
         assert!(Device::decode(&[device.encode(), vec![2]].concat()).is_err());
