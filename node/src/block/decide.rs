@@ -56,7 +56,8 @@ impl Shared {
         }
         self.give_up(row).await?;
         match self.attach_if(&row.name, |_| true).await {
-            Err(VolumeError::Undecided) => Ok(()),
+            // Or one member has all, and only others are missing.
+            Err(VolumeError::Undecided | VolumeError::Head(Failure::TooFew)) => Ok(()),
             Ok(_) => Err(VolumeError::NotDecided("the volume is served".to_owned())),
             Err(other) => Err(other),
         }

@@ -80,6 +80,11 @@ impl Head {
             self.decided = Some(device);
             self.propose(self.configuration.only(device), actions);
         }
+        // Of two that were left one died: the other has all that was flushed, has begun, and can serve alone if it is to.
+        let follows = self.peers.get(&device).is_some_and(Peer::is_active);
+        if follows && !self.serving && self.pending.is_none() {
+            self.propose(self.configuration.only(device), actions);
+        }
     }
 
     fn propose(&mut self, next: Configuration, actions: &mut Vec<Action>) {

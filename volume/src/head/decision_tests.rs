@@ -107,6 +107,34 @@ fn one_that_was_added_and_never_filled_is_not_chosen() {
     assert!(matches!(head.step(Event::Decide(device(1)))[..], [Action::Change(_)]));
 }
 
+/// Of three members one died and counted no more, then a second: the third had all, and nobody could say that it was the volume.
+#[test]
+fn the_last_of_two_that_counted_is_the_volume_by_decision() {
+    let (members, joining) = (vec![device(1), device(2)], vec![device(3)]);
+    let configuration = Configuration { version: 4, members, joining };
+    let fence = Fence { epoch: 2, configuration: 4 };
+    let (mut head, _) = Head::attach(fence, configuration, Settings { least: 2, keep: 4, near: None });
+    head.step(says(1, 1, history(5), true, true));
+    head.step(Event::Reply(device(1), Session(1), Reply::Begun));
+    head.step(Event::Overdue(device(2)));
+    head.step(Event::Overdue(device(3)));
+    assert!(!head.is_serving() && head.lacks_members());
+    assert_eq!(head.step(Event::Decide(device(2))), [], "nothing is known of it");
+    let actions = head.step(Event::Decide(device(1)));
+    let [Action::Change(next)] = &actions[..] else { panic!("{actions:?}") };
+    assert_eq!((&next.members[..], &next.joining[..]), (&[device(1)][..], &[device(2), device(3)][..]));
+    assert_eq!(head.step(Event::Decide(device(1))), [], "it is being committed");
+    assert!(head.step(Event::Changed(next.version)).contains(&Action::Serving));
+    // Who comes back has the same beginning, and is sent what it lacks.
+    head.step(Event::Write(Token(1), Until::Durable));
+    head.step(Event::Reply(device(1), Session(1), Reply::Written(6)));
+    assert_eq!(answers(&head.step(Event::Reply(device(1), Session(1), Reply::Flushed(6)))).len(), 1);
+    assert_eq!(
+        sent(&head.step(says(2, 2, history(5), true, true)), 2)[0],
+        Message::Fill { common: 5, after: 6 }
+    );
+}
+
 #[test]
 fn who_was_chosen_begins_also_if_it_starts_anew_before_or_after_it_has_noted_that() {
     let mut head = decided();

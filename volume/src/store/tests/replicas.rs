@@ -204,7 +204,11 @@ fn a_member_is_filled_while_writes_go_on_and_has_the_same_rows() {
         at.write(42, run(10, 1), 200);
     }
     fill(&mut source, &mut target, 0);
-    assert!(!target.promise(1).2, "not whole before it is told so");
+    assert_eq!(
+        target.promise(1),
+        (Vec::new(), 0, true),
+        "as before: what it was sent is void until it is told that it is whole"
+    );
     let mut target = At { session: target.session, ..target };
     // It was left; it begins anew, under the next id.
     assert_eq!(target.ask(VolumeCall::Fill { common: 42, after: 42 }), VolumeAnswer::Filling(0));
