@@ -92,8 +92,7 @@ struct World {
     deaf: AtomicUsize,
     /// Heads are at a node that has no disk.
     far: AtomicBool,
-    /// Flushes that other nodes were asked for by themselves, and with a write.
-    flushes: AtomicUsize,
+    /// Writes that other nodes were asked for with their flush.
     flushed_writes: AtomicUsize,
     committed: Mutex<Configuration>,
     views: Mutex<Views>,
@@ -117,7 +116,6 @@ impl World {
             promises: AtomicUsize::new(0),
             deaf: AtomicUsize::new(0),
             far: AtomicBool::new(false),
-            flushes: AtomicUsize::new(0),
             flushed_writes: AtomicUsize::new(0),
             committed: Mutex::new(committed),
             views: Mutex::default(),
@@ -216,12 +214,8 @@ impl Transport for Net {
                 world.asked_for_rows.fetch_add(1, Ordering::Relaxed);
                 return Ok(Response::Volume(VolumeAnswer::Unreadable));
             }
-            match call {
-                VolumeCall::Flush(_) => drop(world.flushes.fetch_add(1, Ordering::Relaxed)),
-                VolumeCall::Write { flush: true, .. } => {
-                    world.flushed_writes.fetch_add(1, Ordering::Relaxed);
-                }
-                _ => {}
+            if matches!(call, VolumeCall::Write { flush: true, .. }) {
+                world.flushed_writes.fetch_add(1, Ordering::Relaxed);
             }
             let begins = matches!(call, VolumeCall::Begin { .. } | VolumeCall::Join { .. });
             let tells = begins || matches!(call, VolumeCall::Confirm | VolumeCall::Write { .. });
