@@ -103,7 +103,7 @@ impl Shared {
         upto: u64,
     ) -> Result<(u64, Bytes), VolumeError> {
         let (row, snapshot) = self.with_era(id, era)?;
-        let device = Attached::Shared(self.view(&row.name, &snapshot).await?);
+        let device = Attached::Shared(self.view_known(&row.name, &snapshot).await?);
         let found = first_data(&device, from, upto).await?;
         self.with_era(id, era)?;
         Ok(found)

@@ -283,6 +283,11 @@ impl Shared {
 
     /// Attaches a volume here, or joins those who have. One that is on its way back to a snapshot has come there then.
     pub(crate) async fn attach(self: &Arc<Self>, name: &str) -> Result<Replicated, VolumeError> {
+        self.as_it_stands(name, || self.attach_known(name)).await
+    }
+
+    /// The same by what is known here.
+    async fn attach_known(self: &Arc<Self>, name: &str) -> Result<Replicated, VolumeError> {
         let (device, row) = self.attach_if(name, |_| true).await?;
         if row.returning.is_some() { self.returned(device, row.id).await } else { Ok(device) }
     }
@@ -500,6 +505,11 @@ impl Shared {
 
     /// What a snapshot sees.
     pub(crate) async fn view(&self, name: &str, snapshot: &str) -> Result<Replicated, VolumeError> {
+        self.as_it_stands(name, || self.view_known(name, snapshot)).await
+    }
+
+    /// The same by what is known here: another node may have the head since, and what is read is refused then.
+    pub(super) async fn view_known(&self, name: &str, snapshot: &str) -> Result<Replicated, VolumeError> {
         // Also while the volume goes back to a snapshot: all of them stay as they are.
         let row = self.not_elsewhere(name).await?;
         let (device, row) = self.attach_if(&row.name, |_| true).await?;

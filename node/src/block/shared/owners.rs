@@ -2,10 +2,11 @@
 //!
 //! Invariant: a head that does not answer is replaced in the control group before anything is done in its place.
 //! Invariant: nobody is refused for a head that another node has let go, however late this node hears of it.
+//! Invariant: nobody is given a head of this node that another one took the volume from before it was asked for.
 
 use quarry_engine::net::{NodeId, Transport};
 use quarry_volume::VolumeId;
-use quarry_volume::store::{VolumeError, is_name};
+use quarry_volume::store::{Replicated, VolumeError, is_name};
 
 use super::super::moving::{PREFIXES, end_of};
 use super::{PAUSE, Shared, TRIES};
@@ -59,6 +60,31 @@ impl Shared {
             }
         }
         Err(VolumeError::Changed)
+    }
+
+    /// A head of this node, had again where the row was old by which it was had: all that its client asks would be refused.
+    pub(super) async fn as_it_stands<F>(
+        &self,
+        name: &str,
+        have: impl Fn() -> F,
+    ) -> Result<Replicated, VolumeError>
+    where
+        F: Future<Output = Result<Replicated, VolumeError>>,
+    {
+        for _ in 1..TRIES {
+            let (row, time) = self.standing(name)?;
+            let device = have().await?;
+            // The group itself has granted another epoch.
+            if device.epoch() != row.epoch {
+                return Ok(device);
+            }
+            match self.register.stands(row.id, time).await {
+                Err(RegisterError::Changed) => tokio::time::sleep(PAUSE).await,
+                // Nobody knows better than this node.
+                Ok(()) | Err(RegisterError::Away(_)) => return Ok(device),
+            }
+        }
+        have().await
     }
 
     /// Refuses a volume whose row stood at this time, and names another node as its head. That node may have let go of it, and this

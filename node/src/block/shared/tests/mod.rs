@@ -3,6 +3,7 @@
 
 mod back;
 mod decide;
+mod join;
 mod rest;
 mod rig;
 

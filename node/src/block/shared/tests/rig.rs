@@ -207,6 +207,12 @@ impl World {
         Arc::new(Shared::over(register, reach, nobody(), self.state.subscribe(), keys))
     }
 
+    /// The control group has no quorum any more.
+    pub(super) fn lose_control(&self) {
+        self.cluster.kill(2);
+        self.cluster.kill(3);
+    }
+
     pub(super) async fn stop(self) {
         for disk in self.disks {
             disk.stop().await;
