@@ -1,7 +1,6 @@
 //! Heads that clients join: what a node knows of a volume may be old.
 
 use super::rig::{NAME, World, value, write};
-use super::*;
 use crate::control::tests::until;
 
 /// Clients that are served by one node, and at once by the other one.
