@@ -9,7 +9,8 @@ What must hold, for a disk that is gone and for one whose superblocks are:
 - a volume with members elsewhere is read and written; one that is on that disk alone is refused and not made anew; a new volume has no
   member there;
 - when the disk is back all is as it was: seats, volumes, equal copies.
-And the disk that has the node's votes is not done without.
+And the disk that has the node's votes is not done without. In the end the disk is lost for good, and another one of its node takes over:
+volumes have as many members as before, and groups all their voters.
 
 Environment: SEED (default random; printed).
 """
@@ -54,6 +55,11 @@ def devices(member):
 
 def members_of(member, name):
     return [one["device"] for one in json.loads(volume(member, "show", name, "--json"))["several"]["members"]]
+
+
+def counting(member, name):
+    shown = json.loads(volume(member, "show", name, "--json"))["several"]["members"]
+    return [one["device"] for one in shown if one["counts"]]
 
 
 def states(member):
@@ -228,6 +234,19 @@ def votes(test):
     print("votes: no node starts without the disk that has its votes", flush=True)
 
 
+def replaced(test):
+    test.member.stop()
+    test.path.unlink()
+    test.starts_without_it("no such file")
+    test.member.quarry("disk", "replace", test.lost, devices(test.member)[0], "--dead", *admin(test.member))
+    wait_until(lambda: test.has_all_seats(), CLEAN_LIMIT, "every group has its voters, on other disks", lambda: seats(test.member))
+    for name in test.safe:
+        whole = lambda: len(counting(test.teller, name)) == 3 and test.lost not in members_of(test.teller, name)
+        wait_until(whole, CLEAN_LIMIT, f"{name} has three members, on other disks", lambda: members_of(test.teller, name))
+        assert read(test.other, name, MIB) == test.bytes[name]
+    print(f"replaced: another disk of the node took over, with a member of each of {len(test.touched)} volumes", flush=True)
+
+
 def clean(test):
     last = {}
 
@@ -253,6 +272,7 @@ def main():
         gone(test)
         unreadable(test)
         votes(test)
+        replaced(test)
         clean(test)
         print(f"logs: {it.check_logs()}", flush=True)
         together(type(it.members[0]).stop, it.members)

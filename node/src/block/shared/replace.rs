@@ -17,6 +17,8 @@
 //! Invariant: no volume is taken from who uses it.
 //! Invariant: a member that went keeps its bytes, under the old epoch, until its volume is deleted: it may be wanted again.
 
+use std::collections::HashSet;
+
 use futures_util::stream::{self, StreamExt};
 use quarry_engine::disk::format::record::DeviceId;
 use quarry_engine::net::NodeId;
@@ -26,6 +28,7 @@ use quarry_volume::store::{Replicated, VolumeError};
 use super::super::moving::end_of;
 use super::{PAUSE, Shared, TRIES};
 use crate::cluster::watch::{Patience, is_first};
+use crate::control::state::{State, Wanted};
 use crate::control::volumes::Row;
 
 /// Volumes with which something is done at a time.
@@ -73,8 +76,19 @@ fn next(
     }
 }
 
+/// The first of these disks whose node has no member: none but such as are on a disk that is out, in whose place another one of its node may come.
+fn spare(state: &State, configuration: &Configuration, candidates: Vec<DeviceId>) -> Option<DeviceId> {
+    let known = |device: DeviceId| state.devices.get(&device);
+    let serving = configuration.all().filter_map(known).filter(|disk| disk.wanted != Wanted::Out);
+    let taken: HashSet<NodeId> = serving.map(|disk| disk.node).collect();
+    let is_member = |device: DeviceId| configuration.all().any(|member| member == device);
+    let fresh = |device: DeviceId| known(device).is_some_and(|disk| !taken.contains(&disk.node));
+    candidates.into_iter().find(|device| fresh(*device) && !is_member(*device))
+}
+
 /// A head whose node was restarted is not there before somebody uses the volume, and nobody else fills who lacks something. That head
-/// rests when all have everything.
+/// rests when all have everything. It comes back at its own node: another one, for which that is silent for some seconds, would take the volume from who
+/// uses it.
 fn after_all(step: Step, head: Option<NodeId>, configuration: &Configuration) -> Step {
     match step {
         Step::Nothing if head.is_some() && !configuration.joining.is_empty() => Step::Wait,
@@ -103,14 +117,12 @@ impl Shared {
         let state = self.state.borrow().clone();
         let stays = |device| state.stays(device);
         let configuration = &row.configuration;
+        let head = row.head.filter(|head| *head == self.local() || !state.takes_part(*head));
         if row.wanted == 0 && configuration.all().all(stays) {
-            return after_all(Step::Nothing, row.head, configuration);
+            return after_all(Step::Nothing, head, configuration);
         }
-        let nodes = self.nodes_of(row);
-        let node = |device: &DeviceId| state.devices.get(device).map(|known| known.node);
-        let fresh = |device: &DeviceId| node(device).is_some_and(|node| !nodes.contains(&node));
-        let spare = self.candidates(row.id).unwrap_or_default().into_iter().find(fresh);
-        after_all(next(configuration, row.wanted.into(), stays, spare), row.head, configuration)
+        let spare = spare(&state, configuration, self.candidates(row.id).unwrap_or_default());
+        after_all(next(configuration, row.wanted.into(), stays, spare), head, configuration)
     }
 
     /// Nodes that may do it: the head's, those of members that stay, the others.
@@ -175,6 +187,7 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::state::Device;
 
     fn device(n: u8) -> DeviceId {
         DeviceId([n; 16])
@@ -219,6 +232,32 @@ mod tests {
         assert_eq!(after_all(Step::Stuck, here, &joining), Step::Stuck);
         let whole = Configuration { version: 1, members: vec![device(1), device(2)], joining: Vec::new() };
         assert_eq!(after_all(Step::Nothing, here, &whole), Step::Nothing);
+    }
+
+    /// Three nodes with a member each: none had no member, and a volume whose disk was replaced by another one of the same node had two for good.
+    #[test]
+    fn another_disk_of_a_node_takes_the_place_of_one_that_is_out() {
+        let mut state = State::default();
+        for (n, node, wanted) in [
+            (1, 1, Wanted::Share),
+            (2, 2, Wanted::Share),
+            (3, 3, Wanted::Out),
+            (4, 3, Wanted::Share),
+            (5, 1, Wanted::Share),
+        ] {
+            let (node, class) = (NodeId([node; 16]), quarry_ring::Class::Ssd);
+            let known = Device { node, bytes: 1 << 30, region: 1, zone: 1, class, wanted, away: false };
+            state.devices.insert(device(n), known);
+        }
+        let members = Configuration::new([1, 2, 3].map(device).to_vec());
+        let ring = || [5, 3, 4, 2].map(device).to_vec();
+        assert_eq!(spare(&state, &members, ring()), Some(device(4)));
+        state.devices.get_mut(&device(3)).unwrap().wanted = Wanted::Empty;
+        assert_eq!(
+            spare(&state, &members, ring()),
+            None,
+            "it serves while it is emptied: two would be on one node"
+        );
     }
 
     #[test]
