@@ -3,6 +3,7 @@
 //! Invariant: every change is made on what the group says after a barrier, and guarded by it: two leaders that both believe to
 //! be one do no harm.
 //! Invariant: a step that fails is tried again from the beginning, from what stands then.
+//! Invariant: the row of an index group becomes another one when the group is as its row says, or to take back what has not happened.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use quarry_engine::net::Transport;
 
 use super::groups::{ControlError, Own, Table, change, put};
 use super::seating::{self, Seat};
+use super::seats::Members;
 use super::state::{State, ring_rows, stale_parts};
 use super::{plan, seats};
 use crate::storage::random_bytes;
@@ -129,7 +131,9 @@ impl Governor {
         let mut settled = Vec::new();
         for group in &self.moving {
             let Some(row) = state.groups.get(group) else { continue };
-            if self.is_settled(*group, row).await {
+            // Who waits for a disk that does not serve keeps no others waiting.
+            let waits = row.iter().any(|seat| !state.may_take(seat.device));
+            if waits || self.is_settled(*group, row).await {
                 settled.push(*group);
             }
         }
@@ -140,7 +144,10 @@ impl Governor {
             let moves = seating::nodes(row) != seating::nodes(&next);
             if moves {
                 let full = self.moving.len() >= MOVING || self.moving.contains(&group);
-                if full || !self.is_settled(group, row).await || !self.may_join(group, row, &next).await {
+                if full
+                    || !self.may_follow(group, state, &next).await
+                    || !self.may_join(group, row, &next).await
+                {
                     continue;
                 }
                 let names: Vec<String> = next.iter().map(|seat| seat.node.to_string()).collect();
@@ -161,6 +168,19 @@ impl Governor {
         seats::members(&*self.net, group, &wanted).await == Some(wanted)
     }
 
+    /// Whether another row may follow that of a group as its members stand now.
+    async fn may_follow(&self, group: u32, state: &State, next: &[Seat]) -> bool {
+        let Some(row) = state.groups.get(&group) else { return false };
+        let wanted = seating::nodes(row);
+        let mut members = seats::members_of(&*self.net, group, &wanted).await;
+        if members.is_none() && row.iter().any(|seat| !state.stays(seat.device)) {
+            // It may be led still by one that is to go, which its row does not name.
+            let all = state.members.keys().copied().filter(|node| state.takes_part(*node)).collect();
+            members = seats::members_of(&*self.net, group, &all).await;
+        }
+        members.is_some_and(|members| follows(&members, &wanted, &seating::nodes(next)))
+    }
+
     /// Whether those who are to join have nothing of the group: what they had before, they must have given up.
     async fn may_join(&self, group: u32, row: &[Seat], next: &[Seat]) -> bool {
         for node in seating::nodes(next).difference(&seating::nodes(row)) {
@@ -170,6 +190,15 @@ impl Governor {
         }
         true
     }
+}
+
+/// Whether a row with these voters may follow one that wants others: the members are those that are wanted; or who was to join has not come to vote, and
+/// is wanted no more, and most of those that vote stay. Its disk died while it was filled: it would never join, and keep the group as it was.
+fn follows(members: &Members, wanted: &BTreeSet<NodeId>, next: &BTreeSet<NodeId>) -> bool {
+    let late: BTreeSet<_> = wanted.difference(&members.voters).collect();
+    let stay = members.voters.intersection(next).count();
+    members.all() == *wanted
+        || !late.is_empty() && late.iter().all(|node| !next.contains(node)) && stay > members.voters.len() / 2
 }
 
 /// Makes the next key of tokens when it is due, and drops what is over.
@@ -218,6 +247,23 @@ async fn sweep(group: &Group, clock: &Clock, table: &Table, policy: u16) -> Resu
 mod tests {
     use super::super::tests::{Cluster, node, seated, until};
     use super::*;
+
+    #[test]
+    fn a_row_is_followed_by_another_when_the_group_is_as_it_says_or_nobody_is_to_join_it_any_more() {
+        let set = |nodes: &[u8]| nodes.iter().copied().map(node).collect::<BTreeSet<_>>();
+        let may = |voters: &[u8], learners: &[u8], row: &[u8], next: &[u8]| {
+            follows(&Members { voters: set(voters), learners: set(learners) }, &set(row), &set(next))
+        };
+        assert!(may(&[1, 2, 3], &[], &[1, 2, 3], &[1, 2, 4]));
+        assert!(!may(&[1, 2, 3], &[4], &[1, 2, 4], &[1, 4, 5]), "4 is being filled, and stays");
+        // The disk of 4 died while it was filled.
+        assert!(may(&[1, 2, 3], &[4], &[1, 2, 4], &[1, 2, 5]));
+        assert!(may(&[1, 2, 3], &[4], &[1, 2, 4], &[1, 2]), "there is no other node");
+        assert!(may(&[1, 2, 3], &[], &[1, 2, 4], &[1, 2, 5]), "it was not even asked to join");
+        assert!(!may(&[1, 2, 3], &[4], &[1, 2, 4], &[1, 5]), "most of those that vote would go");
+        assert!(!may(&[1, 2, 3, 4], &[], &[1, 2, 4], &[1, 2, 5]), "4 votes already, 3 is about to go");
+        assert!(!may(&[1, 2, 4], &[3], &[1, 2, 4], &[1, 2, 5]), "3 is about to be let go");
+    }
 
     /// Nobody joined any group while the voters of one could not be changed.
     #[tokio::test]

@@ -275,7 +275,7 @@ impl Shared {
         let disk = match holders[..] {
             [] if !self.may_open(state, group) => return Ok(()),
             [] => {
-                let device = if self.misses { self.seat_for_sure(group)? } else { seat.device };
+                let device = if self.lacks_disks() { self.seat_for_sure(group)? } else { seat.device };
                 let why = || format!("disk {device}, on which this node's seat is, is not here");
                 self.disk(device).ok_or_else(|| GroupError::Unavailable(why()))?
             }
@@ -304,10 +304,15 @@ impl Shared {
         self.disks.iter().find(|disk| disk.device() == device)
     }
 
-    /// The disks that have a group.
+    /// A disk of this node may have what is on none that serves.
+    fn lacks_disks(&self) -> bool {
+        self.misses || self.disks.iter().any(|disk| disk.failure().is_some())
+    }
+
+    /// The disks that have a group, of those that serve: one that failed since the start is as good as missing, and says nothing any more.
     async fn holders(&self, group: u32) -> Result<Vec<&DiskHandle>, GroupError> {
         let mut holders = Vec::new();
-        for disk in &self.disks {
+        for disk in self.disks.iter().filter(|disk| disk.failure().is_none()) {
             if consensus::held(disk).await?.contains(&group) {
                 holders.push(disk);
             }
@@ -451,18 +456,38 @@ async fn lead(seats: Seats, parent: Group, number: u32) {
     }
 }
 
+/// The members of a group.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Members {
+    pub(super) voters: BTreeSet<NodeId>,
+    pub(super) learners: BTreeSet<NodeId>,
+}
+
+impl Members {
+    /// Those that vote, and those that do not.
+    pub(super) fn all(&self) -> BTreeSet<NodeId> {
+        self.voters.union(&self.learners).copied().collect()
+    }
+}
+
 /// Who are members of a group, those that do not vote too, by the word of its leader, which is one of these nodes.
 pub(super) async fn members(
     net: &dyn Transport,
     group: u32,
     asked: &BTreeSet<NodeId>,
 ) -> Option<BTreeSet<NodeId>> {
+    members_of(net, group, asked).await.map(|members| members.all())
+}
+
+/// The same, apart.
+pub(super) async fn members_of(net: &dyn Transport, group: u32, asked: &BTreeSet<NodeId>) -> Option<Members> {
     for node in asked {
         let request = Request::Consensus { group, call: ConsensusCall::Members };
         if let Ok(Response::Consensus(ConsensusAnswer::Members { voters, learners })) =
             net.call(*node, request, WITHIN).await
         {
-            return Some(voters.into_iter().chain(learners).collect());
+            let (voters, learners) = (voters.into_iter().collect(), learners.into_iter().collect());
+            return Some(Members { voters, learners });
         }
     }
     None
