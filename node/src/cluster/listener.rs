@@ -2,6 +2,7 @@
 //!
 //! Invariant: what a connection is for is said in its first message (ALPN); nothing else is served on it.
 //! Invariant: a connection that does not get to the point within [`HANDSHAKE_WITHIN`] is closed.
+//! Invariant: what connections are served by ends with the listener: nothing is asked of disks that are about to be closed.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,6 +13,7 @@ use quarry_engine::net::{NodeId, Refusal};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake, server};
 
@@ -43,8 +45,9 @@ enum Purpose {
 
 /// Accepts for ever.
 pub(super) async fn run(listener: TcpListener, entrances: Entrances) {
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let (room, mut served) = (Arc::new(Semaphore::new(MAX_CONNECTIONS)), JoinSet::new());
     loop {
+        while served.try_join_next().is_some() {}
         let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -55,7 +58,7 @@ pub(super) async fn run(listener: TcpListener, entrances: Entrances) {
             }
         };
         let entrances = entrances.clone();
-        tokio::spawn(async move {
+        served.spawn(async move {
             entrances.admit(stream, peer).await;
             drop(place);
         });

@@ -19,7 +19,7 @@ use quarry_engine::net::wire::Message;
 use quarry_engine::net::{NetError, NodeId, Refusal, Request, Response, Transport};
 use quarry_engine::object::BoxFuture;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncReadExt, ReadBuf};
+use tokio::io::{AsyncReadExt, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -35,6 +35,8 @@ use super::tls;
 const IDLE: Duration = Duration::from_secs(60);
 /// How long a peer may take until it is connected, where there is another way.
 const CONNECTS_BESIDE: Duration = Duration::from_secs(1);
+/// Pause between two looks whether who waits to be served has hung up.
+const HUNG_UP: Duration = Duration::from_millis(100);
 /// The same by the called side, later: so that no call meets a connection that is being closed.
 const IDLE_CALLED: Duration = Duration::from_secs(90);
 
@@ -87,6 +89,16 @@ impl Tcp {
 
     pub(super) fn shared(&self) -> Arc<Shared> {
         Arc::clone(&self.shared)
+    }
+
+    /// Finds out whether a peer is reached; the connection waits for the next call then.
+    pub(super) async fn reach(&self, to: NodeId) -> Result<(), NetError> {
+        let shared = &self.shared;
+        let (address, peer) = (shared.core.address(to)?, shared.peer(to));
+        let generation = shared.core.parts.keeper.generation();
+        let stream = shared.connect(to, address).await?;
+        peer.idle().push(Idle { stream, generation, address, since: Instant::now() });
+        Ok(())
     }
 }
 
@@ -162,12 +174,13 @@ impl Idle {
 }
 
 impl Shared {
+    fn peer(&self, to: NodeId) -> Arc<Peer> {
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(peers.entry(to).or_insert_with(|| Arc::new(Peer::new())))
+    }
+
     async fn exchange(&self, to: NodeId, message: Message) -> Result<Response, NetError> {
-        let address = self.core.address(to)?;
-        let peer = {
-            let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(peers.entry(to).or_insert_with(|| Arc::new(Peer::new())))
-        };
+        let (address, peer) = (self.core.address(to)?, self.peer(to));
         let _room = peer.room.acquire().await.map_err(|_| NetError::Closed)?;
         let generation = self.core.parts.keeper.generation();
         let usable = {
@@ -225,6 +238,16 @@ impl Shared {
     }
 }
 
+/// Waits until a caller has closed its side, also where it said something before.
+async fn hung_up(stream: &TcpStream) {
+    loop {
+        match stream.ready(Interest::READABLE).await {
+            Ok(ready) if !ready.is_read_closed() => tokio::time::sleep(HUNG_UP).await,
+            _ => return,
+        }
+    }
+}
+
 /// What a broken stream means for a call.
 fn why_lost(to: NodeId, error: &io::Error) -> NetError {
     let alert = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
@@ -248,12 +271,17 @@ impl Shared {
             tracing::warn!(peer = %from, "refuse connection: it does not say which life of the node it is of");
             return Ok(());
         };
-        let Ok(_alive) = self.core.lives.enter(from, life, address).await else { return Ok(()) };
         let room = self.core.rooms.of(from);
         let Ok(_place) = Arc::clone(&room.connections).try_acquire_owned() else {
             tracing::warn!(peer = %from, "refuse connection: the node has too many");
             return Ok(());
         };
+        let entered = tokio::select! {
+            entered = self.core.lives.enter(from, life, address) => entered,
+            // It waits no longer: whoever comes next does not stand behind it.
+            () = hung_up(stream.get_ref().0) => return Ok(()),
+        };
+        let Ok(_alive) = entered else { return Ok(()) };
         loop {
             let Ok(begun) = timeout(IDLE_CALLED, frames::read_fixed(&mut stream)).await else {
                 return Ok(());
@@ -284,6 +312,20 @@ mod tests {
 
     /// A node lost its power while an answer to it was under way: the kernel sent the answer again for a quarter of an hour,
     /// and the node's next life was refused as a copy until the writer gave up.
+    #[tokio::test]
+    async fn a_caller_that_hangs_up_is_found_out_whether_it_said_something_or_not() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        for said in [&b""[..], b"something"] {
+            let mut caller = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (called, _) = listener.accept().await.unwrap();
+            tokio::io::AsyncWriteExt::write_all(&mut caller, said).await.unwrap();
+            let soon = Duration::from_millis(300);
+            assert!(timeout(soon, hung_up(&called)).await.is_err(), "it is still there");
+            drop(caller);
+            timeout(Duration::from_secs(10), hung_up(&called)).await.unwrap();
+        }
+    }
+
     #[tokio::test]
     async fn a_peer_that_is_gone_is_found_out_before_its_next_life_is_refused() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

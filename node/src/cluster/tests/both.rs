@@ -1,7 +1,7 @@
 //! QUIC with TCP beside it: what goes over which.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quarry_engine::block::{Fence, VolumeId};
@@ -12,7 +12,9 @@ use tokio::runtime::Runtime;
 
 use super::rig::{A, B, CLUSTER, LONG, any_port, authority, identity, runtime};
 use crate::cluster::authority::Authority;
-use crate::cluster::{AddressBook, Both, Keeper, Parts, Quic, start_both};
+use crate::cluster::listener::{self, Entrances};
+use crate::cluster::tcp::Tcp;
+use crate::cluster::{AddressBook, Both, Keeper, Parts, Quic, bind_tcp, start_both};
 
 /// Answers pings, and members of volumes.
 struct Member;
@@ -26,8 +28,13 @@ impl Service for Member {
     }
 }
 
+fn confirm() -> Request {
+    let (device, volume, call) = (DeviceId([1; 16]), VolumeId([2; 16]), VolumeCall::Confirm);
+    Request::Volume { device, volume, fence: Fence::default(), session: 1, call }
+}
+
 struct Node {
-    net: Arc<dyn Transport>,
+    net: Both,
     quic: Quic,
     book: Arc<AddressBook>,
     runtime: Runtime,
@@ -47,7 +54,7 @@ fn node(authority: &Authority, node: NodeId) -> (Node, std::net::SocketAddr) {
         (0..16).find_map(|_| start_both(parts.clone(), any_port()).ok())
     };
     let (both, quic, address): (Both, Quic, _) = started.unwrap();
-    (Node { net: Arc::new(both), quic, book, runtime }, address)
+    (Node { net: both, quic, book, runtime }, address)
 }
 
 impl Node {
@@ -60,10 +67,17 @@ impl Node {
         matches!(answer, Ok(Response::Pong { .. }))
     }
 
+    /// Has volumes' calls go over TCP as soon as they can.
+    fn until_tcp(&self) -> bool {
+        let began = Instant::now();
+        while !self.net.uses_tcp(B) && began.elapsed() < LONG {
+            self.runtime.block_on(tokio::time::sleep(Duration::from_millis(5)));
+        }
+        self.net.uses_tcp(B)
+    }
+
     fn is_told(&self, within: Duration) -> bool {
-        let (device, volume, call) = (DeviceId([1; 16]), VolumeId([2; 16]), VolumeCall::Confirm);
-        let request = Request::Volume { device, volume, fence: Fence::default(), session: 1, call };
-        matches!(self.asks(request, within), Ok(Response::Volume(VolumeAnswer::Done)))
+        matches!(self.asks(confirm(), within), Ok(Response::Volume(VolumeAnswer::Done)))
     }
 }
 
@@ -72,7 +86,7 @@ fn calls_about_volumes_go_over_tcp_and_others_over_quic() {
     let authority = authority(CLUSTER);
     let ((a, _), (b, address)) = (node(&authority, A), node(&authority, B));
     a.book.set(B, address);
-    assert!(a.pings(LONG) && a.is_told(LONG));
+    assert!(a.pings(LONG) && a.is_told(LONG) && a.until_tcp());
     b.runtime.block_on(b.quic.close());
     assert!(!a.pings(Duration::from_millis(500)));
     assert!(a.is_told(LONG), "TCP is there");
@@ -91,4 +105,53 @@ fn who_is_not_reached_over_tcp_is_called_over_quic() {
     assert!(a.is_told(LONG) && a.is_told(LONG));
     runtime.block_on(quic.close());
     assert!(!a.is_told(Duration::from_millis(500)), "nobody is there");
+}
+
+/// Each call about a volume tried for a second: of more than three times as many as go to a device at a time the last were over before they
+/// were sent.
+#[test]
+fn no_call_waits_for_a_peer_that_lets_no_tcp_through() {
+    let authority = authority(CLUSTER);
+    let ((a, _), runtime) = (node(&authority, A), runtime());
+    // It accepts nothing: what connects waits for the first word of a handshake.
+    let (quic, _silent) = {
+        let _inside = runtime.enter();
+        let listens = || {
+            let quic = Quic::start(parts(&authority, B), any_port()).ok()?;
+            let silent = std::net::TcpListener::bind(quic.address().ok()?).ok()?;
+            Some((quic, silent))
+        };
+        (0..16).find_map(|_| listens()).unwrap()
+    };
+    a.book.set(B, quic.address().unwrap());
+    assert!(a.is_told(LONG), "QUIC is connected");
+    let within = Duration::from_millis(2500);
+    let calls: Vec<_> = (0..100).map(|_| a.runtime.spawn(a.net.call(B, confirm(), within))).collect();
+    for call in calls {
+        let answer = a.runtime.block_on(call).unwrap();
+        assert!(matches!(answer, Ok(Response::Volume(VolumeAnswer::Done))), "{answer:?}");
+    }
+}
+
+#[test]
+fn a_node_that_stops_to_listen_takes_no_calls_of_connections_that_it_had() {
+    let authority = authority(CLUSTER);
+    let ((a, _), runtime) = (node(&authority, A), runtime());
+    let (quic, listening) = {
+        let _inside = runtime.enter();
+        let listens = || {
+            let (parts, join) = (parts(&authority, B), None);
+            let keeper = Arc::clone(&parts.keeper);
+            let quic = Quic::start(parts, any_port()).ok()?;
+            let (listener, _) = bind_tcp(quic.address().ok()?).ok()?;
+            let entrances = Entrances { keeper, calls: Some(Tcp::beside(&quic).shared()), join };
+            Some((quic, tokio::spawn(listener::run(listener, entrances))))
+        };
+        (0..16).find_map(|_| listens()).unwrap()
+    };
+    a.book.set(B, quic.address().unwrap());
+    assert!(a.is_told(LONG) && a.until_tcp() && a.is_told(LONG));
+    listening.abort();
+    runtime.block_on(quic.close());
+    assert!(!a.is_told(Duration::from_millis(500)), "its connections are served still");
 }
