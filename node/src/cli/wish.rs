@@ -96,6 +96,9 @@ pub(super) fn replace_disk(replace: &Replace, out: &mut impl Write) -> Result<()
     let Some(after) = find(new).filter(|_| old != new) else {
         return Err(failed("the cluster does not know the new disk; format it, list it, and start its node"));
     };
+    if after.state == "away" {
+        return Err(failed("the new disk does not serve; its node's log and `quarry status` say why"));
+    }
     if after.bytes < before.bytes {
         writeln!(out, "the new disk is smaller than the old one: others take what it cannot hold")?;
     }

@@ -23,10 +23,12 @@ use std::path::{Path, PathBuf};
 
 use quarry_engine::catalog::{DataId, PathHash, Version};
 use quarry_engine::disk::format::record::{DeviceId, StoredRecord};
+use quarry_engine::disk::format::superblock::ClusterId;
 use quarry_engine::disk::{self, Class, Durability, Location, StartError};
 use quarry_engine::io::DeviceError;
 use quarry_engine::object::{self, BoxFuture, Draft, Error, Opened, Replica};
 use quarry_engine::sync::{Answer, Ask};
+use rustix::io::Errno;
 
 use super::kept::{self, Place};
 use super::{OpenError, provision};
@@ -79,7 +81,7 @@ pub(super) fn remember(config: &Config, all: Vec<Place>) -> Result<(), OpenError
 pub(super) fn is_dead(error: &StartError) -> bool {
     match error {
         StartError::Device(DeviceError::Io { source, .. }) => {
-            source.kind() != std::io::ErrorKind::PermissionDenied
+            source.kind() != std::io::ErrorKind::PermissionDenied && !is_of_this_node(source)
         }
         StartError::Device(error) => {
             matches!(error, DeviceError::Missing { .. } | DeviceError::TooSmall { .. })
@@ -93,15 +95,32 @@ pub(super) fn is_dead(error: &StartError) -> bool {
     }
 }
 
+/// The node has no memory, threads or descriptors left, which says nothing about a disk.
+fn is_of_this_node(error: &std::io::Error) -> bool {
+    let all = [Errno::NOMEM, Errno::AGAIN, Errno::NFILE, Errno::MFILE];
+    Errno::from_io_error(error).is_some_and(|errno| all.contains(&errno))
+}
+
+/// Why a disk does not open that was a part of this cluster: what is said of one that was never formatted would have it formatted.
+pub(super) fn why(error: &StartError) -> String {
+    match error {
+        StartError::Open(disk::OpenError::Unformatted) => {
+            "not a Quarry device any more: it has no superblock, or another disk is in its place".to_owned()
+        }
+        error => error.to_string(),
+    }
+}
+
 /// Says loudly what is missing, why, and what to do.
-pub(super) fn say(missing: &Missing) {
+pub(super) fn say(missing: &Missing, cluster: ClusterId) {
     let Missing { path, device, why } = missing;
+    let cluster = provision::cluster_text(cluster);
     tracing::error!(
         disk = %path.display(),
         %device,
         why,
         "this node starts without a disk: copies of what it holds are on other nodes, but fewer than there should be. If it can be mended, mend it \
-         and start the node again. If it is lost: put another in, list it as [[disk]] instead (`quarry disk format` makes it one of this cluster), \
+         and start the node again. If it is lost: put another in, list it as [[disk]] instead (`quarry disk format PATH --cluster {cluster}` makes it one of this cluster), \
          start the node, and have it take over with `quarry disk replace {device} NEW --dead`; or take it out with `quarry disk remove {device}` \
          and out of the configuration"
     );

@@ -151,6 +151,17 @@ fn slips_and_disks_that_were_never_open_are_no_dead_disks() {
     assert_eq!(rig.start(&["a", "b"]), Ok((all, Vec::new())));
 }
 
+/// A rescued copy was listed beside the original: some wrote to one of them, and others to the other.
+#[test]
+fn of_a_disk_and_its_copy_only_one_is_opened() {
+    let rig = Rig::new();
+    let all = rig.start(&["a", "b"]).unwrap().0;
+    std::fs::copy(rig.path("b"), rig.path("c")).unwrap();
+    let error = rig.start(&["a", "b", "c"]).unwrap_err();
+    assert!(error.contains("one is a copy of the other"), "{error}");
+    assert_eq!(rig.start(&["a", "b"]), Ok((all, Vec::new())));
+}
+
 #[test]
 fn a_disk_that_is_missing_fails_whatever_it_is_asked_and_says_why() {
     let rig = Rig::new();

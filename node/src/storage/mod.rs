@@ -106,7 +106,7 @@ impl Disks {
             }
             return Err(error);
         }
-        disks.missing().iter().for_each(missing::say);
+        disks.missing().iter().for_each(|missing| missing::say(missing, cluster));
         Ok(disks)
     }
 
@@ -121,17 +121,32 @@ impl Disks {
             let path = disk.path.get_ref();
             let error = match open_disk(config, disk, cluster, progress) {
                 Ok(open) => {
+                    let twin = self.twin(&open);
+                    // It is closed with the others.
                     self.0.push(Slot::Open(open));
+                    twin.map_or(Ok(()), Err)?;
                     continue;
                 }
                 Err(error) => error,
             };
-            let dead = had.at(path).filter(|_| missing::is_dead(&error));
-            let error = not_ours(path, cluster, error);
-            let device = dead.ok_or_else(|| error.clone())?;
-            self.0.push(Slot::Missing(Missing { path: path.clone(), device, why: error.reason }));
+            let Some(device) = had.at(path).filter(|_| missing::is_dead(&error)) else {
+                return Err(not_ours(path, cluster, error));
+            };
+            let why = missing::why(&error);
+            self.0.push(Slot::Missing(Missing { path: path.clone(), device, why }));
         }
         Ok(())
+    }
+
+    /// Why a disk cannot be used where another one has its identity: what is written to one of them the other does not have.
+    fn twin(&self, open: &OpenDisk) -> Option<OpenError> {
+        let device = open.handle.device();
+        let other = self.open_disks().find(|other| other.handle.device() == device)?;
+        let other = other.path.display();
+        let reason = format!(
+            "is device {device}, as {other} is: one is a copy of the other; list only the one to use"
+        );
+        Some(OpenError::new(&open.path, reason))
     }
 
     /// Whether a node can start with those that are open: the first is among them.
