@@ -27,8 +27,8 @@ use super::runtime::{Runtime, Scoped, scope};
 use super::store::Store;
 use super::types::{Entry, GroupError, Outcome};
 use crate::catalog::{self, GroupId, Row, Totals};
-use crate::disk::DiskHandle;
 use crate::disk::limits::{MAX_KEY, MAX_META};
+use crate::disk::{Class, DiskHandle};
 use crate::index::{IndexError, Range, Table};
 use crate::net::{Code, ConsensusAnswer, ConsensusCall, Failure, NodeId, Response, Transport};
 use crate::object::TotalsOf;
@@ -307,14 +307,19 @@ impl Group {
 
     /// Proposes an entry and waits until it is applied here, or refused.
     pub async fn propose(&self, entry: Entry) -> Result<Outcome, GroupError> {
+        self.propose_as(entry, Class::Client).await
+    }
+
+    /// The same with rows of this class: those that free space are taken also where there is little left.
+    pub async fn propose_as(&self, entry: Entry, class: Class) -> Result<Outcome, GroupError> {
         check(&entry)?;
         if back::takes_back(&entry) {
             // It would not be alone in its log entry.
             return Err(GroupError::Limit("ranges taken back"));
         }
-        // A row without bytes is a mark that is written over and over, as of the version times that are reserved: deletes need them too.
-        let grows = entry.rows.iter().any(|row| row.value.as_ref().is_some_and(|value| !value.is_empty()));
-        if grows && !self.shared.takes_always && self.shared.store.disk.above_high_water() {
+        let grows = entry.rows.iter().any(|row| row.value.is_some());
+        let is_refused = grows && class == Class::Client && !self.shared.takes_always;
+        if is_refused && self.shared.store.disk.above_high_water() {
             return Err(GroupError::NoSpace);
         }
         let office = self.office();

@@ -286,7 +286,8 @@ impl Shared {
         let (term, least) = (self.term(), self.reserved().least);
         let ceiling = reservation(to.0.max(least));
         let row = RowChange { key: CEILING_KEY.to_vec(), sequence: ceiling, value: Some(Vec::new()) };
-        self.propose(vec![row], term).await?;
+        // A mark that is written over and over; deletes need version times, too.
+        self.propose(vec![row], Class::Delete, term).await?;
         let mut reserved = self.reserved();
         // Whoever abandoned a grant meanwhile needs another one behind it.
         if reserved.least == least {
@@ -305,9 +306,9 @@ impl Shared {
         }
     }
 
-    async fn propose(&self, rows: Vec<RowChange>, term: u64) -> Result<()> {
+    async fn propose(&self, rows: Vec<RowChange>, class: Class, term: u64) -> Result<()> {
         let entry = Entry { term: Some(term), guards: Vec::new(), rows };
-        let outcome = match self.group.propose(entry).await {
+        let outcome = match self.group.propose_as(entry, class).await {
             Err(GroupError::NotLeader(_)) => return Err(Error::GrantLost { unused: true }),
             proposed => proposed.map_err(refused)?,
         };
@@ -422,7 +423,7 @@ impl IndexGroup for Voter {
         self.shared.group.max_sequence()
     }
 
-    fn append(&self, rows: Vec<Draft>, _: Class, term: u64) -> BoxFuture<'static, Result<()>> {
+    fn append(&self, rows: Vec<Draft>, class: Class, term: u64) -> BoxFuture<'static, Result<()>> {
         let shared = Arc::clone(&self.shared);
         let change = |draft: Draft| RowChange {
             key: draft.key,
@@ -430,6 +431,6 @@ impl IndexGroup for Voter {
             value: (!draft.deleted).then_some(draft.meta),
         };
         let rows = rows.into_iter().map(change).collect();
-        Box::pin(async move { shared.propose(rows, term).await })
+        Box::pin(async move { shared.propose(rows, class, term).await })
     }
 }

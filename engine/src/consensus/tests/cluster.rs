@@ -339,7 +339,11 @@ fn where_the_leader_has_no_room_rows_go_and_version_times_are_reserved() {
         assert!(voter.ceiling() >= at);
         let gone = RowChange { key: b"k000001".to_vec(), sequence: 150, value: None };
         assert_eq!(cluster.propose(GROUP, &rows(vec![gone])), Outcome::Applied);
-        assert!(cluster.group(1, GROUP).unwrap().row(b"k000001").unwrap().is_none());
+        let group = cluster.group(1, GROUP).unwrap();
+        assert!(group.row(b"k000001").unwrap().is_none());
+        // An account, or a container with children, is marked before it goes.
+        let mark = rows(vec![put(3, 9_000_001, "goes")]);
+        assert_eq!(cluster.run(group.propose_as(mark, Class::Delete)).unwrap(), Outcome::Applied);
     }
 }
 
