@@ -4,6 +4,8 @@
 //! Invariant: nobody is refused for a head that another node has let go, however late this node hears of it.
 //! Invariant: nobody is given a head of this node that another one took the volume from before it was asked for.
 
+use std::time::Duration;
+
 use quarry_engine::net::{NodeId, Transport};
 use quarry_volume::VolumeId;
 use quarry_volume::store::{Replicated, VolumeError, is_name};
@@ -11,6 +13,10 @@ use quarry_volume::store::{Replicated, VolumeError, is_name};
 use super::super::moving::{PREFIXES, end_of};
 use super::{PAUSE, Shared, TRIES};
 use crate::control::volumes::{RegisterError, Row, Standing};
+
+/// How long the control group is asked whether a head stands. Questions are put one after the other, and whoever connects waits no minute for its
+/// volume: a head that has lost it refuses what it is asked, and hears of it within a second.
+const STANDS_WITHIN: Duration = Duration::from_secs(1);
 
 impl Shared {
     /// This node.
@@ -78,10 +84,10 @@ impl Shared {
             if device.epoch() != row.epoch {
                 return Ok(device);
             }
-            match self.register.stands(row.id, time).await {
-                Err(RegisterError::Changed) => tokio::time::sleep(PAUSE).await,
+            match tokio::time::timeout(STANDS_WITHIN, self.register.stands(row.id, time)).await {
+                Ok(Err(RegisterError::Changed)) => tokio::time::sleep(PAUSE).await,
                 // Nobody knows better than this node.
-                Ok(()) | Err(RegisterError::Away(_)) => return Ok(device),
+                Ok(Ok(()) | Err(RegisterError::Away(_))) | Err(_) => return Ok(device),
             }
         }
         have().await
