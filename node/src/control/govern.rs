@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use quarry_engine::clock::{Clock, Timestamp};
 use quarry_engine::consensus::Group;
-use quarry_engine::net::Transport;
+use quarry_engine::net::{NodeId, Transport};
 
 use super::groups::{ControlError, Own, Table, change, put};
 use super::seating::{self, Seat};

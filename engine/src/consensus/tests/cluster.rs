@@ -326,12 +326,12 @@ fn where_the_leader_has_no_room_rows_go_and_version_times_are_reserved() {
         cluster.settings.takes_always = takes_always;
         cluster.start(1);
         let (_, group) = cluster.leader(GROUP);
-        let put = cluster.run(group.propose(grows.clone()));
+        let done = cluster.run(group.propose(grows.clone()));
         if takes_always {
-            assert_eq!(put.unwrap(), Outcome::Applied);
+            assert_eq!(done.unwrap(), Outcome::Applied);
             return;
         }
-        assert!(matches!(put, Err(GroupError::NoSpace)), "{put:?}");
+        assert!(matches!(done, Err(GroupError::NoSpace)), "{done:?}");
         let voter = Voter::new(group, Arc::new(Clock::new(Box::new(|| 100))));
         cluster.run(voter.barrier().unwrap()).unwrap();
         let at = voter.shared_clock().tick();
