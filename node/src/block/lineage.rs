@@ -218,6 +218,10 @@ impl Shared {
     ) -> Result<(), VolumeError> {
         let (device, row, held) = self.head_here(name).await?;
         let (era, epoch) = (snapshot_of(&row, snapshot)?.era, device.epoch());
+        // Who came while its head was attached counted itself before it had the head; who comes later waits for its place, and reads the row as it is then.
+        if is_used() {
+            return Err(VolumeError::InUse(row.name));
+        }
         let row = self
             .change(row.id, |row| {
                 if row.epoch == epoch {
@@ -227,16 +231,6 @@ impl Shared {
             .await?;
         if row.epoch != epoch {
             return Err(taken_over());
-        }
-        // Who came while its head was attached may have read the row of before, and counted itself first.
-        if is_used() {
-            let stays = |row: &mut Row| {
-                if row.epoch == epoch {
-                    row.returning = None;
-                }
-            };
-            self.change(row.id, stays).await?;
-            return Err(VolumeError::InUse(row.name));
         }
         // Nobody attaches it, or does anything to it, before it has come there: the row says so.
         drop(held);

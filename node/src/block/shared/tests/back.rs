@@ -1,7 +1,7 @@
 //! Volumes on their way back to a snapshot come there, whoever goes away meanwhile.
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::rig::{NAME, World, all_count, value, write};
 use super::*;
@@ -77,7 +77,15 @@ async fn a_volume_comes_back_though_the_node_that_sent_it_died() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_comes_while_a_volume_is_about_to_go_back_keeps_it() {
     let (world, one) = changed().await;
-    let refused = one.revert(NAME, "then", || true).await;
+    // Nothing says so at any time: whoever reads that it is to go back has it done.
+    let (this, said) = (Arc::clone(&one), Arc::new(AtomicBool::new(false)));
+    let told = Arc::clone(&said);
+    let is_used = move || {
+        told.fetch_or(this.now().returning.is_some(), Ordering::Relaxed);
+        true
+    };
+    let refused = one.revert(NAME, "then", is_used).await;
+    assert!(!said.load(Ordering::Relaxed));
     assert!(matches!(refused, Err(VolumeError::InUse(_))), "{refused:?}");
     assert_eq!(one.now().returning, None);
     let head = one.attach(NAME).await.unwrap();
