@@ -36,7 +36,7 @@ pub(crate) async fn govern(groups: Own, net: Arc<dyn Transport>, clock: Arc<Cloc
     let mut last: Option<String> = None;
     let mut pause = tokio::time::interval(PAUSE);
     pause.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut governor = Governor { groups, net, clock, moving: BTreeSet::new(), handed: BTreeMap::new() };
+    let mut governor = Governor { groups, net, clock, moving: BTreeMap::new(), handed: BTreeMap::new() };
     loop {
         pause.tick().await;
         let failed = match tokio::time::timeout(STEP, governor.step()).await {
@@ -56,8 +56,8 @@ struct Governor {
     groups: Own,
     net: Arc<dyn Transport>,
     clock: Arc<Clock>,
-    /// Index groups whose voters were changed and may not be so yet.
-    moving: BTreeSet<u32>,
+    /// Index groups whose voters were changed and may not be so yet, with those who were to join.
+    moving: BTreeMap<u32, BTreeSet<NodeId>>,
     /// When this node began to lead an index group that another shall lead, or tried last to hand it over.
     handed: BTreeMap<u32, Instant>,
 }
@@ -129,21 +129,21 @@ impl Governor {
     /// Writes down who shall vote in index groups next, a few at a time.
     async fn seat(&mut self, table: &Table, state: &State) -> Result<(), ControlError> {
         let mut settled = Vec::new();
-        for group in &self.moving {
+        for (group, joining) in &self.moving {
             let Some(row) = state.groups.get(group) else { continue };
-            // Who waits for a disk that does not serve keeps no others waiting.
-            let waits = row.iter().any(|seat| !state.may_take(seat.device));
+            // Who was to join on a disk that does not serve any more keeps no others waiting.
+            let waits = row.iter().any(|seat| joining.contains(&seat.node) && !state.may_take(seat.device));
             if waits || self.is_settled(*group, row).await {
                 settled.push(*group);
             }
         }
-        self.moving.retain(|group| !settled.contains(group));
+        self.moving.retain(|group, _| !settled.contains(group));
         let mut rows = Vec::new();
         for (group, next) in seating::next(state) {
             let Some(row) = state.groups.get(&group) else { continue };
             let moves = seating::nodes(row) != seating::nodes(&next);
             if moves {
-                let full = self.moving.len() >= MOVING || self.moving.contains(&group);
+                let full = self.moving.len() >= MOVING || self.moving.contains_key(&group);
                 if full
                     || !self.may_follow(group, state, &next).await
                     || !self.may_join(group, row, &next).await
@@ -152,7 +152,8 @@ impl Governor {
                 }
                 let names: Vec<String> = next.iter().map(|seat| seat.node.to_string()).collect();
                 tracing::info!(group, voters = names.join(" "), "seat index group");
-                self.moving.insert(group);
+                let joining = seating::nodes(&next).difference(&seating::nodes(row)).copied().collect();
+                self.moving.insert(group, joining);
             }
             rows.push((seating::group_key(group), seating::encode(&next)));
         }
@@ -271,7 +272,7 @@ mod tests {
         let cluster = Cluster::start(2).await;
         let first = &cluster.nodes[0];
         let (groups, net, clock) = (first.groups.clone(), Arc::clone(&first.net), Arc::clone(&first.clock));
-        let mut governor = Governor { groups, net, clock, moving: BTreeSet::new(), handed: BTreeMap::new() };
+        let mut governor = Governor { groups, net, clock, moving: BTreeMap::new(), handed: BTreeMap::new() };
         let [one, two] = [1, 2].map(|group| first.groups.group(group).unwrap());
         cluster.write(vec![seated(1, &[1, 2, 3], &cluster), seated(2, &[1], &cluster)]).await;
         until("three nodes vote", async || governor.step().await.is_ok() && one.status().voters.len() == 3)
