@@ -342,7 +342,7 @@ fn where_the_leader_has_no_room_rows_go_and_version_times_are_reserved() {
         let group = cluster.group(1, GROUP).unwrap();
         assert!(group.row(b"k000001").unwrap().is_none());
         // An account, or a container with children, is marked before it goes.
-        let mark = rows(vec![put(3, 9_000_001, "goes")]);
+        let mark = rows(vec![put(3, 8_999_999, "goes")]);
         assert_eq!(cluster.run(group.propose_as(mark, Class::Delete)).unwrap(), Outcome::Applied);
     }
 }
