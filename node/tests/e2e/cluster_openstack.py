@@ -236,8 +236,9 @@ def main():
     print(f"the volume API over a cluster: reproduce with  SEED={seed}", flush=True)
     with cluster("cluster-openstack", ["2G"] * 3, more=USERS) as it:
         cloud = Cloud(it, it.members[0])
-        pools = lambda: cloud.ask("GET", "scheduler-stats/get_pools")["pools"]
-        wait_until(lambda: len(pools()) == 3, WAIT, "all nodes told of themselves", pools)
+        # Each knows itself, and of the others what they wrote.
+        pools = lambda: [len(Cloud(it, member).ask("GET", "scheduler-stats/get_pools")["pools"]) for member in it.members]
+        wait_until(lambda: pools() == [3] * 3, WAIT, "all nodes told of themselves", pools)
         types(it, cloud)
         first = Client(it.members[1]).openstack("volume", "create", "--size", "1", "--type", "safe", "one")["id"]
         cloud.api.settled(f"volumes/{first}")
