@@ -102,12 +102,12 @@ fn is_of_this_node(error: &std::io::Error) -> bool {
 }
 
 /// Why a disk does not open that was a part of this cluster: what is said of one that was never formatted would have it formatted.
-pub(super) fn why(error: &StartError) -> String {
+pub(super) fn why(path: &Path, error: &StartError) -> String {
     match error {
         StartError::Open(disk::OpenError::Unformatted) => {
             "not a Quarry device any more: it has no superblock, or another disk is in its place".to_owned()
         }
-        error => error.to_string(),
+        error => OpenError::new(path, error).reason,
     }
 }
 

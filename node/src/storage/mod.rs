@@ -132,7 +132,7 @@ impl Disks {
             let Some(device) = had.at(path).filter(|_| missing::is_dead(&error)) else {
                 return Err(not_ours(path, cluster, error));
             };
-            let why = missing::why(&error);
+            let why = missing::why(path, &error);
             self.0.push(Slot::Missing(Missing { path: path.clone(), device, why }));
         }
         Ok(())

@@ -152,6 +152,7 @@ fn a_node_that_stops_to_listen_takes_no_calls_of_connections_that_it_had() {
     a.book.set(B, quic.address().unwrap());
     assert!(a.is_told(LONG) && a.until_tcp() && a.is_told(LONG));
     listening.abort();
+    assert!(runtime.block_on(listening).unwrap_err().is_cancelled());
     runtime.block_on(quic.close());
     assert!(!a.is_told(Duration::from_millis(500)), "its connections are served still");
 }
