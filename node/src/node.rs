@@ -212,7 +212,7 @@ impl Node {
         let opened = async {
             let (store, member) = open_store(config, &disks, users).await?;
             let blocks = Blocks::open(&disks, keys, member.as_ref(), &config.node.data).await?;
-            disks.remember(config)?;
+            disks.remember()?;
             Ok(((store, member), blocks))
         };
         let ((store, mut member), blocks) = match opened.await {

@@ -10,6 +10,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Duration;
 
@@ -397,6 +398,7 @@ impl Core {
         let fresh = self.unapplied.iter().filter(|batch| batch.end_lsn > self.durable_lsn + 1);
         fresh.take_while(|batch| batch.end_lsn <= upto + 1).for_each(Written::say_durable);
         self.durable_lsn = upto;
+        self.shared.durable.store(upto, Ordering::Release);
         if with_upkeep {
             self.freed_durably();
         }

@@ -129,6 +129,13 @@ impl DiskHandle {
         self.shared.max_sequence
     }
 
+    /// Up to here the log is durable: the LSN of its last record that is, those of earlier openings included. It never falls, so who finds a
+    /// smaller one at a later opening has an older copy of the device, or one that lost what it had promised.
+    #[must_use]
+    pub fn durable(&self) -> Lsn {
+        self.shared.durable.load(Ordering::Acquire)
+    }
+
     /// How many times the device has been opened, this time included.
     #[must_use]
     pub fn epoch(&self) -> u64 {

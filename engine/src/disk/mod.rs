@@ -53,7 +53,7 @@ pub use segments::{Segment, State};
 pub use shared::{Class, Counters, DiskError};
 pub use simulate::SimulatedDisk;
 pub use tallies::{Shift, TALLIES, TALLY_BITS, Tallies};
-pub use thread::{DiskConfig, StartError, rebuild_index, start, start_on};
+pub use thread::{DiskConfig, StartError, rebuild_index, start, start_in_place_of, start_on};
 
 /// Position in the order of all records of a disk. The first record has 1.
 pub type Lsn = u64;

@@ -11,7 +11,9 @@
 //!
 //! Invariant: what recovery makes visible is durable first: the device is flushed before the replay.
 
+use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, VecDeque};
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -25,7 +27,7 @@ use super::format::batch::{hash, header_len};
 use super::format::bytes::{Put, Reader};
 use super::format::record::DeviceId;
 use super::format::segment::{BadBlock, SegmentHeader};
-use super::format::superblock::{COPIES, ClusterId, Layout, Superblock, Verdict, choose};
+use super::format::superblock::{COPIES, COUNTS, ClusterId, Layout, Superblock, Verdict, choose};
 use super::handle::DiskHandle;
 use super::limits::{MAX_BATCH_RECORDS, MAX_SEGMENT, MIN_SEGMENT, MIN_SEGMENTS};
 use super::memo::{Memo, Told};
@@ -38,9 +40,7 @@ use super::segments::{
 use super::shared::{Admission, Counters, Nap, Shared};
 use super::table;
 use super::tallies::Tallies;
-use super::upkeep::{
-    CheckpointState, Freeing, flush_now, is_bad_sector, read_now, read_what_can_be, write_now,
-};
+use super::upkeep::{CheckpointState, Freeing, flush_now, is_bad_sector, read_now, write_now};
 use super::window::{SegmentUse, Window};
 use crate::index::{Index, IndexError, Range, Table, WriteSet};
 use crate::io::{BLOCK, Disk, SIGNATURE_SPAN, foreign_signature};
@@ -290,7 +290,7 @@ pub(crate) fn open(
     superblock.epoch += 1;
     superblock.clean = false;
     if empty {
-        superblock.index_generation += 1;
+        superblock.index_generation = another_generation(superblock.index_generation);
     }
     let copies = if repair { damaged_first(disk.as_mut())? } else { vec![copy_of(superblock.generation)] };
     for at in copies {
@@ -302,7 +302,7 @@ pub(crate) fn open(
     let recovered = if empty {
         rebuild(disk.as_mut(), &superblock, index.as_ref(), catalog.as_ref(), options.progress)?
     } else {
-        replay(disk.as_mut(), &superblock, index.as_ref(), catalog.as_ref())?
+        replay(disk.as_mut(), &superblock, was_clean, index.as_ref(), catalog.as_ref())?
     };
     let Recovered { segments, tallies, mut position, heads, report } = recovered;
     forget_stale_openings(disk.as_mut(), &superblock, &segments, &mut position)?;
@@ -333,6 +333,17 @@ pub(crate) fn open(
         report,
         options.cache_bytes,
     ))
+}
+
+/// The number of an index that is made anew. Counted on, a device and an older copy of it came to the same one, and the one was opened with an
+/// index that had been made from the other.
+fn another_generation(old: u64) -> u64 {
+    loop {
+        let generation = RandomState::new().hash_one(old) % COUNTS;
+        if generation != old {
+            return generation;
+        }
+    }
 }
 
 struct Recovered {
@@ -366,6 +377,7 @@ fn rebuild(
 fn replay(
     disk: &mut dyn Disk,
     superblock: &Superblock,
+    clean: bool,
     index: &dyn Index,
     catalog: &dyn Catalog,
 ) -> Result<Recovered, OpenError> {
@@ -397,6 +409,7 @@ fn replay(
         segments: &mut segments,
         tallies: &tallies,
         position,
+        clean,
         held: HashMap::new(),
     };
     let report = replay.run()?;
@@ -441,8 +454,14 @@ fn last_batch_is_there(disk: &mut dyn Disk, layout: Layout, position: &Position)
     }
     let at = layout.segment_start(last.segment) + u64::from(last.offset);
     let len = (last.len as usize).next_multiple_of(BLOCK);
-    let header = read_what_can_be(disk, at, len).map_err(io("read log"))?;
-    Ok(header.get(..last.len as usize).is_some_and(|header| hash(header) == position.prev_hash))
+    match read_now(disk, at, len) {
+        Ok(header) => {
+            Ok(header.get(..last.len as usize).is_some_and(|header| hash(header) == position.prev_hash))
+        }
+        // What the medium cannot read it may well hold. The index has what the batch said; from a log without it none could be made anew.
+        Err(e) if is_bad_sector(&e) => Ok(true),
+        Err(e) => Err(io("read log")(e)),
+    }
 }
 
 fn load_segments(index: &dyn Index, layout: Layout, position: &Position) -> Result<SegmentMap, OpenError> {
@@ -569,6 +588,7 @@ fn assemble(
         index_room: IndexRoom::default(),
         failed: OnceLock::new(),
         max_sequence: position.max_sequence,
+        durable: AtomicU64::new(position.applied),
         epoch: superblock.epoch,
     });
     shared.look_for_room();

@@ -16,7 +16,7 @@ use std::ops::Range;
 use super::apply::apply_records;
 use super::batching::{Head, Placed};
 use super::catalog::Catalog;
-use super::fence::{fence_tail, settle};
+use super::fence::{erase, fence_tail, settle};
 use super::format::batch::{BatchHeader, HeadClass};
 use super::format::record::{DeviceId, RecordView};
 use super::format::superblock::Layout;
@@ -37,6 +37,8 @@ pub struct Report {
     pub records: u64,
     /// Acknowledged records that cannot be read any more, by LSN. Empty unless the disk lied or rotted.
     pub lost: Vec<Range<Lsn>>,
+    /// Of some of these not even the heads can be read: whose they were nobody can say, and whoever looks for them finds that they never were.
+    pub nameless: bool,
     /// The log ended in a batch that was never acknowledged.
     pub torn_tail: bool,
     /// Records that a rebuild found damaged, and stretches in which it found nothing readable.
@@ -103,6 +105,8 @@ pub(crate) struct Replay<'a> {
     pub(crate) segments: &'a mut SegmentMap,
     pub(crate) tallies: &'a Tallies,
     pub(crate) position: Position,
+    /// It was closed: nothing was on its way.
+    pub(crate) clean: bool,
     /// What was read of the segments that the heads stand in.
     pub(crate) held: HashMap<u32, Held>,
 }
@@ -130,11 +134,13 @@ impl Replay<'_> {
             match judge_gap(expected, promised, &whole) {
                 Gap::TornTail => {
                     report.torn_tail = self.something_lies_at_a_head()?;
-                    if self.a_head_is_unreadable()? {
+                    let unreadable = self.unreadable_heads()?;
+                    if !unreadable.is_empty() && !self.clean {
                         // It may have been promised: who could have said so cannot be read either.
                         report.lost.push(expected..expected + 1);
+                        report.nameless = true;
                     }
-                    self.fence(leftovers)?;
+                    self.fence(leftovers, &unreadable)?;
                     return Ok(report);
                 }
                 Gap::Rot { resume } => {
@@ -144,6 +150,7 @@ impl Replay<'_> {
                         continue;
                     }
                     report.lost.push(expected..resume);
+                    report.nameless = true;
                     match self.find_further(resume)? {
                         Some(next) => self.replay(&next, &mut report)?,
                         // Nothing whole comes behind: the log ends here, its lost numbers are not given out again.
@@ -221,8 +228,18 @@ impl Replay<'_> {
     }
 
     /// Destroys what lies behind the end of the log.
-    fn fence(&mut self, leftovers: bool) -> Result<(), RecoveryError> {
-        let mut fenced = false;
+    /// `unreadable`: blocks that the medium could not read, segments and offsets. Written over, they are told of once.
+    fn fence(&mut self, leftovers: bool, unreadable: &[(u32, u64)]) -> Result<(), RecoveryError> {
+        let mut fenced = !unreadable.is_empty();
+        for (segment, offset) in unreadable {
+            match erase(self.disk, self.layout, *segment, *offset) {
+                // It is told of again, and whatever is written there fails.
+                Err(e) if is_bad_sector(&e) => {
+                    tracing::warn!(device = %self.device, segment, offset, "a bad sector takes no write; replace the disk");
+                }
+                written => written?,
+            }
+        }
         for head in self.position.heads.into_iter().flatten() {
             let place = (head.segment, head.seq);
             let end = self.layout.segment_size - BLOCK as u64;
@@ -305,8 +322,10 @@ impl Replay<'_> {
         Ok(false)
     }
 
-    /// Whether the medium cannot read what lies at a head: the next batch, or the block where it would begin. What was torn can be read.
-    fn a_head_is_unreadable(&mut self) -> Result<bool, RecoveryError> {
+    /// The first blocks of what the medium cannot read at the heads: of the next batch, or the one where it would begin. What was torn can be
+    /// read.
+    fn unreadable_heads(&mut self) -> Result<Vec<(u32, u64)>, RecoveryError> {
+        let mut unreadable = Vec::new();
         for (_, place, _) in self.places()? {
             let offset = u64::from(place.offset);
             let mut window = Window::new(self.disk, self.layout, self.device, place.segment);
@@ -319,12 +338,12 @@ impl Replay<'_> {
                 continue;
             }
             match read_now(self.disk, self.layout.segment_start(place.segment) + offset, len) {
-                Err(e) if is_bad_sector(&e) => return Ok(true),
+                Err(e) if is_bad_sector(&e) => unreadable.push((place.segment, offset)),
                 Err(e) => return Err(e.into()),
                 Ok(_) => {}
             }
         }
-        Ok(false)
+        Ok(unreadable)
     }
 
     fn replay(&mut self, next: &Candidate, report: &mut Report) -> Result<(), RecoveryError> {

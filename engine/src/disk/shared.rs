@@ -244,6 +244,8 @@ pub(crate) struct Shared {
     pub(crate) index_room: IndexRoom,
     pub(crate) failed: OnceLock<Arc<str>>,
     pub(crate) max_sequence: u64,
+    /// LSN up to which the log is durable.
+    pub(crate) durable: AtomicU64,
     pub(crate) epoch: u64,
 }
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::cache::CacheBytes;
 use super::catalog::Catalog;
 use super::core::{Core, LAZY_FLUSH, Turn};
+use super::format::record::DeviceId;
 use super::format::superblock::{ClusterId, Superblock};
 use super::handle::DiskHandle;
 use super::open::{Open, OpenError, Opened, check_device, check_index, open};
@@ -96,6 +97,31 @@ pub fn rebuild_index(
     let mut disk = open_device(&config.device, OpenOptions { read_only: true, ..config.io })?;
     let (superblock, _) = check_device(disk.as_mut(), config.cluster)?;
     refuse_other_index(config, &superblock)?;
+    RocksIndex::destroy(&config.index_path)?;
+    drop(disk);
+    start_once(config, catalog, progress)
+}
+
+/// Starts a device that was never used where the index of a device that is gone lies. That one is destroyed: it is derivable, if its device
+/// comes back.
+///
+/// # Errors
+/// [`OpenError::OtherIndex`], and nothing is touched, if the device was used before: then it is not in the place of the other one, and somebody
+/// mistook the index.
+pub fn start_in_place_of(
+    gone: DeviceId,
+    config: &DiskConfig,
+    catalog: Arc<dyn Catalog>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(DiskHandle, Report), StartError> {
+    let mut disk = open_device(&config.device, OpenOptions { read_only: true, ..config.io })?;
+    let (superblock, _) = check_device(disk.as_mut(), config.cluster)?;
+    match refuse_other_index(config, &superblock) {
+        Err(OpenError::OtherIndex(found)) if found == gone && superblock.epoch == 0 => {}
+        Err(error) => return Err(error.into()),
+        Ok(()) => return Err(OpenError::OtherIndex(gone).into()),
+    }
+    tracing::warn!(device = %superblock.device, index = %config.index_path.display(), %gone, "dropping the index of a disk that is gone: a new one is in its place");
     RocksIndex::destroy(&config.index_path)?;
     drop(disk);
     start_once(config, catalog, progress)

@@ -78,8 +78,11 @@ impl Blocks {
         let mut volumes = Volumes::open(disks.handles())?.with_keys(ring);
         if member.is_some() {
             let file = roll::File::of(data);
-            let away = file.away(&disks.missing())?;
+            let rolled = file.read(&disks.missing())?;
+            let away = roll::away(&rolled, &disks.missing());
             volumes = volumes.with_roll(Arc::new(file), away);
+            // What is on its way is no export, and stays none.
+            volumes.part_namesakes(&rolled, |name| moving::end_of(name).is_none()).await;
             volumes.note().await?;
         }
         let volumes = Arc::new(volumes);

@@ -34,24 +34,27 @@ impl File {
         Self(data.join(FILE))
     }
 
-    /// Volumes that are on disks which are missing.
-    pub(super) fn away(&self, missing: &[Missing]) -> Result<Vec<Noted>, VolumeError> {
-        if missing.is_empty() {
-            return Ok(Vec::new());
+    /// All that was noted. A node that misses no disk needs nothing of it.
+    pub(super) fn read(&self, missing: &[Missing]) -> Result<Vec<Noted>, VolumeError> {
+        let parse = |line: &str| parse(line).ok_or_else(|| format!("`{line}` is no volume"));
+        let text = std::fs::read_to_string(&self.0).map_err(|e| e.to_string());
+        let read: Result<Vec<_>, String> = text.and_then(|text| text.lines().map(parse).collect());
+        match read {
+            Err(_) if missing.is_empty() => Ok(Vec::new()),
+            read => read.map_err(|why| {
+                VolumeError::Register(format!(
+                    "read {}, which says what is on a missing disk: {why}; restore the file, or start once with all disks",
+                    self.0.display()
+                ))
+            }),
         }
-        let bad = |why: String| {
-            VolumeError::Register(format!(
-                "read {}, which says what is on a missing disk: {why}; restore the file, or start once with all disks",
-                self.0.display()
-            ))
-        };
-        let text = std::fs::read_to_string(&self.0).map_err(|e| bad(e.to_string()))?;
-        let parsed =
-            text.lines().map(|line| parse(line).ok_or_else(|| bad(format!("`{line}` is no volume"))));
-        let mut all = parsed.collect::<Result<Vec<_>, _>>()?;
-        all.retain(|noted| missing.iter().any(|missing| missing.device == noted.device));
-        Ok(all)
     }
+}
+
+/// Volumes that are on disks which are missing.
+pub(super) fn away(rolled: &[Noted], missing: &[Missing]) -> Vec<Noted> {
+    let is_away = |noted: &&Noted| missing.iter().any(|missing| missing.device == noted.device);
+    rolled.iter().filter(is_away).cloned().collect()
 }
 
 impl Roll for File {
@@ -99,8 +102,8 @@ mod tests {
         let file = File::of(dir.path());
         let missing =
             |n| Missing { path: "/dev/x".into(), device: DeviceId([n; 16]), why: "gone".to_owned() };
-        assert_eq!(file.away(&[]).unwrap(), []);
-        assert!(file.away(&[missing(1)]).is_err(), "it is not known what was there");
+        assert_eq!(file.read(&[]).unwrap(), []);
+        assert!(file.read(&[missing(1)]).is_err(), "it is not known what was there");
         let noted = |device, id, key: Option<u8>, name: Option<&str>| Noted {
             device: DeviceId([device; 16]),
             id: VolumeId([id; 16]),
@@ -114,9 +117,12 @@ mod tests {
             noted(2, 4, None, Some("other")),
         ];
         file.write(all.clone()).await.unwrap();
-        assert_eq!(file.away(&[missing(1)]).unwrap(), all[..3]);
-        assert_eq!(file.away(&[missing(2), missing(3)]).unwrap(), all[3..]);
+        let rolled = file.read(&[]).unwrap();
+        assert_eq!(rolled, all);
+        assert_eq!(away(&rolled, &[missing(1)]), all[..3]);
+        assert_eq!(away(&rolled, &[missing(2), missing(3)]), all[3..]);
         std::fs::write(dir.path().join(FILE), "disk1\n").unwrap();
-        assert!(file.away(&[missing(1)]).is_err());
+        assert!(file.read(&[missing(1)]).is_err());
+        assert_eq!(file.read(&[]).unwrap(), [], "the disks say it");
     }
 }

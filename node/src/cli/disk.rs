@@ -218,10 +218,19 @@ fn audit(disk: &DiskArgs, out: &mut impl Write) -> Result<(), Failure> {
     let config = storage::disk_config(&disk.path, &disk.index, CacheBytes::default(), None);
     let mut bar = progress::bar();
     let mut tell = |done, total| bar(&what, done, total);
-    let (handle, _) = start(&config, storage::catalog(), &mut tell).map_err(|e| failed(&e))?;
+    let (handle, report) = start(&config, storage::catalog(), &mut tell).map_err(|e| failed(&e))?;
     let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(|e| failed(&e))?;
     let mut auditor = Auditor::offline(handle.clone());
-    let mut findings = 0;
+    // The next opening finds them no more.
+    for lost in &report.lost {
+        let lsns = format!("{} to {}", lost.start, lost.end.saturating_sub(1));
+        writeln!(
+            out,
+            "acknowledged records are lost: LSNs {lsns}; if this is a cluster's disk, `quarry disk remove {}`",
+            handle.device()
+        )?;
+    }
+    let mut findings = report.lost.len();
     let mut items = 0;
     loop {
         let outcome = runtime.block_on(auditor.step(AUDIT_STEP));

@@ -9,7 +9,7 @@
 //! DATA/cluster/founder    on the node that made the cluster: what was wanted of it
 //! DATA/cluster/client     on every other: the users that the founder made, for clients of this node
 //! DATA/cluster/disk       the disk that has this node's votes
-//! DATA/cluster/devices    the disks that this node had when it last started, one a line: its identity, and where it was
+//! DATA/cluster/devices    the disks that this node has, also those that are missing (`storage/known.rs`)
 //! DATA/cluster/replaces   on a node that takes the place of another, until the cluster knows: that one
 //! DATA/cluster/contacts   on every other: the node that let it join, and where that is reached
 //! DATA/cluster.new/       the same of the node that is to take this one's place, until it is whole

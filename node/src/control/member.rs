@@ -27,6 +27,7 @@ use super::health;
 use super::introduce::introduce;
 use super::join::Joiner;
 use super::left::Left;
+use super::noting;
 use super::seating::{self, Seat};
 use super::split::Splitter;
 use super::state::{Settings, State, settings_key};
@@ -88,7 +89,7 @@ impl Member {
         options: Options,
         listed: Listed,
     ) -> Result<Self, MemberError> {
-        let (disks, missing) = (disks.handles(), disks.missing());
+        let (known, missing, disks) = (disks.known(), disks.missing(), disks.handles());
         let first = disks.first().ok_or(MemberError::NoDisk)?;
         replace::check(data, first, !missing.is_empty())?;
         let founder = founding::read(data)?;
@@ -116,6 +117,7 @@ impl Member {
         let register = Register::new(base.groups.control.clone(), Arc::clone(&base.net));
         cluster.run(volumes::sweep(register, Arc::clone(&members)));
         base.announce(&mut cluster, announced);
+        cluster.run(noting::note(known, state.clone(), disks.clone(), base.net.local()));
         cluster.run(health::tell(Arc::clone(&base.net), state.clone(), disks));
         if tokio::time::timeout(READY, state.wait_for(|state| state.is_usable())).await.is_err() {
             tracing::warn!("the cluster is not known yet: requests are refused until it is");

@@ -16,6 +16,7 @@ mod join;
 pub(crate) mod leaving;
 pub(crate) mod left;
 pub(crate) mod member;
+mod noting;
 pub(crate) mod operator;
 pub(crate) mod people;
 mod plan;

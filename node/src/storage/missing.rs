@@ -7,17 +7,21 @@
 //! |-------------------------------------------------------------------------|-------------------|-----------------|
 //! | was never open (a first start, a disk that was just listed)             | refuse            | refuse          |
 //! | was open, and is gone, unreadable, damaged, empty; or its index is      | start without it  | refuse          |
-//! | is in use, of another cluster, of a newer version, has another's index  | refuse            | refuse          |
+//! | was open, and is listed no more, or another one is in its place         | start without it  | refuse          |
+//! | is an older copy of itself, or lost what was promised ([`super::known`]) | start without it  | start           |
+//! | is in use, of another cluster, of a newer version                       | refuse            | refuse          |
+//! | was never used, and has the index of one that is gone                   | make that anew    | refuse          |
+//! | has the index of any other disk                                         | refuse            | refuse          |
 //! | is the first one, which has the node's votes and the cluster's state    | refuse            | refuse          |
 //! | is one of all that are listed, of which none opens                      | refuse            | refuse          |
 //!
-//! The third line is for slips, which somebody mends in a minute, and not for dead disks. The fourth: a voter that forgot its votes could
-//! undo what was acknowledged (`control/replace.rs`), and without the cluster's state a node can decide nothing.
+//! The fifth and the seventh line are for slips, which somebody mends in a minute, and not for dead disks. The eighth: a voter that forgot its votes could
+//! undo what was acknowledged (`control/replace.rs`), and without the cluster's state a node can decide nothing. A node on its own has nobody
+//! to have it from elsewhere, and promised nothing to others: what its log says of losses is all that can be done.
 //!
-//! Invariant: a disk is done without only if a start that had all its disks opened it, where it is listed now: the data directory says so.
+//! Invariant: a disk is done without only if an earlier start opened it: the data directory says so.
 //! Invariant: what is missing is made nowhere anew: no file in its place, no index group of which it may have the votes (`control/seats.rs`),
 //! no volume of which it may have the bytes (`block/roll.rs`).
-//! Invariant: the list forgets a disk only when the node has started with all that its configuration lists.
 
 use std::path::{Path, PathBuf};
 
@@ -30,51 +34,17 @@ use quarry_engine::object::{self, BoxFuture, Draft, Error, Opened, Replica};
 use quarry_engine::sync::{Answer, Ask};
 use rustix::io::Errno;
 
-use super::kept::{self, Place};
 use super::{OpenError, provision};
-use crate::cluster::identity::Files;
-use crate::config::Config;
 
 /// A disk that the node does without.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Missing {
-    /// As configured.
+    /// As configured, or where it was when it was.
     pub(crate) path: PathBuf,
     /// Which one it was.
     pub(crate) device: DeviceId,
     /// Why it is not open.
     pub(crate) why: String,
-}
-
-/// The disks that a node of a cluster had when it had all.
-#[derive(Debug, Default)]
-pub(super) struct Known(Vec<Place>);
-
-impl Known {
-    /// None on a first start, on the first one of a version that remembers them, and for a node on its own.
-    pub(super) fn of(config: &Config) -> Result<Self, OpenError> {
-        if config.cluster.is_none() {
-            return Ok(Self::default());
-        }
-        Ok(Self(kept::read(&Files::of(&config.node.data).devices)?.unwrap_or_default()))
-    }
-
-    /// Which device was there.
-    pub(super) fn at(&self, path: &Path) -> Option<DeviceId> {
-        let path = provision::absolute(path);
-        self.0.iter().find(|(_, known)| *known == path).map(|(device, _)| *device)
-    }
-}
-
-/// Notes which disks the node has, those that are missing too.
-pub(super) fn remember(config: &Config, all: Vec<Place>) -> Result<(), OpenError> {
-    if config.cluster.is_none() {
-        return Ok(());
-    }
-    let file = Files::of(&config.node.data).devices;
-    let all: Vec<Place> =
-        all.into_iter().map(|(device, path)| (device, provision::absolute(&path))).collect();
-    if kept::read(&file).ok().flatten().as_ref() == Some(&all) { Ok(()) } else { kept::write(&file, &all) }
 }
 
 /// Whether a disk that does not open may be dead. Otherwise somebody made a slip, or a program that is too old was started.
@@ -95,6 +65,11 @@ pub(super) fn is_dead(error: &StartError) -> bool {
     }
 }
 
+/// Whether that is a slip. A new disk in the place of another one may have the index of that one.
+pub(super) fn is_slip(error: &StartError) -> bool {
+    !is_dead(error) && !matches!(error, StartError::Open(disk::OpenError::OtherIndex(_)))
+}
+
 /// The node has no memory, threads or descriptors left, which says nothing about a disk.
 fn is_of_this_node(error: &std::io::Error) -> bool {
     let all = [Errno::NOMEM, Errno::AGAIN, Errno::NFILE, Errno::MFILE];
@@ -111,8 +86,8 @@ pub(super) fn why(path: &Path, error: &StartError) -> String {
     }
 }
 
-/// Says loudly what is missing, why, and what to do.
-pub(super) fn say(missing: &Missing, cluster: ClusterId) {
+/// Says loudly what is missing, why, and what to do; `forgetting`: how it is forgotten if the cluster never knew it.
+pub(super) fn say(missing: &Missing, cluster: ClusterId, forgetting: &str) {
     let Missing { path, device, why } = missing;
     let cluster = provision::cluster_text(cluster);
     tracing::error!(
@@ -122,7 +97,7 @@ pub(super) fn say(missing: &Missing, cluster: ClusterId) {
         "this node starts without a disk: copies of what it holds are on other nodes, but fewer than there should be. If it can be mended, mend it \
          and start the node again. If it is lost: put another in, list it as [[disk]] instead (`quarry disk format PATH --cluster {cluster}` makes it one of this cluster), \
          start the node, and have it take over with `quarry disk replace {device} NEW --dead`; or take it out with `quarry disk remove {device}` \
-         and out of the configuration"
+         and out of the configuration (if the cluster knows no such disk: {forgetting})"
     );
 }
 

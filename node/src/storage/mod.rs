@@ -5,6 +5,7 @@
 //! Invariant: a node on its own has the disks that it began with.
 
 mod kept;
+mod known;
 mod memory;
 mod missing;
 mod provision;
@@ -18,8 +19,11 @@ use std::time::Duration;
 use quarry_engine::catalog::ObjectCatalog;
 use quarry_engine::clock::Clock;
 use quarry_engine::disk::catalog::Catalog;
+use quarry_engine::disk::format::record::DeviceId;
 use quarry_engine::disk::format::superblock::ClusterId;
-use quarry_engine::disk::{self, CacheBytes, Counters, DiskConfig, DiskHandle, StartError, start};
+use quarry_engine::disk::{
+    self, CacheBytes, Counters, DiskConfig, DiskHandle, Report, StartError, start, start_in_place_of,
+};
 use quarry_engine::index::RocksOptions;
 use quarry_engine::io::OpenOptions;
 use quarry_engine::object::{Options, Spread, Store, Time};
@@ -30,6 +34,7 @@ use crate::config::{self, Config, MIN_DISK};
 use crate::status::{DiskStatus, StatusSource};
 use crate::workers::{self, Workers};
 
+pub(crate) use known::Known;
 pub(crate) use missing::{Absent, Missing};
 pub(crate) use provision::{
     check_first_start, cluster_text, format_disk, known_cluster, make_disk_file, parse_cluster, random_bytes,
@@ -79,84 +84,163 @@ impl OpenError {
     }
 }
 
-/// A disk of the configuration.
+/// A disk that the node has, or should have.
 #[derive(Debug, Clone)]
 enum Slot {
     Open(OpenDisk),
     Missing(Missing),
 }
 
-/// The disks of a node in the configuration's order, and nothing over them yet.
+impl Slot {
+    fn device(&self) -> DeviceId {
+        match self {
+            Self::Open(open) => open.handle.device(),
+            Self::Missing(missing) => missing.device,
+        }
+    }
+}
+
+/// The disks of a node in the configuration's order, then those that it had and that are not listed; and nothing over them yet.
 #[derive(Debug)]
-pub(crate) struct Disks(Vec<Slot>);
+pub(crate) struct Disks {
+    slots: Vec<Slot>,
+    known: Arc<Known>,
+}
 
 impl Disks {
     /// Opens every disk of the configuration that can be had; the first start makes the disk files. A node of a cluster does without one that
     /// it had and that does not open. Blocks: a log may have to be replayed.
     pub(crate) fn open(config: &Config, progress: &mut Progress) -> Result<Self, OpenError> {
         kept::expect(config)?;
-        let had = missing::Known::of(config)?;
-        let cluster = provision::prepare(config, &had, progress)?;
-        let mut disks = Self(Vec::with_capacity(config.disks.len()));
-        let opened = disks.open_each(config, &had, cluster, progress);
+        let known = Arc::new(Known::of(config)?);
+        let cluster = provision::prepare(config, &known, progress)?;
+        let mut disks = Self { slots: Vec::with_capacity(config.disks.len()), known };
+        let opened = disks.open_each(config, cluster, progress);
         if let Err(error) = opened.and_then(|()| disks.suffice()) {
-            // They would close themselves, perhaps while the process ends.
-            if let Ok(runtime) = Handle::try_current() {
-                runtime.block_on(disks.close());
-            }
+            now(disks.close());
             return Err(error);
         }
-        disks.missing().iter().for_each(|missing| missing::say(missing, cluster));
+        for missing in disks.missing() {
+            missing::say(&missing, cluster, &disks.known.forgetting(missing.device));
+        }
         Ok(disks)
     }
 
     fn open_each(
         &mut self,
         config: &Config,
-        had: &missing::Known,
         cluster: ClusterId,
         progress: &mut Progress,
     ) -> Result<(), OpenError> {
-        for disk in &config.disks {
-            let path = disk.path.get_ref();
-            let error = match open_disk(config, disk, cluster, progress) {
-                Ok(open) => {
-                    let twin = self.twin(&open);
-                    // It is closed with the others.
-                    self.0.push(Slot::Open(open));
-                    twin.map_or(Ok(()), Err)?;
-                    continue;
-                }
-                Err(error) => error,
-            };
-            let Some(device) = had.at(path).filter(|_| missing::is_dead(&error)) else {
-                return Err(not_ours(path, cluster, error));
-            };
-            let why = missing::why(path, &error);
-            self.0.push(Slot::Missing(Missing { path: path.clone(), device, why }));
+        let mut failed = Vec::new();
+        for (at, disk) in config.disks.iter().enumerate() {
+            match open_disk(config, disk, cluster, None, progress) {
+                Ok(opened) => self.take(opened)?,
+                Err(error) => failed.push((at, error)),
+            }
+        }
+        // Nothing is done about the others where a slip keeps the node from starting.
+        if let Some(slip) = failed.iter().position(|(_, error)| missing::is_slip(error)) {
+            let (at, error) = failed.swap_remove(slip);
+            return Err(not_ours(config.disks[at].path.get_ref(), cluster, error));
+        }
+        for (at, error) in failed {
+            let instead = self.instead(&config.disks[at], error, config, cluster, progress)?;
+            self.slots.insert(at, instead);
+        }
+        self.miss_unlisted(config);
+        self.missing().iter().try_for_each(|missing| self.twin(&missing.path, missing.device, &missing.why))
+    }
+
+    /// What is done where a disk did not open, once it is known which others are here.
+    fn instead(
+        &self,
+        disk: &config::Disk,
+        mut error: StartError,
+        config: &Config,
+        cluster: ClusterId,
+        progress: &mut Progress,
+    ) -> Result<Slot, OpenError> {
+        let path = disk.path.get_ref();
+        if let StartError::Open(disk::OpenError::OtherIndex(gone)) = error
+            && self.lacks(gone, path, config)
+        {
+            match open_disk(config, disk, cluster, Some(gone), progress) {
+                Ok((new, _)) => return Ok(Slot::Open(new)),
+                Err(again) => error = again,
+            }
+        }
+        let Some(device) = self.known.at(path).filter(|_| missing::is_dead(&error)) else {
+            return Err(not_ours(path, cluster, error));
+        };
+        Ok(Slot::Missing(Missing { path: path.clone(), device, why: missing::why(path, &error) }))
+    }
+
+    /// Whether a disk is one that the node had, and is none of those that are listed besides this path.
+    fn lacks(&self, device: DeviceId, path: &Path, config: &Config) -> bool {
+        let Some(was) = self.known.place_of(device) else { return false };
+        let others = config.disks.iter().map(|disk| disk.path.get_ref()).filter(|other| *other != path);
+        let listed = others.map(|other| provision::absolute(other)).any(|other| other == was);
+        !listed && self.slots.iter().all(|slot| slot.device() != device)
+    }
+
+    /// A disk that has opened, unless it is an older copy of itself.
+    fn take(&mut self, (disk, report): (OpenDisk, Report)) -> Result<(), OpenError> {
+        let device = disk.handle.device();
+        let judged = self.known.doubt(&disk.handle, &report);
+        let twin = self.twin(&disk.path, device, "");
+        // From here on it is closed with the others.
+        let path = disk.path.clone();
+        self.slots.push(Slot::Open(disk.clone()));
+        twin?;
+        if let Some(why) = judged? {
+            self.slots.pop();
+            now(disk.handle.close());
+            self.slots.push(Slot::Missing(Missing { path, device, why }));
         }
         Ok(())
     }
 
-    /// Why a disk cannot be used where another one has its identity: what is written to one of them the other does not have.
-    fn twin(&self, open: &OpenDisk) -> Option<OpenError> {
-        let device = open.handle.device();
-        let other = self.open_disks().find(|other| other.handle.device() == device)?;
+    /// Disks that the node had and that are listed no more are missing as well: nobody has said that they are lost.
+    fn miss_unlisted(&mut self, config: &Config) {
+        let here: Vec<DeviceId> = self.slots.iter().map(Slot::device).collect();
+        let listed: Vec<PathBuf> =
+            config.disks.iter().map(|disk| provision::absolute(disk.path.get_ref())).collect();
+        for (device, path) in self.known.awaited() {
+            if here.contains(&device) {
+                continue;
+            }
+            let why = if listed.contains(&path) {
+                "another disk is in its place"
+            } else {
+                "the configuration lists it no more"
+            };
+            self.slots.push(Slot::Missing(Missing { path, device, why: why.to_owned() }));
+        }
+    }
+
+    /// Refuses a disk where another one has its identity: what is written to one of them the other does not have.
+    fn twin(&self, path: &Path, device: DeviceId, why: &str) -> Result<(), OpenError> {
+        let Some(other) = self.open_disks().find(|other| other.handle.device() == device) else {
+            return Ok(());
+        };
         let other = other.path.display();
-        let reason = format!(
-            "is device {device}, as {other} is: one is a copy of the other; list only the one to use"
-        );
-        Some(OpenError::new(&open.path, reason))
+        let reason = if why.is_empty() {
+            format!("is device {device}, as {other} is: one is a copy of the other; list only the one to use")
+        } else {
+            format!("{why}. Device {device}, which it is or was, is {other}: list only that one")
+        };
+        Err(OpenError::new(path, reason))
     }
 
     /// Whether a node can start with those that are open: the first is among them.
     fn suffice(&self) -> Result<(), OpenError> {
-        let Some(Slot::Missing(Missing { path, why, .. })) = self.0.first() else { return Ok(()) };
+        let Some(Slot::Missing(Missing { path, why, .. })) = self.slots.first() else { return Ok(()) };
         Err(missing::has_votes(path, why))
     }
 
     fn open_disks(&self) -> impl Iterator<Item = &OpenDisk> {
-        self.0.iter().filter_map(|slot| match slot {
+        self.slots.iter().filter_map(|slot| match slot {
             Slot::Open(open) => Some(open),
             Slot::Missing(_) => None,
         })
@@ -168,16 +252,21 @@ impl Disks {
             Slot::Open(_) => None,
             Slot::Missing(missing) => Some(missing.clone()),
         };
-        self.0.iter().filter_map(missing).collect()
+        self.slots.iter().filter_map(missing).collect()
     }
 
     /// Notes that the node has started with these disks: one of them may be missing from now on.
-    pub(crate) fn remember(&self, config: &Config) -> Result<(), OpenError> {
-        let place = |slot: &Slot| match slot {
-            Slot::Open(open) => (open.handle.device(), open.path.clone()),
-            Slot::Missing(missing) => (missing.device, missing.path.clone()),
+    pub(crate) fn remember(&self) -> Result<(), OpenError> {
+        let place = |slot: &'_ Slot| match slot {
+            Slot::Open(open) => (open.handle.device(), open.path.clone(), Some(open.handle.clone())),
+            Slot::Missing(missing) => (missing.device, missing.path.clone(), None),
         };
-        missing::remember(config, self.0.iter().map(place).collect())
+        self.known.remember(&self.slots.iter().map(place).collect::<Vec<_>>())
+    }
+
+    /// What the next start is to know of them.
+    pub(crate) fn known(&self) -> Arc<Known> {
+        Arc::clone(&self.known)
     }
 
     /// Closes them again where the node is on its own and began with others.
@@ -214,6 +303,11 @@ impl Disks {
                 tracing::error!(disk = %disk.path.display(), %error, "close disk");
             }
         }
+        let (known, handles) = (self.known(), self.handles());
+        let noted = tokio::task::spawn_blocking(move || known.note(&handles, None)).await;
+        if let Ok(Err(error)) = noted {
+            tracing::warn!(%error, "note how far the logs of the disks are durable");
+        }
     }
 }
 
@@ -227,7 +321,7 @@ impl Storage {
         runtime: &Handle,
     ) -> Self {
         let workers = Workers::start(&store, cluster, &config.work, runtime);
-        let (watched, reports) = (disks.0.clone(), workers.reports());
+        let (watched, reports) = (disks.slots.clone(), workers.reports());
         let status = StatusSource::new(move || {
             let disks = watched.iter().map(status_of).collect();
             (disks, reports.iter().map(workers::status_of).collect())
@@ -267,12 +361,21 @@ pub(crate) fn wall_clock() -> u64 {
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
+/// Waits for a step of closing disks where there is a runtime: they would close themselves, perhaps while the process ends.
+fn now<T>(closing: impl Future<Output = T>) {
+    if let Ok(runtime) = Handle::try_current() {
+        runtime.block_on(closing);
+    }
+}
+
+/// Opens a disk; `in_place_of`: the one whose index is there.
 fn open_disk(
     config: &Config,
     disk: &config::Disk,
     cluster: ClusterId,
+    in_place_of: Option<DeviceId>,
     progress: &mut Progress,
-) -> Result<OpenDisk, StartError> {
+) -> Result<(OpenDisk, Report), StartError> {
     let path = disk.path.get_ref();
     let disks = config.disks.len() as u64;
     let large = config.limits.body_cache.map_or_else(|| memory::total() / BODY_CACHE_SHARE, |size| size.0);
@@ -280,7 +383,10 @@ fn open_disk(
     let disk_config = disk_config(path, disk.index.get_ref(), cache, Some(cluster));
     let what = format!("rebuild index of {}", path.display());
     let mut report_progress = |done, total| progress(&what, done, total);
-    let (handle, report) = start(&disk_config, catalog(), &mut report_progress)?;
+    let (handle, report) = match in_place_of {
+        None => start(&disk_config, catalog(), &mut report_progress)?,
+        Some(gone) => start_in_place_of(gone, &disk_config, catalog(), &mut report_progress)?,
+    };
     tracing::info!(
         disk = %path.display(),
         replayed = report.records,
@@ -288,7 +394,7 @@ fn open_disk(
         lost = report.lost.len(),
         "disk is open"
     );
-    Ok(OpenDisk { path: path.clone(), handle })
+    Ok((OpenDisk { path: path.clone(), handle }, report))
 }
 
 /// Why a disk was not opened by a node of `cluster`, and what to do.

@@ -15,8 +15,7 @@ use quarry_engine::disk::format::superblock::{ClusterId, Superblock, Verdict};
 use quarry_engine::disk::{self, Format, format, read_superblock};
 use quarry_engine::io::{BLOCK, OpenOptions, open_device, preallocate};
 
-use super::missing::Known;
-use super::{LOCK_WAIT, OpenError, Progress, kept};
+use super::{Known, LOCK_WAIT, OpenError, Progress, kept};
 use crate::cluster::Identity;
 use crate::cluster::identity::Files;
 use crate::config::{Config, Disk};

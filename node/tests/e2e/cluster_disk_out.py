@@ -1,7 +1,7 @@
 """A node of a cluster starts without one of its disks: three real nodes with two disks each, objects and volumes on them, and one disk of a
 node is taken away while it is stopped.
 
-What must hold, for a disk that is gone and for one whose superblocks are:
+What must hold, for a disk that is gone, for one whose superblocks are, for one that is not listed, and for an older copy of one:
 - the node starts and serves; its log says which disk is missing, why, and what to do; its status, its metrics and the status of the cluster,
   asked of any node, show it; and so again at the next start;
 - every object is right through every node, and others are written meanwhile;
@@ -19,6 +19,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import subprocess
 import time
 import urllib.request
@@ -220,6 +221,43 @@ def unreadable(test):
     print("unreadable: the same with a disk whose superblocks were gone", flush=True)
 
 
+def unlisted(test):
+    """Who takes a disk out of the configuration alone has not said that it is lost."""
+    test.member.stop()
+    config = pathlib.Path(test.member.command[-1])
+    text = config.read_text()
+    config.write_text(text[: text.rindex("[[disk]]")])
+    test.starts_without_it("lists it no more")
+    test.works(0)
+    test.member.stop()
+    config.write_text(text)
+    test.is_back()
+    print("unlisted: the same with a disk that the configuration lists no more", flush=True)
+
+
+def older(test):
+    """A copy of the disk from before others were promised something more."""
+    aside, copy = test.path.with_name("aside"), test.path.with_name("copy")
+    test.member.stop()
+    shutil.copyfile(test.path, copy)
+    test.is_back()
+    test.put(20)
+    for name in test.touched:
+        test.bytes[name] = test.rng.randbytes(MIB)
+        write(test.member, name, test.bytes[name])
+    test.member.stop()
+    test.path.rename(aside)
+    copy.rename(test.path)
+    test.starts_without_it("an older copy of itself")
+    test.works(0)
+    test.member.kill()
+    test.starts_without_it("an older copy of itself")
+    test.member.stop()
+    aside.rename(test.path)
+    test.is_back()
+    print("older: an older copy of a disk is none, and the disk itself is as it was", flush=True)
+
+
 def votes(test):
     aside = test.path.with_name("aside")
     test.member.stop()
@@ -271,6 +309,8 @@ def main():
         print(f"filled after {time.monotonic() - began:.1f} s", flush=True)
         gone(test)
         unreadable(test)
+        unlisted(test)
+        older(test)
         votes(test)
         replaced(test)
         clean(test)

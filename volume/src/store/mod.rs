@@ -16,6 +16,7 @@ mod label;
 mod lineage;
 mod link;
 mod members;
+mod namesakes;
 mod overlay;
 mod promise;
 mod replica;

@@ -162,6 +162,10 @@ impl Volumes {
         self.away.iter().find_map(|noted| Some(VolumeError::Away(name(noted)?, noted.device)))
     }
 
+    pub(super) fn names_away(&self) -> impl Iterator<Item = String> {
+        self.away.iter().filter_map(|noted| noted.name.clone())
+    }
+
     /// With the keys that wrap those of encrypted volumes.
     #[must_use]
     pub fn with_keys(self, keys: KeyRing) -> Self {

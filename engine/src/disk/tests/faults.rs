@@ -1,6 +1,6 @@
 //! Drives that fail, lie or write elsewhere.
 
-use super::kv::{Rig, put_record};
+use super::kv::{Rig, SEGMENT, put_record};
 use crate::disk::{Class, DiskError, Durability};
 use crate::io::{BLOCK, CrashPlan, SimFaults, SplitMix64};
 
@@ -281,9 +281,75 @@ fn a_last_batch_that_cannot_be_read_is_reported_lost() {
     rig.sim = None;
     rig.index.crash();
     let report = rig.open();
-    assert_eq!(report.lost.len(), 1, "{report:?}");
+    assert!(report.lost.len() == 1 && report.nameless, "{report:?}");
     let rest: Vec<_> = told.into_iter().filter(|(key, ..)| key != "k8").collect();
     check(&mut rig, &rest, "without the last batch");
+    rig.image.edit_faults(|faults| faults.unreadable.clear());
+    let report = rig.open();
+    assert!(report.lost.is_empty() && !report.nameless, "it is told once: {report:?}");
+    check(&mut rig, &rest, "without the last batch, opened again");
+}
+
+/// A sector that nothing was ever written to has lost nothing.
+#[test]
+fn a_closed_log_has_lost_nothing_where_its_next_batch_would_be() {
+    let mut rig = Rig::new(12, 6);
+    let (told, _) = history(&mut rig);
+    let (at, place) = rig.place("k8");
+    let next = (place + u64::from(at.len)).next_multiple_of(BLOCK as u64);
+    let handle = rig.handle();
+    rig.sim().run(handle.close()).unwrap();
+    rig.sim = None;
+    rig.image.edit_faults(|faults| faults.unreadable.push(next..next + BLOCK as u64));
+    let report = rig.open();
+    assert!(report.lost.is_empty() && !report.nameless && report.rebuilt.is_none(), "{report:?}");
+    check(&mut rig, &told, "with a bad sector behind it");
+}
+
+/// An index was taken for one that is ahead of the log, and destroyed: what it made anew from the log lacked what could not be read.
+#[test]
+fn an_index_that_has_the_last_batch_stands_though_the_medium_cannot_read_it() {
+    let mut rig = Rig::new(12, 6);
+    let (told, _) = history(&mut rig);
+    let (_, place) = rig.place("k8");
+    let (handle, batch) = (rig.handle(), place / BLOCK as u64 * BLOCK as u64);
+    let durable = handle.durable();
+    rig.sim().run(handle.close()).unwrap();
+    rig.sim = None;
+    rig.image.edit_faults(|faults| faults.unreadable.push(batch..batch + BLOCK as u64));
+    let report = rig.open();
+    assert!(report.rebuilt.is_none() && !report.nameless, "{report:?}");
+    assert_eq!(rig.handle().durable(), durable);
+    assert!(matches!(rig.get("k8"), Err(DiskError::Io { .. })), "it is missed, and not forgotten");
+    let rest: Vec<_> = told.into_iter().filter(|(key, ..)| key != "k8").collect();
+    check(&mut rig, &rest, "with an unreadable last batch");
+}
+
+/// Who noted how far a log was durable finds out that a device is an older copy of itself, whatever becomes of its index.
+#[test]
+fn how_far_a_log_is_durable_never_falls_and_an_older_copy_is_behind() {
+    let all = usize::try_from(13 * SEGMENT).unwrap();
+    for index_lost in [false, true] {
+        let mut rig = Rig::new(12, 6);
+        rig.put("a", 1, b"one").unwrap();
+        let (mut noted, older) = (rig.handle().durable(), rig.image.peek(0, all));
+        for seed in 0..4 {
+            rig.put(&format!("b{seed}"), seed + 2, b"more").unwrap();
+            assert!(rig.handle().durable() > noted);
+            noted = rig.handle().durable();
+            rig.crash(CrashPlan::LOSE_ALL, &mut SplitMix64::new(seed));
+            if index_lost {
+                rig.lose_index();
+            }
+            rig.open();
+            assert!(rig.handle().durable() >= noted, "{seed}, {index_lost}");
+        }
+        rig.sim = None;
+        rig.image.poke(0, &older);
+        rig.open();
+        assert!(rig.handle().durable() < noted);
+        assert!(rig.get("a").unwrap().is_some() && rig.get("b0").unwrap().is_none());
+    }
 }
 
 /// One of the two copies of the superblock that could not be read kept the disk from opening, as no copy that was only damaged did.

@@ -101,6 +101,46 @@ fn a_volume_of_a_disk_that_is_away_is_refused_and_not_made_anew() {
     assert_eq!(kept.names(), [named(1, "vol"), named(3, "new")]);
 }
 
+/// A disk came back that had been given up, and its volumes' names were others' by then: a client got whichever the map gave first.
+#[test]
+fn of_two_volumes_of_one_name_the_one_that_was_there_keeps_it() {
+    let mut rig = Rig::new(3);
+    let open = |rig: &Rig| Volumes::open(vec![rig.handle()]).unwrap().with_keys(keys());
+    // Neither knows what the other makes, as if each were on a disk of its own.
+    let (one, other) = (open(&rig), open(&rig));
+    for name in ["vol", "on-its-way"] {
+        let (low, high) = if name == "vol" { (1, 2) } else { (3, 4) };
+        rig.run(other.create(VolumeId([low; 16]), label(name))).unwrap();
+        rig.run(one.create(VolumeId([high; 16]), label(name))).unwrap();
+    }
+    let noted = Noted {
+        device: rig.handle().device(),
+        id: VolumeId([2; 16]),
+        key: None,
+        name: Some("vol".to_owned()),
+    };
+    let both = open(&rig);
+    assert_eq!(rig.run(both.part_namesakes(&[noted], |name| name == "vol")), 1);
+    let found = |volumes: &Volumes| {
+        let all = volumes.list().into_iter().map(|volume| (volume.id.0[0], volume.label.name));
+        let mut all: Vec<_> = all.collect();
+        all.sort_unstable();
+        all
+    };
+    let expected = [(1, "vol-01010101"), (2, "vol"), (3, "on-its-way"), (4, "on-its-way")];
+    assert!(found(&both).iter().map(|(id, name)| (*id, name.as_str())).eq(expected), "{:?}", found(&both));
+    assert_eq!(both.find("vol").unwrap().id, VolumeId([2; 16]));
+    // Nothing is left to be parted; a name of a disk that is away is nobody else's.
+    let again = open(&rig);
+    assert_eq!(rig.run(again.part_namesakes(&[], |name| name == "vol")), 0);
+    assert_eq!(found(&again), found(&both));
+    let away =
+        Noted { device: DeviceId([8; 16]), id: VolumeId([9; 16]), key: None, name: Some("vol".to_owned()) };
+    let again = open(&rig).with_roll(Kept::new(), vec![away]);
+    assert_eq!(rig.run(again.part_namesakes(&[], |name| name == "vol")), 1);
+    assert_eq!(again.with_id(VolumeId([2; 16])).unwrap().label.name, "vol-02020202");
+}
+
 /// Whoever asks a member whose disk is away hears that it is out: not that nothing was promised, as of one that is to promise anew.
 #[test]
 fn a_member_whose_disk_is_away_is_out() {
