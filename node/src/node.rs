@@ -31,7 +31,7 @@ use crate::control::member::Member;
 use crate::control::operator::Operator;
 use crate::control::report::report;
 use crate::control::state::State;
-use crate::http::{Bounds, Entrance, Front, serve};
+use crate::http::{Bounds, Entrance, Front, Stage, Starting, serve};
 use crate::metrics::Metrics;
 use crate::panics;
 use crate::papers::Cabinet;
@@ -208,7 +208,11 @@ impl Node {
         let endpoints = Endpoints::new(&config.listen, object.1.port(), identity.1.port(), volume.1.port());
         let auth = Arc::new(Auth::open(config, users, &config.node.data, endpoints, unix_now)?);
         let keys = open_keys(config)?;
-        let disks = open_disks(config, progress).await?;
+        let stage = Stage::default();
+        let starting = Starting::begin(doors([&object.0, &identity.0, &volume.0, &admin.0]), &stage);
+        let starting =
+            starting.map_err(|source| NodeError::Listen { name: "object", address: object.1, source })?;
+        let disks = open_disks(config, stage.with(progress)).await?;
         let opened = async {
             let (store, member) = open_store(config, &disks, users).await?;
             let blocks = Blocks::open(&disks, keys, member.as_ref(), &config.node.data).await?;
@@ -267,8 +271,8 @@ impl Node {
         });
         let bounds = Bounds::from(limits);
         let addresses = [object.1, identity.1, volume.1, admin.1];
-        let doors = [Entrance::Object, Entrance::Identity, Entrance::Volume, Entrance::Admin];
-        for (entrance, (listener, _)) in doors.into_iter().zip([object, identity, volume, admin]) {
+        drop(starting);
+        for (entrance, listener) in doors([object.0, identity.0, volume.0, admin.0]) {
             listeners.spawn(serve(listener, entrance, Arc::clone(&front), bounds, stopped.clone()));
         }
         block_listeners.serve(&blocks.exports, &mut listeners, &stopped);
@@ -372,6 +376,17 @@ fn open_keys(config: &Config) -> Result<Keys, KeyError> {
     Keys::open(data, config.cluster.is_none() || Files::of(data).authority_key.exists())
 }
 
+/// Which API each of the listeners is for.
+fn doors<T>(listeners: [T; 4]) -> [(Entrance, T); 4] {
+    let [object, identity, volume, admin] = listeners;
+    [
+        (Entrance::Object, object),
+        (Entrance::Identity, identity),
+        (Entrance::Volume, volume),
+        (Entrance::Admin, admin),
+    ]
+}
+
 /// Opening may replay a log: not on a thread that serves.
 async fn open_disks(config: &Config, mut progress: Progress) -> Result<Disks, NodeError> {
     let own = config.clone();
@@ -432,6 +447,68 @@ mod tests {
         node.listeners.spawn(async { panic!("planted") });
         let error = tokio::time::timeout(long, node.broken()).await.unwrap();
         assert!(matches!(error, NodeError::Broken(_)), "{error}");
+        node.stop().await;
+    }
+
+    /// What a listener answers to one request.
+    async fn asked(port: u16, method: &str, body: &[u8]) -> String {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let head = format!(
+            "{method} /healthcheck HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(body).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    /// While an index was made anew, for hours, whoever connected waited and was told nothing.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_node_that_takes_long_to_start_says_so_and_then_serves() {
+        let dir = tempfile::tempdir().unwrap();
+        let free = [(); 4].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let ports = free.each_ref().map(|free| free.local_addr().unwrap().port());
+        drop(free);
+        let named = ["object", "identity", "volume", "admin"].into_iter().zip(ports);
+        let listen: String = named.map(|(name, port)| format!("{name} = \"127.0.0.1:{port}\"\n")).collect();
+        let text = format!(
+            "[node]\ndata = \"data\"\n[listen]\n{listen}[[disk]]\npath = \"disk0\"\nindex = \"index0\"\nsize = \"256M\"\n"
+        );
+        let config = Config::parse(Source { file: &dir.path().join("quarry.toml"), text: &text }).unwrap();
+        let users = users(&config, false).unwrap();
+        let (go, told) = std::sync::mpsc::channel::<()>();
+        let progress: Progress = Box::new(move |_, _, _| {
+            let _over = told.recv();
+        });
+        let start = async { Node::start(&config, &users, progress).await.unwrap() };
+        let others = async {
+            let mut answers = Vec::new();
+            for port in ports {
+                answers.push(asked(port, "PUT", &vec![0; 1 << 20]).await);
+            }
+            drop(go);
+            answers
+        };
+        let (node, answers) = tokio::join!(start, others);
+        for (answer, form) in
+            answers.iter().zip(["The node is", "{\"error\":{", "{\"serviceUnavailable\":{", "The node is"])
+        {
+            assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+            for wanted in [
+                "Retry-After: 10\r\n",
+                "X-Trans-Id: tx",
+                "X-Openstack-Request-Id: tx",
+                "make disk file",
+                form,
+            ] {
+                assert!(answer.contains(wanted), "{wanted} is not in {answer}");
+            }
+        }
+        let answer = asked(node.object.port(), "GET", b"").await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
         node.stop().await;
     }
 }

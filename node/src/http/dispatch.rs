@@ -29,9 +29,9 @@ use crate::metrics::{Api, Metrics};
 use crate::status::StatusSource;
 use crate::swift::SwiftApi;
 
-const X_TRANS_ID: HeaderName = HeaderName::from_static("x-trans-id");
-const X_OPENSTACK_REQUEST_ID: HeaderName = HeaderName::from_static("x-openstack-request-id");
-const X_TRANS_ID_EXTRA: HeaderName = HeaderName::from_static("x-trans-id-extra");
+pub(super) const X_TRANS_ID: HeaderName = HeaderName::from_static("x-trans-id");
+pub(super) const X_OPENSTACK_REQUEST_ID: HeaderName = HeaderName::from_static("x-openstack-request-id");
+pub(super) const X_TRANS_ID_EXTRA: HeaderName = HeaderName::from_static("x-trans-id-extra");
 
 /// Which listener a connection came in by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,6 +7,7 @@ mod body;
 mod dispatch;
 mod listener;
 mod operators;
+mod starting;
 mod target;
 mod trans_id;
 
@@ -16,3 +17,4 @@ mod tests;
 pub(crate) use body::Received;
 pub(crate) use dispatch::{Entrance, Front};
 pub(crate) use listener::{Bounds, serve};
+pub(crate) use starting::{Stage, Starting};
