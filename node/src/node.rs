@@ -213,6 +213,7 @@ impl Node {
         let starting =
             starting.map_err(|source| NodeError::Listen { name: "object", address: object.1, source })?;
         let disks = open_disks(config, stage.with(progress)).await?;
+        stage.opened();
         let opened = async {
             let (store, member) = open_store(config, &disks, users).await?;
             let blocks = Blocks::open(&disks, keys, member.as_ref(), &config.node.data).await?;

@@ -40,7 +40,11 @@ impl File {
         let text = std::fs::read_to_string(&self.0).map_err(|e| e.to_string());
         let read: Result<Vec<_>, String> = text.and_then(|text| text.lines().map(parse).collect());
         match read {
-            Err(_) if missing.is_empty() => Ok(Vec::new()),
+            Err(_) if missing.is_empty() && !self.0.exists() => Ok(Vec::new()),
+            Err(why) if missing.is_empty() => {
+                tracing::warn!(file = %self.0.display(), why, "the roll of volumes cannot be read; it is written anew from the disks");
+                Ok(Vec::new())
+            }
             read => read.map_err(|why| {
                 VolumeError::Register(format!(
                     "read {}, which says what is on a missing disk: {why}; restore the file, or start once with all disks",

@@ -221,13 +221,16 @@ fn audit(disk: &DiskArgs, out: &mut impl Write) -> Result<(), Failure> {
     let (handle, report) = start(&config, storage::catalog(), &mut tell).map_err(|e| failed(&e))?;
     let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(|e| failed(&e))?;
     let mut auditor = Auditor::offline(handle.clone());
-    // The next opening finds them no more.
+    // The next opening finds them no more, that of the disk's node neither.
     for lost in &report.lost {
         let lsns = format!("{} to {}", lost.start, lost.end.saturating_sub(1));
+        writeln!(out, "acknowledged records are lost: LSNs {lsns}")?;
+    }
+    if report.nameless {
+        let device = handle.device();
         writeln!(
             out,
-            "acknowledged records are lost: LSNs {lsns}; if this is a cluster's disk, `quarry disk remove {}`",
-            handle.device()
+            "nobody can say whose they were: take the disk out if its node is one of a cluster (`quarry disk remove {device}`)"
         )?;
     }
     let mut findings = report.lost.len();

@@ -57,10 +57,15 @@ impl Stage {
         })
     }
 
+    /// The disks are open.
+    pub(crate) fn opened(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     fn text(&self) -> String {
         match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some((what, percent)) if *percent < 100 => format!("The node is starting: {what}, {percent} %."),
-            _ => "The node is starting.".to_owned(),
+            Some((what, percent)) => format!("The node is starting: {what}, {percent} %."),
+            None => "The node is starting.".to_owned(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What a node of a cluster knows of its disks from one start to the next.
 //!
 //! ```text
-//! DATA/cluster/devices   a disk a line: its identity, `in` or `out`, an LSN or `lost`, and where it is
+//! DATA/cluster/devices   a disk a line: its identity, how it stands (`in`, `out`, `gone`), an LSN or `lost`, and where it is
 //! ```
 //!
 //! A disk is known by its identity, wherever it is, until an operator takes it out of the cluster: so long it is open, or it is missing. The LSN
@@ -9,7 +9,8 @@
 //! of a mirror that had fallen out), or lost what was written last; what index groups have voted and volumes have promised there since,
 //! they have forgotten. So has one whose log has gaps of which nobody can say what was in them.
 //!
-//! Invariant: the list forgets a disk when the cluster has it out and the configuration lists it no more, and not before.
+//! Invariant: a disk is missed until the cluster has it out and the configuration lists it no more. Its line stays: when it comes back, it may be
+//! older than it was.
 //! Invariant: a disk that has forgotten what it had made durable serves nothing, at this start and at later ones.
 //! Invariant: what is noted of a log was durable before.
 
@@ -25,6 +26,29 @@ use crate::cluster::identity::Files;
 use crate::config::Config;
 use crate::durable_file;
 
+/// How a disk stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// It is a part of the cluster.
+    In,
+    /// The cluster has it out.
+    Out,
+    /// It is out, and was not listed at the last start.
+    Gone,
+}
+
+impl Standing {
+    const WORDS: [(Self, &'static str); 3] = [(Self::In, "in"), (Self::Out, "out"), (Self::Gone, "gone")];
+
+    fn word(self) -> &'static str {
+        Self::WORDS.iter().find(|(standing, _)| *standing == self).map_or("", |(_, word)| word)
+    }
+
+    fn parse(word: &str) -> Option<Self> {
+        Self::WORDS.iter().find(|(_, known)| *known == word).map(|(standing, _)| *standing)
+    }
+}
+
 /// Instead of an LSN: no log reaches as far.
 const LOST: Lsn = Lsn::MAX;
 /// How it is written.
@@ -34,8 +58,7 @@ const LOST_WORD: &str = "lost";
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Entry {
     device: DeviceId,
-    /// The cluster has it out.
-    out: bool,
+    standing: Standing,
     /// Its log was durable up to here.
     durable: Lsn,
     path: PathBuf,
@@ -43,8 +66,8 @@ struct Entry {
 
 impl Entry {
     fn line(&self) -> String {
-        let Self { device, out, durable, path } = self;
-        let standing = if *out { "out" } else { "in" };
+        let Self { device, standing, durable, path } = self;
+        let standing = standing.word();
         let durable = if *durable == LOST { LOST_WORD.to_owned() } else { durable.to_string() };
         format!("{device} {standing} {durable} {}\n", path.display())
     }
@@ -56,19 +79,15 @@ impl Entry {
         hex::decode_to_slice(device, &mut bytes).ok()?;
         let device = DeviceId(bytes);
         if rest.starts_with('/') {
-            return Some(Self { device, out: false, durable: 0, path: rest.into() });
+            return Some(Self { device, standing: Standing::In, durable: 0, path: rest.into() });
         }
         let mut fields = rest.splitn(3, ' ');
-        let out = match fields.next()? {
-            "in" => false,
-            "out" => true,
-            _ => return None,
-        };
+        let standing = Standing::parse(fields.next()?)?;
         let durable = match fields.next()? {
             LOST_WORD => LOST,
             number => number.parse().ok()?,
         };
-        Some(Self { device, out, durable, path: fields.next()?.into() })
+        Some(Self { device, standing, durable, path: fields.next()?.into() })
     }
 }
 
@@ -110,7 +129,8 @@ impl Known {
     /// Which device was there.
     pub(super) fn at(&self, path: &Path) -> Option<DeviceId> {
         let path = provision::absolute(path);
-        self.entries().iter().find(|known| known.path == path).map(|known| known.device)
+        let there = |known: &&Entry| known.path == path && known.standing != Standing::Gone;
+        self.entries().iter().find(there).map(|known| known.device)
     }
 
     /// Where the node had this one.
@@ -121,7 +141,7 @@ impl Known {
     /// Those that are a part of the cluster, and where they were.
     pub(super) fn awaited(&self) -> Vec<(DeviceId, PathBuf)> {
         let entries = self.entries();
-        let awaited = entries.iter().filter(|known| !known.out);
+        let awaited = entries.iter().filter(|known| known.standing == Standing::In);
         awaited.map(|known| (known.device, known.path.clone())).collect()
     }
 
@@ -163,19 +183,26 @@ impl Known {
         format!("stop the node, take the line of {device} out of {}, start it", file.display())
     }
 
-    /// Remembers these, in their order, and forgets others. Those that are not open keep what is known of them.
+    /// Remembers these, in their order: all that are listed or awaited. Others are gone. Of those that are not open it stays as it was.
     pub(super) fn remember(&self, all: &[Place]) -> Result<(), OpenError> {
         let mut entries = self.entries();
         let entry = |(device, path, disk): &Place| {
             let known = entries.iter().find(|known| known.device == *device);
-            let (out, durable) = known.map_or((false, 0), |known| (known.out, known.durable));
+            let (standing, durable) =
+                known.map_or((Standing::In, 0), |known| (known.standing, known.durable));
+            let standing = if standing == Standing::Gone { Standing::Out } else { standing };
             let durable = disk.as_ref().map_or(durable, |disk| disk.durable().max(durable));
-            Entry { device: *device, out, durable, path: provision::absolute(path) }
+            Entry { device: *device, standing, durable, path: provision::absolute(path) }
         };
         let mut now: Vec<Entry> = Vec::with_capacity(all.len());
         for entry in all.iter().map(entry) {
             if !now.iter().any(|noted| noted.device == entry.device) {
                 now.push(entry);
+            }
+        }
+        for known in entries.iter() {
+            if !now.iter().any(|noted| noted.device == known.device) {
+                now.push(Entry { standing: Standing::Gone, ..known.clone() });
             }
         }
         if *entries != now {
@@ -197,7 +224,11 @@ impl Known {
             if let Some(disk) = disks.iter().find(|disk| disk.device() == known.device) {
                 known.durable = known.durable.max(disk.durable());
             }
-            known.out = out.map_or(known.out, |out| out.contains(&known.device));
+            known.standing = match (out.map(|out| out.contains(&known.device)), known.standing) {
+                (Some(true), Standing::In) => Standing::Out,
+                (Some(false), _) => Standing::In,
+                (_, stays) => stays,
+            };
         }
         if *entries != now {
             self.write(&now)?;

@@ -67,7 +67,12 @@ pub(super) fn is_dead(error: &StartError) -> bool {
 
 /// Whether that is a slip. A new disk in the place of another one may have the index of that one.
 pub(super) fn is_slip(error: &StartError) -> bool {
-    !is_dead(error) && !matches!(error, StartError::Open(disk::OpenError::OtherIndex(_)))
+    !is_dead(error) && !has_others_index(error)
+}
+
+/// The index is that of another disk.
+pub(super) fn has_others_index(error: &StartError) -> bool {
+    matches!(error, StartError::Open(disk::OpenError::OtherIndex(_)))
 }
 
 /// The node has no memory, threads or descriptors left, which says nothing about a disk.

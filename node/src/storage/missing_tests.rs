@@ -208,8 +208,15 @@ fn a_disk_that_is_listed_no_more_is_missing_until_the_cluster_has_it_out() {
     };
     out(&[fresh]);
     assert_eq!(rig.start(&["a", "c"]), Ok((all.clone(), Vec::new())));
-    out(&[all[1]]);
+    out(&[fresh, all[1]]);
     assert_eq!(rig.start(&["a"]), Ok((all[..1].to_vec(), Vec::new())));
+    assert_eq!(rig.start(&["a"]), Ok((all[..1].to_vec(), Vec::new())));
+    // What is gone for good is not there where it was.
+    std::fs::rename(rig.path("c"), rig.path("c.aside")).unwrap();
+    let error = rig.start(&["a", "c"]).unwrap_err();
+    assert!(error.contains("it was here before and is gone"), "{error}");
+    std::fs::rename(rig.path("c.aside"), rig.path("c")).unwrap();
+    assert_eq!(rig.start(&["a", "c"]), Ok((all, Vec::new())), "it may come back");
 }
 
 #[test]
@@ -268,6 +275,10 @@ fn an_older_copy_of_a_disk_is_missing_also_at_later_starts_and_the_disk_itself_i
     };
     assert_eq!((note(&[all[1]]).len(), note(&[all[1]]).len(), note(&[]).len()), (1, 1, 1));
     assert_eq!(rig.start(&["a", "b"]).unwrap().1.len(), 1, "it has its share again, and is as old as before");
+    // Out, and not listed for a while.
+    note(&[all[1]]);
+    assert_eq!(rig.start(&["a"]), Ok((all[..1].to_vec(), Vec::new())));
+    assert_eq!(rig.start(&["a", "b"]).unwrap().1.len(), 1, "it is as old as before still");
     std::fs::rename(rig.path("b.newest"), rig.path("b")).unwrap();
     std::fs::rename(rig.path("a.older"), rig.path("a")).unwrap();
     // Who has nothing newer gives up what it lacks.

@@ -139,8 +139,10 @@ impl Disks {
                 Err(error) => failed.push((at, error)),
             }
         }
-        // Nothing is done about the others where a slip keeps the node from starting.
-        if let Some(slip) = failed.iter().position(|(_, error)| missing::is_slip(error)) {
+        // Nothing is done about the others where a slip keeps the node from starting. Two with others' indexes are one.
+        let others = failed.iter().filter(|(_, error)| missing::has_others_index(error)).count();
+        let is_slip = |error| missing::is_slip(error) || (others > 1 && missing::has_others_index(error));
+        if let Some(slip) = failed.iter().position(|(_, error)| is_slip(error)) {
             let (at, error) = failed.swap_remove(slip);
             return Err(not_ours(config.disks[at].path.get_ref(), cluster, error));
         }
